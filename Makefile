@@ -1,0 +1,32 @@
+# Each target makes its own virtual environment first. PYTHON chooses the interpreter, VENV the folder.
+# TORCH_INDEX: an extra package index to take torch from, such as a vendor's index of CPU or CUDA builds.
+# CONSTRAINTS=/dev/null lifts the pin on torch.
+PYTHON ?= python3
+VENV ?= .venv
+CONSTRAINTS ?= constraints.txt
+TORCH_INDEX ?=
+OUTPUT ?= obsdiff-demo
+PIP := $(VENV)/bin/python -m pip --disable-pip-version-check install --quiet --constraint $(CONSTRAINTS)
+INSTALLED := $(VENV)/.installed
+
+.PHONY: demo test lint install
+install: $(INSTALLED)
+
+$(INSTALLED): pyproject.toml $(CONSTRAINTS)
+	test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
+	$(PIP) $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) torch
+	$(PIP) --editable '.[dev]'
+	touch $@
+
+demo: $(INSTALLED)
+	$(VENV)/bin/obsdiff demo --output $(OUTPUT) --overwrite
+	@echo "now open $(OUTPUT)/demo.html"
+
+test: $(INSTALLED)
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/python -m pytest -q --durations=10
+
+lint: $(INSTALLED)
+	$(VENV)/bin/ruff check --fix .
+	$(VENV)/bin/ruff format .

@@ -1,0 +1,47 @@
+"""obsdiff: prune text-to-image diffusion pipelines in one shot, without training.
+
+    import obsdiff
+    report = obsdiff.prune_(pipe, prompts, obsdiff.PruningConfig(sparsity=0.5))
+    obsdiff.save_pruned(pipe, "pruned", report)
+
+Names are loaded when they are first used, so that `import obsdiff` and the command line's checks cost no torch.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .builtin import builtin_path as builtin_path
+    from .calibration import CalibrationError as CalibrationError
+    from .checkpoint import save_pruned as save_pruned
+    from .config import PruningConfig as PruningConfig
+    from .errors import CalibrationWarning as CalibrationWarning
+    from .errors import UserError as UserError
+    from .prune import prune_ as prune_
+    from .record import PruningReport as PruningReport
+    from .solvers.obs import NotPositiveDefinite as NotPositiveDefinite
+
+__version__ = "0.1.0"
+
+HOMES = {
+    "builtin_path": "builtin",
+    "CalibrationError": "calibration",
+    "save_pruned": "checkpoint",
+    "PruningConfig": "config",
+    "CalibrationWarning": "errors",
+    "UserError": "errors",
+    "prune_": "prune",
+    "PruningReport": "record",
+    "NotPositiveDefinite": "solvers.obs",
+}
+__all__ = list(HOMES)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in HOMES:
+        raise AttributeError(f"module 'obsdiff' has no attribute {name!r}")
+    return getattr(import_module(f".{HOMES[name]}", __name__), name)
+
+
+def __dir__() -> list[str]:
+    return [*globals(), *HOMES]

@@ -1,0 +1,164 @@
+"""Gather the Hessians of one package: run the pipeline on the calibration prompts with hooks on the tapped layers.
+
+    H = 2 sum_t alpha_t E[X_t X_t^T]      (OBS-Diff, equation 6)
+
+t counts completed scheduler steps, never denoiser calls: a second-order sampler calls the denoiser more than once in a
+step. With classifier-free guidance both halves of the batch are tokens like all others. Layers that read one tensor
+share one Hessian; that they really read the same tensor is checked at every call.
+
+Nothing is silent: a tapped layer that misses a denoiser call, a step with another number of calls, an input with inf
+or NaN ends the run with the layer's name.
+"""
+
+import contextlib
+import warnings
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from .architectures import Tap
+from .errors import CalibrationWarning
+from .hessian import Hessian
+from .running import Prompt, Run
+from .step_weights import step_weight
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What to run: prompts, the seed of each, settings of the pipeline call, batch size, step weights (kind, low, high)."""
+
+    prompts: list[Prompt]
+    seeds: list[int]
+    settings: dict
+    batch_size: int = 4
+    weighting: tuple[str, float, float] = ("log_decrease", 0.8, 1.2)
+
+    def batches(self) -> Iterator[tuple[list[Prompt], list[int]]]:
+        """Prompts and seeds of one pipeline call after the other; a prompt that is a dict of arguments is a call of its own."""
+        size = self.batch_size if all(isinstance(p, str) for p in self.prompts) else 1
+        for i in range(0, len(self.prompts), size):
+            yield self.prompts[i : i + size], self.seeds[i : i + size]
+
+
+class CalibrationError(RuntimeError):
+    """The calibration can't be trusted; the message names the layer."""
+
+
+@dataclass
+class Account:
+    """Who was called how often: the denoiser, by step, and each tapped layer."""
+
+    denoiser: int = 0
+    per_step: Counter = field(default_factory=Counter)
+    layers: Counter = field(default_factory=Counter)
+
+    def settle(self, expected: list[str], steps: int) -> None:
+        """Raise CalibrationError unless every layer saw every denoiser call and every step had the same number of them."""
+        missed = [f"{name} ({self.layers[name]})" for name in expected if self.layers[name] != self.denoiser]
+        if missed or not self.denoiser:
+            raise CalibrationError(f"of {self.denoiser} denoiser calls these layers saw fewer or more: {', '.join(missed[:8]) or 'all'}")
+        counts = [self.per_step[s] for s in range(steps)]
+        if len(set(counts)) > 1:
+            raise CalibrationError(f"the number of denoiser calls differs between steps: {counts}")
+
+
+def calibrate(
+    run: Run,
+    denoiser: nn.Module,
+    taps: list[Tap],
+    plan: Plan,
+    device: torch.device | str | None = None,
+    on_call: Callable[[int], None] = lambda prompts: None,
+) -> dict[Tap, Hessian]:
+    """One Hessian for each tap, over all prompts and steps. `device` holds them (default: where the layers are).
+
+    on_call(prompts) is called at each denoiser call with the number of prompts in it. Raises CalibrationError (layer,
+    step) for missed calls, inputs that are not finite or not shared as the table says; warns (CalibrationWarning) about
+    taps with fewer distinct tokens than columns.
+    """
+    modules = dict(denoiser.named_modules())
+    hessians = {tap: Hessian.zeros(modules[tap.layers[0]].in_features, device or modules[tap.layers[0]].weight.device) for tap in taps}
+    account = Account()
+    with tapped(run, denoiser, hessians, account, plan.weighting, on_call):
+        for prompts, seeds in plan.batches():
+            run.latents(prompts, seeds, plan.settings)
+    account.settle([layer for tap in taps for layer in tap.layers], run.steps)
+    for tap, hessian in hessians.items():
+        if hessian.distinct < hessian.columns:
+            warnings.warn(thin(tap, hessian), CalibrationWarning, stacklevel=2)
+    return hessians
+
+
+def thin(tap: Tap, hessian: Hessian) -> str:
+    ratio = hessian.distinct / hessian.columns
+    return f"{tap.layers[0]}: {hessian.distinct} distinct tokens for {hessian.columns} columns ({ratio:.2f} a column); below 1 OBS can lose to magnitude"
+
+
+@contextlib.contextmanager
+def tapped(
+    run: Run, denoiser: nn.Module, hessians: dict[Tap, Hessian], account: Account, weighting: tuple[str, float, float], on_call: Callable[[int], None]
+) -> Iterator[None]:
+    """Hooks on the denoiser and on the tapped layers, removed on the way out."""
+    modules = dict(denoiser.named_modules())
+    handles = [denoiser.register_forward_pre_hook(denoiser_hook(run, account, on_call))]
+    try:
+        for tap, hessian in hessians.items():
+            shared = Shared(len(tap.layers))
+            for layer in tap.layers:
+                hook = layer_hook(run, account, layer, hessian, shared, weighting)
+                handles.append(modules[layer].register_forward_pre_hook(hook))
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def denoiser_hook(run: Run, account: Account, on_call: Callable[[int], None]) -> Callable:
+    def hook(*_) -> None:
+        account.denoiser += 1
+        account.per_step[run.step] += 1
+        on_call(run.prompts)
+
+    return hook
+
+
+@dataclass
+class Shared:
+    """The tensor that the layers of one tap read in the current denoiser call, and which of them have read it."""
+
+    layers: int
+    reader: str = ""
+    tensor: Tensor | None = None
+    readers: int = 0
+
+
+def layer_hook(run: Run, account: Account, layer: str, hessian: Hessian, shared: Shared, weighting: tuple[str, float, float]) -> Callable:
+    """The layer of a tap that is called first adds its input to the Hessian; the others check that theirs is the same tensor."""
+
+    def hook(module: nn.Module, args: tuple[Tensor, ...]) -> None:
+        account.layers[layer] += 1
+        x = args[0]
+        if shared.tensor is None:
+            shared.reader, shared.tensor = layer, x
+            tokens = x.detach().reshape(-1, x.shape[-1]).float()
+            if not tokens.sum().isfinite() and not tokens.isfinite().all():
+                raise CalibrationError(
+                    f"{layer}: the input of step {run.step + 1} has inf or NaN; try another --dtype (float16 overflows where bfloat16 does not)"
+                )
+            kind, low, high = weighting
+            hessian.update(tokens, step_weight(kind, run.step, run.steps, low, high))
+        elif not same(x, shared.tensor):
+            raise CalibrationError(f"{layer} and {shared.reader} were taken to read one tensor, but their inputs differ")
+        shared.readers += 1
+        if shared.readers == shared.layers:
+            shared.tensor, shared.readers = None, 0
+
+    return hook
+
+
+def same(x: Tensor, other: Tensor) -> bool:
+    """Whether two tensors are one and the same memory."""
+    return x is other or (x.data_ptr(), x.shape, x.stride()) == (other.data_ptr(), other.shape, other.stride())

@@ -1,0 +1,38 @@
+"""The model card of a pruned pipeline."""
+
+from .record import PruningReport
+
+
+def model_card(pipeline: str, report: PruningReport) -> str:
+    """README.md of a pruned folder: what was done, with which settings, how to load it, what it does not promise."""
+    config = report.config
+    errors = sorted(row.error for row in report.layers)
+    pattern = config["pattern"]
+    lines = [
+        "---",
+        "library_name: diffusers",
+        "tags: [obsdiff, pruned]",
+        "---",
+        "",
+        f"# {pipeline}, pruned by obsdiff",
+        "",
+        f"{report.sparsity:.2%} of the weights of {len(report.layers)} linear layers in `{report.component}` are zero "
+        f"(method {config['method']}, pattern {pattern}); everything else is as it was.",
+        "",
+        "```python",
+        f"from diffusers import {pipeline}",
+        "",
+        f'pipe = {pipeline}.from_pretrained("PATH OF THIS FOLDER")',
+        "```",
+        "",
+        "| | |",
+        "| --- | --- |",
+        f"| calibration | {len(report.prompts)} prompts, {len(report.packages)} packages, step weighting {config['step_weighting']} |",
+        f"| layer error, median and largest | {errors[len(errors) // 2]:.2e}, {errors[-1]:.2e} |",
+        f"| seconds | {', '.join(f'{name} {value:.1f}' for name, value in report.seconds.items())} |",
+        f"| versions | {', '.join(f'{name} {value}' for name, value in report.versions.items())} |",
+        "",
+        "Zeros alone make a model neither smaller on disk nor faster: that takes kernels or formats that use them.",
+        "The licence of the dense model applies. Every layer's figures are in `obsdiff.json`.",
+    ]
+    return "\n".join(lines) + "\n"

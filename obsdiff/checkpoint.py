@@ -1,0 +1,92 @@
+"""Load pipelines in the number format they are stored in, and save pruned ones: whole, or not at all.
+
+What is written loads in plain diffusers without obsdiff. Beside the weights lie obsdiff.json (what was done) and, where
+the pipeline brought none, a model card. Weights are safetensors; nothing is ever unpickled.
+"""
+
+import contextlib
+import json
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from .card import model_card
+from .errors import UserError
+from .folder import Folder, check_output
+from .record import PruningReport
+
+RECORD = "obsdiff.json"
+
+
+def load_pipeline(folder: Folder, dtype: str | None = None, device: str | None = None) -> tuple[Any, dict[str, str]]:
+    """The pipeline of a folder on its device, and the format of each component's weights to save it in again.
+
+    Loads in `dtype`, or as stored; on a CPU, which only emulates half precision (far slower and less exact), stored
+    half precision is computed in float32 and goes back to its format when it is saved.
+    """
+    from diffusers import DiffusionPipeline
+
+    where = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    formats = {name: dtype or tensors.dtype or "float32" for name, tensors in folder.components.items()}
+    loaded = {name: "float32" if where.type == "cpu" and dtype is None else f for name, f in formats.items()}
+    types = {name: getattr(torch, f) for name, f in loaded.items()} | {"default": torch.float32}
+    left_out = dict.fromkeys(folder.left_out)  # diffusers wants to be told that a required component is meant to be missing
+    try:
+        pipe = DiffusionPipeline.from_pretrained(folder.path, dtype=types, use_safetensors=True, variant=folder.variant, local_files_only=True, **left_out)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
+        reason = " ".join(str(error).split())
+        raise UserError(f"{folder.path}: diffusers can't load this {folder.pipeline}: {reason[:300]}") from error
+    return pipe.to(where), formats
+
+
+def cast_(pipe: Any, formats: dict[str, str]) -> None:
+    """Bring components to the formats they are to be saved in."""
+    for name, format in formats.items():
+        module = getattr(pipe, name, None)
+        if isinstance(module, nn.Module):
+            module.to(getattr(torch, format))
+
+
+def save_pruned(pipe: Any, output: str | Path, report: PruningReport, *, overwrite: bool = False) -> Path:
+    """Save a pruned pipeline with its record, in the formats its components have now. The folder appears complete or not at
+    all; an existing one raises UserError unless `overwrite`. Returns the folder."""
+    with whole_folder(Path(output), overwrite) as inside:
+        write_pruned(pipe, inside, report)
+    return Path(output)
+
+
+def write_pruned(pipe: Any, folder: Path, report: PruningReport) -> None:
+    pipe.save_pretrained(folder, safe_serialization=True)
+    (folder / RECORD).write_text(json.dumps(report.to_dict(), indent=1) + "\n", encoding="utf-8")
+    (folder / "README.md").write_text(model_card(type(pipe).__name__, report), encoding="utf-8")
+
+
+@contextlib.contextmanager
+def whole_folder(output: Path, overwrite: bool) -> Iterator[Path]:
+    """A new folder beside `output` to write into, which takes its place when all went well and vanishes otherwise."""
+    check_output(output, overwrite)
+    output.absolute().parent.mkdir(parents=True, exist_ok=True)
+    beside = Path(tempfile.mkdtemp(prefix=f".{output.name}-", dir=output.absolute().parent))
+    try:
+        inside = beside / "new"
+        inside.mkdir()
+        yield inside
+        if output.exists() or output.is_symlink():
+            if not overwrite:
+                raise UserError(f"output: {output} has appeared meanwhile; nothing was replaced")
+            output.rename(beside / "old")
+        inside.rename(output)
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
+
+
+def read_record(folder: Path) -> dict[str, Any]:
+    """obsdiff.json of a pruned folder; UserError if there is none or it can't be read."""
+    from .folder import read_json
+
+    return read_json(Path(folder) / RECORD)

@@ -1,0 +1,110 @@
+"""The command line. Arguments and files are checked before torch or diffusers are imported."""
+
+import argparse
+import dataclasses
+import json
+import sys
+import typing
+from pathlib import Path
+from typing import Any
+
+from .builtin import BUILTINS
+from .config import PruningConfig
+from .errors import UserError
+
+MODEL = f"a pipeline folder, a hub id, or a built-in: {', '.join(BUILTINS)}"
+NEGATED = {"compensation": "--no-compensation"}
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse, whose complaints become our one line."""
+
+    def error(self, message: str) -> typing.NoReturn:
+        raise UserError(f"{message} (see {self.prog} --help)")
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command line; returns the exit code: 0 done, 2 the input is wrong. Anything else raises (exit code 1)."""
+    try:
+        args = parser().parse_args(argv)
+        args.run(args)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted; nothing was written", file=sys.stderr)
+        return 130
+    return 0
+
+
+def parser() -> Parser:
+    from .commands import demo, inspect_, prune, report
+
+    top = Parser(prog="obsdiff", description="Prune text-to-image diffusion pipelines in one shot, without training.")
+    commands = top.add_subparsers(title="commands", required=True, parser_class=Parser, metavar="COMMAND")
+
+    p = commands.add_parser("prune", help="prune a pipeline and save it", formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    p.add_argument("model", metavar="MODEL", help=MODEL)
+    p.add_argument("--output", required=True, metavar="DIR", type=Path, help="folder to write; appears complete or not at all")
+    p.add_argument("--overwrite", action="store_true", help="replace an existing output folder")
+    p.add_argument("--json", action="store_true", help="print the record on stdout")
+    add_config(p, several_sparsities=True)
+    p.set_defaults(run=prune)
+
+    p = commands.add_parser("inspect", help="what would be pruned, packages, memory; nothing is run")
+    p.add_argument("model", metavar="MODEL", help=MODEL)
+    p.add_argument("--json", action="store_true", help="print the plan on stdout as JSON")
+    add_config(p)
+    p.set_defaults(run=inspect_)
+
+    p = commands.add_parser("report", help="one self-contained HTML page of one or several runs")
+    p.add_argument("runs", metavar="RUN", nargs="+", type=Path, help="folders with a results.json")
+    p.add_argument("--output", required=True, metavar="PAGE.html", type=Path)
+    p.add_argument("--overwrite", action="store_true", help="replace an existing page")
+    p.set_defaults(run=report)
+
+    p = commands.add_parser("demo", help="the whole road on the built-in model; ends with the page")
+    p.add_argument("--output", default=Path("obsdiff-demo"), metavar="DIR", type=Path)
+    p.add_argument("--overwrite", action="store_true", help="replace an existing output folder")
+    p.set_defaults(run=demo)
+    return top
+
+
+def add_config(p: argparse.ArgumentParser, several_sparsities: bool = False) -> None:
+    """A flag for every field of PruningConfig, and --prompts. A flag left out is no attribute, so that defaults stay in one place."""
+    p.add_argument("--prompts", metavar="FILE", type=Path, help="calibration prompts, UTF-8, one a line (a built-in brings its own)")
+    kinds = typing.get_type_hints(PruningConfig)
+    for field in dataclasses.fields(PruningConfig):
+        flag = NEGATED.get(field.name, "--" + field.name.replace("_", "-"))
+        text, choices, metavar = (field.metadata[key] for key in ("help", "choices", "metavar"))
+        options: dict[str, Any] = {"dest": field.name, "default": argparse.SUPPRESS, "help": text.replace("%", "%%")}
+        if kinds[field.name] is bool:
+            p.add_argument(flag, action="store_false", **options)
+            continue
+        if field.default not in (None, ()):
+            options["help"] += f" (default {field.default})"
+        if kinds[field.name] == tuple[str, ...]:
+            options["nargs"] = "+"
+        elif field.name == "sparsity" and several_sparsities:
+            options["nargs"] = "+"
+            options["help"] += "; several values write DIR/0.30, DIR/0.40 ..."
+        numeric = next((t for t in (int, float) if t in (kinds[field.name], *typing.get_args(kinds[field.name]))), str)
+        p.add_argument(flag, type=numeric, metavar=metavar or ("{" + ",".join(choices) + "}" if choices else field.name.split("_")[-1].upper()), **options)
+
+
+def config_of(args: argparse.Namespace, **changes: Any) -> PruningConfig:
+    names = {field.name for field in dataclasses.fields(PruningConfig)}
+    given = {name: value for name, value in vars(args).items() if name in names}
+    return PruningConfig(**(given | changes))
+
+
+def say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+def show_json(value: Any) -> None:
+    print(json.dumps(value, indent=1))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

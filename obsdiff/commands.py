@@ -1,0 +1,122 @@
+"""What each command does. The checks come first, then the heavy imports."""
+
+import argparse
+import dataclasses
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+from .architectures import require_blocks
+from .builtin import builtin_info
+from .config import PruningConfig
+from .errors import UserError
+from .folder import Folder, check_output, find_model, open_folder, read_prompts
+from .packages import Package, plan_packages, select
+
+
+def prune(args: argparse.Namespace) -> None:
+    from .cli import config_of, say, show_json
+
+    sparsities = getattr(args, "sparsity", None) or [None]
+    if len(set(sparsities)) < len(sparsities):
+        raise UserError(f"sparsity: the same value twice: {' '.join(map(str, sparsities))}")
+    configs = [config_of(args, sparsity=s) for s in sparsities]
+    check_output(args.output, args.overwrite)
+    folder = open_folder(find_model(args.model))
+    configs = [with_recommended(c, folder) for c in configs]
+    prompts = calibration_prompts(args.prompts, folder)
+    for config in configs:
+        make_plan(folder, config)
+
+    from .checkpoint import cast_, load_pipeline, whole_folder, write_pruned
+    from .prune import prune_
+
+    quiet()
+    records = []
+    with whole_folder(args.output, args.overwrite) as inside:
+        for config in configs:
+            began = time.perf_counter()
+            pipe, formats = load_pipeline(folder, config.dtype, config.device)
+            if pipe.device.type == "cpu" and config.dtype is None and set(formats.values()) & {"float16", "bfloat16"}:
+                say("computing in float32, since a CPU only emulates the stored half precision; the result is saved as stored")
+            loaded = time.perf_counter() - began
+            report = prune_(pipe, prompts, config)
+            cast_(pipe, formats)
+            target = inside if len(configs) == 1 else inside / f"{config.removed:.2f}"
+            report.seconds = {"load": loaded} | report.seconds
+            write_pruned(pipe, target, report)
+            records.append(report.to_dict())
+            say(summary(args.output if len(configs) == 1 else args.output / target.name, report, time.perf_counter() - began))
+    if args.json:
+        show_json(records[0] if len(records) == 1 else records)
+
+
+def summary(output: Path, report: Any, seconds: float) -> str:
+    errors = sorted(row.error for row in report.layers)
+    return (
+        f"{output}: {report.sparsity:.2%} zeros in {len(report.layers)} layers, layer error median {errors[len(errors) // 2]:.4f} "
+        f"largest {errors[-1]:.4f}, {seconds:.0f} s"
+    )
+
+
+def quiet() -> None:
+    """No progress bars of the libraries below: ours is the one display."""
+    import diffusers
+    import transformers
+
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    for library in (diffusers, transformers):
+        library.utils.logging.disable_progress_bar()
+        library.utils.logging.set_verbosity_error()
+
+
+def with_recommended(config: PruningConfig, folder: Folder) -> PruningConfig:
+    """The config, with a built-in's recommended settings where it says nothing."""
+    known = builtin_info(folder.path).get("settings", {})
+    return dataclasses.replace(config, **{name: value for name, value in known.items() if getattr(config, name) is None})
+
+
+def calibration_prompts(file: Path | None, folder: Folder) -> list[str]:
+    own = folder.path / "calibration_prompts.txt"
+    if file is None and not (builtin_info(folder.path) and own.is_file()):
+        raise UserError("prompts: this model brings none; give --prompts FILE with calibration prompts, one a line (100 or more are best)")
+    return read_prompts(file or own)
+
+
+def make_plan(folder: Folder, config: PruningConfig) -> tuple[str, list[Package]]:
+    """Name of the denoiser and its packages, from the files' headers alone; every complaint about the target comes here."""
+    name = folder.denoiser(config.component)
+    linears = folder.components[name].linears
+    units = select(require_blocks(linears, f"{folder.path}/{name}"), config, linears)
+    return name, plan_packages(units, linears, config.packages, config.memory_budget_gib)
+
+
+def inspect_(args: argparse.Namespace) -> None:
+    from .cli import config_of, show_json
+    from .inspection import as_text, describe
+
+    config = config_of(args)
+    folder = open_folder(find_model(args.model))
+    config = with_recommended(config, folder)
+    prompts = len(read_prompts(args.prompts)) if args.prompts else config.num_prompts
+    plan = describe(folder, config, min(prompts, config.num_prompts))
+    show_json(plan) if args.json else print(as_text(plan))
+
+
+def report(args: argparse.Namespace) -> None:
+    from .cli import say
+    from .report import write_page
+
+    if args.output.exists() and not args.overwrite:
+        raise UserError(f"output: {args.output} exists already; choose another, or give --overwrite to replace it")
+    write_page(args.runs, args.output)
+    say(f"{args.output}: {args.output.stat().st_size / 1e6:.1f} MB")
+
+
+def demo(args: argparse.Namespace) -> None:
+    check_output(args.output, args.overwrite)
+    from .demo import run_demo
+
+    quiet()
+    run_demo(args.output, args.overwrite)

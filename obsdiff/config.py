@@ -1,0 +1,155 @@
+"""PruningConfig: every setting that affects the result, written once.
+
+The command line's flags, their help, the saved record and the Python API are all made from these fields.
+"""
+
+import dataclasses
+import math
+import re
+from dataclasses import dataclass, field
+from typing import Any
+
+from .errors import UserError
+
+METHODS = {"obs": ("unstructured", "n:m"), "magnitude": ("unstructured", "n:m")}
+STEP_WEIGHTINGS = ("log_decrease", "log_increase", "linear_decrease", "linear_increase", "uniform")
+TARGETS = ("linear", "attention", "ffn")
+DTYPES = ("float32", "bfloat16", "float16")
+DEFAULT_SPARSITY = 0.5
+DEFAULT_PACKAGES = 4
+
+
+def setting(default: Any, text: str, choices: tuple[str, ...] | None = None, metavar: str | None = None) -> Any:
+    """A dataclass field with the help text, choices and placeholder that the command line shows."""
+    return field(default=default, metadata={"help": text, "choices": choices, "metavar": metavar})
+
+
+@dataclass(frozen=True)
+class PruningConfig:
+    """How to prune. Checked when it is made: a wrong value raises UserError (a ValueError) with one clear line."""
+
+    method: str = setting("obs", "pruning method", tuple(METHODS))
+    pattern: str = setting("unstructured", "unstructured, or N:M for at most N non-zeros in every M consecutive inputs", metavar="PATTERN")
+    sparsity: float | None = setting(None, "share of the targeted weights to remove, 0 to 1 (default 0.5; follows from an N:M pattern)")
+    num_prompts: int = setting(100, "calibration prompts, sampled with the seed if there are more")
+    num_inference_steps: int | None = setting(None, "denoising steps (default: the model's own)")
+    guidance_scale: float | None = setting(None, "classifier-free guidance scale (default: the model's own)")
+    height: int | None = setting(None, "picture height in pixels (default: the model's own)")
+    width: int | None = setting(None, "picture width in pixels (default: the model's own)")
+    batch_size: int = setting(4, "prompts in one pipeline call; changes speed and memory, not the result")
+    seed: int = setting(0, "chooses the prompts and the noise: prompt i starts from seed + i")
+    step_weighting: str = setting("log_decrease", "weight of each denoising step in the Hessian", STEP_WEIGHTINGS)
+    step_weight_min: float = setting(0.8, "smallest step weight")
+    step_weight_max: float = setting(1.2, "largest step weight")
+    packages: int | None = setting(None, "packages pruned one after the other (default 4, unless a memory budget is given)")
+    memory_budget_gib: float | None = setting(None, "memory for the Hessians of one package in GiB; the packages follow from it")
+    blocks: str | None = setting(None, "blocks to prune, as 3-25 or 7: 0-based, inclusive, in forward order (default: all)", metavar="FIRST-LAST")
+    include: tuple[str, ...] = setting((), "only layers whose name matches a shell wildcard", metavar="WILDCARD")
+    exclude: tuple[str, ...] = setting((), "no layers whose name matches a shell wildcard", metavar="WILDCARD")
+    target: str = setting("linear", "which linear layers: linear means attention and ffn", TARGETS)
+    damping: float = setting(0.01, "added to the Hessian's diagonal, in units of its mean")
+    compensation: bool = setting(True, "leave the kept weights as they are: remove weights, repair nothing")
+    component: str | None = setting(None, "pipeline component to prune (default: transformer or unet)")
+    dtype: str | None = setting(None, "number format to load, compute and save in (default: as stored; a CPU computes it in float32)", DTYPES)
+    device: str | None = setting(None, "torch device to run on (default: cuda if there is one, else cpu)", metavar="DEVICE")
+    offload_device: str | None = setting(None, "torch device that holds the Hessians (default: where the model runs)", metavar="DEVICE")
+
+    def __post_init__(self) -> None:
+        for name in ("include", "exclude"):
+            value = getattr(self, name)
+            object.__setattr__(self, name, (value,) if isinstance(value, str) else tuple(value))
+        check(self)
+
+    @property
+    def group(self) -> tuple[int, int] | None:
+        """(n, m) of an N:M pattern: at most n non-zeros in every m consecutive inputs. None for unstructured."""
+        return parse_group(self.pattern)
+
+    @property
+    def removed(self) -> float:
+        """Share of the targeted weights that is removed."""
+        if self.group:
+            return 1 - self.group[0] / self.group[1]
+        return DEFAULT_SPARSITY if self.sparsity is None else float(self.sparsity)
+
+    def to_dict(self) -> dict[str, Any]:
+        return dataclasses.asdict(self) | {"include": list(self.include), "exclude": list(self.exclude)}
+
+
+def parse_group(pattern: str) -> tuple[int, int] | None:
+    """(n, m) of "n:m", None for "unstructured"; anything else is a UserError."""
+    if pattern == "unstructured":
+        return None
+    found = re.fullmatch(r"(\d{1,4}):(\d{1,4})", pattern, re.ASCII) if isinstance(pattern, str) else None
+    if not found:
+        raise UserError(f"pattern: expected unstructured or N:M (such as 2:4), found {pattern!r}")
+    n, m = int(found[1]), int(found[2])
+    if not 0 < n < m:
+        raise UserError(f"pattern: N:M keeps at most N of every M weights, so 0 < N < M is needed; found {pattern!r}")
+    return n, m
+
+
+def parse_blocks(blocks: str | None) -> tuple[int, int] | None:
+    """(first, last), both inclusive, of "3-25" or "7"; None for all."""
+    if blocks is None:
+        return None
+    found = re.fullmatch(r"(\d{1,6})(?:-(\d{1,6}))?", str(blocks), re.ASCII)
+    if not found or (found[2] and int(found[2]) < int(found[1])):
+        raise UserError(f"blocks: expected FIRST-LAST (such as 3-25) or one number, found {blocks!r}")
+    return int(found[1]), int(found[2] or found[1])
+
+
+def check(c: PruningConfig) -> None:
+    """Raise UserError for the first field that is wrong."""
+    one_of("method", c.method, METHODS)
+    group = parse_group(c.pattern)
+    kind = "n:m" if group else c.pattern
+    if kind not in METHODS[c.method]:
+        raise UserError(f"method {c.method} does not do pattern {c.pattern}; possible: {combinations()}")
+    if c.sparsity is not None:
+        if group:
+            raise UserError(f"sparsity: pattern {c.pattern} fixes it at {1 - group[0] / group[1]:g}, found {c.sparsity!r}; leave it out")
+        number("sparsity", c.sparsity, 0, 1, "0 <= sparsity < 1", above=False)
+    whole("num_prompts", c.num_prompts, 1)
+    for name in ("num_inference_steps", "height", "width", "packages"):
+        if getattr(c, name) is not None:
+            whole(name, getattr(c, name), 1)
+    whole("batch_size", c.batch_size, 1)
+    whole("seed", c.seed, 0)
+    if c.guidance_scale is not None:
+        number("guidance_scale", c.guidance_scale, 0, math.inf, "0 or more", above=False)
+    one_of("step_weighting", c.step_weighting, STEP_WEIGHTINGS)
+    number("step_weight_min", c.step_weight_min, 0, math.inf, "above 0")
+    number("step_weight_max", c.step_weight_max, 0, math.inf, "above 0")
+    if c.step_weight_max < c.step_weight_min:
+        raise UserError(f"step_weight_max: expected at least step_weight_min {c.step_weight_min:g}, found {c.step_weight_max:g}")
+    if c.memory_budget_gib is not None:
+        number("memory_budget_gib", c.memory_budget_gib, 0, math.inf, "above 0")
+        if c.packages is not None:
+            raise UserError(f"packages {c.packages} and memory_budget_gib {c.memory_budget_gib:g} were both given: the budget fixes the packages; give one")
+    parse_blocks(c.blocks)
+    one_of("target", c.target, TARGETS)
+    number("damping", c.damping, 0, math.inf, "0 or more", above=False)
+    if c.dtype is not None:
+        one_of("dtype", c.dtype, DTYPES)
+
+
+def combinations() -> str:
+    return "; ".join(f"{method}: {', '.join(patterns)}" for method, patterns in METHODS.items())
+
+
+def one_of(name: str, value: Any, choices: Any) -> None:
+    if value not in choices:
+        raise UserError(f"{name}: expected one of {', '.join(choices)}; found {value!r}")
+
+
+def whole(name: str, value: Any, least: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise UserError(f"{name}: expected a whole number of at least {least}, found {value!r}")
+
+
+def number(name: str, value: Any, low: float, high: float, wanted: str, above: bool = True) -> None:
+    """A finite number in (low, high), or [low, high) if not `above`."""
+    ok = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    if not ok or value >= high or value < low or (above and value == low):
+        raise UserError(f"{name}: expected {wanted}, found {value!r}")

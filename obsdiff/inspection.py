@@ -1,0 +1,149 @@
+"""What a run would prune, in which packages, with how much memory and how many denoiser calls. Nothing is run."""
+
+import inspect
+import json
+from typing import Any
+
+from .architectures import Tap, require_blocks, uncovered
+from .config import PruningConfig
+from .errors import UserError
+from .folder import Folder
+from .packages import GIB, plan_packages, select
+
+
+def describe(folder: Folder, config: PruningConfig, prompts: int) -> dict[str, Any]:
+    """The plan as JSON. UserError for everything that would keep the run from starting."""
+    component = folder.denoiser(config.component)
+    tensors = folder.components[component]
+    linears = tensors.linears
+    blocks = require_blocks(linears, f"{folder.path}/{component}")
+    units = select(blocks, config, linears)
+    packages = plan_packages(units, linears, config.packages, config.memory_budget_gib)
+    settings = resolve(folder, config)
+    tokens = tokens_per_call(folder, component, settings)
+    calls = prompts * settings["num_inference_steps"] if settings["num_inference_steps"] else None
+
+    def tap_row(tap: Tap) -> dict[str, Any]:
+        columns = linears[tap.layers[0]][1]
+        each = tokens(tap)
+        expected = round(each * calls / columns, 2) if each and calls else None
+        return {"layers": list(tap.layers), "columns": columns, "tokens_per_column": expected}
+
+    pruned = [layer for package in packages for layer in package.layers]
+    return {
+        "path": str(folder.path),
+        "pipeline": folder.pipeline,
+        "component": component,
+        "dtype": tensors.dtype,
+        "bytes": tensors.size,
+        "parameters": sum(_elements(s) for s in tensors.shapes.values()),
+        "targeted_parameters": sum(linears[layer][0] * linears[layer][1] for layer in pruned),
+        "removed": config.removed,
+        "blocks": [{"name": b.name, "kind": b.entry} for b in blocks],
+        "layers": len(pruned),
+        "units": len(units),
+        "packages": [
+            {"hessian_gib": p.hessian_bytes / GIB, "layers": len(p.layers), "taps": [tap_row(tap) for tap in p.taps]} for p in packages
+        ],
+        "settings": settings,
+        "prompts": prompts,
+        "denoiser_passes": len(packages) * calls if calls else None,
+        "uncovered": uncovered(linears, blocks),
+        "config": config.to_dict(),
+    }  # fmt: skip
+
+
+def _elements(shape: tuple[int, ...]) -> int:
+    count = 1
+    for side in shape:
+        count *= side
+    return count
+
+
+def resolve(folder: Folder, config: PruningConfig) -> dict[str, Any]:
+    """Steps, guidance and size: as configured, else the pipeline's defaults; None where nothing is known."""
+    import diffusers
+
+    pipeline = getattr(diffusers, folder.pipeline, None)
+    if pipeline is None:
+        raise UserError(f"{folder.path}: the installed diffusers has no pipeline {folder.pipeline!r}")
+    known = inspect.signature(pipeline.__call__).parameters
+    settings = {}
+    for name in ("num_inference_steps", "guidance_scale", "height", "width"):
+        default = known[name].default if name in known else None
+        own = getattr(config, name)
+        settings[name] = own if own is not None else (None if default is inspect.Parameter.empty else default)
+    side = folder.config(folder.denoiser(config.component)).get("sample_size")
+    for name in ("height", "width"):
+        if settings[name] is None and isinstance(side, int):
+            settings[name] = side * vae_factor(folder)
+    return settings
+
+
+def vae_factor(folder: Folder) -> int:
+    """Pixels for each latent along a side."""
+    levels = folder.config("vae").get("block_out_channels", [0] * 4) if "vae" in folder.components else [0] * 4
+    return 2 ** (len(levels) - 1)
+
+
+def tokens_per_call(folder: Folder, component: str, settings: dict[str, Any]) -> Any:
+    """A function Tap -> tokens that one prompt brings it in one denoising step, both guidance halves; None where not known."""
+    height, width, guidance = settings["height"], settings["width"], settings["guidance_scale"]
+    config = folder.config(component)
+    text = text_tokens(folder)
+    halves = 2 if guidance and guidance > 1 and not config.get("guidance_embeds") else 1
+    patch = 2 if component == "transformer" and folder.pipeline.startswith("Flux") else config.get("patch_size", 1)
+
+    def tokens(tap: Tap) -> int | None:
+        if not height or not width:
+            return None
+        down = vae_factor(folder) * (patch if isinstance(patch, int) else 1) * 2 ** level(tap.layers[0], config)
+        image = (height // down) * (width // down)
+        each = {"image": image, "text": text, "joint": text and image + text}[tap.stream]
+        return each and halves * each
+
+    return tokens
+
+
+def level(layer: str, config: dict[str, Any]) -> int:
+    """How often a UNet has halved the latents where this layer is; 0 in a transformer."""
+    parts = layer.split(".")
+    depth = len(config.get("block_out_channels", [0])) - 1
+    if parts[0] == "mid_block":
+        return depth
+    return {"down_blocks": int(parts[1]), "up_blocks": depth - int(parts[1])}.get(parts[0], 0) if parts[1].isdigit() else 0
+
+
+def text_tokens(folder: Folder) -> int | None:
+    """Text tokens of one prompt: CLIP's, with the 256 of SD3's third encoder (zeros where it is missing) or FLUX's 512."""
+    if folder.pipeline.startswith("Flux"):
+        return 512
+    file = folder.path / "tokenizer" / "tokenizer_config.json"
+    length = json.loads(file.read_text(encoding="utf-8")).get("model_max_length", 77) if file.is_file() else None
+    return length + 256 if length and folder.pipeline.startswith("StableDiffusion3") else length
+
+
+def as_text(plan: dict[str, Any]) -> str:
+    """The plan for people."""
+    settings = ", ".join(f"{name} {value}" for name, value in plan["settings"].items() if value is not None)
+    kinds: dict[str, int] = {}
+    for block in plan["blocks"]:
+        kinds[block["kind"]] = kinds.get(block["kind"], 0) + 1
+    lines = [
+        f"{plan['path']}: {plan['pipeline']}, {plan['component']} of {plan['parameters'] / 1e6:.2f} M parameters in {plan['dtype']}, {plan['bytes'] / 1e6:.1f} MB",
+        f"blocks      {', '.join(f'{count} x {kind}' for kind, count in kinds.items())}",
+        f"to prune    {plan['layers']} linear layers in {plan['units']} basic units, {plan['targeted_parameters'] / 1e6:.2f} M weights, {plan['removed']:.0%} of them away",
+        f"calibration {plan['prompts']} prompts, {settings}",
+        f"cost        {len(plan['packages'])} packages: {plan['denoiser_passes'] or '?'} denoising steps of one prompt in all",
+        "",
+        "package  layers  Hessians GiB  tokens per column  first layer",
+    ]
+    for i, package in enumerate(plan["packages"]):
+        columns = [tap["tokens_per_column"] for tap in package["taps"] if tap["tokens_per_column"] is not None]
+        fewest = f"{min(columns):.1f}" if columns else "?"
+        lines.append(f"{i + 1:7}  {package['layers']:6}  {package['hessian_gib']:12.4f}  {fewest:>17}  {package['taps'][0]['layers'][0]}")
+    lines += ["", "tokens per column: the fewest in the package, repeats counted; a run counts distinct ones"]
+    lines.append(
+        f"not covered by any table entry, stay dense: {', '.join(plan['uncovered'])}" if plan["uncovered"] else "every linear layer of the blocks is covered"
+    )
+    return "\n".join(lines)

@@ -1,0 +1,110 @@
+"""Which layers are pruned, and in which packages.
+
+A module package is one or more consecutive basic units (paper, section 3.3). The Hessians of one package live in
+memory together, so a package is what a memory budget can hold, counted from the real shapes.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from itertools import pairwise
+
+from .architectures import Block, Shape, Tap, Unit
+from .config import DEFAULT_PACKAGES, PruningConfig, parse_blocks
+from .errors import UserError
+
+GIB = 2**30
+
+
+@dataclass(frozen=True)
+class Package:
+    """Taps whose Hessians are gathered in one calibration. `block` of a tap is its block's index in forward order."""
+
+    taps: tuple[Tap, ...]
+    hessian_bytes: int
+
+    @property
+    def layers(self) -> tuple[str, ...]:
+        return tuple(layer for tap in self.taps for layer in tap.layers)
+
+
+def hessian_bytes(tap: Tap, linears: Mapping[str, Shape]) -> int:
+    """Bytes of one float32 Hessian and its sum of inputs: 4 (I I + I)."""
+    columns = linears[tap.layers[0]][1]
+    return 4 * (columns * columns + columns)
+
+
+def select(blocks: list[Block], config: PruningConfig, linears: Mapping[str, Shape]) -> list[Unit]:
+    """The basic units to prune, in forward order, after blocks, target, include and exclude. UserError if none is left."""
+    chosen = parse_blocks(config.blocks)
+    if chosen and chosen[1] >= len(blocks):
+        raise UserError(f"blocks: this model has blocks 0-{len(blocks) - 1}, found {config.blocks!r}")
+    kept = blocks[chosen[0] : chosen[1] + 1] if chosen else blocks
+    for wild in config.include + config.exclude:
+        if not any(fnmatchcase(layer, wild) for block in blocks for layer in block.layers):
+            raise UserError(f"include/exclude: no prunable layer matches {wild!r}; names look like {blocks[0].layers[0]}")
+    units = [narrowed for block in kept for unit in block.units if (narrowed := narrow(unit, config))]
+    if not units:
+        raise UserError(
+            f"nothing is left to prune: blocks {config.blocks or 'all'}, target {config.target}, include {list(config.include)}, exclude {list(config.exclude)}"
+        )
+    check_columns(units, config, linears)
+    return units
+
+
+def narrow(unit: Unit, config: PruningConfig) -> Unit:
+    """The unit without the layers that target, include or exclude leave out."""
+
+    def wanted(layer: str, part: str) -> bool:
+        return (
+            config.target in ("linear", part)
+            and (not config.include or any(fnmatchcase(layer, w) for w in config.include))
+            and not any(fnmatchcase(layer, w) for w in config.exclude)
+        )
+
+    taps = (Tap(tuple(x for x in tap.layers if wanted(x, tap.part)), tap.part, tap.stream) for tap in unit)
+    return tuple(tap for tap in taps if tap.layers)
+
+
+def check_columns(units: list[Unit], config: PruningConfig, linears: Mapping[str, Shape]) -> None:
+    if config.group:
+        m = config.group[1]
+        for layer in (layer for unit in units for tap in unit for layer in tap.layers):
+            if linears[layer][1] % m:
+                raise UserError(f"pattern {config.pattern}: {layer} has {linears[layer][1]} input columns, which {m} does not divide")
+
+
+def plan_packages(units: list[Unit], linears: Mapping[str, Shape], packages: int | None, budget_gib: float | None) -> list[Package]:
+    """Consecutive packages in forward order: `packages` of them with nearly equal numbers of units (default 4, or one a unit if
+    there are fewer), or as few as `budget_gib` allows. A unit larger than the budget is split into its taps."""
+    if budget_gib is not None:
+        return by_budget(units, linears, budget_gib)
+    if packages is not None and packages > len(units):
+        raise UserError(f"packages: expected at most one for each of the {len(units)} basic units, found {packages}")
+    count = min(packages or DEFAULT_PACKAGES, len(units))
+    edges = [round(i * len(units) / count) for i in range(count + 1)]
+    return [make(sum(units[a:b], ()), linears) for a, b in pairwise(edges)]
+
+
+def by_budget(units: list[Unit], linears: Mapping[str, Shape], budget_gib: float) -> list[Package]:
+    budget = budget_gib * GIB
+    parts: list[Unit] = []
+    for unit in units:
+        fits = sum(hessian_bytes(tap, linears) for tap in unit) <= budget
+        parts += [unit] if fits else [(tap,) for tap in unit]
+    packages: list[Package] = []
+    open_taps: tuple[Tap, ...] = ()
+    for part in parts:
+        size = make(part, linears).hessian_bytes
+        if size > budget:
+            needed = size / GIB
+            raise UserError(f"memory_budget_gib: the Hessian of {part[0].layers[0]} alone needs {needed:.3g} GiB, found a budget of {budget_gib:g}")
+        if open_taps and make(open_taps + part, linears).hessian_bytes > budget:
+            packages.append(make(open_taps, linears))
+            open_taps = ()
+        open_taps += part
+    return [*packages, make(open_taps, linears)]
+
+
+def make(taps: tuple[Tap, ...], linears: Mapping[str, Shape]) -> Package:
+    return Package(taps, sum(hessian_bytes(tap, linears) for tap in taps))

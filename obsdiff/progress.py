@@ -1,0 +1,39 @@
+"""One display for a run: package, share of the denoiser calls done, time left. On stderr, and only where a person looks."""
+
+import sys
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, TaskProgressColumn, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as Bars
+
+
+class Progress:
+    """A context manager; silent unless `show` (default: stderr is a terminal)."""
+
+    def __init__(self, show: bool | None, packages: int, prompts: int):
+        show = sys.stderr.isatty() if show is None else show
+        columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TextColumn("{task.fields[detail]}"), TimeRemainingColumn())
+        self.bars = Bars(*columns, console=Console(stderr=True), disable=not show, transient=True)
+        self.packages, self.prompts = packages, prompts
+        self.task = self.bars.add_task("calibrating", total=packages * prompts, detail="")
+        self.done = 0.0
+        self.index = 0
+
+    def __enter__(self) -> "Progress":
+        self.bars.__enter__()
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self.bars.__exit__(*error)
+
+    def package(self, index: int) -> None:
+        """Package `index` (0-based) begins."""
+        self.index, self.done = index, 0.0
+        self.bars.update(self.task, description=f"package {index + 1}/{self.packages}", completed=index * self.prompts)
+
+    def advance(self, prompts: int, steps: int) -> None:
+        """One denoising step of `prompts` prompts, of `steps` steps, begins."""
+        self.done += prompts / steps
+        detail = f"prompt {min(self.prompts, int(self.done) + 1)}/{self.prompts}"
+        self.bars.update(self.task, completed=self.index * self.prompts + min(self.done, self.prompts), detail=detail)

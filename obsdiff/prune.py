@@ -1,0 +1,126 @@
+"""START HERE: one-shot pruning of a diffusers pipeline by OBS-Diff.
+
+    1. Find the denoiser's blocks and, in them, the linear layers that read the same input   (architectures.py)
+    2. Split them, in forward order, into module packages                                    (packages.py)
+    3. For each package: run the pipeline on the calibration prompts as pruned so far and
+       gather one Hessian per input, weighted by denoising step                              (calibration.py, hessian.py)
+    4. Prune every layer of the package with its Hessian                                     (solvers/)
+
+so that the Hessians of later packages see what earlier ones broke, and repair it.
+
+References:
+    Zhu et al., "OBS-Diff: Accurate Pruning for Diffusion Models in One-Shot", 2025. https://arxiv.org/abs/2510.06751
+"""
+
+import time
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from .architectures import Tap, require_blocks, uncovered
+from .calibration import CalibrationError, Plan, calibrate
+from .config import PruningConfig
+from .errors import CalibrationWarning, UserError
+from .hessian import Hessian
+from .packages import Package, plan_packages, select
+from .progress import Progress
+from .record import LayerRecord, PruningReport
+from .running import Prompt, Run, prepared
+from .settings import call_settings, choose_prompts, denoiser_name
+from .solvers import SOLVERS, Sparsity
+from .solvers.obs import NotPositiveDefinite
+from .solvers.solution import layer_error
+
+
+def prune_(pipe: Any, prompts: Sequence[Prompt], config: PruningConfig | None = None, *, progress: bool | None = None) -> PruningReport:
+    """Prune the denoiser of a diffusers pipeline in place, and say what was done.
+
+    prompts: the calibration prompts, as strings, or as dicts with the keyword arguments of one pipeline call each;
+    config.num_prompts of them are sampled. progress: show a display on stderr (default: if it is a terminal). The
+    pipeline runs in the number format and on the device it has; config.device moves it first. Everything but the pruned
+    weights is left as it was. If it raises, layers pruned until then stay pruned.
+
+    Raises UserError (a ValueError) for input that can't be used, CalibrationError for a calibration that can't be
+    trusted and NotPositiveDefinite for a Hessian that can't be factored, both with the layer's name.
+    """
+    config = config or PruningConfig()
+    name = denoiser_name(pipe, config.component)
+    denoiser: nn.Module = getattr(pipe, name)
+    linears = linear_shapes(denoiser)
+    packages = plan(linears, config, type(denoiser).__name__)
+    chosen, seeds = choose_prompts(list(prompts), config)
+    settings = call_settings(pipe, config)
+    report = PruningReport(config.to_dict(), settings, chosen, seeds, name, [list(p.layers) for p in packages])
+    if config.device:
+        pipe.to(config.device)
+    weighting = (config.step_weighting, config.step_weight_min, config.step_weight_max)
+    job = Plan(chosen, seeds, settings, config.batch_size, weighting)
+    with prepared(pipe) as run, warnings.catch_warnings(record=True) as caught, Progress(progress, len(packages), len(chosen)) as bar:
+        warnings.simplefilter("always", CalibrationWarning)
+        for index, package in enumerate(packages):
+            prune_package_(run, denoiser, package, index, job, config, report, bar)
+    for warning in caught:
+        report.warnings += [str(warning.message)] if issubclass(warning.category, CalibrationWarning) else []
+        warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
+    return report
+
+
+def linear_shapes(denoiser: nn.Module) -> dict[str, tuple[int, int]]:
+    """Name and weight shape (O, I) of every Linear of a module, in registration order."""
+    return {name: tuple(module.weight.shape) for name, module in denoiser.named_modules() if isinstance(module, nn.Linear)}
+
+
+def plan(linears: dict[str, tuple[int, int]], config: PruningConfig, what: str) -> list[Package]:
+    """Steps 1 and 2: blocks, basic units, packages."""
+    blocks = require_blocks(linears, what)
+    missing = uncovered(linears, blocks)
+    if missing:
+        warnings.warn(f"{what}: no table entry covers {', '.join(missing[:8])}; they stay dense", CalibrationWarning, stacklevel=3)
+    units = select(blocks, config, linears)
+    return plan_packages(units, linears, config.packages, config.memory_budget_gib)
+
+
+def prune_package_(run: Run, denoiser: nn.Module, package: Package, index: int, job: Plan, config: PruningConfig, report: PruningReport, bar: Progress) -> None:
+    """Steps 3 and 4 for one package."""
+    began = time.perf_counter()
+    bar.package(index)
+    hessians = calibrate(run, denoiser, list(package.taps), job, config.offload_device, lambda prompts: bar.advance(prompts, run.steps))
+    report.seconds["calibration"] = report.seconds.get("calibration", 0.0) + time.perf_counter() - began
+    began = time.perf_counter()
+    for tap in package.taps:
+        report.layers += prune_tap_(denoiser, tap, hessians.pop(tap), config, index)
+    report.seconds["solve"] = report.seconds.get("solve", 0.0) + time.perf_counter() - began
+
+
+def prune_tap_(denoiser: nn.Module, tap: Tap, hessian: Hessian, config: PruningConfig, package: int) -> list[LayerRecord]:
+    """Prune the layers of one tap with their common Hessian, in place."""
+    began = time.perf_counter()
+    modules = [denoiser.get_submodule(layer) for layer in tap.layers]
+    weights = [module.weight.detach() for module in modules]
+    for layer, weight in zip(tap.layers, weights, strict=True):
+        if not weight.isfinite().all():
+            raise CalibrationError(f"{layer}: its weight has inf or NaN")
+    matrix = hessian.matrix()
+    target = Sparsity(config.removed, config.group)
+    try:
+        solutions = SOLVERS[config.method]([w.to(matrix.device) for w in weights], matrix, target, damping=config.damping, compensate=config.compensation)
+    except NotPositiveDefinite as error:
+        raise NotPositiveDefinite(f"{tap.layers[0]}: {error}") from None
+    records = []
+    for layer, module, weight, solution in zip(tap.layers, modules, weights, solutions, strict=True):
+        if not solution.weight.isfinite().all():
+            raise NotPositiveDefinite(f"{layer}: the pruned weight has inf or NaN; raise the damping (now {solution.damping:g})")
+        error = layer_error(weight, solution.weight, matrix)
+        with torch.no_grad():
+            module.weight.copy_(solution.weight)
+        zeros = (module.weight == 0).float().mean().item()
+        seconds = (time.perf_counter() - began) / len(tap.layers)
+        per_column = hessian.distinct / hessian.columns
+        records.append(LayerRecord(layer, tuple(weight.shape), package, zeros, solution.loss, error, solution.damping, per_column, seconds))
+    return records
+
+
+__all__ = ["CalibrationError", "NotPositiveDefinite", "PruningReport", "UserError", "prune_"]

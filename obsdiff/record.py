@@ -1,0 +1,61 @@
+"""PruningReport: what a run did, layer by layer. It becomes obsdiff.json beside the weights."""
+
+import dataclasses
+import platform
+from dataclasses import dataclass, field
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+SCHEMA = 1
+
+
+@dataclass(frozen=True)
+class LayerRecord:
+    """One pruned layer. `error` is tr(D H D^T) / tr(W H W^T) with D the change of W, `loss` the sum of removed saliencies;
+    both are measured on the calibration's Hessian. `damping` is what the factorisation took, in units of H's mean diagonal."""
+
+    name: str
+    shape: tuple[int, int]
+    package: int
+    sparsity: float
+    loss: float
+    error: float
+    damping: float
+    tokens_per_column: float
+    seconds: float
+
+
+@dataclass
+class PruningReport:
+    """What prune_ did: the settings it resolved, every layer, and the seconds of each phase."""
+
+    config: dict[str, Any]
+    settings: dict[str, Any] = field(default_factory=dict)
+    prompts: list[Any] = field(default_factory=list)
+    seeds: list[int] = field(default_factory=list)
+    component: str = ""
+    packages: list[list[str]] = field(default_factory=list)
+    layers: list[LayerRecord] = field(default_factory=list)
+    seconds: dict[str, float] = field(default_factory=dict)
+    warnings: list[str] = field(default_factory=list)
+    versions: dict[str, str] = field(default_factory=lambda: versions())
+
+    @property
+    def sparsity(self) -> float:
+        """Share of zeros over all pruned layers."""
+        total = sum(row.shape[0] * row.shape[1] for row in self.layers)
+        return sum(row.sparsity * row.shape[0] * row.shape[1] for row in self.layers) / total
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"schema": SCHEMA} | dataclasses.asdict(self) | {"sparsity": self.sparsity}
+
+
+def versions() -> dict[str, str]:
+    """Versions of what computed the result."""
+    found = {"python": platform.python_version()}
+    for name in ("obsdiff", "torch", "diffusers", "transformers", "safetensors"):
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = "unknown"
+    return found

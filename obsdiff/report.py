@@ -1,0 +1,158 @@
+"""results.json of one or several runs -> one HTML page that needs nothing else: no network, light and dark.
+
+Reads JSON and pictures alone; torch and diffusers have no part in it.
+"""
+
+import base64
+import io
+from pathlib import Path
+from typing import Any
+
+from .errors import UserError
+from .folder import read_json
+
+SCHEMA = 1
+COLOURS = ("#3b7dd8", "#e0803a", "#2f9e6e", "#b0559f", "#8a8f98", "#c9a227")
+
+
+def write_page(folders: list[Path], page: Path) -> None:
+    """Write the page of the results in `folders`. UserError for a folder without results.json or of another schema."""
+    from jinja2 import Environment, FileSystemLoader
+
+    sets = [read_results(Path(folder)) for folder in folders]
+    names = [run["name"] for results in sets for run in results["runs"]]
+    colours = {name: COLOURS[i % len(COLOURS)] for i, name in enumerate(dict.fromkeys(names))}
+    environment = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True)
+    html = environment.get_template("page.html").render(sets=[section(r, Path(f), colours) for r, f in zip(sets, folders, strict=True)])
+    page.parent.mkdir(parents=True, exist_ok=True)
+    beside = page.with_name(f".{page.name}.part")
+    beside.write_text(html, encoding="utf-8")
+    beside.replace(page)
+
+
+def read_results(folder: Path) -> dict[str, Any]:
+    results = read_json(folder / "results.json")
+    if results.get("schema") != SCHEMA:
+        raise UserError(f"{folder / 'results.json'}: expected schema {SCHEMA}, found {results.get('schema')!r}; write it again with this obsdiff")
+    missing = [key for key in ("dense", "runs", "prompts", "seeds") if key not in results]
+    if missing:
+        raise UserError(f"{folder / 'results.json'}: {', '.join(missing)} missing; write it again with this obsdiff")
+    return results
+
+
+def section(results: dict[str, Any], folder: Path, colours: dict[str, str]) -> dict[str, Any]:
+    """What the template shows of one results.json."""
+    runs = results["runs"]
+    return {
+        "dense": results["dense"],
+        "settings": results.get("settings", {}),
+        "versions": results.get("versions", {}),
+        "prompts": [
+            {"text": prompt, "seed": seed, "pictures": [picture(folder, e["images"], i) for e in [{"images": results.get("dense_images", [])}, *runs]]}
+            for i, (prompt, seed) in enumerate(zip(results["prompts"], results["seeds"], strict=True))
+        ],
+        "names": ["dense", *(run["name"] for run in runs)],
+        "dense_cost": results.get("dense_cost", {}),
+        "runs": [run_row(run) for run in runs],
+        "error_plot": error_plot(runs, colours),
+        "layer_plot": layer_plot(runs, colours),
+        "time_plot": time_plot(runs, colours),
+    }
+
+
+def picture(folder: Path, images: list[str], index: int) -> str:
+    """A picture as a data URL; empty where it is missing."""
+    if index >= len(images):
+        return ""
+    file = (folder / images[index]).resolve()
+    if not file.is_relative_to(folder.resolve()) or not file.is_file():
+        raise UserError(f"{folder / 'results.json'}: there is no picture {images[index]!r} in its folder")
+    return "data:image/png;base64," + base64.b64encode(file.read_bytes()).decode()
+
+
+def run_row(run: dict[str, Any]) -> dict[str, Any]:
+    """Figures of one run for the table."""
+    metric, cost, layers = run["metrics"]["relative_latent_error"], run["cost"], run["layers"]
+    targeted = sum(row["shape"][0] * row["shape"][1] for row in layers)
+    errors = sorted(row["error"] for row in layers)
+    return {
+        "name": run["name"],
+        "config": run["config"],
+        "error": metric,
+        "sparsity": sum(row["sparsity"] * row["shape"][0] * row["shape"][1] for row in layers) / max(1, targeted),
+        "layers": len(layers),
+        "layer_error": errors[len(errors) // 2] if errors else None,
+        "parameters": cost.get("parameters"),
+        "zeros": cost.get("zeros"),
+        "bytes": cost.get("bytes_on_disk"),
+        "seconds": sum(cost.get("seconds", {}).values()),
+    }
+
+
+def error_plot(runs: list[dict], colours: dict[str, str]) -> str:
+    """Relative latent error of every run, with its interval."""
+    figure, axes = canvas(6.4, 0.45 * len(runs) + 0.9)
+    for i, run in enumerate(runs):
+        m = run["metrics"]["relative_latent_error"]
+        axes.barh(i, m["value"], color=colours[run["name"]], height=0.6)
+        axes.plot([m["low"], m["high"]], [i, i], color="#808080", linewidth=1.5)
+        axes.text(m["high"], i, f"  {m['value']:.4f}", va="center")
+    axes.set_yticks(range(len(runs)), [run["name"] for run in runs])
+    axes.invert_yaxis()
+    axes.set_xlim(0, 1.18 * max((run["metrics"]["relative_latent_error"]["high"] for run in runs), default=1))
+    axes.set_xlabel("relative latent error against dense (lower is better; line: 95 % interval over prompts)")
+    return as_svg(figure)
+
+
+def layer_plot(runs: list[dict], colours: dict[str, str]) -> str:
+    """Layer error along the depth, one line a run."""
+    figure, axes = canvas(9.0, 3.2)
+    for run in runs:
+        errors = [max(row["error"], 1e-12) for row in run["layers"]]
+        axes.plot(range(len(errors)), errors, label=run["name"], color=colours[run["name"]], linewidth=1.3)
+    axes.set_yscale("log")
+    axes.set_xlabel("pruned layer, in forward order")
+    axes.set_ylabel("layer error")
+    if runs:
+        axes.legend(frameon=False, ncols=4, loc="upper center", bbox_to_anchor=(0.5, 1.2))
+    return as_svg(figure)
+
+
+def time_plot(runs: list[dict], colours: dict[str, str]) -> str:
+    """Seconds of each phase, one bar a run."""
+    figure, axes = canvas(6.4, 0.45 * len(runs) + 1.1)
+    phases = list(dict.fromkeys(phase for run in runs for phase in run["cost"].get("seconds", {})))
+    for j, phase in enumerate(phases):
+        lefts = [sum(run["cost"]["seconds"].get(p, 0) for p in phases[:j]) for run in runs]
+        widths = [run["cost"]["seconds"].get(phase, 0) for run in runs]
+        axes.barh(range(len(runs)), widths, left=lefts, label=phase, color=COLOURS[j % len(COLOURS)], height=0.6)
+    axes.set_yticks(range(len(runs)), [run["name"] for run in runs])
+    axes.invert_yaxis()
+    axes.set_xlabel("seconds to prune")
+    if phases:
+        axes.legend(frameon=False, ncols=4, loc="upper center", bbox_to_anchor=(0.5, 1.35))
+    return as_svg(figure)
+
+
+def canvas(width: float, height: float) -> tuple[Any, Any]:
+    """A transparent figure whose grey texts and lines read on light and on dark."""
+    from matplotlib import rc_context
+    from matplotlib.figure import Figure
+
+    grey = "#808890"
+    with rc_context({"text.color": grey, "axes.labelcolor": grey, "xtick.color": grey, "ytick.color": grey, "axes.edgecolor": grey, "font.size": 9}):
+        figure = Figure(figsize=(width, height), layout="constrained")
+        axes = figure.subplots()
+    axes.spines[["top", "right"]].set_visible(False)
+    return figure, axes
+
+
+def as_svg(figure: Any) -> str:
+    """Inline SVG, texts kept as text in the page's own font."""
+    from matplotlib import rc_context
+
+    buffer = io.StringIO()
+    with rc_context({"svg.fonttype": "none", "svg.hashsalt": "obsdiff", "font.family": "sans-serif"}):
+        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
+    text = buffer.getvalue()
+    return text[text.index("<svg") :]

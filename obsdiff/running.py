@@ -1,0 +1,143 @@
+"""Run a diffusers pipeline for its latents, the way a user would call it, and leave it as it was.
+
+Text is encoded once for each batch and remembered; the VAE never decodes; the scheduler is a copy, so that the user's
+keeps its state; progress bars, module modes and random state come back as they were, whatever happens.
+"""
+
+import contextlib
+import copy
+import inspect
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+Prompt = str | dict[str, Any]
+
+
+@dataclass
+class Run:
+    """A pipeline made ready to give latents. `step` is the number of completed scheduler steps in the current call, `prompts`
+    the number of prompts in it."""
+
+    pipe: Any
+    step: int = 0
+    prompts: int = 0
+    memory: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def steps(self) -> int:
+        """T: the number of time steps of the schedule (2T - 1 denoiser calls for Heun, T + 1 for PNDM, count too)."""
+        return len(self.pipe.scheduler.timesteps)
+
+    def latents(self, prompts: list[Prompt], seeds: list[int], settings: dict[str, Any]) -> torch.Tensor:
+        """Final latents of one batch, through the pipeline's own __call__, a seed for each prompt."""
+        self.step, self.prompts = 0, len(prompts)
+        device = getattr(self.pipe, "_execution_device", None) or self.pipe.device
+        generators = [torch.Generator(device).manual_seed(seed) for seed in seeds]
+        arguments = settings | arguments_of(prompts) | {"generator": generators}
+        if "output_type" in inspect.signature(self.pipe.__call__).parameters:
+            arguments["output_type"] = "latent"
+        with torch.no_grad():
+            out = self.pipe(**arguments, return_dict=False)
+        if self.step != self.steps:
+            raise RuntimeError(f"the scheduler completed {self.step} steps of {self.steps}: its steps could not be followed")
+        return out[0] if isinstance(out, tuple) else out
+
+
+def arguments_of(prompts: list[Prompt]) -> dict[str, Any]:
+    """The keyword arguments of one call: prompts as strings, or the one dict of arguments."""
+    if len(prompts) == 1 and isinstance(prompts[0], dict):
+        return dict(prompts[0])
+    return {"prompt": list(prompts)}
+
+
+@contextlib.contextmanager
+def prepared(pipe: Any) -> Iterator[Run]:
+    """A Run of the pipeline; on the way out everything is restored."""
+    run = Run(pipe)
+    scheduler, bar = pipe.scheduler, dict(getattr(pipe, "_progress_bar_config", {}))
+    modules = [m for c in pipe.components.values() if isinstance(c, torch.nn.Module) for m in c.modules()]
+    modes = [m.training for m in modules]
+    with contextlib.ExitStack() as undo:
+        undo.enter_context(torch.random.fork_rng(devices=range(torch.cuda.device_count())))
+        undo.callback(restore, pipe, scheduler, bar, modules, modes)
+        for module in modules:
+            module.training = False
+        pipe.set_progress_bar_config(disable=True)
+        pipe.scheduler = follow_steps(copy.deepcopy(scheduler), run)
+        undo.enter_context(remember_text(pipe, run.memory))
+        undo.enter_context(no_decoding(pipe))
+        yield run
+
+
+def restore(pipe: Any, scheduler: Any, bar: dict, modules: list, modes: list[bool]) -> None:
+    pipe.scheduler = scheduler
+    pipe.set_progress_bar_config(**bar)
+    for module, mode in zip(modules, modes, strict=True):
+        module.training = mode
+
+
+def follow_steps(scheduler: Any, run: Run) -> Any:
+    """The scheduler, counting its completed steps on the run."""
+    step = scheduler.step
+
+    def counted(*args: Any, **kwargs: Any) -> Any:
+        out = step(*args, **kwargs)
+        run.step += 1
+        return out
+
+    scheduler.step = counted
+    return scheduler
+
+
+@contextlib.contextmanager
+def remember_text(pipe: Any, memory: dict[str, Any]) -> Iterator[None]:
+    """Encode each batch of prompts once: encode_prompt answers from memory when it is asked the same again."""
+    encode = getattr(pipe, "encode_prompt", None)
+    if encode is None:
+        yield
+        return
+
+    def remembered(*args: Any, **kwargs: Any) -> Any:
+        key = repr((args, sorted(kwargs.items())))
+        if any(isinstance(v, torch.Tensor) for v in (*args, *kwargs.values())):
+            return encode(*args, **kwargs)  # the key would not hold all of a tensor
+        if key not in memory:
+            memory[key] = encode(*args, **kwargs)
+        return memory[key]
+
+    with replaced(pipe, "encode_prompt", remembered):
+        yield
+
+
+@contextlib.contextmanager
+def no_decoding(pipe: Any) -> Iterator[None]:
+    """Where a pipeline has no latent output, its VAE's decode gives the latents back as the picture."""
+    vae = getattr(pipe, "vae", None)
+    if vae is None or "output_type" in inspect.signature(pipe.__call__).parameters:
+        yield
+        return
+
+    def undecoded(latents: torch.Tensor, *args: Any, return_dict: bool = True, **kwargs: Any) -> Any:
+        from diffusers.models.autoencoders.vae import DecoderOutput
+
+        return DecoderOutput(sample=latents) if return_dict else (latents,)
+
+    with replaced(vae, "decode", undecoded):
+        yield
+
+
+@contextlib.contextmanager
+def replaced(thing: Any, name: str, function: Callable) -> Iterator[None]:
+    """thing.name is the function, on the instance, for a while."""
+    own = vars(thing).get(name)
+    vars(thing)[name] = function
+    try:
+        yield
+    finally:
+        if own is None:
+            vars(thing).pop(name, None)
+        else:
+            vars(thing)[name] = own

@@ -1,0 +1,20 @@
+"""Magnitude pruning: the smallest weights go, the others stay as they are.
+
+References:
+    Han et al., "Learning both Weights and Connections for Efficient Neural Networks", 2015. https://arxiv.org/abs/1506.02626
+"""
+
+from torch import Tensor
+
+from .solution import Solution, Sparsity, lowest, lowest_in_groups
+
+
+def magnitude(weights: list[Tensor], hessian: Tensor | None, target: Sparsity, *, damping: float = 0.0, compensate: bool = False) -> list[Solution]:
+    """Remove the smallest |w| of each matrix (O, I), over the whole matrix or in every n:m group. The Hessian, the damping and
+    the compensation of the common signature have no part in it."""
+    solutions = []
+    for weight in weights:
+        size = weight.float().abs()
+        drop = lowest_in_groups(size, *target.group) if target.group else lowest(size, round(target.removed * weight.numel()))
+        solutions.append(Solution(weight.masked_fill(drop, 0), ~drop, size[drop].square().sum().item(), 0.0))
+    return solutions

@@ -1,0 +1,81 @@
+import dataclasses
+import json
+
+import pytest
+
+from obsdiff.config import PruningConfig, parse_blocks
+from obsdiff.errors import UserError
+
+
+def test_defaults_are_the_papers():
+    c = PruningConfig()
+    assert (c.method, c.pattern, c.removed, c.num_prompts, c.batch_size) == ("obs", "unstructured", 0.5, 100, 4)
+    assert (c.step_weighting, c.step_weight_min, c.step_weight_max, c.damping) == ("log_decrease", 0.8, 1.2, 0.01)
+    assert c.packages is None
+    assert c.compensation
+
+
+def test_sparsity_follows_from_a_group():
+    assert PruningConfig(pattern="1:4").removed == 0.75
+    assert PruningConfig(pattern="2:4").group == (2, 4)
+    assert PruningConfig(sparsity=0.3).removed == 0.3
+
+
+def test_a_saved_config_makes_the_same_config():
+    c = PruningConfig(pattern="4:8", include="*.ff.*", blocks="1-2")
+    again = PruningConfig(**json.loads(json.dumps(c.to_dict())))
+    assert again == c
+    assert again.include == ("*.ff.*",)
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"sparsity": -0.1}, "-0.1"),
+        ({"sparsity": 1.0}, "1.0"),
+        ({"sparsity": float("nan")}, "nan"),
+        ({"sparsity": "half"}, "'half'"),
+        ({"sparsity": True}, "True"),
+        ({"pattern": "2;4"}, "'2;4'"),
+        ({"pattern": "5:4"}, "'5:4'"),
+        ({"pattern": "4:4"}, "'4:4'"),
+        ({"pattern": "0:4"}, "'0:4'"),
+        ({"pattern": "2:4:8"}, "'2:4:8'"),
+        ({"pattern": 24}, "24"),
+        ({"pattern": "2:4", "sparsity": 0.5}, "0.5"),
+        ({"method": "wand"}, "'wand'"),
+        ({"num_prompts": 0}, "0"),
+        ({"num_inference_steps": 0}, "0"),
+        ({"num_inference_steps": 2.5}, "2.5"),
+        ({"batch_size": 0}, "0"),
+        ({"seed": -1}, "-1"),
+        ({"packages": 2, "memory_budget_gib": 1.0}, "both"),
+        ({"packages": 0}, "0"),
+        ({"memory_budget_gib": 0.0}, "0.0"),
+        ({"blocks": "3-"}, "'3-'"),
+        ({"blocks": "5-3"}, "'5-3'"),
+        ({"target": "conv3"}, "'conv3'"),
+        ({"damping": -1.0}, "-1.0"),
+        ({"damping": float("inf")}, "inf"),
+        ({"step_weighting": "cosine"}, "'cosine'"),
+        ({"step_weight_min": 1.3}, "1.3"),
+        ({"step_weight_min": 0.0}, "0.0"),
+        ({"guidance_scale": -1.0}, "-1.0"),
+        ({"dtype": "float8"}, "'float8'"),
+    ],
+)
+def test_a_wrong_value_is_one_line_that_names_it(settings, words):
+    with pytest.raises(UserError) as error:
+        PruningConfig(**settings)
+    assert words in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_blocks():
+    assert parse_blocks("3-25") == (3, 25)
+    assert parse_blocks("7") == (7, 7)
+    assert parse_blocks(None) is None
+
+
+def test_every_field_has_a_help_text():
+    assert all(len(f.metadata["help"]) > 10 for f in dataclasses.fields(PruningConfig))

@@ -1,0 +1,47 @@
+import torch
+
+from obsdiff.hessian import ENOUGH, Hessian
+
+
+def test_it_is_twice_the_weighted_mean():
+    a, b = torch.randn(30, 6), torch.randn(50, 6)
+    h = Hessian.zeros(6, dtype=torch.float64)
+    h.update(a, 1.2)
+    h.update(b, 0.8)
+    expected = 2 * (1.2 * a.double().T @ a.double() + 0.8 * b.double().T @ b.double()) / 80
+    torch.testing.assert_close(h.matrix(), expected)
+    torch.testing.assert_close(h.x, 1.2 * a.double().sum(0) + 0.8 * b.double().sum(0))
+    assert h.samples == 80
+
+
+def test_parts_merge_by_adding():
+    x = torch.randn(40, 5, dtype=torch.float64)
+    whole, one, two = (Hessian.zeros(5, dtype=torch.float64) for _ in range(3))
+    whole.update(x)
+    one.update(x[:13])
+    two.update(x[13:])
+    one.merge(two)
+    torch.testing.assert_close(one.matrix(), whole.matrix())
+    assert (one.samples, one.distinct) == (whole.samples, whole.distinct) == (40, 40)
+
+
+def test_repeated_tokens_are_counted_once():
+    h = Hessian.zeros(8)
+    rows = torch.randn(7, 8)
+    h.update(torch.cat([rows, rows, torch.zeros(100, 8)]))
+    h.update(rows)
+    assert h.samples == 121
+    assert h.distinct == 8
+
+
+def test_counting_stops_when_it_is_enough():
+    h = Hessian.zeros(2)
+    h.update(torch.randn(500, 2))
+    assert h.distinct == ENOUGH * 2
+
+
+def test_half_precision_inputs_are_summed_in_float32():
+    x = torch.full((4096, 1), 30.0, dtype=torch.float16)
+    h = Hessian.zeros(1)
+    h.update(x)
+    assert h.xx.item() == 4096 * 900

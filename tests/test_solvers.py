@@ -1,0 +1,189 @@
+"""Properties of the solvers, in float64."""
+
+import itertools
+
+import pytest
+import torch
+
+from obsdiff.solvers import SOLVERS, Sparsity
+from obsdiff.solvers.obs import NotPositiveDefinite, inverse_factor, obs, revive, sweep
+from obsdiff.solvers.solution import layer_error, lowest, lowest_in_groups
+
+HALF = Sparsity(0.5)
+
+
+def problem(outputs: int, inputs: int, tokens: int = 2000, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+    """A weight (O, I) and the Hessian (I, I) of correlated inputs, float64."""
+    g = torch.Generator().manual_seed(seed)
+    mix = torch.randn(inputs, inputs, generator=g, dtype=torch.float64) / inputs**0.5
+    x = torch.randn(tokens, inputs, generator=g, dtype=torch.float64) @ (torch.eye(inputs, dtype=torch.float64) + mix)
+    return torch.randn(outputs, inputs, generator=g, dtype=torch.float64), 2 * x.T @ x / tokens
+
+
+def best_kept(weight: torch.Tensor, hessian: torch.Tensor, fixed: torch.Tensor, free: list[int]) -> torch.Tensor:
+    """The row (I,) nearest to `weight` in the Hessian's norm whose entries outside `free` are those of `fixed`."""
+    held = [i for i in range(len(weight)) if i not in free]
+    change = torch.zeros_like(weight)
+    change[held] = fixed[held] - weight[held]
+    if free:
+        change[free] = -torch.linalg.solve(hessian[free][:, free], hessian[free][:, held] @ change[held])
+    return weight + change
+
+
+def by_definition(weight: torch.Tensor, hessian: torch.Tensor, kept: torch.Tensor) -> torch.Tensor:
+    """The sweep by its definition: column after column is fixed, and all columns to its right solved for anew."""
+    row = weight.clone()
+    for q in range(len(row)):
+        row[q] = row[q] * kept[q]
+        row = best_kept(weight, hessian, row, list(range(q + 1, len(row))))
+    return row
+
+
+@pytest.mark.parametrize("method", SOLVERS)
+@pytest.mark.parametrize("columns", [32, 128, 200, 256])
+def test_unstructured_sparsity_is_exact_in_every_matrix(method, columns):
+    w, h = problem(24, columns)
+    for s, matrix in zip(SOLVERS[method]([w, 2 * w.flip(0)], h, Sparsity(0.3)), (w, 2 * w.flip(0)), strict=True):
+        assert abs((s.weight == 0).double().mean().item() - 0.3) < 1e-3
+        assert torch.equal(s.kept, s.weight != 0)
+        assert s.weight.shape == matrix.shape
+
+
+@pytest.mark.parametrize("method", SOLVERS)
+@pytest.mark.parametrize(("n", "m"), [(2, 4), (4, 8), (1, 4), (3, 5), (1, 2), (7, 40), (100, 200)])
+def test_groups_keep_at_most_n_of_m(method, n, m):
+    w, h = problem(16, 400)
+    (s,) = SOLVERS[method]([w], h, Sparsity(1 - n / m, (n, m)))
+    assert (s.weight.unflatten(1, (-1, m)) != 0).sum(2).max() == n
+    assert (s.weight != 0).sum() == 16 * 400 * n // m
+
+
+def test_the_weights_of_a_whole_last_block_are_the_constrained_least_squares_optimum():
+    w, h = problem(8, 160)
+    kept = torch.rand(8, 160, generator=torch.Generator().manual_seed(1)) > 0.5
+    kept[:, 128:] = True
+    columns = iter([kept[:, :128], kept[:, 128:]])
+    factor, _ = inverse_factor(h, 0.0)
+    rows, _, _ = sweep(w.clone(), factor, lambda s: ~next(columns))
+    for before, after in zip(w, rows, strict=True):
+        torch.testing.assert_close(after, best_kept(before, h, after, list(range(128, 160))), rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("columns", [6, 33, 131])
+def test_the_sweep_is_its_definition(columns):
+    """Every column is solved for given those to its left: across strips of 32 and the block border at 128."""
+    w, h = problem(2, columns)
+    (s,) = obs([w], h, HALF, damping=0.0)
+    for before, after, kept in zip(w, s.weight, s.kept, strict=True):
+        torch.testing.assert_close(after, by_definition(before, h, kept), rtol=1e-8, atol=1e-8)
+
+
+def test_a_row_of_six_against_all_subsets_of_its_size():
+    """Of the 20 ways to keep 3 of 6 columns in sweep order, the one that OBS takes is among the best, and its reported loss is
+    the true one: half of what the row's error grows by."""
+    ranks = []
+    for seed in range(20):
+        w, h = problem(1, 6, seed=seed)
+        (s,) = obs([w], h, HALF, damping=0.0)
+        losses = {}
+        for subset in itertools.combinations(range(6), 3):
+            kept = torch.zeros(6, dtype=torch.bool)
+            kept[list(subset)] = True
+            d = by_definition(w[0], h, kept) - w[0]
+            losses[subset] = (d @ h @ d / 2).item()
+        taken = losses[tuple(s.kept[0].nonzero().flatten().tolist())]
+        assert s.loss == pytest.approx(taken, rel=1e-9)
+        ranks.append(sorted(losses.values()).index(taken))
+    assert sum(ranks) / len(ranks) < 3
+
+
+@pytest.mark.parametrize("group", [None, (2, 4), (1, 4)])
+def test_loss_is_never_above_magnitudes(group):
+    for seed in range(5):
+        w, h = problem(32, 192, seed=seed)
+        target = Sparsity(1 - group[0] / group[1], group) if group else HALF
+        errors = {name: layer_error(w, SOLVERS[name]([w], h, target)[0].weight, h) for name in ("obs", "magnitude")}
+        assert errors["obs"] < errors["magnitude"]
+
+
+def test_compensation_helps_and_can_be_left_out():
+    w, h = problem(32, 192)
+    repaired, bare = obs([w], h, HALF)[0], obs([w], h, HALF, compensate=False)[0]
+    assert torch.equal(bare.weight, torch.where(bare.kept, w, 0))
+    assert layer_error(w, repaired.weight, h) < layer_error(w, bare.weight, h)
+
+
+def test_matrices_that_share_an_input_are_pruned_as_if_alone():
+    w, h = problem(30, 160)
+    together = obs(list(w.split([10, 15, 5])), h, HALF)
+    alone = [obs([part], h, HALF)[0] for part in w.split([10, 15, 5])]
+    for a, b in zip(together, alone, strict=True):
+        assert torch.equal(a.kept, b.kept)
+        torch.testing.assert_close(a.weight, b.weight)
+
+
+def test_dead_inputs_lose_their_weights():
+    w, h = problem(8, 64)
+    dead = torch.tensor([3, 40])
+    h[dead] = 0
+    h[:, dead] = 0
+    (s,) = obs([w], h, HALF)
+    assert (s.weight[:, dead] == 0).all()
+    assert s.weight.isfinite().all()
+
+
+def test_a_rank_deficient_hessian_is_damped_until_it_can_be_factored():
+    w, _ = problem(8, 64)
+    x = torch.randn(10, 64, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    h = 2 * x.T @ x
+    (s,) = obs([w], h, HALF)
+    assert s.weight.isfinite().all()
+    assert layer_error(w, s.weight, h) < 0.1
+    (shifted,) = obs([w], h - 0.02 * h.diagonal().mean() * torch.eye(64), HALF)
+    assert shifted.damping == pytest.approx(0.1)  # one step up the ladder, and said so
+
+
+def test_what_no_damping_can_repair_is_an_error():
+    w, h = problem(8, 64)
+    with pytest.raises(NotPositiveDefinite, match=r"0\.01 to 10"):
+        obs([w], -h, HALF)
+    h[0, 0] = float("inf")
+    with pytest.raises(NotPositiveDefinite, match="inf or NaN"):
+        obs([w], h, HALF)
+
+
+def test_the_factor_is_that_of_the_inverse():
+    _, h = problem(1, 50)
+    factor, used = inverse_factor(h, 0.0)
+    assert used == 0
+    torch.testing.assert_close(factor.T @ factor, torch.linalg.inv(h))
+    assert torch.equal(factor, factor.triu())
+
+
+def test_revive_leaves_the_callers_hessian_alone():
+    h = torch.zeros(4, 4)
+    live, dead = revive(h)
+    assert dead.all()
+    assert torch.equal(live, torch.eye(4))
+    assert (h == 0).all()
+
+
+def test_magnitude_takes_the_smallest():
+    w = torch.tensor([[1.0, -4.0, 3.0, 0.5], [-2.0, 0.1, 6.0, -5.0]])
+    (s,) = SOLVERS["magnitude"]([w], None, HALF)
+    assert s.weight.tolist() == [[0.0, -4.0, 3.0, 0.0], [0.0, 0.0, 6.0, -5.0]]
+    (s,) = SOLVERS["magnitude"]([w], None, Sparsity(0.5, (1, 2)))
+    assert s.weight.tolist() == [[0.0, -4.0, 3.0, 0.0], [-2.0, 0.0, 6.0, 0.0]]
+
+
+def test_ties_are_broken_by_position():
+    assert lowest(torch.ones(2, 4), 3).flatten().tolist() == [True] * 3 + [False] * 5
+    assert lowest_in_groups(torch.ones(1, 4), 1, 2).tolist() == [[True, False, True, False]]
+    assert not lowest(torch.ones(2, 4), 0).any()
+
+
+def test_float32_agrees_with_float64():
+    w, h = problem(64, 320)
+    exact, quick = obs([w], h, HALF)[0], obs([w.float()], h.float(), HALF)[0]
+    assert (exact.kept != quick.kept).double().mean() < 1e-3
+    assert layer_error(w, quick.weight, h) == pytest.approx(layer_error(w, exact.weight, h), rel=1e-3)

@@ -1,0 +1,78 @@
+"""Put the trained parts together: obsdiff/builtin/emoji-sd3, a plain StableDiffusion3Pipeline in float16.
+
+    python -m training.assemble        # seconds
+
+diffusers loads a StableDiffusion3Pipeline from a folder only if all three text encoders are there. The third one here
+is a T5 of 28 thousand parameters whose last norm has weight zero: it answers 256 zero tokens, which is exactly what
+the pipeline feeds when the encoder is missing, and what the transformer was trained with.
+"""
+
+import json
+import random
+import shutil
+
+import torch
+from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, SD3Transformer2DModel, StableDiffusion3Pipeline
+from transformers import CLIPModel, CLIPTextModelWithProjection, CLIPTokenizer, T5Config, T5EncoderModel, T5Tokenizer
+
+from obsdiff.builtin import HERE
+
+from .clip import OUT as CLIP
+from .data import load
+from .mmdit import CONFIG
+from .mmdit import OUT as TRANSFORMER
+from .vae import OUT as VAE
+
+SETTINGS = {"num_inference_steps": 25, "guidance_scale": 4.0, "height": 64, "width": 64}
+CALIBRATION, EVALUATION = 200, 128
+
+
+def silent_encoder() -> tuple[T5EncoderModel, T5Tokenizer]:
+    """A T5 encoder that answers zeros, and its tokenizer."""
+    tokenizer = T5Tokenizer(vocab=[("<pad>", 0.0), ("</s>", 0.0), ("<unk>", -1.0), ("\u2581", -2.0)], extra_ids=0)
+    config = T5Config(vocab_size=len(tokenizer), d_model=CONFIG["joint_attention_dim"], d_kv=8, d_ff=8, num_layers=1, num_heads=1)
+    encoder = T5EncoderModel(config)
+    torch.nn.init.zeros_(encoder.encoder.final_layer_norm.weight)
+    return encoder.eval(), tokenizer
+
+
+def pipeline() -> StableDiffusion3Pipeline:
+    """The trained pipeline in float32."""
+    encoder, t5_tokenizer = silent_encoder()
+    clip_tokenizer = CLIPTokenizer.from_pretrained(CLIP / "tokenizer")
+    return StableDiffusion3Pipeline(
+        transformer=SD3Transformer2DModel.from_pretrained(TRANSFORMER).eval(),
+        scheduler=FlowMatchEulerDiscreteScheduler(shift=1.0),
+        vae=AutoencoderKL.from_pretrained(VAE).eval(),
+        text_encoder=CLIPTextModelWithProjection.from_pretrained(CLIP / "text_encoder").eval(),
+        tokenizer=clip_tokenizer,
+        text_encoder_2=CLIPTextModelWithProjection.from_pretrained(CLIP / "text_encoder_2").eval(),
+        tokenizer_2=clip_tokenizer,
+        text_encoder_3=encoder,
+        tokenizer_3=t5_tokenizer,
+    )
+
+
+def main() -> None:
+    folder = HERE / "emoji-sd3"
+    card = (folder / "README.md").read_text() if (folder / "README.md").exists() else None
+    shutil.rmtree(folder, ignore_errors=True)
+    pipeline().to(torch.float16).save_pretrained(folder, safe_serialization=True)
+    if card:
+        (folder / "README.md").write_text(card)
+    _, rows = load()
+    known = sorted({row["caption"] for row in rows if not row["held_out"]})
+    chosen = random.Random(11).sample(known, CALIBRATION + EVALUATION)
+    (folder / "calibration_prompts.txt").write_text("\n".join(chosen[:CALIBRATION]) + "\n")
+    (folder / "evaluation_prompts.txt").write_text("\n".join(chosen[CALIBRATION:]) + "\n")
+    (folder / "builtin.json").write_text(json.dumps({"settings": SETTINGS}, indent=1) + "\n")
+    for name in ("clip", "judge"):
+        if (CLIP / name).exists():
+            CLIPModel.from_pretrained(CLIP / name).to(torch.float16).save_pretrained(HERE / f"emoji-{name}", safe_serialization=True)
+            CLIPTokenizer.from_pretrained(CLIP / "tokenizer").save_pretrained(HERE / f"emoji-{name}")
+    size = sum(f.stat().st_size for f in folder.rglob("*") if f.is_file())
+    print(f"{folder.name}: {size / 1e6:.1f} MB")
+
+
+if __name__ == "__main__":
+    main()

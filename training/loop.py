@@ -1,0 +1,84 @@
+"""What every training run here shares: a schedule, moving-average weights, a checkpoint to go on from, a loss curve."""
+
+import json
+import math
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from .data import CACHE
+
+
+def schedule(step: int, steps: int, warmup: int = 100) -> float:
+    """Learning-rate factor: linear warm-up, then a cosine down to zero at `steps`."""
+    if step < warmup:
+        return (step + 1) / warmup
+    return 0.5 * (1 + math.cos(math.pi * min(1.0, (step - warmup) / max(1, steps - warmup))))
+
+
+def train(
+    name: str,
+    model: nn.Module,
+    optimizers: list[torch.optim.Optimizer],
+    loss_of: Callable[[int], dict[str, torch.Tensor]],
+    steps: int,
+    ema_decay: float = 0.998,
+    save_every: int = 100,
+    seed: int = 0,
+) -> nn.Module:
+    """Run `steps` optimiser steps and return the model with its moving-average weights.
+
+    loss_of(step) gives named losses, of which "loss" is minimised. A killed run goes on from its last checkpoint in
+    training/cache; the curve is appended to NAME.jsonl beside it, one line every 20 steps.
+    """
+    checkpoint, curve = CACHE / f"{name}.pt", CACHE / f"{name}.jsonl"
+    average = {k: v.detach().clone() for k, v in model.state_dict().items()}
+    start = 0
+    if checkpoint.exists():
+        state = torch.load(checkpoint, weights_only=True)
+        model.load_state_dict(state["model"])
+        average, start = state["average"], state["step"]
+        for optimizer, kept in zip(optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(kept)
+        print(f"{name}: going on from step {start}", flush=True)
+    peaks = [[group.setdefault("peak", group["lr"]) for group in o.param_groups] for o in optimizers]
+    sums: dict[str, float] = {}
+    began = time.perf_counter()
+    for step in range(start, steps):
+        torch.manual_seed(seed * 1_000_003 + step)
+        for optimizer, lrs in zip(optimizers, peaks, strict=True):
+            for group, peak in zip(optimizer.param_groups, lrs, strict=True):
+                group["lr"] = peak * schedule(step, steps)
+        losses = loss_of(step)
+        losses["loss"].backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        for optimizer in optimizers:
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+        decay = min(ema_decay, (1 + step) / (10 + step))
+        with torch.no_grad():
+            for key, value in model.state_dict().items():
+                if value.is_floating_point():
+                    average[key].lerp_(value, 1 - decay)
+        for key, value in losses.items():
+            sums[key] = sums.get(key, 0.0) + value.item() / 20
+        if (step + 1) % 20 == 0:
+            row = {"step": step + 1, "seconds": round(time.perf_counter() - began, 1), **{k: round(v, 5) for k, v in sums.items()}}
+            with curve.open("a") as file:
+                file.write(json.dumps(row) + "\n")
+            print(f"{name} {step + 1}/{steps}", row, flush=True)
+            sums.clear()
+        if (step + 1) % save_every == 0 or step + 1 == steps:
+            state = {"model": model.state_dict(), "average": average, "step": step + 1}
+            save(state | {"optimizers": [o.state_dict() for o in optimizers]}, checkpoint)
+    model.load_state_dict(average)
+    return model.eval()
+
+
+def save(state: dict, path: Path) -> None:
+    beside = path.with_suffix(".part")
+    torch.save(state, beside)
+    beside.replace(path)
