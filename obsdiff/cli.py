@@ -2,13 +2,14 @@
 
 import argparse
 import dataclasses
-import json
+import os
 import sys
 import typing
 from pathlib import Path
 from typing import Any
 
 from .builtin import BUILTINS
+from .commands import demo, inspect_, prune, report
 from .config import PruningConfig
 from .errors import UserError
 
@@ -25,6 +26,7 @@ class Parser(argparse.ArgumentParser):
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command line; returns the exit code: 0 done, 2 the input is wrong. Anything else raises (exit code 1)."""
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # its remarks on import are not about pruning
     try:
         args = parser().parse_args(argv)
         args.run(args)
@@ -38,8 +40,6 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def parser() -> Parser:
-    from .commands import demo, inspect_, prune, report
-
     top = Parser(prog="obsdiff", description="Prune text-to-image diffusion pipelines in one shot, without training.")
     commands = top.add_subparsers(title="commands", required=True, parser_class=Parser, metavar="COMMAND")
 
@@ -90,21 +90,3 @@ def add_config(p: argparse.ArgumentParser, several_sparsities: bool = False) -> 
             options["help"] += "; several values write DIR/0.30, DIR/0.40 ..."
         numeric = next((t for t in (int, float) if t in (kinds[field.name], *typing.get_args(kinds[field.name]))), str)
         p.add_argument(flag, type=numeric, metavar=metavar or ("{" + ",".join(choices) + "}" if choices else field.name.split("_")[-1].upper()), **options)
-
-
-def config_of(args: argparse.Namespace, **changes: Any) -> PruningConfig:
-    names = {field.name for field in dataclasses.fields(PruningConfig)}
-    given = {name: value for name, value in vars(args).items() if name in names}
-    return PruningConfig(**(given | changes))
-
-
-def say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
-
-
-def show_json(value: Any) -> None:
-    print(json.dumps(value, indent=1))
-
-
-if __name__ == "__main__":
-    sys.exit(main())

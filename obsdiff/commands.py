@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+import json
 import os
 import time
 from pathlib import Path
@@ -13,11 +14,10 @@ from .config import PruningConfig
 from .errors import UserError
 from .folder import Folder, check_output, find_model, open_folder, read_prompts
 from .packages import Package, plan_packages, select
+from .progress import say
 
 
 def prune(args: argparse.Namespace) -> None:
-    from .cli import config_of, say, show_json
-
     sparsities = getattr(args, "sparsity", None) or [None]
     if len(set(sparsities)) < len(sparsities):
         raise UserError(f"sparsity: the same value twice: {' '.join(map(str, sparsities))}")
@@ -50,6 +50,17 @@ def prune(args: argparse.Namespace) -> None:
             say(summary(args.output if len(configs) == 1 else args.output / target.name, report, time.perf_counter() - began))
     if args.json:
         show_json(records[0] if len(records) == 1 else records)
+
+
+def config_of(args: argparse.Namespace, **changes: Any) -> PruningConfig:
+    """The settings that were given on the command line."""
+    names = {field.name for field in dataclasses.fields(PruningConfig)}
+    given = {name: value for name, value in vars(args).items() if name in names}
+    return PruningConfig(**(given | changes))
+
+
+def show_json(value: Any) -> None:
+    print(json.dumps(value, indent=1))
 
 
 def summary(output: Path, report: Any, seconds: float) -> str:
@@ -93,7 +104,6 @@ def make_plan(folder: Folder, config: PruningConfig) -> tuple[str, list[Package]
 
 
 def inspect_(args: argparse.Namespace) -> None:
-    from .cli import config_of, show_json
     from .inspection import as_text, describe
 
     config = config_of(args)
@@ -105,7 +115,6 @@ def inspect_(args: argparse.Namespace) -> None:
 
 
 def report(args: argparse.Namespace) -> None:
-    from .cli import say
     from .report import write_page
 
     if args.output.exists() and not args.overwrite:

@@ -6,10 +6,10 @@ from typing import Any
 
 from .builtin import builtin_info, builtin_path
 from .checkpoint import cast_, load_pipeline, whole_folder, write_pruned
-from .cli import say
 from .config import PruningConfig
 from .evaluate import cost_on_disk, draw, run_entry, save_images, write_results
 from .folder import open_folder, read_prompts
+from .progress import say
 from .prune import prune_
 from .report import write_page
 

@@ -8,6 +8,11 @@ from rich.progress import BarColumn, TaskProgressColumn, TextColumn, TimeRemaini
 from rich.progress import Progress as Bars
 
 
+def say(text: str) -> None:
+    """A line for people: on stderr, so that stdout stays for results."""
+    print(text, file=sys.stderr, flush=True)
+
+
 class Progress:
     """A context manager; silent unless `show` (default: stderr is a terminal)."""
 

@@ -51,6 +51,7 @@ def prune_(pipe: Any, prompts: Sequence[Prompt], config: PruningConfig | None = 
     denoiser: nn.Module = getattr(pipe, name)
     linears = linear_shapes(denoiser)
     packages = plan(linears, config, type(denoiser).__name__)
+    require_finite(denoiser, [layer for package in packages for layer in package.layers])
     chosen, seeds = choose_prompts(list(prompts), config)
     settings = call_settings(pipe, config)
     report = PruningReport(config.to_dict(), settings, chosen, seeds, name, [list(p.layers) for p in packages])
@@ -83,6 +84,13 @@ def plan(linears: dict[str, tuple[int, int]], config: PruningConfig, what: str) 
     return plan_packages(units, linears, config.packages, config.memory_budget_gib)
 
 
+def require_finite(denoiser: nn.Module, layers: list[str]) -> None:
+    """CalibrationError for the first layer whose weight has inf or NaN."""
+    for layer in layers:
+        if not denoiser.get_submodule(layer).weight.isfinite().all():
+            raise CalibrationError(f"{layer}: its weight has inf or NaN")
+
+
 def prune_package_(run: Run, denoiser: nn.Module, package: Package, index: int, job: Plan, config: PruningConfig, report: PruningReport, bar: Progress) -> None:
     """Steps 3 and 4 for one package."""
     began = time.perf_counter()
@@ -100,9 +108,6 @@ def prune_tap_(denoiser: nn.Module, tap: Tap, hessian: Hessian, config: PruningC
     began = time.perf_counter()
     modules = [denoiser.get_submodule(layer) for layer in tap.layers]
     weights = [module.weight.detach() for module in modules]
-    for layer, weight in zip(tap.layers, weights, strict=True):
-        if not weight.isfinite().all():
-            raise CalibrationError(f"{layer}: its weight has inf or NaN")
     matrix = hessian.matrix()
     target = Sparsity(config.removed, config.group)
     try:

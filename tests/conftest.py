@@ -16,7 +16,6 @@ from diffusers import (
 from tokenizers import pre_tokenizers
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer, T5Config, T5EncoderModel
 
-torch.set_num_threads(2)
 PROMPTS = ["red apple", "green pear", "blue bird", "old house", "two cats", "a moon", "snow", "fish"]
 
 
