@@ -12,27 +12,27 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .builtin import builtin_path as builtin_path
-    from .calibration import CalibrationError as CalibrationError
     from .checkpoint import save_pruned as save_pruned
     from .config import PruningConfig as PruningConfig
+    from .errors import CalibrationError as CalibrationError
     from .errors import CalibrationWarning as CalibrationWarning
+    from .errors import NotPositiveDefinite as NotPositiveDefinite
     from .errors import UserError as UserError
     from .prune import prune_ as prune_
     from .record import PruningReport as PruningReport
-    from .solvers.obs import NotPositiveDefinite as NotPositiveDefinite
 
 __version__ = "0.1.0"
 
 HOMES = {
     "builtin_path": "builtin",
-    "CalibrationError": "calibration",
+    "CalibrationError": "errors",
     "save_pruned": "checkpoint",
     "PruningConfig": "config",
     "CalibrationWarning": "errors",
     "UserError": "errors",
     "prune_": "prune",
     "PruningReport": "record",
-    "NotPositiveDefinite": "solvers.obs",
+    "NotPositiveDefinite": "errors",
 }
 __all__ = list(HOMES)
 

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from .architectures import Tap
-from .errors import CalibrationWarning
+from .errors import CalibrationError, CalibrationWarning
 from .hessian import Hessian
 from .running import Prompt, Run
 from .step_weights import step_weight
@@ -41,10 +41,6 @@ class Plan:
         size = self.batch_size if all(isinstance(p, str) for p in self.prompts) else 1
         for i in range(0, len(self.prompts), size):
             yield self.prompts[i : i + size], self.seeds[i : i + size]
-
-
-class CalibrationError(RuntimeError):
-    """The calibration can't be trusted; the message names the layer."""
 
 
 @dataclass

@@ -11,7 +11,7 @@ from typing import Any
 from .builtin import BUILTINS
 from .commands import demo, inspect_, prune, report
 from .config import PruningConfig
-from .errors import UserError
+from .errors import RunFailed, UserError
 
 MODEL = f"a pipeline folder, a hub id, or a built-in: {', '.join(BUILTINS)}"
 NEGATED = {"compensation": "--no-compensation"}
@@ -25,7 +25,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run the command line; returns the exit code: 0 done, 2 the input is wrong. Anything else raises (exit code 1)."""
+    """Run the command line; returns the exit code: 0 done, 2 the input is wrong, 1 the run failed."""
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # its remarks on import are not about pruning
     try:
         args = parser().parse_args(argv)
@@ -33,9 +33,15 @@ def main(argv: list[str] | None = None) -> int:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except RunFailed as error:
+        print(f"failed: {error}", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         print("interrupted; nothing was written", file=sys.stderr)
-        return 130
+        return 1
+    except BrokenPipeError:  # the reader of stdout has had enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     return 0
 
 

@@ -5,6 +5,7 @@ import dataclasses
 import json
 import os
 import time
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -80,6 +81,7 @@ def quiet() -> None:
     for library in (diffusers, transformers):
         library.utils.logging.disable_progress_bar()
         library.utils.logging.set_verbosity_error()
+    warnings.showwarning = lambda message, *_, **__: say(f"warning: {message}")
 
 
 def with_recommended(config: PruningConfig, folder: Folder) -> PruningConfig:

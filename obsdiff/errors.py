@@ -1,4 +1,4 @@
-"""The one error a user can cause, and the warning that a run can give."""
+"""What can go wrong: the user's input, a run, and what a run warns about."""
 
 
 class UserError(ValueError):
@@ -6,6 +6,18 @@ class UserError(ValueError):
 
     def __init__(self, message: str):
         super().__init__(" ".join(message.split()))
+
+
+class RunFailed(RuntimeError):
+    """The run can't give a result that could be trusted; the message names the layer."""
+
+
+class CalibrationError(RunFailed):
+    """Missed calls, inputs that are not finite or not shared as the table says."""
+
+
+class NotPositiveDefinite(RunFailed):
+    """The Hessian could not be factored, whatever the damping."""
 
 
 class CalibrationWarning(UserWarning):

@@ -21,9 +21,9 @@ import torch
 from torch import nn
 
 from .architectures import Tap, require_blocks, uncovered
-from .calibration import CalibrationError, Plan, calibrate
+from .calibration import Plan, calibrate
 from .config import PruningConfig
-from .errors import CalibrationWarning, UserError
+from .errors import CalibrationError, CalibrationWarning, NotPositiveDefinite
 from .hessian import Hessian
 from .packages import Package, plan_packages, select
 from .progress import Progress
@@ -31,7 +31,6 @@ from .record import LayerRecord, PruningReport
 from .running import Prompt, Run, prepared
 from .settings import call_settings, choose_prompts, denoiser_name
 from .solvers import SOLVERS, Sparsity
-from .solvers.obs import NotPositiveDefinite
 from .solvers.solution import layer_error
 
 
@@ -126,6 +125,3 @@ def prune_tap_(denoiser: nn.Module, tap: Tap, hessian: Hessian, config: PruningC
         per_column = hessian.distinct / hessian.columns
         records.append(LayerRecord(layer, tuple(weight.shape), package, zeros, solution.loss, error, solution.damping, per_column, seconds))
     return records
-
-
-__all__ = ["CalibrationError", "NotPositiveDefinite", "PruningReport", "UserError", "prune_"]

@@ -3,8 +3,8 @@ import torch
 from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, EulerDiscreteScheduler, FlowMatchHeunDiscreteScheduler, HeunDiscreteScheduler, PNDMScheduler
 
 from obsdiff.architectures import Tap, find_blocks
-from obsdiff.calibration import CalibrationError, Plan, calibrate
-from obsdiff.errors import CalibrationWarning
+from obsdiff.calibration import Plan, calibrate
+from obsdiff.errors import CalibrationError, CalibrationWarning
 from obsdiff.prune import linear_shapes
 from obsdiff.running import prepared
 

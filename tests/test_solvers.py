@@ -5,8 +5,9 @@ import itertools
 import pytest
 import torch
 
+from obsdiff.errors import NotPositiveDefinite
 from obsdiff.solvers import SOLVERS, Sparsity
-from obsdiff.solvers.obs import NotPositiveDefinite, inverse_factor, obs, revive, sweep
+from obsdiff.solvers.obs import inverse_factor, obs, revive, sweep
 from obsdiff.solvers.solution import layer_error, lowest, lowest_in_groups
 
 HALF = Sparsity(0.5)

@@ -27,6 +27,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from ..errors import NotPositiveDefinite
 from .solution import Solution, Sparsity, lowest, lowest_in_groups
 
 BLOCK = 128
@@ -34,10 +35,6 @@ STRIP = 32
 LADDER = (1, 10, 100, 1000)  # a Cholesky factorisation that fails is tried again with this much more damping
 
 Choose = Callable[[Tensor], Tensor]  # saliencies (O, columns) -> True where a weight goes
-
-
-class NotPositiveDefinite(ArithmeticError):
-    """The Hessian could not be factored, whatever the damping."""
 
 
 def obs(weights: list[Tensor], hessian: Tensor, target: Sparsity, *, damping: float = 0.01, compensate: bool = True) -> list[Solution]:
