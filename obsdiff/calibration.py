@@ -11,7 +11,6 @@ or NaN ends the run with the layer's name.
 """
 
 import contextlib
-import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -20,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from .architectures import Tap
-from .errors import CalibrationError, CalibrationWarning
+from .errors import CalibrationError
 from .hessian import Hessian
 from .running import Prompt, Run
 from .step_weights import step_weight
@@ -72,8 +71,7 @@ def calibrate(
     """One Hessian for each tap, over all prompts and steps. `device` holds them (default: where the layers are).
 
     on_call(prompts) is called at each denoiser call with the number of prompts in it. Raises CalibrationError (layer,
-    step) for missed calls, inputs that are not finite or not shared as the table says; warns (CalibrationWarning) about
-    taps with fewer distinct tokens than columns.
+    step) for missed calls, inputs that are not finite or not shared as the table says.
     """
     modules = dict(denoiser.named_modules())
     hessians = {tap: Hessian.zeros(modules[tap.layers[0]].in_features, device or modules[tap.layers[0]].weight.device) for tap in taps}
@@ -82,15 +80,7 @@ def calibrate(
         for prompts, seeds in plan.batches():
             run.latents(prompts, seeds, plan.settings)
     account.settle([layer for tap in taps for layer in tap.layers], run.steps)
-    for tap, hessian in hessians.items():
-        if hessian.distinct < hessian.columns:
-            warnings.warn(thin(tap, hessian), CalibrationWarning, stacklevel=2)
     return hessians
-
-
-def thin(tap: Tap, hessian: Hessian) -> str:
-    ratio = hessian.distinct / hessian.columns
-    return f"{tap.layers[0]}: {hessian.distinct} distinct tokens for {hessian.columns} columns ({ratio:.2f} a column); below 1 OBS can lose to magnitude"
 
 
 @contextlib.contextmanager

@@ -78,7 +78,7 @@ def parser() -> Parser:
 
 def add_config(p: argparse.ArgumentParser, several_sparsities: bool = False) -> None:
     """A flag for every field of PruningConfig, and --prompts. A flag left out is no attribute, so that defaults stay in one place."""
-    p.add_argument("--prompts", metavar="FILE", type=Path, help="calibration prompts, UTF-8, one a line (a built-in brings its own)")
+    p.add_argument("--prompts", metavar="FILE", type=Path, help="calibration prompts, UTF-8, one a line (default: a built-in's own, else 120 general captions)")
     kinds = typing.get_type_hints(PruningConfig)
     for field in dataclasses.fields(PruningConfig):
         flag = NEGATED.get(field.name, "--" + field.name.replace("_", "-"))

@@ -17,6 +17,8 @@ from .folder import Folder, check_output, find_model, open_folder, read_prompts
 from .packages import Package, plan_packages, select
 from .progress import say
 
+GENERAL_PROMPTS = Path(__file__).parent / "prompts.txt"
+
 
 def prune(args: argparse.Namespace) -> None:
     sparsities = getattr(args, "sparsity", None) or [None]
@@ -91,9 +93,8 @@ def with_recommended(config: PruningConfig, folder: Folder) -> PruningConfig:
 
 
 def calibration_prompts(file: Path | None, folder: Folder) -> list[str]:
-    own = folder.path / "calibration_prompts.txt"
-    if file is None and not (builtin_info(folder.path) and own.is_file()):
-        raise UserError("prompts: this model brings none; give --prompts FILE with calibration prompts, one a line (100 or more are best)")
+    """The prompts of the file; else a built-in's own; else the general captions that ship with obsdiff."""
+    own = folder.path / "calibration_prompts.txt" if builtin_info(folder.path) else GENERAL_PROMPTS
     return read_prompts(file or own)
 
 
@@ -102,7 +103,7 @@ def make_plan(folder: Folder, config: PruningConfig) -> tuple[str, list[Package]
     name = folder.denoiser(config.component)
     linears = folder.components[name].linears
     units = select(require_blocks(linears, f"{folder.path}/{name}"), config, linears)
-    return name, plan_packages(units, linears, config.packages, config.memory_budget_gib)
+    return name, plan_packages(units, linears, config)
 
 
 def inspect_(args: argparse.Namespace) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 from .errors import UserError
 
 METHODS = {"obs": ("unstructured", "n:m"), "magnitude": ("unstructured", "n:m")}
+NO_HESSIAN = {"magnitude"}  # their choice does not depend on the calibration, which only measures the layer errors
 STEP_WEIGHTINGS = ("log_decrease", "log_increase", "linear_decrease", "linear_increase", "uniform")
 TARGETS = ("linear", "attention", "ffn")
 DTYPES = ("float32", "bfloat16", "float16")
@@ -41,7 +42,9 @@ class PruningConfig:
     step_weighting: str = setting("log_decrease", "weight of each denoising step in the Hessian", STEP_WEIGHTINGS)
     step_weight_min: float = setting(0.8, "smallest step weight")
     step_weight_max: float = setting(1.2, "largest step weight")
-    packages: int | None = setting(None, "packages pruned one after the other (default 4, unless a memory budget is given)")
+    packages: int | None = setting(
+        None, "packages pruned one after the other (default 4, or 1 for a method that needs no Hessian, unless a memory budget is given)"
+    )
     memory_budget_gib: float | None = setting(None, "memory for the Hessians of one package in GiB; the packages follow from it")
     blocks: str | None = setting(None, "blocks to prune, as 3-25 or 7: 0-based, inclusive, in forward order (default: all)", metavar="FIRST-LAST")
     include: tuple[str, ...] = setting((), "only layers whose name matches a shell wildcard", metavar="WILDCARD")
@@ -71,6 +74,11 @@ class PruningConfig:
         if self.group:
             return 1 - self.group[0] / self.group[1]
         return DEFAULT_SPARSITY if self.sparsity is None else float(self.sparsity)
+
+    @property
+    def default_packages(self) -> int:
+        """How many packages where neither `packages` nor a memory budget says so."""
+        return 1 if self.method in NO_HESSIAN else DEFAULT_PACKAGES
 
     def to_dict(self) -> dict[str, Any]:
         return dataclasses.asdict(self) | {"include": list(self.include), "exclude": list(self.exclude)}

@@ -19,9 +19,9 @@ CALIBRATION_PROMPTS = 8
 EVALUATION_PROMPTS = 12
 FIRST_SEED = 1_000_000  # noise that no calibration prompt starts from
 ROADS = {
-    "magnitude 50 %": {"method": "magnitude", "sparsity": 0.5, "packages": 1},
+    "magnitude 50 %": {"method": "magnitude", "sparsity": 0.5},
     "obs 50 %": {"method": "obs", "sparsity": 0.5},
-    "magnitude 2:4": {"method": "magnitude", "pattern": "2:4", "packages": 1},
+    "magnitude 2:4": {"method": "magnitude", "pattern": "2:4"},
     "obs 2:4": {"method": "obs", "pattern": "2:4"},
 }
 

@@ -18,7 +18,7 @@ def describe(folder: Folder, config: PruningConfig, prompts: int) -> dict[str, A
     linears = tensors.linears
     blocks = require_blocks(linears, f"{folder.path}/{component}")
     units = select(blocks, config, linears)
-    packages = plan_packages(units, linears, config.packages, config.memory_budget_gib)
+    packages = plan_packages(units, linears, config)
     settings = resolve(folder, config)
     tokens = tokens_per_call(folder, component, settings)
     calls = prompts * settings["num_inference_steps"] if settings["num_inference_steps"] else None

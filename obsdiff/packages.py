@@ -10,7 +10,7 @@ from fnmatch import fnmatchcase
 from itertools import pairwise
 
 from .architectures import Block, Shape, Tap, Unit
-from .config import DEFAULT_PACKAGES, PruningConfig, parse_blocks
+from .config import PruningConfig, parse_blocks
 from .errors import UserError
 
 GIB = 2**30
@@ -74,14 +74,14 @@ def check_columns(units: list[Unit], config: PruningConfig, linears: Mapping[str
                 raise UserError(f"pattern {config.pattern}: {layer} has {linears[layer][1]} input columns, which {m} does not divide")
 
 
-def plan_packages(units: list[Unit], linears: Mapping[str, Shape], packages: int | None, budget_gib: float | None) -> list[Package]:
-    """Consecutive packages in forward order: `packages` of them with nearly equal numbers of units (default 4, or one a unit if
-    there are fewer), or as few as `budget_gib` allows. A unit larger than the budget is split into its taps."""
-    if budget_gib is not None:
-        return by_budget(units, linears, budget_gib)
-    if packages is not None and packages > len(units):
-        raise UserError(f"packages: expected at most one for each of the {len(units)} basic units, found {packages}")
-    count = min(packages or DEFAULT_PACKAGES, len(units))
+def plan_packages(units: list[Unit], linears: Mapping[str, Shape], config: PruningConfig) -> list[Package]:
+    """Consecutive packages in forward order: config.packages of them with nearly equal numbers of units (by default 4, or one a
+    unit if there are fewer), or as few as config.memory_budget_gib allows. A unit larger than the budget is split into its taps."""
+    if config.memory_budget_gib is not None:
+        return by_budget(units, linears, config.memory_budget_gib)
+    if config.packages is not None and config.packages > len(units):
+        raise UserError(f"packages: expected at most one for each of the {len(units)} basic units, found {config.packages}")
+    count = min(config.packages or config.default_packages, len(units))
     edges = [round(i * len(units) / count) for i in range(count + 1)]
     return [make(sum(units[a:b], ()), linears) for a, b in pairwise(edges)]
 

@@ -49,38 +49,33 @@ def prune_(pipe: Any, prompts: Sequence[Prompt], config: PruningConfig | None = 
     name = denoiser_name(pipe, config.component)
     denoiser: nn.Module = getattr(pipe, name)
     linears = linear_shapes(denoiser)
-    packages = plan(linears, config, type(denoiser).__name__)
+    blocks = require_blocks(linears, type(denoiser).__name__)
+    packages = plan_packages(select(blocks, config, linears), linears, config)
     require_finite(denoiser, [layer for package in packages for layer in package.layers])
     chosen, seeds = choose_prompts(list(prompts), config)
     settings = call_settings(pipe, config)
     report = PruningReport(config.to_dict(), settings, chosen, seeds, name, [list(p.layers) for p in packages])
+    for layer in uncovered(linears, blocks):
+        note(report, f"{layer}: no table entry covers this layer; it stays dense")
     if config.device:
         pipe.to(config.device)
     weighting = (config.step_weighting, config.step_weight_min, config.step_weight_max)
     job = Plan(chosen, seeds, settings, config.batch_size, weighting)
-    with prepared(pipe) as run, warnings.catch_warnings(record=True) as caught, Progress(progress, len(packages), len(chosen)) as bar:
-        warnings.simplefilter("always", CalibrationWarning)
+    with prepared(pipe) as run, Progress(progress, len(packages), len(chosen)) as bar:
         for index, package in enumerate(packages):
             prune_package_(run, denoiser, package, index, job, config, report, bar)
-    for warning in caught:
-        report.warnings += [str(warning.message)] if issubclass(warning.category, CalibrationWarning) else []
-        warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
     return report
+
+
+def note(report: PruningReport, text: str) -> None:
+    """Warn, and keep the warning in the record."""
+    report.warnings.append(text)
+    warnings.warn(text, CalibrationWarning, stacklevel=3)
 
 
 def linear_shapes(denoiser: nn.Module) -> dict[str, tuple[int, int]]:
     """Name and weight shape (O, I) of every Linear of a module, in registration order."""
     return {name: tuple(module.weight.shape) for name, module in denoiser.named_modules() if isinstance(module, nn.Linear)}
-
-
-def plan(linears: dict[str, tuple[int, int]], config: PruningConfig, what: str) -> list[Package]:
-    """Steps 1 and 2: blocks, basic units, packages."""
-    blocks = require_blocks(linears, what)
-    missing = uncovered(linears, blocks)
-    if missing:
-        warnings.warn(f"{what}: no table entry covers {', '.join(missing[:8])}; they stay dense", CalibrationWarning, stacklevel=3)
-    units = select(blocks, config, linears)
-    return plan_packages(units, linears, config.packages, config.memory_budget_gib)
 
 
 def require_finite(denoiser: nn.Module, layers: list[str]) -> None:
@@ -97,6 +92,10 @@ def prune_package_(run: Run, denoiser: nn.Module, package: Package, index: int, 
     hessians = calibrate(run, denoiser, list(package.taps), job, config.offload_device, lambda prompts: bar.advance(prompts, run.steps))
     report.seconds["calibration"] = report.seconds.get("calibration", 0.0) + time.perf_counter() - began
     began = time.perf_counter()
+    for tap, hessian in hessians.items():
+        if hessian.distinct < hessian.columns:
+            few = f"{hessian.distinct} distinct tokens for {hessian.columns} columns ({hessian.distinct / hessian.columns:.2f} a column)"
+            note(report, f"{tap.layers[0]}: {few}; below 1 OBS can do worse than magnitude: take more prompts or steps")
     for tap in package.taps:
         report.layers += prune_tap_(denoiser, tap, hessians.pop(tap), config, index)
     report.seconds["solve"] = report.seconds.get("solve", 0.0) + time.perf_counter() - began

@@ -74,7 +74,6 @@ def test_wrong_models_and_files(capsys, sd3_folder, prompts_file, tmp_path):
     refused(capsys, ["prune", str(tmp_path), *out], "model_index.json")
     (tmp_path / "empty.txt").touch()
     refused(capsys, ["prune", sd3_folder, "--output", str(tmp_path / "out"), "--prompts", str(tmp_path / "empty.txt")], "empty.txt")
-    refused(capsys, ["prune", sd3_folder, "--output", str(tmp_path / "out")], "--prompts")
     refused(capsys, ["prune", sd3_folder, "--output", str(tmp_path), "--prompts", prompts_file], "--overwrite")
     refused(capsys, ["prune", sd3_folder, "--output", "/proc/out", "--prompts", prompts_file], "/proc")
     refused(capsys, ["report", str(tmp_path), "--output", str(tmp_path / "page.html")], "results.json")

@@ -45,32 +45,34 @@ def test_what_fits_no_layer_is_refused(settings, words):
 @pytest.mark.parametrize("count", [1, 2, 4, 5, 12])
 def test_packages_are_consecutive_units_that_cover_everything_once(count):
     units = select(BLOCKS, PruningConfig(), LINEARS)
-    packages = plan_packages(units, LINEARS, count, None)
+    packages = plan_packages(units, LINEARS, PruningConfig(packages=count))
     assert len(packages) == count
     assert [x for p in packages for x in p.layers] == layers(PruningConfig())
 
 
 def test_four_by_default_fewer_where_there_are_fewer_units():
-    assert len(plan_packages(select(BLOCKS, PruningConfig(), LINEARS), LINEARS, None, None)) == 4
-    assert len(plan_packages(select(BLOCKS, PruningConfig(blocks="1", target="ffn"), LINEARS), LINEARS, None, None)) == 2
+    units = select(BLOCKS, PruningConfig(), LINEARS)
+    assert len(plan_packages(units, LINEARS, PruningConfig())) == 4
+    assert len(plan_packages(units, LINEARS, PruningConfig(method="magnitude"))) == 1  # its choice needs no Hessian
+    assert len(plan_packages(select(BLOCKS, PruningConfig(blocks="1", target="ffn"), LINEARS), LINEARS, PruningConfig())) == 2
     with pytest.raises(UserError, match="12 basic units, found 13"):
-        plan_packages(select(BLOCKS, PruningConfig(), LINEARS), LINEARS, 13, None)
+        plan_packages(units, LINEARS, PruningConfig(packages=13))
 
 
 def test_a_budget_is_kept_with_as_few_packages_as_it_allows():
     units = select(BLOCKS, PruningConfig(), LINEARS)
     largest = 2 * 4 * (128 * 128 + 128)  # both streams' FFN down projections
     budget = largest / GIB
-    packages = plan_packages(units, LINEARS, None, budget)
+    packages = plan_packages(units, LINEARS, PruningConfig(memory_budget_gib=budget))
     assert max(p.hessian_bytes for p in packages) <= largest
     assert [x for p in packages for x in p.layers] == layers(PruningConfig())
     for one, two in itertools.pairwise(packages):
         assert one.hessian_bytes + two.hessian_bytes > largest
-    split = plan_packages(units, LINEARS, None, budget / 2)  # the largest units fall into their taps
+    split = plan_packages(units, LINEARS, PruningConfig(memory_budget_gib=budget / 2))  # the largest units fall into their taps
     assert max(p.hessian_bytes for p in split) <= largest / 2
-    assert len(plan_packages(units, LINEARS, None, 1.0)) == 1
+    assert len(plan_packages(units, LINEARS, PruningConfig(memory_budget_gib=1.0))) == 1
 
 
 def test_a_budget_below_one_hessian_names_the_layer():
     with pytest.raises(UserError, match=r"Hessian of transformer_blocks\.0\.ff\.net\.2 alone"):
-        plan_packages(select(BLOCKS, PruningConfig(target="ffn", include="*net.2"), LINEARS), LINEARS, None, 1e-6)
+        plan_packages(select(BLOCKS, PruningConfig(target="ffn", include="*net.2"), LINEARS), LINEARS, PruningConfig(memory_budget_gib=1e-6))

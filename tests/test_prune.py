@@ -135,6 +135,14 @@ def test_a_linear_the_table_forgets_stays_dense_and_is_named():
         prune_(pipe, PROMPTS[:1], PruningConfig(packages=1, **QUICK))
 
 
+def test_too_few_tokens_are_warned_about_and_recorded():
+    config = PruningConfig(include="*.0.ff.net.2", num_inference_steps=2, guidance_scale=3.0)
+    with pytest.warns(obsdiff.CalibrationWarning, match=r"64 distinct tokens for 128 columns \(0\.50 a column\)"):
+        report = prune_(sd3(), PROMPTS[:1], config)
+    assert report.layers[0].tokens_per_column == 0.5
+    assert report.warnings[0].startswith("transformer_blocks.0.ff.net.2: 64 distinct")
+
+
 def test_public_names_are_there():
     assert all(getattr(obsdiff, name) is not None for name in obsdiff.__all__)
     with pytest.raises(AttributeError):

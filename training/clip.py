@@ -6,6 +6,7 @@ model) and, with --judge, a second CLIP trained apart that never conditions anyt
 """
 
 import argparse
+import json
 
 import torch
 from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, trainers
@@ -34,8 +35,6 @@ def build_tokenizer(captions: list[str]) -> CLIPTokenizer:
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     trainer = trainers.BpeTrainer(vocab_size=len(alphabet) + MERGES, initial_alphabet=alphabet, end_of_word_suffix="</w>", min_frequency=2, show_progress=False)
     learned.train_from_iterator(captions, trainer)
-    import json
-
     merges = [tuple(m) for m in json.loads(learned.to_str())["model"]["merges"]]
     tokens = alphabet + [a + "</w>" for a in alphabet]
     tokens += [t for t in dict.fromkeys(a + b for a, b in merges) if t not in set(tokens)]
@@ -59,14 +58,14 @@ def text_config(tokenizer: CLIPTokenizer, layers: int) -> CLIPTextConfig:
     )
 
 
-def clip_config(tokenizer: CLIPTokenizer, patch: int) -> CLIPConfig:
+def clip_config(tokenizer: CLIPTokenizer) -> CLIPConfig:
     vision = {
         "hidden_size": 256,
         "intermediate_size": 1024,
-        "num_hidden_layers": 4 if patch == 16 else 3,
+        "num_hidden_layers": 4,
         "num_attention_heads": 4,
         "image_size": SIZE,
-        "patch_size": patch,
+        "patch_size": 16,
         "projection_dim": 256,
     }
     return CLIPConfig(text_config=text_config(tokenizer, 3).to_dict(), vision_config=vision, projection_dim=256)
@@ -77,7 +76,7 @@ class Captioner(nn.Module):
 
     def __init__(self, tokenizer: CLIPTokenizer, judge: bool):
         super().__init__()
-        self.clip = CLIPModel(clip_config(tokenizer, patch=8 if judge else 16))
+        self.clip = CLIPModel(clip_config(tokenizer))
         self.second = None if judge else CLIPTextModelWithProjection(text_config(tokenizer, 2))
 
     def forward(self, ids: torch.Tensor, x: torch.Tensor) -> dict[str, torch.Tensor]:

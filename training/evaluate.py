@@ -20,18 +20,19 @@ from .assemble import SETTINGS, pipeline
 from .clip import OUT as CLIP
 from .clip import retrieval, tokenize
 from .data import CACHE, load
+from .mmdit import OneNullToken
 
 COUNT = 200
 
 
-def draw(pipe: StableDiffusion3Pipeline, captions: list[str], steps: int, guidance: float, batch: int = 20) -> torch.Tensor:
+def draw(pipe: StableDiffusion3Pipeline, captions: list[str], steps: int, guidance: float, batch: int = 20, **call) -> torch.Tensor:
     """Pictures (N, 64, 64, 3) uint8, prompt i from seed i."""
     pipe.set_progress_bar_config(disable=True)
     parts = []
     for i in range(0, len(captions), batch):
         prompts = captions[i : i + batch]
         generators = [torch.Generator().manual_seed(i + j) for j in range(len(prompts))]
-        images = pipe(prompts, num_inference_steps=steps, guidance_scale=guidance, generator=generators, output_type="np").images
+        images = pipe(prompts, num_inference_steps=steps, guidance_scale=guidance, generator=generators, output_type="np", **call).images
         parts.append(torch.from_numpy(images * 255).round().to(torch.uint8))
         print(f"{i + len(prompts)}/{len(captions)}", flush=True)
     return torch.cat(parts)
@@ -58,6 +59,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=SETTINGS["num_inference_steps"])
     parser.add_argument("--guidance", type=float, default=SETTINGS["guidance_scale"])
     parser.add_argument("--count", type=int, default=COUNT)
+    parser.add_argument("--genuine", action="store_true", help="all 256 null text tokens instead of one with their weight (the same, four times slower)")
     parser.add_argument("--threads", type=int, default=2)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
@@ -66,8 +68,14 @@ def main() -> None:
     chosen = torch.randperm(len(pool), generator=torch.Generator().manual_seed(5))[: args.count].tolist()
     chosen = [pool[i] for i in chosen]
     captions, real = [rows[i]["caption"] for i in chosen], pictures[chosen]
+    pipe = pipeline()
+    call = {}
+    if not args.genuine:
+        for block in pipe.transformer.transformer_blocks:
+            block.attn.set_processor(OneNullToken())
+        call = {"max_sequence_length": 1}
     with torch.no_grad():
-        drawn = draw(pipeline(), captions, args.steps, args.guidance)
+        drawn = draw(pipe, captions, args.steps, args.guidance, **call)
     ids = tokenize(CLIPTokenizer.from_pretrained(CLIP / "tokenizer"), captions)
     result = {"captions": len(captions), "held_out": args.held_out, "steps": args.steps, "guidance": args.guidance}
     for name in ("clip", "judge"):

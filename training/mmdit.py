@@ -136,10 +136,16 @@ def main() -> None:
     parser.add_argument("--adamw", action="store_true", help="AdamW for every parameter instead of Muon for the matrices")
     parser.add_argument("--compile", action="store_true")
     parser.add_argument("--name", default="mmdit")
-    parser.add_argument("--check", action="store_true")
+    parser.add_argument("--check", action="store_true", help="compare one weighted null token with 256")
+    parser.add_argument("--export", action="store_true", help="save the moving-average weights of the last checkpoint and stop")
     args = parser.parse_args()
     if args.check:
         print(f"one weighted null token against {NULL_TOKENS}: largest difference {check():.1e}")
+        return
+    if args.export:
+        model = build()
+        model.load_state_dict(torch.load(CACHE / f"{args.name}.pt", weights_only=True)["average"])
+        model.save_pretrained(OUT)
         return
     torch.set_num_threads(args.threads)
     torch.manual_seed(3)

@@ -1,0 +1,116 @@
+"""The built-in pipeline, through the real command line: what the README claims, in small."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from obsdiff import PruningConfig, builtin_path, prune_
+from obsdiff.builtin import builtin_info
+from obsdiff.checkpoint import load_pipeline
+from obsdiff.cli import main
+from obsdiff.evaluate import draw
+from obsdiff.folder import open_folder, read_prompts
+from obsdiff.metrics import relative_latent_error
+
+SMALL = {"num_inference_steps": 6, "guidance_scale": 4.0, "height": 64, "width": 64}
+FLAGS = ["--num-prompts", "6", "--num-inference-steps", "6"]
+PLAIN = """
+import sys, torch
+from diffusers import StableDiffusion3Pipeline
+pipe = StableDiffusion3Pipeline.from_pretrained(sys.argv[1], dtype=torch.float32)
+image = pipe("red apple, noto style", num_inference_steps=2, generator=torch.Generator().manual_seed(0)).images[0]
+assert "obsdiff" not in sys.modules
+print(image.size)
+"""
+slow = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def path():
+    return builtin_path("emoji-sd3")
+
+
+def test_it_is_small_and_complete(path):
+    assert sum(f.stat().st_size for f in path.rglob("*") if f.is_file()) <= 64e6
+    info = builtin_info(path)["settings"]
+    assert info == {"num_inference_steps": 25, "guidance_scale": info["guidance_scale"], "height": 64, "width": 64}
+    calibration, evaluation = (read_prompts(path / f"{kind}_prompts.txt") for kind in ("calibration", "evaluation"))
+    assert len(set(calibration)) >= 100
+    assert len(set(evaluation)) >= 64
+    assert not set(calibration) & set(evaluation)
+    config = open_folder(path).config("transformer")
+    assert (config["attention_head_dim"], config["num_attention_heads"], config["num_layers"]) == (64, 5, 6)
+
+
+def test_unknown_words_are_spelled_in_bytes(path):
+    from transformers import CLIPTokenizer
+
+    tokenizer = CLIPTokenizer.from_pretrained(path / "tokenizer")
+    ids = tokenizer("Ünknown wörd ☂ qxzj").input_ids
+    assert ids.count(tokenizer.eos_token_id) == 1
+    assert tokenizer.eos_token_id != 2
+
+
+def test_plain_diffusers_draws_with_it(path):
+    done = subprocess.run([sys.executable, "-c", PLAIN, str(path)], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "(64, 64)"
+
+
+def test_inspect_gives_its_path(path, capsys):
+    assert main(["inspect", "emoji-sd3", "--json"]) == 0
+    plan = json.loads(capsys.readouterr().out)
+    assert plan["path"] == str(path)
+    assert (plan["layers"], plan["units"], plan["settings"]["num_inference_steps"], plan["prompts"]) == (5 * 12 + 9, 6 * 4, 25, 100)
+
+
+@slow
+@pytest.mark.parametrize(("flags", "group"), [(["--sparsity", "0.5"], None), (["--pattern", "2:4"], (2, 4))])
+def test_the_command_line_prunes_it(path, tmp_path, flags, group):
+    out = tmp_path / "out"
+    assert main(["prune", "emoji-sd3", "--output", str(out), *flags, *FLAGS]) == 0
+    weights = load_file(out / "transformer" / "diffusion_pytorch_model.safetensors")
+    record = json.loads((out / "obsdiff.json").read_text())
+    assert len(record["layers"]) == 69
+    for row in record["layers"]:
+        w = weights[row["name"] + ".weight"]
+        assert w.dtype == torch.float16
+        assert (w == 0).float().mean() == pytest.approx(0.5, abs=1e-3)
+        assert not group or (w.unflatten(1, (-1, group[1])) != 0).sum(2).max() <= group[0]
+    done = subprocess.run([sys.executable, "-c", PLAIN, str(out)], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "(64, 64)"
+
+
+@slow
+@pytest.mark.parametrize("pattern", ["unstructured", "2:4"])
+def test_obs_is_well_ahead_of_magnitude(path, pattern):
+    """At most 0.8 of magnitude's relative latent error, on prompts and noise that calibration has not seen."""
+    folder = open_folder(path)
+    prompts = read_prompts(path / "evaluation_prompts.txt")[:8]
+    seeds = [10_000 + i for i in range(8)]
+    latents = {}
+    for method in (None, "magnitude", "obs"):
+        pipe, _ = load_pipeline(folder, device="cpu")
+        if method:
+            prune_(pipe, read_prompts(path / "calibration_prompts.txt"), PruningConfig(method=method, pattern=pattern, num_prompts=8, packages=2, **SMALL))
+        _, latents[method] = draw(pipe, prompts, seeds, SMALL)
+    errors = {m: relative_latent_error(latents[m], latents[None])["value"] for m in ("magnitude", "obs")}
+    assert 0 < errors["obs"] <= 0.8 * errors["magnitude"]
+
+
+@slow
+def test_batch_size_changes_no_more_than_ties(path, capsys):
+    folder = open_folder(path)
+    kept = []
+    for batch in (1, 4):
+        pipe, _ = load_pipeline(folder, device="cpu")
+        config = PruningConfig(num_prompts=4, packages=2, batch_size=batch, **SMALL)
+        report = prune_(pipe, read_prompts(path / "calibration_prompts.txt"), config)
+        kept.append(torch.cat([pipe.transformer.get_submodule(row.name).weight.flatten() != 0 for row in report.layers]))
+    differ = (kept[0] != kept[1]).sum().item()
+    with capsys.disabled():
+        print(f"\nbatch size 1 and 4: {differ} of {len(kept[0])} mask entries differ")
+    assert differ / len(kept[0]) < 1e-3

@@ -1,0 +1,93 @@
+"""The page from results.json: complete, self-contained, and what a real browser shows of it."""
+
+import json
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from obsdiff.cli import main
+from obsdiff.errors import UserError
+from obsdiff.report import write_page
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+
+
+@pytest.fixture
+def run(tmp_path) -> Path:
+    """A run of two prompts: dense pictures in green, pruned ones in red."""
+    for name, colour in (("dense", (20, 180, 60)), ("half", (220, 40, 40))):
+        (tmp_path / name).mkdir()
+        for i in range(2):
+            Image.new("RGB", (64, 64), colour).save(tmp_path / name / f"{i:03}.png")
+    layers = [{"name": f"l{i}", "shape": [8, 4], "sparsity": 0.5, "error": 0.01 * (i + 1), "loss": 1.0} for i in range(5)]
+    entry = {
+        "name": "half",
+        "path": "models/half",
+        "config": {"method": "obs"},
+        "cost": {"parameters": 1000, "zeros": 400, "bytes_on_disk": 2000, "seconds": {"calibration": 3.0, "solve": 1.0}},
+        "metrics": {"relative_latent_error": {"value": 0.1234, "low": 0.1, "high": 0.2, "why_not": None}},
+        "layers": layers,
+        "images": ["half/000.png", "half/001.png"],
+    }
+    results = {
+        "schema": 1, "dense": "tiny", "dense_images": ["dense/000.png", "dense/001.png"], "dense_cost": {"parameters": 1000, "zeros": 0, "bytes_on_disk": 2000},
+        "runs": [entry], "prompts": ["a <b>fish</b>", "moon"], "seeds": [1, 2], "settings": {"num_inference_steps": 2}, "versions": {"torch": "2"},
+    }  # fmt: skip
+    (tmp_path / "results.json").write_text(json.dumps(results))
+    return tmp_path
+
+
+def change(run: Path, **changes) -> None:
+    results = json.loads((run / "results.json").read_text())
+    (run / "results.json").write_text(json.dumps(results | changes))
+
+
+def test_the_page_needs_nothing_else(run):
+    assert main(["report", str(run), "--output", str(run / "page.html")]) == 0
+    html = (run / "page.html").read_text()
+    assert html.count("data:image/png;base64,") == 4
+    assert html.count("<svg") == 3
+    assert not re.search(r"(?:src|href)=\"(?!data:|#)", html)
+    assert "url(http" not in html
+    assert "a &lt;b&gt;fish&lt;/b&gt;" in html  # a prompt is text, never markup
+    assert "0.1234" in html
+    assert "50.00 % of 5 layers" in html
+    assert "40.0 %" in html
+    assert len(html) < 10_000_000
+
+
+def test_what_is_no_run_is_refused(run, capsys):
+    page = run / "page.html"
+    page.touch()
+    assert main(["report", str(run), "--output", str(page)]) == 2
+    assert "--overwrite" in capsys.readouterr().err
+    change(run, schema=7)
+    with pytest.raises(UserError, match="expected schema 1, found 7"):
+        write_page([run], page)
+    change(run, schema=1, dense_images=["../../etc/passwd", "dense/001.png"])
+    with pytest.raises(UserError, match="no picture"):
+        write_page([run], page)
+    (run / "results.json").write_text("[]")
+    with pytest.raises(UserError, match="expected a JSON object"):
+        write_page([run], page)
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this machine")
+@pytest.mark.parametrize("dark", [False, True])
+def test_a_browser_shows_the_pictures_in_light_and_dark(run, tmp_path, dark):
+    write_page([run], run / "page.html")
+    shot = tmp_path / "shot.png"
+    flags = ["--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking", "--disable-component-update", "--disable-sync"]
+    flags += ["--force-dark-mode", "--blink-settings=preferredColorScheme=0"] if dark else ["--blink-settings=preferredColorScheme=1"]
+    command = [CHROMIUM, *flags, f"--user-data-dir={tmp_path / 'profile'}", "--window-size=1100,1600", f"--screenshot={shot}", (run / "page.html").as_uri()]
+    subprocess.run(command, check=True, capture_output=True, timeout=120)
+    pixels = np.asarray(Image.open(shot).convert("RGB")).astype(int)
+    for colour in ((20, 180, 60), (220, 40, 40)):  # both columns are really drawn
+        assert (np.abs(pixels - colour).max(2) < 6).sum() > 5000
+    corner = pixels[5, 5].mean()
+    assert corner < 60 if dark else corner > 200
