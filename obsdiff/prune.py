@@ -22,7 +22,7 @@ from torch import nn
 
 from .architectures import Tap, require_blocks, uncovered
 from .calibration import Plan, calibrate
-from .config import PruningConfig
+from .config import NO_HESSIAN, PruningConfig
 from .errors import CalibrationError, CalibrationWarning, NotPositiveDefinite
 from .hessian import Hessian
 from .packages import Package, plan_packages, select
@@ -64,7 +64,20 @@ def prune_(pipe: Any, prompts: Sequence[Prompt], config: PruningConfig | None = 
     with prepared(pipe) as run, Progress(progress, len(packages), len(chosen)) as bar:
         for index, package in enumerate(packages):
             prune_package_(run, denoiser, package, index, job, config, report, bar)
+    if config.method not in NO_HESSIAN:
+        note_few_tokens(report)
     return report
+
+
+def note_few_tokens(report: PruningReport) -> None:
+    """One warning for all layers that saw fewer distinct tokens than they have columns."""
+    few = sorted((row for row in report.layers if row.tokens_per_column < 1), key=lambda row: row.tokens_per_column)
+    if few:
+        worst = f"{few[0].name} has {few[0].tokens_per_column:.2f}"
+        note(
+            report,
+            f"{len(few)} layers saw less than one distinct token per column ({worst}), where OBS can do worse than magnitude: take more prompts or steps",
+        )
 
 
 def note(report: PruningReport, text: str) -> None:
@@ -92,10 +105,6 @@ def prune_package_(run: Run, denoiser: nn.Module, package: Package, index: int, 
     hessians = calibrate(run, denoiser, list(package.taps), job, config.offload_device, lambda prompts: bar.advance(prompts, run.steps))
     report.seconds["calibration"] = report.seconds.get("calibration", 0.0) + time.perf_counter() - began
     began = time.perf_counter()
-    for tap, hessian in hessians.items():
-        if hessian.distinct < hessian.columns:
-            few = f"{hessian.distinct} distinct tokens for {hessian.columns} columns ({hessian.distinct / hessian.columns:.2f} a column)"
-            note(report, f"{tap.layers[0]}: {few}; below 1 OBS can do worse than magnitude: take more prompts or steps")
     for tap in package.taps:
         report.layers += prune_tap_(denoiser, tap, hessians.pop(tap), config, index)
     report.seconds["solve"] = report.seconds.get("solve", 0.0) + time.perf_counter() - began

@@ -12,6 +12,7 @@ from .errors import UserError
 from .folder import read_json
 
 SCHEMA = 1
+GREY = "#808890"
 COLOURS = ("#3b7dd8", "#e0803a", "#2f9e6e", "#b0559f", "#8a8f98", "#c9a227")
 
 
@@ -95,8 +96,8 @@ def error_plot(runs: list[dict], colours: dict[str, str]) -> str:
     for i, run in enumerate(runs):
         m = run["metrics"]["relative_latent_error"]
         axes.barh(i, m["value"], color=colours[run["name"]], height=0.6)
-        axes.plot([m["low"], m["high"]], [i, i], color="#808080", linewidth=1.5)
-        axes.text(m["high"], i, f"  {m['value']:.4f}", va="center")
+        axes.plot([m["low"], m["high"]], [i, i], color=GREY, linewidth=1.5)
+        axes.text(m["high"], i, f"  {m['value']:.4f}", va="center", color=GREY)
     axes.set_yticks(range(len(runs)), [run["name"] for run in runs])
     axes.invert_yaxis()
     axes.set_xlim(0, 1.18 * max((run["metrics"]["relative_latent_error"]["high"] for run in runs), default=1))
@@ -114,7 +115,7 @@ def layer_plot(runs: list[dict], colours: dict[str, str]) -> str:
     axes.set_xlabel("pruned layer, in forward order")
     axes.set_ylabel("layer error")
     if runs:
-        axes.legend(frameon=False, ncols=4, loc="upper center", bbox_to_anchor=(0.5, 1.2))
+        axes.legend(frameon=False, labelcolor=GREY, ncols=4, loc="upper center", bbox_to_anchor=(0.5, 1.2))
     return as_svg(figure)
 
 
@@ -130,7 +131,7 @@ def time_plot(runs: list[dict], colours: dict[str, str]) -> str:
     axes.invert_yaxis()
     axes.set_xlabel("seconds to prune")
     if phases:
-        axes.legend(frameon=False, ncols=4, loc="upper center", bbox_to_anchor=(0.5, 1.35))
+        axes.legend(frameon=False, labelcolor=GREY, ncols=4, loc="upper center", bbox_to_anchor=(0.5, 1.35))
     return as_svg(figure)
 
 
@@ -139,8 +140,7 @@ def canvas(width: float, height: float) -> tuple[Any, Any]:
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 
-    grey = "#808890"
-    with rc_context({"text.color": grey, "axes.labelcolor": grey, "xtick.color": grey, "ytick.color": grey, "axes.edgecolor": grey, "font.size": 9}):
+    with rc_context({"axes.labelcolor": GREY, "xtick.color": GREY, "ytick.color": GREY, "axes.edgecolor": GREY, "font.size": 9}):
         figure = Figure(figsize=(width, height), layout="constrained")
         axes = figure.subplots()
     axes.spines[["top", "right"]].set_visible(False)
