@@ -29,13 +29,29 @@ Unit = tuple[Tap, ...]  # a basic unit (paper, section 3.3): its inputs do not d
 
 
 @dataclass(frozen=True)
+class Group:
+    """What leaves together in structured pruning: producers lose rows, consumers lose columns.
+
+    `owner` is the module that the group belongs to: the attention, whose `heads` shrinks, or the FFN ("" is the block). The
+    columns of a consumer are those of the heads, then those of the neurons.
+    """
+
+    kind: str  # "heads" or "neurons"
+    owner: str
+    producers: tuple[str, ...]
+    consumers: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class Entry:
     """One kind of block. Names are relative to the block; a layer that a block lacks is skipped, unless required."""
 
     name: str
     requires: tuple[str, ...]
     units: tuple[Unit, ...]
+    groups: tuple[Group, ...]
     dense: tuple[str, ...] = ()  # wildcards of Linears in the block that stay dense: modulation
+    keep_ends: bool = False  # the paper leaves the first and last block of these models whole in structured pruning
 
 
 def attention(*layers: str, stream: str = "image") -> Tap:
@@ -45,6 +61,8 @@ def attention(*layers: str, stream: str = "image") -> Tap:
 def ffn(*layers: str, stream: str = "image") -> Tap:
     return Tap(layers, "ffn", stream)
 
+
+QKV = ("attn.to_q", "attn.to_k", "attn.to_v")
 
 ENTRIES = (
     Entry(  # SD3, SD3.5 (with a second attention in SD3.5-medium) and FLUX's double blocks
@@ -60,7 +78,14 @@ ENTRIES = (
             (ffn("ff.net.0.proj"), ffn("ff_context.net.0.proj", stream="text")),
             (ffn("ff.net.2"), ffn("ff_context.net.2", stream="text")),
         ),
+        groups=(
+            Group("heads", "attn", (*QKV, "attn.add_q_proj", "attn.add_k_proj", "attn.add_v_proj"), ("attn.to_out.0", "attn.to_add_out")),
+            Group("heads", "attn2", ("attn2.to_q", "attn2.to_k", "attn2.to_v"), ("attn2.to_out.0",)),
+            Group("neurons", "ff", ("ff.net.0.proj",), ("ff.net.2",)),
+            Group("neurons", "ff_context", ("ff_context.net.0.proj",), ("ff_context.net.2",)),
+        ),
         dense=("norm*.linear",),
+        keep_ends=True,
     ),
     Entry(  # FLUX's single blocks: attention and FFN in parallel, one output projection reads [heads | neurons]
         name="parallel attention and FFN",
@@ -69,7 +94,9 @@ ENTRIES = (
             (attention("attn.to_q", "attn.to_k", "attn.to_v", "proj_mlp", stream="joint"),),
             (attention("proj_out", stream="joint"),),
         ),
+        groups=(Group("heads", "attn", QKV, ("proj_out",)), Group("neurons", "", ("proj_mlp",), ("proj_out",))),
         dense=("norm*.linear",),
+        keep_ends=True,
     ),
     Entry(  # the UNets of SD 1.5, 2.1 and SDXL
         name="self and cross attention",
@@ -81,6 +108,11 @@ ENTRIES = (
             (attention("attn2.to_out.0"),),
             (ffn("ff.net.0.proj"),),
             (ffn("ff.net.2"),),
+        ),
+        groups=(
+            Group("heads", "attn1", ("attn1.to_q", "attn1.to_k", "attn1.to_v"), ("attn1.to_out.0",)),
+            Group("heads", "attn2", ("attn2.to_q", "attn2.to_k", "attn2.to_v"), ("attn2.to_out.0",)),
+            Group("neurons", "ff", ("ff.net.0.proj",), ("ff.net.2",)),
         ),
         dense=("norm*.linear",),
     ),
@@ -97,6 +129,8 @@ class Block:
     name: str
     entry: str
     units: tuple[Unit, ...]
+    groups: tuple[Group, ...]
+    keep_ends: bool
 
     @property
     def layers(self) -> tuple[str, ...]:
@@ -111,7 +145,8 @@ def find_blocks(linears: Mapping[str, Shape]) -> list[Block]:
             first = entry.requires[0]
             prefix = name.removesuffix(first)
             if name.endswith("." + first) and all(prefix + r in linears for r in entry.requires):
-                blocks.setdefault(prefix, Block(prefix.rstrip("."), entry.name, resolve(entry, prefix, linears)))
+                units, groups = resolve(entry, prefix, linears), resolve_groups(entry, prefix, linears)
+                blocks.setdefault(prefix, Block(prefix.rstrip("."), entry.name, units, groups, entry.keep_ends))
                 break
     return sorted(blocks.values(), key=forward_order)
 
@@ -128,6 +163,16 @@ def resolve(entry: Entry, prefix: str, linears: Mapping[str, Shape]) -> tuple[Un
         taps = (Tap(tuple(prefix + x for x in tap.layers if prefix + x in linears), tap.part, tap.stream) for tap in unit)
         units.append(tuple(tap for tap in taps if tap.layers))
     return tuple(unit for unit in units if unit)
+
+
+def resolve_groups(entry: Entry, prefix: str, linears: Mapping[str, Shape]) -> tuple[Group, ...]:
+    """The entry's groups with full names; a group that this block lacks is left out."""
+    groups = []
+    for group in entry.groups:
+        producers, consumers = (tuple(prefix + x for x in names if prefix + x in linears) for names in (group.producers, group.consumers))
+        if producers and consumers:
+            groups.append(Group(group.kind, (prefix + group.owner).rstrip("."), producers, consumers))
+    return tuple(groups)
 
 
 def uncovered(linears: Mapping[str, Shape], blocks: list[Block]) -> list[str]:

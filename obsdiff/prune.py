@@ -32,6 +32,7 @@ from .running import Prompt, Run, prepared
 from .settings import call_settings, choose_prompts, denoiser_name
 from .solvers import SOLVERS, Sparsity
 from .solvers.solution import layer_error
+from .surgery import linear_shapes
 
 
 def prune_(pipe: Any, prompts: Sequence[Prompt], config: PruningConfig | None = None, *, progress: bool | None = None) -> PruningReport:
@@ -84,11 +85,6 @@ def note(report: PruningReport, text: str) -> None:
     """Warn, and keep the warning in the record."""
     report.warnings.append(text)
     warnings.warn(text, CalibrationWarning, stacklevel=3)
-
-
-def linear_shapes(denoiser: nn.Module) -> dict[str, tuple[int, int]]:
-    """Name and weight shape (O, I) of every Linear of a module, in registration order."""
-    return {name: tuple(module.weight.shape) for name, module in denoiser.named_modules() if isinstance(module, nn.Linear)}
 
 
 def require_finite(denoiser: nn.Module, layers: list[str]) -> None:

@@ -77,7 +77,7 @@ def flux() -> FluxPipeline:
         patch_size=1, in_channels=16, num_layers=2, num_single_layers=2, attention_head_dim=16, num_attention_heads=2, joint_attention_dim=16,
         pooled_projection_dim=16, guidance_embeds=True, axes_dims_rope=(4, 6, 6),
     )  # fmt: skip
-    t5 = T5EncoderModel(T5Config(vocab_size=514, d_model=16, d_kv=8, d_ff=32, num_layers=1, num_heads=2, pad_token_id=513, eos_token_id=513))
+    t5 = T5EncoderModel(T5Config(vocab_size=514, d_model=16, d_kv=8, d_ff=32, num_layers=1, num_heads=2, pad_token_id=513, eos_token_id=513)).eval()
     scheduler = FlowMatchEulerDiscreteScheduler()
     return FluxPipeline(scheduler, vae(4, 0.1), CLIPTextModel(text_config()), tokenizer(), t5, tokenizer(), randomise(transformer))
 

@@ -2,7 +2,7 @@ import pytest
 
 from obsdiff.architectures import find_blocks, require_blocks, uncovered
 from obsdiff.errors import UserError
-from obsdiff.prune import linear_shapes
+from obsdiff.surgery import linear_shapes
 
 from .conftest import flux, sd, sd3
 

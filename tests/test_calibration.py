@@ -5,8 +5,8 @@ from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, EulerDiscreteS
 from obsdiff.architectures import Tap, find_blocks
 from obsdiff.calibration import Plan, calibrate
 from obsdiff.errors import CalibrationError
-from obsdiff.prune import linear_shapes
 from obsdiff.running import prepared
+from obsdiff.surgery import linear_shapes
 
 from .conftest import PROMPTS, flux, sd, sd3
 

@@ -14,7 +14,7 @@ FLOORS = [
     ["errors", "builtin"],
     ["config", "step_weights", "hessian", "metrics", "solvers"],
     ["architectures", "folder", "progress", "record", "running"],
-    ["packages", "calibration", "settings", "card", "evaluate", "report"],
+    ["packages", "calibration", "settings", "surgery", "card", "evaluate", "report"],
     ["checkpoint", "inspection", "prune"],
     ["demo"],
     ["commands"],

@@ -6,7 +6,7 @@ from obsdiff.architectures import find_blocks
 from obsdiff.config import PruningConfig
 from obsdiff.errors import UserError
 from obsdiff.packages import GIB, plan_packages, select
-from obsdiff.prune import linear_shapes
+from obsdiff.surgery import linear_shapes
 
 from .conftest import sd3
 

@@ -1,0 +1,120 @@
+"""Optimal Brain Surgeon for whole columns: attention heads and FFN neurons leave, the others repair.
+
+    minimise ||W X - W' X||^2 where chosen columns of W' are zero              (OBS-Diff, section 3.4)
+
+    neuron  L_q = ||W[:, q]||^2 / (2 [H^-1]_qq)                                 (1)
+            dW  = -(W[:, q] / [H^-1]_qq) H^-1[q, :]                             (2)
+    head    L_j = sum over its columns k of ||W[:, k]||^2 / (2 [H^-1]_kk)       (3)
+            dW  = -W[:, S] ([H^-1]_SS)^-1 H^-1[S, :], S the columns of head j   (4)
+    joint attention: every stream ranks the heads, most important first; the fused importance of a head is
+            S_j = sum over streams of 1 / (60 + rank)                           (5)
+    and the least important head leaves all streams, each repaired with its own H.
+
+W (O, I) weight that reads the heads or neurons, H (I, I) Hessian of its input.
+
+H is factored and inverted once. What leaves is projected out of H^-1 by a Schur complement,
+
+    H^-1 <- H^-1 - H^-1[:, S] ([H^-1]_SS)^-1 H^-1[S, :]                         (6)
+
+whose remaining rows and columns are exactly the inverse of the remaining H: nothing is ever inverted again. Heads leave
+one at a time, ranked anew each time; neurons leave in groups that halve, so that most of the ranking is done when few
+are left to choose.
+
+References:
+    Zhu et al., "OBS-Diff: Accurate Pruning for Diffusion Models in One-Shot", 2025. https://arxiv.org/abs/2510.06751
+    Ling et al., "SlimGPT: Layer-wise Structured Pruning for Large Language Models", 2024. https://arxiv.org/abs/2412.18110
+    Cormack et al., "Reciprocal rank fusion outperforms Condorcet and individual rank learning methods", 2009.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .obs import inverse_factor, revive
+
+RRF = 60  # k of reciprocal rank fusion
+SMALLEST = 8  # the last groups of neurons to leave have this size
+
+
+@dataclass
+class Consumer:
+    """A weight that reads what is pruned, in the middle of being pruned: W (O, I), H^-1 (I, I), which columns are left (I,)."""
+
+    weight: Tensor
+    inverse: Tensor
+    left: Tensor
+    damping: float
+
+    @classmethod
+    def begin(cls, weight: Tensor, hessian: Tensor, damping: float) -> "Consumer":
+        """Factor H once. Inputs that are always zero carry nothing: their columns become zero and cost nothing to remove."""
+        live, dead = revive(hessian)
+        factor, used = inverse_factor(live, damping)
+        rows = weight.to(hessian).masked_fill(dead, 0)
+        return cls(rows, factor.T @ factor, torch.ones(len(hessian), dtype=torch.bool, device=hessian.device), used)
+
+    def losses(self) -> Tensor:
+        """(1) for every column: (I,). Columns that have left count nothing."""
+        diagonal = self.inverse.diagonal()
+        return torch.where(self.left, self.weight.square().sum(0) / (2 * diagonal.where(self.left, 1)), 0)
+
+    def remove(self, columns: Tensor, compensate: bool = True) -> None:
+        """Take columns (C,) out: repair the weight by (4), the inverse by (6)."""
+        rows = self.inverse[columns]  # (C, I)
+        lower = torch.linalg.cholesky(rows[:, columns])
+        half = torch.linalg.solve_triangular(lower, rows, upper=False)  # (C, I): half^T half is what (6) takes away
+        if compensate:
+            share = torch.linalg.solve_triangular(lower, self.weight[:, columns].T, upper=False)  # (C, O)
+            self.weight -= share.T @ half
+        self.inverse.addmm_(half.T, half, alpha=-1)
+        self.left[columns] = False
+        self.weight[:, columns] = 0
+
+
+def obs_heads(consumers: list[Consumer], columns: list[Tensor], count: int, compensate: bool = True) -> tuple[list[int], list[float]]:
+    """Remove `count` heads, one at a time, from all consumers (streams) together.
+
+    columns[j] (D,) are the columns of head j, the same in every consumer. Returns the removed heads in the order they left,
+    and every head's fused importance (5) before the first one left.
+    """
+    left = list(range(len(columns)))
+    first = fuse(consumers, columns, left)
+    removed = []
+    for _ in range(count):
+        importance = fuse(consumers, columns, left)
+        weakest = left[int(importance.argmin())]
+        for consumer in consumers:
+            consumer.remove(columns[weakest], compensate)
+        left.remove(weakest)
+        removed.append(weakest)
+    return removed, first.tolist()
+
+
+def fuse(consumers: list[Consumer], columns: list[Tensor], left: list[int]) -> Tensor:
+    """Importance of the heads that are left: their loss (3) where there is one stream, else (5)."""
+    losses = []
+    for consumer in consumers:
+        each = consumer.losses()
+        losses.append(torch.stack([each[columns[j]].sum() for j in left]))
+    if len(losses) == 1:
+        return losses[0]
+    ranks = [loss.argsort(descending=True, stable=True).argsort() + 1 for loss in losses]
+    return sum(1.0 / (RRF + rank) for rank in ranks)
+
+
+def obs_neurons(consumer: Consumer, columns: Tensor, count: int, compensate: bool = True) -> tuple[list[int], list[float]]:
+    """Remove `count` of the neurons whose columns (N,) the consumer reads, in groups that halve. Returns the removed ones in the
+    order they left, and every neuron's loss (1) before the first one left."""
+    first = consumer.losses()[columns]
+    left = torch.arange(len(columns), device=columns.device)
+    removed: list[int] = []
+    while len(removed) < count:
+        missing = count - len(removed)
+        group = min(missing, max(SMALLEST, missing // 2))
+        losses = consumer.losses()[columns[left]]
+        weakest = left[losses.argsort(stable=True)[:group]]
+        consumer.remove(columns[weakest], compensate)
+        left = left[~torch.isin(left, weakest)]
+        removed += weakest.tolist()
+    return removed, first.tolist()

@@ -1,0 +1,109 @@
+"""Heads and neurons leave as if everything were inverted anew each time; in float64."""
+
+import pytest
+import torch
+
+from obsdiff.solvers.solution import layer_error
+from obsdiff.solvers.structured import RRF, Consumer, obs_heads, obs_neurons
+
+from .test_solvers import best_kept, problem
+
+
+def inverted_anew(weight, hessian, columns, count, streams=None, damping=0.01):
+    """The plain algorithm: for each head invert the remaining Hessian of every stream, rank, remove, repair."""
+    streams = streams or [(weight, hessian)]
+    weights = [w.clone() for w, _ in streams]
+    damped = [h + damping * h.diagonal().mean() * torch.eye(len(h), dtype=h.dtype) for _, h in streams]
+    left, gone, removed = list(range(len(columns))), [], []
+    for _ in range(count):
+        keep = torch.tensor([i for i in range(len(damped[0])) if i not in gone])
+        inverses, losses = [], []
+        for w, h in zip(weights, damped, strict=True):
+            inverse = torch.zeros_like(h)
+            inverse[keep.unsqueeze(1), keep] = torch.linalg.inv(h[keep][:, keep])
+            inverses.append(inverse)
+            losses.append(torch.stack([(w[:, columns[j]].square().sum(0) / (2 * inverse.diagonal()[columns[j]])).sum() for j in left]))
+        if len(streams) > 1:
+            ranks = [(loss.unsqueeze(0) > loss.unsqueeze(1)).sum(1) + 1 for loss in losses]  # how many are more important, plus one
+            score = sum(1 / (RRF + r) for r in ranks)
+        else:
+            score = losses[0]
+        j = left[int(score.argmin())]
+        s = columns[j]
+        for w, inverse in zip(weights, inverses, strict=True):
+            w -= w[:, s] @ torch.linalg.inv(inverse[s][:, s]) @ inverse[s]
+            w[:, s] = 0
+        left.remove(j)
+        gone += s.tolist()
+        removed.append(j)
+    return removed, weights
+
+
+def heads(count: int, width: int) -> list[torch.Tensor]:
+    return list(torch.arange(count * width).split(width))
+
+
+@pytest.mark.parametrize("streams", [1, 2])
+def test_heads_leave_as_with_plain_reinversion(streams):
+    data = [problem(20, 8 * 6, seed=s) for s in range(streams)]
+    consumers = [Consumer.begin(w, h, 0.01) for w, h in data]
+    removed, importance = obs_heads(consumers, heads(8, 6), 4)
+    expected, weights = inverted_anew(*data[0], heads(8, 6), 4, data)
+    assert removed == expected
+    assert len(importance) == 8
+    for consumer, w in zip(consumers, weights, strict=True):
+        torch.testing.assert_close(consumer.weight, w, rtol=1e-6, atol=1e-8)
+
+
+def test_neurons_leave_as_with_plain_reinversion_when_taken_one_by_one(monkeypatch):
+    monkeypatch.setattr("obsdiff.solvers.structured.SMALLEST", 1)
+    w, h = problem(12, 40)
+    consumer = Consumer.begin(w, h, 0.01)
+    removed, _ = obs_neurons(consumer, torch.arange(40), 2)  # groups of 1 and 1
+    expected, weights = inverted_anew(w, h, heads(40, 1), 2)
+    assert removed == expected
+    torch.testing.assert_close(consumer.weight, weights[0], rtol=1e-6, atol=1e-8)
+
+
+@pytest.mark.parametrize("count", [1, 8, 9, 30, 39])
+def test_what_is_left_is_the_least_squares_optimum(count):
+    """Whatever the groups: the repair is exact, for every row."""
+    w, h = problem(6, 40)
+    consumer = Consumer.begin(w, h, 0.0)
+    removed, losses = obs_neurons(consumer, torch.arange(40), count)
+    assert len(set(removed)) == count
+    assert len(losses) == 40
+    free = [i for i in range(40) if i not in removed]
+    for before, after in zip(w, consumer.weight, strict=True):
+        torch.testing.assert_close(after, best_kept(before, h, torch.zeros(40, dtype=torch.float64), free), rtol=1e-7, atol=1e-9)
+
+
+def test_heads_and_neurons_of_one_consumer_share_its_inverse():
+    """FLUX's single blocks: one projection reads [heads | neurons]."""
+    w, h = problem(10, 4 * 5 + 30)
+    consumer = Consumer.begin(w, h, 0.0)
+    gone = [j for i in obs_heads([consumer], heads(4, 5), 1)[0] for j in range(5 * i, 5 * i + 5)]
+    gone += [20 + i for i in obs_neurons(consumer, torch.arange(20, 50), 10)[0]]
+    free = [i for i in range(50) if i not in gone]
+    assert consumer.left.nonzero().flatten().tolist() == free
+    for before, after in zip(w, consumer.weight, strict=True):
+        torch.testing.assert_close(after, best_kept(before, h, torch.zeros(50, dtype=torch.float64), free), rtol=1e-7, atol=1e-9)
+
+
+def test_compensation_pays_and_can_be_left_out():
+    w, h = problem(16, 64)
+    errors = []
+    for compensate in (True, False):
+        consumer = Consumer.begin(w, h, 0.01)
+        removed, _ = obs_neurons(consumer, torch.arange(64), 16, compensate)
+        errors.append(layer_error(w, consumer.weight, h))
+    kept = [i for i in range(64) if i not in removed]
+    assert torch.equal(consumer.weight[:, kept], w[:, kept])
+    assert errors[0] < 0.8 * errors[1]
+
+
+def test_dead_inputs_leave_first():
+    w, h = problem(8, 24)
+    h[:, 7] = h[7] = 0
+    removed, _ = obs_neurons(Consumer.begin(w, h, 0.01), torch.arange(24), 1)
+    assert removed == [7]
