@@ -38,6 +38,10 @@ __all__ = list(HOMES)
 
 
 def __getattr__(name: str) -> Any:
+    if name == "ModelMixin":  # diffusers asks the library of a model class for the base class it knows
+        return import_module("diffusers").ModelMixin
+    if name.startswith("Pruned"):
+        return import_module(".pruned_models", __name__).pruned_class(name)
     if name not in HOMES:
         raise AttributeError(f"module 'obsdiff' has no attribute {name!r}")
     return getattr(import_module(f".{HOMES[name]}", __name__), name)

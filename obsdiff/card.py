@@ -7,7 +7,6 @@ def model_card(pipeline: str, report: PruningReport) -> str:
     """README.md of a pruned folder: what was done, with which settings, how to load it, what it does not promise."""
     config = report.config
     errors = sorted(row.error for row in report.layers)
-    pattern = config["pattern"]
     lines = [
         "---",
         "library_name: diffusers",
@@ -16,10 +15,10 @@ def model_card(pipeline: str, report: PruningReport) -> str:
         "",
         f"# {pipeline}, pruned by obsdiff",
         "",
-        f"{report.sparsity:.2%} of the weights of {len(report.layers)} linear layers in `{report.component}` are zero "
-        f"(method {config['method']}, pattern {pattern}); everything else is as it was.",
+        removed(report),
         "",
         "```python",
+        *(["import obsdiff  # knows the pruned shapes"] if report.groups else []),
         f"from diffusers import {pipeline}",
         "",
         f'pipe = {pipeline}.from_pretrained("PATH OF THIS FOLDER")',
@@ -32,7 +31,21 @@ def model_card(pipeline: str, report: PruningReport) -> str:
         f"| seconds | {', '.join(f'{name} {value:.1f}' for name, value in report.seconds.items())} |",
         f"| versions | {', '.join(f'{name} {value}' for name, value in report.versions.items())} |",
         "",
-        "Zeros alone make a model neither smaller on disk nor faster: that takes kernels or formats that use them.",
+        *([] if report.groups else ["Zeros alone make a model neither smaller on disk nor faster: that takes kernels or formats that use them."]),
         "The licence of the dense model applies. Every layer's figures are in `obsdiff.json`.",
     ]
     return "\n".join(lines) + "\n"
+
+
+def removed(report: PruningReport) -> str:
+    """One sentence: what is gone."""
+    how = f"method {report.config['method']}, pattern {report.config['pattern']}"
+    if not report.groups:
+        return f"{report.sparsity:.2%} of the weights of {len(report.layers)} linear layers in `{report.component}` are zero ({how}); everything else is as it was."
+    gone = {
+        kind: [sum(g.total - g.kept for g in report.groups if g.kind == kind), sum(g.total for g in report.groups if g.kind == kind)]
+        for kind in ("heads", "neurons")
+    }
+    parts = " and ".join(f"{a} of {b} {kind}" for kind, (a, b) in gone.items() if b)
+    before, after = report.parameters["before"], report.parameters["after"]
+    return f"{parts} of the pruned blocks in `{report.component}` are gone ({how}): {after / 1e6:.2f} M of {before / 1e6:.2f} M parameters are left."

@@ -87,6 +87,9 @@ def add_config(p: argparse.ArgumentParser, several_sparsities: bool = False) -> 
         if kinds[field.name] is bool:
             p.add_argument(flag, action="store_false", **options)
             continue
+        if kinds[field.name] == bool | None:
+            p.add_argument(flag, action=argparse.BooleanOptionalAction, **options)
+            continue
         if field.default not in (None, ()):
             options["help"] += f" (default {field.default})"
         if kinds[field.name] == tuple[str, ...]:

@@ -11,8 +11,13 @@ from typing import Any
 
 from .errors import UserError
 
-METHODS = {"obs": ("unstructured", "n:m"), "magnitude": ("unstructured", "n:m")}
-NO_HESSIAN = {"magnitude"}  # their choice does not depend on the calibration, which only measures the layer errors
+METHODS = {
+    "obs": ("unstructured", "n:m", "structured"),
+    "magnitude": ("unstructured", "n:m"),
+    "l1": ("structured",),
+    "random": ("structured",),
+}
+NO_HESSIAN = {"magnitude", "l1", "random"}  # their choice does not depend on the calibration, which only measures the layer errors
 STEP_WEIGHTINGS = ("log_decrease", "log_increase", "linear_decrease", "linear_increase", "uniform")
 TARGETS = ("linear", "attention", "ffn")
 DTYPES = ("float32", "bfloat16", "float16")
@@ -30,7 +35,11 @@ class PruningConfig:
     """How to prune. Checked when it is made: a wrong value raises UserError (a ValueError) with one clear line."""
 
     method: str = setting("obs", "pruning method", tuple(METHODS))
-    pattern: str = setting("unstructured", "unstructured, or N:M for at most N non-zeros in every M consecutive inputs", metavar="PATTERN")
+    pattern: str = setting(
+        "unstructured",
+        "unstructured, N:M for at most N non-zeros in every M consecutive inputs, or structured for whole heads and FFN neurons",
+        metavar="PATTERN",
+    )
     sparsity: float | None = setting(None, "share of the targeted weights to remove, 0 to 1 (default 0.5; follows from an N:M pattern)")
     num_prompts: int = setting(100, "calibration prompts, sampled with the seed if there are more")
     num_inference_steps: int | None = setting(None, "denoising steps (default: the model's own)")
@@ -51,6 +60,8 @@ class PruningConfig:
     exclude: tuple[str, ...] = setting((), "no layers whose name matches a shell wildcard", metavar="WILDCARD")
     target: str = setting("linear", "which linear layers: linear means attention and ffn", TARGETS)
     damping: float = setting(0.01, "added to the Hessian's diagonal, in units of its mean")
+    round_to: int = setting(8, "structured: FFN widths are rounded to a multiple of this")
+    keep_first_last: bool | None = setting(None, "structured: leave the first and last block whole (default: yes for MMDiT models)")
     compensation: bool = setting(True, "leave the kept weights as they are: remove weights, repair nothing")
     component: str | None = setting(None, "pipeline component to prune (default: transformer or unet)")
     dtype: str | None = setting(None, "number format to load, compute and save in (default: as stored; a CPU computes it in float32)", DTYPES)
@@ -85,12 +96,12 @@ class PruningConfig:
 
 
 def parse_group(pattern: str) -> tuple[int, int] | None:
-    """(n, m) of "n:m", None for "unstructured"; anything else is a UserError."""
-    if pattern == "unstructured":
+    """(n, m) of "n:m", None for "unstructured" and "structured"; anything else is a UserError."""
+    if pattern in ("unstructured", "structured"):
         return None
     found = re.fullmatch(r"(\d{1,4}):(\d{1,4})", pattern, re.ASCII) if isinstance(pattern, str) else None
     if not found:
-        raise UserError(f"pattern: expected unstructured or N:M (such as 2:4), found {pattern!r}")
+        raise UserError(f"pattern: expected unstructured, structured or N:M (such as 2:4), found {pattern!r}")
     n, m = int(found[1]), int(found[2])
     if not 0 < n < m:
         raise UserError(f"pattern: N:M keeps at most N of every M weights, so 0 < N < M is needed; found {pattern!r}")
@@ -123,6 +134,7 @@ def check(c: PruningConfig) -> None:
         if getattr(c, name) is not None:
             whole(name, getattr(c, name), 1)
     whole("batch_size", c.batch_size, 1)
+    whole("round_to", c.round_to, 1)
     whole("seed", c.seed, 0)
     if c.guidance_scale is not None:
         number("guidance_scale", c.guidance_scale, 0, math.inf, "0 or more", above=False)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from itertools import pairwise
 
-from .architectures import Block, Shape, Tap, Unit
+from .architectures import Block, Group, Shape, Tap, Unit
 from .config import PruningConfig, parse_blocks
 from .errors import UserError
 
@@ -36,6 +36,22 @@ def hessian_bytes(tap: Tap, linears: Mapping[str, Shape]) -> int:
 
 def select(blocks: list[Block], config: PruningConfig, linears: Mapping[str, Shape]) -> list[Unit]:
     """The basic units to prune, in forward order, after blocks, target, include and exclude. UserError if none is left."""
+    kept = chosen_blocks(blocks, config)
+    if config.pattern == "structured":
+        reading = {layer for group in select_groups(blocks, config) for layer in group.consumers}
+        units = [reads for block in kept for unit in block.units if (reads := only(unit, reading))]
+    else:
+        units = [narrowed for block in kept for unit in block.units if (narrowed := narrow(unit, config))]
+    if not units:
+        raise UserError(
+            f"nothing is left to prune: blocks {config.blocks or 'all'}, target {config.target}, include {list(config.include)}, exclude {list(config.exclude)}"
+        )
+    check_columns(units, config, linears)
+    return units
+
+
+def chosen_blocks(blocks: list[Block], config: PruningConfig) -> list[Block]:
+    """The blocks that config.blocks and, for structured, keep_first_last leave to prune."""
     chosen = parse_blocks(config.blocks)
     if chosen and chosen[1] >= len(blocks):
         raise UserError(f"blocks: this model has blocks 0-{len(blocks) - 1}, found {config.blocks!r}")
@@ -43,13 +59,28 @@ def select(blocks: list[Block], config: PruningConfig, linears: Mapping[str, Sha
     for wild in config.include + config.exclude:
         if not any(fnmatchcase(layer, wild) for block in blocks for layer in block.layers):
             raise UserError(f"include/exclude: no prunable layer matches {wild!r}; names look like {blocks[0].layers[0]}")
-    units = [narrowed for block in kept for unit in block.units if (narrowed := narrow(unit, config))]
-    if not units:
-        raise UserError(
-            f"nothing is left to prune: blocks {config.blocks or 'all'}, target {config.target}, include {list(config.include)}, exclude {list(config.exclude)}"
-        )
-    check_columns(units, config, linears)
-    return units
+    ends = all(b.keep_ends for b in blocks) if config.keep_first_last is None else config.keep_first_last
+    if config.pattern == "structured" and ends:
+        kept = [block for block in kept if block not in (blocks[0], blocks[-1])]
+    return kept
+
+
+def select_groups(blocks: list[Block], config: PruningConfig) -> list[Group]:
+    """The groups that structured pruning shrinks: those with a consumer that target, include and exclude leave in."""
+    chosen = []
+    for block in chosen_blocks(blocks, config):
+        parts = {"heads": "attention", "neurons": "ffn"}
+        for group in block.groups:
+            taps = (Tap(group.consumers, parts[group.kind]),)
+            if narrow(taps, config):
+                chosen.append(group)
+    return chosen
+
+
+def only(unit: Unit, layers: set[str]) -> Unit:
+    """The unit's taps of these layers."""
+    taps = (Tap(tuple(x for x in tap.layers if x in layers), tap.part, tap.stream) for tap in unit)
+    return tuple(tap for tap in taps if tap.layers)
 
 
 def narrow(unit: Unit, config: PruningConfig) -> Unit:
@@ -78,7 +109,7 @@ def plan_packages(units: list[Unit], linears: Mapping[str, Shape], config: Pruni
     """Consecutive packages in forward order: config.packages of them with nearly equal numbers of units (by default 4, or one a
     unit if there are fewer), or as few as config.memory_budget_gib allows. A unit larger than the budget is split into its taps."""
     if config.memory_budget_gib is not None:
-        return by_budget(units, linears, config.memory_budget_gib)
+        return by_budget(units, linears, config.memory_budget_gib, split=config.pattern != "structured")
     if config.packages is not None and config.packages > len(units):
         raise UserError(f"packages: expected at most one for each of the {len(units)} basic units, found {config.packages}")
     count = min(config.packages or config.default_packages, len(units))
@@ -86,12 +117,13 @@ def plan_packages(units: list[Unit], linears: Mapping[str, Shape], config: Pruni
     return [make(sum(units[a:b], ()), linears) for a, b in pairwise(edges)]
 
 
-def by_budget(units: list[Unit], linears: Mapping[str, Shape], budget_gib: float) -> list[Package]:
+def by_budget(units: list[Unit], linears: Mapping[str, Shape], budget_gib: float, split: bool) -> list[Package]:
+    """As few packages as the budget allows. Structured units stay whole: their streams are pruned together."""
     budget = budget_gib * GIB
     parts: list[Unit] = []
     for unit in units:
         fits = sum(hessian_bytes(tap, linears) for tap in unit) <= budget
-        parts += [unit] if fits else [(tap,) for tap in unit]
+        parts += [unit] if fits or not split else [(tap,) for tap in unit]
     packages: list[Package] = []
     open_taps: tuple[Tap, ...] = ()
     for part in parts:

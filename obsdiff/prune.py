@@ -20,13 +20,15 @@ from typing import Any
 import torch
 from torch import nn
 
-from .architectures import Tap, require_blocks, uncovered
+from .architectures import Group, Tap, require_blocks, uncovered
 from .calibration import Plan, calibrate
 from .config import NO_HESSIAN, PruningConfig
 from .errors import CalibrationError, CalibrationWarning, NotPositiveDefinite
 from .hessian import Hessian
-from .packages import Package, plan_packages, select
+from .packages import Package, plan_packages, select, select_groups
 from .progress import Progress
+from .prune_structured import prune_groups_, require_prunable
+from .pruned_models import mark_pruned_
 from .record import LayerRecord, PruningReport
 from .running import Prompt, Run, prepared
 from .settings import call_settings, choose_prompts, denoiser_name
@@ -52,10 +54,13 @@ def prune_(pipe: Any, prompts: Sequence[Prompt], config: PruningConfig | None = 
     linears = linear_shapes(denoiser)
     blocks = require_blocks(linears, type(denoiser).__name__)
     packages = plan_packages(select(blocks, config, linears), linears, config)
+    groups = select_groups(blocks, config) if config.pattern == "structured" else []
+    require_prunable(denoiser, groups)
     require_finite(denoiser, [layer for package in packages for layer in package.layers])
     chosen, seeds = choose_prompts(list(prompts), config)
     settings = call_settings(pipe, config)
     report = PruningReport(config.to_dict(), settings, chosen, seeds, name, [list(p.layers) for p in packages])
+    report.parameters["before"] = sum(p.numel() for p in denoiser.parameters())
     for layer in uncovered(linears, blocks):
         note(report, f"{layer}: no table entry covers this layer; it stays dense")
     if config.device:
@@ -64,7 +69,11 @@ def prune_(pipe: Any, prompts: Sequence[Prompt], config: PruningConfig | None = 
     job = Plan(chosen, seeds, settings, config.batch_size, weighting)
     with prepared(pipe) as run, Progress(progress, len(packages), len(chosen)) as bar:
         for index, package in enumerate(packages):
-            prune_package_(run, denoiser, package, index, job, config, report, bar)
+            inside = [group for group in groups if group.consumers[0] in package.layers]
+            prune_package_(run, denoiser, package, inside, index, job, config, report, bar)
+    if groups:
+        setattr(pipe, name, mark_pruned_(denoiser, report.layout))
+    report.parameters["after"] = sum(p.numel() for p in denoiser.parameters())
     if config.method not in NO_HESSIAN:
         note_few_tokens(report)
     return report
@@ -94,14 +103,20 @@ def require_finite(denoiser: nn.Module, layers: list[str]) -> None:
             raise CalibrationError(f"{layer}: its weight has inf or NaN")
 
 
-def prune_package_(run: Run, denoiser: nn.Module, package: Package, index: int, job: Plan, config: PruningConfig, report: PruningReport, bar: Progress) -> None:
+def prune_package_(
+    run: Run, denoiser: nn.Module, package: Package, groups: list[Group], index: int, job: Plan, config: PruningConfig, report: PruningReport, bar: Progress
+) -> None:
     """Steps 3 and 4 for one package."""
     began = time.perf_counter()
     bar.package(index)
     hessians = calibrate(run, denoiser, list(package.taps), job, config.offload_device, lambda prompts: bar.advance(prompts, run.steps))
     report.seconds["calibration"] = report.seconds.get("calibration", 0.0) + time.perf_counter() - began
     began = time.perf_counter()
-    for tap in package.taps:
+    if groups:
+        layers, chosen = prune_groups_(denoiser, groups, {layer: h for tap, h in hessians.items() for layer in tap.layers}, config, index)
+        report.layers += layers
+        report.groups += chosen
+    for tap in () if groups else package.taps:
         report.layers += prune_tap_(denoiser, tap, hessians.pop(tap), config, index)
     report.seconds["solve"] = report.seconds.get("solve", 0.0) + time.perf_counter() - began
 

@@ -25,9 +25,23 @@ class LayerRecord:
     seconds: float
 
 
+@dataclass(frozen=True)
+class GroupRecord:
+    """Heads or neurons of one attention or FFN: how many there were, which left (in that order), and every one's score."""
+
+    owner: str
+    kind: str
+    total: int
+    kept: int
+    removed: list[int]
+    scores: list[float]
+    package: int
+
+
 @dataclass
 class PruningReport:
-    """What prune_ did: the settings it resolved, every layer, and the seconds of each phase."""
+    """What prune_ did: the settings it resolved, every layer, and the seconds of each phase. `parameters` counts the whole
+    component before and after; `layers` of a structured run are those that read the removed heads and neurons."""
 
     config: dict[str, Any]
     settings: dict[str, Any] = field(default_factory=dict)
@@ -36,15 +50,25 @@ class PruningReport:
     component: str = ""
     packages: list[list[str]] = field(default_factory=list)
     layers: list[LayerRecord] = field(default_factory=list)
+    groups: list[GroupRecord] = field(default_factory=list)
+    parameters: dict[str, int] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
     versions: dict[str, str] = field(default_factory=lambda: versions())
 
     @property
     def sparsity(self) -> float:
-        """Share of zeros over all pruned layers."""
+        """Share of the pruned layers' weights that are zero, or of their columns that left."""
         total = sum(row.shape[0] * row.shape[1] for row in self.layers)
         return sum(row.sparsity * row.shape[0] * row.shape[1] for row in self.layers) / total
+
+    @property
+    def layout(self) -> dict[str, dict[str, int]]:
+        """What is left of each owner of heads or neurons: {owner: {kind: count}}."""
+        found: dict[str, dict[str, int]] = {}
+        for row in self.groups:
+            found.setdefault(row.owner, {})[row.kind] = row.kept
+        return found
 
     def to_dict(self) -> dict[str, Any]:
         return {"schema": SCHEMA} | dataclasses.asdict(self) | {"sparsity": self.sparsity}

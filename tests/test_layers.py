@@ -15,6 +15,7 @@ FLOORS = [
     ["config", "step_weights", "hessian", "metrics", "solvers"],
     ["architectures", "folder", "progress", "record", "running"],
     ["packages", "calibration", "settings", "surgery", "card", "evaluate", "report"],
+    ["prune_structured", "pruned_models"],
     ["checkpoint", "inspection", "prune"],
     ["demo"],
     ["commands"],

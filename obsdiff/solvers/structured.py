@@ -39,12 +39,14 @@ SMALLEST = 8  # the last groups of neurons to leave have this size
 
 @dataclass
 class Consumer:
-    """A weight that reads what is pruned, in the middle of being pruned: W (O, I), H^-1 (I, I), which columns are left (I,)."""
+    """A weight that reads what is pruned, in the middle of being pruned: W (O, I), H^-1 (I, I), which columns are left (I,), and
+    half of what its squared error has grown by so far."""
 
     weight: Tensor
     inverse: Tensor
     left: Tensor
     damping: float
+    loss: float = 0.0
 
     @classmethod
     def begin(cls, weight: Tensor, hessian: Tensor, damping: float) -> "Consumer":
@@ -64,10 +66,15 @@ class Consumer:
         rows = self.inverse[columns]  # (C, I)
         lower = torch.linalg.cholesky(rows[:, columns])
         half = torch.linalg.solve_triangular(lower, rows, upper=False)  # (C, I): half^T half is what (6) takes away
+        share = torch.linalg.solve_triangular(lower, self.weight[:, columns].T, upper=False)  # (C, O)
+        self.loss += share.square().sum().item() / 2
         if compensate:
-            share = torch.linalg.solve_triangular(lower, self.weight[:, columns].T, upper=False)  # (C, O)
             self.weight -= share.T @ half
         self.inverse.addmm_(half.T, half, alpha=-1)
+        self.drop(columns)
+
+    def drop(self, columns: Tensor) -> None:
+        """Zero columns (C,) and repair nothing."""
         self.left[columns] = False
         self.weight[:, columns] = 0
 

@@ -1,0 +1,110 @@
+"""Structured pruning of one package: choose heads and neurons, repair what reads them, take them out of the model.
+
+Used by prune.py once the package's Hessians are there. The same methods serve one attention, joint attention of two
+streams, an FFN, and the projection of FLUX's single blocks that reads heads and neurons together.
+"""
+
+import time
+import zlib
+from collections.abc import Mapping
+
+import torch
+from torch import nn
+
+from .architectures import Group
+from .config import PruningConfig
+from .errors import NotPositiveDefinite, UserError
+from .hessian import Hessian
+from .record import GroupRecord, LayerRecord
+from .solvers import BASELINES
+from .solvers.solution import layer_error
+from .solvers.structured import Consumer, obs_heads, obs_neurons
+from .surgery import columns, items, refusal, rows, shrink_
+
+
+def left_of(group: Group, total: int, config: PruningConfig) -> int:
+    """How many heads or neurons stay: at least one head, or round_to neurons; neurons in multiples of round_to."""
+    away = int(config.removed * total + 0.5)
+    if group.kind == "heads":
+        return max(1, total - away)
+    unit = config.round_to
+    return min(total, max(unit, int((total - away) / unit + 0.5) * unit))
+
+
+def require_prunable(denoiser: nn.Module, groups: list[Group]) -> None:
+    """UserError for a group that can't be taken out exactly, by name."""
+    for group in groups:
+        reason = refusal(denoiser, group)
+        if reason:
+            raise UserError(
+                f"structured: {reason}, so that the other heads would change with the removed ones; leave it out with --exclude '{group.consumers[0]}'"
+            )
+
+
+def prune_groups_(
+    denoiser: nn.Module, groups: list[Group], hessians: Mapping[str, Hessian], config: PruningConfig, package: int
+) -> tuple[list[LayerRecord], list[GroupRecord]]:
+    """Prune the groups of one package in place; `hessians` are those of their consumers, by layer name."""
+    layers, records = [], []
+    for together in by_consumer(groups):
+        began = time.perf_counter()
+        names = list(dict.fromkeys(name for group in together for name in group.consumers))
+        before = {name: denoiser.get_submodule(name).weight.detach().clone() for name in names}
+        matrices = {name: hessians[name].matrix() for name in names}
+        consumers = {name: begin(name, before[name], matrices[name], config) for name in names}
+        records += [choose(denoiser, group, consumers, config, package) for group in together]
+        for name in names:
+            error = layer_error(before[name], consumers[name].weight, matrices[name])
+            layers.append(record(name, before[name], consumers[name], error, hessians[name], package, time.perf_counter() - began))
+            write_(denoiser.get_submodule(name), consumers[name])
+        for group, chosen in zip(together, records[-len(together) :], strict=True):
+            gone = set(chosen.removed)
+            shrink_(denoiser, group, [i for i in range(chosen.total) if i not in gone])
+    return layers, records
+
+
+def by_consumer(groups: list[Group]) -> list[list[Group]]:
+    """Groups that share a consumer are pruned together, heads first."""
+    together: dict[str, list[Group]] = {}
+    for group in groups:
+        together.setdefault(group.consumers[0], []).append(group)
+    return [sorted(some, key=lambda g: g.kind) for some in together.values()]
+
+
+def begin(name: str, weight: torch.Tensor, hessian: torch.Tensor, config: PruningConfig) -> Consumer:
+    try:
+        return Consumer.begin(weight, hessian, config.damping)
+    except NotPositiveDefinite as error:
+        raise NotPositiveDefinite(f"{name}: {error}") from None
+
+
+def choose(denoiser: nn.Module, group: Group, consumers: dict[str, Consumer], config: PruningConfig, package: int) -> GroupRecord:
+    """Choose what leaves one group and take it out of its consumers."""
+    total = items(denoiser, group)
+    kept = left_of(group, total, config)
+    reads = columns(denoiser, group, total)
+    mine = [consumers[name] for name in group.consumers]
+    if config.method == "obs" and group.kind == "heads":
+        removed, scores = obs_heads(mine, list(reads), total - kept, config.compensation)
+    elif config.method == "obs":
+        removed, scores = obs_neurons(mine[0], reads.flatten(), total - kept, config.compensation)
+    else:
+        read = [consumer.weight[:, reads].transpose(0, 1) for consumer in mine]
+        written = [denoiser.get_submodule(name).weight.detach()[rows(denoiser, group, name, total)] for name in group.producers]
+        removed, scores = BASELINES[config.method](read, written, total - kept, seed=config.seed ^ zlib.crc32(group.owner.encode()))
+        for consumer in mine:
+            consumer.drop(reads[removed].flatten())
+    return GroupRecord(group.owner, group.kind, total, kept, removed, scores, package)
+
+
+def record(name: str, before: torch.Tensor, consumer: Consumer, error: float, hessian: Hessian, package: int, seconds: float) -> LayerRecord:
+    gone = 1 - consumer.left.float().mean().item()
+    per_column = hessian.distinct / hessian.columns
+    return LayerRecord(name, tuple(before.shape), package, gone, consumer.loss, error, consumer.damping, per_column, seconds)
+
+
+def write_(layer: nn.Linear, consumer: Consumer) -> None:
+    if not consumer.weight.isfinite().all():
+        raise NotPositiveDefinite(f"the repaired weight of a layer with {layer.in_features} inputs has inf or NaN; raise the damping")
+    with torch.no_grad():
+        layer.weight.copy_(consumer.weight)
