@@ -19,6 +19,7 @@ from .card import model_card
 from .errors import UserError
 from .folder import Folder, check_output
 from .record import PruningReport
+from .settings import usable_device
 
 RECORD = "obsdiff.json"
 
@@ -31,7 +32,7 @@ def load_pipeline(folder: Folder, dtype: str | None = None, device: str | None =
     """
     from diffusers import DiffusionPipeline
 
-    where = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    where = usable_device("device", device or ("cuda" if torch.cuda.is_available() else "cpu"))
     formats = {name: dtype or tensors.dtype or "float32" for name, tensors in folder.components.items()}
     loaded = {name: "float32" if where.type == "cpu" and dtype is None else f for name, f in formats.items()}
     types = {name: getattr(torch, f) for name, f in loaded.items()} | {"default": torch.float32}

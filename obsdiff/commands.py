@@ -27,7 +27,7 @@ def prune(args: argparse.Namespace) -> None:
     configs = [config_of(args, sparsity=s) for s in sparsities]
     check_output(args.output, args.overwrite)
     folder = open_folder(find_model(args.model))
-    configs = [with_recommended(c, folder) for c in configs]
+    configs = [with_recommended(c, folder, args) for c in configs]
     prompts = calibration_prompts(args.prompts, folder)
     for config in configs:
         make_plan(folder, config)
@@ -86,10 +86,11 @@ def quiet() -> None:
     warnings.showwarning = lambda message, *_, **__: say(f"warning: {message}")
 
 
-def with_recommended(config: PruningConfig, folder: Folder) -> PruningConfig:
-    """The config, with a built-in's recommended settings where it says nothing."""
-    known = builtin_info(folder.path).get("settings", {})
-    return dataclasses.replace(config, **{name: value for name, value in known.items() if getattr(config, name) is None})
+def with_recommended(config: PruningConfig, folder: Folder, args: argparse.Namespace) -> PruningConfig:
+    """The config, with a built-in's recommended settings for every flag that was not given."""
+    info = builtin_info(folder.path)
+    known = info.get("settings", {}) | info.get("calibration", {})
+    return dataclasses.replace(config, **{name: value for name, value in known.items() if name not in args})
 
 
 def calibration_prompts(file: Path | None, folder: Folder) -> list[str]:
@@ -111,7 +112,7 @@ def inspect_(args: argparse.Namespace) -> None:
 
     config = config_of(args)
     folder = open_folder(find_model(args.model))
-    config = with_recommended(config, folder)
+    config = with_recommended(config, folder, args)
     prompts = len(read_prompts(args.prompts)) if args.prompts else config.num_prompts
     plan = describe(folder, config, min(prompts, config.num_prompts))
     show_json(plan) if args.json else print(as_text(plan))

@@ -4,6 +4,7 @@ import inspect
 import random
 from typing import Any
 
+import torch
 from torch import nn
 
 from .config import PruningConfig
@@ -24,6 +25,16 @@ def denoiser_name(pipe: Any, component: str | None) -> str:
         if name in present:
             return name
     raise UserError(f"{type(pipe).__name__} has no denoiser: expected a component named {' or '.join(DENOISERS)}, found {', '.join(present) or 'none'}")
+
+
+def usable_device(name: str, value: str) -> torch.device:
+    """The torch device of a setting; UserError if there is no such device here."""
+    try:
+        device = torch.device(value)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise UserError(f"{name}: torch can't use {value!r} here: {str(error).splitlines()[0]}") from None
+    return device
 
 
 def choose_prompts(prompts: list[Prompt], config: PruningConfig) -> tuple[list[Prompt], list[int]]:

@@ -64,7 +64,7 @@ def test_inspect_gives_its_path(path, capsys):
     assert main(["inspect", "emoji-sd3", "--json"]) == 0
     plan = json.loads(capsys.readouterr().out)
     assert plan["path"] == str(path)
-    assert (plan["layers"], plan["units"], plan["settings"]["num_inference_steps"], plan["prompts"]) == (5 * 12 + 9, 6 * 4, 25, 100)
+    assert (plan["layers"], plan["units"], plan["settings"]["num_inference_steps"], plan["prompts"]) == (5 * 12 + 9, 6 * 4, 25, 24)
 
 
 @slow

@@ -60,6 +60,12 @@ def refused(capsys, argv: list[str], *words: str) -> None:
         (["--component", "prior"], ["prior"]),
         (["--prompts", "nowhere.txt"], ["nowhere.txt"]),
         (["--no-such-flag"], ["--no-such-flag"]),
+        (["--device", "nonsense"], ["device", "nonsense"]),
+        (["--offload-device", "nonsense"], ["offload_device", "nonsense"]),
+        (["--round-to", "0"], ["round_to", "0"]),
+        (["--method", "l1"], ["l1 does not do pattern unstructured"]),
+        (["--method", "magnitude", "--pattern", "structured"], ["magnitude does not do pattern structured"]),
+        (["--pattern", "structured", "--blocks", "0"], ["nothing is left"]),
     ],
 )
 def test_wrong_flags_are_one_line_and_write_nothing(capsys, sd3_folder, prompts_file, tmp_path, flags, words):

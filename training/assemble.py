@@ -25,6 +25,7 @@ from .vae import OUT as VAE
 
 SETTINGS = {"num_inference_steps": 25, "guidance_scale": 4.0, "height": 64, "width": 64}
 CALIBRATION, EVALUATION = 200, 128
+NUM_PROMPTS = 24  # enough for 60 image tokens per column of the widest layers
 
 
 def silent_encoder() -> tuple[T5EncoderModel, T5Tokenizer]:
@@ -65,7 +66,7 @@ def main() -> None:
     chosen = random.Random(11).sample(known, CALIBRATION + EVALUATION)
     (folder / "calibration_prompts.txt").write_text("\n".join(chosen[:CALIBRATION]) + "\n")
     (folder / "evaluation_prompts.txt").write_text("\n".join(chosen[CALIBRATION:]) + "\n")
-    (folder / "builtin.json").write_text(json.dumps({"settings": SETTINGS}, indent=1) + "\n")
+    (folder / "builtin.json").write_text(json.dumps({"settings": SETTINGS, "calibration": {"num_prompts": NUM_PROMPTS}}, indent=1) + "\n")
     for name in ("clip", "judge"):
         if (CLIP / name).exists():
             CLIPModel.from_pretrained(CLIP / name).to(torch.float16).save_pretrained(HERE / f"emoji-{name}", safe_serialization=True)

@@ -1,6 +1,7 @@
 """The trained pipelines that ship inside the package, so that every claim can be checked on any machine.
 
-Each folder is a plain diffusers pipeline, with builtin.json (recommended settings), calibration_prompts.txt and, apart
+Each folder is a plain diffusers pipeline, with builtin.json (recommended settings of the pipeline's call and number of
+calibration prompts), calibration_prompts.txt and, apart
 from them, evaluation_prompts.txt beside it.
 """
 
@@ -22,6 +23,6 @@ def builtin_path(name: str) -> Path:
 
 
 def builtin_info(path: Path) -> dict[str, Any]:
-    """Recommended settings {"num_inference_steps", "guidance_scale", ...} of a built-in's folder; {} for other folders."""
+    """{"settings": of the pipeline's call, "calibration": {"num_prompts"}} of a built-in's folder; {} for other folders."""
     file = path / "builtin.json"
     return json.loads(file.read_text()) if file.is_file() and path.parent == HERE else {}
