@@ -34,7 +34,9 @@ def prune(args: argparse.Namespace) -> None:
 
     from .checkpoint import cast_, load_pipeline, whole_folder, write_pruned
     from .prune import prune_
+    from .settings import check_devices
 
+    check_devices(configs[0])
     quiet()
     records = []
     with whole_folder(args.output, args.overwrite) as inside:

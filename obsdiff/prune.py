@@ -31,7 +31,7 @@ from .prune_structured import prune_groups_, require_prunable
 from .pruned_models import mark_pruned_
 from .record import LayerRecord, PruningReport
 from .running import Prompt, Run, prepared
-from .settings import call_settings, choose_prompts, denoiser_name, usable_device
+from .settings import call_settings, check_devices, choose_prompts, denoiser_name
 from .solvers import SOLVERS, Sparsity
 from .solvers.solution import layer_error
 from .surgery import linear_shapes
@@ -49,9 +49,7 @@ def prune_(pipe: Any, prompts: Sequence[Prompt], config: PruningConfig | None = 
     trusted and NotPositiveDefinite for a Hessian that can't be factored, both with the layer's name.
     """
     config = config or PruningConfig()
-    for field in ("device", "offload_device"):
-        if getattr(config, field):
-            usable_device(field, getattr(config, field))
+    check_devices(config)
     name = denoiser_name(pipe, config.component)
     denoiser: nn.Module = getattr(pipe, name)
     linears = linear_shapes(denoiser)

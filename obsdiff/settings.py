@@ -37,6 +37,13 @@ def usable_device(name: str, value: str) -> torch.device:
     return device
 
 
+def check_devices(config: PruningConfig) -> None:
+    """UserError for a device setting that torch can't use here."""
+    for field in ("device", "offload_device"):
+        if getattr(config, field):
+            usable_device(field, getattr(config, field))
+
+
 def choose_prompts(prompts: list[Prompt], config: PruningConfig) -> tuple[list[Prompt], list[int]]:
     """config.num_prompts prompts, sampled with config.seed (all of them if there are no more), and the noise seed of each."""
     kinds = {type(p) for p in prompts}
