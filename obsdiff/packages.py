@@ -29,9 +29,9 @@ class Package:
 
 
 def hessian_bytes(tap: Tap, linears: Mapping[str, Shape]) -> int:
-    """Bytes of one float32 Hessian and its sum of inputs: 4 (I I + I)."""
+    """Bytes of one Hessian and its sum of inputs in float64, the most that any device takes: 8 (I I + I)."""
     columns = linears[tap.layers[0]][1]
-    return 4 * (columns * columns + columns)
+    return 8 * (columns * columns + columns)
 
 
 def select(blocks: list[Block], config: PruningConfig, linears: Mapping[str, Shape]) -> list[Unit]:

@@ -40,8 +40,9 @@ def test_counting_stops_when_it_is_enough():
     assert h.distinct == ENOUGH * 2
 
 
-def test_half_precision_inputs_are_summed_in_float32():
+def test_half_precision_inputs_are_summed_in_full():
     x = torch.full((4096, 1), 30.0, dtype=torch.float16)
     h = Hessian.zeros(1)
     h.update(x)
     assert h.xx.item() == 4096 * 900
+    assert h.xx.dtype == torch.float64
