@@ -121,6 +121,8 @@ def open_folder(path: Path) -> Folder:
         folder = path / name
         if not re.fullmatch(r"\w+", name) or not folder.is_dir():
             raise UserError(f"{path}: model_index.json names the component {name!r}, but there is no such folder")
+        if not any(folder.iterdir()):
+            raise UserError(f"{folder} is empty, but model_index.json names this component; fetch the pipeline again")
         if (folder / "config.json").is_file():
             components[name], variant = read_component(folder)
             variants.add(variant)

@@ -21,10 +21,11 @@ def write_page(folders: list[Path], page: Path) -> None:
     from jinja2 import Environment, FileSystemLoader
 
     sets = [read_results(Path(folder)) for folder in folders]
-    names = [run["name"] for results in sets for run in results["runs"]]
+    names = [str(run.get("name")) for results in sets for run in results["runs"] if isinstance(run, dict)]
     colours = {name: COLOURS[i % len(COLOURS)] for i, name in enumerate(dict.fromkeys(names))}
     environment = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True)
-    html = environment.get_template("page.html").render(sets=[section(r, Path(f), colours) for r, f in zip(sets, folders, strict=True)])
+    sections = [checked_section(r, Path(f), colours) for r, f in zip(sets, folders, strict=True)]
+    html = environment.get_template("page.html").render(sets=sections)
     page.parent.mkdir(parents=True, exist_ok=True)
     beside = page.with_name(f".{page.name}.part")
     beside.write_text(html, encoding="utf-8")
@@ -39,6 +40,15 @@ def read_results(folder: Path) -> dict[str, Any]:
     if missing:
         raise UserError(f"{folder / 'results.json'}: {', '.join(missing)} missing; write it again with this obsdiff")
     return results
+
+
+def checked_section(results: dict[str, Any], folder: Path, colours: dict[str, str]) -> dict[str, Any]:
+    try:
+        return section(results, folder, colours)
+    except (KeyError, TypeError, AttributeError, IndexError, ZeroDivisionError) as error:
+        raise UserError(
+            f"{folder / 'results.json'} does not follow schema {SCHEMA}: {type(error).__name__} {error}; write it again with this obsdiff"
+        ) from None
 
 
 def section(results: dict[str, Any], folder: Path, colours: dict[str, str]) -> dict[str, Any]:

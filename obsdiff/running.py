@@ -13,6 +13,8 @@ from typing import Any
 
 import torch
 
+from .errors import UserError
+
 Prompt = str | dict[str, Any]
 
 
@@ -32,15 +34,20 @@ class Run:
         return len(self.pipe.scheduler.timesteps)
 
     def latents(self, prompts: list[Prompt], seeds: list[int], settings: dict[str, Any]) -> torch.Tensor:
-        """Final latents of one batch, through the pipeline's own __call__, a seed for each prompt."""
+        """Final latents of one batch, through the pipeline's own __call__, a seed for each prompt. UserError if the pipeline refuses its arguments."""
         self.step, self.prompts = 0, len(prompts)
         device = getattr(self.pipe, "_execution_device", None) or self.pipe.device
         generators = [torch.Generator(device).manual_seed(seed) for seed in seeds]
         arguments = settings | arguments_of(prompts) | {"generator": generators}
         if "output_type" in inspect.signature(self.pipe.__call__).parameters:
             arguments["output_type"] = "latent"
-        with torch.no_grad():
-            out = self.pipe(**arguments, return_dict=False)
+        try:
+            with torch.no_grad():
+                out = self.pipe(**arguments, return_dict=False)
+        except (ValueError, TypeError) as error:
+            if self.step == 0:  # the pipeline checks its arguments before the first step
+                raise UserError(f"{type(self.pipe).__name__} does not take these prompts and settings: {error}") from error
+            raise
         if self.step != self.steps:
             raise RuntimeError(f"the scheduler completed {self.step} steps of {self.steps}: its steps could not be followed")
         return out[0] if isinstance(out, tuple) else out

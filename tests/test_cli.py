@@ -63,6 +63,7 @@ def refused(capsys, argv: list[str], *words: str) -> None:
         (["--device", "nonsense"], ["device", "nonsense"]),
         (["--offload-device", "nonsense"], ["offload_device", "nonsense"]),
         (["--round-to", "0"], ["round_to", "0"]),
+        (["--height", "13", "--dtype", "float32"], ["height", "13"]),
         (["--method", "l1"], ["l1 does not do pattern unstructured"]),
         (["--method", "magnitude", "--pattern", "structured"], ["magnitude does not do pattern structured"]),
         (["--pattern", "structured", "--blocks", "0"], ["nothing is left"]),

@@ -46,6 +46,12 @@ def missing_component(model):
     return "'vae'"
 
 
+def empty_component(model):
+    for file in (model / "tokenizer").iterdir():
+        file.unlink()
+    return "is empty"
+
+
 def climbing_component(model):
     index = json.loads((model / "model_index.json").read_text())
     (model / "model_index.json").write_text(json.dumps(index | {"../evil": ["diffusers", "AutoencoderKL"]}))
@@ -97,6 +103,7 @@ def weightless(model):
         no_class,
         missing_component,
         climbing_component,
+        empty_component,
         truncated,
         empty,
         huge_header,

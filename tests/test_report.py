@@ -72,6 +72,9 @@ def test_what_is_no_run_is_refused(run, capsys):
     change(run, schema=1, dense_images=["../../etc/passwd", "dense/001.png"])
     with pytest.raises(UserError, match="no picture"):
         write_page([run], page)
+    change(run, dense_images=[], runs=[{}])
+    with pytest.raises(UserError, match="does not follow schema 1: KeyError"):
+        write_page([run], page)
     (run / "results.json").write_text("[]")
     with pytest.raises(UserError, match="expected a JSON object"):
         write_page([run], page)
