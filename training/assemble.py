@@ -59,6 +59,9 @@ def main() -> None:
     card = (folder / "README.md").read_text() if (folder / "README.md").exists() else None
     shutil.rmtree(folder, ignore_errors=True)
     pipeline().to(torch.float16).save_pretrained(folder, safe_serialization=True)
+    for file in folder.glob("*/config.json"):  # where the parts lay here is nobody's business
+        config = {key: value for key, value in json.loads(file.read_text()).items() if key != "_name_or_path"}
+        file.write_text(json.dumps(config, indent=2) + "\n")
     if card:
         (folder / "README.md").write_text(card)
     _, rows = load()
