@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from .adapters import require_unwrapped
 from .card import model_card
 from .errors import UserError
 from .folder import Folder, check_output
@@ -62,6 +63,7 @@ def save_pruned(pipe: Any, output: str | Path, report: PruningReport, *, overwri
 
 
 def write_pruned(pipe: Any, folder: Path, report: PruningReport) -> None:
+    require_unwrapped(pipe)
     pipe.save_pretrained(folder, safe_serialization=True)
     (folder / RECORD).write_text(json.dumps(report.to_dict(), indent=1) + "\n", encoding="utf-8")
     (folder / "README.md").write_text(model_card(type(pipe).__name__, report), encoding="utf-8")

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from .builtin import BUILTINS
-from .commands import demo, inspect_, prune, report
+from .commands import CALL, demo, evaluate, inspect_, prune, report
 from .config import PruningConfig
 from .errors import RunFailed, UserError
 
@@ -57,11 +57,19 @@ def parser() -> Parser:
     add_config(p, several_sparsities=True)
     p.set_defaults(run=prune)
 
-    p = commands.add_parser("inspect", help="what would be pruned, packages, memory; nothing is run")
+    p = commands.add_parser("inspect", help="what would be pruned, packages, memory; for structured the parameters and MACs that would be left; nothing is run")
     p.add_argument("model", metavar="MODEL", help=MODEL)
     p.add_argument("--json", action="store_true", help="print the plan on stdout as JSON")
+    p.add_argument("--paper-count", action="store_true", help='with --pattern structured: count parameters and "TFLOPs" as the OBS-Diff paper does, too')
     add_config(p)
     p.set_defaults(run=inspect_)
+
+    p = commands.add_parser("evaluate", help="the same prompts and seeds through pruned pipelines and the dense one: pictures, results.json, a table")
+    p.add_argument("runs", metavar="DIR", nargs="+", type=Path, help="pruned pipelines")
+    p.add_argument("--against", required=True, metavar="MODEL", help=f"the dense pipeline: {MODEL}")
+    p.add_argument("--output", required=True, metavar="RUN", type=Path, help="folder to write; appears complete or not at all")
+    add_evaluation(p)
+    p.set_defaults(run=evaluate)
 
     p = commands.add_parser("report", help="one self-contained HTML page of one or several runs")
     p.add_argument("runs", metavar="RUN", nargs="+", type=Path, help="folders with a results.json")
@@ -74,6 +82,26 @@ def parser() -> Parser:
     p.add_argument("--overwrite", action="store_true", help="replace an existing output folder")
     p.set_defaults(run=demo)
     return top
+
+
+def add_evaluation(p: argparse.ArgumentParser) -> None:
+    """How `evaluate` calls the pipelines. The settings of the pipeline call are described once, in PruningConfig."""
+    p.add_argument(
+        "--prompts", metavar="FILE", type=Path, help="prompts, UTF-8, one a line (default: a built-in's evaluation prompts, else the general captions)"
+    )
+    p.add_argument("--num-prompts", type=int, default=64, metavar="PROMPTS", help="the first so many prompts (default %(default)s)")
+    p.add_argument("--seed", type=int, default=1_000_000, help="prompt i starts from seed + i (default %(default)s, far from calibration's)")
+    p.add_argument("--batch-size", type=int, default=4, metavar="SIZE", help="prompts in one pipeline call (default %(default)s)")
+    p.add_argument("--rounds", type=int, default=5, help="timed pictures, dense and pruned in turn; 0 times nothing (default %(default)s)")
+    p.add_argument("--component", help="pipeline component that was pruned (default: transformer or unet)")
+    fields = {field.name: field for field in dataclasses.fields(PruningConfig)}
+    for name in CALL:
+        kind = float if name == "guidance_scale" else int
+        flag, text = "--" + name.replace("_", "-"), fields[name].metadata["help"]
+        p.add_argument(flag, type=kind, default=argparse.SUPPRESS, metavar=name.split("_")[-1].upper(), help=text)
+    p.add_argument("--resume", action="store_true", help="go on from a run that was killed")
+    p.add_argument("--overwrite", action="store_true", help="replace an existing run")
+    p.add_argument("--json", action="store_true", help="print results.json on stdout")
 
 
 def add_config(p: argparse.ArgumentParser, several_sparsities: bool = False) -> None:

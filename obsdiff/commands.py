@@ -11,12 +11,13 @@ from typing import Any
 
 from .architectures import require_blocks
 from .builtin import builtin_info
-from .config import PruningConfig
+from .config import PruningConfig, whole
 from .errors import UserError
 from .folder import Folder, check_output, find_model, open_folder, read_prompts
 from .packages import Package, plan_packages, select
 from .progress import say
 
+CALL = ("num_inference_steps", "guidance_scale", "height", "width")
 GENERAL_PROMPTS = Path(__file__).parent / "prompts.txt"
 
 
@@ -113,11 +114,53 @@ def inspect_(args: argparse.Namespace) -> None:
     from .inspection import as_text, describe
 
     config = config_of(args)
-    folder = open_folder(find_model(args.model))
+    if args.paper_count and config.pattern != "structured":
+        raise UserError(f"paper-count goes with --pattern structured; found pattern {config.pattern}")
+    folder = open_folder(find_model(args.model), weights=False)
     config = with_recommended(config, folder, args)
     prompts = len(read_prompts(args.prompts)) if args.prompts else config.num_prompts
-    plan = describe(folder, config, min(prompts, config.num_prompts))
+    plan = describe(folder, config, min(prompts, config.num_prompts), args.paper_count)
     show_json(plan) if args.json else print(as_text(plan))
+
+
+def evaluate(args: argparse.Namespace) -> None:
+    for name, least in (("num_prompts", 1), ("batch_size", 1), ("seed", 0), ("rounds", 0)):
+        whole(name, getattr(args, name), least)
+    config = config_of(argparse.Namespace(**{name: getattr(args, name) for name in CALL if hasattr(args, name)}))
+    dense = open_folder(find_model(args.against))
+    component = dense.denoiser(args.component)
+    runs = named_runs([open_folder(find_model(str(path))) for path in args.runs])
+    prompts = evaluation_prompts(args.prompts, dense)[: args.num_prompts]
+    config = with_recommended(config, dense, args)
+
+    from .evaluate import Job, check_comparable
+    from .evaluate import evaluate as run_job
+    from .table import results_table
+
+    check_comparable(dense, runs, component)
+    quiet()
+    settings = {name: getattr(config, name) for name in CALL if getattr(config, name) is not None}
+    seeds = [args.seed + i for i in range(len(prompts))]
+    job = Job(dense, runs, prompts, seeds, settings, component, args.batch_size, args.rounds, args.against)
+    results = run_job(job, args.output, args.resume, args.overwrite)
+    show_json(results) if args.json else print(results_table(results))
+    say(f"{args.output}: pictures and results.json; obsdiff report {args.output} --output page.html shows them")
+
+
+def named_runs(folders: list[Folder]) -> dict[str, Folder]:
+    """Run folders by their names; with their parent's where two would be called the same."""
+    short = [folder.path.absolute().name for folder in folders]
+    long = [f"{folder.path.absolute().parent.name}-{name}" for folder, name in zip(folders, short, strict=True)]
+    names = [b if short.count(a) > 1 or a == "dense" else a for a, b in zip(short, long, strict=True)]
+    if len(set(names)) < len(names):
+        raise UserError(f"evaluate: the same folder, or the same name, twice: {', '.join(str(folder.path) for folder in folders)}")
+    return dict(zip(names, folders, strict=True))
+
+
+def evaluation_prompts(file: Path | None, dense: Folder) -> list[str]:
+    """The prompts of the file; else a built-in's own evaluation prompts; else the general captions that ship with obsdiff."""
+    own = dense.path / "evaluation_prompts.txt" if builtin_info(dense.path) else GENERAL_PROMPTS
+    return read_prompts(file or own)
 
 
 def report(args: argparse.Namespace) -> None:

@@ -14,6 +14,8 @@ from .errors import UserError
 METHODS = {
     "obs": ("unstructured", "n:m", "structured"),
     "magnitude": ("unstructured", "n:m"),
+    "wanda": ("unstructured", "n:m"),
+    "dsnot": ("unstructured", "n:m"),
     "l1": ("structured",),
     "random": ("structured",),
 }

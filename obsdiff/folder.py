@@ -59,12 +59,23 @@ class Folder:
         """Name of the component to prune, or a UserError that says which there are."""
         if component is not None and component not in self.components:
             raise UserError(f"component: {self.path} has {', '.join(self.components)}; found {component!r}")
+        self.require_unquantised()
         for name in (component,) if component else DENOISERS:
             if name in self.components:
                 return name
         raise UserError(
             f"{self.path} ({self.pipeline}) has no denoiser: expected a component named {' or '.join(DENOISERS)}, found {', '.join(self.components) or 'none'}"
         )
+
+    def require_unquantised(self) -> None:
+        """UserError for a component whose config or stored formats say that it is quantised."""
+        for name, tensors in self.components.items():
+            declared = self.config(name).get("quantization_config")
+            packed = next((layer for layer in tensors.linears if tensors.formats[f"{layer}.weight"] not in DTYPES), None)
+            if declared or packed:
+                method = declared.get("quant_method") if isinstance(declared, dict) else declared
+                found = f"quantization_config of {method!r} in its config.json" if declared else f"{tensors.formats[f'{packed}.weight']} in {packed}.weight"
+                raise UserError(f"{self.path / name}: expected unquantised weights, found {found}; prune the unquantised pipeline, then quantise the result")
 
     def config(self, component: str) -> dict[str, Any]:
         return read_json(self.path / component / "config.json")
@@ -85,10 +96,19 @@ def find_model(model: str) -> Path:
     if path.is_dir():
         return path
     if path.exists():
-        raise UserError(f"model: expected a pipeline folder, found the file {model}")
+        raise UserError(f"model: expected a pipeline folder, found {single_file(path)}")
     if re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", model):
         return download(model)
     raise UserError(f"model: no folder and no built-in model is named {model!r}; built-in: {', '.join(BUILTINS)}")
+
+
+def single_file(path: Path) -> str:
+    """What a file given as MODEL is, and what to do about it."""
+    if path.suffix.lower() == ".gguf":
+        return f"the GGUF file {path}, whose weights are quantised; prune the unquantised pipeline folder, then quantise the result"
+    if path.suffix.lower() in (".safetensors", *PICKLED):
+        return f"the single-file checkpoint {path}; turn it into a folder with the pipeline class's from_single_file(...).save_pretrained(FOLDER)"
+    return f"the file {path}"
 
 
 def download(hub_id: str) -> Path:
@@ -102,8 +122,9 @@ def download(hub_id: str) -> Path:
         raise UserError(f"model: {hub_id!r} is no folder here, and the hub did not give it: {reason[:160]}") from None
 
 
-def open_folder(path: Path) -> Folder:
-    """Read and check a pipeline folder; UserError names what is wrong with it."""
+def open_folder(path: Path, weights: bool = True) -> Folder:
+    """Read and check a pipeline folder; UserError names what is wrong with it. Without `weights` a component may have none: its
+    config.json is enough to count it."""
     index_file = path / "model_index.json"
     if not index_file.is_file():
         raise UserError(f"{path} is no diffusers pipeline: it has no model_index.json")
@@ -124,14 +145,16 @@ def open_folder(path: Path) -> Folder:
         if not any(folder.iterdir()):
             raise UserError(f"{folder} is empty, but model_index.json names this component; fetch the pipeline again")
         if (folder / "config.json").is_file():
-            components[name], variant = read_component(folder)
+            components[name], variant = read_component(folder, weights)
             variants.add(variant)
     return Folder(path, pipeline, next((v for v in sorted(variants, key=str) if v), None), components, tuple(left_out))
 
 
-def read_component(folder: Path) -> tuple[Tensors, str | None]:
+def read_component(folder: Path, weights: bool = True) -> tuple[Tensors, str | None]:
     """Tensors of one component and the variant ("fp16") its files carry, None for the plain ones."""
     files = sorted(folder.glob("*.safetensors"))
+    if not files and not weights:
+        return Tensors({}), None
     if not files:
         pickles = [f.name for f in folder.iterdir() if f.suffix in PICKLED]
         if pickles:

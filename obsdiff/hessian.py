@@ -3,8 +3,9 @@
     objective  E_t[ alpha_t ||W X_t - W' X_t||^2 ]         (OBS-Diff, section 3.2)
     Hessian    H = 2 sum_t alpha_t E[X_t X_t^T]            (I, I), the same for every row of W
 
-Kept are the sums xx = sum alpha x x^T and x = sum alpha x, and the number of tokens; the division comes once, at the
-end. So batches, ranks and resumed runs merge by adding.
+Kept are the sums xx = sum alpha x x^T, x = sum alpha x and sum alpha, and the number of tokens; the division comes once,
+at the end. So batches, ranks and resumed runs merge by adding. H divides by the number of tokens, as the paper defines it;
+the mean and the variance of an input divide by sum alpha, without which a variance can come out negative.
 
 On a CPU the sums are float64: with float32 sums the order of the tokens, hence the batch size, moved 0.3 % of the masks of
 the built-in model in two packages; with float64 none (docs/log.md). Other devices, most of which are slow at float64, sum
@@ -27,11 +28,12 @@ MIX = 0.6180339887498949  # fractional multiples of the golden ratio: fixed, unr
 
 @dataclass
 class Hessian:
-    """Raw weighted sums of the inputs of one tap: xx (I, I), x (I,), and how many tokens, how many of them distinct."""
+    """Raw weighted sums of the inputs of one tap: xx (I, I), x (I,), alpha, and how many tokens, how many of them distinct."""
 
     xx: Tensor
     x: Tensor
     samples: int = 0
+    alpha: float = 0.0
     seen: set[float] = field(default_factory=set, repr=False)
 
     @classmethod
@@ -55,6 +57,7 @@ class Hessian:
         self.xx.addmm_(rows.T, rows, alpha=weight)
         self.x.add_(rows.sum(0), alpha=weight)
         self.samples += len(rows)
+        self.alpha += weight * len(rows)
         self.count(rows)
 
     def count(self, rows: Tensor) -> None:
@@ -69,8 +72,18 @@ class Hessian:
         self.xx += other.xx
         self.x += other.x
         self.samples += other.samples
+        self.alpha += other.alpha
         self.seen |= other.seen
 
     def matrix(self) -> Tensor:
         """H (I, I): twice the weighted mean of x x^T."""
         return self.xx * (2.0 / max(1, self.samples))
+
+    def mean(self) -> Tensor:
+        """Weighted mean (I,) of every input: sum alpha x / sum alpha; zero without tokens."""
+        return self.x / self.alpha if self.samples else torch.zeros_like(self.x)
+
+    def variance(self) -> Tensor:
+        """Weighted variance (I,) of every input about its `mean`; rounding below zero counts as zero."""
+        square = self.xx.diagonal() / self.alpha if self.samples else torch.zeros_like(self.x)
+        return (square - self.mean().square()).clamp_(min=0)

@@ -7,15 +7,19 @@ from typing import Any
 from .architectures import Tap, require_blocks, uncovered
 from .config import PruningConfig
 from .errors import UserError
-from .folder import Folder
+from .folder import Folder, elements
+from .meta import build_on_meta
 from .packages import GIB, plan_packages, select
+from .prediction import as_the_paper_counts, predict
+from .surgery import linear_shapes
 
 
-def describe(folder: Folder, config: PruningConfig, prompts: int) -> dict[str, Any]:
-    """The plan as JSON. UserError for everything that would keep the run from starting."""
+def describe(folder: Folder, config: PruningConfig, prompts: int, paper_count: bool = False) -> dict[str, Any]:
+    """The plan as JSON. UserError for everything that would keep the run from starting. A folder without weights is read by its
+    config.json alone."""
     component = folder.denoiser(config.component)
     tensors = folder.components[component]
-    linears = tensors.linears
+    linears = tensors.linears or linear_shapes(build_on_meta(folder.config(component)))
     blocks = require_blocks(linears, f"{folder.path}/{component}")
     units = select(blocks, config, linears)
     packages = plan_packages(units, linears, config)
@@ -36,7 +40,7 @@ def describe(folder: Folder, config: PruningConfig, prompts: int) -> dict[str, A
         "component": component,
         "dtype": tensors.dtype,
         "bytes": tensors.size,
-        "parameters": sum(_elements(s) for s in tensors.shapes.values()),
+        "parameters": parameters(folder, component),
         "targeted_parameters": sum(linears[layer][0] * linears[layer][1] for layer in pruned),
         "removed": config.removed,
         "blocks": [{"name": b.name, "kind": b.entry} for b in blocks],
@@ -49,15 +53,31 @@ def describe(folder: Folder, config: PruningConfig, prompts: int) -> dict[str, A
         "prompts": prompts,
         "denoiser_passes": len(packages) * calls if calls else None,
         "uncovered": uncovered(linears, blocks),
+        "prediction": prediction(folder, component, config, settings, paper_count) if config.pattern == "structured" else None,
         "config": config.to_dict(),
     }  # fmt: skip
 
 
-def _elements(shape: tuple[int, ...]) -> int:
-    count = 1
-    for side in shape:
-        count *= side
-    return count
+def parameters(folder: Folder, component: str) -> int:
+    """Of the stored tensors; where there are none, of the model that config.json describes."""
+    shapes = folder.components[component].shapes
+    if shapes:
+        return sum(elements(shape) for shape in shapes.values())
+    return sum(p.numel() for p in build_on_meta(folder.config(component)).parameters())
+
+
+def prediction(folder: Folder, component: str, config: PruningConfig, settings: dict[str, Any], paper_count: bool) -> dict[str, Any]:
+    """What structured pruning would leave, counted on the meta device."""
+    height, width, tokens = settings["height"], settings["width"], text_tokens(folder)
+    factor = vae_factor(folder)
+    if not height or not width:
+        raise UserError("inspect: the picture's size is not known; give --height and --width")
+    if not tokens:
+        raise UserError(f"inspect: the number of text tokens is not known: {folder.path} has no tokenizer/tokenizer_config.json")
+    found = predict(folder.config(component), config, (height // factor, width // factor), tokens)
+    if paper_count:
+        found["as_the_paper_counts"] = as_the_paper_counts(folder.config(component), config, factor)
+    return found
 
 
 def resolve(folder: Folder, config: PruningConfig) -> dict[str, Any]:
@@ -142,8 +162,26 @@ def as_text(plan: dict[str, Any]) -> str:
         columns = [tap["tokens_per_column"] for tap in package["taps"] if tap["tokens_per_column"] is not None]
         fewest = f"{min(columns):.1f}" if columns else "?"
         lines.append(f"{i + 1:7}  {package['layers']:6}  {package['hessian_gib']:12.4f}  {fewest:>17}  {package['taps'][0]['layers'][0]}")
+    lines += prediction_lines(plan["prediction"]) if plan["prediction"] else []
     lines += ["", "tokens per column: the fewest in the package, repeats counted; a run counts distinct ones"]
     lines.append(
         f"not covered by any table entry, stay dense: {', '.join(plan['uncovered'])}" if plan["uncovered"] else "every linear layer of the blocks is covered"
     )
     return "\n".join(lines)
+
+
+def prediction_lines(found: dict[str, Any]) -> list[str]:
+    dense, pruned = found["dense"], found["pruned"]
+    before, after = dense["parameters"], pruned["parameters"]
+    leave = ", ".join(f"{found[kind]['removed']} of {found[kind]['total']} {kind}" for kind in ("heads", "neurons") if found[kind]["total"])
+    lines = ["", f"leave       {leave}", f"parameters  {before / 1e6:.2f} M -> {after / 1e6:.2f} M ({after / before:.1%})"]
+    if dense["macs"]:
+        before, after = dense["macs"]["total"], pruned["macs"]["total"]
+        kinds = ", ".join(f"{kind} {dense['macs'][kind] / 1e9:.2f} -> {pruned['macs'][kind] / 1e9:.2f} G" for kind in ("linear", "convolution", "attention"))
+        lines.append(f"MACs        {before / 1e9:.2f} G -> {after / 1e9:.2f} G ({after / before:.1%}) in one forward for one picture: {kinds}")
+    else:
+        lines.append(f"MACs        not counted: {found['why_not']}")
+    if paper := found.get("as_the_paper_counts"):
+        cells = [f'{paper[k]["parameters_billions"]:.3f} B, {paper[k]["teraflops"]:.3f} "TFLOPs"' for k in ("dense", "pruned")]
+        lines.append(f"the paper   {cells[0]} -> {cells[1]}: linear and convolution layers only, 1024 x 1024, 77 text tokens")
+    return lines

@@ -1,6 +1,8 @@
 """One display for a run: package, share of the denoiser calls done, time left. On stderr, and only where a person looks."""
 
+import contextlib
 import sys
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from rich.console import Console
@@ -42,3 +44,13 @@ class Progress:
         self.done += prompts / steps
         detail = f"prompt {min(self.prompts, int(self.done) + 1)}/{self.prompts}"
         self.bars.update(self.task, completed=self.index * self.prompts + min(self.done, self.prompts), detail=detail)
+
+
+@contextlib.contextmanager
+def counting(text: str, total: int, show: bool | None = None) -> Iterator[Callable[[int], None]]:
+    """One bar for `total` things; gives a function to call with how many more are done."""
+    show = sys.stderr.isatty() if show is None else show
+    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed:.0f}/{task.total:.0f}"), TimeRemainingColumn())
+    with Bars(*columns, console=Console(stderr=True), disable=not show, transient=True) as bars:
+        task = bars.add_task(text, total=total)
+        yield lambda count: bars.advance(task, count)

@@ -20,9 +20,10 @@ from typing import Any
 import torch
 from torch import nn
 
+from .adapters import require_plain
 from .architectures import Group, Tap, require_blocks, uncovered
 from .calibration import Plan, calibrate
-from .config import NO_HESSIAN, PruningConfig
+from .config import PruningConfig
 from .errors import CalibrationError, CalibrationWarning, NotPositiveDefinite
 from .hessian import Hessian
 from .packages import Package, plan_packages, select, select_groups
@@ -52,6 +53,7 @@ def prune_(pipe: Any, prompts: Sequence[Prompt], config: PruningConfig | None = 
     check_devices(config)
     name = denoiser_name(pipe, config.component)
     denoiser: nn.Module = getattr(pipe, name)
+    require_plain(pipe, name)
     linears = linear_shapes(denoiser)
     blocks = require_blocks(linears, type(denoiser).__name__)
     packages = plan_packages(select(blocks, config, linears), linears, config)
@@ -75,7 +77,7 @@ def prune_(pipe: Any, prompts: Sequence[Prompt], config: PruningConfig | None = 
     if groups:
         setattr(pipe, name, mark_pruned_(denoiser, report.layout))
     report.parameters["after"] = sum(p.numel() for p in denoiser.parameters())
-    if config.method not in NO_HESSIAN:
+    if config.method == "obs":  # the diagonal, all that the other methods read, needs few tokens
         note_few_tokens(report)
     return report
 
@@ -130,7 +132,15 @@ def prune_tap_(denoiser: nn.Module, tap: Tap, hessian: Hessian, config: PruningC
     matrix = hessian.matrix()
     target = Sparsity(config.removed, config.group)
     try:
-        solutions = SOLVERS[config.method]([w.to(matrix.device) for w in weights], matrix, target, damping=config.damping, compensate=config.compensation)
+        solutions = SOLVERS[config.method](
+            [w.to(matrix.device) for w in weights],
+            matrix,
+            target,
+            damping=config.damping,
+            compensate=config.compensation,
+            mean=hessian.mean(),
+            variance=hessian.variance(),
+        )
     except NotPositiveDefinite as error:
         raise NotPositiveDefinite(f"{tap.layers[0]}: {error}") from None
     records = []

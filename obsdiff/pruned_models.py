@@ -3,7 +3,7 @@
 For every diffusers model there is a class of the same name with Pruned before it: built dense from the same config, then
 shrunk to the config's `pruned_layout`. diffusers finds it as obsdiff.PrunedSD3Transformer2DModel once obsdiff is imported.
 The layout is data, checked against the model; nothing in a checkpoint names code to run. docs/checkpoints.md says why this
-road was taken.
+road was taken, and what was tried with such models.
 """
 
 import inspect
@@ -15,6 +15,7 @@ import diffusers
 from diffusers import ModelMixin
 from torch import nn
 
+from .adapters import guarded
 from .surgery import Layout, shrink_to_
 
 PREFIX = "Pruned"
@@ -36,7 +37,7 @@ def pruned_class(name: str) -> type[ModelMixin]:
     own = inspect.Parameter("pruned_layout", inspect.Parameter.KEYWORD_ONLY, default=None)
     __init__.__signature__ = signature.replace(parameters=[*signature.parameters.values(), own])  # diffusers reads configs by it
     text = f"{base.__name__} with heads and neurons taken out, as its config's pruned_layout says."
-    return type(name, (base,), {"__init__": __init__, "__doc__": text, "__module__": "obsdiff"})
+    return type(name, (base,), {"__init__": __init__, "__doc__": text, "__module__": "obsdiff"} | guarded(base))
 
 
 def mark_pruned_(model: nn.Module, layout: Layout) -> nn.Module:

@@ -64,6 +64,7 @@ def section(results: dict[str, Any], folder: Path, colours: dict[str, str]) -> d
         ],
         "names": ["dense", *(run["name"] for run in runs)],
         "dense_cost": results.get("dense_cost", {}),
+        "threads": results.get("threads"),
         "runs": [run_row(run) for run in runs],
         "error_plot": error_plot(runs, colours),
         "layer_plot": layer_plot(runs, colours),
@@ -97,6 +98,11 @@ def run_row(run: dict[str, Any]) -> dict[str, Any]:
         "zeros": cost.get("zeros"),
         "bytes": cost.get("bytes_on_disk"),
         "seconds": sum(cost.get("seconds", {}).values()),
+        "left": ", ".join(f"{cost[kind]['total'] - cost[kind]['removed']} of {cost[kind]['total']} {kind}" for kind in ("heads", "neurons") if kind in cost),
+        "macs": cost.get("macs", {}).get("total"),
+        "step": cost.get("step"),
+        "picture": cost.get("picture"),
+        "peak": cost.get("memory", {}).get("peak_bytes"),
     }
 
 

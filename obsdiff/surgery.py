@@ -38,24 +38,24 @@ def columns(denoiser: nn.Module, group: Group, count: int) -> Tensor:
     """Columns (count, D) of a consumer that belong to each head or neuron: heads come first, neurons last."""
     consumer = denoiser.get_submodule(group.consumers[0])
     if group.kind == "neurons":
-        return torch.arange(consumer.in_features - count, consumer.in_features).unsqueeze(1)
+        return torch.arange(consumer.in_features - count, consumer.in_features, device="cpu").unsqueeze(1)
     width = denoiser.get_submodule(group.producers[0]).out_features // count
-    return torch.arange(count * width).view(count, width)
+    return torch.arange(count * width, device="cpu").view(count, width)
 
 
 def rows(denoiser: nn.Module, group: Group, producer: str, count: int) -> Tensor:
     """Rows (count, R) of a producer that belong to each head or neuron; a gated FFN has rows i and N + i."""
     layer = denoiser.get_submodule(producer)
     if group.kind == "neurons" and gated(layer, denoiser.get_submodule(group.consumers[0])):
-        return torch.stack([torch.arange(count), torch.arange(count) + count], 1)
+        return torch.arange(2 * count, device="cpu").view(2, count).T
     width = layer.out_features // count
-    return torch.arange(count * width).view(count, width)
+    return torch.arange(count * width, device="cpu").view(count, width)
 
 
 def shrink_(denoiser: nn.Module, group: Group, kept: list[int]) -> None:
     """Keep only these heads or neurons (in this order) of a group, in place."""
     count = items(denoiser, group)
-    index = torch.as_tensor(kept, dtype=torch.long)
+    index = torch.as_tensor(kept, dtype=torch.long, device="cpu")  # indices stay here, whatever the default device is
     reads, all_rows = columns(denoiser, group, count), {name: rows(denoiser, group, name, count) for name in group.producers}
     for name, wanted in all_rows.items():
         layer = denoiser.get_submodule(name)
@@ -66,9 +66,9 @@ def shrink_(denoiser: nn.Module, group: Group, kept: list[int]) -> None:
         layer.out_features = len(take)
     for name in group.consumers:
         layer = denoiser.get_submodule(name)
-        others = torch.ones(layer.in_features, dtype=torch.bool)
-        others[reads.flatten()] = False
-        stay = others.nonzero().flatten()  # FLUX's single blocks: the columns of the other kind
+        read = set(reads.flatten().tolist())
+        others = [i for i in range(layer.in_features) if i not in read]  # FLUX's single blocks: the columns of the other kind
+        stay = torch.as_tensor(others, dtype=torch.long, device="cpu")
         mine = reads[index].flatten()
         take = torch.cat([mine, stay] if group.kind == "heads" else [stay, mine])
         layer.weight = nn.Parameter(layer.weight.detach()[:, take.to(layer.weight.device)].clone(), requires_grad=layer.weight.requires_grad)

@@ -63,6 +63,17 @@ def test_an_existing_folder_is_refused_or_replaced_whole(tmp_path):
     assert [f.name for f in tmp_path.iterdir()] == ["out"]
 
 
+def test_a_lora_that_came_after_pruning_is_not_saved_by_halves(tmp_path):
+    """diffusers would write the wrapped layers under names that it does not find again."""
+    peft = pytest.importorskip("peft")
+    pipe = sd3()
+    report = prune_(pipe, PROMPTS[:1], PruningConfig(packages=1, **QUICK))
+    pipe.transformer.add_adapter(peft.LoraConfig(r=2, target_modules=["to_q"]))
+    with pytest.raises(UserError, match="fuse_lora"):
+        save_pruned(pipe, tmp_path / "out", report)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_folder_that_fails_half_way_leaves_nothing_behind(tmp_path):
     def fail() -> None:
         with whole_folder(tmp_path / "out", overwrite=False) as inside:

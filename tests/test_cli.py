@@ -127,6 +127,22 @@ def test_what_is_written_loads_in_a_python_without_obsdiff(capsys, sd3_folder, p
     assert done.stdout.strip() == "StableDiffusion3Pipeline"
 
 
+def test_quantised_models_and_single_files_are_refused_before_torch_is_imported(sd3_folder, tmp_path):
+    quantised = Path(shutil.copytree(sd3_folder, tmp_path / "quantised"))
+    file = quantised / "transformer" / "config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"quantization_config": {"quant_method": "gguf"}}))
+    (tmp_path / "model.gguf").touch()
+    (tmp_path / "model.ckpt").touch()
+    code = "import sys; from obsdiff.cli import main; code = main(sys.argv[1:]); print(code, 'torch' in sys.modules)"
+    for model, words in ((quantised, "quantization_config of 'gguf'"), (tmp_path / "model.gguf", "GGUF"), (tmp_path / "model.ckpt", "from_single_file")):
+        argv = [sys.executable, "-c", code, "prune", str(model), "--output", str(tmp_path / "out")]
+        done = subprocess.run(argv, capture_output=True, text=True)
+        assert done.stdout.strip() == "2 False"
+        assert done.stderr.startswith("error: ")
+        assert done.stderr.count("\n") == 1
+        assert words in done.stderr
+
+
 def test_several_sparsities_make_several_folders(sd3_folder, prompts_file, tmp_path):
     out = tmp_path / "out"
     common = ["prune", sd3_folder, "--prompts", prompts_file, "--num-prompts", "1", "--packages", "1", *QUICK]

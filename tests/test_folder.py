@@ -131,6 +131,60 @@ def test_a_pipeline_without_a_denoiser(model):
         open_folder(model).denoiser("prior")
 
 
+def declared(model):
+    file = model / "transformer" / "config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"quantization_config": {"quant_method": "bitsandbytes"}}))
+    return "transformer: expected unquantised weights, found quantization_config of 'bitsandbytes'"
+
+
+def declared_by_another_component(model):
+    file = model / "text_encoder" / "config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"quantization_config": {"quant_method": "torchao"}}))
+    return "text_encoder: expected unquantised weights, found quantization_config of 'torchao'"
+
+
+def stored_as(format):
+    def store(model):
+        header = {"a.to_q.weight": {"dtype": format, "shape": [4, 2], "data_offsets": [0, 8]}}
+        raw = json.dumps(header).encode()
+        (model / WEIGHTS).write_bytes(struct.pack("<Q", len(raw)) + raw + bytes(8))
+        return f"found {format} in a.to_q.weight"
+
+    return store
+
+
+QUANTISED = [declared, declared_by_another_component, *map(stored_as, ("I8", "U8", "F8_E4M3", "F8_E5M2"))]
+
+
+@pytest.mark.parametrize("quantise", QUANTISED)
+def test_quantised_folders_are_refused(model, quantise):
+    words = quantise(model)
+    with pytest.raises(UserError) as error:
+        open_folder(model).denoiser(None)
+    assert words in str(error.value)
+    assert "then quantise the result" in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_integers_that_are_no_linear_layers_are_no_quantisation(model):
+    header = {
+        "position_ids": {"dtype": "I64", "shape": [1, 2], "data_offsets": [0, 16]},
+        "a.weight": {"dtype": "F32", "shape": [1, 1], "data_offsets": [16, 20]},
+    }
+    raw = json.dumps(header).encode()
+    (model / WEIGHTS).write_bytes(struct.pack("<Q", len(raw)) + raw + bytes(20))
+    assert open_folder(model).denoiser(None) == "transformer"
+
+
+def test_single_files_say_what_to_do(tmp_path):
+    for name, words in {"flux-Q4_K_S.gguf": "GGUF file", "sd15.safetensors": "from_single_file", "old.ckpt": "from_single_file", "x": "found the file"}.items():
+        (tmp_path / name).touch()
+        with pytest.raises(UserError, match=words) as error:
+            find_model(str(tmp_path / name))
+        assert name in str(error.value)
+        assert "expected a pipeline folder" in str(error.value)
+
+
 def test_variants_are_found(model):
     for component in ("transformer", "vae"):
         (model / component / "diffusion_pytorch_model.safetensors").rename(model / component / "diffusion_pytorch_model.fp16.safetensors")

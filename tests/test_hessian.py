@@ -1,3 +1,4 @@
+import pytest
 import torch
 
 from obsdiff.hessian import ENOUGH, Hessian
@@ -14,6 +15,25 @@ def test_it_is_twice_the_weighted_mean():
     assert h.samples == 80
 
 
+def test_mean_and_variance_by_hand():
+    """Tokens 1 and 3 with weight 1.2, 5 with 0.8: 8.8 / 3.2 and 32 / 3.2 - 2.75^2. The Hessian divides by 3 instead."""
+    h = Hessian.zeros(1, dtype=torch.float64)
+    assert (h.mean().item(), h.variance().item()) == (0, 0)
+    h.update(torch.tensor([[1.0], [3.0]]), 1.2)
+    h.update(torch.tensor([[5.0]]), 0.8)
+    assert h.mean().item() == pytest.approx(2.75)
+    assert h.variance().item() == pytest.approx(2.4375)
+    assert h.matrix().item() == pytest.approx(2 * 32 / 3)
+
+
+def test_an_input_that_never_varies_has_no_variance_whatever_the_weights():
+    h = Hessian.zeros(2, dtype=torch.float64)
+    for alpha in (1.2, 1.1, 0.9):
+        h.update(torch.tensor([[3.0, 1.0], [3.0, -1.0]]), alpha)
+    assert h.variance().tolist() == pytest.approx([0, 1], abs=1e-12)
+    assert (h.variance() >= 0).all()
+
+
 def test_parts_merge_by_adding():
     x = torch.randn(40, 5, dtype=torch.float64)
     whole, one, two = (Hessian.zeros(5, dtype=torch.float64) for _ in range(3))
@@ -21,7 +41,8 @@ def test_parts_merge_by_adding():
     one.update(x[:13])
     two.update(x[13:])
     one.merge(two)
-    torch.testing.assert_close(one.matrix(), whole.matrix())
+    for quantity in (Hessian.matrix, Hessian.mean, Hessian.variance):
+        torch.testing.assert_close(quantity(one), quantity(whole))
     assert (one.samples, one.distinct) == (whole.samples, whole.distinct) == (40, 40)
 
 

@@ -37,6 +37,27 @@ def test_every_layer_has_its_sparsity_and_nothing_else_moved(make, pattern, meth
         assert row.sparsity == pytest.approx((w == 0).float().mean().item())
 
 
+@pytest.mark.parametrize("pattern", ["unstructured", "2:4"])
+def test_the_baselines_on_input_statistics_go_the_same_road(pattern):
+    """Wanda and DSnoT: other masks than magnitude's and than each other's, and every kept weight as it was."""
+    masks = {}
+    for method in ("magnitude", "wanda", "dsnot"):
+        pipe = sd3()
+        before = weights(pipe)
+        report = prune_(pipe, PROMPTS[:2], PruningConfig(method=method, pattern=pattern, packages=2, **QUICK))
+        after = weights(pipe)
+        masks[method] = torch.cat([(after[row.name + ".weight"] != 0).flatten() for row in report.layers])
+        for row in report.layers:
+            name = row.name + ".weight"
+            assert (after[name] == 0).float().mean() == pytest.approx(0.5, abs=2e-3)
+            assert ((after[name] == 0) | (after[name] == before[name])).all()
+            assert pattern != "2:4" or (after[name].unflatten(1, (-1, 4)) != 0).sum(2).max() <= 2
+            assert row.error > 0
+            assert row.loss > 0
+    assert (masks["magnitude"] != masks["wanda"]).float().mean() > 0.01
+    assert (masks["wanda"] != masks["dsnot"]).float().mean() > 0.01
+
+
 def test_later_packages_see_what_earlier_ones_broke():
     """With one package the second block is calibrated on the dense first one, with two on the pruned one."""
     reports = [prune_(sd3(), PROMPTS[:2], PruningConfig(packages=n, sparsity=0.7, **QUICK)) for n in (1, 12)]
@@ -143,7 +164,8 @@ def test_too_few_tokens_are_warned_about_and_recorded():
         report = prune_(sd3(), PROMPTS[:1], config)
     assert report.layers[0].tokens_per_column == 0.5
     assert "transformer_blocks.0.ff.net.2 has 0.50" in report.warnings[0]
-    assert not prune_(sd3(), PROMPTS[:1], dataclasses.replace(config, method="magnitude")).warnings
+    for method in ("magnitude", "wanda"):  # they read no more than the diagonal
+        assert not prune_(sd3(), PROMPTS[:1], dataclasses.replace(config, method=method)).warnings
 
 
 def test_public_names_are_there():

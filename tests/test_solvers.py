@@ -1,14 +1,17 @@
 """Properties of the solvers, in float64."""
 
+import inspect
 import itertools
 
 import pytest
 import torch
 
 from obsdiff.errors import NotPositiveDefinite
-from obsdiff.solvers import SOLVERS, Sparsity
+from obsdiff.solvers import BASELINES, SOLVERS, Sparsity
+from obsdiff.solvers.dsnot import CYCLES, THRESHOLD, dsnot
 from obsdiff.solvers.obs import inverse_factor, obs, revive, sweep
-from obsdiff.solvers.solution import layer_error, lowest, lowest_in_groups
+from obsdiff.solvers.solution import layer_error, lowest, lowest_in_groups, lowest_in_rows
+from obsdiff.solvers.wanda import wanda
 
 HALF = Sparsity(0.5)
 
@@ -19,6 +22,13 @@ def problem(outputs: int, inputs: int, tokens: int = 2000, seed: int = 0) -> tup
     mix = torch.randn(inputs, inputs, generator=g, dtype=torch.float64) / inputs**0.5
     x = torch.randn(tokens, inputs, generator=g, dtype=torch.float64) @ (torch.eye(inputs, dtype=torch.float64) + mix)
     return torch.randn(outputs, inputs, generator=g, dtype=torch.float64), 2 * x.T @ x / tokens
+
+
+def moments(hessian: torch.Tensor) -> dict[str, torch.Tensor]:
+    """A mean and a variance (I,) that inputs with this Hessian may have: the problem's own tokens, moved off zero."""
+    square = hessian.diagonal() / 2
+    mean = square.sqrt() * torch.linspace(-0.9, 0.9, len(hessian), dtype=hessian.dtype)
+    return {"mean": mean, "variance": square - mean**2}
 
 
 def best_kept(weight: torch.Tensor, hessian: torch.Tensor, fixed: torch.Tensor, free: list[int]) -> torch.Tensor:
@@ -40,11 +50,16 @@ def by_definition(weight: torch.Tensor, hessian: torch.Tensor, kept: torch.Tenso
     return row
 
 
+@pytest.mark.parametrize("table", [SOLVERS, BASELINES])
+def test_all_have_one_signature(table):
+    assert len({tuple((p.name, p.kind) for p in inspect.signature(solver).parameters.values()) for solver in table.values()}) == 1
+
+
 @pytest.mark.parametrize("method", SOLVERS)
 @pytest.mark.parametrize("columns", [32, 128, 200, 256])
 def test_unstructured_sparsity_is_exact_in_every_matrix(method, columns):
     w, h = problem(24, columns)
-    for s, matrix in zip(SOLVERS[method]([w, 2 * w.flip(0)], h, Sparsity(0.3)), (w, 2 * w.flip(0)), strict=True):
+    for s, matrix in zip(SOLVERS[method]([w, 2 * w.flip(0)], h, Sparsity(0.3), **moments(h)), (w, 2 * w.flip(0)), strict=True):
         assert abs((s.weight == 0).double().mean().item() - 0.3) < 1e-3
         assert torch.equal(s.kept, s.weight != 0)
         assert s.weight.shape == matrix.shape
@@ -54,7 +69,7 @@ def test_unstructured_sparsity_is_exact_in_every_matrix(method, columns):
 @pytest.mark.parametrize(("n", "m"), [(2, 4), (4, 8), (1, 4), (3, 5), (1, 2), (7, 40), (100, 200)])
 def test_groups_keep_at_most_n_of_m(method, n, m):
     w, h = problem(16, 400)
-    (s,) = SOLVERS[method]([w], h, Sparsity(1 - n / m, (n, m)))
+    (s,) = SOLVERS[method]([w], h, Sparsity(1 - n / m, (n, m)), **moments(h))
     assert (s.weight.unflatten(1, (-1, m)) != 0).sum(2).max() == n
     assert (s.weight != 0).sum() == 16 * 400 * n // m
 
@@ -175,6 +190,127 @@ def test_magnitude_takes_the_smallest():
     assert s.weight.tolist() == [[0.0, -4.0, 3.0, 0.0], [0.0, 0.0, 6.0, -5.0]]
     (s,) = SOLVERS["magnitude"]([w], None, Sparsity(0.5, (1, 2)))
     assert s.weight.tolist() == [[0.0, -4.0, 3.0, 0.0], [-2.0, 0.0, 6.0, 0.0]]
+
+
+def test_wanda_by_hand():
+    """Second moments 16, 1/4, 1 and 4, so norms 4, 1/2, 1 and 2; what lies off the diagonal plays no part.
+    Scores: 4, 5, 3, 1 and 80, 5, 10, 100. What goes has 3^2 + 1^2 + 5^2 + 10^2 = 135 of squared error, half of it as H has 2 E."""
+    h = torch.diag(torch.tensor([32.0, 0.5, 2.0, 8.0], dtype=torch.float64)) + 0.1
+    h.diagonal().sub_(0.1)
+    w = torch.tensor([[1.0, -10.0, 3.0, 0.5], [20.0, 10.0, -10.0, 50.0]], dtype=torch.float64)
+    (s,) = wanda([w], h, HALF)
+    assert s.weight.tolist() == [[1.0, -10.0, 0.0, 0.0], [20.0, 0.0, 0.0, 50.0]]
+    assert s.loss == pytest.approx(135)
+    (s,) = wanda([w], h, Sparsity(0.5, (1, 2)))
+    assert s.weight.tolist() == [[0.0, -10.0, 3.0, 0.0], [20.0, 0.0, 0.0, 50.0]]
+
+
+def test_wandas_loss_is_the_true_one_of_a_single_weight():
+    """Half of what the row's squared error grows by, as obs counts it."""
+    w, h = problem(1, 10)
+    (s,) = wanda([w], h, Sparsity(0.1))
+    d = w - s.weight
+    assert (d != 0).sum() == 1
+    assert s.loss == pytest.approx((d @ h @ d.T).item() / 2)
+
+
+def dsnot_of(row: list[float], mean: list[float], variance: list[float], target: Sparsity = HALF) -> list[float]:
+    """What dsnot leaves of a single row."""
+    w, m, v = (torch.tensor(values, dtype=torch.float64) for values in (row, mean, variance))
+    return dsnot([w.unsqueeze(0)], torch.diag(2 * (v + m**2)), target, mean=m, variance=v)[0].weight[0].tolist()
+
+
+def test_dsnot_by_hand():
+    """Wanda's scores are 4 sqrt 2, sqrt 8, 2 sqrt 3, sqrt 5 / 2: it keeps 4 and -2. Removed are c = 2 and c = 1, E = 3.
+    Growing: 2 / 4 against 1 / 1, so 0.5 comes back. Pruning: of 4 (c = 4) and -2 (c = -2) only the latter helps. E = 3 - 1 - 2 = 0."""
+    assert dsnot_of([4.0, 1.0, -2.0, 0.5], [1.0, 2.0, 1.0, 2.0], [1.0, 4.0, 2.0, 1.0]) == [4.0, 0.0, 0.0, 0.5]
+
+
+def test_dsnot_may_pass_zero_and_moves_a_weight_once():
+    """All inputs alike, mean 1 and variance 1: c is the weight. Wanda keeps 5, -4, -3; E = 2 + 1 - 0.5 = 2.5.
+    2 for -3: E = -2.5. -0.5 for 5 (2 would be cheaper, but has just come): E = 3. 1 for -4: E = -2. No removed weight below
+    zero is left but those that have just gone."""
+    assert dsnot_of([5.0, -4.0, -3.0, 2.0, 1.0, -0.5], [1.0] * 6, [1.0] * 6) == [0.0, 0.0, 0.0, 2.0, 1.0, -0.5]
+
+
+def test_dsnot_swaps_within_groups():
+    """1:2, c is the weight. Wanda keeps 3 and -4, E = 3.5. Growing 2 would help more, but only its own 3 could go, which
+    (3) forbids; so 1.5 for -4: E = -2."""
+    assert dsnot_of([3.0, 2.0, -4.0, 1.5], [1.0] * 4, [1.0] * 4, Sparsity(0.5, (1, 2))) == [3.0, 0.0, 0.0, 1.5]
+
+
+def test_dsnot_leaves_rows_below_the_threshold_to_wanda():
+    small = [weight * 0.99 * THRESHOLD / 3 for weight in (4.0, 1.0, -2.0, 0.5)]  # E = 0.99 of the threshold
+    assert dsnot_of(small, [1.0, 2.0, 1.0, 2.0], [1.0, 4.0, 2.0, 1.0]) == [small[0], 0.0, small[2], 0.0]
+
+
+def test_dsnot_grows_an_input_that_never_varies_first():
+    assert dsnot_of([4.0, 1.0, -2.0, 0.5], [1.0, 2.0, 1.0, 2.0], [1.0, 0.0, 2.0, 1.0]) == [4.0, 1.0, 0.0, 0.0]
+
+
+def swapped_by_definition(row: torch.Tensor, kept: torch.Tensor, norm: torch.Tensor, mean: torch.Tensor, variance: torch.Tensor, m: int) -> torch.Tensor:
+    """DSnoT's cycles, weight by weight: the kept mask (I,) of one row that starts with `kept`; swaps within m columns."""
+    kept, moved = kept.clone(), set()
+    for _ in range(CYCLES):
+        error = sum((row[k] * mean[k]).item() for k in range(len(row)) if not kept[k])
+        if abs(error) <= THRESHOLD:
+            break
+        sign = 1 if error > 0 else -1
+        use = [(sign * row[k] * mean[k]).item() for k in range(len(row))]
+        may_go = [k for k in range(len(row)) if kept[k] and k not in moved and use[k] < 0]
+        may_come = [k for k in range(len(row)) if not kept[k] and k not in moved and use[k] > 0 and any(j // m == k // m for j in may_go)]
+        if not may_come:
+            break
+        comes = max(may_come, key=lambda k: use[k] / variance[k])
+        goes = min((k for k in may_go if k // m == comes // m), key=lambda k: abs(row[k]) * norm[k])
+        kept[comes], kept[goes] = True, False
+        moved |= {comes, goes}
+    return kept
+
+
+@pytest.mark.parametrize("group", [None, (2, 4), (1, 4), (5, 8)])
+def test_dsnot_is_its_definition(group):
+    w, h = problem(40, 96)  # more rows than are swapped at once
+    target = Sparsity(1 - group[0] / group[1], group) if group else HALF
+    at_first, (s,) = wanda([w], h, target)[0].kept, dsnot([w], h, target, **moments(h))
+    for row, before, after in zip(w, at_first, s.kept, strict=True):
+        expected = swapped_by_definition(row, before, h.diagonal().sqrt(), *moments(h).values(), group[1] if group else 96)
+        assert torch.equal(after, expected)
+
+
+@pytest.mark.parametrize("group", [None, (2, 4), (5, 8)])
+def test_dsnots_swaps_keep_each_rows_count_and_shrink_its_error(group):
+    w, h = problem(64, 400)
+    target = Sparsity(1 - group[0] / group[1], group) if group else HALF
+    at_first, at_last = (SOLVERS[name]([w], h, target, **moments(h))[0].kept for name in ("wanda", "dsnot"))
+    assert torch.equal(at_first.sum(1), at_last.sum(1))
+    first, last = ((w.masked_fill(kept, 0) @ moments(h)["mean"]).abs() for kept in (at_first, at_last))
+    assert last.mean() < 0.3 * first.mean()
+
+
+@pytest.mark.parametrize("method", ["wanda", "dsnot"])
+def test_dead_inputs_leave_first_and_never_come_back(method):
+    w, h = problem(8, 64)
+    dead = torch.tensor([3, 40])
+    h[dead] = 0
+    h[:, dead] = 0
+    (s,) = SOLVERS[method]([w], h, HALF, **moments(h))
+    assert (s.weight[:, dead] == 0).all()
+    assert ((s.weight == 0).sum(1) == 32).all()
+    assert torch.equal(s.weight, torch.where(s.kept, w, 0))
+
+
+def test_dsnot_without_the_inputs_moments_is_an_error():
+    w, h = problem(2, 8)
+    with pytest.raises(ValueError, match="mean and the variance"):
+        dsnot([w], h, HALF)
+
+
+def test_rows_differ_by_one_where_the_share_is_no_whole_number_of_weights():
+    drop = lowest_in_rows(torch.ones(4, 5), 0.5)
+    assert drop.sum(1).tolist() == [2, 3, 2, 3]
+    assert drop[0].tolist() == [True, True, False, False, False]  # ties are broken by position
+    assert not lowest_in_rows(torch.ones(4, 5), 0.0).any()
 
 
 def test_ties_are_broken_by_position():

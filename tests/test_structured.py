@@ -3,6 +3,8 @@
 import pytest
 import torch
 
+from obsdiff.solvers.l1 import l1
+from obsdiff.solvers.random import random
 from obsdiff.solvers.solution import layer_error
 from obsdiff.solvers.structured import RRF, Consumer, obs_heads, obs_neurons
 
@@ -107,3 +109,20 @@ def test_dead_inputs_leave_first():
     h[:, 7] = h[7] = 0
     removed, _ = obs_neurons(Consumer.begin(w, h, 0.01), torch.arange(24), 1)
     assert removed == [7]
+
+
+def test_l1_by_hand():
+    """Three neurons, read by one layer with two outputs and written by one row each, or two (GEGLU)."""
+    reads = [torch.tensor([[1.0, -2.0], [0.5, 0.5], [-3.0, 0.0]])]
+    assert l1(reads, [torch.tensor([[1.0, 1.0], [-4.0, 1.0], [0.0, 0.5]])], 2) == ([2, 0], [5.0, 6.0, 3.5])
+    assert l1(reads, [torch.tensor([[[2.0], [-2.0]], [[0.0], [1.0]], [[1.0], [1.0]]])], 1) == ([1], [7.0, 2.0, 5.0])
+
+
+def test_random_is_its_seeds_draw_and_sees_no_weight():
+    reads, writes = [torch.arange(20.0).view(10, 2)], [torch.zeros(10, 3)]
+    removed, scores = random(reads, writes, 4, seed=3)
+    assert removed == sorted(range(10), key=scores.__getitem__)[:4]
+    assert (removed, scores) == random([-reads[0]], [torch.ones(10, 3)], 4, seed=3)
+    counts = [sum(i in random(reads, writes, 4, seed=s)[0] for s in range(500)) for i in range(10)]
+    assert sum(counts) == 2000
+    assert all(150 < count < 250 for count in counts)  # 4 of 10 each time: 200 expected, standard deviation 11

@@ -4,7 +4,7 @@
     orthogonal(G): five Newton-Schulz steps X <- a X + (b A + c A A) X with A = X X^T
 
 torch.optim.Muon does the same in bfloat16, which CPUs without bf16 units emulate some fifty times slower; this one stays
-in float32. The factor makes its learning rates comparable with AdamW's.
+in float32. A convolution's kernel counts as the matrix (out, in * height * width). The factor makes its learning rates comparable with AdamW's.
 
 References:
     Jordan et al., "Muon: An optimizer for hidden layers in neural networks", 2024. https://kellerjordan.github.io/posts/muon/
@@ -59,16 +59,16 @@ class Muon(torch.optim.Optimizer):
                 if not state:
                     state["momentum"] = torch.zeros_like(p)
                 m = state["momentum"].mul_(group["momentum"]).add_(p.grad)
-                update = orthogonal(p.grad.add(m, alpha=group["momentum"]))
+                update = orthogonal(p.grad.add(m, alpha=group["momentum"]).flatten(1)).view(p.shape)
                 p.mul_(1 - group["lr"] * group["weight_decay"])
-                p.add_(update, alpha=-group["lr"] * 0.2 * max(p.shape) ** 0.5)
+                p.add_(update, alpha=-group["lr"] * 0.2 * max(len(p), p[0].numel()) ** 0.5)
 
 
 def split(model: nn.Module, inside: tuple[str, ...]) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
-    """Parameters for Muon (matrices whose name holds one of `inside`) and the others, for AdamW."""
+    """Parameters for Muon (matrices and convolutions whose name holds one of `inside`) and the others, for AdamW."""
     matrices, others = [], []
     for name, p in model.named_parameters():
-        (matrices if p.ndim == 2 and any(part in name for part in inside) else others).append(p)
+        (matrices if p.ndim in (2, 4) and any(part in name for part in inside) else others).append(p)
     return matrices, others
 
 

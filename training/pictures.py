@@ -14,13 +14,22 @@ from PIL import Image, ImageDraw, ImageFont
 from .data import CACHE
 
 DOCS = Path(__file__).parents[1] / "docs"
-CURVES = {"vae": ("loss", "l1"), "clip": ("loss",), "judge": ("loss",), "mmdit": ("loss",)}
-STRIP = ("dense", "magnitude-50", "obs-50", "magnitude-2of4", "obs-2of4")
+CURVES = {"vae": ("loss", "l1"), "clip": ("loss",), "judge": ("loss",), "mmdit": ("loss",), "unet": ("loss", "plain")}
+STRIP = {  # folder of pictures in the demo's run -> title
+    "dense": "dense",
+    "magnitude-50": "magnitude 50 %",
+    "obs-50": "obs 50 %",
+    "obs-2-4": "obs 2:4",
+    "l1-structured-30": "l1 heads, 30 %",
+    "obs-structured-30": "obs heads, 30 %",
+}
 
 
 def curves() -> None:
     """Loss against step of each training run, and the numbers as JSON lines."""
-    found = {name: CACHE / f"{name}.jsonl" for name in CURVES if (CACHE / f"{name}.jsonl").exists()}
+    for file in CACHE.glob("*.jsonl"):
+        shutil.copy(file, DOCS / "curves" / file.name)
+    found = {name: DOCS / "curves" / f"{name}.jsonl" for name in CURVES if (DOCS / "curves" / f"{name}.jsonl").exists()}
     figure = Figure(figsize=(11, 2.6), layout="constrained")
     for axes, (name, file) in zip(figure.subplots(1, len(found)), found.items(), strict=True):
         rows = [json.loads(line) for line in file.read_text().splitlines()]
@@ -28,20 +37,19 @@ def curves() -> None:
             axes.plot([row["step"] for row in rows], [row[key] for row in rows], label=key)
         axes.set(title=name, xlabel="step", yscale="log")
         axes.legend(frameon=False)
-        shutil.copy(file, DOCS / "curves" / file.name)
     figure.savefig(DOCS / "curves" / "curves.png", dpi=110)
 
 
 def strip(demo: Path, rows: int = 6) -> None:
     """Dense and pruned pictures of the demo's first prompts, one column a method."""
-    results = json.loads((demo / "results.json").read_text())
+    results = json.loads((demo / "run" / "results.json").read_text())
     side, text, head = 96, 220, 26
     sheet = Image.new("RGB", (text + len(STRIP) * (side + 8), head + rows * (side + 8)), "white")
     pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(13)
-    for j, name in enumerate(STRIP):
-        pen.text((text + j * (side + 8), 6), name.replace("2of4", "2:4").replace("-50", " 50 %").replace("-", " "), fill="#333", font=font)
+    for j, (name, title) in enumerate(STRIP.items()):
+        pen.text((text + j * (side + 8), 6), title, fill="#333", font=font)
         for i in range(rows):
-            picture = Image.open(demo / name / f"{i:03}.png").resize((side, side), Image.Resampling.LANCZOS)
+            picture = Image.open(demo / "run" / name / f"{i:03}.png").resize((side, side), Image.Resampling.LANCZOS)
             sheet.paste(picture, (text + j * (side + 8), head + i * (side + 8)))
     for i, prompt in enumerate(results["prompts"][:rows]):
         words, tail = prompt.split(", ")

@@ -37,12 +37,22 @@ LADDER = (1, 10, 100, 1000)  # a Cholesky factorisation that fails is tried agai
 Choose = Callable[[Tensor], Tensor]  # saliencies (O, columns) -> True where a weight goes
 
 
-def obs(weights: list[Tensor], hessian: Tensor, target: Sparsity, *, damping: float = 0.01, compensate: bool = True) -> list[Solution]:
+def obs(
+    weights: list[Tensor],
+    hessian: Tensor,
+    target: Sparsity,
+    *,
+    damping: float = 0.01,
+    compensate: bool = True,
+    mean: Tensor | None = None,
+    variance: Tensor | None = None,
+) -> list[Solution]:
     """Prune matrices (O, I) that read the same input, whose Hessian is (I, I), each to the target by itself.
 
     damping: added to H's diagonal in units of its mean. compensate=False removes the same kind of weights by (1) with
-    every weight as it was, and repairs nothing. Computes in the Hessian's dtype, returns the weights' dtypes. Raises
-    NotPositiveDefinite if H has entries that are not finite or no damping on the ladder makes it positive definite.
+    every weight as it was, and repairs nothing. mean and variance of the common signature have no part in it. Computes
+    in the Hessian's dtype, returns the weights' dtypes. Raises NotPositiveDefinite if H has entries that are not finite or
+    no damping on the ladder makes it positive definite.
     """
     hessian, dead = revive(hessian)
     factor, used = inverse_factor(hessian, damping)

@@ -1,8 +1,9 @@
 """What every solver is asked for and what it answers.
 
-A solver is called as `solver(weights, hessian, target, damping=..., compensate=...)`: weights is a list of matrices
-(O, I) that read the same input (q, k and v projections), hessian is their common H (I, I) or None for a solver that
-needs none. Each matrix is pruned to the target by itself.
+A solver is called as `solver(weights, hessian, target, damping=..., compensate=..., mean=..., variance=...)`: weights is a
+list of matrices (O, I) that read the same input (q, k and v projections), hessian is their common H (I, I) or None for a
+solver that needs none, mean and variance (I,) are those of the input's columns or None. Each matrix is pruned to the
+target by itself.
 """
 
 from dataclasses import dataclass
@@ -39,6 +40,15 @@ def lowest(scores: Tensor, count: int) -> Tensor:
     ties = (flat == threshold).nonzero().flatten()
     mask[ties[: count - int(mask.sum())]] = True
     return mask.view_as(scores)
+
+
+def lowest_in_rows(scores: Tensor, share: float) -> Tensor:
+    """Mask of the smallest scores of each row: (O, I). The matrix has exactly its share, rounded to whole weights; so rows differ by
+    one where the share is no whole number of a row's weights. Ties are broken by position."""
+    outputs, inputs = scores.shape
+    upto = round(share * scores.numel()) * torch.arange(outputs + 1, device=scores.device) // outputs
+    smallest = torch.arange(inputs, device=scores.device) < upto.diff().unsqueeze(1)
+    return torch.zeros_like(smallest).scatter_(1, scores.argsort(dim=1, stable=True), smallest)
 
 
 def lowest_in_groups(scores: Tensor, n: int, m: int) -> Tensor:

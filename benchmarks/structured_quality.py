@@ -1,0 +1,90 @@
+"""How far structured pruning moves the pictures of emoji-sd3: obs, obs without compensation, l1, random; heads and neurons apart.
+
+    python -m benchmarks.structured_quality [--sparsity 0.2 0.3] [--num-prompts 24] [--num-inference-steps 25] [--output FILE]
+
+Every row: pruned by the library on the built-in's calibration prompts, then drawn on its evaluation prompts with other seeds.
+Goes on from --output when it was killed.
+"""
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from obsdiff import PruningConfig, builtin_path, prune_
+from obsdiff.builtin import builtin_info
+from obsdiff.checkpoint import load_pipeline
+from obsdiff.costs import step_macs, what_left
+from obsdiff.drawing import denoiser_call, draw
+from obsdiff.folder import open_folder, read_prompts
+from obsdiff.metrics import relative_latent_error
+
+WAYS = {
+    "obs": {"method": "obs"},
+    "obs, no compensation": {"method": "obs", "compensation": False},
+    "l1": {"method": "l1"},
+    "random": {"method": "random"},
+}
+TARGETS = {"linear": "heads and neurons", "attention": "heads", "ffn": "neurons"}
+FIRST_SEED = 1_000_000
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="emoji-sd3")
+    parser.add_argument("--sparsity", type=float, nargs="+", default=[0.2, 0.3])
+    parser.add_argument("--num-prompts", type=int, default=24)
+    parser.add_argument("--num-inference-steps", type=int, default=25)
+    parser.add_argument("--packages", type=int, default=4)
+    parser.add_argument("--evaluation-prompts", type=int, default=32)
+    parser.add_argument("--output", type=Path, default=Path("structured-quality.json"))
+    args = parser.parse_args()
+    path = builtin_path(args.model)
+    folder = open_folder(path)
+    settings = builtin_info(path)["settings"] | {"num_inference_steps": args.num_inference_steps}
+    prompts = read_prompts(path / "evaluation_prompts.txt")[: args.evaluation_prompts]
+    seeds = [FIRST_SEED + i for i in range(len(prompts))]
+    rows: list[dict[str, Any]] = json.loads(args.output.read_text()) if args.output.exists() else []
+    done = {(row["target"], row["sparsity"], row["way"]) for row in rows}
+    pipe, _ = load_pipeline(folder)
+    _, dense = draw(pipe, prompts, seeds, settings)
+    for target in TARGETS:
+        for sparsity in args.sparsity:
+            for way, changes in WAYS.items():
+                if (target, sparsity, way) in done:
+                    continue
+                packages = args.packages if changes["method"] == "obs" else 1
+                config = PruningConfig(
+                    pattern="structured", sparsity=sparsity, target=target, num_prompts=args.num_prompts, packages=packages, **changes, **settings
+                )
+                row = {"target": target, "sparsity": sparsity, "way": way, **measure(folder, config, prompts, seeds, settings, dense)}
+                rows.append(row)
+                args.output.write_text(json.dumps(rows, indent=1) + "\n")
+                print(as_line(row), flush=True)
+
+
+def measure(folder: Any, config: PruningConfig, prompts: list[str], seeds: list[int], settings: dict, dense: torch.Tensor) -> dict[str, Any]:
+    pipe, _ = load_pipeline(folder)
+    name = folder.denoiser(None)
+    before = step_macs(getattr(pipe, name), denoiser_call(pipe, getattr(pipe, name), prompts[0], settings))["total"]
+    report = prune_(pipe, read_prompts(folder.path / "calibration_prompts.txt"), config)
+    after = step_macs(getattr(pipe, name), denoiser_call(pipe, getattr(pipe, name), prompts[0], settings))["total"]
+    _, latents = draw(pipe, prompts, seeds, settings)
+    found = relative_latent_error(latents, dense)
+    costs = {"parameters": report.parameters, "macs": {"before": before, "after": after}, **what_left(report.to_dict())}
+    return {"error": found, **costs, "seconds": report.seconds}
+
+
+def as_line(row: dict[str, Any]) -> str:
+    left = ", ".join(f"{row[k]['removed']} of {row[k]['total']} {k} gone" for k in ("heads", "neurons") if k in row)
+    p, m, e = row["parameters"], row["macs"], row["error"]
+    return (
+        f"{TARGETS[row['target']]:18} {row['sparsity']:.0%} {row['way']:21} error {e['value']:.4f} ({e['low']:.4f} to {e['high']:.4f})  {left}; "
+        f"parameters -{1 - p['after'] / p['before']:.1%}, MACs -{1 - m['after'] / m['before']:.1%}"
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,68 @@
+"""Draw pictures with a pipeline, a seed for each prompt, and keep the final latents."""
+
+import contextlib
+import inspect
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL.Image import Image
+
+from .running import replaced
+
+
+def draw(pipe: Any, prompts: list[str], seeds: list[int], settings: dict[str, Any], batch_size: int = 4) -> tuple[list[Image], torch.Tensor]:
+    """Pictures, and the final latents (N, C, h, w) as the VAE got them, a seed for each prompt. The pipeline's progress bar is
+    switched off."""
+    images: list[Image] = []
+    latents: list[torch.Tensor] = []
+    pipe.set_progress_bar_config(disable=True)
+    with recorded_latents(pipe, latents), torch.no_grad():
+        for i in range(0, len(prompts), batch_size):
+            generators = [torch.Generator(pipe.device).manual_seed(s) for s in seeds[i : i + batch_size]]
+            images += pipe(prompt=prompts[i : i + batch_size], generator=generators, **settings).images
+    return images, torch.cat(latents)
+
+
+@contextlib.contextmanager
+def recorded_latents(pipe: Any, latents: list[torch.Tensor]) -> Iterator[None]:
+    """Keep what goes into the VAE: the final latents, up to the VAE's scale and shift, which the relative error does not see."""
+    decode = pipe.vae.decode
+
+    def recording(z: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+        latents.append(z.detach().float().cpu())
+        return decode(z, *args, **kwargs)
+
+    with replaced(pipe.vae, "decode", recording):
+        yield
+
+
+def denoiser_call(pipe: Any, denoiser: torch.nn.Module, prompt: str, settings: dict[str, Any]) -> dict[str, Any]:
+    """The keyword arguments of the denoiser's first call when the pipeline draws one picture."""
+    found: list[dict[str, Any]] = []
+
+    class Enough(Exception):
+        pass
+
+    def hook(module: torch.nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
+        names = inspect.signature(module.forward).parameters
+        found.append(dict(zip(names, args, strict=False)) | kwargs)
+        raise Enough
+
+    handle = denoiser.register_forward_pre_hook(hook, with_kwargs=True)
+    try:
+        with contextlib.suppress(Enough), torch.no_grad():
+            pipe(prompt=prompt, generator=torch.Generator(pipe.device).manual_seed(0), **settings)
+    finally:
+        handle.remove()
+    return found[0]
+
+
+def save_images(images: list[Image], folder: Path, name: str, first: int = 0) -> list[str]:
+    """Write pictures as PNG below `folder`, numbered from `first`; their paths relative to it."""
+    (folder / name).mkdir(parents=True, exist_ok=True)
+    paths = [f"{name}/{first + i:03}.png" for i in range(len(images))]
+    for image, path in zip(images, paths, strict=True):
+        image.save(folder / path)
+    return paths

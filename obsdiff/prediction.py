@@ -1,0 +1,59 @@
+"""What structured pruning would leave: heads, neurons, parameters and multiply-accumulates, from config.json alone.
+
+The model is built on the meta device, shrunk as a run would shrink it, and counted before and after.
+"""
+
+import copy
+from collections.abc import Mapping
+from typing import Any
+
+from torch import nn
+
+from .architectures import require_blocks
+from .config import PruningConfig
+from .meta import Inputs, build_on_meta, example_inputs, forward_macs
+from .packages import select_groups
+from .paper_count import paper_count
+from .prune_structured import left_of, require_prunable
+from .surgery import items, linear_shapes, shrink_
+
+
+def predict(model_config: Mapping[str, Any], config: PruningConfig, latents: tuple[int, int], text_tokens: int) -> dict[str, Any]:
+    """Parameters and MACs of one forward for one picture, dense and pruned, and the heads and neurons that leave, apart.
+
+    latents: height and width of the latents. MACs are null, and `why_not` says why, for a class whose arguments are not
+    known. UserError for a model that can't be pruned so.
+    """
+    dense = build_on_meta(model_config)
+    inputs = example_inputs(model_config, *latents, text_tokens)
+    pruned, leaving = shrunk(dense, config)
+    why_not = None if inputs else f"the arguments of {type(dense).__name__} are not known here; obsdiff evaluate counts a real call"
+    sizes = {"latents": list(latents), "text_tokens": text_tokens, "why_not": why_not}
+    return {"dense": count(dense, inputs), "pruned": count(pruned, inputs), **leaving, **sizes}
+
+
+def count(model: nn.Module, inputs: Inputs | None) -> dict[str, Any]:
+    macs = forward_macs(model, inputs) if inputs else None
+    return {"parameters": sum(p.numel() for p in model.parameters()), "macs": macs and macs.to_dict()}
+
+
+def shrunk(dense: nn.Module, config: PruningConfig) -> tuple[nn.Module, dict[str, dict[str, int]]]:
+    """A copy of a model on the meta device with as many heads and neurons taken out as a run with this config takes out, and how
+    many those are."""
+    model = copy.deepcopy(dense)
+    groups = select_groups(require_blocks(linear_shapes(model), type(model).__name__), config)
+    require_prunable(model, groups)
+    leaving = {kind: {"removed": 0, "total": 0} for kind in ("heads", "neurons")}
+    for group in groups:
+        total = items(model, group)
+        kept = left_of(group, total, config)
+        shrink_(model, group, list(range(kept)))
+        leaving[group.kind]["removed"] += total - kept
+        leaving[group.kind]["total"] += total
+    return model, leaving
+
+
+def as_the_paper_counts(model_config: Mapping[str, Any], config: PruningConfig, pixels_per_latent: int) -> dict[str, dict[str, float]]:
+    """Billions of parameters and "TFLOPs" of dense and pruned, as the OBS-Diff paper prints them; see paper_count.py."""
+    dense = build_on_meta(model_config)
+    return {"dense": paper_count(dense, pixels_per_latent), "pruned": paper_count(shrunk(dense, config)[0], pixels_per_latent)}
