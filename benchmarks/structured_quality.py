@@ -16,10 +16,11 @@ import torch
 from obsdiff import PruningConfig, builtin_path, prune_
 from obsdiff.builtin import builtin_info
 from obsdiff.checkpoint import load_pipeline
-from obsdiff.costs import step_macs, what_left
+from obsdiff.costs import step_macs
 from obsdiff.drawing import denoiser_call, draw
 from obsdiff.folder import open_folder, read_prompts
 from obsdiff.metrics import relative_latent_error
+from obsdiff.record import in_words, leaving
 
 WAYS = {
     "obs": {"method": "obs"},
@@ -35,6 +36,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="emoji-sd3")
     parser.add_argument("--sparsity", type=float, nargs="+", default=[0.2, 0.3])
+    parser.add_argument("--target", nargs="+", default=list(TARGETS), choices=list(TARGETS))
+    parser.add_argument("--way", nargs="+", default=list(WAYS), choices=list(WAYS))
     parser.add_argument("--num-prompts", type=int, default=24)
     parser.add_argument("--num-inference-steps", type=int, default=25)
     parser.add_argument("--packages", type=int, default=4)
@@ -50,9 +53,9 @@ def main() -> None:
     done = {(row["target"], row["sparsity"], row["way"]) for row in rows}
     pipe, _ = load_pipeline(folder)
     _, dense = draw(pipe, prompts, seeds, settings)
-    for target in TARGETS:
+    for target in args.target:
         for sparsity in args.sparsity:
-            for way, changes in WAYS.items():
+            for way, changes in [(way, WAYS[way]) for way in args.way]:
                 if (target, sparsity, way) in done:
                     continue
                 packages = args.packages if changes["method"] == "obs" else 1
@@ -73,15 +76,14 @@ def measure(folder: Any, config: PruningConfig, prompts: list[str], seeds: list[
     after = step_macs(getattr(pipe, name), denoiser_call(pipe, getattr(pipe, name), prompts[0], settings))["total"]
     _, latents = draw(pipe, prompts, seeds, settings)
     found = relative_latent_error(latents, dense)
-    costs = {"parameters": report.parameters, "macs": {"before": before, "after": after}, **what_left(report.to_dict())}
+    costs = {"parameters": report.parameters, "macs": {"before": before, "after": after}, **leaving(report.to_dict()["groups"])}
     return {"error": found, **costs, "seconds": report.seconds}
 
 
 def as_line(row: dict[str, Any]) -> str:
-    left = ", ".join(f"{row[k]['removed']} of {row[k]['total']} {k} gone" for k in ("heads", "neurons") if k in row)
     p, m, e = row["parameters"], row["macs"], row["error"]
     return (
-        f"{TARGETS[row['target']]:18} {row['sparsity']:.0%} {row['way']:21} error {e['value']:.4f} ({e['low']:.4f} to {e['high']:.4f})  {left}; "
+        f"{TARGETS[row['target']]:18} {row['sparsity']:.0%} {row['way']:21} error {e['value']:.4f} ({e['low']:.4f} to {e['high']:.4f})  {in_words(row)} gone; "
         f"parameters -{1 - p['after'] / p['before']:.1%}, MACs -{1 - m['after'] / m['before']:.1%}"
     )
 

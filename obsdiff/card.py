@@ -42,10 +42,5 @@ def removed(report: PruningReport) -> str:
     how = f"method {report.config['method']}, pattern {report.config['pattern']}"
     if not report.groups:
         return f"{report.sparsity:.2%} of the weights of {len(report.layers)} linear layers in `{report.component}` are zero ({how}); everything else is as it was."
-    gone = {
-        kind: [sum(g.total - g.kept for g in report.groups if g.kind == kind), sum(g.total for g in report.groups if g.kind == kind)]
-        for kind in ("heads", "neurons")
-    }
-    parts = " and ".join(f"{a} of {b} {kind}" for kind, (a, b) in gone.items() if b)
     before, after = report.parameters["before"], report.parameters["after"]
-    return f"{parts} of the pruned blocks in `{report.component}` are gone ({how}): {after / 1e6:.2f} M of {before / 1e6:.2f} M parameters are left."
+    return f"{report.gone()} from the pruned blocks of `{report.component}` ({how}): {after / 1e6:.2f} M of {before / 1e6:.2f} M parameters are left."

@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+import logging
 import os
 import sys
 import typing
@@ -26,7 +27,7 @@ class Parser(argparse.ArgumentParser):
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command line; returns the exit code: 0 done, 2 the input is wrong, 1 the run failed."""
-    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # its remarks on import are not about pruning
+    hush()
     try:
         args = parser().parse_args(argv)
         args.run(args)
@@ -37,12 +38,20 @@ def main(argv: list[str] | None = None) -> int:
         print(f"failed: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("interrupted; nothing was written", file=sys.stderr)
+        print(f"interrupted; {'go on with --resume' if args.run is evaluate else 'nothing was written'}", file=sys.stderr)
         return 1
     except BrokenPipeError:  # the reader of stdout has had enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     return 0
+
+
+def hush() -> None:
+    """The libraries' remarks on being imported are not about pruning."""
+    for library in ("TRANSFORMERS", "DIFFUSERS"):
+        os.environ.setdefault(f"{library}_VERBOSITY", "error")
+    for name in ("torchao", "torch.utils._pytree"):
+        logging.getLogger(name).setLevel(logging.ERROR)
 
 
 def parser() -> Parser:
@@ -99,9 +108,31 @@ def add_evaluation(p: argparse.ArgumentParser) -> None:
         kind = float if name == "guidance_scale" else int
         flag, text = "--" + name.replace("_", "-"), fields[name].metadata["help"]
         p.add_argument(flag, type=kind, default=argparse.SUPPRESS, metavar=name.split("_")[-1].upper(), help=text)
+    add_judges(p)
     p.add_argument("--resume", action="store_true", help="go on from a run that was killed")
     p.add_argument("--overwrite", action="store_true", help="replace an existing run")
     p.add_argument("--json", action="store_true", help="print results.json on stdout")
+
+
+def add_judges(p: argparse.ArgumentParser) -> None:
+    """The metric models. They are files at hand, or hub ids that lie in the hub's cache; what is not given is reported as not run."""
+    group = p.add_argument_group(
+        "metric models", "paths, or ids that lie in the hub's cache; nothing is downloaded. A metric without its model is not run, and says so"
+    )
+    group.add_argument("--clip", metavar="PATH", help="CLIPModel folder for CLIP score (default: for a built-in emoji-clip)")
+    group.add_argument(
+        "--features",
+        metavar="inception|PATH",
+        help="extractor for FID and KID: inception (weights in torch's cache), a file of its weights, or a CLIP folder (default: for a built-in emoji-clip, else inception)",
+    )
+    group.add_argument(
+        "--real",
+        metavar="FOLDER|FILE",
+        help="real pictures for FID and KID, or their saved features (.safetensors) (default: for a built-in what ships with it)",
+    )
+    group.add_argument("--lpips", metavar="FILE", help="AlexNet's weights for LPIPS (default: torchvision's file in torch's cache)")
+    group.add_argument("--pickscore", metavar="PATH", help="PickScore folder (a CLIPModel)")
+    group.add_argument("--image-reward", metavar="FOLDER", help="ImageReward folder: its weights, med_config.json, BERT's tokenizer")
 
 
 def add_config(p: argparse.ArgumentParser, several_sparsities: bool = False) -> None:

@@ -14,10 +14,12 @@ from .builtin import builtin_info
 from .config import PruningConfig, whole
 from .errors import UserError
 from .folder import Folder, check_output, find_model, open_folder, read_prompts
+from .judges.files import find_judges
 from .packages import Package, plan_packages, select
 from .progress import say
 
 CALL = ("num_inference_steps", "guidance_scale", "height", "width")
+JUDGES = ("clip", "features", "real", "lpips", "pickscore", "image_reward")
 GENERAL_PROMPTS = Path(__file__).parent / "prompts.txt"
 
 
@@ -26,6 +28,11 @@ def prune(args: argparse.Namespace) -> None:
     if len(set(sparsities)) < len(sparsities):
         raise UserError(f"sparsity: the same value twice: {' '.join(map(str, sparsities))}")
     configs = [config_of(args, sparsity=s) for s in sparsities]
+    names = [f"{config.removed:.2f}" for config in configs]
+    if len(set(names)) < len(names):
+        raise UserError(
+            f"sparsity: several values are written into folders of two decimals, so they have to differ there; found {' '.join(map(str, sparsities))}"
+        )
     check_output(args.output, args.overwrite)
     folder = open_folder(find_model(args.model))
     configs = [with_recommended(c, folder, args) for c in configs]
@@ -49,7 +56,7 @@ def prune(args: argparse.Namespace) -> None:
             loaded = time.perf_counter() - began
             report = prune_(pipe, prompts, config)
             cast_(pipe, formats)
-            target = inside if len(configs) == 1 else inside / f"{config.removed:.2f}"
+            target = inside if len(configs) == 1 else inside / names[configs.index(config)]
             report.seconds = {"load": loaded} | report.seconds
             write_pruned(pipe, target, report)
             records.append(report.to_dict())
@@ -71,10 +78,8 @@ def show_json(value: Any) -> None:
 
 def summary(output: Path, report: Any, seconds: float) -> str:
     errors = sorted(row.error for row in report.layers)
-    return (
-        f"{output}: {report.sparsity:.2%} zeros in {len(report.layers)} layers, layer error median {errors[len(errors) // 2]:.4f} "
-        f"largest {errors[-1]:.4f}, {seconds:.0f} s"
-    )
+    done = report.gone() if report.groups else f"{report.sparsity:.2%} zeros in {len(report.layers)} layers"
+    return f"{output}: {done}, layer error median {errors[len(errors) // 2]:.4f} largest {errors[-1]:.4f}, {seconds:.0f} s"
 
 
 def quiet() -> None:
@@ -111,14 +116,15 @@ def make_plan(folder: Folder, config: PruningConfig) -> tuple[str, list[Package]
 
 
 def inspect_(args: argparse.Namespace) -> None:
-    from .inspection import as_text, describe
-
     config = config_of(args)
     if args.paper_count and config.pattern != "structured":
         raise UserError(f"paper-count goes with --pattern structured; found pattern {config.pattern}")
     folder = open_folder(find_model(args.model), weights=False)
     config = with_recommended(config, folder, args)
     prompts = len(read_prompts(args.prompts)) if args.prompts else config.num_prompts
+
+    from .inspection import as_text, describe
+
     plan = describe(folder, config, min(prompts, config.num_prompts), args.paper_count)
     show_json(plan) if args.json else print(as_text(plan))
 
@@ -126,12 +132,14 @@ def inspect_(args: argparse.Namespace) -> None:
 def evaluate(args: argparse.Namespace) -> None:
     for name, least in (("num_prompts", 1), ("batch_size", 1), ("seed", 0), ("rounds", 0)):
         whole(name, getattr(args, name), least)
-    config = config_of(argparse.Namespace(**{name: getattr(args, name) for name in CALL if hasattr(args, name)}))
+    config = config_of(argparse.Namespace(seed=args.seed, **{name: getattr(args, name) for name in CALL if hasattr(args, name)}))
+    check_output(args.output, args.overwrite)
     dense = open_folder(find_model(args.against))
     component = dense.denoiser(args.component)
-    runs = named_runs([open_folder(find_model(str(path))) for path in args.runs])
+    runs = named_runs([open_folder(existing(path)) for path in args.runs])
     prompts = evaluation_prompts(args.prompts, dense)[: args.num_prompts]
     config = with_recommended(config, dense, args)
+    judges = find_judges({name: getattr(args, name) for name in JUDGES}, dense.path)
 
     from .evaluate import Job, check_comparable
     from .evaluate import evaluate as run_job
@@ -141,16 +149,22 @@ def evaluate(args: argparse.Namespace) -> None:
     quiet()
     settings = {name: getattr(config, name) for name in CALL if getattr(config, name) is not None}
     seeds = [args.seed + i for i in range(len(prompts))]
-    job = Job(dense, runs, prompts, seeds, settings, component, args.batch_size, args.rounds, args.against)
+    job = Job(dense, runs, prompts, seeds, settings, component, args.batch_size, args.rounds, args.against, judges=judges)
     results = run_job(job, args.output, args.resume, args.overwrite)
     show_json(results) if args.json else print(results_table(results))
     say(f"{args.output}: pictures and results.json; obsdiff report {args.output} --output page.html shows them")
 
 
+def existing(path: Path) -> Path:
+    if not path.is_dir():
+        raise UserError(f"evaluate: expected the folder of a pruned pipeline, found {str(path)!r}, which is none")
+    return path
+
+
 def named_runs(folders: list[Folder]) -> dict[str, Folder]:
     """Run folders by their names; with their parent's where two would be called the same."""
-    short = [folder.path.absolute().name for folder in folders]
-    long = [f"{folder.path.absolute().parent.name}-{name}" for folder, name in zip(folders, short, strict=True)]
+    short = [folder.path.resolve().name for folder in folders]
+    long = [f"{folder.path.resolve().parent.name}-{name}" for folder, name in zip(folders, short, strict=True)]
     names = [b if short.count(a) > 1 or a == "dense" else a for a, b in zip(short, long, strict=True)]
     if len(set(names)) < len(names):
         raise UserError(f"evaluate: the same folder, or the same name, twice: {', '.join(str(folder.path) for folder in folders)}")
@@ -158,9 +172,10 @@ def named_runs(folders: list[Folder]) -> dict[str, Folder]:
 
 
 def evaluation_prompts(file: Path | None, dense: Folder) -> list[str]:
-    """The prompts of the file; else a built-in's own evaluation prompts; else the general captions that ship with obsdiff."""
-    own = dense.path / "evaluation_prompts.txt" if builtin_info(dense.path) else GENERAL_PROMPTS
-    return read_prompts(file or own)
+    """The prompts of the file; else a built-in's own evaluation prompts; else general captions that ship with obsdiff, none of them
+    among those that calibration takes."""
+    own = dense.path if builtin_info(dense.path) else GENERAL_PROMPTS.parent
+    return read_prompts(file or own / "evaluation_prompts.txt")
 
 
 def report(args: argparse.Namespace) -> None:

@@ -25,6 +25,7 @@ TARGETS = ("linear", "attention", "ffn")
 DTYPES = ("float32", "bfloat16", "float16")
 DEFAULT_SPARSITY = 0.5
 DEFAULT_PACKAGES = 4
+LARGEST_SEED = 2**62  # torch takes 64 bits, and prompt i starts from seed + i
 
 
 def setting(default: Any, text: str, choices: tuple[str, ...] | None = None, metavar: str | None = None) -> Any:
@@ -138,6 +139,8 @@ def check(c: PruningConfig) -> None:
     whole("batch_size", c.batch_size, 1)
     whole("round_to", c.round_to, 1)
     whole("seed", c.seed, 0)
+    if c.seed > LARGEST_SEED:
+        raise UserError(f"seed: expected at most {LARGEST_SEED}, found {c.seed}")
     if c.guidance_scale is not None:
         number("guidance_scale", c.guidance_scale, 0, math.inf, "0 or more", above=False)
     one_of("step_weighting", c.step_weighting, STEP_WEIGHTINGS)

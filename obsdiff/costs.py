@@ -1,42 +1,36 @@
 """What a pipeline costs: parameters, zeros, bytes, multiply-accumulates, and measured seconds against the dense one."""
 
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
 from .drawing import denoiser_call
-from .meta import build_on_meta, forward_macs
+from .folder import Tensors
+from .meta import build_on_meta, macs_or_why_not
 from .timing import compared, interleaved
 
 STEPS_PER_PICTURE = 4  # so many timed denoiser steps for every timed picture
 
 
-def cost_on_disk(folder: Path, component: str) -> dict[str, int]:
-    """Parameters and zeros of a saved component, and bytes of its weights on disk."""
+def cost_on_disk(stored: Tensors) -> dict[str, int]:
+    """Parameters and zeros of a stored component, and bytes of its weights on disk."""
     from safetensors import safe_open
 
-    files = sorted((folder / component).glob("*.safetensors"))
     parameters = zeros = 0
-    for file in files:
+    for file in stored.files:
         with safe_open(file, "pt") as tensors:
             for name in tensors.keys():  # noqa: SIM118 (not a dict)
                 tensor = tensors.get_tensor(name)
                 parameters += tensor.numel()
                 zeros += int((tensor == 0).sum())
-    return {"parameters": parameters, "zeros": zeros, "bytes_on_disk": sum(f.stat().st_size for f in files)}
+    return {"parameters": parameters, "zeros": zeros, "bytes_on_disk": stored.size}
 
 
 def step_macs(denoiser: nn.Module, inputs: dict[str, Any]) -> dict[str, Any]:
-    """Multiply-accumulates of one denoiser call with these arguments, by kind; counted on a copy without weights. A model that
-    can't be run without data has `why_not` instead."""
-    try:
-        model = build_on_meta(dict(denoiser.config) | {"_class_name": type(denoiser).__name__})
-        return forward_macs(model, inputs).to_dict() | {"why_not": None}
-    except (RuntimeError, NotImplementedError, TypeError, ValueError) as error:
-        reason = " ".join(str(error).split())[:160]
-        return {"total": None, "why_not": f"{type(denoiser).__name__} can't be counted on the meta device: {reason}"}
+    """Multiply-accumulates of one denoiser call with these arguments, by kind, counted on a copy without weights; see
+    macs_or_why_not."""
+    return macs_or_why_not(build_on_meta(dict(denoiser.config) | {"_class_name": type(denoiser).__name__}), inputs)
 
 
 def measure_speed(dense: Any, pruned: Any, component: str, prompt: str, settings: dict[str, Any], rounds: int) -> dict[str, Any]:
@@ -55,13 +49,3 @@ def measure_speed(dense: Any, pruned: Any, component: str, prompt: str, settings
 
 def picture(pipe: Any, prompt: str, settings: dict[str, Any]) -> Any:
     return pipe(prompt=prompt, generator=torch.Generator(pipe.device).manual_seed(0), **settings)
-
-
-def what_left(record: dict[str, Any]) -> dict[str, dict[str, int]]:
-    """Heads and neurons that left, and how many there were in the pruned blocks, apart; {} for a run that is not structured."""
-    found: dict[str, dict[str, int]] = {}
-    for group in record.get("groups", []):
-        row = found.setdefault(group["kind"], {"removed": 0, "total": 0})
-        row["removed"] += group["total"] - group["kept"]
-        row["total"] += group["total"]
-    return found

@@ -7,8 +7,9 @@ from typing import Any
 from .builtin import builtin_info, builtin_path
 from .checkpoint import cast_, load_pipeline, whole_folder, write_pruned
 from .config import PruningConfig
-from .evaluate import Job, evaluate, plain
+from .evaluate import Job, evaluate
 from .folder import Folder, open_folder, read_prompts
+from .judges.files import find_judges
 from .progress import say
 from .prune import prune_
 from .report import write_page
@@ -42,9 +43,9 @@ def run_demo(output: Path, overwrite: bool = False) -> None:
         for name, changes in ROADS.items():
             say(f"{name}: pruning ({time.perf_counter() - began:.0f} s so far)")
             config = PruningConfig(num_prompts=CALIBRATION_PROMPTS, **settings, **changes)
-            runs[name] = prune_into(inside / "models" / plain(name), folder, config)
+            runs[name] = prune_into(inside / "models" / name.replace(" %", "").replace(" ", "-").replace(":", "of"), folder, config)
         say(f"drawing {len(prompts)} prompts with each, measuring ({time.perf_counter() - began:.0f} s so far)")
-        job = Job(folder, runs, prompts, seeds, settings, folder.denoiser(None), rounds=ROUNDS, label=MODEL)
+        job = Job(folder, runs, prompts, seeds, settings, folder.denoiser(None), rounds=ROUNDS, label=MODEL, judges=find_judges({}, path))
         evaluate(job, inside / "run")
         write_page([inside / "run"], inside / "demo.html")
     say(f"{output / 'demo.html'}: the page ({time.perf_counter() - began:.0f} s in all)")

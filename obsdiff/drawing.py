@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from PIL.Image import Image
 
-from .running import replaced
+from .errors import UserError
+from .running import refused, replaced
 
 
 def draw(pipe: Any, prompts: list[str], seeds: list[int], settings: dict[str, Any], batch_size: int = 4) -> tuple[list[Image], torch.Tensor]:
@@ -18,7 +19,7 @@ def draw(pipe: Any, prompts: list[str], seeds: list[int], settings: dict[str, An
     images: list[Image] = []
     latents: list[torch.Tensor] = []
     pipe.set_progress_bar_config(disable=True)
-    with recorded_latents(pipe, latents), torch.no_grad():
+    with recorded_latents(pipe, latents), refused(pipe), torch.no_grad():
         for i in range(0, len(prompts), batch_size):
             generators = [torch.Generator(pipe.device).manual_seed(s) for s in seeds[i : i + batch_size]]
             images += pipe(prompt=prompts[i : i + batch_size], generator=generators, **settings).images
@@ -52,10 +53,12 @@ def denoiser_call(pipe: Any, denoiser: torch.nn.Module, prompt: str, settings: d
 
     handle = denoiser.register_forward_pre_hook(hook, with_kwargs=True)
     try:
-        with contextlib.suppress(Enough), torch.no_grad():
+        with contextlib.suppress(Enough), refused(pipe), torch.no_grad():
             pipe(prompt=prompt, generator=torch.Generator(pipe.device).manual_seed(0), **settings)
     finally:
         handle.remove()
+    if not found:
+        raise UserError(f"{type(pipe).__name__} draws without calling this {type(denoiser).__name__}: expected its denoiser; see --component")
     return found[0]
 
 

@@ -1,36 +1,37 @@
 """The same prompts and seeds through the dense and the pruned pipelines: pictures, latents, figures, results.json.
 
     1. Draw what is not drawn yet, the dense pipeline first, batch by batch into OUTPUT.part     (drawing.py)
-    2. Measure how far the pictures moved                                                         (metrics.py)
+    2. Measure how far the pictures moved, and what judges say of them                            (metrics.py, judges/)
     3. Measure what each pipeline costs, against the dense one in the same process                (costs.py, peak_memory.py)
-    4. Write results.json (docs/results.md describes it) and give the folder its name
+    4. Write results.json (docs/results-schema.md describes it) and give the folder its name
 
 A killed run leaves OUTPUT.part, and goes on from it.
 """
 
-import json
 import re
-import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
+from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from .checkpoint import RECORD, load_pipeline
-from .costs import cost_on_disk, measure_speed, step_macs, what_left
+from .checkpoint import RECORD, load_pipeline, read_record
+from .comparison import DENSE
+from .costs import cost_on_disk, measure_speed, step_macs
 from .drawing import denoiser_call, draw, save_images
 from .errors import UserError
-from .folder import Folder, read_json
-from .metrics import relative_latent_error
+from .folder import Folder, check_output
+from .judges.files import Judges
+from .judges.scores import Scores, all_figures
 from .peak_memory import peak_memory
 from .progress import counting, say
-from .record import versions
+from .record import leaving, versions
+from .unfinished import WORK, check_place, finish, kept_json, open_part, write_json
 
 SCHEMA = 1
 RESULTS = "results.json"
-DENSE = "dense"
 
 
 @dataclass(frozen=True)
@@ -47,17 +48,28 @@ class Job:
     batch_size: int = 4
     rounds: int = 5
     label: str = ""  # what results.json calls the dense model
+    judges: Judges = field(default_factory=Judges)  # the metric models that were given
     threads: int = field(default_factory=torch.get_num_threads)
 
     @property
     def folders(self) -> dict[str, Folder]:
         return {DENSE: self.dense, **self.runs}
 
+    def key(self, name: str) -> str:
+        """The name of a run's folder of pictures: its place, and its name as far as a file system takes it."""
+        return f"{list(self.folders).index(name):02}-{re.sub(r'[^0-9A-Za-z]+', '-', name).strip('-')}"
+
     def fingerprint(self) -> dict[str, Any]:
         """What has to be the same for a run to go on from another's files."""
-        paths = {name: str(folder.path.absolute()) for name, folder in self.folders.items()}
+        models = {name: [str(folder.path.absolute()), stamps(folder)] for name, folder in self.folders.items()}
         call = {"prompts": self.prompts, "seeds": self.seeds, "settings": self.settings, "batch_size": self.batch_size}
-        return {"folders": paths, **call, "rounds": self.rounds, "versions": versions()}
+        return {"models": models, "component": self.component, **call, "rounds": self.rounds, "versions": versions()}
+
+
+def stamps(folder: Folder) -> dict[str, list[int]]:
+    """Size and time of every file of a pipeline, by its path."""
+    files = sorted(file for file in folder.path.rglob("*") if file.suffix in (".json", ".safetensors"))
+    return {str(file.relative_to(folder.path)): [file.stat().st_size, file.stat().st_mtime_ns] for file in files}
 
 
 def check_comparable(dense: Folder, runs: dict[str, Folder], component: str) -> None:
@@ -76,49 +88,25 @@ def check_comparable(dense: Folder, runs: dict[str, Folder], component: str) -> 
 
 
 def evaluate(job: Job, output: Path, resume: bool = False, overwrite: bool = False) -> dict[str, Any]:
-    """Run the job and write the folder; returns what results.json holds. UserError for an output that is there already."""
-    part = open_part(job, output, resume, overwrite)
+    """Run the job and write the folder; returns what results.json holds. UserError for an output that can't be written."""
+    check_output(output, overwrite)
+    check_place(output, [folder.path for folder in job.folders.values()])
+    part = open_part(output, job.fingerprint(), resume, overwrite)
     images = {name: draw_missing(job, name, part) for name in job.folders}
-    latents = {name: drawn_latents(part, name) for name in job.folders}
+    latents = {name: drawn_latents(job, name, part) for name in job.folders}
+    metrics = measure(job, images, latents, part)
     costs = {name: cost(job, name, part) for name in job.folders}
-    runs = [entry(name, job, costs[name], latents, images[name], part.parent) for name in job.runs]
-    results = write_results(part, job, images[DENSE], costs[DENSE], runs)
-    for leftover in ("latents", "costs"):
-        shutil.rmtree(part / leftover, ignore_errors=True)
-    (part / "job.json").unlink()
-    if output.exists():
-        output.rename(old := part / "old")
-        part.rename(output)
-        shutil.rmtree(output / old.name)
-    else:
-        part.rename(output)
+    runs = [entry(name, job, costs[name], metrics[name], images[name], part.parent) for name in job.runs]
+    results = results_of(job, images[DENSE], costs[DENSE], metrics[DENSE], runs)
+    write_json(part / RESULTS, results)
+    finish(part, output)
     return results
 
 
-def open_part(job: Job, output: Path, resume: bool, overwrite: bool) -> Path:
-    """The folder that the run fills before it gets its name: a new one, or a killed run's with the same job."""
-    part = output.with_name(output.name + ".part")
-    if output.exists() and not overwrite:
-        raise UserError(f"output: {output} exists already; choose another, or give --overwrite to replace it")
-    if part.exists() and not resume:
-        if not overwrite:
-            raise UserError(f"output: {part} is there from a run that did not end; go on with --resume, or start anew with --overwrite")
-        shutil.rmtree(part)
-    wanted = json.loads(json.dumps(job.fingerprint()))
-    if part.exists():
-        found = read_json(part / "job.json")
-        differ = [key for key in wanted if found.get(key) != wanted[key]]
-        if differ:
-            raise UserError(f"output: {part} was begun with other {', '.join(differ)}; start anew with --overwrite")
-        return part
-    part.mkdir(parents=True)
-    (part / "job.json").write_text(json.dumps(wanted))
-    return part
-
-
 def draw_missing(job: Job, name: str, part: Path) -> list[str]:
-    """Draw the batches that are not there yet; paths of all pictures."""
-    folder = part / "latents" / plain(name)
+    """Draw the batches that are not there yet; paths of all pictures, relative to the run's folder."""
+    place = f"images/{job.key(name)}"
+    folder = part / WORK / "latents" / job.key(name)
     folder.mkdir(parents=True, exist_ok=True)
     firsts = range(0, len(job.prompts), job.batch_size)
     missing = [i for i in firsts if not (folder / f"{i:06}.safetensors").exists()]
@@ -129,79 +117,90 @@ def draw_missing(job: Job, name: str, part: Path) -> list[str]:
             for i in missing:
                 prompts = job.prompts[i : i + job.batch_size]
                 images, latents = draw(pipe, prompts, job.seeds[i : i + job.batch_size], job.settings, job.batch_size)
-                save_images(images, part, plain(name), i)
+                save_images(images, part, place, i)
                 beside = folder / f"{i:06}.part"
                 save_file({"latents": latents.contiguous()}, beside)
                 beside.rename(folder / f"{i:06}.safetensors")
                 advance(len(prompts))
-    return [f"{plain(name)}/{i:03}.png" for i in range(len(job.prompts))]
+    return [f"{place}/{i:03}.png" for i in range(len(job.prompts))]
 
 
-def plain(name: str) -> str:
-    """A run's name as the name of a folder: "obs 2:4" is obs-2-4."""
-    return re.sub(r"[^\w.]+", "-", name).strip("-")
+def drawn_latents(job: Job, name: str, part: Path) -> torch.Tensor:
+    return torch.cat([load_file(file)["latents"] for file in sorted((part / WORK / "latents" / job.key(name)).glob("*.safetensors"))])
 
 
-def drawn_latents(part: Path, name: str) -> torch.Tensor:
-    return torch.cat([load_file(file)["latents"] for file in sorted((part / "latents" / plain(name)).glob("*.safetensors"))])
+def measure(job: Job, images: dict[str, list[str]], latents: dict[str, torch.Tensor], part: Path) -> Scores:
+    """The figures of every pipeline, from the pictures as they were saved."""
+    say(f"measuring the pictures of {len(images)} pipelines")
+    pictures = {name: [Image.open(part / file).convert("RGB") for file in files] for name, files in images.items()}
+    return all_figures(pictures, latents, DENSE, job.prompts, job.judges)
 
 
 def cost(job: Job, name: str, part: Path) -> dict[str, Any]:
     """What a pipeline costs; kept in the part folder, since timing takes long."""
-    file = part / "costs" / f"{plain(name)}.json"
-    if file.exists():
-        return read_json(file)
+    file = part / WORK / "costs" / f"{job.key(name)}.json"
+    found = kept_json(file)
+    if found is None:
+        found = measure_cost(job, name)
+        write_json(file, found)
+    return found
+
+
+def measure_cost(job: Job, name: str) -> dict[str, Any]:
     folder = job.folders[name]
-    found: dict[str, Any] = cost_on_disk(folder.path, job.component)
+    found: dict[str, Any] = cost_on_disk(folder.components[job.component])
     pipe, _ = load_pipeline(folder)
+    pipe.set_progress_bar_config(disable=True)
     found["macs"] = step_macs(getattr(pipe, job.component), denoiser_call(pipe, getattr(pipe, job.component), job.prompts[0], job.settings))
-    record = read_json(folder.path / RECORD) if (folder.path / RECORD).is_file() else {}
-    found |= what_left(record)
+    record = record_of(folder)
+    found |= leaving(record.get("groups", []))
     if record:
         found["seconds"] = record.get("seconds", {})
     if name != DENSE and job.rounds:
         say(f"{name}: timing {job.rounds} pictures, dense and pruned in turn")
         dense, _ = load_pipeline(job.dense)
         dense.set_progress_bar_config(disable=True)
-        pipe.set_progress_bar_config(disable=True)
         found |= measure_speed(dense, pipe, job.component, job.prompts[0], job.settings, job.rounds)
         del dense
     del pipe
     if job.rounds:
         found["memory"] = peak_memory(folder.path, job.settings, job.prompts[0])
-    file.parent.mkdir(exist_ok=True)
-    file.write_text(json.dumps(found))
     return found
 
 
-def entry(name: str, job: Job, cost: dict[str, Any], latents: dict[str, torch.Tensor], images: list[str], near: Path) -> dict[str, Any]:
+def record_of(folder: Folder) -> dict[str, Any]:
+    """obsdiff.json of a pruned folder; {} for a folder that obsdiff did not write."""
+    return read_record(folder.path) if (folder.path / RECORD).is_file() else {}
+
+
+def entry(name: str, job: Job, cost: dict[str, Any], metrics: dict[str, Any], images: list[str], near: Path) -> dict[str, Any]:
     """One element of `runs` in results.json. A pipeline below the folder `near`, where the run lies, is named relative to it."""
-    folder = job.runs[name].path
-    record = read_json(folder / RECORD) if (folder / RECORD).is_file() else {}
+    folder, record = job.runs[name].path, record_of(job.runs[name])
     return {
         "name": name,
         "path": str(folder.relative_to(near) if folder.is_relative_to(near) else folder),
         "config": record.get("config", {}),
         "cost": cost,
-        "metrics": {"relative_latent_error": relative_latent_error(latents[name], latents[DENSE])},
+        "metrics": metrics,
+        "prompts_calibrated_on": len(set(job.prompts) & {p for p in record.get("prompts", []) if isinstance(p, str)}),
         "layers": record.get("layers", []),
         "images": images,
     }
 
 
-def write_results(part: Path, job: Job, dense_images: list[str], dense_cost: dict[str, Any], runs: list[dict]) -> dict[str, Any]:
+def results_of(job: Job, dense_images: list[str], dense_cost: dict[str, Any], dense_metrics: dict[str, Any], runs: list[dict]) -> dict[str, Any]:
     """results.json, schema 1. Image paths are relative to the folder."""
-    results = {
+    return {
         "schema": SCHEMA,
         "dense": job.label or str(job.dense.path),
         "dense_images": dense_images,
         "dense_cost": dense_cost,
+        "dense_metrics": dense_metrics,
         "runs": runs,
         "prompts": job.prompts,
         "seeds": job.seeds,
         "settings": job.settings,
+        "judges": job.judges.record(),
         "threads": job.threads,
         "versions": versions(),
     }
-    (part / RESULTS).write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
-    return results

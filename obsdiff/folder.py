@@ -29,6 +29,7 @@ class Tensors:
     shapes: dict[str, tuple[int, ...]]
     formats: dict[str, str] = field(default_factory=dict)
     size: int = 0  # bytes on disk
+    files: tuple[Path, ...] = ()
 
     @property
     def dtype(self) -> str | None:
@@ -170,7 +171,7 @@ def read_component(folder: Path, weights: bool = True) -> tuple[Tensors, str | N
     for file in chosen:
         for name, info in read_header(file).items():
             shapes[name], formats[name] = tuple(info["shape"]), info["dtype"]
-    return Tensors(shapes, formats, sum(f.stat().st_size for f in chosen)), variant
+    return Tensors(shapes, formats, sum(f.stat().st_size for f in chosen), tuple(chosen)), variant
 
 
 def variant_of(file: Path) -> str | None:
@@ -225,7 +226,7 @@ def read_json(file: Path) -> dict[str, Any]:
 def read_prompts(file: Path) -> list[str]:
     """Prompts of a UTF-8 text file, one a line; empty lines don't count."""
     try:
-        lines = file.read_text(encoding="utf-8").splitlines()
+        lines = file.read_text(encoding="utf-8-sig").splitlines()
     except UnicodeDecodeError as error:
         raise UserError(f"prompts: {file} is not UTF-8: byte {error.start} is {error.object[error.start]:#04x}; save it as UTF-8") from None
     except OSError as error:
@@ -238,11 +239,17 @@ def read_prompts(file: Path) -> list[str]:
 
 def check_output(output: Path, overwrite: bool) -> None:
     """UserError unless `output` can be made (and, if it exists, may be replaced)."""
+    if output.name in ("", ".."):
+        raise UserError(f"output: expected the name of a folder, found {str(output)!r}")
+    if output.is_file():
+        raise UserError(f"output: {output} is a file; choose another name")
     if (output.exists() or output.is_symlink()) and not overwrite:
         raise UserError(f"output: {output} exists already; choose another, or give --overwrite to replace it")
     parent = output.absolute().parent
     while not parent.exists():
         parent = parent.parent
+    if not parent.is_dir():
+        raise UserError(f"output: {output} can't be written: {parent} is a file")
     try:
         Path(tempfile.mkdtemp(prefix=".obsdiff-", dir=parent)).rmdir()
     except OSError as error:

@@ -1,17 +1,19 @@
 """What a run would prune, in which packages, with how much memory and how many denoiser calls. Nothing is run."""
 
 import inspect
-import json
 from typing import Any
 
 from .architectures import Tap, require_blocks, uncovered
 from .config import PruningConfig
 from .errors import UserError
-from .folder import Folder, elements
+from .folder import Folder, elements, read_json
 from .meta import build_on_meta
 from .packages import GIB, plan_packages, select
 from .prediction import as_the_paper_counts, predict
+from .record import in_words
 from .surgery import linear_shapes
+
+LONGEST = 100_000  # text tokens
 
 
 def describe(folder: Folder, config: PruningConfig, prompts: int, paper_count: bool = False) -> dict[str, Any]:
@@ -139,8 +141,10 @@ def text_tokens(folder: Folder) -> int | None:
     if folder.pipeline.startswith("Flux"):
         return 512
     file = folder.path / "tokenizer" / "tokenizer_config.json"
-    length = json.loads(file.read_text(encoding="utf-8")).get("model_max_length", 77) if file.is_file() else None
-    return length + 256 if length and folder.pipeline.startswith("StableDiffusion3") else length
+    length = read_json(file).get("model_max_length", 77) if file.is_file() else None
+    if not isinstance(length, int) or not 0 < length < LONGEST:  # transformers writes 1e30 where there is no limit
+        return None
+    return length + 256 if folder.pipeline.startswith("StableDiffusion3") else length
 
 
 def as_text(plan: dict[str, Any]) -> str:
@@ -173,14 +177,13 @@ def as_text(plan: dict[str, Any]) -> str:
 def prediction_lines(found: dict[str, Any]) -> list[str]:
     dense, pruned = found["dense"], found["pruned"]
     before, after = dense["parameters"], pruned["parameters"]
-    leave = ", ".join(f"{found[kind]['removed']} of {found[kind]['total']} {kind}" for kind in ("heads", "neurons") if found[kind]["total"])
-    lines = ["", f"leave       {leave}", f"parameters  {before / 1e6:.2f} M -> {after / 1e6:.2f} M ({after / before:.1%})"]
-    if dense["macs"]:
+    lines = ["", f"leave       {in_words(found) or 'nothing'}", f"parameters  {before / 1e6:.2f} M -> {after / 1e6:.2f} M ({after / before:.1%})"]
+    if dense["macs"]["total"] and pruned["macs"]["total"]:
         before, after = dense["macs"]["total"], pruned["macs"]["total"]
         kinds = ", ".join(f"{kind} {dense['macs'][kind] / 1e9:.2f} -> {pruned['macs'][kind] / 1e9:.2f} G" for kind in ("linear", "convolution", "attention"))
         lines.append(f"MACs        {before / 1e9:.2f} G -> {after / 1e9:.2f} G ({after / before:.1%}) in one forward for one picture: {kinds}")
     else:
-        lines.append(f"MACs        not counted: {found['why_not']}")
+        lines.append(f"MACs        not counted: {dense['macs']['why_not'] or pruned['macs']['why_not']}")
     if paper := found.get("as_the_paper_counts"):
         cells = [f'{paper[k]["parameters_billions"]:.3f} B, {paper[k]["teraflops"]:.3f} "TFLOPs"' for k in ("dense", "pruned")]
         lines.append(f"the paper   {cells[0]} -> {cells[1]}: linear and convolution layers only, 1024 x 1024, 77 text tokens")

@@ -27,11 +27,6 @@ class Macs:
     def total(self) -> int:
         return self.linear + self.convolution + self.attention
 
-    @property
-    def layers(self) -> int:
-        """Without attention's own products: what the OBS-Diff paper counts."""
-        return self.linear + self.convolution
-
     def to_dict(self) -> dict[str, int]:
         return dataclasses.asdict(self) | {"total": self.total}
 

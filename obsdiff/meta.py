@@ -26,7 +26,7 @@ def denoiser_class(name: str) -> type[nn.Module]:
         found = pruned_class(name) if name.startswith(PREFIX) else getattr(diffusers, name, None)
     except AttributeError:
         found = None
-    if not inspect.isclass(found) or not issubclass(found, diffusers.ModelMixin):
+    if not inspect.isclass(found) or not issubclass(found, diffusers.ModelMixin) or not hasattr(found, "from_config"):
         raise UserError(f"the installed diffusers has no model class {name!r}")
     return found
 
@@ -39,7 +39,7 @@ def build_on_meta(config: Mapping[str, Any]) -> nn.Module:
             return cls.from_config({key: value for key, value in config.items() if key != "quantization_config"}).eval()
     except UserError:
         raise
-    except (TypeError, ValueError, KeyError, RuntimeError) as error:
+    except (TypeError, ValueError, LookupError, RuntimeError, AttributeError, ArithmeticError) as error:
         raise UserError(f"{cls.__name__} can't be built from this config.json: {' '.join(str(error).split())[:200]}") from None
 
 
@@ -57,13 +57,22 @@ def forward_macs(model: nn.Module, inputs: Inputs) -> Macs:
     return count_macs(lambda: model(**on_meta(inputs)))
 
 
-def example_inputs(config: Mapping[str, Any], height: int, width: int, text_tokens: int) -> Inputs | None:
+def macs_or_why_not(model: nn.Module, inputs: Inputs) -> dict[str, Any]:
+    """Multiply-accumulates of one forward, by kind; for a model that these arguments don't fit, or that can't be run without
+    data, a total of None and `why_not`."""
+    try:
+        return forward_macs(model, inputs).to_dict() | {"why_not": None}
+    except (RuntimeError, NotImplementedError, TypeError, ValueError, ArithmeticError, LookupError) as error:
+        reason = " ".join(str(error).split())[:160]
+        return {"total": None, "why_not": f"{type(model).__name__} can't be run on the meta device: {reason}"}
+
+
+def example_inputs(model: nn.Module, height: int, width: int, text_tokens: int) -> Inputs | None:
     """Arguments of one forward for one picture: latents of height x width, text_tokens tokens of text. None for a class whose
     arguments are not known here."""
-    name = str(config.get("_class_name")).removeprefix(PREFIX)
-    make = INPUTS.get(name)
+    make = INPUTS.get(type(model).__name__.removeprefix(PREFIX))
     with torch.device("meta"):
-        return make(config, height, width, text_tokens) if make else None
+        return make(model.config, height, width, text_tokens) if make else None
 
 
 def joint_inputs(config: Mapping[str, Any], height: int, width: int, text_tokens: int) -> Inputs:

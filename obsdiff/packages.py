@@ -66,15 +66,16 @@ def chosen_blocks(blocks: list[Block], config: PruningConfig) -> list[Block]:
 
 
 def select_groups(blocks: list[Block], config: PruningConfig) -> list[Group]:
-    """The groups that structured pruning shrinks: those with a consumer that target, include and exclude leave in."""
-    chosen = []
-    for block in chosen_blocks(blocks, config):
-        parts = {"heads": "attention", "neurons": "ffn"}
-        for group in block.groups:
-            taps = (Tap(group.consumers, parts[group.kind]),)
-            if narrow(taps, config):
-                chosen.append(group)
-    return chosen
+    """The groups that structured pruning shrinks: those that target and include leave in, and none of whose consumers is excluded."""
+    parts = {"heads": "attention", "neurons": "ffn"}
+    return [group for block in chosen_blocks(blocks, config) for group in block.groups if wanted_group(group, parts[group.kind], config)]
+
+
+def wanted_group(group: Group, part: str, config: PruningConfig) -> bool:
+    """All consumers of a group shrink together, so excluding one excludes them all, and including one includes them all."""
+    included = not config.include or any(fnmatchcase(layer, w) for layer in group.consumers for w in config.include)
+    excluded = any(fnmatchcase(layer, w) for layer in group.consumers for w in config.exclude)
+    return config.target in ("linear", part) and included and not excluded
 
 
 def only(unit: Unit, layers: set[str]) -> Unit:

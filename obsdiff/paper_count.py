@@ -17,7 +17,8 @@ import torch
 from diffusers.models.activations import GEGLU
 from torch import nn
 
-from .meta import example_inputs, forward_macs
+from .errors import UserError
+from .meta import example_inputs, macs_or_why_not
 
 SIDE, TEXT_TOKENS = 1024, 77
 NORM = 5
@@ -25,20 +26,22 @@ NORM = 5
 
 def paper_count(model: nn.Module, pixels_per_latent: int) -> dict[str, float]:
     """{"parameters_billions", "teraflops"} of a model on the meta device."""
-    config = dict(model.config) | {"_class_name": type(model).__name__}
     side = SIDE // pixels_per_latent
-    inputs = example_inputs(config, side, side, TEXT_TOKENS)
+    inputs = example_inputs(model, side, side, TEXT_TOKENS)
     parameters = sum(p.numel() for p in model.parameters())
     if inputs is None:
-        return {"parameters_billions": parameters / 1e9, "teraflops": None}
+        raise UserError(f"paper-count: the paper counts SD3, SDXL and FLUX models; found {type(model).__name__}")
     extras: list[int] = []
     handles = [module.register_forward_hook(counting(extras)) for module in model.modules()]
     try:
-        layers = forward_macs(model, inputs).layers
+        counted = macs_or_why_not(model, inputs)
     finally:
         for handle in handles:
             handle.remove()
-    operations = 2 * layers + sum(extras) if "UNet" in config["_class_name"] else layers
+    if counted["total"] is None:
+        raise UserError(f"paper-count: the paper counts at {SIDE} x {SIDE}, and {counted['why_not']}")
+    layers = counted["linear"] + counted["convolution"]
+    operations = 2 * layers + sum(extras) if "UNet" in type(model).__name__ else layers
     return {"parameters_billions": parameters / 1e9, "teraflops": operations / 1e12}
 
 

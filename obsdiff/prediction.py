@@ -11,30 +11,30 @@ from torch import nn
 
 from .architectures import require_blocks
 from .config import PruningConfig
-from .meta import Inputs, build_on_meta, example_inputs, forward_macs
+from .meta import Inputs, build_on_meta, example_inputs, macs_or_why_not
 from .packages import select_groups
 from .paper_count import paper_count
 from .prune_structured import left_of, require_prunable
+from .record import leaving
 from .surgery import items, linear_shapes, shrink_
 
 
 def predict(model_config: Mapping[str, Any], config: PruningConfig, latents: tuple[int, int], text_tokens: int) -> dict[str, Any]:
     """Parameters and MACs of one forward for one picture, dense and pruned, and the heads and neurons that leave, apart.
 
-    latents: height and width of the latents. MACs are null, and `why_not` says why, for a class whose arguments are not
-    known. UserError for a model that can't be pruned so.
+    latents: height and width of the latents. MACs that can't be counted have a total of None and say `why_not`. UserError for a
+    model that can't be pruned so.
     """
     dense = build_on_meta(model_config)
-    inputs = example_inputs(model_config, *latents, text_tokens)
-    pruned, leaving = shrunk(dense, config)
-    why_not = None if inputs else f"the arguments of {type(dense).__name__} are not known here; obsdiff evaluate counts a real call"
-    sizes = {"latents": list(latents), "text_tokens": text_tokens, "why_not": why_not}
-    return {"dense": count(dense, inputs), "pruned": count(pruned, inputs), **leaving, **sizes}
+    inputs = example_inputs(dense, *latents, text_tokens)
+    pruned, gone = shrunk(dense, config)
+    return {"dense": count(dense, inputs), "pruned": count(pruned, inputs), **gone, "latents": list(latents), "text_tokens": text_tokens}
 
 
 def count(model: nn.Module, inputs: Inputs | None) -> dict[str, Any]:
-    macs = forward_macs(model, inputs) if inputs else None
-    return {"parameters": sum(p.numel() for p in model.parameters()), "macs": macs and macs.to_dict()}
+    unknown = f"the arguments of {type(model).__name__} are not known here; obsdiff evaluate counts a real call"
+    macs = macs_or_why_not(model, inputs) if inputs else {"total": None, "why_not": unknown}
+    return {"parameters": sum(p.numel() for p in model.parameters()), "macs": macs}
 
 
 def shrunk(dense: nn.Module, config: PruningConfig) -> tuple[nn.Module, dict[str, dict[str, int]]]:
@@ -43,14 +43,12 @@ def shrunk(dense: nn.Module, config: PruningConfig) -> tuple[nn.Module, dict[str
     model = copy.deepcopy(dense)
     groups = select_groups(require_blocks(linear_shapes(model), type(model).__name__), config)
     require_prunable(model, groups)
-    leaving = {kind: {"removed": 0, "total": 0} for kind in ("heads", "neurons")}
+    rows = []
     for group in groups:
         total = items(model, group)
-        kept = left_of(group, total, config)
-        shrink_(model, group, list(range(kept)))
-        leaving[group.kind]["removed"] += total - kept
-        leaving[group.kind]["total"] += total
-    return model, leaving
+        rows.append({"kind": group.kind, "total": total, "kept": left_of(group, total, config)})
+        shrink_(model, group, list(range(rows[-1]["kept"])))
+    return model, leaving(rows)
 
 
 def as_the_paper_counts(model_config: Mapping[str, Any], config: PruningConfig, pixels_per_latent: int) -> dict[str, dict[str, float]]:

@@ -33,7 +33,7 @@ from .pruned_models import mark_pruned_
 from .record import LayerRecord, PruningReport
 from .running import Prompt, Run, prepared
 from .settings import call_settings, check_devices, choose_prompts, denoiser_name
-from .solvers import SOLVERS, Sparsity
+from .solvers import SOLVERS, Inputs, Target
 from .solvers.solution import layer_error
 from .surgery import linear_shapes
 
@@ -76,10 +76,19 @@ def prune_(pipe: Any, prompts: Sequence[Prompt], config: PruningConfig | None = 
             prune_package_(run, denoiser, package, inside, index, job, config, report, bar)
     if groups:
         setattr(pipe, name, mark_pruned_(denoiser, report.layout))
+        note_untouched(report, config)
     report.parameters["after"] = sum(p.numel() for p in denoiser.parameters())
     if config.method == "obs":  # the diagonal, all that the other methods read, needs few tokens
         note_few_tokens(report)
     return report
+
+
+def note_untouched(report: PruningReport, config: PruningConfig) -> None:
+    """One warning for all groups that lost nothing, because they have few heads, or fewer neurons than round_to lets go."""
+    whole = [row for row in report.groups if row.kept == row.total]
+    if whole and config.removed > 0:
+        first = f"{whole[0].owner} keeps all its {whole[0].total} {whole[0].kind}"
+        note(report, f"{len(whole)} of {len(report.groups)} groups lost nothing at sparsity {config.removed:g} and round_to {config.round_to}: {first}")
 
 
 def note_few_tokens(report: PruningReport) -> None:
@@ -130,17 +139,10 @@ def prune_tap_(denoiser: nn.Module, tap: Tap, hessian: Hessian, config: PruningC
     modules = [denoiser.get_submodule(layer) for layer in tap.layers]
     weights = [module.weight.detach() for module in modules]
     matrix = hessian.matrix()
-    target = Sparsity(config.removed, config.group)
+    inputs = Inputs(matrix, hessian.mean(), hessian.variance())
+    target = Target(config.removed, config.group, config.damping, config.compensation)
     try:
-        solutions = SOLVERS[config.method](
-            [w.to(matrix.device) for w in weights],
-            matrix,
-            target,
-            damping=config.damping,
-            compensate=config.compensation,
-            mean=hessian.mean(),
-            variance=hessian.variance(),
-        )
+        solutions = SOLVERS[config.method]([w.to(matrix.device) for w in weights], inputs, target)
     except NotPositiveDefinite as error:
         raise NotPositiveDefinite(f"{tap.layers[0]}: {error}") from None
     records = []

@@ -17,7 +17,7 @@ from .errors import NotPositiveDefinite, UserError
 from .hessian import Hessian
 from .record import GroupRecord, LayerRecord
 from .solvers import BASELINES
-from .solvers.solution import layer_error
+from .solvers.solution import layer_error, squared_error
 from .solvers.structured import Consumer, obs_heads, obs_neurons
 from .surgery import columns, items, refusal, rows, shrink_
 
@@ -55,6 +55,8 @@ def prune_groups_(
         records += [choose(denoiser, group, consumers, config, package) for group in together]
         for name in names:
             error = layer_error(before[name], consumers[name].weight, matrices[name])
+            if config.method != "obs" or not config.compensation:
+                consumers[name].loss = squared_error(before[name], consumers[name].weight, matrices[name]) / 2
             layers.append(record(name, before[name], consumers[name], error, hessians[name], package, time.perf_counter() - began))
             write_(denoiser.get_submodule(name), consumers[name])
         for group, chosen in zip(together, records[-len(together) :], strict=True):
@@ -72,6 +74,8 @@ def by_consumer(groups: list[Group]) -> list[list[Group]]:
 
 
 def begin(name: str, weight: torch.Tensor, hessian: torch.Tensor, config: PruningConfig) -> Consumer:
+    if config.method != "obs":
+        return Consumer.untouched(weight, hessian)
     try:
         return Consumer.begin(weight, hessian, config.damping)
     except NotPositiveDefinite as error:

@@ -70,8 +70,27 @@ class PruningReport:
             found.setdefault(row.owner, {})[row.kind] = row.kept
         return found
 
+    def gone(self) -> str:
+        """What left, in words: "8 of 20 heads and 3072 of 10240 neurons are gone"."""
+        return f"{in_words(leaving([dataclasses.asdict(group) for group in self.groups]))} are gone"
+
     def to_dict(self) -> dict[str, Any]:
         return {"schema": SCHEMA} | dataclasses.asdict(self) | {"sparsity": self.sparsity}
+
+
+def leaving(groups: list[dict[str, Any]]) -> dict[str, dict[str, int]]:
+    """{"heads": {"removed", "total"}, "neurons": ...} of group records; a kind without groups is left out."""
+    found: dict[str, dict[str, int]] = {}
+    for group in groups:
+        row = found.setdefault(group["kind"], {"removed": 0, "total": 0})
+        row["removed"] += group["total"] - group["kept"]
+        row["total"] += group["total"]
+    return found
+
+
+def in_words(counts: dict[str, dict[str, int]]) -> str:
+    """ "8 of 20 heads and 3072 of 10240 neurons" of what `leaving` gives."""
+    return " and ".join(f"{row['removed']} of {row['total']} {kind}" for kind in ("heads", "neurons") if (row := counts.get(kind)) and row["total"])
 
 
 def versions() -> dict[str, str]:

@@ -8,8 +8,10 @@ import io
 from pathlib import Path
 from typing import Any
 
+from .comparison import DENSE, LEGEND, METRICS, figures_of, measured_metrics, near_best, reasons
 from .errors import UserError
 from .folder import read_json
+from .record import in_words
 
 SCHEMA = 1
 GREY = "#808890"
@@ -65,7 +67,12 @@ def section(results: dict[str, Any], folder: Path, colours: dict[str, str]) -> d
         "names": ["dense", *(run["name"] for run in runs)],
         "dense_cost": results.get("dense_cost", {}),
         "threads": results.get("threads"),
+        "calibrated_on": max((run["prompts_calibrated_on"] for run in runs if "prompts_calibrated_on" in run), default=None),
         "runs": [run_row(run) for run in runs],
+        "metrics": [METRICS[metric].title for metric in measured_metrics(results)],
+        "quality": {name: [quality_cell(results, metric, name) for metric in measured_metrics(results)] for name in [DENSE, *(run["name"] for run in runs)]},
+        "legend": LEGEND,
+        "reasons": reasons(results),
         "error_plot": error_plot(runs, colours),
         "layer_plot": layer_plot(runs, colours),
         "time_plot": time_plot(runs, colours),
@@ -82,15 +89,23 @@ def picture(folder: Path, images: list[str], index: int) -> str:
     return "data:image/png;base64," + base64.b64encode(file.read_bytes()).decode()
 
 
+def quality_cell(results: dict[str, Any], metric: str, name: str) -> dict[str, str]:
+    """A figure of a pipeline: "value", "interval", and "mark" where it can't be told from the best of its column."""
+    figures, about = figures_of(results, metric), METRICS[metric]
+    if name not in figures:
+        return {"value": about.of_dense if name == DENSE else "", "interval": "", "mark": ""}
+    value, low, high = (f"{figures[name][key]:.{about.decimals}f}" for key in ("value", "low", "high"))
+    return {"value": value, "interval": f"{low} to {high}", "mark": "~" if name in near_best(figures, about.higher_is_better) else ""}
+
+
 def run_row(run: dict[str, Any]) -> dict[str, Any]:
     """Figures of one run for the table."""
-    metric, cost, layers = run["metrics"]["relative_latent_error"], run["cost"], run["layers"]
+    cost, layers = run["cost"], run["layers"]
     targeted = sum(row["shape"][0] * row["shape"][1] for row in layers)
     errors = sorted(row["error"] for row in layers)
     return {
         "name": run["name"],
         "config": run["config"],
-        "error": metric,
         "sparsity": sum(row["sparsity"] * row["shape"][0] * row["shape"][1] for row in layers) / max(1, targeted),
         "layers": len(layers),
         "layer_error": errors[len(errors) // 2] if errors else None,
@@ -98,7 +113,7 @@ def run_row(run: dict[str, Any]) -> dict[str, Any]:
         "zeros": cost.get("zeros"),
         "bytes": cost.get("bytes_on_disk"),
         "seconds": sum(cost.get("seconds", {}).values()),
-        "left": ", ".join(f"{cost[kind]['total'] - cost[kind]['removed']} of {cost[kind]['total']} {kind}" for kind in ("heads", "neurons") if kind in cost),
+        "gone": in_words(cost),
         "macs": cost.get("macs", {}).get("total"),
         "step": cost.get("step"),
         "picture": cost.get("picture"),

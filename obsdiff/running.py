@@ -41,16 +41,22 @@ class Run:
         arguments = settings | arguments_of(prompts) | {"generator": generators}
         if "output_type" in inspect.signature(self.pipe.__call__).parameters:
             arguments["output_type"] = "latent"
-        try:
-            with torch.no_grad():
-                out = self.pipe(**arguments, return_dict=False)
-        except (ValueError, TypeError) as error:
-            if self.step == 0:  # the pipeline checks its arguments before the first step
-                raise UserError(f"{type(self.pipe).__name__} does not take these prompts and settings: {error}") from error
-            raise
+        with refused(self.pipe, lambda: self.step == 0), torch.no_grad():
+            out = self.pipe(**arguments, return_dict=False)
         if self.step != self.steps:
             raise RuntimeError(f"the scheduler completed {self.step} steps of {self.steps}: its steps could not be followed")
         return out[0] if isinstance(out, tuple) else out
+
+
+@contextlib.contextmanager
+def refused(pipe: Any, at_the_door: Callable[[], bool] = lambda: True) -> Iterator[None]:
+    """What a pipeline refuses before its first step, where it checks its arguments, becomes a UserError."""
+    try:
+        yield
+    except (ValueError, TypeError) as error:
+        if not at_the_door() or isinstance(error, UserError):
+            raise
+        raise UserError(f"{type(pipe).__name__} does not take these prompts and settings: {' '.join(str(error).split())}") from error
 
 
 def arguments_of(prompts: list[Prompt]) -> dict[str, Any]:

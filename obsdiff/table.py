@@ -2,48 +2,60 @@
 
 from typing import Any
 
+from .comparison import DENSE, LEGEND, METRICS, figures_of, measured_metrics, near_best, reasons
+
 Row = list[str]
 
 
 def results_table(results: dict[str, Any]) -> str:
-    """One line a run, the dense pipeline first; what was not measured is said below."""
+    """Quality, and below it cost: one line a run, the dense pipeline first; what was not measured is said last."""
     dense = results["dense_cost"]
-    rows = [[title for title, _ in COLUMNS], ["dense", "0", *(cell({}, dense, dense) for _, cell in COLUMNS[2:])]]
-    rows += [[run["name"], *(cell(run["metrics"], run["cost"], dense) for _, cell in COLUMNS[1:])] for run in results["runs"]]
-    used = [j for j in range(len(COLUMNS)) if j == 0 or any(row[j] for row in rows[1:])]
+    costs = {DENSE: dense, **{run["name"]: run["cost"] for run in results["runs"]}}
+    quality = [quality_cells(results, metric) for metric in measured_metrics(results)]
+    rows = [["run", *(METRICS[metric].title + " " for metric in measured_metrics(results))]]
+    rows += [[name, *(cells[name] for cells in quality)] for name in costs]
+    below = [["run", *(title for title, _ in COLUMNS)], *([name, *(cell(cost, dense) for _, cell in COLUMNS)] for name, cost in costs.items())]
+    return "\n".join([*aligned(rows), "", *aligned(below), *notes(results)])
+
+
+def aligned(rows: list[Row]) -> list[str]:
+    """Lines of a table; a column that is empty below its title is left out."""
+    used = [j for j in range(len(rows[0])) if j == 0 or any(row[j] for row in rows[1:])]
     widths = [max(len(row[j]) for row in rows) for j in used]
-    lines = ["  ".join(row[j].ljust(w) if j == 0 else row[j].rjust(w) for j, w in zip(used, widths, strict=True)).rstrip() for row in rows]
-    return "\n".join([*lines, *notes(results)])
+    return ["  ".join(row[j].ljust(w) if j == 0 else row[j].rjust(w) for j, w in zip(used, widths, strict=True)).rstrip() for row in rows]
 
 
-def error(metrics: dict, cost: dict, dense: dict) -> str:
-    m = metrics["relative_latent_error"]
-    return f"{m['value']:.4f} ({m['low']:.4f} to {m['high']:.4f})"
+def quality_cells(results: dict[str, Any], metric: str) -> dict[str, str]:
+    """Name of a pipeline -> value, interval, and a mark where it can't be told from the best."""
+    figures, d = figures_of(results, metric), METRICS[metric].decimals
+    near = near_best(figures, METRICS[metric].higher_is_better)
+    cells = {DENSE: METRICS[metric].of_dense + " ", **{run["name"]: "" for run in results["runs"]}}
+    return cells | {name: f"{m['value']:.{d}f} ({m['low']:.{d}f} to {m['high']:.{d}f}){'~' if name in near else ' '}" for name, m in figures.items()}
 
 
-def left(kind: str) -> Any:
-    """Heads or neurons that are left, where some left."""
+def gone(kind: str) -> Any:
+    """How many heads or neurons are gone, where some are."""
 
-    def cell(metrics: dict, cost: dict, dense: dict) -> str:
+    def cell(cost: dict, dense: dict) -> str:
         row = cost.get(kind)
-        return f"{row['total'] - row['removed']} of {row['total']}" if row else ""
+        return f"{row['removed']} of {row['total']}" if row else ""
 
     return cell
 
 
-def parameters(metrics: dict, cost: dict, dense: dict) -> str:
+def parameters(cost: dict, dense: dict) -> str:
     return f"{cost['parameters'] / 1e6:.2f} M" + (f" ({cost['parameters'] / dense['parameters']:.1%})" if cost is not dense else "")
 
 
-def zeros(metrics: dict, cost: dict, dense: dict) -> str:
+def zeros(cost: dict, dense: dict) -> str:
     return f"{cost['zeros'] / cost['parameters']:.1%}"
 
 
-def size(metrics: dict, cost: dict, dense: dict) -> str:
+def size(cost: dict, dense: dict) -> str:
     return f"{cost['bytes_on_disk'] / 1e6:.1f} MB"
 
 
-def macs(metrics: dict, cost: dict, dense: dict) -> str:
+def macs(cost: dict, dense: dict) -> str:
     own, whole = (c.get("macs", {}).get("total") for c in (cost, dense))
     return f"{own / 1e9:.2f} G" + (f" ({own / whole:.1%})" if whole and cost is not dense else "") if own else ""
 
@@ -51,23 +63,21 @@ def macs(metrics: dict, cost: dict, dense: dict) -> str:
 def speed(what: str) -> Any:
     """How many times faster than the dense pipeline, measured."""
 
-    def cell(metrics: dict, cost: dict, dense: dict) -> str:
+    def cell(cost: dict, dense: dict) -> str:
         row = cost.get(what)
         return f"{row['speedup']:.2f}x ({row['low']:.2f} to {row['high']:.2f})" if row else ""
 
     return cell
 
 
-def memory(metrics: dict, cost: dict, dense: dict) -> str:
+def memory(cost: dict, dense: dict) -> str:
     peak = cost.get("memory", {}).get("peak_bytes")
     return f"{peak / 2**20:.0f} MiB" if peak else ""
 
 
 COLUMNS = [
-    ("run", None),
-    ("relative latent error", error),
-    ("heads", left("heads")),
-    ("neurons", left("neurons")),
+    ("heads gone", gone("heads")),
+    ("neurons gone", gone("neurons")),
     ("parameters", parameters),
     ("zeros", zeros),
     ("on disk", size),
@@ -81,7 +91,8 @@ COLUMNS = [
 def notes(results: dict[str, Any]) -> list[str]:
     """What the figures are, and what was not measured, and why."""
     timed = ", and the quartiles of the speed over rounds" if any("step" in run["cost"] for run in results["runs"]) else ""
-    lines = ["", f"{len(results['prompts'])} prompts; in brackets the 95 % bootstrap interval over prompts{timed}"]
+    lines = ["", f"{len(results['prompts'])} prompts; in brackets the 95 % interval over prompts{timed}"]
+    lines += [LEGEND, *reasons(results)]
     costs = {"dense": results["dense_cost"], **{run["name"]: run["cost"] for run in results["runs"]}}
     for name, cost in costs.items():
         for what in ("macs", "memory"):

@@ -38,7 +38,7 @@ def compared(seconds: Mapping[str, list[float]], name: str, base: str) -> dict[s
     """Median seconds of a call and of the one it is compared with, how many times faster it is (median of the rounds' ratios) with
     the quartiles of those ratios, and the number of rounds."""
     ratios = [b / s for s, b in zip(seconds[name], seconds[base], strict=True)]
-    low, high = statistics.quantiles(ratios, n=4)[::2] if len(ratios) > 1 else (ratios[0], ratios[0])
+    low, high = statistics.quantiles(ratios, n=4, method="inclusive")[::2] if len(ratios) > 1 else (ratios[0], ratios[0])
     return {
         "seconds": statistics.median(seconds[name]),
         "dense_seconds": statistics.median(seconds[base]),

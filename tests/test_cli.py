@@ -42,6 +42,8 @@ def refused(capsys, argv: list[str], *words: str) -> None:
         (["--sparsity", "nan"], ["nan"]),
         (["--sparsity", "half"], ["half"]),
         (["--sparsity", "0.5", "0.5"], ["twice", "0.5"]),
+        (["--sparsity", "0.301", "0.302"], ["two decimals", "0.301"]),
+        (["--seed", str(2**64)], ["seed", str(2**64)]),
         (["--pattern", "2;4"], ["2;4"]),
         (["--pattern", "5:4"], ["5:4"]),
         (["--pattern", "4:4"], ["4:4"]),
@@ -97,10 +99,20 @@ def test_wrong_models_and_files(capsys, sd3_folder, prompts_file, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-def test_checks_take_no_heavy_import(sd3_folder, tmp_path):
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ["prune", "MODEL", "--output", "NEW", "--pattern", "5:4"],
+        ["inspect", "no-such-model"],
+        ["evaluate", "MODEL", "--against", "MODEL", "--output", "MODEL"],
+        ["evaluate", "typo", "--against", "MODEL", "--output", "NEW"],
+    ],
+    ids=" ".join,
+)
+def test_checks_take_no_heavy_import(sd3_folder, tmp_path, argv):
     """The refusal comes before torch: measured by what the process has loaded."""
     code = "import sys; from obsdiff.cli import main; c = main(sys.argv[1:]); print(c, 'torch' in sys.modules)"
-    argv = ["prune", sd3_folder, "--output", str(tmp_path / "o"), "--pattern", "5:4"]
+    argv = [{"MODEL": sd3_folder, "NEW": str(tmp_path / "o")}.get(word, word) for word in argv]
     assert subprocess.run([sys.executable, "-c", code, *argv], capture_output=True, text=True, check=True).stdout.strip() == "2 False"
 
 

@@ -98,11 +98,15 @@ def test_a_killed_run_goes_on(argv, tmp_path, capsys, monkeypatch):
 
     monkeypatch.setattr(obsdiff.evaluate, "draw", dying)
     assert main([*argv, "--rounds", "0"]) == 1
+    assert "go on with --resume" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
     assert main([*argv, "--rounds", "0"]) == 2
     assert "--resume" in capsys.readouterr().err
     assert main([*argv, "--rounds", "0", "--seed", "7", "--resume"]) == 2
     assert "begun with other seeds" in capsys.readouterr().err
+    file = tmp_path / "run.part" / ".work" / "costs" / "00-dense.json"
+    file.parent.mkdir(exist_ok=True)
+    file.write_text('{"parameters": 1')  # cut off by the kill
     drawn.clear()
     monkeypatch.setattr(obsdiff.evaluate, "draw", lambda pipe, prompts, *rest: drawn.append(prompts) or draw(pipe, prompts, *rest))
     assert main([*argv, "--rounds", "0", "--resume"]) == 0
@@ -115,9 +119,10 @@ def test_a_killed_run_goes_on(argv, tmp_path, capsys, monkeypatch):
 def test_what_cannot_be_compared_is_one_line(argv, models, tmp_path, capsys, prompts_file):
     def refused(flags: list[str], *words: str) -> None:
         assert main(flags) == 2
-        err = capsys.readouterr().err
-        assert err.count("\n") == 1
-        assert all(word in err for word in words), err
+        errors = [line for line in capsys.readouterr().err.splitlines() if not line.startswith(("measuring", "narrow:", "sparse:"))]
+        assert len(errors) == 1
+        assert errors[0].startswith("error: ")
+        assert all(word in errors[0] for word in words), errors
 
     common = ["--output", str(tmp_path / "run"), "--prompts", prompts_file]
     refused(["evaluate", str(models["narrow"]), *common], "--against")
@@ -132,6 +137,49 @@ def test_what_cannot_be_compared_is_one_line(argv, models, tmp_path, capsys, pro
     refused([*argv, "--num-prompts", "0"], "num_prompts")
     (tmp_path / "run").mkdir()
     refused(argv, "--overwrite")
+    (tmp_path / "file").touch()
+    for place, word in ((".", "name of a folder"), (str(tmp_path / "file"), "is a file"), (str(tmp_path / "file" / "x"), "is a file"), ("/proc/x", "/proc")):
+        refused([*argv, "--overwrite", "--output", place], word)
+    for place in (models["narrow"], models["narrow"] / "inside", models["narrow"].parent):
+        refused([*argv, "--overwrite", "--output", str(place)], "in one another")
+    (tmp_path / "mine.part").mkdir()
+    refused([*argv, "--overwrite", "--output", str(tmp_path / "mine")], "in the way")
+    refused([*argv, "--height", "13", "--output", str(tmp_path / "new"), "--rounds", "0"], "does not take", "13")
+    refused([*argv, "--component", "vae", "--output", str(tmp_path / "vae"), "--rounds", "0"], "AutoencoderKL")
+    refused([*argv, "--seed", str(2**64)], "seed")
+    refused(["evaluate", str(tmp_path / "typo"), "--against", str(models["whole"]), "--output", str(tmp_path / "new")], "typo")
+    assert (models["narrow"] / "model_index.json").is_file()
+
+
+def test_odd_names_keep_runs_apart(models, prompts_file, tmp_path, capsys):
+    names = ["a b", "a-b", "dense!", "@@", ".work"]
+    folders = [Path(shutil.copytree(models["sparse" if i % 2 else "narrow"], tmp_path / "m" / name)) for i, name in enumerate(names)]
+    argv = ["evaluate", *map(str, folders), "--against", str(models["whole"]), "--output", str(tmp_path / "run"), "--prompts", prompts_file, *FLAGS]
+    assert main([*argv, "--rounds", "0", "--num-prompts", "1", "--json"]) == 0
+    runs = json.loads(capsys.readouterr().out)["runs"]
+    assert [run["name"] for run in runs] == names
+    assert len({image for run in runs for image in run["images"]}) == len(names)
+    assert [run["cost"]["zeros"] for run in runs] == [runs[i % 2]["cost"]["zeros"] for i in range(len(names))]
+    assert all((tmp_path / "run" / image).is_file() for run in runs for image in run["images"])
+
+
+def test_a_folder_with_two_variants_is_counted_once(models, tmp_path):
+    from obsdiff.costs import cost_on_disk
+    from obsdiff.folder import open_folder
+
+    both = Path(shutil.copytree(models["whole"], tmp_path / "both"))
+    weights = both / "transformer" / "diffusion_pytorch_model.safetensors"
+    shutil.copy(weights, weights.with_name("diffusion_pytorch_model.fp16.safetensors"))
+    assert cost_on_disk(open_folder(both).components["transformer"]) == cost_on_disk(open_folder(models["whole"]).components["transformer"])
+
+
+def test_general_prompts_to_evaluate_are_not_those_to_calibrate():
+    from obsdiff.commands import GENERAL_PROMPTS
+    from obsdiff.folder import read_prompts
+
+    calibration, evaluation = (set(read_prompts(GENERAL_PROMPTS.with_name(name))) for name in ("prompts.txt", "evaluation_prompts.txt"))
+    assert len(evaluation) >= 64
+    assert not calibration & evaluation
 
 
 def test_medians_and_ratios_by_hand():
@@ -159,3 +207,38 @@ def test_memory_that_cannot_be_measured_says_why(tmp_path):
     found = peak_memory(tmp_path, {}, "fish")
     assert found["peak_bytes"] is None
     assert "model_index.json" in found["why_not"]
+
+
+def test_metrics_are_those_of_the_saved_pictures(argv, tmp_path, capsys):
+    from PIL import Image
+
+    from obsdiff.judges.clip import Clip
+    from obsdiff.judges.files import EMOJI_CLIP
+
+    flags = ["--clip", str(EMOJI_CLIP), "--features", str(EMOJI_CLIP), "--real", str(EMOJI_CLIP / "real.safetensors"), "--rounds", "0"]
+    assert main([*argv, *flags]) == 0
+    table = capsys.readouterr().out
+    results = json.loads((tmp_path / "run" / "results.json").read_text())
+    assert results["judges"] == {"clip": "emoji-clip", "features": "emoji-clip", "real": "emoji-clip/real.safetensors"}
+    assert set(results["dense_metrics"]) == {"fid", "kid", "clip_score", "pickscore", "image_reward"}
+    for images, metrics in [(results["dense_images"], results["dense_metrics"]), *((run["images"], run["metrics"]) for run in results["runs"])]:
+        pictures = [Image.open(tmp_path / "run" / file) for file in images]
+        assert metrics["clip_score"]["per_prompt"] == pytest.approx(list(Clip(EMOJI_CLIP).clip_scores(pictures, PROMPTS[:3])), rel=1e-4)
+        assert metrics["fid"]["value"] > 0
+        assert "--pickscore" in metrics["pickscore"]["why_not"]
+    assert set(results["runs"][0]["metrics"]) == set(results["dense_metrics"]) | {"relative_latent_error", "psnr", "ssim", "lpips"}
+    assert "CLIP score" in table
+    assert "PickScore: not run: no PickScore model was given: --pickscore PATH" in table
+    assert "  PickScore" not in table  # no column
+
+
+def test_a_wrong_judge_is_one_line_before_anything_is_drawn(argv, tmp_path, capsys):
+    for flag, word in (("--clip", "model_type"), ("--real", "no pictures"), ("--lpips", "file of weights"), ("--image-reward", "ImageReward")):
+        (tmp_path / "none").mkdir(exist_ok=True)
+        (tmp_path / "none" / "config.json").write_text("{}")
+        assert main([*argv, flag, str(tmp_path / "none")]) == 2
+        error = capsys.readouterr().err
+        assert error.startswith(f"error: {flag.removeprefix('--')}: ")
+        assert error.count("\n") == 1
+        assert word in error
+    assert not (tmp_path / "run.part").exists()

@@ -5,7 +5,7 @@ import pytest
 from obsdiff.architectures import find_blocks
 from obsdiff.config import PruningConfig
 from obsdiff.errors import UserError
-from obsdiff.packages import GIB, plan_packages, select
+from obsdiff.packages import GIB, plan_packages, select, select_groups
 from obsdiff.surgery import linear_shapes
 
 from .conftest import sd3
@@ -76,3 +76,14 @@ def test_a_budget_is_kept_with_as_few_packages_as_it_allows():
 def test_a_budget_below_one_hessian_names_the_layer():
     with pytest.raises(UserError, match=r"Hessian of transformer_blocks\.0\.ff\.net\.2 alone"):
         plan_packages(select(BLOCKS, PruningConfig(target="ffn", include="*net.2"), LINEARS), LINEARS, PruningConfig(memory_budget_gib=1e-6))
+
+
+def test_excluding_one_consumer_of_a_group_excludes_the_group():
+    """Joint attention: both output projections lose the same heads, so neither can be left out alone."""
+    config = PruningConfig(pattern="structured", exclude=("*.to_add_out",))
+    linears = linear_shapes(sd3().transformer)
+    blocks = find_blocks(linears)
+    assert {group.kind for group in select_groups(blocks, config)} == {"neurons"}
+    assert not [layer for unit in select(blocks, config, linears) for tap in unit for layer in tap.layers if "attn" in layer]
+    included = PruningConfig(pattern="structured", include=("*.to_add_out",))
+    assert {layer.split(".", 2)[2] for g in select_groups(blocks, included) for layer in g.consumers} == {"attn.to_out.0", "attn.to_add_out"}

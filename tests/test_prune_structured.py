@@ -157,3 +157,28 @@ def test_unknown_pruned_names_are_no_attributes():
     for name in ("PrunedNothing", "PrunedDDIMScheduler", "Pruned"):
         with pytest.raises(AttributeError):
             getattr(obsdiff, name)
+
+
+@pytest.mark.parametrize("method", ["l1", "random"])
+def test_baselines_leave_what_stays_as_it_was(method):
+    """Also columns whose input was always zero in calibration; and they say what was lost."""
+    pipe = sd3()
+    up, down = (pipe.transformer.get_submodule(f"transformer_blocks.1.ff.net.{name}") for name in ("0.proj", "2"))
+    with torch.no_grad():
+        up.weight[:40] = 0
+        up.bias[:40] = 0  # gelu(0) = 0: forty inputs of the next layer are dead
+    before = down.weight.detach().clone()
+    report = prune_(pipe, PROMPTS[:1], PruningConfig(method=method, pattern="structured", sparsity=0.3, target="ffn", **QUICK))
+    gone = next(g for g in report.groups if g.owner == "transformer_blocks.1.ff").removed
+    kept = [i for i in range(before.shape[1]) if i not in gone]
+    assert torch.equal(down.weight, before[:, kept])
+    row = next(row for row in report.layers if row.name == "transformer_blocks.1.ff_context.net.2")
+    assert row.loss > 0
+    assert row.damping == 0
+
+
+def test_where_nothing_leaves_the_report_says_so():
+    with pytest.warns(obsdiff.CalibrationWarning, match="keeps all its 4 heads"):
+        report = prune_(sd3(), PROMPTS[:1], PruningConfig(pattern="structured", sparsity=0.1, target="attention", **QUICK))
+    assert any("lost nothing" in text for text in report.warnings)
+    assert report.gone() == "0 of 4 heads are gone"

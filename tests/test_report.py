@@ -56,9 +56,31 @@ def test_the_page_needs_nothing_else(run):
     assert "url(http" not in html
     assert "a &lt;b&gt;fish&lt;/b&gt;" in html  # a prompt is text, never markup
     assert "0.1234" in html
+    assert "0.1000 to 0.2000" in html
+    assert "PSNR" not in html  # what was not measured has no column
     assert "50.00 % of 5 layers" in html
     assert "40.0 %" in html
     assert len(html) < 10_000_000
+
+
+def test_every_measured_metric_has_a_column_and_the_others_a_reason(run):
+    entry = json.loads((run / "results.json").read_text())["runs"][0]
+    figure = {"low": 19.0, "high": 21.0, "why_not": None}
+    missing = {"value": None, "low": None, "high": None, "why_not": "no CLIP was given <here>"}
+    metrics = entry["metrics"] | {"clip_score": {"value": 20.0, **figure}, "pickscore": missing}
+    other = entry | {
+        "name": "third",
+        "metrics": entry["metrics"] | {"clip_score": {"value": 10.0, "low": 9.0, "high": 11.0, "why_not": None}, "pickscore": missing},
+    }
+    change(run, runs=[entry | {"metrics": metrics}, other], dense_metrics={"clip_score": {"value": 20.5, **figure}})
+    write_page([run], run / "page.html")
+    html = (run / "page.html").read_text()
+    assert "<th>CLIP score</th>" in html
+    assert "<td>20.50<br>" in html  # dense, the best
+    assert "<td>20.00~<br>" in html  # inside the noise of dense
+    assert "<td>10.00<br>" in html  # outside
+    assert "<th>PickScore</th>" not in html
+    assert "PickScore: not run: no CLIP was given &lt;here&gt;" in html
 
 
 def test_what_is_no_run_is_refused(run, capsys):

@@ -2,18 +2,19 @@
 
 import inspect
 import itertools
+from dataclasses import replace
 
 import pytest
 import torch
 
 from obsdiff.errors import NotPositiveDefinite
-from obsdiff.solvers import BASELINES, SOLVERS, Sparsity
+from obsdiff.solvers import BASELINES, SOLVERS, Inputs, Target
 from obsdiff.solvers.dsnot import CYCLES, THRESHOLD, dsnot
 from obsdiff.solvers.obs import inverse_factor, obs, revive, sweep
 from obsdiff.solvers.solution import layer_error, lowest, lowest_in_groups, lowest_in_rows
 from obsdiff.solvers.wanda import wanda
 
-HALF = Sparsity(0.5)
+HALF = Target(0.5)
 
 
 def problem(outputs: int, inputs: int, tokens: int = 2000, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
@@ -24,11 +25,11 @@ def problem(outputs: int, inputs: int, tokens: int = 2000, seed: int = 0) -> tup
     return torch.randn(outputs, inputs, generator=g, dtype=torch.float64), 2 * x.T @ x / tokens
 
 
-def moments(hessian: torch.Tensor) -> dict[str, torch.Tensor]:
-    """A mean and a variance (I,) that inputs with this Hessian may have: the problem's own tokens, moved off zero."""
+def seen(hessian: torch.Tensor) -> Inputs:
+    """Inputs with this Hessian, and a mean and a variance (I,) that they may have: the problem's own tokens, moved off zero."""
     square = hessian.diagonal() / 2
-    mean = square.sqrt() * torch.linspace(-0.9, 0.9, len(hessian), dtype=hessian.dtype)
-    return {"mean": mean, "variance": square - mean**2}
+    mean = square.clamp(min=0).sqrt() * torch.linspace(-0.9, 0.9, len(hessian), dtype=hessian.dtype)
+    return Inputs(hessian, mean, square - mean**2)
 
 
 def best_kept(weight: torch.Tensor, hessian: torch.Tensor, fixed: torch.Tensor, free: list[int]) -> torch.Tensor:
@@ -59,7 +60,7 @@ def test_all_have_one_signature(table):
 @pytest.mark.parametrize("columns", [32, 128, 200, 256])
 def test_unstructured_sparsity_is_exact_in_every_matrix(method, columns):
     w, h = problem(24, columns)
-    for s, matrix in zip(SOLVERS[method]([w, 2 * w.flip(0)], h, Sparsity(0.3), **moments(h)), (w, 2 * w.flip(0)), strict=True):
+    for s, matrix in zip(SOLVERS[method]([w, 2 * w.flip(0)], seen(h), Target(0.3)), (w, 2 * w.flip(0)), strict=True):
         assert abs((s.weight == 0).double().mean().item() - 0.3) < 1e-3
         assert torch.equal(s.kept, s.weight != 0)
         assert s.weight.shape == matrix.shape
@@ -69,7 +70,7 @@ def test_unstructured_sparsity_is_exact_in_every_matrix(method, columns):
 @pytest.mark.parametrize(("n", "m"), [(2, 4), (4, 8), (1, 4), (3, 5), (1, 2), (7, 40), (100, 200)])
 def test_groups_keep_at_most_n_of_m(method, n, m):
     w, h = problem(16, 400)
-    (s,) = SOLVERS[method]([w], h, Sparsity(1 - n / m, (n, m)), **moments(h))
+    (s,) = SOLVERS[method]([w], seen(h), Target(1 - n / m, (n, m)))
     assert (s.weight.unflatten(1, (-1, m)) != 0).sum(2).max() == n
     assert (s.weight != 0).sum() == 16 * 400 * n // m
 
@@ -89,7 +90,7 @@ def test_the_weights_of_a_whole_last_block_are_the_constrained_least_squares_opt
 def test_the_sweep_is_its_definition(columns):
     """Every column is solved for given those to its left: across strips of 32 and the block border at 128."""
     w, h = problem(2, columns)
-    (s,) = obs([w], h, HALF, damping=0.0)
+    (s,) = obs([w], seen(h), replace(HALF, damping=0.0))
     for before, after, kept in zip(w, s.weight, s.kept, strict=True):
         torch.testing.assert_close(after, by_definition(before, h, kept), rtol=1e-8, atol=1e-8)
 
@@ -100,7 +101,7 @@ def test_a_row_of_six_against_all_subsets_of_its_size():
     ranks = []
     for seed in range(20):
         w, h = problem(1, 6, seed=seed)
-        (s,) = obs([w], h, HALF, damping=0.0)
+        (s,) = obs([w], seen(h), replace(HALF, damping=0.0))
         losses = {}
         for subset in itertools.combinations(range(6), 3):
             kept = torch.zeros(6, dtype=torch.bool)
@@ -117,22 +118,22 @@ def test_a_row_of_six_against_all_subsets_of_its_size():
 def test_loss_is_never_above_magnitudes(group):
     for seed in range(5):
         w, h = problem(32, 192, seed=seed)
-        target = Sparsity(1 - group[0] / group[1], group) if group else HALF
-        errors = {name: layer_error(w, SOLVERS[name]([w], h, target)[0].weight, h) for name in ("obs", "magnitude")}
+        target = Target(1 - group[0] / group[1], group) if group else HALF
+        errors = {name: layer_error(w, SOLVERS[name]([w], seen(h), target)[0].weight, h) for name in ("obs", "magnitude")}
         assert errors["obs"] < errors["magnitude"]
 
 
 def test_compensation_helps_and_can_be_left_out():
     w, h = problem(32, 192)
-    repaired, bare = obs([w], h, HALF)[0], obs([w], h, HALF, compensate=False)[0]
+    repaired, bare = obs([w], seen(h), HALF)[0], obs([w], seen(h), replace(HALF, compensate=False))[0]
     assert torch.equal(bare.weight, torch.where(bare.kept, w, 0))
     assert layer_error(w, repaired.weight, h) < layer_error(w, bare.weight, h)
 
 
 def test_matrices_that_share_an_input_are_pruned_as_if_alone():
     w, h = problem(30, 160)
-    together = obs(list(w.split([10, 15, 5])), h, HALF)
-    alone = [obs([part], h, HALF)[0] for part in w.split([10, 15, 5])]
+    together = obs(list(w.split([10, 15, 5])), seen(h), HALF)
+    alone = [obs([part], seen(h), HALF)[0] for part in w.split([10, 15, 5])]
     for a, b in zip(together, alone, strict=True):
         assert torch.equal(a.kept, b.kept)
         torch.testing.assert_close(a.weight, b.weight)
@@ -143,7 +144,7 @@ def test_dead_inputs_lose_their_weights():
     dead = torch.tensor([3, 40])
     h[dead] = 0
     h[:, dead] = 0
-    (s,) = obs([w], h, HALF)
+    (s,) = obs([w], seen(h), HALF)
     assert (s.weight[:, dead] == 0).all()
     assert s.weight.isfinite().all()
 
@@ -152,20 +153,20 @@ def test_a_rank_deficient_hessian_is_damped_until_it_can_be_factored():
     w, _ = problem(8, 64)
     x = torch.randn(10, 64, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     h = 2 * x.T @ x
-    (s,) = obs([w], h, HALF)
+    (s,) = obs([w], seen(h), HALF)
     assert s.weight.isfinite().all()
     assert layer_error(w, s.weight, h) < 0.1
-    (shifted,) = obs([w], h - 0.02 * h.diagonal().mean() * torch.eye(64), HALF)
+    (shifted,) = obs([w], seen(h - 0.02 * h.diagonal().mean() * torch.eye(64)), HALF)
     assert shifted.damping == pytest.approx(0.1)  # one step up the ladder, and said so
 
 
 def test_what_no_damping_can_repair_is_an_error():
     w, h = problem(8, 64)
     with pytest.raises(NotPositiveDefinite, match=r"0\.01 to 10"):
-        obs([w], -h, HALF)
+        obs([w], seen(-h), HALF)
     h[0, 0] = float("inf")
     with pytest.raises(NotPositiveDefinite, match="inf or NaN"):
-        obs([w], h, HALF)
+        obs([w], seen(h), HALF)
 
 
 def test_the_factor_is_that_of_the_inverse():
@@ -186,9 +187,9 @@ def test_revive_leaves_the_callers_hessian_alone():
 
 def test_magnitude_takes_the_smallest():
     w = torch.tensor([[1.0, -4.0, 3.0, 0.5], [-2.0, 0.1, 6.0, -5.0]])
-    (s,) = SOLVERS["magnitude"]([w], None, HALF)
+    (s,) = SOLVERS["magnitude"]([w], seen(torch.eye(4)), HALF)
     assert s.weight.tolist() == [[0.0, -4.0, 3.0, 0.0], [0.0, 0.0, 6.0, -5.0]]
-    (s,) = SOLVERS["magnitude"]([w], None, Sparsity(0.5, (1, 2)))
+    (s,) = SOLVERS["magnitude"]([w], seen(torch.eye(4)), Target(0.5, (1, 2)))
     assert s.weight.tolist() == [[0.0, -4.0, 3.0, 0.0], [-2.0, 0.0, 6.0, 0.0]]
 
 
@@ -198,26 +199,26 @@ def test_wanda_by_hand():
     h = torch.diag(torch.tensor([32.0, 0.5, 2.0, 8.0], dtype=torch.float64)) + 0.1
     h.diagonal().sub_(0.1)
     w = torch.tensor([[1.0, -10.0, 3.0, 0.5], [20.0, 10.0, -10.0, 50.0]], dtype=torch.float64)
-    (s,) = wanda([w], h, HALF)
+    (s,) = wanda([w], seen(h), HALF)
     assert s.weight.tolist() == [[1.0, -10.0, 0.0, 0.0], [20.0, 0.0, 0.0, 50.0]]
     assert s.loss == pytest.approx(135)
-    (s,) = wanda([w], h, Sparsity(0.5, (1, 2)))
+    (s,) = wanda([w], seen(h), Target(0.5, (1, 2)))
     assert s.weight.tolist() == [[0.0, -10.0, 3.0, 0.0], [20.0, 0.0, 0.0, 50.0]]
 
 
 def test_wandas_loss_is_the_true_one_of_a_single_weight():
     """Half of what the row's squared error grows by, as obs counts it."""
     w, h = problem(1, 10)
-    (s,) = wanda([w], h, Sparsity(0.1))
+    (s,) = wanda([w], seen(h), Target(0.1))
     d = w - s.weight
     assert (d != 0).sum() == 1
     assert s.loss == pytest.approx((d @ h @ d.T).item() / 2)
 
 
-def dsnot_of(row: list[float], mean: list[float], variance: list[float], target: Sparsity = HALF) -> list[float]:
+def dsnot_of(row: list[float], mean: list[float], variance: list[float], target: Target = HALF) -> list[float]:
     """What dsnot leaves of a single row."""
     w, m, v = (torch.tensor(values, dtype=torch.float64) for values in (row, mean, variance))
-    return dsnot([w.unsqueeze(0)], torch.diag(2 * (v + m**2)), target, mean=m, variance=v)[0].weight[0].tolist()
+    return dsnot([w.unsqueeze(0)], Inputs(torch.diag(2 * (v + m**2)), m, v), target)[0].weight[0].tolist()
 
 
 def test_dsnot_by_hand():
@@ -236,7 +237,7 @@ def test_dsnot_may_pass_zero_and_moves_a_weight_once():
 def test_dsnot_swaps_within_groups():
     """1:2, c is the weight. Wanda keeps 3 and -4, E = 3.5. Growing 2 would help more, but only its own 3 could go, which
     (3) forbids; so 1.5 for -4: E = -2."""
-    assert dsnot_of([3.0, 2.0, -4.0, 1.5], [1.0] * 4, [1.0] * 4, Sparsity(0.5, (1, 2))) == [3.0, 0.0, 0.0, 1.5]
+    assert dsnot_of([3.0, 2.0, -4.0, 1.5], [1.0] * 4, [1.0] * 4, Target(0.5, (1, 2))) == [3.0, 0.0, 0.0, 1.5]
 
 
 def test_dsnot_leaves_rows_below_the_threshold_to_wanda():
@@ -271,20 +272,20 @@ def swapped_by_definition(row: torch.Tensor, kept: torch.Tensor, norm: torch.Ten
 @pytest.mark.parametrize("group", [None, (2, 4), (1, 4), (5, 8)])
 def test_dsnot_is_its_definition(group):
     w, h = problem(40, 96)  # more rows than are swapped at once
-    target = Sparsity(1 - group[0] / group[1], group) if group else HALF
-    at_first, (s,) = wanda([w], h, target)[0].kept, dsnot([w], h, target, **moments(h))
+    target = Target(1 - group[0] / group[1], group) if group else HALF
+    at_first, (s,) = wanda([w], seen(h), target)[0].kept, dsnot([w], seen(h), target)
     for row, before, after in zip(w, at_first, s.kept, strict=True):
-        expected = swapped_by_definition(row, before, h.diagonal().sqrt(), *moments(h).values(), group[1] if group else 96)
+        expected = swapped_by_definition(row, before, h.diagonal().sqrt(), seen(h).mean, seen(h).variance, group[1] if group else 96)
         assert torch.equal(after, expected)
 
 
 @pytest.mark.parametrize("group", [None, (2, 4), (5, 8)])
 def test_dsnots_swaps_keep_each_rows_count_and_shrink_its_error(group):
     w, h = problem(64, 400)
-    target = Sparsity(1 - group[0] / group[1], group) if group else HALF
-    at_first, at_last = (SOLVERS[name]([w], h, target, **moments(h))[0].kept for name in ("wanda", "dsnot"))
+    target = Target(1 - group[0] / group[1], group) if group else HALF
+    at_first, at_last = (SOLVERS[name]([w], seen(h), target)[0].kept for name in ("wanda", "dsnot"))
     assert torch.equal(at_first.sum(1), at_last.sum(1))
-    first, last = ((w.masked_fill(kept, 0) @ moments(h)["mean"]).abs() for kept in (at_first, at_last))
+    first, last = ((w.masked_fill(kept, 0) @ seen(h).mean).abs() for kept in (at_first, at_last))
     assert last.mean() < 0.3 * first.mean()
 
 
@@ -294,16 +295,10 @@ def test_dead_inputs_leave_first_and_never_come_back(method):
     dead = torch.tensor([3, 40])
     h[dead] = 0
     h[:, dead] = 0
-    (s,) = SOLVERS[method]([w], h, HALF, **moments(h))
+    (s,) = SOLVERS[method]([w], seen(h), HALF)
     assert (s.weight[:, dead] == 0).all()
     assert ((s.weight == 0).sum(1) == 32).all()
     assert torch.equal(s.weight, torch.where(s.kept, w, 0))
-
-
-def test_dsnot_without_the_inputs_moments_is_an_error():
-    w, h = problem(2, 8)
-    with pytest.raises(ValueError, match="mean and the variance"):
-        dsnot([w], h, HALF)
 
 
 def test_rows_differ_by_one_where_the_share_is_no_whole_number_of_weights():
@@ -321,6 +316,6 @@ def test_ties_are_broken_by_position():
 
 def test_float32_agrees_with_float64():
     w, h = problem(64, 320)
-    exact, quick = obs([w], h, HALF)[0], obs([w.float()], h.float(), HALF)[0]
+    exact, quick = obs([w], seen(h), HALF)[0], obs([w.float()], seen(h.float()), HALF)[0]
     assert (exact.kept != quick.kept).double().mean() < 1e-3
     assert layer_error(w, quick.weight, h) == pytest.approx(layer_error(w, exact.weight, h), rel=1e-3)

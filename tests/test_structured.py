@@ -6,39 +6,10 @@ import torch
 from obsdiff.solvers.l1 import l1
 from obsdiff.solvers.random import random
 from obsdiff.solvers.solution import layer_error
-from obsdiff.solvers.structured import RRF, Consumer, obs_heads, obs_neurons
+from obsdiff.solvers.structured import Consumer, fused, next_group, obs_heads, obs_neurons
 
+from .reinversion import plain
 from .test_solvers import best_kept, problem
-
-
-def inverted_anew(weight, hessian, columns, count, streams=None, damping=0.01):
-    """The plain algorithm: for each head invert the remaining Hessian of every stream, rank, remove, repair."""
-    streams = streams or [(weight, hessian)]
-    weights = [w.clone() for w, _ in streams]
-    damped = [h + damping * h.diagonal().mean() * torch.eye(len(h), dtype=h.dtype) for _, h in streams]
-    left, gone, removed = list(range(len(columns))), [], []
-    for _ in range(count):
-        keep = torch.tensor([i for i in range(len(damped[0])) if i not in gone])
-        inverses, losses = [], []
-        for w, h in zip(weights, damped, strict=True):
-            inverse = torch.zeros_like(h)
-            inverse[keep.unsqueeze(1), keep] = torch.linalg.inv(h[keep][:, keep])
-            inverses.append(inverse)
-            losses.append(torch.stack([(w[:, columns[j]].square().sum(0) / (2 * inverse.diagonal()[columns[j]])).sum() for j in left]))
-        if len(streams) > 1:
-            ranks = [(loss.unsqueeze(0) > loss.unsqueeze(1)).sum(1) + 1 for loss in losses]  # how many are more important, plus one
-            score = sum(1 / (RRF + r) for r in ranks)
-        else:
-            score = losses[0]
-        j = left[int(score.argmin())]
-        s = columns[j]
-        for w, inverse in zip(weights, inverses, strict=True):
-            w -= w[:, s] @ torch.linalg.inv(inverse[s][:, s]) @ inverse[s]
-            w[:, s] = 0
-        left.remove(j)
-        gone += s.tolist()
-        removed.append(j)
-    return removed, weights
 
 
 def heads(count: int, width: int) -> list[torch.Tensor]:
@@ -50,21 +21,31 @@ def test_heads_leave_as_with_plain_reinversion(streams):
     data = [problem(20, 8 * 6, seed=s) for s in range(streams)]
     consumers = [Consumer.begin(w, h, 0.01) for w, h in data]
     removed, importance = obs_heads(consumers, heads(8, 6), 4)
-    expected, weights = inverted_anew(*data[0], heads(8, 6), 4, data)
+    expected, weights = plain(data, heads(8, 6), 4, heads=True)
     assert removed == expected
     assert len(importance) == 8
     for consumer, w in zip(consumers, weights, strict=True):
         torch.testing.assert_close(consumer.weight, w, rtol=1e-6, atol=1e-8)
 
 
-def test_neurons_leave_as_with_plain_reinversion_when_taken_one_by_one(monkeypatch):
-    monkeypatch.setattr("obsdiff.solvers.structured.SMALLEST", 1)
-    w, h = problem(12, 40)
+@pytest.mark.parametrize("count", [1, 8, 9, 70, 100])
+def test_neurons_leave_as_with_plain_reinversion(count):
+    w, h = problem(12, 120)
     consumer = Consumer.begin(w, h, 0.01)
-    removed, _ = obs_neurons(consumer, torch.arange(40), 2)  # groups of 1 and 1
-    expected, weights = inverted_anew(w, h, heads(40, 1), 2)
+    removed, _ = obs_neurons(consumer, torch.arange(120), count)
+    expected, weights = plain([(w, h)], heads(120, 1), count, heads=False)
     assert removed == expected
     torch.testing.assert_close(consumer.weight, weights[0], rtol=1e-6, atol=1e-8)
+
+
+def test_in_single_precision_too():
+    """The same neurons, and weights within a relative 1e-4."""
+    w, h = (x.float() for x in problem(12, 256))
+    consumer = Consumer.begin(w, h, 0.01)
+    removed, _ = obs_neurons(consumer, torch.arange(256), 64)
+    expected, weights = plain([(w, h)], heads(256, 1), 64, heads=False)
+    assert set(removed) == set(expected)
+    assert (consumer.weight - weights[0]).norm() < 1e-4 * weights[0].norm()
 
 
 @pytest.mark.parametrize("count", [1, 8, 9, 30, 39])
@@ -126,3 +107,19 @@ def test_random_is_its_seeds_draw_and_sees_no_weight():
     counts = [sum(i in random(reads, writes, 4, seed=s)[0] for s in range(500)) for i in range(10)]
     assert sum(counts) == 2000
     assert all(150 < count < 250 for count in counts)  # 4 of 10 each time: 200 expected, standard deviation 11
+
+
+def test_rankings_are_fused_by_reciprocal_ranks():
+    """By hand: the first stream ranks the heads 2, 0, 1, the second 0, 1, 2 (most important first)."""
+    found = fused([torch.tensor([2.0, 1.0, 3.0]), torch.tensor([9.0, 8.0, 7.0])])
+    torch.testing.assert_close(found, torch.tensor([1 / 62 + 1 / 61, 1 / 63 + 1 / 62, 1 / 61 + 1 / 63]))
+
+
+def test_groups_shrink_and_end_where_they_should():
+    sizes, missing = [], 1536
+    while missing:
+        sizes.append(next_group(missing))
+        missing -= sizes[-1]
+    assert sizes[0] == 192
+    assert sizes == sorted(sizes, reverse=True)
+    assert sum(sizes) == 1536

@@ -15,13 +15,13 @@ from .data import CACHE
 
 DOCS = Path(__file__).parents[1] / "docs"
 CURVES = {"vae": ("loss", "l1"), "clip": ("loss",), "judge": ("loss",), "mmdit": ("loss",), "unet": ("loss", "plain")}
-STRIP = {  # folder of pictures in the demo's run -> title
+STRIP = {  # run of the demo -> title
     "dense": "dense",
-    "magnitude-50": "magnitude 50 %",
-    "obs-50": "obs 50 %",
-    "obs-2-4": "obs 2:4",
-    "l1-structured-30": "l1 heads, 30 %",
-    "obs-structured-30": "obs heads, 30 %",
+    "magnitude 50 %": "magnitude 50 %",
+    "obs 50 %": "obs 50 %",
+    "obs 2:4": "obs 2:4",
+    "l1 structured 30 %": "l1 heads, 30 %",
+    "obs structured 30 %": "obs heads, 30 %",
 }
 
 
@@ -43,13 +43,14 @@ def curves() -> None:
 def strip(demo: Path, rows: int = 6) -> None:
     """Dense and pruned pictures of the demo's first prompts, one column a method."""
     results = json.loads((demo / "run" / "results.json").read_text())
+    images = {"dense": results["dense_images"], **{run["name"]: run["images"] for run in results["runs"]}}
     side, text, head = 96, 220, 26
     sheet = Image.new("RGB", (text + len(STRIP) * (side + 8), head + rows * (side + 8)), "white")
     pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(13)
     for j, (name, title) in enumerate(STRIP.items()):
         pen.text((text + j * (side + 8), 6), title, fill="#333", font=font)
         for i in range(rows):
-            picture = Image.open(demo / "run" / name / f"{i:03}.png").resize((side, side), Image.Resampling.LANCZOS)
+            picture = Image.open(demo / "run" / images[name][i]).resize((side, side), Image.Resampling.LANCZOS)
             sheet.paste(picture, (text + j * (side + 8), head + i * (side + 8)))
     for i, prompt in enumerate(results["prompts"][:rows]):
         words, tail = prompt.split(", ")

@@ -10,10 +10,10 @@ from .l1 import l1
 from .magnitude import magnitude
 from .obs import obs
 from .random import random
-from .solution import Solution, Sparsity
+from .solution import Inputs, Solution, Target
 from .wanda import wanda
 
 SOLVERS: dict[str, Callable[..., list[Solution]]] = {"obs": obs, "magnitude": magnitude, "wanda": wanda, "dsnot": dsnot}
 BASELINES: dict[str, Callable[..., tuple[list[int], list[float]]]] = {"l1": l1, "random": random}  # structured; obs is in structured.py
 
-__all__ = ["BASELINES", "SOLVERS", "Solution", "Sparsity"]
+__all__ = ["BASELINES", "SOLVERS", "Inputs", "Solution", "Target"]

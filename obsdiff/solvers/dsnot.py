@@ -30,7 +30,7 @@ References:
 import torch
 from torch import Tensor
 
-from .solution import Solution, Sparsity
+from .solution import Inputs, Solution, Target
 from .wanda import choose, masked, score
 
 CYCLES = 50  # swaps in a row at most
@@ -38,25 +38,13 @@ THRESHOLD = 0.1  # |E_r| that ends a row, in units of the layer's output
 ROWS = 32  # rows are independent; this many at once stay in the processor's cache
 
 
-def dsnot(
-    weights: list[Tensor],
-    hessian: Tensor,
-    target: Sparsity,
-    *,
-    damping: float = 0.0,
-    compensate: bool = False,
-    mean: Tensor | None = None,
-    variance: Tensor | None = None,
-) -> list[Solution]:
-    """Prune matrices (O, I) to the target by Wanda, then swap weights of each row. Of the Hessian (I, I) only the diagonal is read;
-    mean and variance (I,) are those of the inputs. The damping and the compensation of the common signature have no part in it.
-    """
-    if mean is None or variance is None:
-        raise ValueError("dsnot needs the mean and the variance of the inputs")
+def dsnot(weights: list[Tensor], inputs: Inputs, target: Target) -> list[Solution]:
+    """Prune matrices (O, I) to the target by Wanda, then swap weights of each row. Of the inputs' Hessian the diagonal counts."""
+    mean, variance = inputs.mean, inputs.variance
     spread = torch.maximum(variance, torch.finfo(variance.dtype).eps * (variance + mean.square()))
     solutions = []
     for weight in weights:
-        scores = score(weight, hessian)
+        scores = score(weight, inputs.hessian)
         share = weight.to(mean) * mean
         gain = torch.where(spread > 0, share / spread, 0)
         rows = zip(*(part.split(ROWS) for part in (~choose(scores, target), share, gain, scores)), strict=True)

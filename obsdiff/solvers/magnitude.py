@@ -6,21 +6,11 @@ References:
 
 from torch import Tensor
 
-from .solution import Solution, Sparsity, lowest, lowest_in_groups
+from .solution import Inputs, Solution, Target, lowest, lowest_in_groups
 
 
-def magnitude(
-    weights: list[Tensor],
-    hessian: Tensor | None,
-    target: Sparsity,
-    *,
-    damping: float = 0.0,
-    compensate: bool = False,
-    mean: Tensor | None = None,
-    variance: Tensor | None = None,
-) -> list[Solution]:
-    """Remove the smallest |w| of each matrix (O, I), over the whole matrix or in every n:m group. The Hessian, the damping,
-    the compensation and the moments of the common signature have no part in it."""
+def magnitude(weights: list[Tensor], inputs: Inputs, target: Target) -> list[Solution]:
+    """Remove the smallest |w| of each matrix (O, I), over the whole matrix or in every n:m group, whatever the inputs are."""
     solutions = []
     for weight in weights:
         size = weight.float().abs()

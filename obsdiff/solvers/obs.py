@@ -28,7 +28,7 @@ import torch
 from torch import Tensor
 
 from ..errors import NotPositiveDefinite
-from .solution import Solution, Sparsity, lowest, lowest_in_groups
+from .solution import Inputs, Solution, Target, lowest, lowest_in_groups
 
 BLOCK = 128
 STRIP = 32
@@ -37,31 +37,21 @@ LADDER = (1, 10, 100, 1000)  # a Cholesky factorisation that fails is tried agai
 Choose = Callable[[Tensor], Tensor]  # saliencies (O, columns) -> True where a weight goes
 
 
-def obs(
-    weights: list[Tensor],
-    hessian: Tensor,
-    target: Sparsity,
-    *,
-    damping: float = 0.01,
-    compensate: bool = True,
-    mean: Tensor | None = None,
-    variance: Tensor | None = None,
-) -> list[Solution]:
-    """Prune matrices (O, I) that read the same input, whose Hessian is (I, I), each to the target by itself.
+def obs(weights: list[Tensor], inputs: Inputs, target: Target) -> list[Solution]:
+    """Prune matrices (O, I) that read the same input, each to the target by itself. Of the inputs the Hessian counts.
 
-    damping: added to H's diagonal in units of its mean. compensate=False removes the same kind of weights by (1) with
-    every weight as it was, and repairs nothing. mean and variance of the common signature have no part in it. Computes
-    in the Hessian's dtype, returns the weights' dtypes. Raises NotPositiveDefinite if H has entries that are not finite or
-    no damping on the ladder makes it positive definite.
+    Without compensation the same kind of weights goes, by (1) with every weight as it was, and nothing is repaired.
+    Computes in the Hessian's dtype, returns the weights' dtypes. Raises NotPositiveDefinite if H has entries that are not
+    finite or no damping on the ladder makes it positive definite.
     """
-    hessian, dead = revive(hessian)
-    factor, used = inverse_factor(hessian, damping)
+    hessian, dead = revive(inputs.hessian)
+    factor, used = inverse_factor(hessian, target.damping)
     rows = torch.cat([w.to(hessian) for w in weights]).masked_fill(dead, 0)
     sizes = [len(w) for w in weights]
     width = BLOCK
     if target.group:
         width = -(-BLOCK // target.group[1]) * target.group[1]  # rounded up to whole groups
-    swept, kept, losses = sweep(rows, factor, chooser(sizes, target), width, target.group[1] if target.group else None, compensate)
+    swept, kept, losses = sweep(rows, factor, chooser(sizes, target), width, target.group[1] if target.group else None, target.compensate)
     parts = zip(weights, swept.split(sizes), kept.split(sizes), losses.split(sizes), strict=True)
     return [Solution(part.to(w.dtype), mask, loss.sum().item(), used) for w, part, mask, loss in parts]
 
@@ -95,7 +85,7 @@ def inverse_factor(hessian: Tensor, damping: float) -> tuple[Tensor, float]:
     raise NotPositiveDefinite(f"not positive definite with damping {damping:g} to {damping * LADDER[-1]:g} of the mean diagonal")
 
 
-def chooser(sizes: list[int], target: Sparsity) -> Choose:
+def chooser(sizes: list[int], target: Target) -> Choose:
     """What picks the weights to remove: in each n:m group, or below one threshold for each matrix of the stack."""
     if target.group:
         n, m = target.group

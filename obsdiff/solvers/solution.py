@@ -1,9 +1,7 @@
 """What every solver is asked for and what it answers.
 
-A solver is called as `solver(weights, hessian, target, damping=..., compensate=..., mean=..., variance=...)`: weights is a
-list of matrices (O, I) that read the same input (q, k and v projections), hessian is their common H (I, I) or None for a
-solver that needs none, mean and variance (I,) are those of the input's columns or None. Each matrix is pruned to the
-target by itself.
+A solver is called as `solver(weights, inputs, target)`: weights is a list of matrices (O, I) that read the same input (q, k
+and v projections), inputs is what calibration knows of that input. Each matrix is pruned to the target by itself.
 """
 
 from dataclasses import dataclass
@@ -13,11 +11,23 @@ from torch import Tensor
 
 
 @dataclass(frozen=True)
-class Sparsity:
-    """Share of weights to remove, or the n:m group (n, m): at most n non-zeros in every m consecutive inputs."""
+class Inputs:
+    """What calibration knows of a layer's I inputs: the Hessian (I, I), the mean (I,) and the variance (I,) of each."""
+
+    hessian: Tensor
+    mean: Tensor
+    variance: Tensor
+
+
+@dataclass(frozen=True)
+class Target:
+    """Share of weights to remove, or the n:m group (n, m): at most n non-zeros in every m consecutive inputs. For solvers that
+    repair what stays: the damping, added to the Hessian's diagonal in units of its mean, and whether to repair at all."""
 
     removed: float
     group: tuple[int, int] | None = None
+    damping: float = 0.01
+    compensate: bool = True
 
 
 @dataclass(frozen=True)
@@ -60,7 +70,11 @@ def lowest_in_groups(scores: Tensor, n: int, m: int) -> Tensor:
 
 def layer_error(weight: Tensor, pruned: Tensor, hessian: Tensor) -> float:
     """tr(D H D^T) / tr(W H W^T) with D the change of W: the share of the layer's output energy that pruning changed."""
-    w, h = weight.to(hessian), hessian
-    d = w - pruned.to(hessian)
-    whole = ((w @ h) * w).sum()
-    return (((d @ h) * d).sum() / whole).item() if whole > 0 else 0.0
+    whole = squared_error(weight, torch.zeros_like(weight), hessian)
+    return squared_error(weight, pruned, hessian) / whole if whole > 0 else 0.0
+
+
+def squared_error(weight: Tensor, pruned: Tensor, hessian: Tensor) -> float:
+    """tr(D H D^T) with D the change of W."""
+    d = weight.to(hessian) - pruned.to(hessian)
+    return ((d @ hessian) * d).sum().item()

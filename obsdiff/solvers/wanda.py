@@ -16,22 +16,13 @@ References:
 
 from torch import Tensor
 
-from .solution import Solution, Sparsity, lowest_in_groups, lowest_in_rows
+from .solution import Inputs, Solution, Target, lowest_in_groups, lowest_in_rows
 
 
-def wanda(
-    weights: list[Tensor],
-    hessian: Tensor,
-    target: Sparsity,
-    *,
-    damping: float = 0.0,
-    compensate: bool = False,
-    mean: Tensor | None = None,
-    variance: Tensor | None = None,
-) -> list[Solution]:
-    """Remove the smallest scores of each row of matrices (O, I), or of every n:m group. Of the Hessian (I, I) only the diagonal is
-    read; the damping, the compensation and the moments of the common signature have no part in it."""
-    return [masked(weight, scores := score(weight, hessian), choose(scores, target)) for weight in weights]
+def wanda(weights: list[Tensor], inputs: Inputs, target: Target) -> list[Solution]:
+    """Remove the smallest scores of each row of matrices (O, I), or of every n:m group. Of the inputs only the Hessian's
+    diagonal counts."""
+    return [masked(weight, scores := score(weight, inputs.hessian), choose(scores, target)) for weight in weights]
 
 
 def score(weight: Tensor, hessian: Tensor) -> Tensor:
@@ -39,7 +30,7 @@ def score(weight: Tensor, hessian: Tensor) -> Tensor:
     return weight.to(hessian).abs() * hessian.diagonal().sqrt()
 
 
-def choose(scores: Tensor, target: Sparsity) -> Tensor:
+def choose(scores: Tensor, target: Target) -> Tensor:
     """Mask (O, I), True where a weight goes."""
     return lowest_in_groups(scores, *target.group) if target.group else lowest_in_rows(scores, target.removed)
 

@@ -1,0 +1,88 @@
+"""Solve time of structured pruning against plain re-inversion, interleaved in one run, medians.
+
+    python -m benchmarks.structured_solve [--columns 6144] [--rows 1536] [--rounds 3] [--dtype float32]
+
+Both remove the same heads and neurons; the table says how far their weights differ. Plain: for every head, or group of neurons,
+the Hessian of what is left is inverted anew, by torch.cholesky_inverse of a Cholesky factor (tests/reinversion.py).
+"""
+
+import argparse
+import json
+import time
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from obsdiff.solvers.structured import Consumer, obs_heads, obs_neurons
+from obsdiff.timing import interleaved
+from tests.reinversion import DAMPING, plain
+
+
+def problem(rows: int, columns: int, dtype: torch.dtype, seed: int) -> tuple[Tensor, Tensor]:
+    """A weight (O, I) and the Hessian (I, I) of correlated inputs."""
+    g = torch.Generator().manual_seed(seed)
+    x = torch.randn(2 * columns, columns, generator=g) @ (torch.eye(columns) + torch.randn(columns, columns, generator=g) / columns**0.5)
+    return torch.randn(rows, columns, generator=g).to(dtype), (2 * x.T @ x / len(x)).to(dtype)
+
+
+def ours(streams: list[tuple[Tensor, Tensor]], parts: list[Tensor], count: int, heads: bool) -> tuple[list[int], list[Tensor]]:
+    consumers = [Consumer.begin(w, h, DAMPING) for w, h in streams]
+    removed, _ = obs_heads(consumers, parts, count) if heads else obs_neurons(consumers[0], torch.cat(parts), count)
+    return removed, [c.weight for c in consumers]
+
+
+def compare(name: str, streams: list[tuple[Tensor, Tensor]], parts: list[Tensor], count: int, heads: bool, rounds: int) -> dict:
+    answers: dict[str, tuple] = {}
+
+    def run(way: str, solve: Callable) -> Callable:
+        def call() -> None:
+            answers[way] = solve(streams, parts, count, heads)
+
+        return call
+
+    seconds = interleaved({"plain": run("plain", plain), "ours": run("ours", ours)}, rounds, warmup=0)
+    ratios = sorted(p / o for p, o in zip(seconds["plain"], seconds["ours"], strict=True))
+    (removed, weights), (other, expected) = answers["ours"], answers["plain"]
+    differ = max(((w - e).norm() / e.norm()).item() for w, e in zip(weights, expected, strict=True))
+    same = len(set(removed) & set(other))
+    row = {
+        "case": name,
+        "ratio": ratios[len(ratios) // 2],
+        "low": ratios[0],
+        "high": ratios[-1],
+        "seconds": seconds,
+        "same": same,
+        "count": count,
+        "weights": differ,
+    }
+    print(f"{name:42} {row['ratio']:5.1f}x ({row['low']:.1f} to {row['high']:.1f})  {same} of {count} the same, weights differ {differ:.1e}", flush=True)
+    return row
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--columns", type=int, default=6144)
+    parser.add_argument("--rows", type=int, default=1536)
+    parser.add_argument("--heads", type=int, default=24)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--dtype", default="float32", choices=("float32", "float64"))
+    parser.add_argument("--output")
+    args = parser.parse_args()
+    dtype, began = getattr(torch, args.dtype), time.perf_counter()
+    streams = [problem(args.rows, 64 * args.heads, dtype, seed) for seed in (0, 1)]
+    parts = list(torch.arange(64 * args.heads).split(64))
+    rows = []
+    for share in (0.25, 0.5):
+        count = int(share * args.heads + 0.5)
+        rows.append(compare(f"{args.heads} heads of 64, two streams, -{share:.0%}", streams, parts, count, True, args.rounds))
+    one = [problem(args.rows, args.columns, dtype, 2)]
+    rows.append(compare(f"{args.columns} neurons, -25%", one, list(torch.arange(args.columns).split(1)), args.columns // 4, False, args.rounds))
+    print(f"{args.dtype}, {torch.get_num_threads()} threads, {time.perf_counter() - began:.0f} s")
+    if args.output:
+        with open(args.output, "w") as file:
+            json.dump(rows, file, indent=1)
+
+
+if __name__ == "__main__":
+    main()
