@@ -2,21 +2,23 @@
 
     python -m benchmarks.structured_solve [--columns 6144] [--rows 1536] [--rounds 3] [--dtype float32]
 
-Both remove the same heads and neurons; the table says how far their weights differ. Plain: for every head, or group of neurons,
-the Hessian of what is left is inverted anew, by torch.cholesky_inverse of a Cholesky factor (tests/reinversion.py).
+All remove the same heads and neurons; the table says how far their weights differ. Plain (tests/reinversion.py): for every head, or
+group of neurons, the Hessian of what is left is inverted anew by torch.linalg.inv; or, faster, by a Cholesky factor.
 """
 
 import argparse
 import json
 import time
 from collections.abc import Callable
+from functools import partial
+from statistics import median
 
 import torch
 from torch import Tensor
 
 from obsdiff.solvers.structured import Consumer, obs_heads, obs_neurons
 from obsdiff.timing import interleaved
-from tests.reinversion import DAMPING, plain
+from tests.reinversion import DAMPING, by_cholesky, plain
 
 
 def problem(rows: int, columns: int, dtype: torch.dtype, seed: int) -> tuple[Tensor, Tensor]:
@@ -32,31 +34,25 @@ def ours(streams: list[tuple[Tensor, Tensor]], parts: list[Tensor], count: int, 
     return removed, [c.weight for c in consumers]
 
 
+WAYS: dict[str, Callable] = {"plain": plain, "plain, Cholesky": partial(plain, invert=by_cholesky), "ours": ours}
+
+
 def compare(name: str, streams: list[tuple[Tensor, Tensor]], parts: list[Tensor], count: int, heads: bool, rounds: int) -> dict:
     answers: dict[str, tuple] = {}
 
-    def run(way: str, solve: Callable) -> Callable:
-        def call() -> None:
-            answers[way] = solve(streams, parts, count, heads)
+    def call(way: str) -> None:
+        answers[way] = WAYS[way](streams, parts, count, heads)
 
-        return call
-
-    seconds = interleaved({"plain": run("plain", plain), "ours": run("ours", ours)}, rounds, warmup=0)
-    ratios = sorted(p / o for p, o in zip(seconds["plain"], seconds["ours"], strict=True))
+    seconds = interleaved({way: partial(call, way) for way in WAYS}, rounds, warmup=0)
+    row = {"case": name, "count": count, "seconds": seconds}
+    for way in ("plain", "plain, Cholesky"):
+        ratios = sorted(p / o for p, o in zip(seconds[way], seconds["ours"], strict=True))
+        row[way] = {"ratio": median(ratios), "low": ratios[0], "high": ratios[-1]}
     (removed, weights), (other, expected) = answers["ours"], answers["plain"]
-    differ = max(((w - e).norm() / e.norm()).item() for w, e in zip(weights, expected, strict=True))
-    same = len(set(removed) & set(other))
-    row = {
-        "case": name,
-        "ratio": ratios[len(ratios) // 2],
-        "low": ratios[0],
-        "high": ratios[-1],
-        "seconds": seconds,
-        "same": same,
-        "count": count,
-        "weights": differ,
-    }
-    print(f"{name:42} {row['ratio']:5.1f}x ({row['low']:.1f} to {row['high']:.1f})  {same} of {count} the same, weights differ {differ:.1e}", flush=True)
+    row["weights"] = max(((w - e).norm() / e.norm()).item() for w, e in zip(weights, expected, strict=True))
+    row["same"] = len(set(removed) & set(other))
+    against = ", ".join(f"{row[way]['ratio']:.1f}x ({row[way]['low']:.1f} to {row[way]['high']:.1f}) against {way}" for way in ("plain", "plain, Cholesky"))
+    print(f"{name:40} {median(seconds['ours']):6.2f} s, {against}; {row['same']} of {count} the same, weights differ {row['weights']:.1e}", flush=True)
     return row
 
 

@@ -1,5 +1,7 @@
 """The oracle of structured pruning: the plain algorithm, which inverts the Hessian of what is left anew for every removal."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -8,21 +10,27 @@ from obsdiff.solvers.structured import fused, next_group
 DAMPING = 0.01
 
 
-def inverse_of(hessian: Tensor, left: Tensor) -> Tensor:
+def by_cholesky(matrix: Tensor) -> Tensor:
+    return torch.cholesky_inverse(torch.linalg.cholesky(matrix))
+
+
+def inverse_of(hessian: Tensor, left: Tensor, invert: Callable[[Tensor], Tensor]) -> Tensor:
     """The inverse of the Hessian of the columns that are left, at full size with zeros elsewhere."""
     inverse = torch.zeros_like(hessian)
-    inverse[left.unsqueeze(1), left] = torch.cholesky_inverse(torch.linalg.cholesky(hessian[left][:, left]))
+    inverse[left.unsqueeze(1), left] = invert(hessian[left][:, left])
     return inverse
 
 
-def plain(streams: list[tuple[Tensor, Tensor]], parts: list[Tensor], count: int, heads: bool) -> tuple[list[int], list[Tensor]]:
+def plain(
+    streams: list[tuple[Tensor, Tensor]], parts: list[Tensor], count: int, heads: bool, invert: Callable[[Tensor], Tensor] = torch.linalg.inv
+) -> tuple[list[int], list[Tensor]]:
     """Remove `count` of the parts (columns (D,) each) from every stream, inverting anew each time."""
     weights = [w.clone() for w, _ in streams]
     damped = [h + DAMPING * h.diagonal().mean() * torch.eye(len(h), dtype=h.dtype) for _, h in streams]
     left, removed = list(range(len(parts))), []
     while len(removed) < count:
         columns = torch.cat([parts[j] for j in left]).sort().values
-        inverses = [inverse_of(h, columns) for h in damped]
+        inverses = [inverse_of(h, columns, invert) for h in damped]
         losses = []
         for w, inverse in zip(weights, inverses, strict=True):
             each = w.square().sum(0) / (2 * inverse.diagonal().clamp(min=torch.finfo(w.dtype).tiny))

@@ -12,13 +12,15 @@
 
 W (O, I) weight that reads the heads or neurons, H (I, I) Hessian of its input.
 
-H is factored and inverted once. What leaves is projected out of H^-1 by a Schur complement,
+H is factored once: R^T R = H^-1, R upper triangular. What leaves is projected out of H^-1 by a Schur complement,
 
-    H^-1 <- H^-1 - H^-1[:, S] ([H^-1]_SS)^-1 H^-1[S, :]                         (6)
+    H^-1 <- H^-1 - F^T F,   F = L^-1 H^-1[S, :],  L L^T = [H^-1]_SS              (6)
 
-whose remaining rows and columns are exactly the inverse of the remaining H: nothing is ever inverted again. Heads leave
-one at a time, ranked anew each time; neurons leave in shrinking groups, each an eighth of those that have still to leave, which
-comes within 0.1 % of the layer errors of one at a time (docs/log.md).
+whose remaining rows and columns are exactly the inverse of the remaining H: nothing is ever inverted again. H^-1 itself is never
+written out. Ranking needs its diagonal, and a removal the rows of S: both come from R and the F of all earlier removals.
+
+Heads leave one at a time, ranked anew each time; neurons leave in shrinking groups, each an eighth of those that have still to leave,
+which comes within 0.1 % of the layer errors of one at a time (docs/log.md).
 
 References:
     Zhu et al., "OBS-Diff: Accurate Pruning for Diffusion Models in One-Shot", 2025. https://arxiv.org/abs/2510.06751
@@ -31,6 +33,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ..errors import NotPositiveDefinite
 from .obs import inverse_factor, revive
 
 RRF = 60  # k of reciprocal rank fusion
@@ -40,11 +43,13 @@ SHARE = 8  # a group of neurons is one part in so many of those that have still 
 
 @dataclass
 class Consumer:
-    """A weight that reads what is pruned, in the middle of being pruned: W (O, I), H^-1 (I, I), which columns are left (I,), and
-    half of what its squared error has grown by so far."""
+    """A weight that reads what is pruned, in the middle of being pruned: W (O, I), R (I, I), the F of (6) for all columns that have
+    left (K, I), the diagonal of H^-1 as it is now (I,), which columns are left (I,), and half of what the squared error has grown by."""
 
     weight: Tensor
-    inverse: Tensor
+    factor: Tensor
+    gone: Tensor
+    diagonal: Tensor
     left: Tensor
     damping: float
     loss: float = 0.0
@@ -54,29 +59,39 @@ class Consumer:
         """Factor H once. Inputs that are always zero carry nothing: their columns become zero and cost nothing to remove."""
         live, dead = revive(hessian)
         factor, used = inverse_factor(live, damping)
-        rows = weight.to(hessian).masked_fill(dead, 0)
-        return cls(rows, factor.T @ factor, torch.ones(len(hessian), dtype=torch.bool, device=hessian.device), used)
+        rows = weight.to(hessian, copy=True)
+        rows[:, dead] = 0
+        return cls(rows, factor, factor[:0], factor.square().sum(0), torch.ones_like(dead), used)
 
     @classmethod
     def untouched(cls, weight: Tensor, hessian: Tensor) -> "Consumer":
-        """For methods that repair nothing: the weight as it is, and no inverse."""
-        return cls(weight.to(hessian, copy=True), hessian.new_empty(0, 0), torch.ones(len(hessian), dtype=torch.bool, device=hessian.device), 0.0)
+        """For methods that repair nothing: the weight as it is, and no factor."""
+        nothing = hessian.new_empty(0, len(hessian))
+        return cls(weight.to(hessian, copy=True), nothing, nothing, hessian.diagonal(), hessian.new_ones(len(hessian), dtype=torch.bool), 0.0)
 
     def losses(self) -> Tensor:
         """(1) for every column: (I,). Columns that have left count nothing."""
-        diagonal = self.inverse.diagonal()
-        return torch.where(self.left, self.weight.square().sum(0) / (2 * diagonal.where(self.left, 1)), 0)
+        return torch.where(self.left, self.weight.square().sum(0) / (2 * self.diagonal.where(self.left, 1)), 0)
+
+    def inverse_rows(self, columns: Tensor) -> Tensor:
+        """Rows (C, I) of the inverse of the remaining H, by (6)."""
+        last = int(columns.max()) + 1  # R is upper triangular: below row q its column q is zero
+        rows = self.factor[:last, columns].T @ self.factor[:last]
+        return rows.addmm_(self.gone[:, columns].T, self.gone, alpha=-1).masked_fill_(~self.left, 0)
 
     def remove(self, columns: Tensor, compensate: bool = True) -> None:
         """Take columns (C,) out: repair the weight by (4), the inverse by (6)."""
-        rows = self.inverse[columns]  # (C, I)
-        lower = torch.linalg.cholesky(rows[:, columns])
-        half = torch.linalg.solve_triangular(lower, rows, upper=False)  # (C, I): half^T half is what (6) takes away
+        rows = self.inverse_rows(columns)
+        lower, info = torch.linalg.cholesky_ex(rows[:, columns])
+        if info.item():
+            raise NotPositiveDefinite(f"the inverse Hessian of {len(columns)} columns is not positive definite any more; raise the damping (now {self.damping:g})")
+        half = torch.linalg.solve_triangular(lower, rows, upper=False)  # F: (C, I)
         share = torch.linalg.solve_triangular(lower, self.weight[:, columns].T, upper=False)  # (C, O)
         self.loss += share.square().sum().item() / 2
         if compensate:
-            self.weight -= share.T @ half
-        self.inverse.addmm_(half.T, half, alpha=-1)
+            self.weight.addmm_(share.T, half, alpha=-1)
+        self.diagonal = self.diagonal - half.square().sum(0)
+        self.gone = torch.cat([self.gone, half])
         self.drop(columns)
 
     def drop(self, columns: Tensor) -> None:
