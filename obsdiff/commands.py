@@ -181,10 +181,18 @@ def evaluation_prompts(file: Path | None, dense: Folder) -> list[str]:
 def report(args: argparse.Namespace) -> None:
     from .report import write_page
 
-    if args.output.exists() and not args.overwrite:
-        raise UserError(f"output: {args.output} exists already; choose another, or give --overwrite to replace it")
+    check_page(args.output, args.overwrite)
     write_page(args.runs, args.output)
     say(f"{args.output}: {args.output.stat().st_size / 1e6:.1f} MB")
+
+
+def check_page(page: Path, overwrite: bool) -> None:
+    """UserError unless the page can be written, and replaces at most another page."""
+    if page.is_dir() or page.suffix not in (".html", ".htm"):
+        raise UserError(f"output: expected the name of a page that ends in .html, found {str(page)!r}")
+    if page.exists() and not overwrite:
+        raise UserError(f"output: {page} exists already; choose another, or give --overwrite to replace it")
+    check_output(page.with_name(page.name + ".part"), overwrite=True)
 
 
 def demo(args: argparse.Namespace) -> None:

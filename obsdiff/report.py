@@ -4,7 +4,9 @@ Reads JSON and pictures alone; torch and diffusers have no part in it.
 """
 
 import base64
+import contextlib
 import io
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +25,15 @@ def write_page(folders: list[Path], page: Path) -> None:
     from jinja2 import Environment, FileSystemLoader
 
     sets = [read_results(Path(folder)) for folder in folders]
-    names = [str(run.get("name")) for results in sets for run in results["runs"] if isinstance(run, dict)]
+    names = [run["name"] for results in sets for run in results["runs"]]
     colours = {name: COLOURS[i % len(COLOURS)] for i, name in enumerate(dict.fromkeys(names))}
-    environment = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True)
-    sections = [checked_section(r, Path(f), colours) for r, f in zip(sets, folders, strict=True)]
-    html = environment.get_template("page.html").render(sets=sections)
+    template = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True).get_template("page.html")
+    sections = []
+    for results, folder in zip(sets, folders, strict=True):
+        with following_the_schema(Path(folder) / "results.json"):
+            sections.append(section(results, Path(folder), colours))
+            template.render(sets=sections[-1:])  # so that a complaint names its file
+    html = template.render(sets=sections)
     page.parent.mkdir(parents=True, exist_ok=True)
     beside = page.with_name(f".{page.name}.part")
     beside.write_text(html, encoding="utf-8")
@@ -35,22 +41,33 @@ def write_page(folders: list[Path], page: Path) -> None:
 
 
 def read_results(folder: Path) -> dict[str, Any]:
-    results = read_json(folder / "results.json")
+    """results.json of a run, its outline checked."""
+    file = folder / "results.json"
+    results = read_json(file)
     if results.get("schema") != SCHEMA:
-        raise UserError(f"{folder / 'results.json'}: expected schema {SCHEMA}, found {results.get('schema')!r}; write it again with this obsdiff")
+        raise UserError(f"{file}: expected schema {SCHEMA}, found {results.get('schema')!r}; write it again with this obsdiff")
     missing = [key for key in ("dense", "runs", "prompts", "seeds") if key not in results]
     if missing:
-        raise UserError(f"{folder / 'results.json'}: {', '.join(missing)} missing; write it again with this obsdiff")
+        raise UserError(f"{file}: {', '.join(missing)} missing; write it again with this obsdiff")
+    with following_the_schema(file):
+        if not all(isinstance(run["name"], str) for run in results["runs"]):
+            raise TypeError("a run's name is no text")
+        if len(results["prompts"]) != len(results["seeds"]):
+            raise ValueError(f"{len(results['prompts'])} prompts and {len(results['seeds'])} seeds")
     return results
 
 
-def checked_section(results: dict[str, Any], folder: Path, colours: dict[str, str]) -> dict[str, Any]:
+@contextlib.contextmanager
+def following_the_schema(file: Path) -> Iterator[None]:
+    """Whatever goes wrong with the values of a results.json is one line that names the file."""
+    from jinja2 import TemplateError
+
     try:
-        return section(results, folder, colours)
-    except (KeyError, TypeError, AttributeError, IndexError, ZeroDivisionError) as error:
-        raise UserError(
-            f"{folder / 'results.json'} does not follow schema {SCHEMA}: {type(error).__name__} {error}; write it again with this obsdiff"
-        ) from None
+        yield
+    except UserError:
+        raise
+    except (KeyError, TypeError, AttributeError, IndexError, ArithmeticError, ValueError, TemplateError) as error:
+        raise UserError(f"{file} does not follow schema {SCHEMA}: {type(error).__name__} {error}; write it again with this obsdiff") from None
 
 
 def section(results: dict[str, Any], folder: Path, colours: dict[str, str]) -> dict[str, Any]:
@@ -129,7 +146,7 @@ def error_plot(runs: list[dict], colours: dict[str, str]) -> str:
         axes.barh(i, m["value"], color=colours[run["name"]], height=0.6)
         axes.plot([m["low"], m["high"]], [i, i], color=GREY, linewidth=1.5)
         axes.text(m["high"], i, f"  {m['value']:.4f}", va="center", color=GREY)
-    axes.set_yticks(range(len(runs)), [run["name"] for run in runs])
+    axes.set_yticks(range(len(runs)), [in_plot(run["name"]) for run in runs])
     axes.invert_yaxis()
     axes.set_xlim(0, 1.18 * max((run["metrics"]["relative_latent_error"]["high"] for run in runs), default=1))
     axes.set_xlabel("relative latent error against dense (lower is better; line: 95 % interval over prompts)")
@@ -141,7 +158,7 @@ def layer_plot(runs: list[dict], colours: dict[str, str]) -> str:
     figure, axes = canvas(9.0, 3.2)
     for run in runs:
         errors = [max(row["error"], 1e-12) for row in run["layers"]]
-        axes.plot(range(len(errors)), errors, label=run["name"], color=colours[run["name"]], linewidth=1.3)
+        axes.plot(range(len(errors)), errors, label=in_plot(run["name"]), color=colours[run["name"]], linewidth=1.3)
     axes.set_yscale("log")
     axes.set_xlabel("pruned layer, in forward order")
     axes.set_ylabel("layer error")
@@ -158,12 +175,17 @@ def time_plot(runs: list[dict], colours: dict[str, str]) -> str:
         lefts = [sum(run["cost"]["seconds"].get(p, 0) for p in phases[:j]) for run in runs]
         widths = [run["cost"]["seconds"].get(phase, 0) for run in runs]
         axes.barh(range(len(runs)), widths, left=lefts, label=phase, color=COLOURS[j % len(COLOURS)], height=0.6)
-    axes.set_yticks(range(len(runs)), [run["name"] for run in runs])
+    axes.set_yticks(range(len(runs)), [in_plot(run["name"]) for run in runs])
     axes.invert_yaxis()
     axes.set_xlabel("seconds to prune")
     if phases:
         axes.legend(frameon=False, labelcolor=GREY, ncols=4, loc="upper center", bbox_to_anchor=(0.5, 1.35))
     return as_svg(figure)
+
+
+def in_plot(name: str) -> str:
+    """A name as matplotlib shows it: a dollar is a dollar, no formula."""
+    return name.replace("$", r"\$")
 
 
 def canvas(width: float, height: float) -> tuple[Any, Any]:

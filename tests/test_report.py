@@ -97,6 +97,22 @@ def test_what_is_no_run_is_refused(run, capsys):
     change(run, dense_images=[], runs=[{}])
     with pytest.raises(UserError, match="does not follow schema 1: KeyError"):
         write_page([run], page)
+    whole = {"dense_images": [], "runs": []}
+    for changes, word in (
+        ({"runs": None}, "TypeError"),
+        ({"seeds": [1]}, "2 prompts and 1 seeds"),
+        ({"settings": [1]}, "UndefinedError"),
+        ({"dense_cost": {"zeros": 1}}, "Error"),
+        ({"runs": [{"name": 3}]}, "no text"),
+    ):
+        change(run, **(whole | changes))
+        with pytest.raises(UserError, match=f"does not follow schema 1: .*{word}"):
+            write_page([run], page)
+        change(run, settings={}, dense_cost={}, seeds=[1, 2])
+    for place in (run / "results.json", run, "/proc/x.html", run / "results.json" / "x.html"):
+        assert main(["report", str(run), "--output", str(place), "--overwrite"]) == 2
+        assert capsys.readouterr().err.count("\n") == 1
+    assert json.loads((run / "results.json").read_text())["schema"] == 1
     (run / "results.json").write_text("[]")
     with pytest.raises(UserError, match="expected a JSON object"):
         write_page([run], page)
@@ -116,3 +132,10 @@ def test_a_browser_shows_the_pictures_in_light_and_dark(run, tmp_path, dark):
         assert (np.abs(pixels - colour).max(2) < 6).sum() > 5000
     corner = pixels[5, 5].mean()
     assert corner < 60 if dark else corner > 200
+
+
+def test_a_name_is_text_in_plots_too(run):
+    results = json.loads((run / "results.json").read_text())
+    change(run, runs=[results["runs"][0] | {"name": "$\\x$ <b>"}])
+    write_page([run], run / "page.html")
+    assert "<b>" not in (run / "page.html").read_text().replace("&lt;b&gt;", "")

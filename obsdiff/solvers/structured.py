@@ -84,7 +84,9 @@ class Consumer:
         rows = self.inverse_rows(columns)
         lower, info = torch.linalg.cholesky_ex(rows[:, columns])
         if info.item():
-            raise NotPositiveDefinite(f"the inverse Hessian of {len(columns)} columns is not positive definite any more; raise the damping (now {self.damping:g})")
+            raise NotPositiveDefinite(
+                f"the inverse Hessian of {len(columns)} columns is not positive definite any more; raise the damping (now {self.damping:g})"
+            )
         half = torch.linalg.solve_triangular(lower, rows, upper=False)  # F: (C, I)
         share = torch.linalg.solve_triangular(lower, self.weight[:, columns].T, upper=False)  # (C, O)
         self.loss += share.square().sum().item() / 2
