@@ -15,7 +15,7 @@ from .prune import prune_
 from .report import write_page
 
 MODEL = "emoji-sd3"
-STEPS = 10  # fewer than the model's own 25, to keep the demo at some six minutes on two cores
+STEPS = 10  # fewer than the model's own 25, to keep the demo below ten minutes on two cores
 CALIBRATION_PROMPTS = 8
 EVALUATION_PROMPTS = 12
 ROUNDS = 3  # timed pictures

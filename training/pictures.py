@@ -20,8 +20,8 @@ STRIP = {  # run of the demo -> title
     "magnitude 50 %": "magnitude 50 %",
     "obs 50 %": "obs 50 %",
     "obs 2:4": "obs 2:4",
-    "l1 structured 30 %": "l1 heads, 30 %",
-    "obs structured 30 %": "obs heads, 30 %",
+    "l1 structured 30 %": "l1 struct. 30 %",
+    "obs structured 30 %": "obs struct. 30 %",
 }
 
 
