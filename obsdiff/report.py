@@ -78,8 +78,8 @@ def section(results: dict[str, Any], folder: Path, colours: dict[str, str]) -> d
         "settings": results.get("settings", {}),
         "versions": results.get("versions", {}),
         "prompts": [
-            {"text": prompt, "seed": seed, "pictures": [picture(folder, e["images"], i) for e in [{"images": results.get("dense_images", [])}, *runs]]}
-            for i, (prompt, seed) in enumerate(zip(results["prompts"], results["seeds"], strict=True))
+            {"text": prompt, "pictures": [picture(folder, e["images"], i) for e in [{"images": results.get("dense_images", [])}, *runs]]}
+            for i, prompt in enumerate(results["prompts"])
         ],
         "names": ["dense", *(run["name"] for run in runs)],
         "dense_cost": results.get("dense_cost", {}),
@@ -122,7 +122,6 @@ def run_row(run: dict[str, Any]) -> dict[str, Any]:
     errors = sorted(row["error"] for row in layers)
     return {
         "name": run["name"],
-        "config": run["config"],
         "sparsity": sum(row["sparsity"] * row["shape"][0] * row["shape"][1] for row in layers) / max(1, targeted),
         "layers": len(layers),
         "layer_error": errors[len(errors) // 2] if errors else None,

@@ -9,9 +9,8 @@ from torch import nn
 
 from .config import PruningConfig
 from .errors import UserError
+from .folder import DENOISERS
 from .running import Prompt
-
-DENOISERS = ("transformer", "unet")
 
 
 def denoiser_name(pipe: Any, component: str | None) -> str:
