@@ -114,3 +114,27 @@ def test_batch_size_changes_no_more_than_ties(path, capsys):
     with capsys.disabled():
         print(f"\nbatch size 1 and 4: {differ} of {len(kept[0])} mask entries differ")
     assert differ / len(kept[0]) < 1e-5
+
+
+@slow
+def test_structured_gets_smaller_and_beats_l1(tmp_path, capsys):
+    """Neurons of the inner blocks, through prune and evaluate: at most half of L1's relative latent error, and shapes as the config says."""
+    common = ["--pattern", "structured", "--sparsity", "0.3", "--target", "ffn", "--packages", "1", *FLAGS]
+    for method in ("obs", "l1"):
+        assert main(["prune", "emoji-sd3", "--output", str(tmp_path / method), "--method", method, *common]) == 0
+    config = json.loads((tmp_path / "obs" / "transformer" / "config.json").read_text())
+    weights = load_file(tmp_path / "obs" / "transformer" / "diffusion_pytorch_model.safetensors")
+    assert len(config["pruned_layout"]) == 8
+    for owner, left in config["pruned_layout"].items():
+        assert left == {"neurons": 896}
+        assert weights[f"{owner}.net.0.proj.weight"].shape[0] == weights[f"{owner}.net.2.weight"].shape[1] == 896
+    capsys.readouterr()
+    runs = [str(tmp_path / "obs"), str(tmp_path / "l1"), "--against", "emoji-sd3", "--output", str(tmp_path / "run")]
+    assert main(["evaluate", *runs, "--num-prompts", "6", "--num-inference-steps", "6", "--rounds", "0", "--json"]) == 0
+    results = json.loads(capsys.readouterr().out)
+    obs, l1 = (run["metrics"]["relative_latent_error"]["value"] for run in results["runs"])
+    assert 0 < obs <= 0.5 * l1
+    for run in results["runs"]:
+        assert run["cost"]["neurons"] == {"removed": 8 * 384, "total": 8 * 1280}
+        assert run["cost"]["parameters"] < results["dense_cost"]["parameters"]
+        assert run["metrics"]["clip_score"]["value"] > 0
