@@ -29,7 +29,7 @@ LARGEST_SEED = 2**62  # torch takes 64 bits, and prompt i starts from seed + i
 
 
 def setting(default: Any, text: str, choices: tuple[str, ...] | None = None, metavar: str | None = None) -> Any:
-    """A dataclass field with the help text, choices and placeholder that the command line shows."""
+    """A dataclass field with the help text, choices and metavar of its flag."""
     return field(default=default, metadata={"help": text, "choices": choices, "metavar": metavar})
 
 

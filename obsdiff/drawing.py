@@ -62,10 +62,8 @@ def denoiser_call(pipe: Any, denoiser: torch.nn.Module, prompt: str, settings: d
     return found[0]
 
 
-def save_images(images: list[Image], folder: Path, name: str, first: int = 0) -> list[str]:
-    """Write pictures as PNG below `folder`, numbered from `first`; their paths relative to it."""
-    (folder / name).mkdir(parents=True, exist_ok=True)
-    paths = [f"{name}/{first + i:03}.png" for i in range(len(images))]
+def save_images(images: list[Image], folder: Path, paths: list[str]) -> None:
+    """Write pictures to their paths below `folder`."""
     for image, path in zip(images, paths, strict=True):
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
         image.save(folder / path)
-    return paths

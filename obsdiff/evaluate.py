@@ -105,7 +105,7 @@ def evaluate(job: Job, output: Path, resume: bool = False, overwrite: bool = Fal
 
 def draw_missing(job: Job, name: str, part: Path) -> list[str]:
     """Draw the batches that are not there yet; paths of all pictures, relative to the run's folder."""
-    place = f"images/{job.key(name)}"
+    paths = [f"images/{job.key(name)}/{i:03}.png" for i in range(len(job.prompts))]
     folder = part / WORK / "latents" / job.key(name)
     folder.mkdir(parents=True, exist_ok=True)
     firsts = range(0, len(job.prompts), job.batch_size)
@@ -117,12 +117,12 @@ def draw_missing(job: Job, name: str, part: Path) -> list[str]:
             for i in missing:
                 prompts = job.prompts[i : i + job.batch_size]
                 images, latents = draw(pipe, prompts, job.seeds[i : i + job.batch_size], job.settings, job.batch_size)
-                save_images(images, part, place, i)
+                save_images(images, part, paths[i : i + job.batch_size])
                 beside = folder / f"{i:06}.part"
                 save_file({"latents": latents.contiguous()}, beside)
                 beside.rename(folder / f"{i:06}.safetensors")
                 advance(len(prompts))
-    return [f"{place}/{i:03}.png" for i in range(len(job.prompts))]
+    return paths
 
 
 def drawn_latents(job: Job, name: str, part: Path) -> torch.Tensor:

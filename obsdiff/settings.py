@@ -31,7 +31,7 @@ def usable_device(name: str, value: str) -> torch.device:
     try:
         device = torch.device(value)
         torch.empty(0, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
+    except (RuntimeError, AssertionError) as error:
         raise UserError(f"{name}: torch can't use {value!r} here: {str(error).splitlines()[0]}") from None
     return device
 

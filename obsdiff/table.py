@@ -15,7 +15,7 @@ def results_table(results: dict[str, Any]) -> str:
     rows = [["run", *(METRICS[metric].title + " " for metric in measured_metrics(results))]]
     rows += [[name, *(cells[name] for cells in quality)] for name in costs]
     below = [["run", *(title for title, _ in COLUMNS)], *([name, *(cell(cost, dense) for _, cell in COLUMNS)] for name, cost in costs.items())]
-    return "\n".join([*aligned(rows), "", *aligned(below), *notes(results)])
+    return "\n".join([*aligned(rows), "", *aligned(below), *notes(results, costs)])
 
 
 def aligned(rows: list[Row]) -> list[str]:
@@ -88,12 +88,11 @@ COLUMNS = [
 ]
 
 
-def notes(results: dict[str, Any]) -> list[str]:
+def notes(results: dict[str, Any], costs: dict[str, dict]) -> list[str]:
     """What the figures are, and what was not measured, and why."""
     timed = ", and the quartiles of the speed over rounds" if any("step" in run["cost"] for run in results["runs"]) else ""
     lines = ["", f"{len(results['prompts'])} prompts; in brackets the 95 % interval over prompts{timed}"]
     lines += [LEGEND, *reasons(results)]
-    costs = {"dense": results["dense_cost"], **{run["name"]: run["cost"] for run in results["runs"]}}
     for name, cost in costs.items():
         for what in ("macs", "memory"):
             why = cost.get(what, {}).get("why_not")

@@ -1,5 +1,6 @@
 """What every training run here shares: a schedule, moving-average weights, a checkpoint to go on from, a loss curve."""
 
+import argparse
 import json
 import math
 import time
@@ -10,6 +11,25 @@ import torch
 from torch import nn
 
 from .data import CACHE
+
+
+def arguments(text: str, name: str, steps: int, batch_size: int, lr: float) -> argparse.ArgumentParser:
+    """The flags that the commands of both denoisers share."""
+    parser = argparse.ArgumentParser(description=text, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--steps", type=int, default=steps)
+    parser.add_argument("--batch-size", type=int, default=batch_size)
+    parser.add_argument("--lr", type=float, default=lr)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--compile", action="store_true")
+    parser.add_argument("--name", default=name)
+    parser.add_argument("--export", action="store_true", help="save the moving-average weights of the last checkpoint and stop")
+    return parser
+
+
+def averaged(model: nn.Module, name: str) -> nn.Module:
+    """The model with the moving-average weights of its last checkpoint."""
+    model.load_state_dict(torch.load(CACHE / f"{name}.pt", weights_only=True)["average"])
+    return model
 
 
 def schedule(step: int, steps: int, warmup: int = 100) -> float:

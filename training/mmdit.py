@@ -12,7 +12,6 @@ References:
     Esser et al., "Scaling Rectified Flow Transformers for High-Resolution Image Synthesis", 2024. https://arxiv.org/abs/2403.03206
 """
 
-import argparse
 import math
 
 import torch
@@ -26,7 +25,7 @@ from transformers import CLIPTextModelWithProjection, CLIPTokenizer
 from .clip import OUT as CLIP
 from .clip import tokenize
 from .data import CACHE, load
-from .loop import train
+from .loop import arguments, averaged, train
 from .muon import optimizers
 from .vae import OUT as VAE
 from .vae import encode
@@ -128,24 +127,15 @@ def check() -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--steps", type=int, default=1050)
-    parser.add_argument("--batch-size", type=int, default=96)
-    parser.add_argument("--lr", type=float, default=1.5e-3)
-    parser.add_argument("--threads", type=int, default=2)
+    parser = arguments(__doc__, "mmdit", steps=1050, batch_size=96, lr=1.5e-3)
     parser.add_argument("--adamw", action="store_true", help="AdamW for every parameter instead of Muon for the matrices")
-    parser.add_argument("--compile", action="store_true")
-    parser.add_argument("--name", default="mmdit")
     parser.add_argument("--check", action="store_true", help="compare one weighted null token with 256")
-    parser.add_argument("--export", action="store_true", help="save the moving-average weights of the last checkpoint and stop")
     args = parser.parse_args()
     if args.check:
         print(f"one weighted null token against {NULL_TOKENS}: largest difference {check():.1e}")
         return
     if args.export:
-        model = build()
-        model.load_state_dict(torch.load(CACHE / f"{args.name}.pt", weights_only=True)["average"])
-        model.save_pretrained(OUT)
+        averaged(build(), args.name).save_pretrained(OUT)
         return
     torch.set_num_threads(args.threads)
     torch.manual_seed(3)

@@ -12,8 +12,6 @@ References:
     Hang et al., "Efficient Diffusion Training via Min-SNR Weighting Strategy", 2023. https://arxiv.org/abs/2303.09556 (w_t)
 """
 
-import argparse
-
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
 from diffusers.models.attention_processor import AttnProcessor
@@ -24,7 +22,7 @@ from obsdiff.builtin import builtin_path
 
 from .clip import tokenize
 from .data import CACHE, load
-from .loop import train
+from .loop import arguments, averaged, train
 from .muon import optimizers
 from .vae import encode
 
@@ -76,19 +74,9 @@ def noise_loss(unet: UNet2DConditionModel, x: torch.Tensor, text: torch.Tensor, 
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--steps", type=int, default=2000)
-    parser.add_argument("--batch-size", type=int, default=96)
-    parser.add_argument("--lr", type=float, default=1e-3)
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--compile", action="store_true")
-    parser.add_argument("--name", default="unet")
-    parser.add_argument("--export", action="store_true", help="save the moving-average weights of the last checkpoint and stop")
-    args = parser.parse_args()
+    args = arguments(__doc__, "unet", steps=2000, batch_size=96, lr=1e-3).parse_args()
     if args.export:
-        unet = UNet2DConditionModel(**CONFIG)
-        unet.load_state_dict(torch.load(CACHE / f"{args.name}.pt", weights_only=True)["average"])
-        unet.save_pretrained(OUT)
+        averaged(UNet2DConditionModel(**CONFIG), args.name).save_pretrained(OUT)
         return
     torch.set_num_threads(args.threads)
     torch.manual_seed(4)

@@ -43,9 +43,7 @@ def features_of(images: Iterable[Image.Image], extract: Extractor) -> Tensor:
 
 
 def real_features(judges: Judges, extract: Extractor) -> Tensor:
-    """Features (M, F) of the real pictures: computed, or as saved by the same extractor."""
-    if judges.real is None:
-        raise NotAtHand("no real pictures to compare with were given: --real FOLDER|FILE")
+    """Features (M, F) of the real pictures, which have been given: computed, or as saved by the same extractor."""
     if judges.real.is_dir():
         return features_of((Image.open(file).convert("RGB") for file in picture_files(judges.real)), extract)
     with safe_open(judges.real, "pt") as file:
