@@ -30,6 +30,8 @@ def open_part(output: Path, job: dict[str, Any], resume: bool, overwrite: bool) 
     """OUTPUT.part: a new one, or a killed run's with the same job. UserError if there is one and `resume` was not given."""
     part = output.with_name(output.name + ".part")
     file = part / WORK / JOB
+    if list(part.rglob("*")) == [part / WORK]:  # killed before the job was written down
+        shutil.rmtree(part)
     if part.exists() and not resume:
         if not overwrite:
             raise UserError(f"output: {part} is there from a run that did not end; go on with --resume, or start anew with --overwrite")
@@ -38,6 +40,8 @@ def open_part(output: Path, job: dict[str, Any], resume: bool, overwrite: bool) 
         shutil.rmtree(part)
     wanted = json.loads(json.dumps(job))
     if part.exists():
+        if not file.is_file():
+            raise UserError(f"output: {part} has no {WORK}/{JOB}, so no run can go on from it; move it away, or leave out --resume")
         found = read_json(file)
         differ = [key for key in wanted if found.get(key) != wanted[key]]
         if differ:
