@@ -22,7 +22,7 @@ from .comparison import DENSE
 from .costs import cost_on_disk, measure_speed, step_macs
 from .drawing import denoiser_call, draw, save_images
 from .errors import UserError
-from .folder import Folder, check_output
+from .folder import Folder, check_output, read_json
 from .judges.files import Judges
 from .judges.scores import Scores, all_figures
 from .peak_memory import peak_memory
@@ -32,6 +32,8 @@ from .unfinished import WORK, check_place, finish, kept_json, open_part, write_j
 
 SCHEMA = 1
 RESULTS = "results.json"
+OF_DENOISER = ("sample_size", "in_channels", "out_channels", "patch_size")  # what fixes the shape of the latents
+OF_VAE = ("latent_channels", "block_out_channels")  # and how many pixels they become
 
 
 @dataclass(frozen=True)
@@ -73,18 +75,41 @@ def stamps(folder: Folder) -> dict[str, list[int]]:
 
 
 def check_comparable(dense: Folder, runs: dict[str, Folder], component: str) -> None:
-    """UserError unless all folders hold the same kind of pipeline, drawing the same kind of latents."""
-    config = dense.config(component)
+    """UserError unless all folders hold the same kind of pipeline, drawing pictures of one size by one scheduler."""
+    expected = way_of_drawing(dense, component)
     for folder in runs.values():
         if folder.pipeline != dense.pipeline:
             raise UserError(f"evaluate: {dense.path} is a {dense.pipeline}, {folder.path} is a {folder.pipeline}; compare pipelines of one class")
-        other = folder.config(folder.denoiser(component))
-        for key in ("sample_size", "in_channels", "out_channels", "patch_size"):
-            if config.get(key) != other.get(key):
+        found = way_of_drawing(folder, component)
+        for part, key in ((part, key) for part, settings in expected.items() for key in settings):
+            if expected[part][key] != found[part].get(key):
                 raise UserError(
-                    f"evaluate: {component} of {dense.path} has {key} {config.get(key)}, that of {folder.path} has {other.get(key)}: "
+                    f"evaluate: {part} of {dense.path} has {key} {expected[part][key]}, that of {folder.path} has {found[part].get(key)}: "
                     "their pictures can't be compared"
                 )
+
+
+def way_of_drawing(folder: Folder, component: str) -> dict[str, dict[str, Any]]:
+    """What has to be the same for two pipelines to draw the same pictures, but for their weights: by part and setting."""
+    denoiser, vae = folder.config(folder.denoiser(component)), folder.config("vae") if "vae" in folder.components else {}
+    sizes = {"vae": {key: vae.get(key) for key in OF_VAE}, component: {key: denoiser.get(key) for key in OF_DENOISER}}
+    return sizes | {"scheduler": scheduler_of(folder)}
+
+
+def scheduler_of(folder: Folder) -> dict[str, Any]:
+    """Class and settings of the scheduler; those that its file leaves out, since an older diffusers wrote it, have their defaults."""
+    import diffusers
+
+    name = (read_json(folder.path / "model_index.json").get("scheduler") or [None])[-1]
+    kind, file = getattr(diffusers, str(name), None), folder.path / "scheduler" / "scheduler_config.json"
+    if kind is None:
+        raise UserError(f"{folder.path}: expected a scheduler of diffusers in model_index.json, found {name!r}")
+    config = read_json(file)
+    try:
+        settings = kind.from_config(config).config
+    except (TypeError, ValueError, AttributeError, RuntimeError) as error:
+        raise UserError(f"{file}: diffusers can't make a {name} of it: {error}") from error
+    return {"class": name} | {key: value for key, value in settings.items() if not key.startswith("_")}
 
 
 def evaluate(job: Job, output: Path, resume: bool = False, overwrite: bool = False) -> dict[str, Any]:
@@ -109,7 +134,8 @@ def draw_missing(job: Job, name: str, part: Path) -> list[str]:
     folder = part / WORK / "latents" / job.key(name)
     folder.mkdir(parents=True, exist_ok=True)
     firsts = range(0, len(job.prompts), job.batch_size)
-    missing = [i for i in firsts if not (folder / f"{i:06}.safetensors").exists()]
+    batches = {i: [folder / f"{i:06}.safetensors", *(part / path for path in paths[i : i + job.batch_size])] for i in firsts}
+    missing = [i for i in firsts if not all(file.exists() for file in batches[i])]
     if missing:
         pipe, _ = load_pipeline(job.folders[name])
         with counting(f"drawing {name}", len(job.prompts)) as advance:

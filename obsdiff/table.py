@@ -92,6 +92,8 @@ def notes(results: dict[str, Any], costs: dict[str, dict]) -> list[str]:
     """What the figures are, and what was not measured, and why."""
     timed = ", and the quartiles of the speed over rounds" if any("step" in run["cost"] for run in results["runs"]) else ""
     lines = ["", f"{len(results['prompts'])} prompts; in brackets the 95 % interval over prompts{timed}"]
+    if len(results["prompts"]) == 1:
+        lines.append("one prompt has no spread: its intervals have no width, and say nothing of other prompts")
     lines += [LEGEND, *reasons(results)]
     for name, cost in costs.items():
         for what in ("macs", "memory"):

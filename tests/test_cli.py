@@ -178,6 +178,33 @@ def test_inspect_runs_nothing_and_prints_the_plan(capsys, sd3_folder):
     assert "3 x joint attention" in capsys.readouterr().out
 
 
+def test_a_run_of_another_schema_or_half_written_makes_no_page(capsys, tmp_path):
+    run = tmp_path / "run"
+    run.mkdir()
+    argv = ["report", str(run), "--output", str(tmp_path / "page.html")]
+    refused(capsys, argv, "results.json")
+    for text, word in (('{"schema": 2, "runs": []}', "found 2"), ('{"runs": []}', "found None"), ('{"schema": 1, "runs": [', "JSON")):
+        (run / "results.json").write_text(text)
+        refused(capsys, argv, "results.json", word)
+    assert not (tmp_path / "page.html").exists()
+
+
+@pytest.mark.parametrize("method", ["wanda", "dsnot", "magnitude"])
+@pytest.mark.parametrize("pattern", ["unstructured", "2:4", "4:8"])
+def test_baselines_from_the_command_line(sd3_folder, prompts_file, tmp_path, method, pattern):
+    """The record says what was done, and the weights that stay are the dense ones, bit by bit."""
+    out = tmp_path / "out"
+    flags = ["--method", method, "--pattern", pattern, "--num-prompts", "1", "--packages", "1", *QUICK]
+    assert main(["prune", sd3_folder, "--output", str(out), "--prompts", prompts_file, *flags]) == 0
+    record = json.loads((out / "obsdiff.json").read_text())
+    assert (record["config"]["method"], record["config"]["pattern"]) == (method, pattern)
+    dense, pruned = (load_file(Path(folder) / "transformer" / "diffusion_pytorch_model.safetensors") for folder in (sd3_folder, out))
+    for row in record["layers"]:
+        before, after = (weights[row["name"] + ".weight"] for weights in (dense, pruned))
+        assert torch.equal(after, torch.where(after == 0, 0, before))
+        assert (after == 0).float().mean() == pytest.approx(0.5, abs=2e-3)
+
+
 def test_a_failed_run_says_so_without_a_traceback(capsys, sd3_folder, prompts_file, tmp_path):
     from safetensors.torch import save_file
 

@@ -4,13 +4,22 @@ import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
+from torch import nn
+from torchmetrics.functional.multimodal import clip_score
+from torchmetrics.image.fid import FrechetInceptionDistance
+from torchmetrics.image.kid import KernelInceptionDistance
+from transformers import AutoTokenizer, CLIPModel
 
 from obsdiff import PruningConfig, prune_, save_pruned
 from obsdiff.cli import main
 from obsdiff.costs import step_macs
 from obsdiff.drawing import denoiser_call, draw
+from obsdiff.judges.clip import Clip
+from obsdiff.judges.files import EMOJI_CLIP
 from obsdiff.metrics import relative_latent_error
 from obsdiff.peak_memory import peak_memory
 from obsdiff.timing import compared, interleaved
@@ -107,10 +116,11 @@ def test_a_killed_run_goes_on(argv, tmp_path, capsys, monkeypatch):
     file = tmp_path / "run.part" / ".work" / "costs" / "00-dense.json"
     file.parent.mkdir(exist_ok=True)
     file.write_text('{"parameters": 1')  # cut off by the kill
+    (tmp_path / "run.part" / "images" / "00-dense" / "002.png").unlink()  # lost, with its batch's latents still there
     drawn.clear()
     monkeypatch.setattr(obsdiff.evaluate, "draw", lambda pipe, prompts, *rest: drawn.append(prompts) or draw(pipe, prompts, *rest))
     assert main([*argv, "--rounds", "0", "--resume"]) == 0
-    assert len(drawn) == 3  # of 6 batches
+    assert len(drawn) == 4  # of 6 batches: two were whole
     again = json.loads((tmp_path / "run" / "results.json").read_text())
     assert [r["metrics"] for r in again["runs"]] == [r["metrics"] for r in whole["runs"]]
     assert not (tmp_path / "run.part").exists()
@@ -131,9 +141,14 @@ def test_what_cannot_be_compared_is_one_line(argv, models, tmp_path, capsys, pro
     config = json.loads((other / "transformer" / "config.json").read_text())
     (other / "transformer" / "config.json").write_text(json.dumps(config | {"sample_size": 64}))
     refused(["evaluate", str(other), "--against", str(models["whole"]), *common], "sample_size 8", "64")
+    (other / "transformer" / "config.json").write_text(json.dumps(config))
+    file = other / "vae" / "config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"block_out_channels": [4, 8, 16]}))
+    refused(["evaluate", str(other), "--against", str(models["whole"]), *common], "vae", "block_out_channels [8, 16]", "[4, 8, 16]")
     refused(["evaluate", str(models["narrow"]), str(models["narrow"]), "--against", str(models["whole"]), *common], "twice")
-    (tmp_path / "empty.txt").touch()
-    refused([*argv, "--prompts", str(tmp_path / "empty.txt")], "empty.txt")
+    for text in ("", "\n  \n"):
+        (tmp_path / "empty.txt").write_text(text)
+        refused([*argv, "--prompts", str(tmp_path / "empty.txt")], "empty.txt")
     refused([*argv, "--num-prompts", "0"], "num_prompts")
     (tmp_path / "run").mkdir()
     refused(argv, "--overwrite")
@@ -149,6 +164,37 @@ def test_what_cannot_be_compared_is_one_line(argv, models, tmp_path, capsys, pro
     refused([*argv, "--seed", str(2**64)], "seed")
     refused(["evaluate", str(tmp_path / "typo"), "--against", str(models["whole"]), "--output", str(tmp_path / "new")], "typo")
     assert (models["narrow"] / "model_index.json").is_file()
+    assert not (tmp_path / "new").exists()
+
+
+def test_both_draw_with_one_scheduler(models, prompts_file, tmp_path, capsys):
+    """Another setting or another class is one line; a file that leaves defaults out, as older versions wrote it, is the same scheduler."""
+    other = Path(shutil.copytree(models["sparse"], tmp_path / "other"))
+    file, index = other / "scheduler" / "scheduler_config.json", other / "model_index.json"
+    config, whole_index = json.loads(file.read_text()), json.loads(index.read_text())
+    argv = ["evaluate", str(other), "--against", str(models["whole"]), "--output", str(tmp_path / "run"), "--prompts", prompts_file, *FLAGS, "--rounds", "0"]
+
+    def refused(*words: str) -> None:
+        assert main(argv) == 2
+        out, err = capsys.readouterr()
+        assert (out, err.count("\n"), err[:7]) == ("", 1, "error: ")
+        assert all(word in err for word in words), err
+        assert list(tmp_path.glob("run*")) == []
+
+    file.write_text(json.dumps(config | {"shift": 3.0}))
+    refused("scheduler of", "shift 1.0", "has 3.0")
+    file.write_text(json.dumps(config | {"num_train_timesteps": "many"}))
+    refused(str(file), "FlowMatchEulerDiscreteScheduler")
+    file.write_text(json.dumps(config))
+    index.write_text(json.dumps(whole_index | {"scheduler": ["diffusers", "FlowMatchHeunDiscreteScheduler"]}))
+    refused("class FlowMatchEulerDiscreteScheduler", "FlowMatchHeunDiscreteScheduler")
+    index.write_text(json.dumps(whole_index | {"scheduler": ["mine", "MyScheduler"]}))
+    refused("scheduler of diffusers", "MyScheduler")
+    index.write_text(json.dumps(whole_index))
+    file.rename(file.with_name("config_of_old.json"))
+    refused("scheduler_config.json is missing")
+    file.write_text(json.dumps({"_class_name": config["_class_name"], "_diffusers_version": "0.29.0", "shift": 1.0}))
+    assert main(argv) == 0
 
 
 def test_odd_names_keep_runs_apart(models, prompts_file, tmp_path, capsys):
@@ -210,11 +256,6 @@ def test_memory_that_cannot_be_measured_says_why(tmp_path):
 
 
 def test_metrics_are_those_of_the_saved_pictures(argv, tmp_path, capsys):
-    from PIL import Image
-
-    from obsdiff.judges.clip import Clip
-    from obsdiff.judges.files import EMOJI_CLIP
-
     flags = ["--clip", str(EMOJI_CLIP), "--features", str(EMOJI_CLIP), "--real", str(EMOJI_CLIP / "real.safetensors"), "--rounds", "0"]
     assert main([*argv, *flags]) == 0
     table = capsys.readouterr().out
@@ -230,6 +271,64 @@ def test_metrics_are_those_of_the_saved_pictures(argv, tmp_path, capsys):
     assert "CLIP score" in table
     assert "PickScore: not run: no PickScore model was given: --pickscore PATH" in table
     assert "  PickScore" not in table  # no column
+
+
+def test_fid_kid_and_clip_score_are_torchmetrics_called_directly(argv, tmp_path):
+    """From the saved pictures and prompts, with the same CLIP: what results.json says is what torchmetrics says."""
+    emoji = CLIPModel.from_pretrained(EMOJI_CLIP, dtype=torch.float32).eval()
+    tokens = AutoTokenizer.from_pretrained(EMOJI_CLIP)
+    side = emoji.config.vision_config.image_size
+    (tmp_path / "real").mkdir()
+    for i in range(3):
+        draws = np.random.default_rng(i).integers(0, 256, (side, side, 3), dtype=np.uint8)
+        Image.fromarray(draws).save(tmp_path / "real" / f"{i}.png")
+
+    def read(files: list[Path]) -> torch.Tensor:
+        pictures = [Image.open(file).convert("RGB").resize((side, side), Image.Resampling.BICUBIC) for file in files]
+        return torch.stack([torch.from_numpy(np.array(picture)).permute(2, 0, 1) for picture in pictures])
+
+    class Tower(nn.Module):
+        num_features = emoji.config.projection_dim
+
+        def forward(self, pictures: torch.Tensor) -> torch.Tensor:
+            return emoji.visual_projection(emoji.vision_model(pixel_values=pictures.float() / 127.5 - 1).pooler_output).detach().double()
+
+    class Embeds(nn.Module):
+        config = emoji.config
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = nn.Parameter(torch.zeros(1))
+
+        def get_image_features(self, pixels: torch.Tensor) -> torch.Tensor:
+            return Tower()(pixels)
+
+        def get_text_features(self, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+            return emoji.text_projection(emoji.text_model(input_ids=ids, attention_mask=mask).pooler_output).detach().double()
+
+    def process(text=None, images=None, **_):
+        return tokens(text, padding=True, return_tensors="pt") if text is not None else {"pixel_values": torch.stack(list(images))}
+
+    assert main([*argv, "--clip", str(EMOJI_CLIP), "--features", str(EMOJI_CLIP), "--real", str(tmp_path / "real"), "--rounds", "0"]) == 0
+    results = json.loads((tmp_path / "run" / "results.json").read_text())
+    real = read(sorted((tmp_path / "real").iterdir()))
+    for images, figures in [(results["dense_images"], results["dense_metrics"]), *((run["images"], run["metrics"]) for run in results["runs"])]:
+        drawn = read([tmp_path / "run" / file for file in images])
+        distance, kernel = FrechetInceptionDistance(Tower()).set_dtype(torch.float64), KernelInceptionDistance(Tower(), subsets=1, subset_size=3)
+        for metric in (distance, kernel):
+            metric.update(drawn, real=False)
+            metric.update(real, real=True)
+        assert figures["fid"]["value"] == pytest.approx(distance.compute().item(), rel=1e-5)
+        assert figures["kid"]["value"] == pytest.approx(kernel.compute()[0].item(), rel=1e-5)
+        theirs = clip_score(list(drawn), results["prompts"], lambda: (Embeds(), process)).item()
+        assert theirs > 0  # where torchmetrics does not clip it
+        assert figures["clip_score"]["value"] == pytest.approx(theirs, rel=1e-4)
+        assert all(figure["low"] <= figure["value"] <= figure["high"] for figure in figures.values() if figure["value"] is not None)
+
+
+def test_one_prompt_says_that_its_intervals_are_none(argv, capsys):
+    assert main([*argv, "--num-prompts", "1", "--rounds", "0"]) == 0
+    assert "one prompt has no spread" in capsys.readouterr().out
 
 
 def test_a_wrong_judge_is_one_line_before_anything_is_drawn(argv, tmp_path, capsys):

@@ -38,11 +38,12 @@ def test_every_layer_has_its_sparsity_and_nothing_else_moved(make, pattern, meth
 
 
 @pytest.mark.parametrize("pattern", ["unstructured", "2:4"])
-def test_the_baselines_on_input_statistics_go_the_same_road(pattern):
+@pytest.mark.parametrize("make", [sd3, sd, flux])
+def test_the_baselines_on_input_statistics_go_the_same_road(make, pattern):
     """Wanda and DSnoT: other masks than magnitude's and than each other's, and every kept weight as it was."""
     masks = {}
     for method in ("magnitude", "wanda", "dsnot"):
-        pipe = sd3()
+        pipe = make()
         before = weights(pipe)
         report = prune_(pipe, PROMPTS[:2], PruningConfig(method=method, pattern=pattern, packages=2, **QUICK))
         after = weights(pipe)

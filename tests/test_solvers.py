@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from obsdiff.errors import NotPositiveDefinite
+from obsdiff.hessian import Hessian
 from obsdiff.solvers import BASELINES, SOLVERS, Inputs, Target
 from obsdiff.solvers.dsnot import CYCLES, THRESHOLD, dsnot
 from obsdiff.solvers.obs import inverse_factor, obs, revive, sweep
@@ -185,12 +186,17 @@ def test_revive_leaves_the_callers_hessian_alone():
     assert (h == 0).all()
 
 
-def test_magnitude_takes_the_smallest():
-    w = torch.tensor([[1.0, -4.0, 3.0, 0.5], [-2.0, 0.1, 6.0, -5.0]])
-    (s,) = SOLVERS["magnitude"]([w], seen(torch.eye(4)), HALF)
-    assert s.weight.tolist() == [[0.0, -4.0, 3.0, 0.0], [0.0, 0.0, 6.0, -5.0]]
-    (s,) = SOLVERS["magnitude"]([w], seen(torch.eye(4)), Target(0.5, (1, 2)))
-    assert s.weight.tolist() == [[0.0, -4.0, 3.0, 0.0], [-2.0, 0.0, 6.0, 0.0]]
+def test_magnitude_by_hand():
+    """Half of the whole matrix: 1, 2, 3 and 4 go, which are the second row; their squares are 30. 2:4: half of every row, 6, 5, 1 and 2
+    with squares 66. The first input is a thousand times the last, and has no say."""
+    inputs = seen(torch.diag(torch.tensor([1e6, 1.0, 1.0, 1e-6], dtype=torch.float64)))
+    w = torch.tensor([[5.0, -7.0, 6.0, 8.0], [-1.0, 2.0, -3.0, 4.0]])
+    (s,) = SOLVERS["magnitude"]([w], inputs, HALF)
+    assert s.weight.tolist() == [[5.0, -7.0, 6.0, 8.0], [0.0, 0.0, 0.0, 0.0]]
+    assert s.loss == 30
+    (s,) = SOLVERS["magnitude"]([w], inputs, Target(0.5, (2, 4)))
+    assert s.weight.tolist() == [[0.0, -7.0, 0.0, 8.0], [0.0, 0.0, -3.0, 4.0]]
+    assert s.loss == 66
 
 
 def test_wanda_by_hand():
@@ -240,9 +246,20 @@ def test_dsnot_swaps_within_groups():
     assert dsnot_of([3.0, 2.0, -4.0, 1.5], [1.0] * 4, [1.0] * 4, Target(0.5, (1, 2))) == [3.0, 0.0, 0.0, 1.5]
 
 
-def test_dsnot_leaves_rows_below_the_threshold_to_wanda():
-    small = [weight * 0.99 * THRESHOLD / 3 for weight in (4.0, 1.0, -2.0, 0.5)]  # E = 0.99 of the threshold
-    assert dsnot_of(small, [1.0, 2.0, 1.0, 2.0], [1.0, 4.0, 2.0, 1.0]) == [small[0], 0.0, small[2], 0.0]
+@pytest.mark.parametrize("times", [1, 500])
+def test_dsnots_threshold_is_a_mean_over_tokens(times):
+    """The row of test_dsnot_by_hand, whose E is 3, made so small that E is 0.101: swapped; 0.099: left to Wanda. Two tokens at mean +- the
+    root of the variance have those means and variances, and have them 500 times over, too."""
+    assert (THRESHOLD, CYCLES) == (0.1, 50)
+    spread = torch.tensor([1.0, 4.0, 2.0, 1.0], dtype=torch.float64).sqrt()
+    tokens = torch.tensor([1.0, 2.0, 1.0, 2.0], dtype=torch.float64) + torch.stack([spread, -spread])
+    seen_tokens = Hessian.zeros(4)
+    seen_tokens.update(tokens.repeat(times, 1))
+    inputs = Inputs(seen_tokens.matrix(), seen_tokens.mean(), seen_tokens.variance())
+    row = torch.tensor([[4.0, 1.0, -2.0, 0.5]], dtype=torch.float64)
+    for error, kept in ((0.101, [0, 3]), (0.099, [0, 2])):
+        (s,) = dsnot([row * error / 3], inputs, HALF)
+        assert s.kept[0].nonzero().flatten().tolist() == kept
 
 
 def test_dsnot_grows_an_input_that_never_varies_first():

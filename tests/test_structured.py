@@ -99,6 +99,15 @@ def test_l1_by_hand():
     assert l1(reads, [torch.tensor([[[2.0], [-2.0]], [[0.0], [1.0]], [[1.0], [1.0]]])], 1) == ([1], [7.0, 2.0, 5.0])
 
 
+def test_l1_counts_all_that_leaves_with_a_head():
+    """Two heads of two columns, read by two streams of two outputs each, written by two rows of one input. By hand: the first has
+    4 + 1 + 2, the second 1 + 6 + 0.75, though the first stream and the rows alone would rather lose the second."""
+    first = torch.tensor([[[1.0, -1.0], [0.0, 2.0]], [[1.0, 0.0], [0.0, 0.0]]])
+    second = torch.tensor([[[0.0, 0.0], [1.0, 0.0]], [[3.0, -3.0], [0.0, 0.0]]])
+    rows = torch.tensor([[[1.0], [-1.0]], [[0.5], [0.25]]])
+    assert l1([first, second], [rows], 1) == ([0], [7.0, 7.75])
+
+
 def test_random_is_its_seeds_draw_and_sees_no_weight():
     reads, writes = [torch.arange(20.0).view(10, 2)], [torch.zeros(10, 3)]
     removed, scores = random(reads, writes, 4, seed=3)

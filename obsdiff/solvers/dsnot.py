@@ -13,7 +13,7 @@ What the paper leaves open, and what is done here:
 
 - Expectation and variance are those of all tokens, each with the weight of its denoising step, like the Hessian.
 - The threshold's unit. THRESHOLD is the paper's 0.1, compared with E_r as (1) has it, a mean over tokens. The authors' code
-  compares 0.1 with a sum over sequences of 2,048 tokens, hence goes on swapping far below it.
+  compares 0.1 with the sum over the 2,048 tokens of a sequence, averaged over sequences, hence goes on swapping far below it.
 - A weight moves at most once: otherwise, whenever E_r changes its sign, what was just grown would be pruned again. As in the
   authors' code, a swap may carry E_r past zero; the next one then comes from the other side.
 - A row ends when no removed weight is left whose growing helps, or no kept one that (3) allows.

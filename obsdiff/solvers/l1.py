@@ -1,5 +1,10 @@
 """L1 norm pruning of heads and neurons: those with the smallest weights go, the others stay as they are.
 
+    score  s_j = sum |w| over all weights that leave with head or neuron j
+
+Li et al. (section 3.1) sum over the filter's own weights: here the rows that write j. The columns that read j leave as well, and are
+counted too.
+
 References:
     Li et al., "Pruning Filters for Efficient ConvNets", 2017. https://arxiv.org/abs/1608.08710
 """
