@@ -1,29 +1,43 @@
-"""Put the trained parts together: obsdiff/builtin/emoji-sd3, a plain StableDiffusion3Pipeline in float16.
+"""Put the trained parts together, in float16: obsdiff/builtin/emoji-sd3, a plain StableDiffusion3Pipeline, or emoji-unet, a plain
+StableDiffusionPipeline with emoji-sd3's autoencoder and first text encoder.
 
-    python -m training.assemble        # seconds
+    python -m training.assemble [emoji-sd3|emoji-unet]        # seconds
 
 diffusers loads a StableDiffusion3Pipeline from a folder only if all three text encoders are there. The third one here
 is a T5 of 28 thousand parameters whose last norm has weight zero: it answers 256 zero tokens, which is exactly what
 the pipeline feeds when the encoder is missing, and what the transformer was trained with.
 """
 
+import argparse
 import json
 import random
 import shutil
+from pathlib import Path
 
 import torch
-from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, SD3Transformer2DModel, StableDiffusion3Pipeline
-from transformers import CLIPModel, CLIPTextModelWithProjection, CLIPTokenizer, T5Config, T5EncoderModel, T5Tokenizer
+from diffusers import (
+    AutoencoderKL,
+    DDIMScheduler,
+    FlowMatchEulerDiscreteScheduler,
+    SD3Transformer2DModel,
+    StableDiffusion3Pipeline,
+    StableDiffusionPipeline,
+    UNet2DConditionModel,
+)
+from transformers import CLIPModel, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer, T5Config, T5EncoderModel, T5Tokenizer
 
-from obsdiff.builtin import HERE
+from obsdiff.builtin import BUILTINS, HERE
 
 from .clip import OUT as CLIP
 from .data import load
 from .mmdit import CONFIG
 from .mmdit import OUT as TRANSFORMER
+from .unet import OUT as UNET
+from .unet import SCHEDULE, SHARED
 from .vae import OUT as VAE
 
-SETTINGS = {"num_inference_steps": 25, "guidance_scale": 4.0, "height": 64, "width": 64}
+SETTINGS = {"num_inference_steps": 25, "height": 64, "width": 64}
+GUIDANCE = {"emoji-sd3": 4.0, "emoji-unet": 3.0}
 CALIBRATION, EVALUATION = 200, 128
 NUM_PROMPTS = 24  # enough for 60 image tokens per column of the widest layers
 
@@ -37,7 +51,7 @@ def silent_encoder() -> tuple[T5EncoderModel, T5Tokenizer]:
     return encoder.eval(), tokenizer
 
 
-def pipeline() -> StableDiffusion3Pipeline:
+def sd3_pipeline() -> StableDiffusion3Pipeline:
     """The trained pipeline in float32."""
     encoder, t5_tokenizer = silent_encoder()
     clip_tokenizer = CLIPTokenizer.from_pretrained(CLIP / "tokenizer")
@@ -54,26 +68,60 @@ def pipeline() -> StableDiffusion3Pipeline:
     )
 
 
-def main() -> None:
-    folder = HERE / "emoji-sd3"
-    card = (folder / "README.md").read_text() if (folder / "README.md").exists() else None
-    shutil.rmtree(folder, ignore_errors=True)
-    pipeline().to(torch.float16).save_pretrained(folder, safe_serialization=True)
-    for file in folder.glob("*/config.json"):  # where the parts lay here is nobody's business
-        config = {key: value for key, value in json.loads(file.read_text()).items() if key != "_name_or_path"}
-        file.write_text(json.dumps(config, indent=2) + "\n")
-    if card:
-        (folder / "README.md").write_text(card)
+def unet_pipeline() -> StableDiffusionPipeline:
+    """The trained pipeline in float32. DDIM, epsilon; no safety checker."""
+    return StableDiffusionPipeline(
+        vae=AutoencoderKL.from_pretrained(SHARED / "vae", torch_dtype=torch.float32).eval(),
+        text_encoder=CLIPTextModel.from_pretrained(SHARED / "text_encoder", dtype=torch.float32).eval(),
+        tokenizer=CLIPTokenizer.from_pretrained(SHARED / "tokenizer"),
+        unet=UNet2DConditionModel.from_pretrained(UNET).eval(),
+        scheduler=DDIMScheduler(**SCHEDULE),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
+
+
+def settings_of(model: str) -> dict[str, float]:
+    """Recommended settings of the pipeline's call."""
+    return {"num_inference_steps": SETTINGS["num_inference_steps"], "guidance_scale": GUIDANCE[model]} | SETTINGS
+
+
+def save_clips() -> None:
+    """The CLIPs that judge, beside the pipelines."""
+    for name in ("clip", "judge"):
+        if (CLIP / name).exists():
+            CLIPModel.from_pretrained(CLIP / name).to(torch.float16).save_pretrained(HERE / f"emoji-{name}", safe_serialization=True)
+            CLIPTokenizer.from_pretrained(CLIP / "tokenizer").save_pretrained(HERE / f"emoji-{name}")
+
+
+def save_prompts(folder: Path) -> None:
+    """Captions of known names, drawn at random: the same for both pipelines."""
     _, rows = load()
     known = sorted({row["caption"] for row in rows if not row["held_out"]})
     chosen = random.Random(11).sample(known, CALIBRATION + EVALUATION)
     (folder / "calibration_prompts.txt").write_text("\n".join(chosen[:CALIBRATION]) + "\n")
     (folder / "evaluation_prompts.txt").write_text("\n".join(chosen[CALIBRATION:]) + "\n")
-    (folder / "builtin.json").write_text(json.dumps({"settings": SETTINGS, "calibration": {"num_prompts": NUM_PROMPTS}}, indent=1) + "\n")
-    for name in ("clip", "judge"):
-        if (CLIP / name).exists():
-            CLIPModel.from_pretrained(CLIP / name).to(torch.float16).save_pretrained(HERE / f"emoji-{name}", safe_serialization=True)
-            CLIPTokenizer.from_pretrained(CLIP / "tokenizer").save_pretrained(HERE / f"emoji-{name}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model", nargs="?", default="emoji-sd3", choices=BUILTINS)
+    model = parser.parse_args().model
+    folder = HERE / model
+    card = (folder / "README.md").read_text() if (folder / "README.md").exists() else None
+    shutil.rmtree(folder, ignore_errors=True)
+    made = sd3_pipeline() if model == "emoji-sd3" else unet_pipeline()
+    made.to(torch.float16).save_pretrained(folder, safe_serialization=True)
+    for file in folder.glob("*/config.json"):  # where the parts lay here is nobody's business
+        config = {key: value for key, value in json.loads(file.read_text()).items() if key != "_name_or_path"}
+        file.write_text(json.dumps(config, indent=2) + "\n")
+    if card:
+        (folder / "README.md").write_text(card)
+    save_prompts(folder)
+    (folder / "builtin.json").write_text(json.dumps({"settings": settings_of(model), "calibration": {"num_prompts": NUM_PROMPTS}}, indent=1) + "\n")
+    if model == "emoji-sd3":
+        save_clips()
     size = sum(f.stat().st_size for f in folder.rglob("*") if f.is_file())
     print(f"{folder.name}: {size / 1e6:.1f} MB")
 

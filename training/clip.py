@@ -14,8 +14,10 @@ from torch import nn
 from torch.nn import functional as F
 from transformers import CLIPConfig, CLIPModel, CLIPTextConfig, CLIPTextModelWithProjection, CLIPTokenizer
 
+from obsdiff.builtin import HERE
+
 from .data import CACHE, SIZE, as_input, load
-from .loop import train
+from .loop import BF16, train
 from .muon import optimizers
 
 LENGTH = 16
@@ -119,13 +121,15 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=900)
     parser.add_argument("--batch-size", type=int, default=128)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--bf16", action="store_true", help=BF16)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     torch.manual_seed(2 if args.judge else 1)
     pictures, rows = load()
     known = torch.tensor([not row["held_out"] for row in rows])
-    if (OUT / "tokenizer").exists():
-        tokenizer = CLIPTokenizer.from_pretrained(OUT / "tokenizer")
+    shipped = HERE / "emoji-clip"
+    if (OUT / "tokenizer").exists() or (args.judge and shipped.exists()):  # the judges read the same words
+        tokenizer = CLIPTokenizer.from_pretrained(OUT / "tokenizer" if (OUT / "tokenizer").exists() else shipped)
     else:
         tokenizer = build_tokenizer([row["caption"] for row in rows if not row["held_out"]])
         tokenizer.save_pretrained(OUT / "tokenizer")
@@ -136,7 +140,8 @@ def main() -> None:
 
     def loss_of(step: int) -> dict[str, torch.Tensor]:
         chosen = torch.randperm(len(train_set))[: args.batch_size]
-        return model(train_ids[chosen], augment(as_input(train_set[chosen])))
+        with torch.autocast("cpu", torch.bfloat16, enabled=args.bf16):
+            return model(train_ids[chosen], augment(as_input(train_set[chosen])))
 
     train(name, model, optimizers(model, ("encoder.layers",), lr=1.5e-3, weight_decay=0.05), loss_of, args.steps, ema_decay=0.99, seed=args.judge + 1)
     model.clip.save_pretrained(OUT / name)

@@ -12,7 +12,6 @@ References:
     Esser et al., "Scaling Rectified Flow Transformers for High-Resolution Image Synthesis", 2024. https://arxiv.org/abs/2403.03206
 """
 
-import math
 
 import torch
 from diffusers import AutoencoderKL, SD3Transformer2DModel
@@ -27,10 +26,10 @@ from .clip import tokenize
 from .data import CACHE, load
 from .loop import arguments, averaged, train
 from .muon import optimizers
+from .null_token import NULL_TOKENS, OneNullToken
 from .vae import OUT as VAE
 from .vae import encode
 
-NULL_TOKENS = 256
 DROP = 0.1  # captions replaced by the empty prompt, for classifier-free guidance
 CONFIG = {
     "sample_size": 16,
@@ -47,26 +46,6 @@ CONFIG = {
     "qk_norm": "rms_norm",
 }
 OUT = CACHE / "transformer"
-
-
-class OneNullToken:
-    """Joint attention whose last text token stands for NULL_TOKENS equal ones; plain matrix products, because the fused
-    CPU attention has a slow backward."""
-
-    def __call__(self, attn, hidden_states, encoder_hidden_states, attention_mask=None):
-        def heads(x: torch.Tensor) -> torch.Tensor:
-            return x.unflatten(2, (attn.heads, -1)).transpose(1, 2)
-
-        image, text = hidden_states, encoder_hidden_states
-        q = torch.cat([attn.norm_q(heads(attn.to_q(image))), attn.norm_added_q(heads(attn.add_q_proj(text)))], 2)
-        k = torch.cat([attn.norm_k(heads(attn.to_k(image))), attn.norm_added_k(heads(attn.add_k_proj(text)))], 2)
-        v = torch.cat([heads(attn.to_v(image)), heads(attn.add_v_proj(text))], 2)
-        logits = q @ k.transpose(2, 3) / math.sqrt(q.shape[-1])
-        shift = torch.zeros(k.shape[2], dtype=q.dtype)
-        shift[-1] = math.log(NULL_TOKENS)
-        out = ((logits + shift).softmax(-1) @ v).transpose(1, 2).flatten(2)
-        out, text_out = out[:, : image.shape[1]], out[:, image.shape[1] :]
-        return attn.to_out[0](out), text_out if attn.context_pre_only else attn.to_add_out(text_out)
 
 
 def build() -> SD3Transformer2DModel:
@@ -144,7 +123,7 @@ def main() -> None:
     latents = cached_latents(pictures[known])
     tokens, pooled = encode_text([row["caption"] for row in rows if not row["held_out"]])
     no_tokens, no_pooled = encode_text([""])
-    model = build()
+    model = averaged(build(), args.start) if args.start else build()
     for block in model.transformer_blocks:
         block.attn.set_processor(OneNullToken())
     if args.compile:

@@ -64,7 +64,7 @@ def main() -> None:
     args = parser.parse_args()
     (DOCS / "curves").mkdir(parents=True, exist_ok=True)
     curves()
-    for kind in ("trained", "held-out"):
+    for kind in ("trained", "held-out", "emoji-unet-trained", "emoji-unet-held-out"):
         if (CACHE / f"sheet-{kind}.png").exists():
             shutil.copy(CACHE / f"sheet-{kind}.png", DOCS / f"sheet-{kind}.png")
             shutil.copy(CACHE / f"evaluation-{kind}.json", DOCS / f"evaluation-{kind}.json")

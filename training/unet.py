@@ -74,7 +74,7 @@ def noise_loss(unet: UNet2DConditionModel, x: torch.Tensor, text: torch.Tensor, 
 
 
 def main() -> None:
-    args = arguments(__doc__, "unet", steps=2000, batch_size=96, lr=1e-3).parse_args()
+    args = arguments(__doc__, "unet", steps=1500, batch_size=96, lr=1.5e-3).parse_args()
     if args.export:
         averaged(UNet2DConditionModel(**CONFIG), args.name).save_pretrained(OUT)
         return
@@ -85,7 +85,8 @@ def main() -> None:
     text = encode_text([row["caption"] for row in rows if not row["held_out"]])
     nothing = encode_text([""])
     alphas = DDIMScheduler(**SCHEDULE).alphas_cumprod
-    unet = UNet2DConditionModel(**CONFIG).to(memory_format=torch.channels_last)
+    unet = UNet2DConditionModel(**CONFIG)
+    unet = (averaged(unet, args.start) if args.start else unet).to(memory_format=torch.channels_last)
     unet.set_attn_processor(AttnProcessor())  # the fused CPU attention has a slow backward
     print(f"{sum(p.numel() for p in unet.parameters()) / 1e6:.2f} M parameters, {len(latents)} pictures", flush=True)
     if args.compile:
@@ -94,10 +95,11 @@ def main() -> None:
     def loss_of(step: int) -> dict[str, torch.Tensor]:
         chosen = torch.randint(len(latents), (args.batch_size,))
         drop = torch.rand(args.batch_size) < DROP
-        return noise_loss(unet, latents[chosen], torch.where(drop[:, None, None], nothing, text[chosen]), alphas)
+        with torch.autocast("cpu", torch.bfloat16, enabled=args.bf16):
+            return noise_loss(unet, latents[chosen], torch.where(drop[:, None, None], nothing, text[chosen]), alphas)
 
     inside = ("resnets.", "attentions.", "samplers.")
-    train(args.name, unet, optimizers(unet, inside, lr=args.lr, weight_decay=0.01), loss_of, args.steps, ema_decay=0.998)
+    train(args.name, unet, optimizers(unet, inside, lr=args.lr, weight_decay=0.01), loss_of, args.steps, ema_decay=0.995)
     unet.save_pretrained(OUT)
 
 

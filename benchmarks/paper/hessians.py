@@ -1,0 +1,107 @@
+"""Hessians that many experiments share: one pass over the calibration prompts, kept step by step, weighted afterwards.
+
+    H = 2 sum_t alpha_t E[X_t X_t^T]        (OBS-Diff, equation 6)
+
+is linear in the step weights alpha and in the prompts. So ONE dense pass gives the Hessians of every weighting, of every
+number of prompts on the way, and, since it does not depend on what is pruned from them, of every method and sparsity.
+"""
+
+import contextlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+
+from obsdiff.architectures import Tap
+from obsdiff.calibration import Account, Plan, tapped
+from obsdiff.config import STEP_WEIGHTINGS
+from obsdiff.hessian import Hessian
+from obsdiff.progress import counting
+from obsdiff.running import Run
+from obsdiff.step_weights import step_weight
+
+LOW, HIGH = 0.8, 1.2  # the paper's a_min and a_max
+PAPERS = "log_decrease"
+
+Hessians = dict[str, Hessian]  # by layer; layers of one tap share theirs
+
+
+class Sums(Hessian):
+    """Raw float64 sums of one step, of products made in float32, which takes half the time and flips one entry of a mask in ten
+    thousand (docs/log.md). Distinct tokens are not counted: many such sums live side by side."""
+
+    def update(self, tokens: torch.Tensor, weight: float = 1.0) -> None:
+        self.xx.add_(tokens.T @ tokens, alpha=weight)
+        self.x.add_(tokens.sum(0), alpha=weight)
+        self.samples += len(tokens)
+        self.alpha += weight * len(tokens)
+
+
+@dataclass
+class ByStep:
+    """Unweighted sums of one tap, a Hessian for each step of the run. Stands where calibration's hooks expect a Hessian."""
+
+    run: Run
+    steps: list[Sums]
+
+    def update(self, tokens: torch.Tensor, weight: float) -> None:
+        self.steps[self.run.step].update(tokens)
+
+    def weighted(self, kind: str) -> Sums:
+        """The Hessian of all steps under one weighting."""
+        total = Sums.zeros(self.steps[0].columns)
+        for t, part in enumerate(self.steps):
+            alpha = step_weight(kind, t, len(self.steps), LOW, HIGH)
+            total.xx.add_(part.xx, alpha=alpha)
+            total.x.add_(part.x, alpha=alpha)
+            total.samples += part.samples
+            total.alpha += alpha * part.alpha
+        return total
+
+
+def gather(run: Run, denoiser: torch.nn.Module, taps: list[Tap], plan: Plan, steps: int, keep: dict[int, list[str]], folder: Path) -> None:
+    """One pass over the plan's prompts. keep: number of prompts -> weightings whose Hessians are then written to `folder`."""
+    modules = dict(denoiser.named_modules())
+    sums = {tap: ByStep(run, [Sums.zeros(modules[tap.layers[0]].in_features) for _ in range(steps)]) for tap in taps}
+    account, done = Account(), 0
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(tapped(run, denoiser, sums, account, (PAPERS, LOW, HIGH), lambda prompts: None))
+        advance = stack.enter_context(counting("one dense pass", len(plan.prompts)))
+        for upto in sorted(keep):
+            part = Plan(plan.prompts[done:upto], plan.seeds[done:upto], plan.settings, plan.batch_size)
+            for prompts, seeds in part.batches():
+                run.latents(prompts, seeds, plan.settings)
+                advance(len(prompts))
+            done = upto
+            for kind in keep[upto]:
+                write(folder / f"{upto:03}-{kind}.safetensors", {tap: by_step.weighted(kind) for tap, by_step in sums.items()})
+    account.settle([layer for tap in taps for layer in tap.layers], run.steps)
+
+
+def write(file: Path, hessians: dict[Tap, Sums]) -> None:
+    """Sums of every tap in one file, which appears whole."""
+    tensors, about = {}, {}
+    for tap, hessian in hessians.items():
+        name = "+".join(tap.layers)
+        tensors |= {f"{name}:xx": hessian.xx, f"{name}:x": hessian.x}
+        about[name] = f"{hessian.samples} {hessian.alpha!r}"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    beside = file.with_suffix(".part")
+    save_file(tensors, beside, about)
+    beside.rename(file)
+
+
+def read(file: Path) -> Hessians:
+    found: Hessians = {}
+    with safe_open(file, "pt") as stored:
+        for name, about in stored.metadata().items():
+            samples, alpha = about.split()
+            hessian = Sums(stored.get_tensor(f"{name}:xx"), stored.get_tensor(f"{name}:x"), int(samples), float(alpha))
+            found |= dict.fromkeys(name.split("+"), hessian)
+    return found
+
+
+def all_weightings() -> list[str]:
+    return list(STEP_WEIGHTINGS)

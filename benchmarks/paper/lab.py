@@ -1,0 +1,157 @@
+"""A built-in model made ready for many experiments: dense latents, shared Hessians and judges, each made once.
+
+emoji-sd3 feeds 256 equal null tokens beside every caption. Pictures are drawn here with one of them and its weight
+(training/null_token.py), dense and pruned: the same function, also of a pruned model, since equal tokens stay equal in
+every layer (`python -m benchmarks.paper check` shows by how much the latents differ). Calibration runs the genuine pipeline.
+"""
+
+import copy
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL.Image import Image
+
+from obsdiff import PruningConfig, builtin_path
+from obsdiff.architectures import find_blocks
+from obsdiff.builtin import builtin_info
+from obsdiff.calibration import Plan
+from obsdiff.checkpoint import load_pipeline
+from obsdiff.costs import step_macs
+from obsdiff.drawing import denoiser_call, draw
+from obsdiff.folder import open_folder, read_prompts
+from obsdiff.judges.clip import Clip
+from obsdiff.judges.features import features_of, open_extractor, real_features
+from obsdiff.judges.files import find_judges
+from obsdiff.metrics import Figure, fid, mean_of, relative_latent_error
+from obsdiff.packages import plan_packages, select, select_groups
+from obsdiff.prune import prune_tap_
+from obsdiff.prune_structured import prune_groups_
+from obsdiff.pruned_models import mark_pruned_
+from obsdiff.record import GroupRecord, LayerRecord, PruningReport
+from obsdiff.running import prepared
+from obsdiff.settings import choose_prompts
+from obsdiff.surgery import linear_shapes
+from training.null_token import OneNullToken
+
+from .hessians import PAPERS, Hessians, all_weightings, gather, read
+
+WORK = Path(__file__).parents[1] / "work"
+STEPS = 10
+PROMPTS = 64
+FIRST_SEED = 1_000_000  # noise that no calibration prompt starts from
+CALIBRATION = 100
+COUNTS = (1, 2, 5, 10, 25, 50)  # numbers of prompts whose Hessians are kept on the way
+BATCH = 16
+
+Scheduler = Callable[[Any], Any]  # from the pipeline's own
+
+
+@dataclass
+class Lab:
+    """One built-in model, and what its experiments share."""
+
+    model: str
+    steps: int = STEPS
+    prompts: int = PROMPTS
+    drawn: dict[str, tuple[list[Image], torch.Tensor]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.path = builtin_path(self.model)
+        self.folder = open_folder(self.path)
+        self.component = self.folder.denoiser(None)
+        self.pipe, _ = load_pipeline(self.folder)
+        self.dense: torch.nn.Module = getattr(self.pipe, self.component)
+        self.settings = builtin_info(self.path)["settings"] | {"num_inference_steps": self.steps}
+        self.evaluation = read_prompts(self.path / "evaluation_prompts.txt")[: self.prompts]
+        self.calibration = read_prompts(self.path / "calibration_prompts.txt")
+        judges = find_judges({}, self.path)
+        self.clip, self.extract = Clip(judges.clip), open_extractor(judges.features)
+        self.real = real_features(judges, self.extract)
+
+    @cached_property
+    def linears(self) -> dict[str, tuple[int, int]]:
+        return linear_shapes(self.dense)
+
+    def hessians(self, seed: int = 0, count: int = CALIBRATION, weighting: str = PAPERS) -> Hessians:
+        """Hessians of the dense model over `count` calibration prompts, from disk if they were gathered before."""
+        folder = WORK / f"{self.model}-{self.steps}" / f"seed{seed}"
+        file = folder / f"{count:03}-{weighting}.safetensors"
+        if not file.exists():
+            keep = {n: [PAPERS] for n in COUNTS if seed == 0} | {CALIBRATION: all_weightings()}
+            config = PruningConfig(num_prompts=CALIBRATION, seed=seed)
+            prompts, seeds = choose_prompts(self.calibration, config)
+            units = select(find_blocks(self.linears), config, self.linears)
+            with prepared(self.pipe) as run:
+                gather(run, self.dense, [tap for unit in units for tap in unit], Plan(prompts, seeds, self.settings), self.steps, keep, folder)
+        return read(file)
+
+    def pruned(self, config: PruningConfig, hessians: Hessians) -> tuple[torch.nn.Module, list[LayerRecord], list[GroupRecord], float]:
+        """A copy of the dense denoiser pruned in one package with these Hessians; its records; seconds of the solving."""
+        denoiser = copy.deepcopy(self.dense)
+        blocks = find_blocks(self.linears)
+        taps = [tap for package in plan_packages(select(blocks, config, self.linears), self.linears, config) for tap in package.taps]
+        began = time.perf_counter()
+        if config.pattern == "structured":
+            layers, groups = prune_groups_(denoiser, select_groups(blocks, config), hessians, config, 0)
+            denoiser = mark_pruned_(denoiser, PruningReport({}, groups=groups).layout)
+        else:
+            layers, groups = [row for tap in taps for row in prune_tap_(denoiser, tap, hessians[tap.layers[0]], config, 0)], []
+        return denoiser, layers, groups, time.perf_counter() - began
+
+    def draw(self, denoiser: torch.nn.Module, changes: dict[str, Any], scheduler: Scheduler | None = None) -> tuple[list[Image], torch.Tensor]:
+        """Pictures and final latents of the evaluation prompts."""
+        seeds = [FIRST_SEED + i for i in range(len(self.evaluation))]
+        with self.drawing_with(denoiser, scheduler) as extra:
+            return draw(self.pipe, self.evaluation, seeds, self.settings | extra | changes, BATCH)
+
+    @contextmanager
+    def drawing_with(self, denoiser: torch.nn.Module, scheduler: Scheduler | None = None, genuine: bool = False) -> Iterator[dict[str, Any]]:
+        """The pipeline with another denoiser and scheduler for a while; yields what its call needs in addition."""
+        own, before, extra = self.pipe.scheduler, getattr(self.pipe, self.component), {}
+        if self.model == "emoji-sd3" and not genuine:
+            denoiser = copy.deepcopy(denoiser)
+            for block in denoiser.transformer_blocks:
+                block.attn.set_processor(OneNullToken())
+            extra = {"max_sequence_length": 1}
+        setattr(self.pipe, self.component, denoiser)
+        self.pipe.scheduler = scheduler(own) if scheduler else copy.deepcopy(own)
+        try:
+            yield extra
+        finally:
+            setattr(self.pipe, self.component, before)
+            self.pipe.scheduler = own
+
+    def figures(self, denoiser: torch.nn.Module, key: str = "", changes: dict[str, Any] | None = None, scheduler: Scheduler | None = None) -> dict[str, Figure]:
+        """Relative latent error, CLIP score and FID of a denoiser, drawn like the dense one under the same settings (`key` names them)."""
+        if key not in self.drawn:
+            self.drawn[key] = self.draw(self.dense, changes or {}, scheduler)
+        images, latents = self.drawn[key] if denoiser is self.dense else self.draw(denoiser, changes or {}, scheduler)
+        found = {"clip_score": mean_of(self.clip.clip_scores(images, self.evaluation)), "fid": fid(features_of(images, self.extract), self.real)}
+        if denoiser is not self.dense:
+            found = {"relative_latent_error": relative_latent_error(latents, self.drawn[key][1])} | found
+        return found
+
+    def cost(self, denoiser: torch.nn.Module) -> dict[str, Any]:
+        """Parameters and zeros of a denoiser, MACs of one step of one picture by the genuine pipeline."""
+        weights = list(denoiser.parameters())
+        with self.drawing_with(denoiser, genuine=True):
+            call = denoiser_call(self.pipe, denoiser, self.evaluation[0], self.settings)
+        return {
+            "parameters": sum(p.numel() for p in weights),
+            "zeros": sum(int((p == 0).sum()) for p in weights),
+            "macs": step_macs(denoiser, call).get("total"),
+        }
+
+    def difference_of_null_tokens(self, denoiser: torch.nn.Module) -> float:
+        """Relative latent error between one weighted null token and all of them, on a few prompts."""
+        latents, few = [], self.evaluation[:8]
+        for genuine in (False, True):
+            with self.drawing_with(denoiser, genuine=genuine) as extra:
+                latents.append(draw(self.pipe, few, list(range(len(few))), self.settings | extra, BATCH)[1])
+        return relative_latent_error(*latents)["value"]

@@ -1,0 +1,55 @@
+"""The plots of docs/results.md: one row of two axes (relative latent error, CLIP score) a model, lines with 95 % intervals."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from matplotlib.figure import Figure
+
+from obsdiff.comparison import METRICS
+
+COLOURS = {"magnitude": "#e0803a", "dsnot": "#8a8f98", "wanda": "#3b7dd8", "obs": "#2f9e6e", "l1": "#e0803a", "random": "#8a8f98"}
+SHOWN = ("relative_latent_error", "clip_score")
+
+
+def draw_plots(table: str, kept: dict[str, Any], folder: Path) -> Path | None:
+    """Draw the plot of a table for every model; None for a table that has none."""
+    if table not in XS:
+        return None
+    figure = Figure(figsize=(9, 3.1 * len(kept)), layout="constrained")
+    axes = figure.subplots(len(kept), len(SHOWN), squeeze=False)
+    for row, (model, one) in zip(axes, kept.items(), strict=True):
+        for metric, ax in zip(SHOWN, row, strict=True):
+            lines(ax, table, one["rows"], metric)
+            ax.set(title=model, xlabel=XS[table][0], ylabel=METRICS[metric].title)
+            ax.spines[["top", "right"]].set_visible(False)
+    axes[0][0].legend(frameon=False)
+    folder.mkdir(parents=True, exist_ok=True)
+    file = folder / f"{table}.png"
+    figure.savefig(file, dpi=110, metadata={"Software": None})
+    return file
+
+
+def lines(ax: Any, table: str, rows: dict[str, Any], metric: str) -> None:
+    """One line a method, with its intervals; dense as a level."""
+    _, x_of, log_x = XS[table]
+    for method in dict.fromkeys(row["method"] for name, row in rows.items() if name != "dense"):
+        points = sorted((x_of(name, row), row["metrics"][metric]) for name, row in rows.items() if row.get("method") == method and name != "dense")
+        x = [p[0] for p in points]
+        y = [p[1]["value"] for p in points]
+        spread = [[max(0.0, p[1]["value"] - p[1]["low"]) for p in points], [max(0.0, p[1]["high"] - p[1]["value"]) for p in points]]
+        ax.errorbar(x, y, yerr=spread, marker="o", markersize=4, capsize=2, linewidth=1.4, label=method, color=COLOURS.get(method))
+    if metric in rows.get("dense", {}).get("metrics", {}):
+        ax.axhline(rows["dense"]["metrics"][metric]["value"], color="#999", linewidth=1, linestyle="--")
+    if log_x:
+        ax.set_xscale("log")
+    if metric == "relative_latent_error":
+        ax.set_yscale("log")
+
+
+XS: dict[str, tuple[str, Callable[[str, Any], float], bool]] = {
+    "unstructured": ("sparsity", lambda name, row: row["sparsity"], False),
+    "structured": ("sparsity asked for", lambda name, row: row["sparsity"], False),
+    "prompts": ("calibration prompts", lambda name, row: int(name), True),
+    "packages": ("packages", lambda name, row: int(name), True),
+}

@@ -1,0 +1,247 @@
+"""What each table of the paper measures, as rows: a name, and how to get its figures.
+
+A row is kept as soon as it is measured, so that a killed run goes on with the next one. Unless said otherwise every row is
+pruned in one package from the Hessians of one dense pass over 100 calibration prompts, which rows share.
+"""
+
+import copy
+import json
+import platform
+import statistics
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import (
+    DPMSolverMultistepScheduler,
+    EulerDiscreteScheduler,
+    FlowMatchHeunDiscreteScheduler,
+    HeunDiscreteScheduler,
+    PNDMScheduler,
+)
+
+from obsdiff import PruningConfig, prune_
+from obsdiff.architectures import find_blocks
+from obsdiff.config import STEP_WEIGHTINGS
+from obsdiff.packages import plan_packages, select
+from obsdiff.record import leaving, versions
+from obsdiff.running import prepared
+from obsdiff.settings import choose_prompts
+from obsdiff.timing import interleaved
+from obsdiff.unfinished import write_json
+
+from .lab import CALIBRATION, COUNTS, Lab, Scheduler
+
+RESULTS = Path(__file__).parents[1] / "results" / "paper"
+SPARSITIES = (0.3, 0.4, 0.5, 0.6, 0.7)
+METHODS = ("magnitude", "dsnot", "wanda", "obs")
+STRUCTURED = ("random", "l1", "obs")
+SHARES = (0.1, 0.15, 0.2, 0.25, 0.3)
+SEEDS = (0, 1, 2)
+PACKAGES = (1, 2, 4, 8, 16)
+LIVE_PROMPTS = 12  # of the tables that run the calibration anew for every row
+TIMED_PROMPTS, ROUNDS = 4, 3
+DIGITS = 6  # kept of a figure
+Row = dict[str, Any]
+
+
+@dataclass
+class Rows:
+    """The rows of one table of one model, in a JSON file that is written after each."""
+
+    lab: Lab
+    table: str
+    rows: dict[str, Row] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.file = RESULTS / f"{self.lab.model}-{self.table}.json"
+        about = {"model": self.lab.model, "table": self.table, "settings": self.lab.settings, "prompts": len(self.lab.evaluation)}
+        self.about = about | {"versions": versions(), "threads": torch.get_num_threads(), "machine": platform.machine()}
+        if self.file.exists():
+            kept = json.loads(self.file.read_text())
+            if any(kept[key] != about[key] for key in about):
+                raise SystemExit(f"{self.file} was measured with other settings; move it away to measure it anew")
+            self.rows = kept["rows"]
+
+    def keep(self, name: str, measure: Callable[[], Row]) -> None:
+        """Measure a row, unless it is there."""
+        if name in self.rows:
+            return
+        self.rows[name] = rounded(measure())
+        write_json(self.file, self.about | {"rows": self.rows})
+        print(f"{self.lab.model} {self.table}: {name}: {in_short(self.rows[name])}", flush=True)
+
+
+def rounded(value: Any) -> Any:
+    """A value whose floats have few digits, all the way down."""
+    if isinstance(value, dict):
+        return {key: rounded(v) for key, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [rounded(v) for v in value]
+    return float(f"{value:.{DIGITS}g}") if isinstance(value, float) else value
+
+
+def in_short(row: Row) -> str:
+    metrics = row.get("metrics", {})
+    return ", ".join(f"{name} {m['value']:.4f} ({m['low']:.4f} to {m['high']:.4f})" for name, m in metrics.items() if m["value"] is not None) or str(row)
+
+
+def pruned_row(lab: Lab, config: PruningConfig, **hessians: Any) -> Row:
+    """Prune with shared Hessians, draw, measure."""
+    denoiser, layers, groups, seconds = lab.pruned(config, lab.hessians(**hessians))
+    return row_of(lab, config, denoiser, layers, groups) | {"solve_seconds": seconds}
+
+
+def row_of(lab: Lab, config: PruningConfig, denoiser: torch.nn.Module, layers: list, groups: list) -> Row:
+    gone = leaving([vars(group) for group in groups])
+    return {
+        "method": config.method,
+        "pattern": config.pattern,
+        "sparsity": config.removed,
+        "layer_error": statistics.median(layer.error for layer in layers),
+        "cost": lab.cost(denoiser),
+        "gone": gone,
+        "metrics": lab.figures(denoiser),
+    }
+
+
+def dense_row(lab: Lab) -> Row:
+    return {"method": "dense", "pattern": "", "sparsity": 0.0, "cost": lab.cost(lab.dense), "metrics": lab.figures(lab.dense)}
+
+
+def unstructured(lab: Lab, rows: Rows) -> None:
+    """Table 1 and Figure 4: single weights, four methods."""
+    rows.keep("dense", lambda: dense_row(lab))
+    for sparsity in SPARSITIES:
+        for method in METHODS:
+            config = PruningConfig(method=method, sparsity=sparsity)
+            rows.keep(f"{method} {sparsity:.0%}", lambda config=config: pruned_row(lab, config))
+
+
+def semistructured(lab: Lab, rows: Rows) -> None:
+    """Table 2: 2:4, and 4:8 beside it."""
+    rows.keep("dense", lambda: dense_row(lab))
+    for pattern in ("2:4", "4:8"):
+        for method in METHODS:
+            config = PruningConfig(method=method, pattern=pattern)
+            rows.keep(f"{method} {pattern}", lambda config=config: pruned_row(lab, config))
+
+
+def structured(lab: Lab, rows: Rows) -> None:
+    """Tables 3, 4 and 9: heads and FFN neurons."""
+    rows.keep("dense", lambda: dense_row(lab))
+    for share in SHARES:
+        for method in STRUCTURED:
+            config = PruningConfig(method=method, pattern="structured", sparsity=share)
+            rows.keep(f"{method} {share:.0%}", lambda config=config: pruned_row(lab, config))
+
+
+def weighting(lab: Lab, rows: Rows) -> None:
+    """Table 6: how the denoising steps are weighted, 50 %, three sets of calibration prompts and noises."""
+    for seed in SEEDS:
+        for kind in STEP_WEIGHTINGS:
+            config = PruningConfig(sparsity=0.5, step_weighting=kind, seed=seed)
+            rows.keep(f"{kind} seed {seed}", lambda config=config, seed=seed, kind=kind: pruned_row(lab, config, seed=seed, weighting=kind))
+
+
+def prompts(lab: Lab, rows: Rows) -> None:
+    """Figure 3: the number of calibration prompts, 50 %."""
+    for count in (*COUNTS, CALIBRATION):
+        config = PruningConfig(sparsity=0.5, num_prompts=count)
+        rows.keep(f"{count}", lambda config=config, count=count: pruned_row(lab, config, count=count))
+
+
+def packages(lab: Lab, rows: Rows) -> None:
+    """Table 7: the number of packages, calibrated anew for each, 50 %."""
+    for count in PACKAGES:
+        config = PruningConfig(sparsity=0.5, packages=count, num_prompts=LIVE_PROMPTS, **lab.settings)
+        rows.keep(f"{count}", lambda config=config: live_row(lab, config))
+
+
+def live(lab: Lab, config: PruningConfig) -> tuple[torch.nn.Module, Any]:
+    """Prune a copy of the dense denoiser the way `obsdiff prune` does; it and the report."""
+    setattr(lab.pipe, lab.component, copy.deepcopy(lab.dense))
+    try:
+        report = prune_(lab.pipe, lab.calibration, config)
+        return getattr(lab.pipe, lab.component), report
+    finally:
+        setattr(lab.pipe, lab.component, lab.dense)
+
+
+def live_row(lab: Lab, config: PruningConfig) -> Row:
+    denoiser, report = live(lab, config)
+    planned = plan_packages(select(find_blocks(lab.linears), config, lab.linears), lab.linears, config)
+    largest = max(package.hessian_bytes for package in planned)
+    return row_of(lab, config, denoiser, report.layers, report.groups) | {"seconds": report.seconds, "hessian_bytes": largest}
+
+
+def seconds(lab: Lab, rows: Rows) -> None:
+    """Table 8: time to prune, against plain inference of the calibration prompts, in turn. Measure on an idle machine."""
+    calls = {"plain inference": lambda: plain_inference(lab)}
+    for method in (*METHODS, "structured"):
+        changes = {"pattern": "structured", "sparsity": 0.3} if method == "structured" else {"method": method}
+        config = PruningConfig(num_prompts=TIMED_PROMPTS, **changes, **lab.settings)
+        calls[method] = lambda config=config: live(lab, config)
+    rows.keep("seconds", lambda: {"seconds": interleaved(calls, ROUNDS, warmup=0), "prompts": TIMED_PROMPTS})
+
+
+def plain_inference(lab: Lab) -> None:
+    """The denoising of the calibration prompts, once, without hooks."""
+    config = PruningConfig(num_prompts=TIMED_PROMPTS)
+    chosen, seeds = choose_prompts(lab.calibration, config)
+    with prepared(lab.pipe) as run:
+        run.latents(chosen, seeds, lab.settings)
+
+
+def robustness(lab: Lab, rows: Rows) -> None:
+    """Tables 11 to 13: pruned once at 50 %, drawn with other guidance, steps and samplers than it was calibrated with."""
+    for method in ("wanda", "obs"):
+        denoiser: list[torch.nn.Module] = []
+
+        def pruned(method: str = method, denoiser: list = denoiser) -> torch.nn.Module:
+            if not denoiser:
+                denoiser.append(lab.pruned(PruningConfig(method=method, sparsity=0.5), lab.hessians())[0])
+            return denoiser[0]
+
+        for name, (changes, scheduler) in ways(lab).items():
+            rows.keep(f"{method}, {name}", lambda p=pruned, n=name, c=changes, s=scheduler: {"metrics": lab.figures(p(), n, c, s)})
+    for name in ways(lab):
+        changes, scheduler = ways(lab)[name]
+        rows.keep(f"dense, {name}", lambda n=name, c=changes, s=scheduler: {"metrics": lab.figures(lab.dense, n, c, s)})
+
+
+def ways(lab: Lab) -> dict[str, tuple[dict[str, Any], Scheduler | None]]:
+    """Name -> changed settings of the call, and another scheduler."""
+    own = lab.settings["guidance_scale"]
+    found: dict[str, tuple[dict[str, Any], Scheduler | None]] = {f"guidance {g:g}": ({"guidance_scale": float(g)}, None) for g in (own - 2, own, own + 3)}
+    found |= {f"{n} steps": ({"num_inference_steps": n}, None) for n in (25, 50)}
+    return found | {name: ({}, scheduler) for name, scheduler in samplers(lab).items()}
+
+
+def samplers(lab: Lab) -> dict[str, Scheduler]:
+    if lab.component == "transformer":
+        flow = {"use_flow_sigmas": True, "prediction_type": "flow_prediction"}
+        return {
+            "Heun": lambda own: FlowMatchHeunDiscreteScheduler(shift=own.config.shift),
+            "DPM++": lambda own: DPMSolverMultistepScheduler(flow_shift=own.config.shift, **flow),
+        }
+    return {
+        "Euler": lambda own: EulerDiscreteScheduler.from_config(own.config),
+        "Heun": lambda own: HeunDiscreteScheduler.from_config(own.config),
+        "DPM++": lambda own: DPMSolverMultistepScheduler.from_config(own.config),
+        "PNDM": lambda own: PNDMScheduler.from_config(own.config),
+    }
+
+
+TABLES: dict[str, Callable[[Lab, Rows], None]] = {
+    "unstructured": unstructured,
+    "semistructured": semistructured,
+    "structured": structured,
+    "prompts": prompts,
+    "weighting": weighting,
+    "robustness": robustness,
+    "packages": packages,
+    "seconds": seconds,
+}

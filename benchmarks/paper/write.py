@@ -1,0 +1,190 @@
+"""docs/results.md from the measured rows: a section a table, both models side by side, and what we make of it (findings.md).
+
+In tables the best of a line is bold, and ~ marks what can't be told from it: the 95 % interval of the difference over
+prompts holds 0. Plots are drawn by plots.py.
+"""
+
+import json
+import re
+import statistics
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from obsdiff.builtin import BUILTINS
+from obsdiff.comparison import METRICS, RESAMPLES, near_best
+from obsdiff.config import STEP_WEIGHTINGS
+from obsdiff.record import in_words
+
+from .plots import draw_plots
+from .tables import METHODS, RESULTS, SEEDS, SHARES, SPARSITIES, STRUCTURED, TABLES
+
+DOCS = Path(__file__).parents[2] / "docs"
+FINDINGS = Path(__file__).with_name("findings.md")
+SHOWN = ("relative_latent_error", "clip_score", "fid")
+Kept = dict[str, Any]  # one table of one model, as it lies on disk
+
+
+def write() -> None:
+    found = {table: {model: kept for model in BUILTINS if (kept := read(model, table))} for table in TABLES}
+    findings = sections(FINDINGS.read_text(encoding="utf-8"))
+    parts = [findings.get("introduction", "").strip()]
+    for table, kept in found.items():
+        if kept:
+            parts += [f"## {TITLES[table]}", findings.get(table, "").strip()]
+            plot = draw_plots(table, kept, DOCS / "results")
+            parts += [f"![{TITLES[table]}](results/{plot.name})"] if plot else []
+            parts += [f"**{model}**\n\n{WRITERS[table](one['rows'])}" for model, one in kept.items()]
+    parts.append(conditions(found))
+    text = "# The paper's tables on the built-in models\n\n" + "\n\n".join(part for part in parts if part) + "\n"
+    (DOCS / "results.md").write_text(text, encoding="utf-8")
+    print(DOCS / "results.md")
+
+
+def read(model: str, table: str) -> Kept | None:
+    file = RESULTS / f"{model}-{table}.json"
+    return json.loads(file.read_text()) if file.exists() else None
+
+
+def sections(text: str) -> dict[str, str]:
+    """{"unstructured": its text} of a file with headings."""
+    parts = re.split(r"^# (.+)$", text, flags=re.MULTILINE)
+    return dict(zip(parts[1::2], parts[2::2], strict=True))
+
+
+def grid(head: list[str], lines: list[list[str]]) -> str:
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in [head, ["---"] * len(head), *lines])
+
+
+def cell(figure: Kept, metric: str, mark: str = "", bold: bool = False) -> str:
+    d = METRICS[metric].decimals
+    value = f"{figure['value']:.{d}f}"
+    return f"{f'**{value}**' if bold else value}{mark} <sub>{figure['low']:.{d}f} to {figure['high']:.{d}f}</sub>"
+
+
+def compared(rows: dict[str, Kept], names: list[str], metric: str) -> list[str]:
+    """Cells of one line: the best in bold, ~ where the difference to it is inside the noise."""
+    figures = {name: rows[name]["metrics"][metric] for name in names if name in rows}
+    if not figures:
+        return [""] * len(names)
+    near = near_best(figures, METRICS[metric].higher_is_better)
+    best = (max if METRICS[metric].higher_is_better else min)(figures, key=lambda name: figures[name]["value"])
+    return [cell(figures[name], metric, "~" if name in near else "", name == best) if name in figures else "" for name in names]
+
+
+def by_share(rows: dict[str, Kept], shares: tuple[Any, ...], methods: tuple[str, ...], label: Callable[[Any], str], more: Callable | None = None) -> str:
+    """One grid a metric: a line a sparsity or pattern, a column a method."""
+    grids = []
+    for metric in SHOWN:
+        lines = []
+        for share in shares:
+            names = [f"{method} {label(share)}" for method in methods]
+            if any(name in rows for name in names):
+                lines.append([label(share), *(more(rows, names) if more else []), *compared(rows, names, metric)])
+        dense = "" if metric not in rows.get("dense", {}).get("metrics", {}) else f"; dense {cell(rows['dense']['metrics'][metric], metric)}"
+        head = [f"{METRICS[metric].title}{dense}", *(["gone", "parameters", "MACs"] if more else []), *methods]
+        grids.append(grid(head, lines))
+    return "\n\n".join(grids)
+
+
+def gone(rows: dict[str, Kept], names: list[str]) -> list[str]:
+    """What left, and the parameters and MACs that went with it; the same for all methods of a line."""
+    row = next(rows[name] for name in names if name in rows)
+    dense = rows["dense"]["cost"]
+    return [in_words(row["gone"]), *(f"-{1 - row['cost'][key] / dense[key]:.1%}" for key in ("parameters", "macs"))]
+
+
+def lines_of(rows: dict[str, Kept], first: str, metrics: tuple[str, ...] = SHOWN, more: dict[str, Callable[[Kept], str]] | None = None) -> str:
+    """A line a row, a column a metric; marks compare within a column."""
+    names = [name for name in rows if name != "dense"]
+    columns = [compared(rows, names, metric) for metric in metrics]
+    extra = more or {}
+    lines = [[name, *(column[i] for column in columns), *(show(rows[name]) for show in extra.values())] for i, name in enumerate(names)]
+    return grid([first, *(METRICS[metric].title for metric in metrics), *extra], lines)
+
+
+def weighting_table(rows: dict[str, Kept]) -> str:
+    """Error by seed, and the difference to uniform: mean over seeds for each prompt, bootstrap over prompts."""
+    lines = []
+    for kind in STEP_WEIGHTINGS:
+        seeds = [seed for seed in SEEDS if f"{kind} seed {seed}" in rows and f"uniform seed {seed}" in rows]
+        if not seeds:
+            continue
+        mine, uniform = (
+            np.array([rows[f"{k} seed {seed}"]["metrics"]["relative_latent_error"]["per_prompt"] for seed in seeds]) for k in (kind, "uniform")
+        )
+        difference = (mine - uniform).mean(0)
+        picks = np.random.default_rng(0).integers(len(difference), size=(RESAMPLES, len(difference)))
+        low, high = np.quantile(difference[picks].mean(1), [0.025, 0.975])
+        by_seed = (mine - uniform).mean(1)
+        lines.append(
+            [
+                kind,
+                *(f"{x:.4f}" for x in mine.mean(1)),
+                f"{mine.mean():.4f}",
+                f"{difference.mean():+.4f} <sub>{low:+.4f} to {high:+.4f}</sub>",
+                f"{by_seed.min():+.4f} to {by_seed.max():+.4f}",
+            ]
+        )
+    return grid(["weighting", *(f"error, seed {seed}" for seed in SEEDS), "mean", "minus uniform", "that by seed"], lines)
+
+
+def seconds_table(rows: dict[str, Kept]) -> str:
+    taken = rows["seconds"]["seconds"]
+    plain = taken["plain inference"]
+    ratio = {name: statistics.median(a / b for a, b in zip(values, plain, strict=True)) for name, values in taken.items()}
+    lines = [[name, f"{statistics.median(values):.1f}", f"{ratio[name]:.2f}"] for name, values in taken.items()]
+    return grid(["method", f"seconds, {rows['seconds']['prompts']} prompts, median of {len(plain)}", "times plain inference"], lines)
+
+
+def robustness_table(rows: dict[str, Kept]) -> str:
+    ways = [name.removeprefix("dense, ") for name in rows if name.startswith("dense, ")]
+    lines = []
+    for way in ways:
+        errors = compared(rows, [f"wanda, {way}", f"obs, {way}"], "relative_latent_error")
+        scores = [cell(rows[name]["metrics"]["clip_score"], "clip_score") if (name := f"{m}, {way}") in rows else "" for m in ("dense", "wanda", "obs")]
+        lines.append([way, *errors, *scores])
+    return grid(["drawn with", "error, wanda", "error, obs", "CLIP score, dense", "wanda", "obs"], lines)
+
+
+def packages_table(rows: dict[str, Kept]) -> str:
+    more = {
+        "calibration, solving, s": lambda row: " + ".join(f"{row['seconds'][phase]:.0f}" for phase in ("calibration", "solve")),
+        "largest package's Hessians": lambda row: f"{row['hessian_bytes'] / 2**20:.0f} MiB",
+    }
+    return lines_of(rows, "packages", more=more)
+
+
+def conditions(found: dict[str, dict[str, Kept]]) -> str:
+    """Settings and versions, of every file."""
+    some = next((one for kept in found.values() for one in kept.values()), None)
+    if not some:
+        return ""
+    settings = {model: one["settings"] for kept in found.values() for model, one in kept.items()}
+    texts = [f"{model}: " + ", ".join(f"{key} {value}" for key, value in own.items()) for model, own in settings.items()]
+    versions = ", ".join(f"{name} {version}" for name, version in some["versions"].items())
+    return f"## Conditions\n\n{some['prompts']} evaluation prompts. {'; '.join(texts)}. {versions}; CPU, {some['machine']}."
+
+
+TITLES = {
+    "unstructured": "Single weights (the paper's Table 1 and Figure 4)",
+    "semistructured": "2:4 (Table 2)",
+    "structured": "Heads and FFN neurons (Tables 3, 4, 9)",
+    "prompts": "Number of calibration prompts (Figure 3)",
+    "weighting": "Weights of the denoising steps (Table 6)",
+    "robustness": "Guidance, steps and samplers (Tables 11 to 13)",
+    "packages": "Number of packages (Table 7)",
+    "seconds": "Time to prune (Table 8)",
+}
+WRITERS: dict[str, Callable[[dict[str, Kept]], str]] = {
+    "unstructured": lambda rows: by_share(rows, SPARSITIES, METHODS, lambda s: f"{s:.0%}"),
+    "semistructured": lambda rows: by_share(rows, ("2:4", "4:8"), METHODS, str),
+    "structured": lambda rows: by_share(rows, SHARES, STRUCTURED, lambda s: f"{s:.0%}", gone),
+    "prompts": lambda rows: lines_of(rows, "prompts"),
+    "weighting": weighting_table,
+    "robustness": robustness_table,
+    "packages": packages_table,
+    "seconds": seconds_table,
+}
