@@ -14,7 +14,8 @@ from .commands import CALL, demo, evaluate, inspect_, prune, report
 from .config import PruningConfig
 from .errors import RunFailed, UserError
 
-MODEL = f"a pipeline folder, a hub id, or a built-in: {', '.join(BUILTINS)}"
+MODEL = f"a pipeline folder, a hub id, a single-file checkpoint (.safetensors, with --config), or a built-in: {', '.join(BUILTINS)}"
+CONFIG = "pipeline folder with the configs of a single-file checkpoint: it says how the file is read, and is no setting of the pruning"
 NEGATED = {"compensation": "--no-compensation"}
 
 
@@ -59,7 +60,7 @@ def parser() -> Parser:
     commands = top.add_subparsers(title="commands", required=True, parser_class=Parser, metavar="COMMAND")
 
     p = commands.add_parser("prune", help="prune a pipeline and save it", formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    p.add_argument("model", metavar="MODEL", help=MODEL)
+    add_model(p)
     p.add_argument("--output", required=True, metavar="DIR", type=Path, help="folder to write; appears complete or not at all")
     p.add_argument("--overwrite", action="store_true", help="replace an existing output folder")
     p.add_argument("--json", action="store_true", help="print the record on stdout")
@@ -67,7 +68,7 @@ def parser() -> Parser:
     p.set_defaults(run=prune)
 
     p = commands.add_parser("inspect", help="what would be pruned, packages, memory; for structured the parameters and MACs that would be left; nothing is run")
-    p.add_argument("model", metavar="MODEL", help=MODEL)
+    add_model(p)
     p.add_argument("--json", action="store_true", help="print the plan on stdout as JSON")
     p.add_argument("--paper-count", action="store_true", help='with --pattern structured: count parameters and "TFLOPs" as the OBS-Diff paper does, too')
     add_config(p)
@@ -76,6 +77,7 @@ def parser() -> Parser:
     p = commands.add_parser("evaluate", help="the same prompts and seeds through pruned pipelines and the dense one: pictures, results.json, a table")
     p.add_argument("runs", metavar="DIR", nargs="+", type=Path, help="pruned pipelines")
     p.add_argument("--against", required=True, metavar="MODEL", help=f"the dense pipeline: {MODEL}")
+    p.add_argument("--config", metavar="FOLDER", type=Path, help=CONFIG)
     p.add_argument("--output", required=True, metavar="RUN", type=Path, help="folder to write; appears complete or not at all")
     add_evaluation(p)
     p.set_defaults(run=evaluate)
@@ -91,6 +93,12 @@ def parser() -> Parser:
     p.add_argument("--overwrite", action="store_true", help="replace an existing output folder")
     p.set_defaults(run=demo)
     return top
+
+
+def add_model(p: argparse.ArgumentParser) -> None:
+    """MODEL, and what it takes to open it."""
+    p.add_argument("model", metavar="MODEL", help=MODEL)
+    p.add_argument("--config", metavar="FOLDER", type=Path, help=CONFIG)
 
 
 def add_evaluation(p: argparse.ArgumentParser) -> None:

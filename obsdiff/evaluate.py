@@ -8,6 +8,7 @@
 A killed run leaves OUTPUT.part, and goes on from it.
 """
 
+import os
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -69,7 +70,8 @@ class Job:
 def stamps(folder: Folder) -> dict[str, list[int]]:
     """Size and time of every file of a pipeline, by its path."""
     files = sorted(file for file in folder.path.rglob("*") if file.suffix in (".json", ".safetensors"))
-    return {str(file.relative_to(folder.path)): [file.stat().st_size, file.stat().st_mtime_ns] for file in files}
+    files += [folder.single_file] if folder.single_file else []
+    return {os.path.relpath(file, folder.path): [file.stat().st_size, file.stat().st_mtime_ns] for file in files}
 
 
 def check_comparable(dense: Folder, runs: dict[str, Folder], component: str) -> None:
@@ -77,12 +79,12 @@ def check_comparable(dense: Folder, runs: dict[str, Folder], component: str) -> 
     config = dense.config(component)
     for folder in runs.values():
         if folder.pipeline != dense.pipeline:
-            raise UserError(f"evaluate: {dense.path} is a {dense.pipeline}, {folder.path} is a {folder.pipeline}; compare pipelines of one class")
+            raise UserError(f"evaluate: {dense.source} is a {dense.pipeline}, {folder.path} is a {folder.pipeline}; compare pipelines of one class")
         other = folder.config(folder.denoiser(component))
         for key in ("sample_size", "in_channels", "out_channels", "patch_size"):
             if config.get(key) != other.get(key):
                 raise UserError(
-                    f"evaluate: {component} of {dense.path} has {key} {config.get(key)}, that of {folder.path} has {other.get(key)}: "
+                    f"evaluate: {component} of {dense.source} has {key} {config.get(key)}, that of {folder.path} has {other.get(key)}: "
                     "their pictures can't be compared"
                 )
 
@@ -164,7 +166,7 @@ def measure_cost(job: Job, name: str) -> dict[str, Any]:
         del dense
     del pipe
     if job.rounds:
-        found["memory"] = peak_memory(folder.path, job.settings, job.prompts[0])
+        found["memory"] = peak_memory(folder.path, job.settings, job.prompts[0], folder.single_file)
     return found
 
 
@@ -192,7 +194,7 @@ def results_of(job: Job, dense_images: list[str], dense_cost: dict[str, Any], de
     """results.json, schema 1. Image paths are relative to the folder."""
     return {
         "schema": SCHEMA,
-        "dense": job.label or str(job.dense.path),
+        "dense": job.label or str(job.dense.source),
         "dense_images": dense_images,
         "dense_cost": dense_cost,
         "dense_metrics": dense_metrics,

@@ -12,8 +12,8 @@ from typing import Any
 
 from .comparison import DENSE, LEGEND, METRICS, figures_of, measured_metrics, near_best, reasons
 from .errors import UserError
-from .folder import read_json
 from .record import in_words
+from .stored import read_json
 
 SCHEMA = 1
 GREY = "#808890"
