@@ -110,7 +110,7 @@ def add_evaluation(p: argparse.ArgumentParser) -> None:
     p.add_argument("--seed", type=int, default=1_000_000, help="prompt i starts from seed + i (default %(default)s, far from calibration's)")
     p.add_argument("--batch-size", type=int, default=4, metavar="SIZE", help="prompts in one pipeline call (default %(default)s)")
     p.add_argument("--rounds", type=int, default=5, help="timed pictures, dense and pruned in turn; 0 times nothing (default %(default)s)")
-    p.add_argument("--component", help="pipeline component that was pruned (default: transformer or unet)")
+    p.add_argument("--component", help="pipeline component that was pruned (default: what the records of the pruned folders name, else as for prune)")
     fields = {field.name: field for field in dataclasses.fields(PruningConfig)}
     for name in CALL:
         kind = float if name == "guidance_scale" else int

@@ -18,6 +18,7 @@ from .judges.files import find_judges
 from .packages import Package, plan_packages, select
 from .progress import say
 from .single_file import open_model
+from .stored import read_json
 
 CALL = ("num_inference_steps", "guidance_scale", "height", "width")
 JUDGES = ("clip", "features", "real", "lpips", "pickscore", "image_reward")
@@ -36,6 +37,7 @@ def prune(args: argparse.Namespace) -> None:
         )
     check_output(args.output, args.overwrite)
     folder = open_model(args.model, args.config)
+    folder.require_text()
     configs = [with_recommended(c, folder, args) for c in configs]
     prompts = calibration_prompts(args.prompts, folder)
     for config in configs:
@@ -142,8 +144,9 @@ def evaluate(args: argparse.Namespace) -> None:
     config = config_of(argparse.Namespace(seed=args.seed, **{name: getattr(args, name) for name in CALL if hasattr(args, name)}))
     check_output(args.output, args.overwrite)
     dense = open_model(args.against, args.config)
-    component = dense.denoiser(args.component)
+    dense.require_text()
     runs = named_runs([open_folder(existing(path)) for path in args.runs])
+    component = dense.denoiser(args.component or pruned_component(runs))
     prompts = evaluation_prompts(args.prompts, dense)[: args.num_prompts]
     config = with_recommended(config, dense, args)
     judges = find_judges({name: getattr(args, name) for name in JUDGES}, dense.path)
@@ -166,6 +169,15 @@ def existing(path: Path) -> Path:
     if not path.is_dir():
         raise UserError(f"evaluate: expected the folder of a pruned pipeline, found {str(path)!r}, which is none")
     return path
+
+
+def pruned_component(runs: dict[str, Folder]) -> str | None:
+    """The component that the records of the pruned folders name; None if they have no record."""
+    records = [folder.path / "obsdiff.json" for folder in runs.values()]
+    found = sorted({str(component) for file in records if file.is_file() and (component := read_json(file).get("component"))})
+    if len(found) > 1:
+        raise UserError(f"component: expected runs of one pruned component, found {' and '.join(found)}; evaluate them apart, or give --component")
+    return found[0] if found else None
 
 
 def named_runs(folders: list[Folder]) -> dict[str, Folder]:

@@ -6,15 +6,19 @@ unpickling runs code.
 
 import re
 import tempfile
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from .builtin import BUILTINS, builtin_path
 from .errors import UserError
-from .stored import DTYPES, Tensors, read_component, read_json
+from .stored import Tensors, read_component, read_json
 
-DENOISERS = ("transformer", "unet")
+# names that pipelines give their denoisers; of several the first is pruned, unless another is named
+DENOISERS = ("transformer", "unet", "decoder", "prior", "transformer_2")
+
+FUSE = "call pipe.fuse_lora(); pipe.unload_lora_weights(); pipe.save_pretrained(FOLDER), then prune FOLDER"
 
 
 @dataclass(frozen=True)
@@ -58,19 +62,38 @@ class Folder:
             lines.append(what + (f"; there are {others} files, too" if others else "; there are no others"))
         return lines
 
+    def require_text(self) -> None:
+        """UserError for a pipeline whose text encoders are all declared as missing."""
+        absent = [name for name in self.left_out if name.startswith("text_encoder")]
+        if absent and not any(name.startswith("text_encoder") for name in self.components):
+            raise UserError(
+                f"prompts: {self.source} ({self.pipeline}) has no {' and no '.join(absent)}, so it reads no text; "
+                "expected a pipeline with its text encoder; from Python, prune_ takes dicts with prompt_embeds"
+            )
+
     def require_unquantised(self) -> None:
         """UserError for a component whose config or stored formats say that it is quantised."""
         for name, tensors in self.components.items():
             declared = self.config(name).get("quantization_config")
-            packed = next((layer for layer in tensors.matrices if tensors.formats[f"{layer}.weight"] not in DTYPES), None)
+            packed = tensors.packed
             if declared or packed:
                 method = declared.get("quant_method") if isinstance(declared, dict) else declared
-                found = f"quantization_config of {method!r} in its config.json" if declared else f"{tensors.formats[f'{packed}.weight']} in {packed}.weight"
+                found = f"quantization_config of {method!r} in its config.json" if declared else f"{tensors.formats[packed]} in {packed}"
                 where = self.source if tensors.original and not declared else self.path / name
                 raise UserError(f"{where}: expected unquantised weights, found {found}; prune the unquantised pipeline, then quantise the result")
 
     def config(self, component: str) -> dict[str, Any]:
         return read_json(self.path / component / "config.json")
+
+
+def other_denoisers(components: Iterable[str], component: str) -> list[str]:
+    """The denoisers of a pipeline besides the one that is pruned."""
+    return [name for name in DENOISERS if name in components and name != component]
+
+
+def chosen_denoiser(pipeline: str, component: str, others: list[str]) -> str:
+    """That there is more than one denoiser, in words."""
+    return f"{pipeline} has several denoisers: {component} is pruned, {', '.join(others)} stays dense; component (--component) names another"
 
 
 def find_model(model: str) -> Path:
@@ -103,7 +126,9 @@ def open_folder(path: Path, weights: bool = True) -> Folder:
     config.json is enough to count it."""
     index_file = path / "model_index.json"
     if not index_file.is_file():
-        raise UserError(f"{path} is no diffusers pipeline: it has no model_index.json")
+        lora = path / "pytorch_lora_weights.safetensors"
+        what = f"it has {lora.name} alone, a LoRA; load it into its pipeline and {FUSE}" if lora.is_file() else "it has no model_index.json"
+        raise UserError(f"{path} is no diffusers pipeline: {what}")
     index = read_json(index_file)
     pipeline = index.get("_class_name")
     if not isinstance(pipeline, str):

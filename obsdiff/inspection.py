@@ -6,7 +6,7 @@ from typing import Any
 from .architectures import Tap, require_blocks, uncovered
 from .config import PruningConfig
 from .errors import UserError
-from .folder import Folder
+from .folder import Folder, chosen_denoiser, other_denoisers
 from .meta import build_on_meta, linears_of_config
 from .packages import GIB, plan_packages, select
 from .prediction import as_the_paper_counts, predict
@@ -20,6 +20,7 @@ def describe(folder: Folder, config: PruningConfig, prompts: int, paper_count: b
     """The plan as JSON. UserError for everything that would keep the run from starting. A folder without weights is read by its
     config.json alone."""
     component = folder.denoiser(config.component)
+    others = other_denoisers(folder.components, component)
     tensors = folder.components[component]
     linears = tensors.linears or linears_of_config(folder.config(component))
     blocks = require_blocks(linears, f"{folder.path}/{component}")
@@ -55,7 +56,7 @@ def describe(folder: Folder, config: PruningConfig, prompts: int, paper_count: b
         "prompts": prompts,
         "denoiser_passes": len(packages) * calls if calls else None,
         "uncovered": uncovered(linears, blocks),
-        "notes": folder.notes(),
+        "notes": folder.notes() + ([chosen_denoiser(folder.pipeline, component, others)] if others and not config.component else []),
         "prediction": prediction(folder, component, config, settings, paper_count) if config.pattern == "structured" else None,
         "config": config.to_dict(),
     }  # fmt: skip

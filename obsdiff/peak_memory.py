@@ -64,10 +64,11 @@ def measure(folder: Path, settings: dict[str, Any], prompt: str, single_file: st
     import torch
 
     from .checkpoint import load_pipeline
-    from .single_file import open_model
+    from .folder import open_folder
+    from .single_file import open_single_file
 
     before = anonymous() if STATUS.exists() else 0
-    pipe, _ = load_pipeline(open_model(single_file, folder) if single_file else open_model(str(folder)))
+    pipe, _ = load_pipeline(open_single_file(Path(single_file), folder) if single_file else open_folder(folder))
     pipe.set_progress_bar_config(disable=True)
     parts = [c for c in pipe.components.values() if isinstance(c, torch.nn.Module)]
     weights = sum(p.numel() * p.element_size() for part in parts for p in part.parameters())

@@ -10,8 +10,8 @@ from pathlib import Path
 
 from .builtin import BUILTINS
 from .errors import UserError
-from .folder import DENOISERS, Folder, find_model, open_folder
-from .stored import BYTES, PICKLED, Tensors, elements, read_header
+from .folder import DENOISERS, FUSE, Folder, find_model, open_folder
+from .stored import BYTES, PICKLED, Tensors, elements, first_of, read_header
 
 DENOISER = ("model.diffusion_model.",)
 EMA = ("model_ema.",)  # a running mean that some files carry beside the weights
@@ -40,6 +40,8 @@ def open_single_file(file: Path, config: Path | None) -> Folder:
     """The file's tensors, sorted into the components that the config folder names."""
     check_kind(file)
     header = read_header(file)
+    if lora := next((tensor for tensor in header if "lora" in tensor.lower()), None):
+        raise UserError(f"model: expected a whole model, found the LoRA {file} ({lora}); load it into its pipeline and {FUSE}")
     if config is None:
         raise UserError(
             f"config: the single-file checkpoint {file} needs a pipeline folder with its configs (model_index.json, config.json of each component, "
@@ -51,7 +53,8 @@ def open_single_file(file: Path, config: Path | None) -> Folder:
     denoiser = next((name for name in DENOISERS if name in folder.components), None)
     if denoiser is None:
         raise UserError(f"config: {config} ({folder.pipeline}) has no denoiser: expected a component named {' or '.join(DENOISERS)}")
-    components = {name: stored_part(file, header, folder, name, name == denoiser) for name in folder.components}
+    names = sorted(folder.components, key=lambda name: name != denoiser)  # its complaint comes first
+    components = {name: stored_part(file, header, folder, name, name == denoiser) for name in names}
     found = {name: tensors for name, tensors in components.items() if tensors.shapes}
     left_out = (*folder.left_out, *(name for name in components if name not in found))
     return dataclasses.replace(folder, components=found, left_out=left_out, single_file=file)
@@ -75,12 +78,16 @@ def check_kind(file: Path) -> None:
 
 
 def stored_part(file: Path, header: dict[str, dict], folder: Folder, name: str, is_denoiser: bool) -> Tensors:
-    """Tensors of one component: those of the file, else the config folder's own. UserError if neither has any."""
+    """Tensors of one component: those of the file, else, but not for the denoiser, the config folder's own. UserError if there are
+    none."""
     prefixes = DENOISER if is_denoiser else T5 if folder.classes[name][1].startswith("T5") else PARTS.get(name, ())
     inside = {tensor: info for tensor, info in header.items() if prefixes and tensor.startswith(prefixes)}
     if is_denoiser and not inside:
         others = (*EMA, *T5, *(prefix for part in PARTS.values() for prefix in part))
         inside = {tensor: info for tensor, info in header.items() if not tensor.startswith(others)}
+        if not any(tensor.endswith(".weight") and len(info["shape"]) > 1 for tensor, info in inside.items()):
+            found = f"found {first_of(sorted(header))}" if header else "it is empty"
+            raise UserError(f"{file} holds no {name}: expected a model's weights, such as {DENOISER[0]}...; {found}")
     if inside:
         shapes = {tensor: tuple(info["shape"]) for tensor, info in inside.items()}
         formats = {tensor: info["dtype"] for tensor, info in inside.items()}

@@ -42,14 +42,16 @@ class Tensors:
         return counts.most_common(1)[0][0] if counts else None
 
     @property
-    def matrices(self) -> dict[str, tuple[int, int]]:
-        """Stored name -> (O, I) of every matrix called weight."""
-        return {name.removesuffix(".weight"): s for name, s in self.shapes.items() if name.endswith(".weight") and len(s) == 2}
+    def packed(self) -> str | None:
+        """The first weight matrix stored in a format that is no plain floating point: quantised weights."""
+        matrices = (name for name, shape in self.shapes.items() if name.endswith("weight") and len(shape) == 2)
+        return next((name for name in matrices if self.formats[name] not in DTYPES), None)
 
     @property
     def linears(self) -> dict[str, tuple[int, int]]:
         """Layer name -> (O, I) of the linear layers; empty where the names are not those of the layers."""
-        return {} if self.original else self.matrices
+        matrices = {name: shape for name, shape in self.shapes.items() if name.endswith(".weight") and len(shape) == 2}
+        return {} if self.original else {name.removesuffix(".weight"): shape for name, shape in matrices.items()}
 
 
 def elements(shape: tuple[int, ...]) -> int:
@@ -70,6 +72,8 @@ def read_component(folder: Path, weights: bool = True) -> Tensors:
             raise UserError(
                 f"{folder} has only pickled weights ({pickles[0]}), which can run code when opened; convert them first with save_pretrained(..., safe_serialization=True)"
             )
+        if any(folder.glob("*.gguf")):
+            raise UserError(f"{folder} has only GGUF weights, which are quantised; prune the unquantised pipeline, then quantise the result")
         raise UserError(f"{folder} has no weights: expected .safetensors files")
     variants = tuple(sorted({variant for f in files if (variant := variant_of(f))}))
     variant = None if any(not variant_of(f) for f in files) else variants[0]

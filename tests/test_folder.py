@@ -91,6 +91,16 @@ def pickled(model):
     return "only pickled weights (diffusion_pytorch_model.bin)"
 
 
+def gguf_only(model):
+    (model / WEIGHTS).rename(model / "transformer/diffusion_pytorch_model.gguf")
+    return "only GGUF weights"
+
+
+def lora_only(model):
+    (model / "model_index.json").rename(model / "pytorch_lora_weights.safetensors")
+    return "call pipe.fuse_lora(); pipe.unload_lora_weights()"
+
+
 def weightless(model):
     (model / WEIGHTS).unlink()
     return "has no weights"
@@ -111,6 +121,8 @@ def weightless(model):
         nonsense_header,
         lying_header,
         pickled,
+        gguf_only,
+        lora_only,
         weightless,
     ],
 )

@@ -146,9 +146,13 @@ def test_bad_single_files_are_refused_before_torch_is_imported(sd_file, tmp_path
     save_file({k: w.to(torch.float8_e4m3fn) for k, w in weights.items()}, tmp_path / "fp8.safetensors")
     save_file({k: w for k, w in weights.items() if not k.startswith("first_stage_model")}, tmp_path / "no-vae.safetensors")
     code = "import sys; from obsdiff.cli import main; code = main(sys.argv[1:]); print(code, 'torch' in sys.modules)"
+    save_file({k: w for k, w in weights.items() if k.startswith("first_stage_model")}, tmp_path / "vae-alone.safetensors")
+    save_file({}, tmp_path / "empty.safetensors")
     expected = {
+        "vae-alone": "holds no unet: expected a model's weights",
+        "empty": "it is empty",
         "cut": "cut off or damaged",
-        "lora": "text_encoder",
+        "lora": "call pipe.fuse_lora(); pipe.unload_lora_weights(); pipe.save_pretrained(FOLDER), then prune FOLDER",
         "fp8": "F8_E4M3",
         "no-vae": "no weights for vae (no key begins with first_stage_model. or vae.)",
     }
