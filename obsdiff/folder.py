@@ -60,7 +60,14 @@ class Folder:
             others = " and ".join(v for v in variants if v != variant)
             what = f"{self.source}: takes the {variant or 'plain'} files of {', '.join(names)}"
             lines.append(what + (f"; there are {others} files, too" if others else "; there are no others"))
-        return lines
+        return lines + (self.single_file_notes() if self.single_file else [])
+
+    def single_file_notes(self) -> list[str]:
+        """Which components the single file does not hold, in words."""
+        own = [name for name, tensors in self.components.items() if not tensors.original]
+        without = [name for name in self.left_out if (self.path / name).is_dir()]
+        taken = [f"{self.source}: holds no {', '.join(own)}: taken from {self.path}"] if own else []
+        return taken + ([f"{self.source}: holds no {', '.join(without)}, and {self.path} has no weights: left out"] if without else [])
 
     def require_text(self) -> None:
         """UserError for a pipeline whose text encoders are all declared as missing."""

@@ -95,6 +95,20 @@ def test_a_single_file_is_pruned_like_the_folder_it_was_made_from(sd3_file, sd3_
     assert all(torch.equal(a[name], b[name]) for name in a)
 
 
+def test_what_the_file_does_not_hold_is_said(sd_file, sd3_file, tmp_path):
+    assert open_model(str(sd_file[0]), sd_file[1]).notes() == []
+    file, config = sd3_file
+    assert open_model(str(file), config).notes() == [f"{file}: holds no text_encoder, text_encoder_2, vae: taken from {config}"]
+    checked = Path(shutil.copytree(sd_file[1], tmp_path / "checked"))
+    index = json.loads((checked / "model_index.json").read_text())
+    (checked / "model_index.json").write_text(json.dumps(index | {"safety_checker": ["stable_diffusion", "StableDiffusionSafetyChecker"]}))
+    (checked / "safety_checker").mkdir()
+    (checked / "safety_checker" / "config.json").write_text("{}")
+    folder = open_model(str(sd_file[0]), checked)
+    assert folder.notes() == [f"{sd_file[0]}: holds no safety_checker, and {checked} has no weights: left out"]
+    assert load_pipeline(folder, device="cpu")[0].safety_checker is None
+
+
 def test_inspect_and_evaluate_take_single_files(sd_file, capsys, prompts_file, tmp_path):
     file, config = sd_file
     assert main(["inspect", str(file), "--config", str(config), "--json"]) == 0
