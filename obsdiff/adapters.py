@@ -20,7 +20,7 @@ from .errors import UserError
 from .surgery import linear_shapes
 
 PLAIN = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
-FUSE = "load the LoRA into the dense pipeline, call fuse_lora() and unload_lora_weights(), then prune"
+FUSE = "load the LoRA into the dense pipeline, call pipe.fuse_lora(); pipe.unload_lora_weights(), then prune"
 
 
 def require_unwrapped(pipe: Any) -> None:
@@ -28,7 +28,9 @@ def require_unwrapped(pipe: Any) -> None:
     for name, part in pipe.components.items():
         wrapped = next((layer for layer, m in part.named_modules() if hasattr(m, "base_layer")), None) if isinstance(part, nn.Module) else None
         if wrapped:
-            raise UserError(f"{name}: expected plain layers, found an adapter such as a LoRA on {wrapped}; call fuse_lora() and unload_lora_weights() first")
+            raise UserError(
+                f"{name}: expected plain layers, found an adapter such as a LoRA on {wrapped}; call pipe.fuse_lora(); pipe.unload_lora_weights() first"
+            )
 
 
 def require_plain(pipe: Any, component: str) -> None:

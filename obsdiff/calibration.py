@@ -6,6 +6,8 @@ t counts completed scheduler steps, never denoiser calls: a second-order sampler
 step. With classifier-free guidance both halves of the batch are tokens like all others. Layers that read one tensor
 share one Hessian; that they really read the same tensor is checked at every call.
 
+Of a pipeline with two denoisers each may run in a part of the steps. T and the step weights stay those of the schedule.
+
 Nothing is silent: a tapped layer that misses a denoiser call, a step with another number of calls, an input with inf
 or NaN ends the run with the layer's name.
 """
@@ -20,6 +22,7 @@ from torch import Tensor, nn
 
 from .architectures import Tap
 from .errors import CalibrationError
+from .folder import DENOISERS
 from .hessian import Hessian
 from .running import Prompt, Run
 from .step_weights import step_weight
@@ -44,18 +47,22 @@ class Plan:
 
 @dataclass
 class Account:
-    """Who was called how often: the denoiser, by step, and each tapped layer."""
+    """Who was called how often: the denoiser and the pipeline's other denoisers, by step, and each tapped layer."""
 
     denoiser: int = 0
     per_step: Counter = field(default_factory=Counter)
+    others: Counter = field(default_factory=Counter)
     layers: Counter = field(default_factory=Counter)
 
     def settle(self, expected: list[str], steps: int) -> None:
-        """Raise CalibrationError unless every layer saw every denoiser call and every step had the same number of them."""
+        """Raise CalibrationError unless every layer saw every denoiser call and every step had the same number of them, but for
+        steps that only another denoiser ran in."""
+        if not self.denoiser and self.others:
+            raise CalibrationError(f"the denoiser ran in none of the {steps} steps, others did: take more steps, or prune another component")
         missed = [f"{name} ({self.layers[name]})" for name in expected if self.layers[name] != self.denoiser]
         if missed or not self.denoiser:
             raise CalibrationError(f"of {self.denoiser} denoiser calls these layers saw fewer or more: {', '.join(missed[:8]) or 'all'}")
-        counts = [self.per_step[s] for s in range(steps)]
+        counts = [self.per_step[s] for s in range(steps) if self.per_step[s] or not self.others[s]]
         if len(set(counts)) > 1:
             raise CalibrationError(f"the number of denoiser calls differs between steps: {counts}")
 
@@ -90,6 +97,7 @@ def tapped(
     """Hooks on the denoiser and on the tapped layers, removed on the way out."""
     modules = dict(denoiser.named_modules())
     handles = [denoiser.register_forward_pre_hook(denoiser_hook(run, account, on_call))]
+    handles += [other.register_forward_pre_hook(other_hook(run, account)) for other in other_modules(run, denoiser)]
     try:
         for tap, hessian in hessians.items():
             shared = Shared(len(tap.layers))
@@ -107,6 +115,19 @@ def denoiser_hook(run: Run, account: Account, on_call: Callable[[int], None]) ->
         account.denoiser += 1
         account.per_step[run.step] += 1
         on_call(run.prompts)
+
+    return hook
+
+
+def other_modules(run: Run, denoiser: nn.Module) -> list[nn.Module]:
+    """The pipeline's other denoisers."""
+    parts = [getattr(run.pipe, name, None) for name in DENOISERS]
+    return [part for part in parts if isinstance(part, nn.Module) and part is not denoiser]
+
+
+def other_hook(run: Run, account: Account) -> Callable:
+    def hook(*_) -> None:
+        account.others[run.step] += 1
 
     return hook
 

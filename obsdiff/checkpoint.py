@@ -19,8 +19,10 @@ from .adapters import require_unwrapped
 from .card import model_card
 from .errors import UserError
 from .folder import Folder, check_output
+from .loading import open_pipeline
 from .record import PruningReport
 from .settings import usable_device
+from .stored import read_json
 
 RECORD = "obsdiff.json"
 
@@ -31,18 +33,10 @@ def load_pipeline(folder: Folder, dtype: str | None = None, device: str | None =
     Loads in `dtype`, or as stored; on a CPU, which only emulates half precision (far slower and less exact), stored
     half precision is computed in float32 and goes back to its format when it is saved.
     """
-    from diffusers import DiffusionPipeline
-
     where = usable_device("device", device or ("cuda" if torch.cuda.is_available() else "cpu"))
     formats = {name: dtype or tensors.dtype or "float32" for name, tensors in folder.components.items()}
     loaded = {name: "float32" if where.type == "cpu" and dtype is None else f for name, f in formats.items()}
-    types = {name: getattr(torch, f) for name, f in loaded.items()} | {"default": torch.float32}
-    left_out = dict.fromkeys(folder.left_out)  # diffusers wants to be told that a required component is meant to be missing
-    try:
-        pipe = DiffusionPipeline.from_pretrained(folder.path, dtype=types, use_safetensors=True, variant=folder.variant, local_files_only=True, **left_out)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
-        reason = " ".join(str(error).split())
-        raise UserError(f"{folder.path}: diffusers can't load this {folder.pipeline}: {reason[:300]}") from error
+    pipe = open_pipeline(folder, {name: getattr(torch, f) for name, f in loaded.items()})
     return pipe.to(where), formats
 
 
@@ -90,6 +84,4 @@ def whole_folder(output: Path, overwrite: bool) -> Iterator[Path]:
 
 def read_record(folder: Path) -> dict[str, Any]:
     """obsdiff.json of a pruned folder; UserError if there is none or it can't be read."""
-    from .folder import read_json
-
     return read_json(Path(folder) / RECORD)

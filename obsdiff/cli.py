@@ -14,7 +14,8 @@ from .commands import CALL, demo, evaluate, inspect_, prune, report
 from .config import PruningConfig
 from .errors import RunFailed, UserError
 
-MODEL = f"a pipeline folder, a hub id, or a built-in: {', '.join(BUILTINS)}"
+MODEL = f"a pipeline folder, a hub id, a single-file checkpoint (.safetensors, with --config), or a built-in: {', '.join(BUILTINS)}"
+CONFIG = "pipeline folder with the configs of a single-file checkpoint: it says how the file is read, and is no setting of the pruning"
 NEGATED = {"compensation": "--no-compensation"}
 
 
@@ -59,7 +60,7 @@ def parser() -> Parser:
     commands = top.add_subparsers(title="commands", required=True, parser_class=Parser, metavar="COMMAND")
 
     p = commands.add_parser("prune", help="prune a pipeline and save it", formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    p.add_argument("model", metavar="MODEL", help=MODEL)
+    add_model(p)
     p.add_argument("--output", required=True, metavar="DIR", type=Path, help="folder to write; appears complete or not at all")
     p.add_argument("--overwrite", action="store_true", help="replace an existing output folder")
     p.add_argument("--json", action="store_true", help="print the record on stdout")
@@ -67,7 +68,7 @@ def parser() -> Parser:
     p.set_defaults(run=prune)
 
     p = commands.add_parser("inspect", help="what would be pruned, packages, memory; for structured the parameters and MACs that would be left; nothing is run")
-    p.add_argument("model", metavar="MODEL", help=MODEL)
+    add_model(p)
     p.add_argument("--json", action="store_true", help="print the plan on stdout as JSON")
     p.add_argument("--paper-count", action="store_true", help='with --pattern structured: count parameters and "TFLOPs" as the OBS-Diff paper does, too')
     add_config(p)
@@ -76,6 +77,7 @@ def parser() -> Parser:
     p = commands.add_parser("evaluate", help="the same prompts and seeds through pruned pipelines and the dense one: pictures, results.json, a table")
     p.add_argument("runs", metavar="DIR", nargs="+", type=Path, help="pruned pipelines")
     p.add_argument("--against", required=True, metavar="MODEL", help=f"the dense pipeline: {MODEL}")
+    p.add_argument("--config", metavar="FOLDER", type=Path, help=CONFIG)
     p.add_argument("--output", required=True, metavar="RUN", type=Path, help="folder to write; appears complete or not at all")
     add_evaluation(p)
     p.set_defaults(run=evaluate)
@@ -93,6 +95,12 @@ def parser() -> Parser:
     return top
 
 
+def add_model(p: argparse.ArgumentParser) -> None:
+    """MODEL, and what it takes to open it."""
+    p.add_argument("model", metavar="MODEL", help=MODEL)
+    p.add_argument("--config", metavar="FOLDER", type=Path, help=CONFIG)
+
+
 def add_evaluation(p: argparse.ArgumentParser) -> None:
     """How `evaluate` calls the pipelines. The settings of the pipeline call are described once, in PruningConfig."""
     p.add_argument(
@@ -102,7 +110,7 @@ def add_evaluation(p: argparse.ArgumentParser) -> None:
     p.add_argument("--seed", type=int, default=1_000_000, help="prompt i starts from seed + i (default %(default)s, far from calibration's)")
     p.add_argument("--batch-size", type=int, default=4, metavar="SIZE", help="prompts in one pipeline call (default %(default)s)")
     p.add_argument("--rounds", type=int, default=5, help="timed pictures, dense and pruned in turn; 0 times nothing (default %(default)s)")
-    p.add_argument("--component", help="pipeline component that was pruned (default: transformer or unet)")
+    p.add_argument("--component", help="pipeline component that was pruned (default: what the records of the pruned folders name, else as for prune)")
     fields = {field.name: field for field in dataclasses.fields(PruningConfig)}
     for name in CALL:
         kind = float if name == "guidance_scale" else int

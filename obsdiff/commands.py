@@ -13,10 +13,12 @@ from .architectures import require_blocks
 from .builtin import builtin_info
 from .config import PruningConfig, whole
 from .errors import UserError
-from .folder import Folder, check_output, find_model, open_folder, read_prompts
+from .folder import Folder, check_output, open_folder, read_prompts
 from .judges.files import find_judges
 from .packages import Package, plan_packages, select
 from .progress import say
+from .single_file import open_model
+from .stored import read_json
 
 CALL = ("num_inference_steps", "guidance_scale", "height", "width")
 JUDGES = ("clip", "features", "real", "lpips", "pickscore", "image_reward")
@@ -34,7 +36,8 @@ def prune(args: argparse.Namespace) -> None:
             f"sparsity: several values are written into folders of two decimals, so they have to differ there; found {' '.join(map(str, sparsities))}"
         )
     check_output(args.output, args.overwrite)
-    folder = open_folder(find_model(args.model))
+    folder = open_model(args.model, args.config)
+    folder.require_text()
     configs = [with_recommended(c, folder, args) for c in configs]
     prompts = calibration_prompts(args.prompts, folder)
     for config in configs:
@@ -46,6 +49,8 @@ def prune(args: argparse.Namespace) -> None:
 
     check_devices(configs[0])
     quiet()
+    for line in folder.notes():
+        say(line)
     records = []
     with whole_folder(args.output, args.overwrite) as inside:
         for config in configs:
@@ -108,9 +113,13 @@ def calibration_prompts(file: Path | None, folder: Folder) -> list[str]:
 
 
 def make_plan(folder: Folder, config: PruningConfig) -> tuple[str, list[Package]]:
-    """Name of the denoiser and its packages, from the files' headers alone; every complaint about the target comes here."""
+    """Name of the denoiser and its packages, from the files' headers, or for a single file from its config; every complaint about the target comes here."""
     name = folder.denoiser(config.component)
     linears = folder.components[name].linears
+    if not linears:  # a single file's names are not those of the layers
+        from .meta import linears_of_config
+
+        linears = linears_of_config(folder.config(name))
     units = select(require_blocks(linears, f"{folder.path}/{name}"), config, linears)
     return name, plan_packages(units, linears, config)
 
@@ -119,7 +128,7 @@ def inspect_(args: argparse.Namespace) -> None:
     config = config_of(args)
     if args.paper_count and config.pattern != "structured":
         raise UserError(f"paper-count goes with --pattern structured; found pattern {config.pattern}")
-    folder = open_folder(find_model(args.model), weights=False)
+    folder = open_model(args.model, args.config, weights=False)
     config = with_recommended(config, folder, args)
     prompts = len(read_prompts(args.prompts)) if args.prompts else config.num_prompts
 
@@ -134,9 +143,10 @@ def evaluate(args: argparse.Namespace) -> None:
         whole(name, getattr(args, name), least)
     config = config_of(argparse.Namespace(seed=args.seed, **{name: getattr(args, name) for name in CALL if hasattr(args, name)}))
     check_output(args.output, args.overwrite)
-    dense = open_folder(find_model(args.against))
-    component = dense.denoiser(args.component)
+    dense = open_model(args.against, args.config)
+    dense.require_text()
     runs = named_runs([open_folder(existing(path)) for path in args.runs])
+    component = dense.denoiser(args.component or pruned_component(runs))
     prompts = evaluation_prompts(args.prompts, dense)[: args.num_prompts]
     config = with_recommended(config, dense, args)
     judges = find_judges({name: getattr(args, name) for name in JUDGES}, dense.path)
@@ -159,6 +169,15 @@ def existing(path: Path) -> Path:
     if not path.is_dir():
         raise UserError(f"evaluate: expected the folder of a pruned pipeline, found {str(path)!r}, which is none")
     return path
+
+
+def pruned_component(runs: dict[str, Folder]) -> str | None:
+    """The component that the records of the pruned folders name; None if they have no record."""
+    records = [folder.path / "obsdiff.json" for folder in runs.values()]
+    found = sorted({str(component) for file in records if file.is_file() and (component := read_json(file).get("component"))})
+    if len(found) > 1:
+        raise UserError(f"component: expected runs of one pruned component, found {' and '.join(found)}; evaluate them apart, or give --component")
+    return found[0] if found else None
 
 
 def named_runs(folders: list[Folder]) -> dict[str, Folder]:

@@ -66,7 +66,7 @@ class PruningConfig:
     round_to: int = setting(8, "structured: FFN widths are rounded to a multiple of this")
     keep_first_last: bool | None = setting(None, "structured: leave the first and last block whole (default: yes for MMDiT models)")
     compensation: bool = setting(True, "leave the kept weights as they are: remove weights, repair nothing")
-    component: str | None = setting(None, "pipeline component to prune (default: transformer or unet)")
+    component: str | None = setting(None, "pipeline component to prune, such as transformer_2 or prior (default: transformer or unet, else decoder or prior)")
     dtype: str | None = setting(None, "number format to load, compute and save in (default: as stored; a CPU computes it in float32)", DTYPES)
     device: str | None = setting(None, "torch device to run on (default: cuda if there is one, else cpu)", metavar="DEVICE")
     offload_device: str | None = setting(None, "torch device that holds the Hessians (default: where the model runs)", metavar="DEVICE")

@@ -6,8 +6,8 @@ import torch
 from torch import nn
 
 from .drawing import denoiser_call
-from .folder import Tensors
 from .meta import build_on_meta, macs_or_why_not
+from .stored import Tensors
 from .timing import compared, interleaved
 
 STEPS_PER_PICTURE = 4  # so many timed denoiser steps for every timed picture
@@ -20,7 +20,7 @@ def cost_on_disk(stored: Tensors) -> dict[str, int]:
     parameters = zeros = 0
     for file in stored.files:
         with safe_open(file, "pt") as tensors:
-            for name in tensors.keys():  # noqa: SIM118 (not a dict)
+            for name in stored.shapes.keys() & tensors.keys():  # a single file holds other components, too
                 tensor = tensors.get_tensor(name)
                 parameters += tensor.numel()
                 zeros += int((tensor == 0).sum())

@@ -8,6 +8,7 @@
 A killed run leaves OUTPUT.part, and goes on from it.
 """
 
+import os
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,12 +23,13 @@ from .comparison import DENSE
 from .costs import cost_on_disk, measure_speed, step_macs
 from .drawing import denoiser_call, draw, save_images
 from .errors import UserError
-from .folder import Folder, check_output, read_json
+from .folder import Folder, check_output
 from .judges.files import Judges
 from .judges.scores import Scores, all_figures
 from .peak_memory import peak_memory
 from .progress import counting, say
 from .record import leaving, versions
+from .stored import read_json
 from .unfinished import WORK, check_place, finish, kept_json, open_part, write_json
 
 SCHEMA = 1
@@ -71,7 +73,8 @@ class Job:
 def stamps(folder: Folder) -> dict[str, list[int]]:
     """Size and time of every file of a pipeline, by its path."""
     files = sorted(file for file in folder.path.rglob("*") if file.suffix in (".json", ".safetensors"))
-    return {str(file.relative_to(folder.path)): [file.stat().st_size, file.stat().st_mtime_ns] for file in files}
+    files += [folder.single_file] if folder.single_file else []
+    return {os.path.relpath(file, folder.path): [file.stat().st_size, file.stat().st_mtime_ns] for file in files}
 
 
 def check_comparable(dense: Folder, runs: dict[str, Folder], component: str) -> None:
@@ -79,12 +82,12 @@ def check_comparable(dense: Folder, runs: dict[str, Folder], component: str) -> 
     expected = way_of_drawing(dense, component)
     for folder in runs.values():
         if folder.pipeline != dense.pipeline:
-            raise UserError(f"evaluate: {dense.path} is a {dense.pipeline}, {folder.path} is a {folder.pipeline}; compare pipelines of one class")
+            raise UserError(f"evaluate: {dense.source} is a {dense.pipeline}, {folder.path} is a {folder.pipeline}; compare pipelines of one class")
         found = way_of_drawing(folder, component)
         for part, key in ((part, key) for part, settings in expected.items() for key in settings):
             if expected[part][key] != found[part].get(key):
                 raise UserError(
-                    f"evaluate: {part} of {dense.path} has {key} {expected[part][key]}, that of {folder.path} has {found[part].get(key)}: "
+                    f"evaluate: {part} of {dense.source} has {key} {expected[part][key]}, that of {folder.path} has {found[part].get(key)}: "
                     "their pictures can't be compared"
                 )
 
@@ -190,7 +193,7 @@ def measure_cost(job: Job, name: str) -> dict[str, Any]:
         del dense
     del pipe
     if job.rounds:
-        found["memory"] = peak_memory(folder.path, job.settings, job.prompts[0])
+        found["memory"] = peak_memory(folder.path, job.settings, job.prompts[0], folder.single_file)
     return found
 
 
@@ -218,7 +221,7 @@ def results_of(job: Job, dense_images: list[str], dense_cost: dict[str, Any], de
     """results.json, schema 1. Image paths are relative to the folder."""
     return {
         "schema": SCHEMA,
-        "dense": job.label or str(job.dense.path),
+        "dense": job.label or str(job.dense.source),
         "dense_images": dense_images,
         "dense_cost": dense_cost,
         "dense_metrics": dense_metrics,

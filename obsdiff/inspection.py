@@ -6,12 +6,12 @@ from typing import Any
 from .architectures import Tap, require_blocks, uncovered
 from .config import PruningConfig
 from .errors import UserError
-from .folder import Folder, elements, read_json
-from .meta import build_on_meta
+from .folder import Folder, chosen_denoiser, other_denoisers
+from .meta import build_on_meta, linears_of_config
 from .packages import GIB, plan_packages, select
 from .prediction import as_the_paper_counts, predict
 from .record import in_words
-from .surgery import linear_shapes
+from .stored import elements, read_json
 
 LONGEST = 100_000  # text tokens
 
@@ -20,8 +20,9 @@ def describe(folder: Folder, config: PruningConfig, prompts: int, paper_count: b
     """The plan as JSON. UserError for everything that would keep the run from starting. A folder without weights is read by its
     config.json alone."""
     component = folder.denoiser(config.component)
+    others = other_denoisers(folder.components, component)
     tensors = folder.components[component]
-    linears = tensors.linears or linear_shapes(build_on_meta(folder.config(component)))
+    linears = tensors.linears or linears_of_config(folder.config(component))
     blocks = require_blocks(linears, f"{folder.path}/{component}")
     units = select(blocks, config, linears)
     packages = plan_packages(units, linears, config)
@@ -37,7 +38,7 @@ def describe(folder: Folder, config: PruningConfig, prompts: int, paper_count: b
 
     pruned = [layer for package in packages for layer in package.layers]
     return {
-        "path": str(folder.path),
+        "path": str(folder.source),
         "pipeline": folder.pipeline,
         "component": component,
         "dtype": tensors.dtype,
@@ -55,6 +56,7 @@ def describe(folder: Folder, config: PruningConfig, prompts: int, paper_count: b
         "prompts": prompts,
         "denoiser_passes": len(packages) * calls if calls else None,
         "uncovered": uncovered(linears, blocks),
+        "notes": folder.notes() + ([chosen_denoiser(folder.pipeline, component, others)] if others and not config.component else []),
         "prediction": prediction(folder, component, config, settings, paper_count) if config.pattern == "structured" else None,
         "config": config.to_dict(),
     }  # fmt: skip
@@ -62,9 +64,9 @@ def describe(folder: Folder, config: PruningConfig, prompts: int, paper_count: b
 
 def parameters(folder: Folder, component: str) -> int:
     """Of the stored tensors; where there are none, of the model that config.json describes."""
-    shapes = folder.components[component].shapes
-    if shapes:
-        return sum(elements(shape) for shape in shapes.values())
+    tensors = folder.components[component]
+    if tensors.shapes and not tensors.original:
+        return sum(elements(shape) for shape in tensors.shapes.values())
     return sum(p.numel() for p in build_on_meta(folder.config(component)).parameters())
 
 
@@ -167,7 +169,7 @@ def as_text(plan: dict[str, Any]) -> str:
         fewest = f"{min(columns):.1f}" if columns else "?"
         lines.append(f"{i + 1:7}  {package['layers']:6}  {package['hessian_gib']:12.4f}  {fewest:>17}  {package['taps'][0]['layers'][0]}")
     lines += prediction_lines(plan["prediction"]) if plan["prediction"] else []
-    lines += ["", "tokens per column: the fewest in the package, repeats counted; a run counts distinct ones"]
+    lines += ["", *plan["notes"], "tokens per column: the fewest in the package, repeats counted; a run counts distinct ones"]
     lines.append(
         f"not covered by any table entry, stay dense: {', '.join(plan['uncovered'])}" if plan["uncovered"] else "every linear layer of the blocks is covered"
     )

@@ -13,6 +13,7 @@ from torch import nn
 from .errors import UserError
 from .macs import Macs, count_macs
 from .pruned_models import PREFIX, pruned_class
+from .surgery import linear_shapes
 
 Inputs = dict[str, Any]
 SIZES = 6  # SDXL's time_ids: original, crop and target size
@@ -41,6 +42,11 @@ def build_on_meta(config: Mapping[str, Any]) -> nn.Module:
         raise
     except (TypeError, ValueError, LookupError, RuntimeError, AttributeError, ArithmeticError) as error:
         raise UserError(f"{cls.__name__} can't be built from this config.json: {' '.join(str(error).split())[:200]}") from None
+
+
+def linears_of_config(config: Mapping[str, Any]) -> dict[str, tuple[int, int]]:
+    """Layer name -> (O, I) of the Linears of the model that a config.json describes."""
+    return linear_shapes(build_on_meta(config))
 
 
 def on_meta(value: Any) -> Any:

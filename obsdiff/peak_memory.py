@@ -1,4 +1,5 @@
-"""Peak memory of one picture, in a process of its own: `python -m obsdiff.peak_memory FOLDER SETTINGS_JSON PROMPT`.
+"""Peak memory of one picture, in a process of its own: `python -m obsdiff.peak_memory FOLDER SETTINGS_JSON PROMPT [FILE]`,
+FILE being a single-file checkpoint whose configs FOLDER has.
 
 On a CPU: the process's anonymous memory (RssAnon of /proc), because the ordinary peak also counts pages of mapped files; the
 weights are copied out of their mapped files first, so that they count. On a GPU: what torch allocated there.
@@ -15,11 +16,11 @@ STATUS = Path("/proc/self/status")
 INTERVAL = 0.005  # seconds between two looks
 
 
-def peak_memory(folder: Path, settings: dict[str, Any], prompt: str) -> dict[str, Any]:
+def peak_memory(folder: Path, settings: dict[str, Any], prompt: str, single_file: Path | None = None) -> dict[str, Any]:
     """{"weights_bytes", "peak_bytes", "device", "why_not"} of drawing one picture with the pipeline of a folder."""
     if not STATUS.exists() and not gpu():
         return {"weights_bytes": None, "peak_bytes": None, "why_not": "this system has no /proc to read a process's memory from"}
-    command = [sys.executable, "-m", "obsdiff.peak_memory", str(folder), json.dumps(settings), prompt]
+    command = [sys.executable, "-m", "obsdiff.peak_memory", str(folder), json.dumps(settings), prompt, *([str(single_file)] if single_file else [])]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
         lines = done.stderr.strip().splitlines()
@@ -58,15 +59,16 @@ class Watch(threading.Thread):
         return max(self.peak, anonymous())
 
 
-def measure(folder: Path, settings: dict[str, Any], prompt: str) -> dict[str, Any]:
+def measure(folder: Path, settings: dict[str, Any], prompt: str, single_file: str | None = None) -> dict[str, Any]:
     """Load the pipeline, draw one picture, watch."""
     import torch
 
     from .checkpoint import load_pipeline
     from .folder import open_folder
+    from .single_file import open_single_file
 
     before = anonymous() if STATUS.exists() else 0
-    pipe, _ = load_pipeline(open_folder(folder))
+    pipe, _ = load_pipeline(open_single_file(Path(single_file), folder) if single_file else open_folder(folder))
     pipe.set_progress_bar_config(disable=True)
     parts = [c for c in pipe.components.values() if isinstance(c, torch.nn.Module)]
     weights = sum(p.numel() * p.element_size() for part in parts for p in part.parameters())
@@ -85,4 +87,4 @@ def measure(folder: Path, settings: dict[str, Any], prompt: str) -> dict[str, An
 
 
 if __name__ == "__main__":
-    print(json.dumps(measure(Path(sys.argv[1]), json.loads(sys.argv[2]), sys.argv[3])))
+    print(json.dumps(measure(Path(sys.argv[1]), json.loads(sys.argv[2]), *sys.argv[3:])))

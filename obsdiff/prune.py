@@ -25,6 +25,7 @@ from .architectures import Group, Tap, require_blocks, uncovered
 from .calibration import Plan, calibrate
 from .config import PruningConfig
 from .errors import CalibrationError, CalibrationWarning, NotPositiveDefinite
+from .folder import chosen_denoiser
 from .hessian import Hessian
 from .packages import Package, plan_packages, select, select_groups
 from .progress import Progress
@@ -32,7 +33,7 @@ from .prune_structured import prune_groups_, require_prunable
 from .pruned_models import mark_pruned_
 from .record import LayerRecord, PruningReport
 from .running import Prompt, Run, prepared
-from .settings import call_settings, check_devices, choose_prompts, denoiser_name
+from .settings import call_settings, check_devices, check_prompts, choose_prompts, denoiser_name, denoisers_besides, scheduler_name
 from .solvers import SOLVERS, Inputs, Target
 from .solvers.solution import layer_error
 from .surgery import linear_shapes
@@ -52,6 +53,7 @@ def prune_(pipe: Any, prompts: Sequence[Prompt], config: PruningConfig | None = 
     config = config or PruningConfig()
     check_devices(config)
     name = denoiser_name(pipe, config.component)
+    scheduler = scheduler_name(pipe, name)
     denoiser: nn.Module = getattr(pipe, name)
     require_plain(pipe, name)
     linears = linear_shapes(denoiser)
@@ -61,16 +63,19 @@ def prune_(pipe: Any, prompts: Sequence[Prompt], config: PruningConfig | None = 
     require_prunable(denoiser, groups)
     require_finite(denoiser, [layer for package in packages for layer in package.layers])
     chosen, seeds = choose_prompts(list(prompts), config)
+    check_prompts(pipe, chosen)
     settings = call_settings(pipe, config)
     report = PruningReport(config.to_dict(), settings, chosen, seeds, name, [list(p.layers) for p in packages])
     report.parameters["before"] = sum(p.numel() for p in denoiser.parameters())
+    if config.component is None and (others := denoisers_besides(pipe, name)):
+        note(report, chosen_denoiser(type(pipe).__name__, name, others))
     for layer in uncovered(linears, blocks):
         note(report, f"{layer}: no table entry covers this layer; it stays dense")
     if config.device:
         pipe.to(config.device)
     weighting = (config.step_weighting, config.step_weight_min, config.step_weight_max)
     job = Plan(chosen, seeds, settings, config.batch_size, weighting)
-    with prepared(pipe) as run, Progress(progress, len(packages), len(chosen)) as bar:
+    with prepared(pipe, scheduler) as run, Progress(progress, len(packages), len(chosen)) as bar:
         for index, package in enumerate(packages):
             inside = [group for group in groups if group.consumers[0] in package.layers]
             prune_package_(run, denoiser, package, inside, index, job, config, report, bar)

@@ -15,12 +15,12 @@ from typing import Any
 
 from .comparison import DENSE, LEGEND, reasons
 from .errors import UserError
-from .folder import read_json
 from .page_merge import Comparison, merge
 from .page_pictures import picture_rows
 from .page_plots import plots
 from .page_tables import config_table, cost_reasons, cost_table, quality_table
 from .report_schema import check_results
+from .stored import read_json
 
 SCHEMA = 1
 LARGEST = 10_000_000  # bytes of a page

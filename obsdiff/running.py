@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from diffusers import SchedulerMixin
 
 from .errors import UserError
 
@@ -20,10 +21,11 @@ Prompt = str | dict[str, Any]
 
 @dataclass
 class Run:
-    """A pipeline made ready to give latents. `step` is the number of completed scheduler steps in the current call, `prompts`
-    the number of prompts in it."""
+    """A pipeline made ready to give latents. `step` is the number of completed steps of its scheduler (the component of that
+    name) in the current call, `prompts` the number of prompts in it."""
 
     pipe: Any
+    scheduler: str = "scheduler"
     step: int = 0
     prompts: int = 0
     memory: dict[str, Any] = field(default_factory=dict)
@@ -31,7 +33,7 @@ class Run:
     @property
     def steps(self) -> int:
         """T: the number of time steps of the schedule (2T - 1 denoiser calls for Heun, T + 1 for PNDM, count too)."""
-        return len(self.pipe.scheduler.timesteps)
+        return len(getattr(self.pipe, self.scheduler).timesteps)
 
     def latents(self, prompts: list[Prompt], seeds: list[int], settings: dict[str, Any]) -> torch.Tensor:
         """Final latents of one batch, through the pipeline's own __call__, a seed for each prompt. UserError if the pipeline refuses its arguments."""
@@ -39,7 +41,8 @@ class Run:
         device = getattr(self.pipe, "_execution_device", None) or self.pipe.device
         generators = [torch.Generator(device).manual_seed(seed) for seed in seeds]
         arguments = settings | arguments_of(prompts) | {"generator": generators}
-        if "output_type" in inspect.signature(self.pipe.__call__).parameters:
+        output = inspect.signature(self.pipe.__call__).parameters.get("output_type")
+        if output and output.default != "pt":  # a prior gives tensors by itself
             arguments["output_type"] = "latent"
         with refused(self.pipe, lambda: self.step == 0), torch.no_grad():
             out = self.pipe(**arguments, return_dict=False)
@@ -50,13 +53,25 @@ class Run:
 
 @contextlib.contextmanager
 def refused(pipe: Any, at_the_door: Callable[[], bool] = lambda: True) -> Iterator[None]:
-    """What a pipeline refuses before its first step, where it checks its arguments, becomes a UserError."""
+    """What a pipeline refuses before its first step, where it checks its arguments, becomes a UserError; so does its stumbling
+    over a text encoder that is not there."""
     try:
         yield
-    except (ValueError, TypeError) as error:
-        if not at_the_door() or isinstance(error, UserError):
+    except (ValueError, TypeError, AttributeError) as error:
+        absent = absent_encoders(pipe)
+        if not at_the_door() or isinstance(error, UserError) or (isinstance(error, AttributeError) and not absent):
             raise
-        raise UserError(f"{type(pipe).__name__} does not take these prompts and settings: {' '.join(str(error).split())}") from error
+        without = f" (it has no {' and no '.join(absent)})" if absent else ""
+        raise UserError(f"{type(pipe).__name__} does not take these prompts and settings{without}: {' '.join(str(error).split())}") from error
+
+
+def absent_encoders(pipe: Any) -> list[str]:
+    """Text encoders that the pipeline could have and does not."""
+    return [name for name, part in pipe.components.items() if name.startswith("text_encoder") and part is None]
+
+
+def has_encoder(pipe: Any) -> bool:
+    return any(name.startswith("text_encoder") and part is not None for name, part in pipe.components.items())
 
 
 def arguments_of(prompts: list[Prompt]) -> dict[str, Any]:
@@ -67,33 +82,37 @@ def arguments_of(prompts: list[Prompt]) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def prepared(pipe: Any) -> Iterator[Run]:
-    """A Run of the pipeline; on the way out everything is restored."""
-    run = Run(pipe)
-    scheduler, bar = pipe.scheduler, dict(getattr(pipe, "_progress_bar_config", {}))
+def prepared(pipe: Any, scheduler_name: str = "scheduler") -> Iterator[Run]:
+    """A Run of the pipeline that follows one scheduler; on the way out everything is restored."""
+    run = Run(pipe, scheduler_name)
+    schedulers = {name: part for name, part in pipe.components.items() if isinstance(part, SchedulerMixin) or name == scheduler_name}
+    bar = dict(getattr(pipe, "_progress_bar_config", {}))
     modules = [m for c in pipe.components.values() if isinstance(c, torch.nn.Module) for m in c.modules()]
     modes = [m.training for m in modules]
     with contextlib.ExitStack() as undo:
         undo.enter_context(torch.random.fork_rng(devices=range(torch.cuda.device_count())))
-        undo.callback(restore, pipe, scheduler, bar, modules, modes)
+        undo.callback(restore, pipe, schedulers, bar, modules, modes)
         for module in modules:
             module.training = False
         pipe.set_progress_bar_config(disable=True)
-        pipe.scheduler = follow_steps(copy.deepcopy(scheduler), run)
+        for name, scheduler in schedulers.items():
+            setattr(pipe, name, copy.deepcopy(scheduler))
+        follow_steps(getattr(pipe, scheduler_name), run)
         undo.enter_context(remember_text(pipe, run.memory))
         undo.enter_context(no_decoding(pipe))
         yield run
 
 
-def restore(pipe: Any, scheduler: Any, bar: dict, modules: list, modes: list[bool]) -> None:
-    pipe.scheduler = scheduler
+def restore(pipe: Any, schedulers: dict, bar: dict, modules: list, modes: list[bool]) -> None:
+    for name, scheduler in schedulers.items():
+        setattr(pipe, name, scheduler)
     pipe.set_progress_bar_config(**bar)
     for module, mode in zip(modules, modes, strict=True):
         module.training = mode
 
 
-def follow_steps(scheduler: Any, run: Run) -> Any:
-    """The scheduler, counting its completed steps on the run."""
+def follow_steps(scheduler: Any, run: Run) -> None:
+    """Count the scheduler's completed steps on the run."""
     step = scheduler.step
 
     def counted(*args: Any, **kwargs: Any) -> Any:
@@ -102,7 +121,6 @@ def follow_steps(scheduler: Any, run: Run) -> Any:
         return out
 
     scheduler.step = counted
-    return scheduler
 
 
 @contextlib.contextmanager

@@ -5,16 +5,20 @@ import random
 from typing import Any
 
 import torch
+from diffusers import DiffusionPipeline
 from torch import nn
 
 from .config import PruningConfig
 from .errors import UserError
-from .folder import DENOISERS
-from .running import Prompt
+from .folder import DENOISERS, other_denoisers
+from .running import Prompt, absent_encoders, has_encoder
 
 
 def denoiser_name(pipe: Any, component: str | None) -> str:
-    """Name of the pipeline component to prune: `component`, or transformer, or unet."""
+    """Name of the pipeline component to prune: `component`, or the first of DENOISERS that is there."""
+    inner = [type(part).__name__ for part in vars(pipe).values() if isinstance(part, DiffusionPipeline)]
+    if inner:
+        raise UserError(f"{type(pipe).__name__} runs other pipelines, {' and '.join(inner)}: expected a single one; prune each of them by itself")
     present = [name for name, part in pipe.components.items() if isinstance(part, nn.Module)]
     if component is not None:
         if component not in present:
@@ -24,6 +28,20 @@ def denoiser_name(pipe: Any, component: str | None) -> str:
         if name in present:
             return name
     raise UserError(f"{type(pipe).__name__} has no denoiser: expected a component named {' or '.join(DENOISERS)}, found {', '.join(present) or 'none'}")
+
+
+def denoisers_besides(pipe: Any, component: str) -> list[str]:
+    """Names of the pipeline's other denoisers."""
+    return other_denoisers([name for name, part in pipe.components.items() if isinstance(part, nn.Module)], component)
+
+
+def scheduler_name(pipe: Any, component: str) -> str:
+    """The scheduler whose steps the component runs in: its own where the pipeline has one, such as prior_scheduler."""
+    own = f"{component}_scheduler"
+    name = own if own in pipe.components else "scheduler"
+    if name not in pipe.components:
+        raise UserError(f"{type(pipe).__name__} has no scheduler whose steps {component} could be followed in: expected scheduler or {own}")
+    return name
 
 
 def usable_device(name: str, value: str) -> torch.device:
@@ -51,6 +69,19 @@ def choose_prompts(prompts: list[Prompt], config: PruningConfig) -> tuple[list[P
     if len(prompts) > config.num_prompts:
         prompts = random.Random(config.seed).sample(prompts, config.num_prompts)
     return prompts, [config.seed + i for i in range(len(prompts))]
+
+
+def check_prompts(pipe: Any, prompts: list[Prompt]) -> None:
+    """UserError for arguments that the pipeline's call does not have, and for text that the pipeline has no encoder for."""
+    name = type(pipe).__name__
+    known = {key: p for key, p in inspect.signature(pipe.__call__).parameters.items() if key != "self"}
+    takes_more = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in known.values())
+    for key in (key for prompt in prompts for key in (prompt if isinstance(prompt, dict) else ("prompt",))):
+        if key not in known and not takes_more:
+            what = f"takes no {key!r}" if isinstance(prompts[0], dict) else "takes no text"
+            raise UserError(f"prompts: {name} {what}; give dicts, from Python, with arguments of its call: {', '.join(list(known)[:12])} ...")
+        if key == "prompt" and (absent := absent_encoders(pipe)) and not has_encoder(pipe):
+            raise UserError(f"prompts: this {name} has no {' and no '.join(absent)}, so it reads no text; give dicts, from Python, with prompt_embeds")
 
 
 def call_settings(pipe: Any, config: PruningConfig) -> dict[str, Any]:

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from .errors import UserError
-from .folder import read_json
 from .progress import say
+from .stored import read_json
 
 WORK = ".work"
 JOB = "job.json"

@@ -5,12 +5,14 @@ import torch
 from diffusers import (
     AutoencoderKL,
     DDIMScheduler,
+    EulerDiscreteScheduler,
     FlowMatchEulerDiscreteScheduler,
     FluxPipeline,
     FluxTransformer2DModel,
     SD3Transformer2DModel,
     StableDiffusion3Pipeline,
     StableDiffusionPipeline,
+    StableDiffusionXLPipeline,
     UNet2DConditionModel,
 )
 from tokenizers import pre_tokenizers
@@ -100,3 +102,17 @@ def prompts_file(tmp_path) -> str:
     file = tmp_path / "prompts.txt"
     file.write_text("\n".join(PROMPTS) + "\n", encoding="utf-8")
     return str(file)
+
+
+def sdxl() -> StableDiffusionXLPipeline:
+    """Two text encoders of 8 and 16 features, time ids, one and two transformer layers a block."""
+    torch.manual_seed(0)
+    unet = UNet2DConditionModel(
+        sample_size=8, in_channels=4, out_channels=4, block_out_channels=(16, 32), layers_per_block=1, norm_num_groups=4, cross_attention_dim=24,
+        attention_head_dim=(2, 4), down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"), up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+        transformer_layers_per_block=(1, 2), use_linear_projection=True, addition_embed_type="text_time", addition_time_embed_dim=8,
+        projection_class_embeddings_input_dim=6 * 8 + 16,
+    )  # fmt: skip
+    encoders = CLIPTextModel(text_config(8)), CLIPTextModelWithProjection(text_config(16))
+    scheduler = EulerDiscreteScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", steps_offset=1, timestep_spacing="leading")
+    return StableDiffusionXLPipeline(vae(), *encoders, tokenizer(), tokenizer(), randomise(unet), scheduler, add_watermarker=False)

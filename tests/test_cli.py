@@ -146,7 +146,7 @@ def test_quantised_models_and_single_files_are_refused_before_torch_is_imported(
     (tmp_path / "model.gguf").touch()
     (tmp_path / "model.ckpt").touch()
     code = "import sys; from obsdiff.cli import main; code = main(sys.argv[1:]); print(code, 'torch' in sys.modules)"
-    for model, words in ((quantised, "quantization_config of 'gguf'"), (tmp_path / "model.gguf", "GGUF"), (tmp_path / "model.ckpt", "from_single_file")):
+    for model, words in ((quantised, "quantization_config of 'gguf'"), (tmp_path / "model.gguf", "GGUF"), (tmp_path / "model.ckpt", "can run code")):
         argv = [sys.executable, "-c", code, "prune", str(model), "--output", str(tmp_path / "out")]
         done = subprocess.run(argv, capture_output=True, text=True)
         assert done.stdout.strip() == "2 False"

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from obsdiff.errors import UserError
-from obsdiff.folder import check_output, find_model, open_folder, read_header, read_prompts, variant_of
+from obsdiff.folder import check_output, find_model, open_folder, read_prompts
+from obsdiff.stored import read_header, variant_of
 
 WEIGHTS = "transformer/diffusion_pytorch_model.safetensors"
 
@@ -90,6 +91,16 @@ def pickled(model):
     return "only pickled weights (diffusion_pytorch_model.bin)"
 
 
+def gguf_only(model):
+    (model / WEIGHTS).rename(model / "transformer/diffusion_pytorch_model.gguf")
+    return "only GGUF weights"
+
+
+def lora_only(model):
+    (model / "model_index.json").rename(model / "pytorch_lora_weights.safetensors")
+    return "call pipe.fuse_lora(); pipe.unload_lora_weights()"
+
+
 def weightless(model):
     (model / WEIGHTS).unlink()
     return "has no weights"
@@ -110,6 +121,8 @@ def weightless(model):
         nonsense_header,
         lying_header,
         pickled,
+        gguf_only,
+        lora_only,
         weightless,
     ],
 )
@@ -176,19 +189,13 @@ def test_integers_that_are_no_linear_layers_are_no_quantisation(model):
     assert open_folder(model).denoiser(None) == "transformer"
 
 
-def test_single_files_say_what_to_do(tmp_path):
-    for name, words in {"flux-Q4_K_S.gguf": "GGUF file", "sd15.safetensors": "from_single_file", "old.ckpt": "from_single_file", "x": "found the file"}.items():
-        (tmp_path / name).touch()
-        with pytest.raises(UserError, match=words) as error:
-            find_model(str(tmp_path / name))
-        assert name in str(error.value)
-        assert "expected a pipeline folder" in str(error.value)
+VARIANTS = {"transformer": "fp16", "vae": "fp16", "text_encoder": None, "text_encoder_2": None}
 
 
 def test_variants_are_found(model):
     for component in ("transformer", "vae"):
         (model / component / "diffusion_pytorch_model.safetensors").rename(model / component / "diffusion_pytorch_model.fp16.safetensors")
-    assert open_folder(model).variant == "fp16"
+    assert {name: tensors.variant for name, tensors in open_folder(model).components.items()} == VARIANTS
     assert variant_of(Path("model.fp16-00001-of-00002.safetensors")) == "fp16"
     assert variant_of(Path("model-00001-of-00002.safetensors")) is None
 

@@ -11,9 +11,10 @@ PACKAGE = Path(__file__).parents[1] / "obsdiff"
 
 # from the ground up; a file may import only from the lines before its own, or from its own line
 FLOORS = [
-    ["errors", "builtin"],
+    ["errors", "builtin", "stored"],
     ["config", "step_weights", "hessian", "metrics", "solvers", "macs", "timing", "comparison", "table"],
     ["architectures", "folder", "progress", "record", "running"],
+    ["single_file", "loading"],
     ["unfinished", "packages", "calibration", "settings", "surgery", "card", "drawing", "judges"],
     ["report_schema", "page_merge"],
     ["page_config", "page_pictures"],

@@ -12,7 +12,6 @@ References:
     Esser et al., "Scaling Rectified Flow Transformers for High-Resolution Image Synthesis", 2024. https://arxiv.org/abs/2403.03206
 """
 
-
 import torch
 from diffusers import AutoencoderKL, SD3Transformer2DModel
 from safetensors.torch import load_file, save_file

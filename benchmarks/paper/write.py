@@ -112,9 +112,7 @@ def weighting_table(rows: dict[str, Kept]) -> str:
         seeds = [seed for seed in SEEDS if f"{kind} seed {seed}" in rows and f"uniform seed {seed}" in rows]
         if not seeds:
             continue
-        mine, uniform = (
-            np.array([rows[f"{k} seed {seed}"]["metrics"]["relative_latent_error"]["per_prompt"] for seed in seeds]) for k in (kind, "uniform")
-        )
+        mine, uniform = (np.array([rows[f"{k} seed {seed}"]["metrics"]["relative_latent_error"]["per_prompt"] for seed in seeds]) for k in (kind, "uniform"))
         difference = (mine - uniform).mean(0)
         picks = np.random.default_rng(0).integers(len(difference), size=(RESAMPLES, len(difference)))
         low, high = np.quantile(difference[picks].mean(1), [0.025, 0.975])

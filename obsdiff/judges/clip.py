@@ -19,7 +19,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ..folder import read_json
+from ..stored import read_json
 from .weights import NotAtHand
 
 BATCH = 16

@@ -7,7 +7,7 @@ from typing import Any
 
 from ..builtin import HERE, builtin_info
 from ..errors import UserError
-from ..folder import read_component, read_header, read_json
+from ..stored import read_component, read_header, read_json
 
 EMOJI_CLIP = HERE / "emoji-clip"
 INCEPTION = "inception"

@@ -20,7 +20,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from ..folder import read_json
+from ..stored import read_json
 from .files import reward_weights
 from .weights import NotAtHand, fill_, read_weights
 
