@@ -146,6 +146,7 @@ def evaluate(args: argparse.Namespace) -> None:
     dense = open_model(args.against, args.config)
     dense.require_text()
     runs = named_runs([open_folder(existing(path)) for path in args.runs])
+    require_one_class(dense, runs)
     component = dense.denoiser(args.component or pruned_component(runs))
     prompts = evaluation_prompts(args.prompts, dense)[: args.num_prompts]
     config = with_recommended(config, dense, args)
@@ -169,6 +170,12 @@ def existing(path: Path) -> Path:
     if not path.is_dir():
         raise UserError(f"evaluate: expected the folder of a pruned pipeline, found {str(path)!r}, which is none")
     return path
+
+
+def require_one_class(dense: Folder, runs: dict[str, Folder]) -> None:
+    for folder in runs.values():
+        if folder.pipeline != dense.pipeline:
+            raise UserError(f"evaluate: {dense.source} is a {dense.pipeline}, {folder.path} is a {folder.pipeline}; compare pipelines of one class")
 
 
 def pruned_component(runs: dict[str, Folder]) -> str | None:
