@@ -74,8 +74,15 @@ def prefixes(entry: Entry, linears: Mapping[str, Shape]) -> list[str]:
     """What stands before the entry's layer names, wherever all those it requires are there and the owner has a fitting name."""
     first = entry.requires[0]
     found = [name.removesuffix(first) for name in linears if f".{name}".endswith(f".{first}")]
-    fitting = [p for p in found if any(fnmatchcase(p.rstrip(".").rpartition(".")[2], wild) for wild in entry.owners)]
-    return [p for p in fitting if all(p + name in linears for name in entry.requires)]
+    fitting = [p for p in found if any(has_name(p.rstrip("."), wild) for wild in entry.owners)]
+    return [p for p in fitting if all(p + name in linears for name in entry.requires) and not any(p + name in linears for name in entry.lacks)]
+
+
+def has_name(owner: str, wild: str) -> bool:
+    """Whether the last parts of an owner's name fit a wildcard, part by part."""
+    wilds = wild.split(".")
+    parts = owner.split(".")[-len(wilds) :]
+    return len(parts) == len(wilds) and all(fnmatchcase(part, w) for part, w in zip(parts, wilds, strict=True))
 
 
 def place(part: Part) -> str:

@@ -4,7 +4,7 @@ Data only. An attention or FFN is one entry whatever class it belongs to, whatev
 block is found as the place where some of them stand together (architectures.py). Entries are tried from the top; a layer that
 one of them has taken is not looked at again.
 
-To add a model: see which of its linear layers are called not covered by `obsdiff inspect`, add the entry that has their names, and
+To add a model: see which of its linear layers no entry covers (`obsdiff inspect` says so), add an entry that has their names, and one
 tiny config in tests/tiny_models.py.
 """
 
@@ -29,10 +29,10 @@ Unit = tuple[Tap, ...]  # a basic unit (paper, section 3.3): its inputs do not d
 class Group:
     """What leaves together in structured pruning: producers lose rows, consumers lose columns.
 
-    `owner` is the module that the group belongs to: the attention, whose heads are counted there, or the FFN. The columns of a
-    consumer are those of the heads, then those of the neurons. `rows` says for each producer of what its rows are, one after the
-    other, where it isn't one kind alone: ("heads", "heads", "heads", "neurons", "neurons") for q, k, v, gate and up. `beside` are
-    the layers that write the heads of a consumer which reads heads and neurons.
+    `owner` is the module that the group belongs to: the attention, whose heads are counted there, or the FFN. A producer may hold
+    several of them one after the other, such as q, k and v, or gate and up: it has that many times the rows. The columns of a
+    consumer are those of the heads, then those of the neurons. `rows` says of what the rows of each producer are where they are of
+    both kinds; `beside` are the layers that write the heads, where another layer writes the neurons.
     """
 
     kind: str  # "heads" or "neurons"
@@ -41,6 +41,7 @@ class Group:
     consumers: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...] = ()
     beside: tuple[str, ...] = ()
+    refused: str = ""  # why this group is never pruned
 
 
 @dataclass(frozen=True)
@@ -52,15 +53,16 @@ class Entry:
     requires: tuple[str, ...]
     units: tuple[Unit, ...]
     groups: tuple[Group, ...]
-    owners: tuple[str, ...] = ("*",)  # wildcards of the owner's own name
+    owners: tuple[str, ...] = ("*",)  # wildcards of the owner's own name, or of its last names
+    lacks: tuple[str, ...] = ()  # layers that must not be there
     keep_ends: bool = False  # the paper leaves the first and last block of these models whole in structured pruning
     is_block: bool = False
     alone: bool = False  # an FFN that may stand where no attention is
 
 
 HEADS, NEURONS = "heads", "neurons"
-OUT = ("to_out.0", "to_out", "out_layer", "to_out_t", "to_add_out")
-SELF = ("attn", "attn1", "*_attn1", "self_attn", "self_attention", "attention", "mha")  # owners whose q, k and v read one tensor
+# owners whose q, k and v read one tensor; of others it is not known, and k and v get a Hessian of their own
+SELF = ("attn", "attn1", "*_attn1", "self_attn", "self_attention", "mha", "layers.*.attention", "*refiner.*.attention", "attentions.*")
 
 
 def attention(*layers: str, stream: str = "image") -> Tap:
@@ -119,6 +121,17 @@ ENTRIES = (
         (Group(HEADS, "", (*QKV, *ADDED), ("to_out.0", "to_out", "to_add_out")),),
         keep_ends=True,
     ),
+    Entry(  # Motif: a cross attention is added to the heads before the output projection
+        "parallel attention and FFN",
+        ("attn.to_q", "attn.to_k", "attn.to_v", "proj_mlp", "proj_out", "cross_attn.to_out.0"),
+        ((attention("attn.to_q", "attn.to_k", "attn.to_v", "proj_mlp", stream="joint"),), (attention("proj_out", stream="joint"),)),
+        (
+            Group(HEADS, "attn", ("attn.to_q", "attn.to_k", "attn.to_v"), ("proj_out",), refused="the cross attention is added to its heads"),
+            Group(NEURONS, "", ("proj_mlp",), ("proj_out",), beside=("attn.to_q",)),
+        ),
+        keep_ends=True,
+        is_block=True,
+    ),
     Entry(  # FLUX's single blocks: attention and FFN in parallel, one output projection reads [heads | neurons]
         "parallel attention and FFN",
         ("attn.to_q", "attn.to_k", "attn.to_v", "proj_mlp", "proj_out"),
@@ -151,14 +164,14 @@ ENTRIES = (
         "joint attention",
         ("img_attn_qkv", "txt_attn_qkv", "img_attn_proj", "txt_attn_proj"),
         ((attention("img_attn_qkv"), attention("txt_attn_qkv", stream="text")), (attention("img_attn_proj"), attention("txt_attn_proj", stream="text"))),
-        (Group(HEADS, "", ("img_attn_qkv", "txt_attn_qkv"), ("img_attn_proj", "txt_attn_proj"), rows=((HEADS,) * 3, (HEADS,) * 3)),),
+        (Group(HEADS, "", ("img_attn_qkv", "txt_attn_qkv"), ("img_attn_proj", "txt_attn_proj")),),
         keep_ends=True,
     ),
     Entry(  # PRX: the image asks both streams
         "joint attention",
         ("img_qkv_proj", "txt_kv_proj", "to_out.0"),
         ((attention("img_qkv_proj"), attention("txt_kv_proj", stream="text")), (attention("to_out.0"),)),
-        (Group(HEADS, "", ("img_qkv_proj", "txt_kv_proj"), ("to_out.0",), rows=((HEADS,) * 3, (HEADS,) * 2)),),
+        (Group(HEADS, "", ("img_qkv_proj", "txt_kv_proj"), ("to_out.0",)),),
     ),
     Entry(  # keys and values of a second text or of an image beside those of a first one: Wan from images
         "cross attention",
@@ -177,35 +190,53 @@ ENTRIES = (
         "self attention",
         ("to_qkv", "to_out"),
         ((attention("to_qkv"),), (attention("to_out"),)),
-        (),
+        (Group(HEADS, "", ("to_qkv",), ("to_out",)),),
     ),
     Entry(
         "cross attention",
         ("to_q", "to_kv", "to_out"),
         ((attention("to_q"), attention("to_kv", stream="text")), (attention("to_out"),)),
-        (),
+        (Group(HEADS, "", ("to_q", "to_kv"), ("to_out",)),),
         owners=("cross_attn",),
     ),
     Entry(  # Sana-WM: linear attention, and a second one on the camera's path
         "self attention",
         ("qkv", "proj"),
         (
-            (attention("qkv", "q_proj_cam", "k_proj_cam", "v_proj_cam", "beta_proj", "gate_proj", "output_gate"),),
+            (attention("qkv", "q_proj_cam", "k_proj_cam", "v_proj_cam", "output_gate"),),
             (attention("proj"), attention("out_proj_cam")),
         ),
-        (),
+        (Group(HEADS, "", ("qkv",), ("proj",), refused="its heads and those of the camera's path share gates"),),
     ),
     Entry(
         "cross attention",
         ("q_linear", "kv_linear", "proj"),
         ((attention("q_linear"), attention("kv_linear", stream="text")), (attention("proj"),)),
-        (),
+        (Group(HEADS, "", ("q_linear", "kv_linear"), ("proj",)),),
+    ),
+    Entry(  # Lumina-Next: the sum of both attentions goes through the second one's output projection
+        "self and cross attention",
+        ("attn1.to_q", "attn2.to_q", "attn2.to_out.0"),
+        (
+            (attention("attn1.to_q", "attn1.to_k", "attn1.to_v"), attention("attn2.to_q"), attention("attn2.to_k", "attn2.to_v", stream="text")),
+            (attention("attn2.to_out.0"),),
+        ),
+        (Group(HEADS, "attn2", ("attn1.to_q", "attn2.to_q"), ("attn2.to_out.0",), refused="two attentions share one output projection"),),
+        lacks=("attn1.to_out.0",),
+        is_block=True,
     ),
     *standard("attention", (*QKV, "to_gate"), "to_out.0", owners=("attn",)),  # Krea 2: a gate on what the heads give
     *standard("attention", (*QKV, "to_g"), "to_out", owners=("mha",)),  # RFD4: the same
+    standard("attention", QKV, "to_out.0", owners=("attention_blocks.*.attn1",))[1],  # UVit
     *standard("attention", QKV, "to_out.0"),  # the UNets of SD and SDXL, and most transformers
     *standard("attention", QKV, "to_out"),
     *standard("attention", ("to_query", "to_key", "to_value"), "out_layer"),  # Kandinsky 5 and 6
+    Entry(  # UNet1D
+        "self attention",
+        ("query", "key", "value", "proj_attn"),
+        ((attention("query", "key", "value"),), (attention("proj_attn"),)),
+        (Group(HEADS, "", ("query", "key", "value"), ("proj_attn",), refused="its forward wants as many channels of heads as of inputs"),),
+    ),
     ffn("net.0.proj", down="net.2"),
     ffn("linear_1", "linear_2", down="out_projection"),  # AuraFlow
     ffn("linear_1", "linear_3", down="linear_2"),  # Lumina
@@ -221,13 +252,30 @@ ENTRIES = (
     ffn("ff_in", down="ff_out"),  # MiniMax music
     ffn("proj_in", down="proj_out", owners=("ff",)),  # Stable Audio 3
     ffn("0", down="2", owners=("ffn",)),  # Wan-Animate 2
-    ffn("swish_linear.0", down="linear_out", owners=("transition",)),  # RFD4
+    ffn("swish_linear.0", down="linear_out", owners=("transition",), alone=True),  # RFD4
     ffn("wi_0", "wi_1", down="wo", alone=True),  # T5
     ffn("channelwise_linear_1", down="channelwise_linear_2", alone=True),  # UVit
+    ffn("channelwise.0", down="channelwise.4", alone=True),  # Stable Cascade
 )
 
 # Linears inside a block that stay dense: modulation, gates, positions, projections of a condition.
-DENSE = ("*norm*.*", "*mod*", "*ada[lL_]*", "*emb*", "*gate*", "*film*", "*FiLM*", "*mapper", "*scale_output*", "*to_bias")
+DENSE = (
+    "*norm*.*",
+    "*mod*",
+    "*ada[lL_]*",
+    "*emb*",
+    "*gate*",
+    "*film*",
+    "*FiLM*",
+    "*mapper*",
+    "*beta_proj",
+    "encoder_proj",
+    "plucker_proj",
+    "proj_in",
+    "proj_out",
+    "*scale_output*",
+    "*to_bias",
+)
 
 # Lists of blocks by the first part of their names, in the order they run in; all others run where the star is.
 FORWARD_RANK = (

@@ -69,7 +69,10 @@ class Account:
         always = [name for name in expected if not is_expert(name)]
         missed = [f"{name} ({self.layers[name]})" for name in always if self.present[name] != self.denoiser or self.layers[name] % max(self.denoiser, 1)]
         if missed or not self.denoiser:
-            raise CalibrationError(f"of {self.denoiser} denoiser calls these layers saw fewer or more: {', '.join(missed[:8]) or 'all'}")
+            raise CalibrationError(
+                f"of {self.denoiser} denoiser calls these layers saw fewer or more: {', '.join(missed[:8]) or 'all'}; "
+                "layers that this model leaves out on purpose stay dense with --exclude"
+            )
         counts = [self.per_step[s] for s in range(steps)]
         if len(set(counts)) > 1:
             raise CalibrationError(f"the number of denoiser calls differs between steps: {counts}")
@@ -128,7 +131,7 @@ def denoiser_hook(run: Run, account: Account, on_call: Callable[[int], None]) ->
 
 def is_expert(layer: str) -> bool:
     """Whether a layer belongs to one of several experts that tokens are sent to."""
-    return ".experts." in layer
+    return ".experts." in f".{layer}"
 
 
 @dataclass
@@ -147,8 +150,8 @@ def layer_hook(run: Run, account: Account, layer: str, hessian: Hessian, shared:
     def hook(module: nn.Module, args: tuple[Tensor, ...]) -> None:
         account.count(layer)
         x = args[0]
-        if shared.tensor is None:
-            shared.reader, shared.tensor = layer, x
+        if shared.tensor is None or shared.reader == layer:  # a new pass, also if not all have read the last one: `settle` will say so
+            shared.reader, shared.tensor, shared.readers = layer, x, 0
             tokens = x.detach().reshape(-1, x.shape[-1]).float()
             if not tokens.sum().isfinite() and not tokens.isfinite().all():
                 raise CalibrationError(

@@ -21,6 +21,12 @@ COUNTS = {  # figures of a module that shrink with its heads or neurons
     "heads": (*HEADS, "kv_heads", "num_kv_heads", "num_key_value_heads", "inner_dim", "inner_kv_dim", "kv_inner_dim", "sliceable_head_dim"),
     "neurons": ("mlp_hidden_dim",),
 }
+# attention processors for which all heads must be there: with at most so many output projections, and why
+FIXED = {
+    "EasyAnimateAttnProcessor2_0": (1, "the text gets the heads themselves, past the output projection"),
+    "MochiAttnProcessor2_0": (2, "every head has rotary frequencies of its own, which all blocks share"),
+    "OmniGenAttnProcessor2_0": (1, "its processor wants as many channels of heads as of outputs"),
+}
 
 
 def linear_shapes(denoiser: nn.Module) -> dict[str, tuple[int, int]]:
@@ -44,28 +50,23 @@ def heads(attention: nn.Module) -> int:
 def reads_of(denoiser: nn.Module, group: Group) -> int:
     """How many columns of its consumers are of the group's kind."""
     consumer, producer = (denoiser.get_submodule(names[0]) for names in (group.consumers, group.producers))
-    both = consumer.in_features
     if group.beside:
-        return both - denoiser.get_submodule(group.beside[0]).out_features
-    if group.rows and "neurons" in group.rows[0]:  # out = a D + b N, in = D + N
+        return consumer.in_features - denoiser.get_submodule(group.beside[0]).out_features
+    if group.rows:  # out = a D + b N, in = D + N
         a, b = (group.rows[0].count(kind) for kind in ("heads", "neurons"))
-        columns_of_heads = (producer.out_features - b * both) // (a - b)
-        return columns_of_heads if group.kind == "heads" else both - columns_of_heads
-    return min(both, producer.out_features) if group.kind == "heads" else both
+        columns_of_heads = (producer.out_features - b * consumer.in_features) // (a - b)
+        return columns_of_heads if group.kind == "heads" else consumer.in_features - columns_of_heads
+    return min(consumer.in_features, producer.out_features) if group.kind == "heads" else consumer.in_features
 
 
 def sections(denoiser: nn.Module, group: Group, producer: str) -> list[tuple[str, int]]:
     """Kind and number of a producer's consecutive rows: q, k and v, or gate and up, may be one layer."""
-    out = denoiser.get_submodule(producer).out_features
+    out, mine = denoiser.get_submodule(producer).out_features, reads_of(denoiser, group)
     if not group.rows:
-        count = out // reads_of(denoiser, group) if group.kind == "neurons" else 1
+        count = max(1, out // mine)  # fewer rows than columns: keys and values of grouped-query attention
         return [(group.kind, out // count)] * count
-    kinds = group.rows[group.producers.index(producer)]
-    if len(set(kinds)) == 1:
-        return [(kind, out // len(kinds)) for kind in kinds]
-    mine = reads_of(denoiser, group)
     other = denoiser.get_submodule(group.consumers[0]).in_features - mine
-    return [(kind, mine if kind == group.kind else other) for kind in kinds]
+    return [(kind, mine if kind == group.kind else other) for kind in group.rows[group.producers.index(producer)]]
 
 
 def columns(denoiser: nn.Module, group: Group, count: int) -> Tensor:
@@ -145,6 +146,11 @@ def shrink_to_(denoiser: nn.Module, layout: Mapping[str, Any]) -> None:
 def refusal(denoiser: nn.Module, group: Group) -> str | None:
     """Why this group can't be pruned exactly, or None: a norm over all heads, or all neurons, sees those that left."""
     owner = denoiser.get_submodule(group.owner)
+    if group.refused:
+        return f"{group.owner}: {group.refused}"
+    processor = type(getattr(owner, "processor", None)).__name__
+    if group.kind == "heads" and processor in FIXED and len(group.consumers) <= FIXED[processor][0]:
+        return f"{group.owner}: {FIXED[processor][1]}"
     count = items(denoiser, group)
     widths = {size for name in group.producers for kind, size in sections(denoiser, group, name) if kind == group.kind}
     for name, norm in owner.named_modules():
@@ -155,12 +161,14 @@ def refusal(denoiser: nn.Module, group: Group) -> str | None:
 
 def normalised(norm: nn.Module) -> int | None:
     """How many channels a norm takes together."""
-    weight, shape = getattr(norm, "weight", None), getattr(norm, "normalized_shape", None) or getattr(norm, "dim", None)
+    weight = getattr(norm, "weight", getattr(norm, "gamma", None))
+    shape = getattr(norm, "normalized_shape", None) or getattr(norm, "dim", None)
     if weight is not None:
         return weight.numel()
     return math.prod(shape) if isinstance(shape, tuple | list | torch.Size) else shape
 
 
 def is_of_heads(name: str) -> bool:
-    """Whether a norm's name says that it is of queries, keys or values, not of the attention's input."""
-    return bool({"q", "k", "v", "query", "key", "value"} & set(name.rpartition(".")[2].split("_")))
+    """Whether a norm's name says that it is of queries, keys or values, not of what they are made from."""
+    words = set(name.rpartition(".")[2].split("_"))
+    return bool({"q", "k", "v", "query", "key", "value"} & words) and "pre" not in words
