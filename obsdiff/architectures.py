@@ -1,125 +1,30 @@
 """What is known of diffusers' blocks: which Linears share an input, and in which order their inputs become known.
 
-Data only, and no torch: a model is described by the names and shapes of its linear layers, which a module gives as
-well as the headers of a safetensors file. A block is recognised by the names of its linear layers (its structure), so
-that one entry serves every class built alike and a renamed class changes nothing.
-
-To add a model: one entry in ENTRIES, one tiny config in tests/conftest.py.
+No torch: a model is described by the names and shapes of its linear layers, which a module gives as well as the headers of a
+safetensors file. Attentions and FFNs are recognised by the names of their layers (their structure), so that one entry of
+the table serves every class built alike and a renamed class changes nothing. The table is blocks.py.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 
+from .blocks import DENSE, ENTRIES, FORWARD_RANK, Entry, Group, Shape, Tap, Unit
 from .errors import UserError
 
-Shape = tuple[int, int]  # (O, I) of a Linear's weight
-
 
 @dataclass(frozen=True)
-class Tap:
-    """Linear layers that read one and the same tensor, hence share one Hessian. `stream` says whose tokens it holds."""
+class Part:
+    """An attention or FFN found in a model, with full layer names."""
 
-    layers: tuple[str, ...]
-    part: str  # "attention" or "ffn"
-    stream: str = "image"  # "image", "text" or "joint"
-
-
-Unit = tuple[Tap, ...]  # a basic unit (paper, section 3.3): its inputs do not depend on each other's layers
-
-
-@dataclass(frozen=True)
-class Group:
-    """What leaves together in structured pruning: producers lose rows, consumers lose columns.
-
-    `owner` is the module that the group belongs to: the attention, whose `heads` shrinks, or the FFN ("" is the block). The
-    columns of a consumer are those of the heads, then those of the neurons.
-    """
-
-    kind: str  # "heads" or "neurons"
     owner: str
-    producers: tuple[str, ...]
-    consumers: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class Entry:
-    """One kind of block. Names are relative to the block; a layer that a block lacks is skipped, unless required."""
-
-    name: str
-    requires: tuple[str, ...]
+    entry: Entry
     units: tuple[Unit, ...]
     groups: tuple[Group, ...]
-    dense: tuple[str, ...] = ()  # wildcards of Linears in the block that stay dense: modulation
-    keep_ends: bool = False  # the paper leaves the first and last block of these models whole in structured pruning
 
-
-def attention(*layers: str, stream: str = "image") -> Tap:
-    return Tap(layers, "attention", stream)
-
-
-def ffn(*layers: str, stream: str = "image") -> Tap:
-    return Tap(layers, "ffn", stream)
-
-
-QKV = ("attn.to_q", "attn.to_k", "attn.to_v")
-
-ENTRIES = (
-    Entry(  # SD3, SD3.5 (with a second attention in SD3.5-medium) and FLUX's double blocks
-        name="joint attention",
-        requires=("attn.to_q", "attn.add_q_proj", "attn.to_out.0", "ff.net.0.proj", "ff.net.2"),
-        units=(
-            (
-                attention("attn.to_q", "attn.to_k", "attn.to_v"),
-                attention("attn.add_q_proj", "attn.add_k_proj", "attn.add_v_proj", stream="text"),
-                attention("attn2.to_q", "attn2.to_k", "attn2.to_v"),
-            ),
-            (attention("attn.to_out.0"), attention("attn.to_add_out", stream="text"), attention("attn2.to_out.0")),
-            (ffn("ff.net.0.proj"), ffn("ff_context.net.0.proj", stream="text")),
-            (ffn("ff.net.2"), ffn("ff_context.net.2", stream="text")),
-        ),
-        groups=(
-            Group("heads", "attn", (*QKV, "attn.add_q_proj", "attn.add_k_proj", "attn.add_v_proj"), ("attn.to_out.0", "attn.to_add_out")),
-            Group("heads", "attn2", ("attn2.to_q", "attn2.to_k", "attn2.to_v"), ("attn2.to_out.0",)),
-            Group("neurons", "ff", ("ff.net.0.proj",), ("ff.net.2",)),
-            Group("neurons", "ff_context", ("ff_context.net.0.proj",), ("ff_context.net.2",)),
-        ),
-        dense=("norm*.linear",),
-        keep_ends=True,
-    ),
-    Entry(  # FLUX's single blocks: attention and FFN in parallel, one output projection reads [heads | neurons]
-        name="parallel attention and FFN",
-        requires=("attn.to_q", "attn.to_k", "attn.to_v", "proj_mlp", "proj_out"),
-        units=(
-            (attention("attn.to_q", "attn.to_k", "attn.to_v", "proj_mlp", stream="joint"),),
-            (attention("proj_out", stream="joint"),),
-        ),
-        groups=(Group("heads", "attn", QKV, ("proj_out",)), Group("neurons", "", ("proj_mlp",), ("proj_out",))),
-        dense=("norm*.linear",),
-        keep_ends=True,
-    ),
-    Entry(  # the UNets of SD 1.5, 2.1 and SDXL
-        name="self and cross attention",
-        requires=("attn1.to_q", "attn1.to_out.0", "attn2.to_q", "attn2.to_out.0", "ff.net.0.proj", "ff.net.2"),
-        units=(
-            (attention("attn1.to_q", "attn1.to_k", "attn1.to_v"),),
-            (attention("attn1.to_out.0"),),
-            (attention("attn2.to_q"), attention("attn2.to_k", "attn2.to_v", stream="text")),
-            (attention("attn2.to_out.0"),),
-            (ffn("ff.net.0.proj"),),
-            (ffn("ff.net.2"),),
-        ),
-        groups=(
-            Group("heads", "attn1", ("attn1.to_q", "attn1.to_k", "attn1.to_v"), ("attn1.to_out.0",)),
-            Group("heads", "attn2", ("attn2.to_q", "attn2.to_k", "attn2.to_v"), ("attn2.to_out.0",)),
-            Group("neurons", "ff", ("ff.net.0.proj",), ("ff.net.2",)),
-        ),
-        dense=("norm*.linear",),
-    ),
-)
-
-# Top-level lists of blocks in the order they run in; inside a list blocks run in the order of their numbers.
-FORWARD_RANK = {"transformer_blocks": 0, "single_transformer_blocks": 1, "down_blocks": 2, "mid_block": 3, "up_blocks": 4}
+    @property
+    def is_ffn(self) -> bool:
+        return self.entry.name == "FFN"
 
 
 @dataclass(frozen=True)
@@ -138,55 +43,134 @@ class Block:
 
 
 def find_blocks(linears: Mapping[str, Shape]) -> list[Block]:
-    """Every block that an entry describes, in forward order. `linears` maps layer names to shapes, in any order."""
-    blocks: dict[str, Block] = {}
-    for name in linears:
-        for entry in ENTRIES:
-            first = entry.requires[0]
-            prefix = name.removesuffix(first)
-            if name.endswith("." + first) and all(prefix + r in linears for r in entry.requires):
-                units, groups = resolve(entry, prefix, linears), resolve_groups(entry, prefix, linears)
-                blocks.setdefault(prefix, Block(prefix.rstrip("."), entry.name, units, groups, entry.keep_ends))
-                break
-    return sorted(blocks.values(), key=forward_order)
+    """Every block that the table describes, in forward order. `linears` maps layer names to shapes, in any order.
+
+    A block is where attentions stand; the FFNs below it belong to it.
+    """
+    parts = find_parts(linears)
+    places = outermost(place(part) for part in parts if not part.is_ffn or part.entry.alone)
+    inside: dict[str, list[Part]] = {}
+    for part in parts:
+        home = next((p for p in places if is_within(part.owner, p)), None)
+        if home is not None:
+            inside.setdefault(home, []).append(part)
+    return sorted((assemble(name, some) for name, some in inside.items()), key=forward_order)
+
+
+def find_parts(linears: Mapping[str, Shape]) -> list[Part]:
+    """Every attention and FFN that an entry describes; each layer belongs to the first entry that has it."""
+    parts: list[Part] = []
+    taken: set[str] = set()
+    for entry in ENTRIES:
+        for prefix in prefixes(entry, linears):
+            if not any(prefix + name in taken for name in entry.requires):
+                part = Part(prefix.rstrip("."), entry, resolve(entry, prefix, linears), resolve_groups(entry, prefix, linears))
+                taken.update(layer for unit in part.units for tap in unit for layer in tap.layers)
+                parts.append(part)
+    return parts
+
+
+def prefixes(entry: Entry, linears: Mapping[str, Shape]) -> list[str]:
+    """What stands before the entry's layer names, wherever all those it requires are there and the owner has a fitting name."""
+    first = entry.requires[0]
+    found = [name.removesuffix(first) for name in linears if f".{name}".endswith(f".{first}")]
+    fitting = [p for p in found if any(has_name(p.rstrip("."), wild) for wild in entry.owners)]
+    return [p for p in fitting if all(p + name in linears for name in entry.requires) and not any(p + name in linears for name in entry.lacks)]
+
+
+def has_name(owner: str, wild: str) -> bool:
+    """Whether the last parts of an owner's name fit a wildcard, part by part."""
+    wilds = wild.split(".")
+    parts = owner.split(".")[-len(wilds) :]
+    return len(parts) == len(wilds) and all(fnmatchcase(part, w) for part, w in zip(parts, wilds, strict=True))
+
+
+def place(part: Part) -> str:
+    """The module that an attention stands in: its parent, or itself if it is one of a list."""
+    parent, _, own = part.owner.rpartition(".")
+    return part.owner if part.entry.is_block or own.isdigit() else parent
+
+
+def outermost(places: Iterable[str]) -> list[str]:
+    """The places that lie in no other one."""
+    found = sorted(set(places), key=len)
+    return [p for i, p in enumerate(found) if not any(is_within(p, q) for q in found[:i] if q)]
+
+
+def is_within(name: str, block: str) -> bool:
+    return name == block or name.startswith(block + ".")
+
+
+def assemble(name: str, parts: list[Part]) -> Block:
+    """One block: its attentions one after the other, self before cross, then its FFNs side by side."""
+    attentions = sorted((p for p in parts if not p.is_ffn), key=lambda p: ("cross" in p.entry.name, p.owner))
+    ffns = sorted((p for p in parts if p.is_ffn), key=lambda p: natural(p.owner))
+    depth = max((len(p.units) for p in ffns), default=0)
+    together = [tuple(tap for p in ffns if i < len(p.units) for tap in p.units[i]) for i in range(depth)]
+    groups = tuple(group for part in (*attentions, *ffns) for group in part.groups)
+    units = (*(unit for part in attentions for unit in part.units), *together)
+    return Block(name, kind(attentions), units, groups, any(p.entry.keep_ends for p in attentions))
+
+
+def kind(attentions: list[Part]) -> str:
+    """A block's kind in words: "self and cross attention"."""
+    names = dict.fromkeys(part.entry.name for part in attentions)
+    shared = " attention"
+    if len(names) > 1 and all(n.endswith(shared) for n in names):
+        return " and ".join(n.removesuffix(shared) for n in names) + shared
+    return " and ".join(names) or "FFN"
+
+
+def natural(name: str) -> list[tuple[int, str]]:
+    return [(int(p), "") if p.isdigit() else (-1, p) for p in name.split(".")]
 
 
 def forward_order(block: Block) -> tuple:
-    parts = block.name.split(".")
-    return FORWARD_RANK.get(parts[0], len(FORWARD_RANK)), [(int(p), "") if p.isdigit() else (-1, p) for p in parts]
+    """By the list of blocks, then by the numbers in the name, then by the name: what interleaves has the same numbers."""
+    first, *_ = parts = block.name.split(".")
+    star = next(i for i, wilds in enumerate(FORWARD_RANK) if "*" in wilds)
+    rank = next((i for i, wilds in enumerate(FORWARD_RANK) if any(w != "*" and fnmatchcase(first, w) for w in wilds)), star)
+    return rank, [int(p) for p in parts if p.isdigit()], parts
 
 
 def resolve(entry: Entry, prefix: str, linears: Mapping[str, Shape]) -> tuple[Unit, ...]:
-    """The entry's units with full names, without the layers that this block lacks."""
+    """The entry's units with full names, without the layers that are missing here. Layers of other widths read something else."""
     units = []
     for unit in entry.units:
-        taps = (Tap(tuple(prefix + x for x in tap.layers if prefix + x in linears), tap.part, tap.stream) for tap in unit)
-        units.append(tuple(tap for tap in taps if tap.layers))
+        taps = []
+        for tap in unit:
+            names = [prefix + x for x in tap.layers if prefix + x in linears]
+            stream = "text" if tap.part == "ffn" and is_text(prefix) else tap.stream
+            for width in dict.fromkeys(linears[name][1] for name in names):
+                taps.append(Tap(tuple(n for n in names if linears[n][1] == width), tap.part, stream))
+        units.append(tuple(taps))
     return tuple(unit for unit in units if unit)
 
 
+def is_text(prefix: str) -> bool:
+    return any(word in prefix.rstrip(".").rpartition(".")[2] for word in ("context", "text", "txt"))
+
+
 def resolve_groups(entry: Entry, prefix: str, linears: Mapping[str, Shape]) -> tuple[Group, ...]:
-    """The entry's groups with full names; a group that this block lacks is left out."""
+    """The entry's groups with full names; a group that is missing here is left out."""
     groups = []
     for group in entry.groups:
-        producers, consumers = (tuple(prefix + x for x in names if prefix + x in linears) for names in (group.producers, group.consumers))
+        here = [i for i, name in enumerate(group.producers) if prefix + name in linears]
+        producers, consumers = tuple(prefix + group.producers[i] for i in here), tuple(prefix + n for n in group.consumers if prefix + n in linears)
         if producers and consumers:
-            groups.append(Group(group.kind, (prefix + group.owner).rstrip("."), producers, consumers))
+            rows = tuple(group.rows[i] for i in here) if group.rows else ()
+            owner, beside = (prefix + group.owner).rstrip("."), tuple(prefix + n for n in group.beside)
+            groups.append(replace(group, owner=owner, producers=producers, consumers=consumers, rows=rows, beside=beside))
     return tuple(groups)
 
 
 def uncovered(linears: Mapping[str, Shape], blocks: list[Block]) -> list[str]:
-    """Linears inside the found blocks that their entry neither prunes nor declares dense; all Linears if none was found."""
+    """Linears inside the found blocks that no entry prunes and that are not known to stay dense; all Linears if none was found."""
     if not blocks:
         return list(linears)
     known = {layer for block in blocks for layer in block.layers}
-    dense = {entry.name: entry.dense for entry in ENTRIES}
-    missing = []
-    for block in blocks:
-        inside = [n for n in linears if n.startswith(block.name + ".") and n not in known]
-        kept = dense[block.entry]
-        missing += [n for n in inside if not any(fnmatchcase(n, f"{block.name}.{wild}") for wild in kept)]
-    return missing
+    inside = {n: block.name for n in linears if n not in known for block in blocks if n.startswith(block.name + ".")}
+    return [n for n, block in inside.items() if not any(fnmatchcase(n.removeprefix(block + "."), wild) for wild in DENSE)]
 
 
 def require_blocks(linears: Mapping[str, Shape], what: str) -> list[Block]:

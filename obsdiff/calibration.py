@@ -47,21 +47,40 @@ class Plan:
 
 @dataclass
 class Account:
-    """Who was called how often: the denoiser and the pipeline's other denoisers, by step, and each tapped layer."""
+    """Who was called how often: the denoiser and the pipeline's other denoisers, by step, and each tapped layer, in all and in the
+    denoiser calls that it took part in."""
 
     denoiser: int = 0
     per_step: Counter = field(default_factory=Counter)
     others: Counter = field(default_factory=Counter)
     layers: Counter = field(default_factory=Counter)
+    present: Counter = field(default_factory=Counter)
+    last: dict[str, int] = field(default_factory=dict)
+
+    def count(self, layer: str) -> None:
+        self.layers[layer] += 1
+        if self.last.get(layer) != self.denoiser:
+            self.last[layer] = self.denoiser
+            self.present[layer] += 1
 
     def settle(self, expected: list[str], steps: int) -> None:
-        """Raise CalibrationError unless every layer saw every denoiser call and every step had the same number of them, but for
-        steps that only another denoiser ran in."""
+        """Raise CalibrationError unless every layer took part in every denoiser call, as often in each, and every step had the same
+        number of denoiser calls, but for steps that only another denoiser ran in. An expert sees the tokens that are sent to it: it
+        must have been called at all."""
         if not self.denoiser and self.others:
             raise CalibrationError(f"the denoiser ran in none of the {steps} steps, others did: take more steps, or prune another component")
-        missed = [f"{name} ({self.layers[name]})" for name in expected if self.layers[name] != self.denoiser]
+        idle = [name for name in expected if is_expert(name) and not self.layers[name]]
+        if idle:
+            raise CalibrationError(
+                f"{len(idle)} experts saw no token: {', '.join(idle[:8])}; take more prompts or steps, or leave them dense with --exclude '*.experts.*'"
+            )
+        always = [name for name in expected if not is_expert(name)]
+        missed = [f"{name} ({self.layers[name]})" for name in always if self.present[name] != self.denoiser or self.layers[name] % max(self.denoiser, 1)]
         if missed or not self.denoiser:
-            raise CalibrationError(f"of {self.denoiser} denoiser calls these layers saw fewer or more: {', '.join(missed[:8]) or 'all'}")
+            raise CalibrationError(
+                f"of {self.denoiser} denoiser calls these layers saw fewer or more: {', '.join(missed[:8]) or 'all'}; "
+                "layers that this model leaves out on purpose stay dense with --exclude"
+            )
         counts = [self.per_step[s] for s in range(steps) if self.per_step[s] or not self.others[s]]
         if len(set(counts)) > 1:
             raise CalibrationError(f"the number of denoiser calls differs between steps: {counts}")
@@ -132,6 +151,11 @@ def other_hook(run: Run, account: Account) -> Callable:
     return hook
 
 
+def is_expert(layer: str) -> bool:
+    """Whether a layer belongs to one of several experts that tokens are sent to."""
+    return ".experts." in f".{layer}"
+
+
 @dataclass
 class Shared:
     """The tensor that the layers of one tap read in the current denoiser call, and which of them have read it."""
@@ -146,10 +170,10 @@ def layer_hook(run: Run, account: Account, layer: str, hessian: Hessian, shared:
     """The layer of a tap that is called first adds its input to the Hessian; the others check that theirs is the same tensor."""
 
     def hook(module: nn.Module, args: tuple[Tensor, ...]) -> None:
-        account.layers[layer] += 1
+        account.count(layer)
         x = args[0]
-        if shared.tensor is None:
-            shared.reader, shared.tensor = layer, x
+        if shared.tensor is None or shared.reader == layer:  # a new pass, also if not all have read the last one: `settle` will say so
+            shared.reader, shared.tensor, shared.readers = layer, x, 0
             tokens = x.detach().reshape(-1, x.shape[-1]).float()
             if not tokens.sum().isfinite() and not tokens.isfinite().all():
                 raise CalibrationError(
@@ -167,5 +191,5 @@ def layer_hook(run: Run, account: Account, layer: str, hessian: Hessian, shared:
 
 
 def same(x: Tensor, other: Tensor) -> bool:
-    """Whether two tensors are one and the same memory."""
-    return x is other or (x.data_ptr(), x.shape, x.stride()) == (other.data_ptr(), other.shape, other.stride())
+    """Whether two tensors are one and the same memory, or equal copies of it (a layer may be given the input in its own format)."""
+    return x is other or (x.data_ptr(), x.shape, x.stride()) == (other.data_ptr(), other.shape, other.stride()) or torch.equal(x, other)

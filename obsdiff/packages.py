@@ -59,9 +59,9 @@ def chosen_blocks(blocks: list[Block], config: PruningConfig) -> list[Block]:
     for wild in config.include + config.exclude:
         if not any(fnmatchcase(layer, wild) for block in blocks for layer in block.layers):
             raise UserError(f"include/exclude: no prunable layer matches {wild!r}; names look like {blocks[0].layers[0]}")
-    ends = all(b.keep_ends for b in blocks) if config.keep_first_last is None else config.keep_first_last
-    if config.pattern == "structured" and ends:
-        kept = [block for block in kept if block not in (blocks[0], blocks[-1])]
+    if config.pattern == "structured" and config.keep_first_last is not False:
+        whole = blocks if config.keep_first_last else [b for b in blocks if b.keep_ends]
+        kept = [block for block in kept if block not in (whole[:1] + whole[-1:])]
     return kept
 
 

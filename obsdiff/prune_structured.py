@@ -36,9 +36,8 @@ def require_prunable(denoiser: nn.Module, groups: list[Group]) -> None:
     for group in groups:
         reason = refusal(denoiser, group)
         if reason:
-            raise UserError(
-                f"structured: {reason}, so that the other heads would change with the removed ones; leave it out with --exclude '{group.consumers[0]}'"
-            )
+            ffn = ", or leave all heads with --target ffn" if group.kind == "heads" else ""
+            raise UserError(f"structured: {reason}: what stays would change with what leaves; leave it out with --exclude '{group.consumers[0]}'{ffn}")
 
 
 def prune_groups_(

@@ -12,7 +12,8 @@ from functools import cache
 from typing import Any
 
 import diffusers
-from diffusers import ModelMixin
+from diffusers import ConfigMixin, ModelMixin
+from diffusers.configuration_utils import LegacyConfigMixin
 from torch import nn
 
 from .adapters import guarded
@@ -37,7 +38,13 @@ def pruned_class(name: str) -> type[ModelMixin]:
     own = inspect.Parameter("pruned_layout", inspect.Parameter.KEYWORD_ONLY, default=None)
     __init__.__signature__ = signature.replace(parameters=[*signature.parameters.values(), own])  # diffusers reads configs by it
     text = f"{base.__name__} with heads and neurons taken out, as its config's pruned_layout says."
-    return type(name, (base,), {"__init__": __init__, "__doc__": text, "__module__": "obsdiff"} | guarded(base))
+    return type(name, (base,), {"__init__": __init__, "__doc__": text, "__module__": "obsdiff"} | itself(base) | guarded(base))
+
+
+def itself(base: type[ModelMixin]) -> dict[str, Any]:
+    """diffusers opens some old classes as newer ones, by their names; a pruned class is the one that was pruned."""
+    plain = {"from_config": ConfigMixin.from_config, "from_pretrained": ModelMixin.from_pretrained}
+    return {name: classmethod(method.__func__) for name, method in plain.items()} if issubclass(base, LegacyConfigMixin) else {}
 
 
 def mark_pruned_(model: nn.Module, layout: Layout) -> nn.Module:

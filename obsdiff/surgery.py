@@ -4,6 +4,7 @@ A layout says what is left: {"transformer_blocks.1.attn": {"heads": 4}, "transfo
 is all that a pruned checkpoint needs to be opened again: the model is built dense, shrunk to the layout, then filled.
 """
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -15,6 +16,18 @@ from .errors import UserError
 
 Layout = dict[str, dict[str, int]]
 
+HEADS = ("heads", "num_heads", "num_attention_heads", "n_heads")  # what attention modules call the number of their query heads
+COUNTS = {  # figures of a module that shrink with its heads or neurons
+    "heads": (*HEADS, "kv_heads", "num_kv_heads", "num_key_value_heads", "inner_dim", "inner_kv_dim", "kv_inner_dim", "sliceable_head_dim"),
+    "neurons": ("mlp_hidden_dim",),
+}
+# attention processors for which all heads must be there: with at most so many output projections, and why
+FIXED = {
+    "EasyAnimateAttnProcessor2_0": (1, "the text gets the heads themselves, past the output projection"),
+    "MochiAttnProcessor2_0": (2, "every head has rotary frequencies of its own, which all blocks share"),
+    "OmniGenAttnProcessor2_0": (1, "its processor wants as many channels of heads as of outputs"),
+}
+
 
 def linear_shapes(denoiser: nn.Module) -> dict[str, tuple[int, int]]:
     """Name and weight shape (O, I) of every Linear of a module, in registration order."""
@@ -22,69 +35,94 @@ def linear_shapes(denoiser: nn.Module) -> dict[str, tuple[int, int]]:
 
 
 def items(denoiser: nn.Module, group: Group) -> int:
-    """How many heads or neurons a group has now."""
-    if group.kind == "heads":
-        return denoiser.get_submodule(group.owner).heads
-    producer, consumer = (denoiser.get_submodule(names[0]) for names in (group.producers, group.consumers))
-    return producer.out_features // 2 if gated(producer, consumer) else producer.out_features
+    """How many heads or neurons a group has now. Query heads that share a key head leave together, and count as one."""
+    if group.kind == "neurons":
+        return reads_of(denoiser, group)
+    width = reads_of(denoiser, group) // heads(denoiser.get_submodule(group.owner))
+    return min(size // width for name in group.producers for kind, size in sections(denoiser, group, name) if kind == "heads")
 
 
-def gated(producer: nn.Linear, consumer: nn.Linear) -> bool:
-    """Whether an FFN's up projection gives two rows for each neuron (GEGLU, SwiGLU): twice what its consumer reads."""
-    return producer.out_features == 2 * consumer.in_features
+def heads(attention: nn.Module) -> int:
+    """An attention module's own count of its query heads."""
+    return next(getattr(attention, name) for name in HEADS if hasattr(attention, name))
+
+
+def reads_of(denoiser: nn.Module, group: Group) -> int:
+    """How many columns of its consumers are of the group's kind."""
+    consumer, producer = (denoiser.get_submodule(names[0]) for names in (group.consumers, group.producers))
+    if group.beside:
+        return consumer.in_features - denoiser.get_submodule(group.beside[0]).out_features
+    if group.rows:  # out = a D + b N, in = D + N
+        a, b = (group.rows[0].count(kind) for kind in ("heads", "neurons"))
+        columns_of_heads = (producer.out_features - b * consumer.in_features) // (a - b)
+        return columns_of_heads if group.kind == "heads" else consumer.in_features - columns_of_heads
+    return min(consumer.in_features, producer.out_features) if group.kind == "heads" else consumer.in_features
+
+
+def sections(denoiser: nn.Module, group: Group, producer: str) -> list[tuple[str, int]]:
+    """Kind and number of a producer's consecutive rows: q, k and v, or gate and up, may be one layer."""
+    out, mine = denoiser.get_submodule(producer).out_features, reads_of(denoiser, group)
+    if not group.rows:
+        count = max(1, out // mine)  # fewer rows than columns: keys and values of grouped-query attention
+        return [(group.kind, out // count)] * count
+    other = denoiser.get_submodule(group.consumers[0]).in_features - mine
+    return [(kind, mine if kind == group.kind else other) for kind in group.rows[group.producers.index(producer)]]
 
 
 def columns(denoiser: nn.Module, group: Group, count: int) -> Tensor:
     """Columns (count, D) of a consumer that belong to each head or neuron: heads come first, neurons last."""
-    consumer = denoiser.get_submodule(group.consumers[0])
-    if group.kind == "neurons":
-        return torch.arange(consumer.in_features - count, consumer.in_features, device="cpu").unsqueeze(1)
-    width = denoiser.get_submodule(group.producers[0]).out_features // count
-    return torch.arange(count * width, device="cpu").view(count, width)
+    mine = reads_of(denoiser, group)
+    first = denoiser.get_submodule(group.consumers[0]).in_features - mine if group.kind == "neurons" else 0
+    return torch.arange(first, first + mine, device="cpu").view(count, -1)
 
 
 def rows(denoiser: nn.Module, group: Group, producer: str, count: int) -> Tensor:
-    """Rows (count, R) of a producer that belong to each head or neuron; a gated FFN has rows i and N + i."""
-    layer = denoiser.get_submodule(producer)
-    if group.kind == "neurons" and gated(layer, denoiser.get_submodule(group.consumers[0])):
-        return torch.arange(2 * count, device="cpu").view(2, count).T
-    width = layer.out_features // count
-    return torch.arange(count * width, device="cpu").view(count, width)
+    """Rows (count, R) of a producer that belong to each head or neuron: a gated neuron has one in each half."""
+    first, found = 0, []
+    for kind, size in sections(denoiser, group, producer):
+        if kind == group.kind:
+            found.append(torch.arange(first, first + size, device="cpu").view(count, -1))
+        first += size
+    return torch.cat(found, 1)
+
+
+def kept_rows(denoiser: nn.Module, group: Group, producer: str, count: int, kept: Tensor) -> Tensor:
+    """All rows of a producer that stay, section by section."""
+    first, stay = 0, []
+    for kind, size in sections(denoiser, group, producer):
+        section = torch.arange(first, first + size, device="cpu")
+        stay.append(section.view(count, -1)[kept].flatten() if kind == group.kind else section)
+        first += size
+    return torch.cat(stay)
 
 
 def shrink_(denoiser: nn.Module, group: Group, kept: list[int]) -> None:
     """Keep only these heads or neurons (in this order) of a group, in place."""
     count = items(denoiser, group)
     index = torch.as_tensor(kept, dtype=torch.long, device="cpu")  # indices stay here, whatever the default device is
-    reads, all_rows = columns(denoiser, group, count), {name: rows(denoiser, group, name, count) for name in group.producers}
-    for name, wanted in all_rows.items():
+    reads, all_rows = columns(denoiser, group, count), {name: kept_rows(denoiser, group, name, count, index) for name in group.producers}
+    for name, take in all_rows.items():
         layer = denoiser.get_submodule(name)
-        take = wanted[index].T.flatten() if wanted.shape[1] == 2 and group.kind == "neurons" else wanted[index].flatten()
         layer.weight = nn.Parameter(layer.weight.detach()[take.to(layer.weight.device)].clone(), requires_grad=layer.weight.requires_grad)
         if layer.bias is not None:
             layer.bias = nn.Parameter(layer.bias.detach()[take.to(layer.bias.device)].clone(), requires_grad=layer.bias.requires_grad)
         layer.out_features = len(take)
     for name in group.consumers:
         layer = denoiser.get_submodule(name)
-        read = set(reads.flatten().tolist())
-        others = [i for i in range(layer.in_features) if i not in read]  # FLUX's single blocks: the columns of the other kind
-        stay = torch.as_tensor(others, dtype=torch.long, device="cpu")
-        mine = reads[index].flatten()
-        take = torch.cat([mine, stay] if group.kind == "heads" else [stay, mine])
+        first, last = int(reads[0, 0]), int(reads[-1, -1]) + 1  # what lies around them is of the other kind
+        everything = torch.arange(layer.in_features, device="cpu")
+        take = torch.cat([everything[:first], reads[index].flatten(), everything[last:]])
         layer.weight = nn.Parameter(layer.weight.detach()[:, take.to(layer.weight.device)].clone(), requires_grad=layer.weight.requires_grad)
         layer.in_features = len(take)
-    if group.kind == "heads":
-        recount_heads_(denoiser.get_submodule(group.owner), len(kept), reads.shape[1])
+    recount_(denoiser.get_submodule(group.owner), group.kind, count, len(kept))
 
 
-def recount_heads_(attention: nn.Module, heads: int, width: int) -> None:
-    """The attention module's own figures of its heads."""
-    attention.heads = heads
-    for name in ("inner_dim", "inner_kv_dim"):
-        if hasattr(attention, name):
-            setattr(attention, name, heads * width)
-    if hasattr(attention, "sliceable_head_dim"):
-        attention.sliceable_head_dim = heads
+def recount_(owner: nn.Module, kind: str, before: int, after: int) -> None:
+    """An attention's or FFN's own figures of what it has."""
+    for name in COUNTS[kind]:
+        figure = getattr(owner, name, None)
+        if type(figure) is int and figure % before == 0:
+            setattr(owner, name, figure // before * after)
 
 
 def shrink_to_(denoiser: nn.Module, layout: Mapping[str, Any]) -> None:
@@ -106,15 +144,31 @@ def shrink_to_(denoiser: nn.Module, layout: Mapping[str, Any]) -> None:
 
 
 def refusal(denoiser: nn.Module, group: Group) -> str | None:
-    """Why this group can't be pruned exactly, or None: a norm over all heads sees the heads that left."""
-    if group.kind != "heads":
-        return None
-    attention = denoiser.get_submodule(group.owner)
-    count = attention.heads
-    width = denoiser.get_submodule(group.producers[0]).out_features
-    for name in ("norm_q", "norm_k", "norm_added_q", "norm_added_k"):
-        norm = getattr(attention, name, None)
-        weight = getattr(norm, "weight", None)
-        if weight is not None and weight.numel() == width and count > 1:
-            return f"{group.owner}.{name} normalises all {count} heads together"
+    """Why this group can't be pruned exactly, or None: a norm over all heads, or all neurons, sees those that left."""
+    owner = denoiser.get_submodule(group.owner)
+    if group.refused:
+        return f"{group.owner}: {group.refused}"
+    processor = type(getattr(owner, "processor", None)).__name__
+    if group.kind == "heads" and processor in FIXED and len(group.consumers) <= FIXED[processor][0]:
+        return f"{group.owner}: {FIXED[processor][1]}"
+    count = items(denoiser, group)
+    widths = {size for name in group.producers for kind, size in sections(denoiser, group, name) if kind == group.kind}
+    for name, norm in owner.named_modules():
+        if "norm" in type(norm).__name__.lower() and count > 1 and normalised(norm) in widths and (group.kind == "neurons" or is_of_heads(name)):
+            return f"{group.owner}.{name} normalises all {count} {group.kind} together"
     return None
+
+
+def normalised(norm: nn.Module) -> int | None:
+    """How many channels a norm takes together."""
+    weight = getattr(norm, "weight", getattr(norm, "gamma", None))
+    shape = getattr(norm, "normalized_shape", None) or getattr(norm, "dim", None)
+    if weight is not None:
+        return weight.numel()
+    return math.prod(shape) if isinstance(shape, tuple | list | torch.Size) else shape
+
+
+def is_of_heads(name: str) -> bool:
+    """Whether a norm's name says that it is of queries, keys or values, not of what they are made from."""
+    words = set(name.rpartition(".")[2].split("_"))
+    return bool({"q", "k", "v", "query", "key", "value"} & words) and "pre" not in words

@@ -9,6 +9,7 @@ from obsdiff.running import prepared
 from obsdiff.surgery import linear_shapes
 
 from .conftest import PROMPTS, flux, sd, sd3
+from .direct import DirectPipeline
 
 
 def denoiser_of(pipe):
@@ -129,3 +130,42 @@ def test_null_text_tokens_count_once():
     (h,) = gather(pipe, plan(prompts=1, steps=1), text).values()
     assert h.samples == 2 * (24 + 256)
     assert h.distinct <= 2 * (24 + 1)
+
+
+class Routed(torch.nn.Module):
+    """Two experts; `order` says which of them each call is sent to."""
+
+    def __init__(self, order: list[tuple[int, ...]]):
+        super().__init__()
+        self.experts = torch.nn.ModuleList(torch.nn.Linear(4, 4) for _ in range(2))
+        self.order = iter(order)
+
+    def forward(self) -> torch.Tensor:
+        return sum(self.experts[i](torch.randn(3, 4)) for i in next(self.order))
+
+
+def gather_routed(order: list[tuple[int, ...]], prefix: str = "experts"):
+    model = Routed(order)
+    if prefix != "experts":
+        model._modules[prefix] = model._modules.pop("experts")
+        model.forward = lambda: sum(model._modules[prefix][i](torch.randn(3, 4)) for i in next(model.order))
+    pipe = DirectPipeline(model, dict, steps=len(order))
+    taps = [Tap((f"{prefix}.{i}",), "ffn") for i in range(2)]
+    with prepared(pipe) as run:
+        return calibrate(run, model, taps, Plan([{}], [0], {}))
+
+
+def test_every_expert_has_the_tokens_it_was_sent():
+    hessians = gather_routed([(0,), (0, 1), (0, 0)], "experts")
+    assert [h.samples for h in hessians.values()] == [12, 3]
+
+
+def test_an_idle_expert_is_named():
+    with pytest.raises(CalibrationError, match=r"1 experts saw no token: experts\.1; take more prompts"):
+        gather_routed([(0,), (0,)])
+
+
+def test_a_module_may_be_used_more_than_once_in_a_call_but_always_as_often():
+    assert [h.samples for h in gather_routed([(0, 1, 0), (0, 1, 0)], "shared").values()] == [12, 6]
+    with pytest.raises(CalibrationError, match=r"of 2 denoiser calls these layers saw fewer or more: shared\.0 \(3\)"):
+        gather_routed([(0, 1, 0), (0, 1)], "shared")

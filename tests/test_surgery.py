@@ -8,6 +8,7 @@ from obsdiff.errors import UserError
 from obsdiff.surgery import columns, items, linear_shapes, refusal, rows, shrink_, shrink_to_
 
 from .conftest import PROMPTS, flux, sd, sd3
+from .coverage_of_models import build
 
 CALL = {"num_inference_steps": 2, "guidance_scale": 3.0, "height": 16, "width": 16, "output_type": "latent"}
 MAKES = {"sd3": sd3, "sd3 with a second attention": lambda: sd3(dual=(0, 1)), "sd": sd, "flux": flux}
@@ -119,3 +120,42 @@ def test_a_norm_over_all_heads_is_refused_by_name():
     assert refusal(transformer, group) is None
     transformer.transformer_blocks[0].attn.norm_q = torch.nn.RMSNorm(32)
     assert refusal(transformer, group) == "transformer_blocks.0.attn.norm_q normalises all 4 heads together"
+
+
+def test_one_layer_may_write_queries_keys_values_gate_and_neurons():
+    """FLUX.2's single blocks: heads of 16 and 128 neurons; rows are q, k, v, gate, up, columns heads, then neurons."""
+    transformer, _ = build("Flux2Transformer2DModel")
+    heads, neurons = (next(g for g in groups_of(transformer) if g.kind == k and "single" in g.owner) for k in ("heads", "neurons"))
+    assert (items(transformer, heads), items(transformer, neurons)) == (4, 128)
+    assert rows(transformer, heads, heads.producers[0], 4)[1].tolist() == [first + i for first in (16, 64 + 16, 128 + 16) for i in range(16)]
+    assert rows(transformer, neurons, neurons.producers[0], 128)[5].tolist() == [192 + 5, 192 + 128 + 5]
+    assert columns(transformer, neurons, 128)[0].tolist() == [64]
+
+
+def test_query_heads_that_share_a_key_head_leave_together():
+    model, _ = build("AceStepTransformer1DModel")
+    attention = model.layers[0].self_attn
+    group = next(g for g in groups_of(model) if g.owner == "layers.0.self_attn")
+    assert items(model, group) == 2
+    shrink_(model, group, [1])
+    assert (attention.heads, attention.kv_heads) == (2, 1)
+    assert [attention.get_submodule(name).out_features for name in ("to_q", "to_k", "to_v")] == [32, 16, 16]
+    assert attention.to_out[0].in_features == 32
+
+
+@pytest.mark.parametrize(
+    ("name", "owner", "words"),
+    [
+        ("WanTransformer3DModel", "blocks.1.attn2", "norm_q normalises all 4 heads together"),
+        ("LTXVideoTransformer3DModel", "transformer_blocks.0.attn1", "norm_q normalises all 4 heads together"),
+        ("HiDreamImageTransformer2DModel", "double_stream_blocks.0.block.attn1", "q_rms_norm normalises all 4 heads together"),
+        ("LuminaNextDiT2DModel", "layers.0.attn2", "two attentions share one output projection"),
+        ("EasyAnimateTransformer3DModel", "transformer_blocks.1.attn1", "past the output projection"),
+        ("MochiTransformer3DModel", "transformer_blocks.0.attn1", "rotary frequencies"),
+    ],
+)
+def test_what_cannot_be_taken_out_exactly_is_refused_by_name(name, owner, words):
+    model, _ = build(name)
+    reason = refusal(model, next(g for g in groups_of(model) if g.owner == owner))
+    assert reason.startswith(owner)
+    assert words in reason
