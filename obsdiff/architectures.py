@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 
-from .blocks import DENSE, ENTRIES, FORWARD_RANK, Entry, Group, Shape, Tap, Unit
+from .blocks import DENSE, ENTRIES, FORWARD_RANK, RUN_LAST, Entry, Group, Shape, Tap, Unit
 from .errors import UserError
 
 
@@ -130,7 +130,8 @@ def forward_order(block: Block) -> tuple:
     first, *_ = parts = block.name.split(".")
     star = next(i for i, wilds in enumerate(FORWARD_RANK) if "*" in wilds)
     rank = next((i for i, wilds in enumerate(FORWARD_RANK) if any(w != "*" and fnmatchcase(first, w) for w in wilds)), star)
-    return rank, [int(p) for p in parts if p.isdigit()], parts
+    last = any(fnmatchcase(part, wild) for part in parts for wild in RUN_LAST)
+    return rank, [int(p) for p in parts if p.isdigit()], last, parts
 
 
 def resolve(entry: Entry, prefix: str, linears: Mapping[str, Shape]) -> tuple[Unit, ...]:

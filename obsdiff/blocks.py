@@ -286,3 +286,6 @@ FORWARD_RANK = (
     ("single_*",),
     ("up_block*", "face_adapter"),
 )
+
+# Of blocks with the same numbers, those with such a part in their names run last.
+RUN_LAST = ("temporal_*", "attention_blocks", "audio_*")

@@ -226,6 +226,7 @@ def covered(rows: list[Row], column: str) -> set[str]:
 
 
 def main(names: list[str]) -> None:
+    diffusers.logging.set_verbosity_error()  # every model that is put into float64 is warned of
     rows = []
     for name in names or denoiser_classes():
         rows.append(examine(name))

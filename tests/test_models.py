@@ -2,8 +2,12 @@
 
 import diffusers
 import pytest
+import torch
 
-from .coverage_of_models import PAGE, Row, counts, covered, denoiser_classes, examine, page
+from obsdiff.architectures import find_blocks
+from obsdiff.surgery import linear_shapes
+
+from .coverage_of_models import PAGE, Row, build, counts, covered, denoiser_classes, examine, page
 from .tiny_models import NOT_PRUNED, TINY
 
 KNOWN = {*TINY, *NOT_PRUNED}
@@ -33,6 +37,24 @@ def test_every_known_class_is_still_there():
 def test_the_table_is_true(name):
     found = examine(name)
     assert written().get(name) == found, f"{PAGE.name} says something else of {name} than a run finds; if the run is right, {AGAIN}"
+
+
+# which run their blocks, or independent streams, in another order than names can tell; order decides what is pruned first, no more
+OTHER_ORDER = {"Kandinsky3UNet", "UniDiffuserModel", "WanAnimateTransformer3DModel", "ZImageTransformer2DModel"}
+
+
+def test_blocks_are_found_in_the_order_in_which_they_run():
+    assert {name for name in TINY if running_order(*build(name)) != [b.name for b in find_blocks(linear_shapes(build(name)[0]))]} == OTHER_ORDER
+
+
+@torch.no_grad()
+def running_order(model, arguments) -> list[str]:
+    order: dict[str, None] = {}
+    for block in find_blocks(linear_shapes(model)):
+        for layer in block.layers:
+            model.get_submodule(layer).register_forward_pre_hook(lambda *_, name=block.name: order.setdefault(name))
+    model(**arguments())
+    return list(order)
 
 
 def test_the_page_has_no_empty_cell_and_its_own_counts():
