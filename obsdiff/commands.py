@@ -110,8 +110,8 @@ def calibration_prompts(file: Path | None, folder: Folder) -> list[str]:
 def make_plan(folder: Folder, config: PruningConfig) -> tuple[str, list[Package]]:
     """Name of the denoiser and its packages, from the files' headers alone; every complaint about the target comes here."""
     name = folder.denoiser(config.component)
-    linears = folder.components[name].linears
-    units = select(require_blocks(linears, f"{folder.path}/{name}"), config, linears)
+    linears = folder.components[name].layers(config.target)
+    units = select(require_blocks(linears, f"{folder.path}/{name}", config.target), config, linears)
     return name, plan_packages(units, linears, config)
 
 

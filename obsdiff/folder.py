@@ -45,6 +45,11 @@ class Tensors:
         """Layer name -> (O, I) of every matrix called weight."""
         return {name.removesuffix(".weight"): s for name, s in self.shapes.items() if name.endswith(".weight") and len(s) == 2}
 
+    def layers(self, target: str) -> dict[str, tuple[int, int]]:
+        """The linears and, for target conv, every convolution (O, C, kh, kw) as its matrix (O, C kh kw)."""
+        sides = (2, 4) if target == "conv" else (2,)
+        return {n.removesuffix(".weight"): (s[0], elements(s[1:])) for n, s in self.shapes.items() if n.endswith(".weight") and len(s) in sides}
+
 
 @dataclass(frozen=True)
 class Folder:

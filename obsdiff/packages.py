@@ -10,7 +10,7 @@ from fnmatch import fnmatchcase
 from itertools import pairwise
 
 from .architectures import Block, Group, Shape, Tap, Unit
-from .config import PruningConfig, parse_blocks
+from .config import TARGETS, PruningConfig, parse_blocks
 from .errors import UserError
 
 GIB = 2**30
@@ -75,7 +75,7 @@ def wanted_group(group: Group, part: str, config: PruningConfig) -> bool:
     """All consumers of a group shrink together, so excluding one excludes them all, and including one includes them all."""
     included = not config.include or any(fnmatchcase(layer, w) for layer in group.consumers for w in config.include)
     excluded = any(fnmatchcase(layer, w) for layer in group.consumers for w in config.exclude)
-    return config.target in ("linear", part) and included and not excluded
+    return part in TARGETS[config.target] and included and not excluded
 
 
 def only(unit: Unit, layers: set[str]) -> Unit:
@@ -89,7 +89,7 @@ def narrow(unit: Unit, config: PruningConfig) -> Unit:
 
     def wanted(layer: str, part: str) -> bool:
         return (
-            config.target in ("linear", part)
+            part in TARGETS[config.target]
             and (not config.include or any(fnmatchcase(layer, w) for w in config.include))
             and not any(fnmatchcase(layer, w) for w in config.exclude)
         )

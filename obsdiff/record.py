@@ -12,7 +12,8 @@ SCHEMA = 1
 @dataclass(frozen=True)
 class LayerRecord:
     """One pruned layer. `error` is tr(D H D^T) / tr(W H W^T) with D the change of W, `loss` the sum of removed saliencies;
-    both are measured on the calibration's Hessian. `damping` is what the factorisation took, in units of H's mean diagonal."""
+    both are measured on the calibration's Hessian. `damping` is what the factorisation took, in units of H's mean diagonal.
+    `shape` is that of the weight as a matrix: a convolution's has inputs x kernel height x kernel width columns."""
 
     name: str
     shape: tuple[int, int]
