@@ -165,7 +165,8 @@ def resolve_groups(entry: Entry, prefix: str, linears: Mapping[str, Shape]) -> t
         if producers and consumers:
             rows = tuple(group.rows[i] for i in here) if group.rows else ()
             owner, beside = (prefix + group.owner).rstrip("."), tuple(prefix + n for n in group.beside)
-            groups.append(replace(group, owner=owner, producers=producers, consumers=consumers, rows=rows, beside=beside))
+            norm = group.norm and prefix + group.norm
+            groups.append(replace(group, owner=owner, producers=producers, consumers=consumers, rows=rows, beside=beside, norm=norm))
     return tuple(groups)
 
 

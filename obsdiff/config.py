@@ -45,7 +45,7 @@ class PruningConfig:
     method: str = setting("obs", "pruning method", tuple(METHODS))
     pattern: str = setting(
         "unstructured",
-        "unstructured, N:M for at most N non-zeros in every M consecutive inputs, or structured for whole heads and FFN neurons",
+        "unstructured, N:M for at most N non-zeros in every M consecutive inputs, or structured for whole heads, FFN neurons and (with target conv) channels",
         metavar="PATTERN",
     )
     sparsity: float | None = setting(None, "share of the targeted weights to remove, 0 to 1 (default 0.5; follows from an N:M pattern)")

@@ -7,14 +7,14 @@ conv_in and conv_out stay dense: they are small, and the first and last thing th
 attention stay dense too, linear or 1 x 1 convolution as a UNet has them: so SD 1.5 and SDXL are treated alike.
 """
 
-from .blocks import Entry, Tap
+from .blocks import Entry, Group, Tap
 
 CONVOLUTIONS = (
     Entry(  # the shortcut reads the block's input as it is, conv1 what norm and activation make of it
         "residual block",
         ("conv1", "conv2"),
         ((Tap(("conv1",), "conv"), Tap(("conv_shortcut",), "conv")), (Tap(("conv2",), "conv"),)),
-        (),
+        (Group("channels", "", ("conv1", "time_emb_proj"), ("conv2",), norm="norm2"),),
         owners=("resnets.*", "*samplers.*", "resnet_*"),
     ),
     Entry("sampler", ("conv",), ((Tap(("conv",), "conv"),),), (), owners=("*samplers.*",)),

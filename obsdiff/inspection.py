@@ -7,9 +7,10 @@ from .architectures import Tap, require_blocks, uncovered
 from .config import PruningConfig
 from .errors import UserError
 from .folder import Folder, elements, read_json
-from .meta import build_on_meta
+from .meta import UNCONDITIONAL, build_on_meta
 from .packages import GIB, plan_packages, select
 from .prediction import as_the_paper_counts, predict
+from .pruned_models import PREFIX
 from .record import in_words
 from .surgery import layer_shapes
 
@@ -75,9 +76,9 @@ def prediction(folder: Folder, component: str, config: PruningConfig, settings: 
     factor = vae_factor(folder)
     if not height or not width:
         raise UserError("inspect: the picture's size is not known; give --height and --width")
-    if not tokens:
+    if not tokens and folder.config(component).get("_class_name", "").removeprefix(PREFIX) not in UNCONDITIONAL:
         raise UserError(f"inspect: the number of text tokens is not known: {folder.path} has no tokenizer/tokenizer_config.json")
-    found = predict(folder.config(component), config, (height // factor, width // factor), tokens)
+    found = predict(folder.config(component), config, (height // factor, width // factor), tokens or 0)
     if paper_count:
         found["as_the_paper_counts"] = as_the_paper_counts(folder.config(component), config, factor)
     return found

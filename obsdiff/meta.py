@@ -109,4 +109,14 @@ def unet_inputs(config: Mapping[str, Any], height: int, width: int, text_tokens:
     return inputs
 
 
-INPUTS = {"SD3Transformer2DModel": joint_inputs, "FluxTransformer2DModel": flux_inputs, "UNet2DConditionModel": unet_inputs}
+def unconditional_inputs(config: Mapping[str, Any], height: int, width: int, text_tokens: int) -> Inputs:
+    return {"sample": torch.empty(1, config["in_channels"], height, width), "timestep": torch.empty(1)}
+
+
+INPUTS = {
+    "SD3Transformer2DModel": joint_inputs,
+    "FluxTransformer2DModel": flux_inputs,
+    "UNet2DConditionModel": unet_inputs,
+    "UNet2DModel": unconditional_inputs,
+}
+UNCONDITIONAL = ("UNet2DModel",)  # no text

@@ -67,7 +67,7 @@ def chosen_blocks(blocks: list[Block], config: PruningConfig) -> list[Block]:
 
 def select_groups(blocks: list[Block], config: PruningConfig) -> list[Group]:
     """The groups that structured pruning shrinks: those that target and include leave in, and none of whose consumers is excluded."""
-    parts = {"heads": "attention", "neurons": "ffn"}
+    parts = {"heads": "attention", "neurons": "ffn", "channels": "conv"}
     return [group for block in chosen_blocks(blocks, config) for group in block.groups if wanted_group(group, parts[group.kind], config)]
 
 
