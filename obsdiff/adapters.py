@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from .architectures import find_blocks
 from .errors import UserError
-from .surgery import linear_shapes
+from .surgery import layer_shapes, target_of
 
 PLAIN = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 FUSE = "load the LoRA into the dense pipeline, call pipe.fuse_lora(); pipe.unload_lora_weights(), then prune"
@@ -57,10 +57,10 @@ def require_unquantised(denoiser: nn.Module, component: str) -> None:
 
 
 def pruned_shapes(model: nn.Module) -> dict[str, tuple[int, int]]:
-    """Name and weight shape (O, I) of the Linears that a pruned model's layout made smaller, whatever hangs on them now."""
+    """Name and weight shape, as a matrix, of the layers that a pruned model's layout made smaller, whatever hangs on them now."""
     with init_empty_weights():
         bare = type(model).from_config(model.config)
-    shapes = linear_shapes(bare)
+    shapes = layer_shapes(bare, target_of(model.config.pruned_layout))
     groups = [g for block in find_blocks(shapes) for g in block.groups if g.kind in model.config.pruned_layout.get(g.owner, {})]
     return {name: shapes[name] for group in groups for name in (*group.producers, *group.consumers)}
 
@@ -76,9 +76,9 @@ def require_lora_fits(model: nn.Module, pretrained_model_name_or_path_or_dict: A
         found = convert_unet_state_dict_to_peft(found)
     for layer, (rows, columns) in pruned_shapes(model).items():
         down, up = found.get(f"{layer}.lora_A.weight"), found.get(f"{layer}.lora_B.weight")
-        if down is not None and up is not None and (len(up), down.shape[1]) != (rows, columns):
+        if down is not None and up is not None and (len(up), down[0].numel()) != (rows, columns):
             raise UserError(
-                f"LoRA: {layer} of this {type(model).__name__} has shape ({rows}, {columns}), found a LoRA for ({len(up)}, {down.shape[1]}), "
+                f"LoRA: {layer} of this {type(model).__name__} has shape ({rows}, {columns}), found a LoRA for ({len(up)}, {down[0].numel()}), "
                 f"made for other shapes; {FUSE}"
             )
 

@@ -3,6 +3,8 @@
 No torch: a model is described by the names and shapes of its linear layers, which a module gives as well as the headers of a
 safetensors file. Attentions and FFNs are recognised by the names of their layers (their structure), so that one entry of
 the table serves every class built alike and a renamed class changes nothing. The table is blocks.py.
+
+Convolutions are described in the same way, by the shape of their weight as a matrix; their table is convolutions.py.
 """
 
 from collections.abc import Iterable, Mapping
@@ -10,6 +12,7 @@ from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 
 from .blocks import DENSE, ENTRIES, FORWARD_RANK, RUN_LAST, Entry, Group, Shape, Tap, Unit
+from .convolutions import CONVOLUTIONS, STAY_DENSE
 from .errors import UserError
 
 
@@ -58,10 +61,10 @@ def find_blocks(linears: Mapping[str, Shape]) -> list[Block]:
 
 
 def find_parts(linears: Mapping[str, Shape]) -> list[Part]:
-    """Every attention and FFN that an entry describes; each layer belongs to the first entry that has it."""
+    """Every attention, FFN and residual block that an entry describes; each layer belongs to the first entry that has it."""
     parts: list[Part] = []
     taken: set[str] = set()
-    for entry in ENTRIES:
+    for entry in (*ENTRIES, *CONVOLUTIONS):
         for prefix in prefixes(entry, linears):
             if not any(prefix + name in taken for name in entry.requires):
                 part = Part(prefix.rstrip("."), entry, resolve(entry, prefix, linears), resolve_groups(entry, prefix, linears))
@@ -71,7 +74,7 @@ def find_parts(linears: Mapping[str, Shape]) -> list[Part]:
 
 
 def prefixes(entry: Entry, linears: Mapping[str, Shape]) -> list[str]:
-    """What stands before the entry's layer names, wherever all those it requires are there and the owner has a fitting name."""
+    """What stands before the entry's layer names, wherever all those it requires are there and the end of the owner's name fits."""
     first = entry.requires[0]
     found = [name.removesuffix(first) for name in linears if f".{name}".endswith(f".{first}")]
     fitting = [p for p in found if any(has_name(p.rstrip("."), wild) for wild in entry.owners)]
@@ -126,12 +129,14 @@ def natural(name: str) -> list[tuple[int, str]]:
 
 
 def forward_order(block: Block) -> tuple:
-    """By the list of blocks, then by the numbers in the name, then by the name: what interleaves has the same numbers."""
+    """By the list of blocks, then by the numbers in the name, then by the name: what interleaves has the same numbers. In a level
+    of a UNet a residual block comes before the attention of the same number, and the sampler comes last."""
     first, *_ = parts = block.name.split(".")
     star = next(i for i, wilds in enumerate(FORWARD_RANK) if "*" in wilds)
     rank = next((i for i, wilds in enumerate(FORWARD_RANK) if any(w != "*" and fnmatchcase(first, w) for w in wilds)), star)
+    level, *inside = [int(p) for p in parts if p.isdigit()] or [-1]
     last = any(fnmatchcase(part, wild) for part in parts for wild in RUN_LAST)
-    return rank, [int(p) for p in parts if p.isdigit()], last, parts
+    return rank, level, any("samplers" in p for p in parts), inside, last, "resnets" not in parts, parts
 
 
 def resolve(entry: Entry, prefix: str, linears: Mapping[str, Shape]) -> tuple[Unit, ...]:
@@ -161,22 +166,27 @@ def resolve_groups(entry: Entry, prefix: str, linears: Mapping[str, Shape]) -> t
         if producers and consumers:
             rows = tuple(group.rows[i] for i in here) if group.rows else ()
             owner, beside = (prefix + group.owner).rstrip("."), tuple(prefix + n for n in group.beside)
-            groups.append(replace(group, owner=owner, producers=producers, consumers=consumers, rows=rows, beside=beside))
+            norm = group.norm and prefix + group.norm
+            groups.append(replace(group, owner=owner, producers=producers, consumers=consumers, rows=rows, beside=beside, norm=norm))
     return tuple(groups)
 
 
 def uncovered(linears: Mapping[str, Shape], blocks: list[Block]) -> list[str]:
-    """Linears inside the found blocks that no entry prunes and that are not known to stay dense; all Linears if none was found."""
+    """Linears inside the found blocks that no entry prunes and that are not known to stay dense, and convolutions anywhere; all
+    layers if no block was found."""
     if not blocks:
         return list(linears)
     known = {layer for block in blocks for layer in block.layers}
     inside = {n: block.name for n in linears if n not in known for block in blocks if n.startswith(block.name + ".")}
-    return [n for n, block in inside.items() if not any(fnmatchcase(n.removeprefix(block + "."), wild) for wild in DENSE)]
+    loose = [n for n in linears if n not in known and n not in inside and "conv" in n.rpartition(".")[2] and n not in STAY_DENSE]
+    return [n for n, block in inside.items() if not any(fnmatchcase(n.removeprefix(block + "."), wild) for wild in DENSE)] + loose
 
 
-def require_blocks(linears: Mapping[str, Shape], what: str) -> list[Block]:
-    """find_blocks, or a UserError that names the Linears no entry covers."""
+def require_blocks(linears: Mapping[str, Shape], what: str, target: str = "linear") -> list[Block]:
+    """find_blocks, or a UserError that names the Linears no entry covers, or that there is no convolution for target conv."""
     blocks = find_blocks(linears)
+    if blocks and target == "conv" and not any(tap.part == "conv" for block in blocks for unit in block.units for tap in unit):
+        raise UserError(f"target conv: expected a UNet with residual blocks, found none in {what}; give --target linear")
     if not blocks:
         names = ", ".join(list(linears)[:8]) + (f" and {len(linears) - 8} more" if len(linears) > 8 else "")
         raise UserError(f"{what}: no block of it is known to obsdiff; linear layers that no table entry covers: {names or 'none at all'}")

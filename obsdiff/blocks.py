@@ -35,13 +35,14 @@ class Group:
     both kinds; `beside` are the layers that write the heads, where another layer writes the neurons.
     """
 
-    kind: str  # "heads" or "neurons"
+    kind: str  # "heads", "neurons" or "channels"
     owner: str
     producers: tuple[str, ...]
     consumers: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...] = ()
     beside: tuple[str, ...] = ()
     refused: str = ""  # why this group is never pruned
+    norm: str = ""  # of channels: the GroupNorm between producers and consumers
 
 
 @dataclass(frozen=True)

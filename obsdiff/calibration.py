@@ -26,6 +26,7 @@ from .folder import DENOISERS
 from .hessian import Hessian
 from .running import Prompt, Run
 from .step_weights import step_weight
+from .unfolding import matrix, tokens
 
 
 @dataclass(frozen=True)
@@ -100,7 +101,7 @@ def calibrate(
     step) for missed calls, inputs that are not finite or not shared as the table says.
     """
     modules = dict(denoiser.named_modules())
-    hessians = {tap: Hessian.zeros(modules[tap.layers[0]].in_features, device or modules[tap.layers[0]].weight.device) for tap in taps}
+    hessians = {tap: Hessian.zeros(matrix(modules[tap.layers[0]]).shape[1], device or modules[tap.layers[0]].weight.device) for tap in taps}
     account = Account()
     with tapped(run, denoiser, hessians, account, plan.weighting, on_call):
         for prompts, seeds in plan.batches():
@@ -174,13 +175,14 @@ def layer_hook(run: Run, account: Account, layer: str, hessian: Hessian, shared:
         x = args[0]
         if shared.tensor is None or shared.reader == layer:  # a new pass, also if not all have read the last one: `settle` will say so
             shared.reader, shared.tensor, shared.readers = layer, x, 0
-            tokens = x.detach().reshape(-1, x.shape[-1]).float()
-            if not tokens.sum().isfinite() and not tokens.isfinite().all():
+            numbers = x.detach().float()
+            if not numbers.sum().isfinite() and not numbers.isfinite().all():
                 raise CalibrationError(
                     f"{layer}: the input of step {run.step + 1} has inf or NaN; try another --dtype (float16 overflows where bfloat16 does not)"
                 )
             kind, low, high = weighting
-            hessian.update(tokens, step_weight(kind, run.step, run.steps, low, high))
+            for part in tokens(module, numbers):
+                hessian.update(part, step_weight(kind, run.step, run.steps, low, high))
         elif not same(x, shared.tensor):
             raise CalibrationError(f"{layer} and {shared.reader} were taken to read one tensor, but their inputs differ")
         shared.readers += 1

@@ -40,7 +40,8 @@ def model_card(pipeline: str, report: PruningReport) -> str:
 def removed(report: PruningReport) -> str:
     """One sentence: what is gone."""
     how = f"method {report.config['method']}, pattern {report.config['pattern']}"
+    kinds = "linear layers and convolutions" if report.config["target"] == "conv" else "linear layers"
     if not report.groups:
-        return f"{report.sparsity:.2%} of the weights of {len(report.layers)} linear layers in `{report.component}` are zero ({how}); everything else is as it was."
+        return f"{report.sparsity:.2%} of the weights of {len(report.layers)} {kinds} in `{report.component}` are zero ({how}); everything else is as it was."
     before, after = report.parameters["before"], report.parameters["after"]
     return f"{report.gone()} from the pruned blocks of `{report.component}` ({how}): {after / 1e6:.2f} M of {before / 1e6:.2f} M parameters are left."

@@ -115,12 +115,12 @@ def calibration_prompts(file: Path | None, folder: Folder) -> list[str]:
 def make_plan(folder: Folder, config: PruningConfig) -> tuple[str, list[Package]]:
     """Name of the denoiser and its packages, from the files' headers, or for a single file from its config; every complaint about the target comes here."""
     name = folder.denoiser(config.component)
-    linears = folder.components[name].linears
+    linears = folder.components[name].layers(config.target)
     if not linears:  # a single file's names are not those of the layers
-        from .meta import linears_of_config
+        from .meta import layers_of_config
 
-        linears = linears_of_config(folder.config(name))
-    units = select(require_blocks(linears, f"{folder.path}/{name}"), config, linears)
+        linears = layers_of_config(folder.config(name), config.target)
+    units = select(require_blocks(linears, f"{folder.path}/{name}", config.target), config, linears)
     return name, plan_packages(units, linears, config)
 
 

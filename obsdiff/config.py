@@ -21,7 +21,12 @@ METHODS = {
 }
 NO_HESSIAN = {"magnitude", "l1", "random"}  # their choice does not depend on the calibration, which only measures the layer errors
 STEP_WEIGHTINGS = ("log_decrease", "log_increase", "linear_decrease", "linear_increase", "uniform")
-TARGETS = ("linear", "attention", "ffn")
+TARGETS = {  # what each prunes: see Tap.part
+    "linear": ("attention", "ffn"),
+    "attention": ("attention",),
+    "ffn": ("ffn",),
+    "conv": ("attention", "ffn", "conv"),
+}
 DTYPES = ("float32", "bfloat16", "float16")
 DEFAULT_SPARSITY = 0.5
 DEFAULT_PACKAGES = 4
@@ -40,7 +45,7 @@ class PruningConfig:
     method: str = setting("obs", "pruning method", tuple(METHODS))
     pattern: str = setting(
         "unstructured",
-        "unstructured, N:M for at most N non-zeros in every M consecutive inputs, or structured for whole heads and FFN neurons",
+        "unstructured, N:M for at most N non-zeros in every M consecutive inputs, or structured for whole heads, FFN neurons and (with target conv) channels",
         metavar="PATTERN",
     )
     sparsity: float | None = setting(None, "share of the targeted weights to remove, 0 to 1 (default 0.5; follows from an N:M pattern)")
@@ -61,7 +66,7 @@ class PruningConfig:
     blocks: str | None = setting(None, "blocks to prune, as 3-25 or 7: 0-based, inclusive, in forward order (default: all)", metavar="FIRST-LAST")
     include: tuple[str, ...] = setting((), "only layers whose name matches a shell wildcard", metavar="WILDCARD")
     exclude: tuple[str, ...] = setting((), "no layers whose name matches a shell wildcard", metavar="WILDCARD")
-    target: str = setting("linear", "which linear layers: linear means attention and ffn", TARGETS)
+    target: str = setting("linear", "which layers: linear means attention and ffn, conv these and a UNet's convolutions", tuple(TARGETS))
     damping: float = setting(0.01, "added to the Hessian's diagonal, in units of its mean")
     round_to: int = setting(8, "structured: FFN widths are rounded to a multiple of this")
     keep_first_last: bool | None = setting(None, "structured: leave the first and last block whole (default: yes for MMDiT models)")

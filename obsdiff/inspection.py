@@ -7,13 +7,15 @@ from .architectures import Tap, require_blocks, uncovered
 from .config import PruningConfig
 from .errors import UserError
 from .folder import Folder, chosen_denoiser, other_denoisers
-from .meta import build_on_meta, linears_of_config
+from .meta import UNCONDITIONAL, build_on_meta, layers_of_config
 from .packages import GIB, plan_packages, select
 from .prediction import as_the_paper_counts, predict
+from .pruned_models import PREFIX
 from .record import in_words
 from .stored import elements, read_json
 
 LONGEST = 100_000  # text tokens
+PIXELS = ("DDPM", "DDIM", "IF")  # pipelines that draw pixels, without an autoencoder, by the start of their names
 
 
 def describe(folder: Folder, config: PruningConfig, prompts: int, paper_count: bool = False) -> dict[str, Any]:
@@ -22,8 +24,8 @@ def describe(folder: Folder, config: PruningConfig, prompts: int, paper_count: b
     component = folder.denoiser(config.component)
     others = other_denoisers(folder.components, component)
     tensors = folder.components[component]
-    linears = tensors.linears or linears_of_config(folder.config(component))
-    blocks = require_blocks(linears, f"{folder.path}/{component}")
+    linears = tensors.layers(config.target) or layers_of_config(folder.config(component), config.target)
+    blocks = require_blocks(linears, f"{folder.path}/{component}", config.target)
     units = select(blocks, config, linears)
     packages = plan_packages(units, linears, config)
     settings = resolve(folder, config)
@@ -76,9 +78,9 @@ def prediction(folder: Folder, component: str, config: PruningConfig, settings: 
     factor = vae_factor(folder)
     if not height or not width:
         raise UserError("inspect: the picture's size is not known; give --height and --width")
-    if not tokens:
+    if not tokens and folder.config(component).get("_class_name", "").removeprefix(PREFIX) not in UNCONDITIONAL:
         raise UserError(f"inspect: the number of text tokens is not known: {folder.path} has no tokenizer/tokenizer_config.json")
-    found = predict(folder.config(component), config, (height // factor, width // factor), tokens)
+    found = predict(folder.config(component), config, (height // factor, width // factor), tokens or 0)
     if paper_count:
         found["as_the_paper_counts"] = as_the_paper_counts(folder.config(component), config, factor)
     return found
@@ -106,6 +108,8 @@ def resolve(folder: Folder, config: PruningConfig) -> dict[str, Any]:
 
 def vae_factor(folder: Folder) -> int:
     """Pixels for each latent along a side."""
+    if folder.pipeline.startswith(PIXELS):
+        return 1
     levels = folder.config("vae").get("block_out_channels", [0] * 4) if "vae" in folder.components else [0] * 4
     return 2 ** (len(levels) - 1)
 
@@ -130,12 +134,13 @@ def tokens_per_call(folder: Folder, component: str, settings: dict[str, Any]) ->
 
 
 def level(layer: str, config: dict[str, Any]) -> int:
-    """How often a UNet has halved the latents where this layer is; 0 in a transformer."""
+    """How often a UNet has halved the latents in what this layer gives; 0 in a transformer."""
     parts = layer.split(".")
     depth = len(config.get("block_out_channels", [0])) - 1
     if parts[0] == "mid_block":
         return depth
-    return {"down_blocks": int(parts[1]), "up_blocks": depth - int(parts[1])}.get(parts[0], 0) if parts[1].isdigit() else 0
+    sampled = {"downsamplers": 1, "upsamplers": -1}.get(parts[2], 0) if len(parts) > 2 else 0
+    return sampled + {"down_blocks": int(parts[1]), "up_blocks": depth - int(parts[1])}.get(parts[0], 0) if parts[1].isdigit() else 0
 
 
 def text_tokens(folder: Folder) -> int | None:
@@ -155,10 +160,11 @@ def as_text(plan: dict[str, Any]) -> str:
     kinds: dict[str, int] = {}
     for block in plan["blocks"]:
         kinds[block["kind"]] = kinds.get(block["kind"], 0) + 1
+    what = "linear layers and convolutions" if plan["config"]["target"] == "conv" else "linear layers"
     lines = [
         f"{plan['path']}: {plan['pipeline']}, {plan['component']} of {plan['parameters'] / 1e6:.2f} M parameters in {plan['dtype']}, {plan['bytes'] / 1e6:.1f} MB",
         f"blocks      {', '.join(f'{count} x {kind}' for kind, count in kinds.items())}",
-        f"to prune    {plan['layers']} linear layers in {plan['units']} basic units, {plan['targeted_parameters'] / 1e6:.2f} M weights, {plan['removed']:.0%} of them away",
+        f"to prune    {plan['layers']} {what} in {plan['units']} basic units, {plan['targeted_parameters'] / 1e6:.2f} M weights, {plan['removed']:.0%} of them away",
         f"calibration {plan['prompts']} prompts, {settings}",
         f"cost        {len(plan['packages'])} packages: {plan['denoiser_passes'] or '?'} denoising steps of one prompt in all",
         "",
@@ -170,9 +176,7 @@ def as_text(plan: dict[str, Any]) -> str:
         lines.append(f"{i + 1:7}  {package['layers']:6}  {package['hessian_gib']:12.4f}  {fewest:>17}  {package['taps'][0]['layers'][0]}")
     lines += prediction_lines(plan["prediction"]) if plan["prediction"] else []
     lines += ["", *plan["notes"], "tokens per column: the fewest in the package, repeats counted; a run counts distinct ones"]
-    lines.append(
-        f"not covered by any table entry, stay dense: {', '.join(plan['uncovered'])}" if plan["uncovered"] else "every linear layer of the blocks is covered"
-    )
+    lines.append(f"not covered by any table entry, stay dense: {', '.join(plan['uncovered'])}" if plan["uncovered"] else "every layer of the blocks is covered")
     return "\n".join(lines)
 
 

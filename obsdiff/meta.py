@@ -13,7 +13,7 @@ from torch import nn
 from .errors import UserError
 from .macs import Macs, count_macs
 from .pruned_models import PREFIX, pruned_class
-from .surgery import linear_shapes
+from .surgery import layer_shapes
 
 Inputs = dict[str, Any]
 SIZES = 6  # SDXL's time_ids: original, crop and target size
@@ -44,9 +44,9 @@ def build_on_meta(config: Mapping[str, Any]) -> nn.Module:
         raise UserError(f"{cls.__name__} can't be built from this config.json: {' '.join(str(error).split())[:200]}") from None
 
 
-def linears_of_config(config: Mapping[str, Any]) -> dict[str, tuple[int, int]]:
-    """Layer name -> (O, I) of the Linears of the model that a config.json describes."""
-    return linear_shapes(build_on_meta(config))
+def layers_of_config(config: Mapping[str, Any], target: str = "linear") -> dict[str, tuple[int, int]]:
+    """Layer name -> (O, I) of the layers of the model that a config.json describes, convolutions among them for target conv."""
+    return layer_shapes(build_on_meta(config), target)
 
 
 def on_meta(value: Any) -> Any:
@@ -115,4 +115,14 @@ def unet_inputs(config: Mapping[str, Any], height: int, width: int, text_tokens:
     return inputs
 
 
-INPUTS = {"SD3Transformer2DModel": joint_inputs, "FluxTransformer2DModel": flux_inputs, "UNet2DConditionModel": unet_inputs}
+def unconditional_inputs(config: Mapping[str, Any], height: int, width: int, text_tokens: int) -> Inputs:
+    return {"sample": torch.empty(1, config["in_channels"], height, width), "timestep": torch.empty(1)}
+
+
+INPUTS = {
+    "SD3Transformer2DModel": joint_inputs,
+    "FluxTransformer2DModel": flux_inputs,
+    "UNet2DConditionModel": unet_inputs,
+    "UNet2DModel": unconditional_inputs,
+}
+UNCONDITIONAL = ("UNet2DModel",)  # no text

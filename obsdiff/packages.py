@@ -10,7 +10,7 @@ from fnmatch import fnmatchcase
 from itertools import pairwise
 
 from .architectures import Block, Group, Shape, Tap, Unit
-from .config import PruningConfig, parse_blocks
+from .config import TARGETS, PruningConfig, parse_blocks
 from .errors import UserError
 
 GIB = 2**30
@@ -67,7 +67,7 @@ def chosen_blocks(blocks: list[Block], config: PruningConfig) -> list[Block]:
 
 def select_groups(blocks: list[Block], config: PruningConfig) -> list[Group]:
     """The groups that structured pruning shrinks: those that target and include leave in, and none of whose consumers is excluded."""
-    parts = {"heads": "attention", "neurons": "ffn"}
+    parts = {"heads": "attention", "neurons": "ffn", "channels": "conv"}
     return [group for block in chosen_blocks(blocks, config) for group in block.groups if wanted_group(group, parts[group.kind], config)]
 
 
@@ -75,7 +75,7 @@ def wanted_group(group: Group, part: str, config: PruningConfig) -> bool:
     """All consumers of a group shrink together, so excluding one excludes them all, and including one includes them all."""
     included = not config.include or any(fnmatchcase(layer, w) for layer in group.consumers for w in config.include)
     excluded = any(fnmatchcase(layer, w) for layer in group.consumers for w in config.exclude)
-    return config.target in ("linear", part) and included and not excluded
+    return part in TARGETS[config.target] and included and not excluded
 
 
 def only(unit: Unit, layers: set[str]) -> Unit:
@@ -89,7 +89,7 @@ def narrow(unit: Unit, config: PruningConfig) -> Unit:
 
     def wanted(layer: str, part: str) -> bool:
         return (
-            config.target in ("linear", part)
+            part in TARGETS[config.target]
             and (not config.include or any(fnmatchcase(layer, w) for w in config.include))
             and not any(fnmatchcase(layer, w) for w in config.exclude)
         )

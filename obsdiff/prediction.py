@@ -1,4 +1,4 @@
-"""What structured pruning would leave: heads, neurons, parameters and multiply-accumulates, from config.json alone.
+"""What structured pruning would leave: heads, neurons, channels, parameters and multiply-accumulates, from config.json alone.
 
 The model is built on the meta device, shrunk as a run would shrink it, and counted before and after.
 """
@@ -16,7 +16,7 @@ from .packages import select_groups
 from .paper_count import paper_count
 from .prune_structured import left_of, require_prunable
 from .record import leaving
-from .surgery import items, linear_shapes, shrink_
+from .surgery import items, layer_shapes, shrink_, unit
 
 
 def predict(model_config: Mapping[str, Any], config: PruningConfig, latents: tuple[int, int], text_tokens: int) -> dict[str, Any]:
@@ -41,13 +41,14 @@ def shrunk(dense: nn.Module, config: PruningConfig) -> tuple[nn.Module, dict[str
     """A copy of a model on the meta device with as many heads and neurons taken out as a run with this config takes out, and how
     many those are."""
     model = copy.deepcopy(dense)
-    groups = select_groups(require_blocks(linear_shapes(model), type(model).__name__), config)
+    groups = select_groups(require_blocks(layer_shapes(model, config.target), type(model).__name__, config.target), config)
     require_prunable(model, groups)
     rows = []
     for group in groups:
-        total = items(model, group)
-        rows.append({"kind": group.kind, "total": total, "kept": left_of(group, total, config)})
-        shrink_(model, group, list(range(rows[-1]["kept"])))
+        total, each = items(model, group), unit(model, group)
+        kept = left_of(group, total, config)
+        rows.append({"kind": group.kind, "total": total * each, "kept": kept * each})
+        shrink_(model, group, list(range(kept)))
     return model, leaving(rows)
 
 

@@ -1,6 +1,7 @@
 """START HERE: one-shot pruning of a diffusers pipeline by OBS-Diff.
 
     1. Find the denoiser's blocks and, in them, the linear layers that read the same input   (architectures.py)
+       (a convolution is one, too: that of its unfolded input                                 unfolding.py)
     2. Split them, in forward order, into module packages                                    (packages.py)
     3. For each package: run the pipeline on the calibration prompts as pruned so far and
        gather one Hessian per input, weighted by denoising step                              (calibration.py, hessian.py)
@@ -17,14 +18,13 @@ import warnings
 from collections.abc import Sequence
 from typing import Any
 
-import torch
 from torch import nn
 
 from .adapters import require_plain
 from .architectures import Group, Tap, require_blocks, uncovered
 from .calibration import Plan, calibrate
 from .config import PruningConfig
-from .errors import CalibrationError, CalibrationWarning, NotPositiveDefinite
+from .errors import CalibrationError, CalibrationWarning, NotPositiveDefinite, UserError
 from .folder import chosen_denoiser
 from .hessian import Hessian
 from .packages import Package, plan_packages, select, select_groups
@@ -36,7 +36,8 @@ from .running import Prompt, Run, prepared
 from .settings import call_settings, check_devices, check_prompts, choose_prompts, denoiser_name, denoisers_besides, scheduler_name
 from .solvers import SOLVERS, Inputs, Target
 from .solvers.solution import layer_error
-from .surgery import linear_shapes
+from .surgery import layer_shapes
+from .unfolding import matrix, refusal, write_
 
 
 def prune_(pipe: Any, prompts: Sequence[Prompt], config: PruningConfig | None = None, *, progress: bool | None = None) -> PruningReport:
@@ -56,12 +57,12 @@ def prune_(pipe: Any, prompts: Sequence[Prompt], config: PruningConfig | None = 
     scheduler = scheduler_name(pipe, name)
     denoiser: nn.Module = getattr(pipe, name)
     require_plain(pipe, name)
-    linears = linear_shapes(denoiser)
-    blocks = require_blocks(linears, type(denoiser).__name__)
+    linears = layer_shapes(denoiser, config.target)
+    blocks = require_blocks(linears, type(denoiser).__name__, config.target)
     packages = plan_packages(select(blocks, config, linears), linears, config)
     groups = select_groups(blocks, config) if config.pattern == "structured" else []
     require_prunable(denoiser, groups)
-    require_finite(denoiser, [layer for package in packages for layer in package.layers])
+    require_usable(denoiser, [layer for package in packages for layer in package.layers])
     chosen, seeds = choose_prompts(list(prompts), config)
     check_prompts(pipe, chosen)
     settings = call_settings(pipe, config)
@@ -113,9 +114,13 @@ def note(report: PruningReport, text: str) -> None:
     warnings.warn(text, CalibrationWarning, stacklevel=3)
 
 
-def require_finite(denoiser: nn.Module, layers: list[str]) -> None:
-    """CalibrationError for the first layer whose weight has inf or NaN."""
+def require_usable(denoiser: nn.Module, layers: list[str]) -> None:
+    """UserError for the first layer that is no linear one even when its input is unfolded, CalibrationError for the first
+    whose weight has inf or NaN."""
     for layer in layers:
+        reason = refusal(denoiser.get_submodule(layer))
+        if reason:
+            raise UserError(f"{layer}: {reason}; leave it out with --exclude '{layer}'")
         if not denoiser.get_submodule(layer).weight.isfinite().all():
             raise CalibrationError(f"{layer}: its weight has inf or NaN")
 
@@ -142,21 +147,20 @@ def prune_tap_(denoiser: nn.Module, tap: Tap, hessian: Hessian, config: PruningC
     """Prune the layers of one tap with their common Hessian, in place."""
     began = time.perf_counter()
     modules = [denoiser.get_submodule(layer) for layer in tap.layers]
-    weights = [module.weight.detach() for module in modules]
-    matrix = hessian.matrix()
-    inputs = Inputs(matrix, hessian.mean(), hessian.variance())
+    weights = [matrix(module) for module in modules]
+    square = hessian.matrix()
+    inputs = Inputs(square, hessian.mean(), hessian.variance())
     target = Target(config.removed, config.group, config.damping, config.compensation)
     try:
-        solutions = SOLVERS[config.method]([w.to(matrix.device) for w in weights], inputs, target)
+        solutions = SOLVERS[config.method]([w.to(square.device) for w in weights], inputs, target)
     except NotPositiveDefinite as error:
         raise NotPositiveDefinite(f"{tap.layers[0]}: {error}") from None
     records = []
     for layer, module, weight, solution in zip(tap.layers, modules, weights, solutions, strict=True):
         if not solution.weight.isfinite().all():
             raise NotPositiveDefinite(f"{layer}: the pruned weight has inf or NaN; raise the damping (now {solution.damping:g})")
-        error = layer_error(weight, solution.weight, matrix)
-        with torch.no_grad():
-            module.weight.copy_(solution.weight)
+        error = layer_error(weight, solution.weight, square)
+        write_(module, solution.weight)
         zeros = (module.weight == 0).float().mean().item()
         seconds = (time.perf_counter() - began) / len(tap.layers)
         per_column = hessian.distinct / hessian.columns

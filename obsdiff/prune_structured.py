@@ -1,4 +1,4 @@
-"""Structured pruning of one package: choose heads and neurons, repair what reads them, take them out of the model.
+"""Structured pruning of one package: choose heads, neurons and channels, repair what reads them, take them out of the model.
 
 Used by prune.py once the package's Hessians are there. The same methods serve one attention, joint attention of two
 streams, an FFN, and the projection of FLUX's single blocks that reads heads and neurons together.
@@ -19,13 +19,14 @@ from .record import GroupRecord, LayerRecord
 from .solvers import BASELINES
 from .solvers.solution import layer_error, squared_error
 from .solvers.structured import Consumer, obs_heads, obs_neurons
-from .surgery import columns, items, refusal, rows, shrink_
+from .surgery import columns, items, refusal, rows, shrink_, unit
+from .unfolding import matrix, write_
 
 
 def left_of(group: Group, total: int, config: PruningConfig) -> int:
-    """How many heads or neurons stay: at least one head, or round_to neurons; neurons in multiples of round_to."""
+    """How many heads, norm groups or neurons stay: at least one, or round_to neurons; neurons in multiples of round_to."""
     away = int(config.removed * total + 0.5)
-    if group.kind == "heads":
+    if group.kind != "neurons":
         return max(1, total - away)
     unit = config.round_to
     return min(total, max(unit, int((total - away) / unit + 0.5) * unit))
@@ -36,8 +37,9 @@ def require_prunable(denoiser: nn.Module, groups: list[Group]) -> None:
     for group in groups:
         reason = refusal(denoiser, group)
         if reason:
+            why = "" if group.kind == "channels" else ": what stays would change with what leaves"
             ffn = ", or leave all heads with --target ffn" if group.kind == "heads" else ""
-            raise UserError(f"structured: {reason}: what stays would change with what leaves; leave it out with --exclude '{group.consumers[0]}'{ffn}")
+            raise UserError(f"structured: {reason}{why}; leave it out with --exclude '{group.consumers[0]}'{ffn}")
 
 
 def prune_groups_(
@@ -48,7 +50,7 @@ def prune_groups_(
     for together in by_consumer(groups):
         began = time.perf_counter()
         names = list(dict.fromkeys(name for group in together for name in group.consumers))
-        before = {name: denoiser.get_submodule(name).weight.detach().clone() for name in names}
+        before = {name: matrix(denoiser.get_submodule(name)).clone() for name in names}
         matrices = {name: hessians[name].matrix() for name in names}
         consumers = {name: begin(name, before[name], matrices[name], config) for name in names}
         records += [choose(denoiser, group, consumers, config, package) for group in together]
@@ -57,10 +59,10 @@ def prune_groups_(
             if config.method != "obs" or not config.compensation:
                 consumers[name].loss = squared_error(before[name], consumers[name].weight, matrices[name]) / 2
             layers.append(record(name, before[name], consumers[name], error, hessians[name], package, time.perf_counter() - began))
-            write_(denoiser.get_submodule(name), consumers[name])
+            repair_(denoiser.get_submodule(name), consumers[name])
         for group, chosen in zip(together, records[-len(together) :], strict=True):
-            gone = set(chosen.removed)
-            shrink_(denoiser, group, [i for i in range(chosen.total) if i not in gone])
+            gone, each = set(chosen.removed), unit(denoiser, group)
+            shrink_(denoiser, group, [i // each for i in range(0, chosen.total, each) if i not in gone])
     return layers, records
 
 
@@ -87,7 +89,7 @@ def choose(denoiser: nn.Module, group: Group, consumers: dict[str, Consumer], co
     kept = left_of(group, total, config)
     reads = columns(denoiser, group, total)
     mine = [consumers[name] for name in group.consumers]
-    if config.method == "obs" and group.kind == "heads":
+    if config.method == "obs" and group.kind != "neurons":
         removed, scores = obs_heads(mine, list(reads), total - kept, config.compensation)
     elif config.method == "obs":
         removed, scores = obs_neurons(mine[0], reads.flatten(), total - kept, config.compensation)
@@ -97,7 +99,9 @@ def choose(denoiser: nn.Module, group: Group, consumers: dict[str, Consumer], co
         removed, scores = BASELINES[config.method](read, written, total - kept, seed=config.seed ^ zlib.crc32(group.owner.encode()))
         for consumer in mine:
             consumer.drop(reads[removed].flatten())
-    return GroupRecord(group.owner, group.kind, total, kept, removed, scores, package)
+    each = unit(denoiser, group)
+    gone, every = [i * each + j for i in removed for j in range(each)], [score for score in scores for _ in range(each)]
+    return GroupRecord(group.owner, group.kind, total * each, kept * each, gone, every, package)
 
 
 def record(name: str, before: torch.Tensor, consumer: Consumer, error: float, hessian: Hessian, package: int, seconds: float) -> LayerRecord:
@@ -106,8 +110,7 @@ def record(name: str, before: torch.Tensor, consumer: Consumer, error: float, he
     return LayerRecord(name, tuple(before.shape), package, gone, consumer.loss, error, consumer.damping, per_column, seconds)
 
 
-def write_(layer: nn.Linear, consumer: Consumer) -> None:
+def repair_(layer: nn.Module, consumer: Consumer) -> None:
     if not consumer.weight.isfinite().all():
-        raise NotPositiveDefinite(f"the repaired weight of a layer with {layer.in_features} inputs has inf or NaN; raise the damping")
-    with torch.no_grad():
-        layer.weight.copy_(consumer.weight)
+        raise NotPositiveDefinite(f"the repaired weight of a layer with {consumer.weight.shape[1]} inputs has inf or NaN; raise the damping")
+    write_(layer, consumer.weight)

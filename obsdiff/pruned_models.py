@@ -37,7 +37,7 @@ def pruned_class(name: str) -> type[ModelMixin]:
     signature = inspect.signature(base.__init__)
     own = inspect.Parameter("pruned_layout", inspect.Parameter.KEYWORD_ONLY, default=None)
     __init__.__signature__ = signature.replace(parameters=[*signature.parameters.values(), own])  # diffusers reads configs by it
-    text = f"{base.__name__} with heads and neurons taken out, as its config's pruned_layout says."
+    text = f"{base.__name__} with heads, neurons or channels taken out, as its config's pruned_layout says."
     return type(name, (base,), {"__init__": __init__, "__doc__": text, "__module__": "obsdiff"} | itself(base) | guarded(base))
 
 

@@ -12,7 +12,8 @@ SCHEMA = 1
 @dataclass(frozen=True)
 class LayerRecord:
     """One pruned layer. `error` is tr(D H D^T) / tr(W H W^T) with D the change of W, `loss` the sum of removed saliencies;
-    both are measured on the calibration's Hessian. `damping` is what the factorisation took, in units of H's mean diagonal."""
+    both are measured on the calibration's Hessian. `damping` is what the factorisation took, in units of H's mean diagonal.
+    `shape` is that of the weight as a matrix: a convolution's has inputs x kernel height x kernel width columns."""
 
     name: str
     shape: tuple[int, int]
@@ -27,7 +28,8 @@ class LayerRecord:
 
 @dataclass(frozen=True)
 class GroupRecord:
-    """Heads or neurons of one attention or FFN: how many there were, which left (in that order), and every one's score."""
+    """Heads, neurons or channels of one attention, FFN or residual block: how many there were, which left (in that order), and every
+    one's score. Channels leave in whole norm groups, and have their group's score."""
 
     owner: str
     kind: str
@@ -90,7 +92,7 @@ def leaving(groups: list[dict[str, Any]]) -> dict[str, dict[str, int]]:
 
 def in_words(counts: dict[str, dict[str, int]]) -> str:
     """ "8 of 20 heads and 3072 of 10240 neurons" of what `leaving` gives."""
-    return " and ".join(f"{row['removed']} of {row['total']} {kind}" for kind in ("heads", "neurons") if (row := counts.get(kind)) and row["total"])
+    return " and ".join(f"{row['removed']} of {row['total']} {kind}" for kind in ("heads", "neurons", "channels") if (row := counts.get(kind)) and row["total"])
 
 
 def versions() -> dict[str, str]:

@@ -40,7 +40,8 @@ class Run:
         self.step, self.prompts = 0, len(prompts)
         device = getattr(self.pipe, "_execution_device", None) or self.pipe.device
         generators = [torch.Generator(device).manual_seed(seed) for seed in seeds]
-        arguments = settings | arguments_of(prompts) | {"generator": generators}
+        one_for_all = isinstance(prompts[0], dict)  # the call of a dict may draw several pictures, from its one seed
+        arguments = settings | arguments_of(prompts) | {"generator": generators[0] if one_for_all else generators}
         output = inspect.signature(self.pipe.__call__).parameters.get("output_type")
         if output and output.default != "pt":  # a prior gives tensors by itself
             arguments["output_type"] = "latent"

@@ -47,11 +47,12 @@ class Tensors:
         matrices = (name for name, shape in self.shapes.items() if name.endswith("weight") and len(shape) == 2)
         return next((name for name in matrices if self.formats[name] not in DTYPES), None)
 
-    @property
-    def linears(self) -> dict[str, tuple[int, int]]:
-        """Layer name -> (O, I) of the linear layers; empty where the names are not those of the layers."""
-        matrices = {name: shape for name, shape in self.shapes.items() if name.endswith(".weight") and len(shape) == 2}
-        return {} if self.original else {name.removesuffix(".weight"): shape for name, shape in matrices.items()}
+    def layers(self, target: str = "linear") -> dict[str, tuple[int, int]]:
+        """Layer name -> (O, I) of the linear layers and, for target conv, of every convolution (O, C, kh, kw) as its matrix
+        (O, C kh kw); empty where the names are not those of the layers."""
+        sides = (2, 4) if target == "conv" else (2,)
+        matrices = {n.removesuffix(".weight"): (s[0], elements(s[1:])) for n, s in self.shapes.items() if n.endswith(".weight") and len(s) in sides}
+        return {} if self.original else matrices
 
 
 def elements(shape: tuple[int, ...]) -> int:

@@ -34,7 +34,7 @@ def quality_cells(results: dict[str, Any], metric: str) -> dict[str, str]:
 
 
 def gone(kind: str) -> Any:
-    """How many heads or neurons are gone, where some are."""
+    """How many heads, neurons or channels are gone, where some are."""
 
     def cell(cost: dict, dense: dict) -> str:
         row = cost.get(kind)
@@ -78,6 +78,7 @@ def memory(cost: dict, dense: dict) -> str:
 COLUMNS = [
     ("heads gone", gone("heads")),
     ("neurons gone", gone("neurons")),
+    ("channels gone", gone("channels")),
     ("parameters", parameters),
     ("zeros", zeros),
     ("on disk", size),

@@ -5,6 +5,8 @@ import torch
 from diffusers import (
     AutoencoderKL,
     DDIMScheduler,
+    DDPMPipeline,
+    DDPMScheduler,
     EulerDiscreteScheduler,
     FlowMatchEulerDiscreteScheduler,
     FluxPipeline,
@@ -14,6 +16,7 @@ from diffusers import (
     StableDiffusionPipeline,
     StableDiffusionXLPipeline,
     UNet2DConditionModel,
+    UNet2DModel,
 )
 from tokenizers import pre_tokenizers
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer, T5Config, T5EncoderModel
@@ -71,6 +74,17 @@ def sd() -> StableDiffusionPipeline:
     )  # fmt: skip
     scheduler = DDIMScheduler(clip_sample=False, steps_offset=1, set_alpha_to_one=False)
     return StableDiffusionPipeline(vae(), CLIPTextModel(text_config()), tokenizer(), randomise(unet), scheduler, None, None, requires_safety_checker=False)
+
+
+def ddpm(**changes) -> DDPMPipeline:
+    """The unconditional UNet of google/ddpm-cifar10-32 with small widths: pixels of 8 x 8, one attention of one head a level."""
+    torch.manual_seed(0)
+    settings = {
+        "sample_size": 8, "in_channels": 3, "out_channels": 3, "block_out_channels": (16, 32, 32), "layers_per_block": 1, "norm_num_groups": 8,
+        "norm_eps": 1e-6, "attention_head_dim": None, "downsample_padding": 0, "flip_sin_to_cos": False, "freq_shift": 1,
+        "down_block_types": ("DownBlock2D", "AttnDownBlock2D", "DownBlock2D"), "up_block_types": ("UpBlock2D", "AttnUpBlock2D", "UpBlock2D"),
+    }  # fmt: skip
+    return DDPMPipeline(randomise(UNet2DModel(**settings | changes)), DDPMScheduler(num_train_timesteps=1000))
 
 
 def flux() -> FluxPipeline:

@@ -33,8 +33,8 @@ class DirectPipeline:
         pass
 
     @torch.no_grad()
-    def __call__(self, generator: list[torch.Generator], return_dict: bool = True) -> tuple[Tensor]:
-        torch.manual_seed(generator[0].initial_seed())
+    def __call__(self, generator: torch.Generator, return_dict: bool = True) -> tuple[Tensor]:
+        torch.manual_seed(generator.initial_seed())
         for _ in self.scheduler.timesteps:
             out = self.transformer(**self.arguments())
             self.scheduler.step()

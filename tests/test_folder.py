@@ -23,7 +23,7 @@ def test_a_good_folder_is_read_without_torch(sd3_folder):
     assert folder.pipeline == "StableDiffusion3Pipeline"
     assert folder.denoiser(None) == "transformer"
     assert folder.components["transformer"].dtype == "float16"
-    assert folder.components["transformer"].linears["transformer_blocks.0.attn.to_q"] == (32, 32)
+    assert folder.components["transformer"].layers()["transformer_blocks.0.attn.to_q"] == (32, 32)
     assert {"text_encoder_3", "tokenizer_3"} <= set(folder.left_out)
 
 

@@ -11,8 +11,8 @@ PACKAGE = Path(__file__).parents[1] / "obsdiff"
 
 # from the ground up; a file may import only from the lines before its own, or from its own line
 FLOORS = [
-    ["errors", "builtin", "stored", "blocks"],
-    ["config", "step_weights", "hessian", "metrics", "solvers", "macs", "timing", "comparison", "table"],
+    ["errors", "builtin", "stored", "blocks", "convolutions"],
+    ["config", "step_weights", "hessian", "metrics", "solvers", "macs", "timing", "comparison", "table", "unfolding"],
     ["architectures", "folder", "progress", "record", "running"],
     ["single_file", "loading"],
     ["unfinished", "packages", "calibration", "settings", "surgery", "card", "drawing", "judges"],
