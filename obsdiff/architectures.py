@@ -171,14 +171,14 @@ def resolve_groups(entry: Entry, prefix: str, linears: Mapping[str, Shape]) -> t
     return tuple(groups)
 
 
-def uncovered(linears: Mapping[str, Shape], blocks: list[Block]) -> list[str]:
-    """Linears inside the found blocks that no entry prunes and that are not known to stay dense, and convolutions anywhere; all
-    layers if no block was found."""
+def uncovered(linears: Mapping[str, Shape], blocks: list[Block], target: str = "linear") -> list[str]:
+    """Linears inside the found blocks that no entry prunes and that are not known to stay dense, and for target conv convolutions
+    anywhere; all layers if no block was found."""
     if not blocks:
         return list(linears)
     known = {layer for block in blocks for layer in block.layers}
     inside = {n: block.name for n in linears if n not in known for block in blocks if n.startswith(block.name + ".")}
-    loose = [n for n in linears if n not in known and n not in inside and "conv" in n.rpartition(".")[2] and n not in STAY_DENSE]
+    loose = [n for n in linears if target == "conv" and n not in known and n not in inside and "conv" in n.rpartition(".")[2] and n not in STAY_DENSE]
     return [n for n, block in inside.items() if not any(fnmatchcase(n.removeprefix(block + "."), wild) for wild in DENSE)] + loose
 
 

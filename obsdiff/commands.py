@@ -49,13 +49,13 @@ def prune(args: argparse.Namespace) -> None:
 
     check_devices(configs[0])
     quiet()
-    for line in folder.notes():
-        say(line)
     records = []
     with whole_folder(args.output, args.overwrite) as inside:
         for config in configs:
             began = time.perf_counter()
             pipe, formats = load_pipeline(folder, config.dtype, config.device)
+            for line in folder.notes() if config is configs[0] else ():  # a file that can't be opened is one line, and no more
+                say(line)
             if pipe.device.type == "cpu" and config.dtype is None and set(formats.values()) & {"float16", "bfloat16"}:
                 say("computing in float32, since a CPU only emulates the stored half precision; the result is saved as stored")
             loaded = time.perf_counter() - began

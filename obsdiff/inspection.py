@@ -57,7 +57,7 @@ def describe(folder: Folder, config: PruningConfig, prompts: int, paper_count: b
         "settings": settings,
         "prompts": prompts,
         "denoiser_passes": len(packages) * calls if calls else None,
-        "uncovered": uncovered(linears, blocks),
+        "uncovered": uncovered(linears, blocks, config.target),
         "notes": folder.notes() + ([chosen_denoiser(folder.pipeline, component, others)] if others and not config.component else []),
         "prediction": prediction(folder, component, config, settings, paper_count) if config.pattern == "structured" else None,
         "config": config.to_dict(),

@@ -70,7 +70,7 @@ def prune_(pipe: Any, prompts: Sequence[Prompt], config: PruningConfig | None = 
     report.parameters["before"] = sum(p.numel() for p in denoiser.parameters())
     if config.component is None and (others := denoisers_besides(pipe, name)):
         note(report, chosen_denoiser(type(pipe).__name__, name, others))
-    for layer in uncovered(linears, blocks):
+    for layer in uncovered(linears, blocks, config.target):
         note(report, f"{layer}: no table entry covers this layer; it stays dense")
     if config.device:
         pipe.to(config.device)
