@@ -1,4 +1,4 @@
-"""The built-in pipeline, through the real command line: what the README claims, in small."""
+"""The built-in pipelines, through the real command line: what the README claims, in small."""
 
 import json
 import subprocess
@@ -9,9 +9,10 @@ import torch
 from safetensors.torch import load_file
 
 from obsdiff import PruningConfig, builtin_path, prune_
-from obsdiff.builtin import builtin_info
+from obsdiff.builtin import BUILTINS, builtin_info
 from obsdiff.checkpoint import load_pipeline
 from obsdiff.cli import main
+from obsdiff.config import METHODS
 from obsdiff.evaluate import draw
 from obsdiff.folder import open_folder, read_prompts
 from obsdiff.metrics import relative_latent_error
@@ -20,13 +21,19 @@ SMALL = {"num_inference_steps": 6, "guidance_scale": 4.0, "height": 64, "width":
 FLAGS = ["--num-prompts", "6", "--num-inference-steps", "6"]
 PLAIN = """
 import sys, torch
-from diffusers import StableDiffusion3Pipeline
-pipe = StableDiffusion3Pipeline.from_pretrained(sys.argv[1], dtype=torch.float32)
+from diffusers import StableDiffusion3Pipeline, StableDiffusionPipeline
+kind = StableDiffusion3Pipeline if sys.argv[2] == "sd3" else StableDiffusionPipeline
+pipe = kind.from_pretrained(sys.argv[1], dtype=torch.float32)
 image = pipe("red apple, noto style", num_inference_steps=2, generator=torch.Generator().manual_seed(0)).images[0]
 assert "obsdiff" not in sys.modules
 print(image.size)
 """
 slow = pytest.mark.slow
+SHARED = ("text_encoder", "vae", "tokenizer")  # what emoji-unet has from emoji-sd3
+
+
+def size(folder) -> int:
+    return sum(f.stat().st_size for f in folder.rglob("*") if f.is_file())
 
 
 @pytest.fixture(scope="module")
@@ -34,16 +41,31 @@ def path():
     return builtin_path("emoji-sd3")
 
 
-def test_it_is_small_and_complete(path):
-    assert sum(f.stat().st_size for f in path.rglob("*") if f.is_file()) <= 64e6
+@pytest.mark.parametrize("model", BUILTINS)
+def test_it_is_small_and_complete(model):
+    path = builtin_path(model)
+    assert size(path) <= 64e6
     info = builtin_info(path)["settings"]
     assert info == {"num_inference_steps": 25, "guidance_scale": info["guidance_scale"], "height": 64, "width": 64}
     calibration, evaluation = (read_prompts(path / f"{kind}_prompts.txt") for kind in ("calibration", "evaluation"))
     assert len(set(calibration)) >= 100
     assert len(set(evaluation)) >= 64
     assert not set(calibration) & set(evaluation)
+
+
+def test_heads_and_blocks_of_emoji_sd3(path):
     config = open_folder(path).config("transformer")
     assert (config["attention_head_dim"], config["num_attention_heads"], config["num_layers"]) == (64, 5, 6)
+
+
+def test_emoji_unet_is_a_stable_diffusion_pipeline_that_shares_parts(path):
+    unet = builtin_path("emoji-unet")
+    assert open_folder(unet).pipeline == "StableDiffusionPipeline"
+    assert json.loads((unet / "scheduler" / "scheduler_config.json").read_text())["_class_name"] == "DDIMScheduler"
+    assert size(unet) - sum(size(unet / part) for part in SHARED) <= 30e6
+    for part in ("text_encoder/model.safetensors", "vae/diffusion_pytorch_model.safetensors"):
+        mine, theirs = (load_file(folder / part) for folder in (unet, path))
+        assert all(torch.equal(tensor, theirs[name]) for name, tensor in mine.items())
 
 
 def test_unknown_words_are_spelled_in_bytes(path):
@@ -55,8 +77,9 @@ def test_unknown_words_are_spelled_in_bytes(path):
     assert tokenizer.eos_token_id != 2
 
 
-def test_plain_diffusers_draws_with_it(path):
-    done = subprocess.run([sys.executable, "-c", PLAIN, str(path)], capture_output=True, text=True, check=True)
+@pytest.mark.parametrize("model", BUILTINS)
+def test_plain_diffusers_draws_with_it(model):
+    done = subprocess.run([sys.executable, "-c", PLAIN, str(builtin_path(model)), model.removeprefix("emoji-")], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "(64, 64)"
 
 
@@ -65,6 +88,34 @@ def test_inspect_gives_its_path(path, capsys):
     plan = json.loads(capsys.readouterr().out)
     assert plan["path"] == str(path)
     assert (plan["layers"], plan["units"], plan["settings"]["num_inference_steps"], plan["prompts"]) == (5 * 12 + 9, 6 * 4, 25, 24)
+
+
+def test_inspect_counts_the_blocks_of_emoji_unet(capsys):
+    """Transformer blocks: one in each of two levels down, one in the middle, two in each of two levels up; 10 linears in 6 units each."""
+    assert main(["inspect", "emoji-unet", "--json"]) == 0
+    plan = json.loads(capsys.readouterr().out)
+    assert plan["path"] == str(builtin_path("emoji-unet"))
+    assert (plan["layers"], plan["units"], plan["settings"]["num_inference_steps"]) == (7 * 10, 7 * 6, 25)
+
+
+@slow
+@pytest.mark.parametrize(
+    ("method", "pattern"), [(m, p.replace("n:m", "2:4")) for m, patterns in METHODS.items() for p in patterns], ids=lambda value: value.replace(":", "of")
+)
+def test_every_method_prunes_emoji_unet_in_every_pattern(tmp_path, method, pattern, capsys):
+    """Pruned by the command line, opened again, and drawn through evaluate."""
+    out, share = tmp_path / "out", [] if ":" in pattern else ["--sparsity", "0.3"]
+    short = ["--num-prompts", "2", "--num-inference-steps", "3"]
+    assert main(["prune", "emoji-unet", "--output", str(out), "--method", method, "--pattern", pattern, *share, *short]) == 0
+    record = json.loads((out / "obsdiff.json").read_text())
+    wanted = 0.5 if ":" in pattern else 0.3
+    assert record["sparsity"] == pytest.approx(wanted, abs=0.05 if pattern == "structured" else 1e-3)
+    capsys.readouterr()
+    assert main(["evaluate", str(out), "--against", "emoji-unet", "--output", str(tmp_path / "run"), *short, "--rounds", "0", "--json"]) == 0
+    results = json.loads(capsys.readouterr().out)
+    (run,) = results["runs"]
+    assert 0 < run["metrics"]["relative_latent_error"]["value"] < 2
+    assert (run["cost"]["parameters"] < results["dense_cost"]["parameters"]) == (pattern == "structured")
 
 
 @slow
@@ -80,14 +131,16 @@ def test_the_command_line_prunes_it(path, tmp_path, flags, group):
         assert w.dtype == torch.float16
         assert (w == 0).float().mean() == pytest.approx(0.5, abs=1e-3)
         assert not group or (w.unflatten(1, (-1, group[1])) != 0).sum(2).max() <= group[0]
-    done = subprocess.run([sys.executable, "-c", PLAIN, str(out)], capture_output=True, text=True, check=True)
+    done = subprocess.run([sys.executable, "-c", PLAIN, str(out), "sd3"], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "(64, 64)"
 
 
 @slow
 @pytest.mark.parametrize("pattern", ["unstructured", "2:4"])
-def test_obs_is_well_ahead_of_magnitude(path, pattern):
+@pytest.mark.parametrize("model", BUILTINS)
+def test_obs_is_well_ahead_of_magnitude(model, pattern):
     """At most 0.8 of magnitude's relative latent error, on prompts and noise that calibration has not seen."""
+    path = builtin_path(model)
     folder = open_folder(path)
     prompts = read_prompts(path / "evaluation_prompts.txt")[:8]
     seeds = [10_000 + i for i in range(8)]

@@ -14,7 +14,7 @@ from PIL import Image, ImageDraw, ImageFont
 from .data import CACHE
 
 DOCS = Path(__file__).parents[1] / "docs"
-CURVES = {"vae": ("loss", "l1"), "clip": ("loss",), "judge": ("loss",), "mmdit": ("loss",), "unet": ("loss", "plain")}
+CURVES = {"vae": ("loss", "l1"), "clip": ("loss",), "judge": ("loss",), "mmdit": ("loss",), "unet": ("loss", "plain"), "unet-more": ("loss", "plain")}
 STRIP = {  # run of the demo -> title
     "dense": "dense",
     "magnitude 50 %": "magnitude 50 %",
@@ -30,7 +30,7 @@ def curves() -> None:
     for file in CACHE.glob("*.jsonl"):
         shutil.copy(file, DOCS / "curves" / file.name)
     found = {name: DOCS / "curves" / f"{name}.jsonl" for name in CURVES if (DOCS / "curves" / f"{name}.jsonl").exists()}
-    figure = Figure(figsize=(11, 2.6), layout="constrained")
+    figure = Figure(figsize=(2.2 * len(found), 2.6), layout="constrained")
     for axes, (name, file) in zip(figure.subplots(1, len(found)), found.items(), strict=True):
         rows = [json.loads(line) for line in file.read_text().splitlines()]
         for key in CURVES[name]:

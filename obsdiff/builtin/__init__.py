@@ -12,7 +12,7 @@ from typing import Any
 from ..errors import UserError
 
 HERE = Path(__file__).parent
-BUILTINS = ("emoji-sd3",)
+BUILTINS = ("emoji-sd3", "emoji-unet")
 
 
 def builtin_path(name: str) -> Path:
