@@ -10,6 +10,7 @@ import platform
 import statistics
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -197,27 +198,21 @@ def plain_inference(lab: Lab) -> None:
 
 def robustness(lab: Lab, rows: Rows) -> None:
     """Tables 11 to 13: pruned once at 50 %, drawn with other guidance, steps and samplers than it was calibrated with."""
+    pruned = {"dense": lambda: lab.dense}
     for method in ("wanda", "obs"):
-        denoiser: list[torch.nn.Module] = []
-
-        def pruned(method: str = method, denoiser: list = denoiser) -> torch.nn.Module:
-            if not denoiser:
-                denoiser.append(lab.pruned(PruningConfig(method=method, sparsity=0.5), lab.hessians())[0])
-            return denoiser[0]
-
-        for name, (changes, scheduler) in ways(lab).items():
-            rows.keep(f"{method}, {name}", lambda p=pruned, n=name, c=changes, s=scheduler: {"metrics": lab.figures(p(), n, c, s)})
-    for name in ways(lab):
-        changes, scheduler = ways(lab)[name]
-        rows.keep(f"dense, {name}", lambda n=name, c=changes, s=scheduler: {"metrics": lab.figures(lab.dense, n, c, s)})
+        config = PruningConfig(method=method, sparsity=0.5)
+        pruned[method] = cache(lambda config=config: lab.pruned(config, lab.hessians())[0])
+    for way, (changes, scheduler) in ways(lab).items():
+        for method, denoiser in pruned.items():
+            rows.keep(f"{method}, {way}", lambda d=denoiser, w=way, c=changes, s=scheduler: {"metrics": lab.figures(d(), w, c, s)})
 
 
 def ways(lab: Lab) -> dict[str, tuple[dict[str, Any], Scheduler | None]]:
     """Name -> changed settings of the call, and another scheduler."""
     own = lab.settings["guidance_scale"]
     found: dict[str, tuple[dict[str, Any], Scheduler | None]] = {f"guidance {g:g}": ({"guidance_scale": float(g)}, None) for g in (own - 2, own, own + 3)}
-    found |= {f"{n} steps": ({"num_inference_steps": n}, None) for n in (25, 50)}
-    return found | {name: ({}, scheduler) for name, scheduler in samplers(lab).items()}
+    found |= {name: ({}, scheduler) for name, scheduler in samplers(lab).items()}
+    return found | {f"{n} steps": ({"num_inference_steps": n}, None) for n in (25, 50)}
 
 
 def samplers(lab: Lab) -> dict[str, Scheduler]:
