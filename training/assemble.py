@@ -39,7 +39,7 @@ from .vae import OUT as VAE
 SETTINGS = {"num_inference_steps": 25, "height": 64, "width": 64}
 GUIDANCE = {"emoji-sd3": 4.0, "emoji-unet": 3.0}
 CALIBRATION, EVALUATION = 200, 128
-NUM_PROMPTS = 24  # enough for 60 image tokens per column of the widest layers
+NUM_PROMPTS = {"emoji-sd3": 24, "emoji-unet": 100}  # 60 image tokens per column of the widest layers; a word for every column of the text's
 
 
 def silent_encoder() -> tuple[T5EncoderModel, T5Tokenizer]:
@@ -119,7 +119,7 @@ def main() -> None:
     if card:
         (folder / "README.md").write_text(card)
     save_prompts(folder)
-    (folder / "builtin.json").write_text(json.dumps({"settings": settings_of(model), "calibration": {"num_prompts": NUM_PROMPTS}}, indent=1) + "\n")
+    (folder / "builtin.json").write_text(json.dumps({"settings": settings_of(model), "calibration": {"num_prompts": NUM_PROMPTS[model]}}, indent=1) + "\n")
     if model == "emoji-sd3":
         save_clips()
     size = sum(f.stat().st_size for f in folder.rglob("*") if f.is_file())
