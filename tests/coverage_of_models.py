@@ -27,7 +27,7 @@ from obsdiff.architectures import Block, Group, find_blocks, uncovered
 from obsdiff.surgery import columns, items, linear_shapes, refusal, shrink_
 
 from .conftest import randomise
-from .direct import DirectPipeline, outputs
+from .support.direct import DirectPipeline, outputs
 from .tiny_models import FLOAT32, LEFT_OUT, NOT_PRUNED, TINY
 
 TARGETS = {"heads": "attention", "neurons": "ffn"}

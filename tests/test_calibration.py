@@ -9,7 +9,7 @@ from obsdiff.running import prepared
 from obsdiff.surgery import linear_shapes
 
 from .conftest import PROMPTS, flux, sd, sd3
-from .direct import DirectPipeline
+from .support.direct import DirectPipeline
 
 
 def denoiser_of(pipe):

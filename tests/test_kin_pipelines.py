@@ -6,7 +6,7 @@ from diffusers import DiffusionPipeline
 
 from obsdiff import PruningConfig, UserError, prune_, save_pruned
 
-from . import kin_pipelines as kin
+from .support import kin_pipelines as kin
 
 pytestmark = pytest.mark.filterwarnings("ignore::obsdiff.errors.CalibrationWarning")
 PICTURE = {"prompt": "red apple", "height": 16, "width": 16, "use_resolution_binning": False, "clean_caption": False, "max_sequence_length": 8}

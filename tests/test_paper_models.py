@@ -12,8 +12,8 @@ from obsdiff.architectures import find_blocks
 from obsdiff.packages import select, select_groups
 from obsdiff.surgery import columns, items, linear_shapes, shrink_
 
-from . import paper_models as models
 from .conftest import PROMPTS
+from .support import paper_models as models
 
 pytestmark = pytest.mark.filterwarnings("ignore::obsdiff.errors.CalibrationWarning")
 GUIDED = {"num_inference_steps": 2, "guidance_scale": 3.0, "height": 16, "width": 16}

@@ -18,7 +18,7 @@ from obsdiff.folder import open_folder
 from obsdiff.single_file import open_model
 
 from .conftest import sd, sd3
-from .original_layout import sd3_transformer, stable_diffusion
+from .support.original_layout import sd3_transformer, stable_diffusion
 from .test_cli import refused
 
 pytestmark = pytest.mark.filterwarnings("ignore::obsdiff.errors.CalibrationWarning")

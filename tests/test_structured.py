@@ -8,7 +8,7 @@ from obsdiff.solvers.random import random
 from obsdiff.solvers.solution import layer_error
 from obsdiff.solvers.structured import Consumer, fused, next_group, obs_heads, obs_neurons
 
-from .reinversion import plain
+from .support.reinversion import plain
 from .test_solvers import best_kept, problem
 
 

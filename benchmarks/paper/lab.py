@@ -41,7 +41,7 @@ from training.null_token import OneNullToken
 
 from .hessians import PAPERS, Hessians, all_weightings, gather, read
 
-WORK = Path(__file__).parents[1] / "work"
+CACHE = Path(__file__).parents[1] / "cache"
 STEPS = 10
 PROMPTS = 64
 FIRST_SEED = 1_000_000  # noise that no calibration prompt starts from
@@ -80,7 +80,7 @@ class Lab:
 
     def hessians(self, seed: int = 0, count: int = CALIBRATION, weighting: str = PAPERS) -> Hessians:
         """Hessians of the dense model over `count` calibration prompts, from disk if they were gathered before."""
-        folder = WORK / f"{self.model}-{self.steps}" / f"seed{seed}"
+        folder = CACHE / f"{self.model}-{self.steps}" / f"seed{seed}"
         file = folder / f"{count:03}-{weighting}.safetensors"
         if not file.exists():
             keep = {n: [PAPERS] for n in COUNTS if seed == 0} | {CALIBRATION: all_weightings()}

@@ -19,8 +19,8 @@ from diffusers import (
 )
 from transformers import T5Config, T5EncoderModel, UMT5Config, UMT5EncoderModel
 
-from .conftest import randomise, tokenizer, vae
-from .coverage_of_models import build
+from ..conftest import randomise, tokenizer, vae
+from ..coverage_of_models import build
 
 SMALL_T5 = {"vocab_size": 514, "d_model": 24, "d_kv": 8, "d_ff": 32, "num_layers": 1, "num_heads": 2, "pad_token_id": 513, "eos_token_id": 513}
 

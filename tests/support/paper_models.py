@@ -22,7 +22,7 @@ from diffusers import (
 )
 from transformers import CLIPTextModel, CLIPTextModelWithProjection, T5Config, T5EncoderModel
 
-from .conftest import randomise, text_config, tokenizer, vae
+from ..conftest import randomise, text_config, tokenizer, vae
 
 NOISE = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012, "steps_offset": 1}
 
