@@ -20,11 +20,9 @@ from .card import model_card
 from .errors import UserError
 from .folder import Folder, check_output
 from .loading import open_pipeline
-from .record import PruningReport
+from .record import RECORD, PruningReport
 from .settings import usable_device
 from .stored import read_json
-
-RECORD = "obsdiff.json"
 
 
 def load_pipeline(folder: Folder, dtype: str | None = None, device: str | None = None) -> tuple[Any, dict[str, str]]:

@@ -17,6 +17,7 @@ from .folder import Folder, check_output, open_folder, read_prompts
 from .judges.files import find_judges
 from .packages import Package, plan_packages, select
 from .progress import say
+from .record import RECORD
 from .single_file import open_model
 from .stored import read_json
 
@@ -49,12 +50,12 @@ def prune(args: argparse.Namespace) -> None:
 
     check_devices(configs[0])
     quiet()
-    records = []
+    records, notes = [], iter(folder.notes())
     with whole_folder(args.output, args.overwrite) as inside:
         for config in configs:
             began = time.perf_counter()
             pipe, formats = load_pipeline(folder, config.dtype, config.device)
-            for line in folder.notes() if config is configs[0] else ():  # a file that can't be opened is one line, and no more
+            for line in notes:  # once, and not before the model is open: one that can't be is one line, and no more
                 say(line)
             if pipe.device.type == "cpu" and config.dtype is None and set(formats.values()) & {"float16", "bfloat16"}:
                 say("computing in float32, since a CPU only emulates the stored half precision; the result is saved as stored")
@@ -180,7 +181,7 @@ def require_one_class(dense: Folder, runs: dict[str, Folder]) -> None:
 
 def pruned_component(runs: dict[str, Folder]) -> str | None:
     """The component that the records of the pruned folders name; None if they have no record."""
-    records = [folder.path / "obsdiff.json" for folder in runs.values()]
+    records = [folder.path / RECORD for folder in runs.values()]
     found = sorted({str(component) for file in records if file.is_file() and (component := read_json(file).get("component"))})
     if len(found) > 1:
         raise UserError(f"component: expected runs of one pruned component, found {' and '.join(found)}; evaluate them apart, or give --component")

@@ -18,7 +18,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from .checkpoint import RECORD, load_pipeline, read_record
+from .checkpoint import load_pipeline, read_record
 from .comparison import DENSE
 from .costs import cost_on_disk, measure_speed, step_macs
 from .drawing import denoiser_call, draw, save_images
@@ -28,7 +28,7 @@ from .judges.files import Judges
 from .judges.scores import Scores, all_figures
 from .peak_memory import peak_memory
 from .progress import counting, say
-from .record import leaving, versions
+from .record import RECORD, leaving, versions
 from .stored import read_json
 from .unfinished import WORK, check_place, finish, kept_json, open_part, write_json
 

@@ -1,6 +1,7 @@
 """What a run would prune, in which packages, with how much memory and how many denoiser calls. Nothing is run."""
 
 import inspect
+import math
 from typing import Any
 
 from .architectures import Tap, require_blocks, uncovered
@@ -12,7 +13,7 @@ from .packages import GIB, plan_packages, select
 from .prediction import as_the_paper_counts, predict
 from .pruned_models import PREFIX
 from .record import in_words
-from .stored import elements, read_json
+from .stored import read_json
 
 LONGEST = 100_000  # text tokens
 PIXELS = ("DDPM", "DDIM", "IF")  # pipelines that draw pixels, without an autoencoder, by the start of their names
@@ -68,7 +69,7 @@ def parameters(folder: Folder, component: str) -> int:
     """Of the stored tensors; where there are none, of the model that config.json describes."""
     tensors = folder.components[component]
     if tensors.shapes and not tensors.original:
-        return sum(elements(shape) for shape in tensors.shapes.values())
+        return sum(math.prod(shape) for shape in tensors.shapes.values())
     return sum(p.numel() for p in build_on_meta(folder.config(component)).parameters())
 
 

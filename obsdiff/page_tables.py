@@ -6,7 +6,7 @@ from typing import Any
 from .comparison import DENSE, METRICS, figures_of, measured_metrics, near_best
 from .page_config import configuration, shown
 from .page_merge import EVALUATED, Comparison
-from .record import in_words
+from .record import KINDS, in_words
 
 Cell = dict[str, str]
 OF_DENSE = {"infinite": "Infinity"}  # as the page's script reads it
@@ -61,7 +61,7 @@ def removed(run: dict[str, Any]) -> float | None:
 
 
 def gone(cost: dict[str, Any]) -> Cell:
-    counts = [cost[kind] for kind in ("heads", "neurons") if cost.get(kind, {}).get("total")]
+    counts = [cost[kind] for kind in KINDS if cost.get(kind, {}).get("total")]
     return cell(in_words(cost), sum(row["removed"] / row["total"] for row in counts) / len(counts)) if counts else cell()
 
 

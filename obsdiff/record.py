@@ -7,6 +7,8 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 SCHEMA = 1
+RECORD = "obsdiff.json"
+KINDS = ("heads", "neurons", "channels")  # what structured pruning takes out
 
 
 @dataclass(frozen=True)
@@ -92,7 +94,7 @@ def leaving(groups: list[dict[str, Any]]) -> dict[str, dict[str, int]]:
 
 def in_words(counts: dict[str, dict[str, int]]) -> str:
     """ "8 of 20 heads and 3072 of 10240 neurons" of what `leaving` gives."""
-    return " and ".join(f"{row['removed']} of {row['total']} {kind}" for kind in ("heads", "neurons", "channels") if (row := counts.get(kind)) and row["total"])
+    return " and ".join(f"{row['removed']} of {row['total']} {kind}" for kind in KINDS if (row := counts.get(kind)) and row["total"])
 
 
 def versions() -> dict[str, str]:

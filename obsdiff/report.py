@@ -19,6 +19,7 @@ from .page_merge import Comparison, merge
 from .page_pictures import picture_rows
 from .page_plots import plots
 from .page_tables import config_table, cost_reasons, cost_table, quality_table
+from .record import RECORD
 from .report_schema import check_results
 from .stored import read_json
 
@@ -64,7 +65,7 @@ def check_finished(folder: Path) -> None:
         return
     if (part / ".work").is_dir():
         raise UserError(f"report: {folder} is not finished: {part} is of a run that did not end; go on with obsdiff evaluate ... --output {folder} --resume")
-    if (folder / "obsdiff.json").is_file():
+    if (folder / RECORD).is_file():
         raise UserError(
             f"report: expected a run, found the pruned pipeline {folder}, without results.json; obsdiff evaluate {folder} --against MODEL makes a run"
         )

@@ -7,6 +7,7 @@ of one kind may be null. `float` is any number but NaN and infinity.
 from typing import Any
 
 from .comparison import METRICS
+from .record import KINDS
 
 LARGEST = 1e30  # what plots can show
 NUMBER = (float,)  # or null
@@ -15,8 +16,7 @@ SPEED = {"speedup": float, "low": float, "high": float}
 COUNTS = {"removed": int, "total": int}
 MEASURED = {
     "seconds?": {"*": float},
-    "heads?": COUNTS,
-    "neurons?": COUNTS,
+    **{f"{kind}?": COUNTS for kind in KINDS},
     "macs?": {"total?": NUMBER, "why_not?": (str,)},
     "step?": SPEED,
     "picture?": SPEED,

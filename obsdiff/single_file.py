@@ -6,12 +6,13 @@ Read by its header, without torch.
 """
 
 import dataclasses
+import math
 from pathlib import Path
 
 from .builtin import BUILTINS
 from .errors import UserError
 from .folder import DENOISERS, FUSE, Folder, find_model, open_folder
-from .stored import BYTES, PICKLED, Tensors, elements, first_of, read_header
+from .stored import BYTES, PICKLED, Tensors, first_of, read_header
 
 DENOISER = ("model.diffusion_model.",)
 EMA = ("model_ema.",)  # a running mean that some files carry beside the weights
@@ -91,7 +92,7 @@ def stored_part(file: Path, header: dict[str, dict], folder: Folder, name: str, 
     if inside:
         shapes = {tensor: tuple(info["shape"]) for tensor, info in inside.items()}
         formats = {tensor: info["dtype"] for tensor, info in inside.items()}
-        size = sum(BYTES.get(formats[tensor], 0) * elements(shape) for tensor, shape in shapes.items())
+        size = sum(BYTES.get(formats[tensor], 0) * math.prod(shape) for tensor, shape in shapes.items())
         return Tensors(shapes, formats, size, (file,), original=True)
     own = folder.components[name]
     if own.shapes or name in OPTIONAL:

@@ -5,6 +5,7 @@ of files is taken, plain before any variant; what is missing from it is named.
 """
 
 import json
+import math
 import re
 import struct
 from collections import Counter
@@ -38,7 +39,7 @@ class Tensors:
         counts: Counter = Counter()
         for name, shape in self.shapes.items():
             if self.formats[name] in DTYPES:
-                counts[DTYPES[self.formats[name]]] += elements(shape)
+                counts[DTYPES[self.formats[name]]] += math.prod(shape)
         return counts.most_common(1)[0][0] if counts else None
 
     @property
@@ -51,15 +52,8 @@ class Tensors:
         """Layer name -> (O, I) of the linear layers and, for target conv, of every convolution (O, C, kh, kw) as its matrix
         (O, C kh kw); empty where the names are not those of the layers."""
         sides = (2, 4) if target == "conv" else (2,)
-        matrices = {n.removesuffix(".weight"): (s[0], elements(s[1:])) for n, s in self.shapes.items() if n.endswith(".weight") and len(s) in sides}
+        matrices = {n.removesuffix(".weight"): (s[0], math.prod(s[1:])) for n, s in self.shapes.items() if n.endswith(".weight") and len(s) in sides}
         return {} if self.original else matrices
-
-
-def elements(shape: tuple[int, ...]) -> int:
-    count = 1
-    for side in shape:
-        count *= side
-    return count
 
 
 def read_component(folder: Path, weights: bool = True) -> Tensors:
@@ -173,7 +167,7 @@ def check_tensor(info: dict) -> int:
     shape = info["shape"]
     if not all(type(x) is int and x >= 0 for x in (begin, end, *shape)) or begin > end:
         raise ValueError("offsets")
-    if info["dtype"] in BYTES and BYTES[info["dtype"]] * elements(shape) != end - begin:
+    if info["dtype"] in BYTES and BYTES[info["dtype"]] * math.prod(shape) != end - begin:
         raise ValueError("size")
     return end
 

@@ -34,13 +34,9 @@ FIXED = {
 }
 
 
-def linear_shapes(denoiser: nn.Module) -> dict[str, tuple[int, int]]:
-    """Name and weight shape (O, I) of every Linear of a module, in registration order."""
-    return {name: tuple(module.weight.shape) for name, module in denoiser.named_modules() if isinstance(module, nn.Linear)}
-
-
-def layer_shapes(denoiser: nn.Module, target: str) -> dict[str, tuple[int, int]]:
-    """The Linears and, for target conv, every Conv2d by the shape of its weight as a matrix, (O, C kh kw)."""
+def layer_shapes(denoiser: nn.Module, target: str = "linear") -> dict[str, tuple[int, int]]:
+    """Name and weight shape (O, I) of every Linear of a module, in registration order; for target conv of every Conv2d, too, by the
+    shape of its weight as a matrix, (O, C kh kw)."""
     kinds = (nn.Linear, nn.Conv2d) if target == "conv" else nn.Linear
     return {name: tuple(matrix(module).shape) for name, module in denoiser.named_modules() if isinstance(module, kinds)}
 

@@ -3,6 +3,7 @@
 from typing import Any
 
 from .comparison import DENSE, LEGEND, METRICS, figures_of, measured_metrics, near_best, reasons
+from .record import KINDS
 
 Row = list[str]
 
@@ -76,9 +77,7 @@ def memory(cost: dict, dense: dict) -> str:
 
 
 COLUMNS = [
-    ("heads gone", gone("heads")),
-    ("neurons gone", gone("neurons")),
-    ("channels gone", gone("channels")),
+    *((f"{kind} gone", gone(kind)) for kind in KINDS),
     ("parameters", parameters),
     ("zeros", zeros),
     ("on disk", size),

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from obsdiff import PruningConfig, PruningReport, prune_
 from obsdiff.architectures import Block, Group, find_blocks, uncovered
-from obsdiff.surgery import columns, items, linear_shapes, refusal, shrink_
+from obsdiff.surgery import columns, items, layer_shapes, refusal, shrink_
 
 from .conftest import randomise
 from .support.direct import DirectPipeline, outputs
@@ -72,7 +72,7 @@ def examine(name: str) -> Row:
     if name in NOT_PRUNED:
         return Row(name, *["no"] * 4, NOT_PRUNED[name])
     model, arguments = build(name)
-    linears = linear_shapes(model)
+    linears = layer_shapes(model)
     blocks = find_blocks(linears)
     forgotten = uncovered(linears, blocks)
     assert blocks, f"{name}: no block is found; its linear layers: {list(linears)[:12]}"

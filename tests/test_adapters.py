@@ -15,7 +15,7 @@ from torch import nn
 
 from obsdiff import PruningConfig, UserError, prune_
 from obsdiff.adapters import pruned_shapes
-from obsdiff.surgery import linear_shapes
+from obsdiff.surgery import layer_shapes
 
 from .conftest import PROMPTS, flux, randomise, sd, sd3
 
@@ -47,7 +47,7 @@ def lora(pipe, *layers: str, prefix: bool = True) -> dict[str, torch.Tensor]:
     """A LoRA of rank 2 for the layers with these endings, in the shapes the denoiser has."""
     torch.manual_seed(1)
     start = f"{component(pipe)}." if prefix else ""
-    shapes = {name: s for name, s in linear_shapes(denoiser_of(pipe)).items() if name.endswith(layers)}
+    shapes = {name: s for name, s in layer_shapes(denoiser_of(pipe)).items() if name.endswith(layers)}
     down = {f"{start}{name}.lora_A.weight": torch.randn(2, columns) for name, (_, columns) in shapes.items()}
     return down | {f"{start}{name}.lora_B.weight": torch.randn(rows, 2) for name, (rows, _) in shapes.items()}
 
@@ -74,7 +74,7 @@ def one_line(error) -> str:
 def test_the_pruned_shapes_are_those_of_the_model_whatever_hangs_on_it(make):
     pytest.importorskip("peft")
     pipe = pruned(make)
-    now, dense = linear_shapes(denoiser_of(pipe)), linear_shapes(denoiser_of(make()))
+    now, dense = layer_shapes(denoiser_of(pipe)), layer_shapes(denoiser_of(make()))
     assert pruned_shapes(denoiser_of(pipe)) == {name: now[name] for name in now if now[name] != dense[name]}
     expected = pruned_shapes(denoiser_of(pipe))
     pipe.load_lora_weights(lora(pipe, "to_q"))
@@ -89,7 +89,7 @@ def test_a_lora_for_the_dense_shapes_is_refused_and_leaves_no_trace(make):
     with pytest.raises(UserError, match="fuse_lora") as error:
         pipe.load_lora_weights(lora(make(), "to_q", "to_k", "to_v", "to_out.0"))
     first = next(name for name in pruned_shapes(denoiser_of(pipe)) if name.endswith("to_q"))
-    rows, columns = linear_shapes(denoiser_of(make()))[first]
+    rows, columns = layer_shapes(denoiser_of(make()))[first]
     assert f"{first} of this Pruned" in one_line(error)
     assert f"({rows // 2}, {columns})" in str(error.value)
     assert f"({rows}, {columns})" in str(error.value)

@@ -2,14 +2,14 @@ import pytest
 
 from obsdiff.architectures import find_blocks, require_blocks, uncovered
 from obsdiff.errors import UserError
-from obsdiff.surgery import linear_shapes
+from obsdiff.surgery import layer_shapes
 
 from .conftest import flux, sd, sd3
 
 
 def shapes(make) -> dict:
     pipe = make()
-    return linear_shapes(getattr(pipe, "transformer", None) or pipe.unet)
+    return layer_shapes(getattr(pipe, "transformer", None) or pipe.unet)
 
 
 @pytest.mark.parametrize(

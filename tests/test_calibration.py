@@ -6,7 +6,7 @@ from obsdiff.architectures import Tap, find_blocks
 from obsdiff.calibration import Plan, calibrate
 from obsdiff.errors import CalibrationError
 from obsdiff.running import prepared
-from obsdiff.surgery import linear_shapes
+from obsdiff.surgery import layer_shapes
 
 from .conftest import PROMPTS, flux, sd, sd3
 from .support.direct import DirectPipeline
@@ -17,7 +17,7 @@ def denoiser_of(pipe):
 
 
 def taps_of(pipe) -> list[Tap]:
-    return [tap for block in find_blocks(linear_shapes(denoiser_of(pipe))) for unit in block.units for tap in unit]
+    return [tap for block in find_blocks(layer_shapes(denoiser_of(pipe))) for unit in block.units for tap in unit]
 
 
 def plan(prompts: int = 2, steps: int = 3, batch: int = 4, guidance: float = 3.0, weighting=("log_decrease", 0.8, 1.2), **settings) -> Plan:

@@ -12,8 +12,8 @@ PACKAGE = Path(__file__).parents[1] / "obsdiff"
 # from the ground up; a file may import only from the lines before its own, or from its own line
 FLOORS = [
     ["errors", "builtin", "stored", "blocks", "convolutions"],
-    ["config", "step_weights", "hessian", "metrics", "solvers", "macs", "timing", "comparison", "table", "unfolding"],
-    ["architectures", "folder", "progress", "record", "running"],
+    ["config", "step_weights", "hessian", "metrics", "solvers", "macs", "timing", "comparison", "record", "table", "unfolding"],
+    ["architectures", "folder", "progress", "running"],
     ["single_file", "loading"],
     ["unfinished", "packages", "calibration", "settings", "surgery", "card", "drawing", "judges"],
     ["report_schema", "page_merge"],

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from obsdiff.architectures import find_blocks
-from obsdiff.surgery import linear_shapes
+from obsdiff.surgery import layer_shapes
 
 from .coverage_of_models import PAGE, Row, build, counts, covered, denoiser_classes, examine, page
 from .tiny_models import NOT_PRUNED, TINY
@@ -44,13 +44,13 @@ OTHER_ORDER = {"Kandinsky3UNet", "UniDiffuserModel", "WanAnimateTransformer3DMod
 
 
 def test_blocks_are_found_in_the_order_in_which_they_run():
-    assert {name for name in TINY if running_order(*build(name)) != [b.name for b in find_blocks(linear_shapes(build(name)[0]))]} == OTHER_ORDER
+    assert {name for name in TINY if running_order(*build(name)) != [b.name for b in find_blocks(layer_shapes(build(name)[0]))]} == OTHER_ORDER
 
 
 @torch.no_grad()
 def running_order(model, arguments) -> list[str]:
     order: dict[str, None] = {}
-    for block in find_blocks(linear_shapes(model)):
+    for block in find_blocks(layer_shapes(model)):
         for layer in block.layers:
             model.get_submodule(layer).register_forward_pre_hook(lambda *_, name=block.name: order.setdefault(name))
     model(**arguments())

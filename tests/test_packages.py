@@ -6,11 +6,11 @@ from obsdiff.architectures import find_blocks
 from obsdiff.config import PruningConfig
 from obsdiff.errors import UserError
 from obsdiff.packages import GIB, plan_packages, select, select_groups
-from obsdiff.surgery import linear_shapes
+from obsdiff.surgery import layer_shapes
 
 from .conftest import sd3
 
-LINEARS = linear_shapes(sd3().transformer)
+LINEARS = layer_shapes(sd3().transformer)
 BLOCKS = find_blocks(LINEARS)
 
 
@@ -81,7 +81,7 @@ def test_a_budget_below_one_hessian_names_the_layer():
 def test_excluding_one_consumer_of_a_group_excludes_the_group():
     """Joint attention: both output projections lose the same heads, so neither can be left out alone."""
     config = PruningConfig(pattern="structured", exclude=("*.to_add_out",))
-    linears = linear_shapes(sd3().transformer)
+    linears = layer_shapes(sd3().transformer)
     blocks = find_blocks(linears)
     assert {group.kind for group in select_groups(blocks, config)} == {"neurons"}
     assert not [layer for unit in select(blocks, config, linears) for tap in unit for layer in tap.layers if "attn" in layer]

@@ -10,7 +10,7 @@ from diffusers import DDIMScheduler, DiffusionPipeline, DPMSolverMultistepSchedu
 from obsdiff import PruningConfig, prune_, save_pruned
 from obsdiff.architectures import find_blocks
 from obsdiff.packages import select, select_groups
-from obsdiff.surgery import columns, items, linear_shapes, shrink_
+from obsdiff.surgery import columns, items, layer_shapes, shrink_
 
 from .conftest import PROMPTS
 from .support import paper_models as models
@@ -66,7 +66,7 @@ def again(folder):
 @EVERY
 def test_counts_by_hand(make):
     blocks, layers, units, heads, neurons = COUNTS[make]
-    linears = linear_shapes(denoiser_of(make()))
+    linears = layer_shapes(denoiser_of(make()))
     found = find_blocks(linears)
     assert (len(found), sum(len(b.layers) for b in found)) == (blocks, layers)
     assert len(select(found, PruningConfig(), linears)) == units
@@ -95,7 +95,7 @@ def test_pruned_saved_opened_drawn(make, pattern, tmp_path):
 def test_shrunk_equals_masked(make):
     masked, shrunk = make().to(torch.float64), make().to(torch.float64)
     dense = denoiser_of(make())
-    for group in [g for block in find_blocks(linear_shapes(dense)) for g in block.groups]:
+    for group in [g for block in find_blocks(layer_shapes(dense)) for g in block.groups]:
         count = items(dense, group)
         gone = list(range(0, count, 2 if group.kind == "heads" else 3))
         reads = columns(dense, group, count)[gone].flatten()

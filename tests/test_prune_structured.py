@@ -13,7 +13,7 @@ from obsdiff import PruningConfig, UserError, prune_, save_pruned
 from obsdiff.architectures import find_blocks
 from obsdiff.cli import main
 from obsdiff.prune_structured import left_of
-from obsdiff.surgery import linear_shapes
+from obsdiff.surgery import layer_shapes
 
 from .conftest import PROMPTS, flux, sd, sd3
 
@@ -45,7 +45,7 @@ def test_the_shapes_are_those_of_the_layout(make, method):
     pipe = make()
     report = prune_(pipe, PROMPTS[:2], PruningConfig(method=method, pattern="structured", sparsity=0.3, packages=2, keep_first_last=False, **QUICK))
     denoiser = denoiser_of(pipe)
-    shapes = linear_shapes(denoiser)
+    shapes = layer_shapes(denoiser)
     for group in [g for block in find_blocks(shapes) for g in block.groups]:
         left = report.layout[group.owner][group.kind]
         if group.kind == "heads":
@@ -104,7 +104,7 @@ def test_first_and_last_block_stay_whole_in_an_mmdit_only():
 
 def test_how_many_stay():
     config = PruningConfig(pattern="structured", sparsity=0.25)
-    groups = find_blocks(linear_shapes(sd3().transformer))[0].groups
+    groups = find_blocks(layer_shapes(sd3().transformer))[0].groups
     heads, neurons = groups[0], next(g for g in groups if g.kind == "neurons")
     assert [left_of(heads, n, config) for n in (38, 24, 10, 2, 1)] == [28, 18, 7, 1, 1]
     assert left_of(neurons, 9728, config) == 7296

@@ -21,6 +21,7 @@ from obsdiff.errors import UserError
 from obsdiff.page_config import group_names
 from obsdiff.page_merge import merge, names_apart
 from obsdiff.page_pictures import data_url
+from obsdiff.page_tables import gone
 from obsdiff.report import read_results, write_page
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -512,3 +513,8 @@ def test_without_a_script_the_tables_are_whole(run, tmp_path):
         "return [page.querySelectorAll('button').length, page.querySelector('.hint').hidden, page.querySelector('table.sortable').tBodies[0].rows.length];"
     )
     assert ask(page, question, tmp_path, 1280) == [0, True, 6]
+
+
+def test_channels_that_left_are_said_like_heads():
+    found = gone({"channels": {"removed": 8, "total": 32}, "heads": {"removed": 1, "total": 4}})
+    assert (found["text"], found["value"]) == ("1 of 4 heads and 8 of 32 channels", "0.25")

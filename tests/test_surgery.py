@@ -5,7 +5,7 @@ import torch
 
 from obsdiff.architectures import find_blocks
 from obsdiff.errors import UserError
-from obsdiff.surgery import columns, items, linear_shapes, refusal, rows, shrink_, shrink_to_
+from obsdiff.surgery import columns, items, layer_shapes, refusal, rows, shrink_, shrink_to_
 
 from .conftest import PROMPTS, flux, sd, sd3
 from .coverage_of_models import build
@@ -19,7 +19,7 @@ def denoiser_of(pipe):
 
 
 def groups_of(denoiser):
-    return [g for block in find_blocks(linear_shapes(denoiser)) for g in block.groups]
+    return [g for block in find_blocks(layer_shapes(denoiser)) for g in block.groups]
 
 
 def latents(pipe):
@@ -89,7 +89,7 @@ def test_a_layout_gives_a_dense_model_its_shapes():
     shrink_(pruned, groups["transformer_blocks.1.attn", "heads"], [3, 1])
     shrink_(pruned, groups["transformer_blocks.0.ff", "neurons"], list(range(40)))
     shrink_to_(again, layout)
-    assert linear_shapes(again) == linear_shapes(pruned)
+    assert layer_shapes(again) == layer_shapes(pruned)
     again.load_state_dict(pruned.state_dict())
 
 

@@ -1,6 +1,6 @@
 """Train the SD-style UNet to predict the noise (epsilon) on cached latents and cached text.
 
-    python -m training.unet            # some 100 minutes on two cores
+    python -m training.unet            # some 70 minutes on one core with bf16 units
 
     x_t = sqrt(a_t) x + sqrt(1 - a_t) noise,  loss = w_t |noise - UNet(x_t, t, text)|^2,  w_t = min(SNR_t, 5) / SNR_t
 

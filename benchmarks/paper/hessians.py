@@ -16,7 +16,6 @@ from safetensors.torch import save_file
 
 from obsdiff.architectures import Tap
 from obsdiff.calibration import Account, Plan, tapped
-from obsdiff.config import STEP_WEIGHTINGS
 from obsdiff.hessian import Hessian
 from obsdiff.progress import counting
 from obsdiff.running import Run
@@ -101,7 +100,3 @@ def read(file: Path) -> Hessians:
             hessian = Sums(stored.get_tensor(f"{name}:xx"), stored.get_tensor(f"{name}:x"), int(samples), float(alpha))
             found |= dict.fromkeys(name.split("+"), hessian)
     return found
-
-
-def all_weightings() -> list[str]:
-    return list(STEP_WEIGHTINGS)

@@ -22,6 +22,7 @@ from obsdiff.architectures import find_blocks
 from obsdiff.builtin import builtin_info
 from obsdiff.calibration import Plan
 from obsdiff.checkpoint import load_pipeline
+from obsdiff.config import STEP_WEIGHTINGS
 from obsdiff.costs import step_macs
 from obsdiff.drawing import denoiser_call, draw
 from obsdiff.folder import open_folder, read_prompts
@@ -29,17 +30,17 @@ from obsdiff.judges.clip import Clip
 from obsdiff.judges.features import features_of, open_extractor, real_features
 from obsdiff.judges.files import find_judges
 from obsdiff.metrics import Figure, fid, mean_of, relative_latent_error
-from obsdiff.packages import plan_packages, select, select_groups
+from obsdiff.packages import Package, plan_packages, select, select_groups
 from obsdiff.prune import prune_tap_
 from obsdiff.prune_structured import prune_groups_
 from obsdiff.pruned_models import mark_pruned_
 from obsdiff.record import GroupRecord, LayerRecord, PruningReport
 from obsdiff.running import prepared
 from obsdiff.settings import choose_prompts
-from obsdiff.surgery import linear_shapes
+from obsdiff.surgery import layer_shapes
 from training.null_token import OneNullToken
 
-from .hessians import PAPERS, Hessians, all_weightings, gather, read
+from .hessians import PAPERS, Hessians, gather, read
 
 CACHE = Path(__file__).parents[1] / "cache"
 STEPS = 10
@@ -76,29 +77,39 @@ class Lab:
 
     @cached_property
     def linears(self) -> dict[str, tuple[int, int]]:
-        return linear_shapes(self.dense)
+        return layer_shapes(self.dense)
+
+    def packages(self, config: PruningConfig) -> list[Package]:
+        """What a config prunes, package by package."""
+        return plan_packages(select(find_blocks(self.linears), config, self.linears), self.linears, config)
 
     def hessians(self, seed: int = 0, count: int = CALIBRATION, weighting: str = PAPERS) -> Hessians:
         """Hessians of the dense model over `count` calibration prompts, from disk if they were gathered before."""
         folder = CACHE / f"{self.model}-{self.steps}" / f"seed{seed}"
         file = folder / f"{count:03}-{weighting}.safetensors"
         if not file.exists():
-            keep = {n: [PAPERS] for n in COUNTS if seed == 0} | {CALIBRATION: all_weightings()}
+            keep = {n: [PAPERS] for n in COUNTS if seed == 0} | {CALIBRATION: list(STEP_WEIGHTINGS)}
             config = PruningConfig(num_prompts=CALIBRATION, seed=seed)
             prompts, seeds = choose_prompts(self.calibration, config)
-            units = select(find_blocks(self.linears), config, self.linears)
             with prepared(self.pipe) as run:
-                gather(run, self.dense, [tap for unit in units for tap in unit], Plan(prompts, seeds, self.settings), self.steps, keep, folder)
+                gather(
+                    run,
+                    self.dense,
+                    [tap for package in self.packages(config) for tap in package.taps],
+                    Plan(prompts, seeds, self.settings),
+                    self.steps,
+                    keep,
+                    folder,
+                )
         return read(file)
 
     def pruned(self, config: PruningConfig, hessians: Hessians) -> tuple[torch.nn.Module, list[LayerRecord], list[GroupRecord], float]:
         """A copy of the dense denoiser pruned in one package with these Hessians; its records; seconds of the solving."""
         denoiser = copy.deepcopy(self.dense)
-        blocks = find_blocks(self.linears)
-        taps = [tap for package in plan_packages(select(blocks, config, self.linears), self.linears, config) for tap in package.taps]
+        taps = [tap for package in self.packages(config) for tap in package.taps]
         began = time.perf_counter()
         if config.pattern == "structured":
-            layers, groups = prune_groups_(denoiser, select_groups(blocks, config), hessians, config, 0)
+            layers, groups = prune_groups_(denoiser, select_groups(find_blocks(self.linears), config), hessians, config, 0)
             denoiser = mark_pruned_(denoiser, PruningReport({}, groups=groups).layout)
         else:
             layers, groups = [row for tap in taps for row in prune_tap_(denoiser, tap, hessians[tap.layers[0]], config, 0)], []

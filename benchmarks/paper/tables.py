@@ -24,9 +24,7 @@ from diffusers import (
 )
 
 from obsdiff import PruningConfig, prune_
-from obsdiff.architectures import find_blocks
 from obsdiff.config import STEP_WEIGHTINGS
-from obsdiff.packages import plan_packages, select
 from obsdiff.record import leaving, versions
 from obsdiff.running import prepared
 from obsdiff.settings import choose_prompts
@@ -173,8 +171,7 @@ def live(lab: Lab, config: PruningConfig) -> tuple[torch.nn.Module, Any]:
 
 def live_row(lab: Lab, config: PruningConfig) -> Row:
     denoiser, report = live(lab, config)
-    planned = plan_packages(select(find_blocks(lab.linears), config, lab.linears), lab.linears, config)
-    largest = max(package.hessian_bytes for package in planned)
+    largest = max(package.hessian_bytes for package in lab.packages(config))
     return row_of(lab, config, denoiser, report.layers, report.groups) | {"seconds": report.seconds, "hessian_bytes": largest}
 
 
