@@ -2,14 +2,18 @@
 
     python -m training.unet            # some 70 minutes on one core with bf16 units
 
-    x_t = sqrt(a_t) x + sqrt(1 - a_t) noise,  loss = w_t |noise - UNet(x_t, t, text)|^2,  w_t = min(SNR_t, 5) / SNR_t
+    x_t = sqrt(a_t) x + sqrt(1 - a_t) noise,  loss = w_t |noise - UNet(x_t, t, text)|^2,  SNR_t = a_t / (1 - a_t)
+
+w_t is min(SNR_t, 5) / SNR_t (`--weighting snr`), or min(1 / a_t, 25) (`--weighting v`): the error of v, held back where next to nothing
+is left of the picture. Shapes are decided at the noisiest steps, which weigh next to nothing in the first and most in the second.
 
 The VAE and the text tower are emoji-sd3's, as they ship. Three levels (16x16, 8x8, 4x4 latents), cross-attention on the
 lower two as in SDXL: four fifths of the weights stand where they cost least.
 
 References:
     Rombach et al., "High-Resolution Image Synthesis with Latent Diffusion Models", 2022. https://arxiv.org/abs/2112.10752
-    Hang et al., "Efficient Diffusion Training via Min-SNR Weighting Strategy", 2023. https://arxiv.org/abs/2303.09556 (w_t)
+    Hang et al., "Efficient Diffusion Training via Min-SNR Weighting Strategy", 2023. https://arxiv.org/abs/2303.09556 (snr)
+    Salimans and Ho, "Progressive Distillation for Fast Sampling of Diffusion Models", 2022. https://arxiv.org/abs/2202.00512 (v)
 """
 
 import torch
@@ -28,7 +32,10 @@ from .vae import encode
 
 SHARED = builtin_path("emoji-sd3")
 DROP = 0.1  # captions replaced by the empty prompt, for classifier-free guidance
-GAMMA = 5.0
+WEIGHTINGS = {
+    "snr": lambda a: (5.0 * (1 - a) / a).clamp(max=1.0),
+    "v": lambda a: (1 / a).clamp(max=25.0),
+}
 CONFIG = {
     "sample_size": 16,
     "in_channels": 4,
@@ -62,19 +69,20 @@ def cached_latents(pictures: torch.Tensor) -> torch.Tensor:
     return load_file(file)["latents"]
 
 
-def noise_loss(unet: UNet2DConditionModel, x: torch.Tensor, text: torch.Tensor, alphas: torch.Tensor) -> dict[str, torch.Tensor]:
+def noise_loss(unet: UNet2DConditionModel, x: torch.Tensor, text: torch.Tensor, alphas: torch.Tensor, weighting: str) -> dict[str, torch.Tensor]:
     """Weighted and plain mean squared error of the predicted noise. alphas: (1000,), the products a_t."""
     t = torch.randint(len(alphas), (len(x),))
     a, noise = alphas[t], torch.randn_like(x)
     mixed = a.sqrt()[:, None, None, None] * x + (1 - a).sqrt()[:, None, None, None] * noise
     found = unet(mixed.contiguous(memory_format=torch.channels_last), t, text, return_dict=False)[0]
     errors = (found - noise).square().mean((1, 2, 3))
-    snr = a / (1 - a)
-    return {"loss": (errors * snr.clamp(max=GAMMA) / snr).mean(), "plain": errors.mean().detach()}
+    return {"loss": (errors * WEIGHTINGS[weighting](a)).mean(), "plain": errors.mean().detach()}
 
 
 def main() -> None:
-    args = arguments(__doc__, "unet", steps=1500, batch_size=96, lr=1.5e-3).parse_args()
+    parser = arguments(__doc__, "unet", steps=1500, batch_size=96, lr=1.5e-3)
+    parser.add_argument("--weighting", choices=WEIGHTINGS, default="v")
+    args = parser.parse_args()
     if args.export:
         averaged(UNet2DConditionModel(**CONFIG), args.name).save_pretrained(OUT)
         return
@@ -96,7 +104,7 @@ def main() -> None:
         chosen = torch.randint(len(latents), (args.batch_size,))
         drop = torch.rand(args.batch_size) < DROP
         with torch.autocast("cpu", torch.bfloat16, enabled=args.bf16):
-            return noise_loss(unet, latents[chosen], torch.where(drop[:, None, None], nothing, text[chosen]), alphas)
+            return noise_loss(unet, latents[chosen], torch.where(drop[:, None, None], nothing, text[chosen]), alphas, args.weighting)
 
     inside = ("resnets.", "attentions.", "samplers.")
     train(args.name, unet, optimizers(unet, inside, lr=args.lr, weight_decay=0.01), loss_of, args.steps, ema_decay=0.995)
