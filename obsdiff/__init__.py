@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from .builtin import builtin_path as builtin_path
     from .checkpoint import save_pruned as save_pruned
     from .config import PruningConfig as PruningConfig
+    from .dense import dense_pass as dense_pass
     from .errors import CalibrationError as CalibrationError
     from .errors import CalibrationWarning as CalibrationWarning
     from .errors import NotPositiveDefinite as NotPositiveDefinite
@@ -26,6 +27,7 @@ __version__ = "0.1.0"
 HOMES = {
     "builtin_path": "builtin",
     "CalibrationError": "errors",
+    "dense_pass": "dense",
     "save_pruned": "checkpoint",
     "PruningConfig": "config",
     "CalibrationWarning": "errors",

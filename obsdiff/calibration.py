@@ -24,8 +24,10 @@ from .architectures import Tap
 from .errors import CalibrationError
 from .folder import DENOISERS
 from .hessian import Hessian
+from .packages import bytes_of
 from .running import Prompt, Run
 from .step_weights import step_weight
+from .store import Store
 from .unfolding import matrix, tokens
 
 
@@ -94,20 +96,33 @@ def calibrate(
     plan: Plan,
     device: torch.device | str | None = None,
     on_call: Callable[[int], None] = lambda prompts: None,
+    account: Account | None = None,
+    store: Store | None = None,
 ) -> dict[Tap, Hessian]:
-    """One Hessian for each tap, over all prompts and steps. `device` holds them (default: where the layers are).
+    """One Hessian for each tap, over all prompts and steps. `device` holds them (default: where the layers are), or the disk those
+    that `store` has no room for.
 
-    on_call(prompts) is called at each denoiser call with the number of prompts in it. Raises CalibrationError (layer,
-    step) for missed calls, inputs that are not finite or not shared as the table says.
+    on_call(prompts) is called at each denoiser call with the number of prompts in it; who was called is counted in `account`.
+    Raises CalibrationError (layer, step) for missed calls, inputs that are not finite or not shared as the table says.
     """
-    modules = dict(denoiser.named_modules())
-    hessians = {tap: Hessian.zeros(matrix(modules[tap.layers[0]]).shape[1], device or modules[tap.layers[0]].weight.device) for tap in taps}
-    account = Account()
+    hessians = new_hessians(denoiser, taps, device, store)
+    account = account or Account()
     with tapped(run, denoiser, hessians, account, plan.weighting, on_call):
         for prompts, seeds in plan.batches():
             run.latents(prompts, seeds, plan.settings)
     account.settle([layer for tap in taps for layer in tap.layers], run.steps)
     return hessians
+
+
+def new_hessians(denoiser: nn.Module, taps: list[Tap], device: torch.device | str | None = None, store: Store | None = None) -> dict[Tap, Hessian]:
+    """An empty Hessian for each tap; those that the store has no room for are memory-mapped files."""
+    found = {}
+    for tap in taps:
+        layer = denoiser.get_submodule(tap.layers[0])
+        columns = matrix(layer).shape[1]
+        file = store.take(bytes_of(columns)) if store else None
+        found[tap] = Hessian.mapped(columns, file) if file else Hessian.zeros(columns, device or layer.weight.device)
+    return found
 
 
 @contextlib.contextmanager

@@ -10,12 +10,17 @@ from pathlib import Path
 from typing import Any
 
 from .builtin import BUILTINS
-from .commands import CALL, demo, evaluate, inspect_, prune, report
+from .commands import CALL, demo, evaluate, inspect_, report
 from .config import PruningConfig
 from .errors import RunFailed, UserError
+from .prune_command import prune
 
 MODEL = f"a pipeline folder, a hub id, a single-file checkpoint (.safetensors, with --config), or a built-in: {', '.join(BUILTINS)}"
 CONFIG = "pipeline folder with the configs of a single-file checkpoint: it says how the file is read, and is no setting of the pruning"
+SEVERAL = {
+    "sparsity": "; several values write DIR/0.30, DIR/0.40 ..., and share one calibration unless it is live",
+    "pattern": "; several write DIR/unstructured-0.50, DIR/2-4 ...",
+}
 NEGATED = {"compensation": "--no-compensation"}
 
 
@@ -64,7 +69,7 @@ def parser() -> Parser:
     p.add_argument("--output", required=True, metavar="DIR", type=Path, help="folder to write; appears complete or not at all")
     p.add_argument("--overwrite", action="store_true", help="replace an existing output folder")
     p.add_argument("--json", action="store_true", help="print the record on stdout")
-    add_config(p, several_sparsities=True)
+    add_config(p, several=True)
     p.set_defaults(run=prune)
 
     p = commands.add_parser("inspect", help="what would be pruned, packages, memory; for structured the parameters and MACs that would be left; nothing is run")
@@ -143,7 +148,7 @@ def add_judges(p: argparse.ArgumentParser) -> None:
     group.add_argument("--image-reward", metavar="FOLDER", help="ImageReward folder: its weights, med_config.json, BERT's tokenizer")
 
 
-def add_config(p: argparse.ArgumentParser, several_sparsities: bool = False) -> None:
+def add_config(p: argparse.ArgumentParser, several: bool = False) -> None:
     """A flag for every field of PruningConfig, and --prompts. A flag left out is no attribute, so that defaults stay in one place."""
     p.add_argument("--prompts", metavar="FILE", type=Path, help="calibration prompts, UTF-8, one a line (default: a built-in's own, else 120 general captions)")
     kinds = typing.get_type_hints(PruningConfig)
@@ -161,8 +166,8 @@ def add_config(p: argparse.ArgumentParser, several_sparsities: bool = False) -> 
             options["help"] += f" (default {field.default})"
         if kinds[field.name] == tuple[str, ...]:
             options["nargs"] = "+"
-        elif field.name == "sparsity" and several_sparsities:
+        elif field.name in SEVERAL and several:
             options["nargs"] = "+"
-            options["help"] += "; several values write DIR/0.30, DIR/0.40 ..."
+            options["help"] += SEVERAL[field.name]
         numeric = next((t for t in (int, float) if t in (kinds[field.name], *typing.get_args(kinds[field.name]))), str)
         p.add_argument(flag, type=numeric, metavar=metavar or ("{" + ",".join(choices) + "}" if choices else field.name.split("_")[-1].upper()), **options)

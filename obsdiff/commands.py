@@ -4,18 +4,15 @@ import argparse
 import dataclasses
 import json
 import os
-import time
 import warnings
 from pathlib import Path
 from typing import Any
 
-from .architectures import require_blocks
 from .builtin import builtin_info
 from .config import PruningConfig, whole
 from .errors import UserError
 from .folder import Folder, check_output, open_folder, read_prompts
 from .judges.files import find_judges
-from .packages import Package, plan_packages, select
 from .progress import say
 from .record import RECORD
 from .single_file import open_model
@@ -24,51 +21,6 @@ from .stored import read_json
 CALL = ("num_inference_steps", "guidance_scale", "height", "width")
 JUDGES = ("clip", "features", "real", "lpips", "pickscore", "image_reward")
 GENERAL_PROMPTS = Path(__file__).parent / "prompts.txt"
-
-
-def prune(args: argparse.Namespace) -> None:
-    sparsities = getattr(args, "sparsity", None) or [None]
-    if len(set(sparsities)) < len(sparsities):
-        raise UserError(f"sparsity: the same value twice: {' '.join(map(str, sparsities))}")
-    configs = [config_of(args, sparsity=s) for s in sparsities]
-    names = [f"{config.removed:.2f}" for config in configs]
-    if len(set(names)) < len(names):
-        raise UserError(
-            f"sparsity: several values are written into folders of two decimals, so they have to differ there; found {' '.join(map(str, sparsities))}"
-        )
-    check_output(args.output, args.overwrite)
-    folder = open_model(args.model, args.config)
-    folder.require_text()
-    configs = [with_recommended(c, folder, args) for c in configs]
-    prompts = calibration_prompts(args.prompts, folder)
-    for config in configs:
-        make_plan(folder, config)
-
-    from .checkpoint import cast_, load_pipeline, whole_folder, write_pruned
-    from .prune import prune_
-    from .settings import check_devices
-
-    check_devices(configs[0])
-    quiet()
-    records, notes = [], iter(folder.notes())
-    with whole_folder(args.output, args.overwrite) as inside:
-        for config in configs:
-            began = time.perf_counter()
-            pipe, formats = load_pipeline(folder, config.dtype, config.device)
-            for line in notes:  # once, and not before the model is open: one that can't be is one line, and no more
-                say(line)
-            if pipe.device.type == "cpu" and config.dtype is None and set(formats.values()) & {"float16", "bfloat16"}:
-                say("computing in float32, since a CPU only emulates the stored half precision; the result is saved as stored")
-            loaded = time.perf_counter() - began
-            report = prune_(pipe, prompts, config)
-            cast_(pipe, formats)
-            target = inside if len(configs) == 1 else inside / names[configs.index(config)]
-            report.seconds = {"load": loaded} | report.seconds
-            write_pruned(pipe, target, report)
-            records.append(report.to_dict())
-            say(summary(args.output if len(configs) == 1 else args.output / target.name, report, time.perf_counter() - began))
-    if args.json:
-        show_json(records[0] if len(records) == 1 else records)
 
 
 def config_of(args: argparse.Namespace, **changes: Any) -> PruningConfig:
@@ -80,12 +32,6 @@ def config_of(args: argparse.Namespace, **changes: Any) -> PruningConfig:
 
 def show_json(value: Any) -> None:
     print(json.dumps(value, indent=1))
-
-
-def summary(output: Path, report: Any, seconds: float) -> str:
-    errors = sorted(row.error for row in report.layers)
-    done = report.gone() if report.groups else f"{report.sparsity:.2%} zeros in {len(report.layers)} layers"
-    return f"{output}: {done}, layer error median {errors[len(errors) // 2]:.4f} largest {errors[-1]:.4f}, {seconds:.0f} s"
 
 
 def quiet() -> None:
@@ -105,24 +51,6 @@ def with_recommended(config: PruningConfig, folder: Folder, args: argparse.Names
     info = builtin_info(folder.path)
     known = info.get("settings", {}) | info.get("calibration", {})
     return dataclasses.replace(config, **{name: value for name, value in known.items() if name not in args})
-
-
-def calibration_prompts(file: Path | None, folder: Folder) -> list[str]:
-    """The prompts of the file; else a built-in's own; else the general captions that ship with obsdiff."""
-    own = folder.path / "calibration_prompts.txt" if builtin_info(folder.path) else GENERAL_PROMPTS
-    return read_prompts(file or own)
-
-
-def make_plan(folder: Folder, config: PruningConfig) -> tuple[str, list[Package]]:
-    """Name of the denoiser and its packages, from the files' headers, or for a single file from its config; every complaint about the target comes here."""
-    name = folder.denoiser(config.component)
-    linears = folder.components[name].layers(config.target)
-    if not linears:  # a single file's names are not those of the layers
-        from .meta import layers_of_config
-
-        linears = layers_of_config(folder.config(name), config.target)
-    units = select(require_blocks(linears, f"{folder.path}/{name}", config.target), config, linears)
-    return name, plan_packages(units, linears, config)
 
 
 def inspect_(args: argparse.Namespace) -> None:

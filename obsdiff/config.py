@@ -21,6 +21,7 @@ METHODS = {
 }
 NO_HESSIAN = {"magnitude", "l1", "random"}  # their choice does not depend on the calibration, which only measures the layer errors
 STEP_WEIGHTINGS = ("log_decrease", "log_increase", "linear_decrease", "linear_increase", "uniform")
+CALIBRATIONS = ("live", "replay", "single")
 TARGETS = {  # what each prunes: see Tap.part
     "linear": ("attention", "ffn"),
     "attention": ("attention",),
@@ -59,6 +60,11 @@ class PruningConfig:
     step_weighting: str = setting("log_decrease", "weight of each denoising step in the Hessian", STEP_WEIGHTINGS)
     step_weight_min: float = setting(0.8, "smallest step weight")
     step_weight_max: float = setting(1.2, "largest step weight")
+    calibration: str = setting(
+        "live",
+        "live draws all prompts anew for every package (the paper's), replay records them once and goes through the packages, single takes all Hessians from one pass",
+        CALIBRATIONS,
+    )
     packages: int | None = setting(
         None, "packages pruned one after the other (default 4, or 1 for a method that needs no Hessian, unless a memory budget is given)"
     )
@@ -157,6 +163,11 @@ def check(c: PruningConfig) -> None:
         number("memory_budget_gib", c.memory_budget_gib, 0, math.inf, "above 0")
         if c.packages is not None:
             raise UserError(f"packages {c.packages} and memory_budget_gib {c.memory_budget_gib:g} were both given: the budget fixes the packages; give one")
+    one_of("calibration", c.calibration, CALIBRATIONS)
+    if c.calibration == "single" and c.packages not in (None, 1):
+        raise UserError(
+            f"packages: calibration single takes all Hessians from one pass, so there is 1, found {c.packages}; leave it out, or choose live or replay"
+        )
     parse_blocks(c.blocks)
     one_of("target", c.target, TARGETS)
     number("damping", c.damping, 0, math.inf, "0 or more", above=False)

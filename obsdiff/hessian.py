@@ -18,6 +18,7 @@ References:
 """
 
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -41,6 +42,12 @@ class Hessian:
         """No tokens yet. dtype: float64 on a CPU, float32 elsewhere, unless given."""
         dtype = dtype or (torch.float64 if torch.device(device).type == "cpu" else torch.float32)
         return cls(torch.zeros(columns, columns, device=device, dtype=dtype), torch.zeros(columns, device=device, dtype=dtype))
+
+    @classmethod
+    def mapped(cls, columns: int, file: Path) -> "Hessian":
+        """No tokens yet, and the sums (float64) in a new memory-mapped file: the system keeps in memory what fits."""
+        xx = torch.from_file(str(file), shared=True, size=columns * columns, dtype=torch.float64).view(columns, columns)
+        return cls(xx, torch.zeros(columns, dtype=torch.float64))
 
     @property
     def columns(self) -> int:

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from itertools import pairwise
 
+import psutil
+
 from .architectures import Block, Group, Shape, Tap, Unit
 from .config import TARGETS, PruningConfig, parse_blocks
 from .errors import UserError
@@ -28,10 +30,13 @@ class Package:
         return tuple(layer for tap in self.taps for layer in tap.layers)
 
 
-def hessian_bytes(tap: Tap, linears: Mapping[str, Shape]) -> int:
+def bytes_of(columns: int) -> int:
     """Bytes of one Hessian and its sum of inputs in float64, the most that any device takes: 8 (I I + I)."""
-    columns = linears[tap.layers[0]][1]
     return 8 * (columns * columns + columns)
+
+
+def hessian_bytes(tap: Tap, linears: Mapping[str, Shape]) -> int:
+    return bytes_of(linears[tap.layers[0]][1])
 
 
 def select(blocks: list[Block], config: PruningConfig, linears: Mapping[str, Shape]) -> list[Unit]:
@@ -106,9 +111,20 @@ def check_columns(units: list[Unit], config: PruningConfig, linears: Mapping[str
                 raise UserError(f"pattern {config.pattern}: {layer} has {linears[layer][1]} input columns, which {m} does not divide")
 
 
+def room(config: PruningConfig, packages: list[Package], linears: Mapping[str, Shape]) -> float:
+    """Bytes of memory for what waits: the Hessians of calibration single, the recording of replay. Of the memory budget what solving
+    and, for replay, the largest package leave; without a budget half of the memory that is free now."""
+    if config.memory_budget_gib is None:
+        return psutil.virtual_memory().available / 2
+    largest = max(package.hessian_bytes for package in packages) if config.calibration != "single" else 0
+    return max(0.0, config.memory_budget_gib * GIB - largest)
+
+
 def plan_packages(units: list[Unit], linears: Mapping[str, Shape], config: PruningConfig) -> list[Package]:
     """Consecutive packages in forward order: config.packages of them with nearly equal numbers of units (by default 4, or one a
     unit if there are fewer), or as few as config.memory_budget_gib allows. A unit larger than the budget is split into its taps."""
+    if config.calibration == "single":
+        return [make(sum(units, ()), linears)]
     if config.memory_budget_gib is not None:
         return by_budget(units, linears, config.memory_budget_gib, split=config.pattern != "structured")
     if config.packages is not None and config.packages > len(units):

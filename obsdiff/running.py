@@ -29,11 +29,12 @@ class Run:
     step: int = 0
     prompts: int = 0
     memory: dict[str, Any] = field(default_factory=dict)
+    recorded_steps: int | None = None  # T of a recording that is replayed: the scheduler may never have run here
 
     @property
     def steps(self) -> int:
         """T: the number of time steps of the schedule (2T - 1 denoiser calls for Heun, T + 1 for PNDM, count too)."""
-        return len(getattr(self.pipe, self.scheduler).timesteps)
+        return self.recorded_steps or len(getattr(self.pipe, self.scheduler).timesteps)
 
     def latents(self, prompts: list[Prompt], seeds: list[int], settings: dict[str, Any]) -> torch.Tensor:
         """Final latents of one batch, through the pipeline's own __call__, a seed for each prompt. UserError if the pipeline refuses its arguments."""

@@ -12,10 +12,13 @@ PACKAGE = Path(__file__).parents[1] / "obsdiff"
 # from the ground up; a file may import only from the lines before its own, or from its own line
 FLOORS = [
     ["errors", "builtin", "stored", "blocks", "convolutions"],
-    ["config", "step_weights", "hessian", "metrics", "solvers", "macs", "timing", "comparison", "record", "table", "unfolding"],
+    ["config", "step_weights", "hessian", "metrics", "solvers", "macs", "timing", "comparison", "record", "table", "unfolding", "store"],
     ["architectures", "folder", "progress", "running"],
     ["single_file", "loading"],
-    ["unfinished", "packages", "calibration", "settings", "surgery", "card", "drawing", "judges"],
+    ["recording", "unfinished", "packages", "settings", "surgery", "card", "drawing", "judges"],
+    ["calibration", "chain"],
+    ["replay"],
+    ["gathering"],
     ["report_schema", "page_merge"],
     ["page_config", "page_pictures"],
     ["page_tables"],
@@ -23,6 +26,8 @@ FLOORS = [
     ["page_plots"],
     ["report"],
     ["prune_structured", "adapters", "pruned_models"],
+    ["job"],
+    ["dense"],
     ["meta"],
     ["costs", "paper_count"],
     ["prediction"],
@@ -31,6 +36,7 @@ FLOORS = [
     ["evaluate"],
     ["demo"],
     ["commands"],
+    ["prune_command"],
     ["cli"],
     ["__main__"],
 ]

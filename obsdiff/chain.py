@@ -1,0 +1,109 @@
+"""Which parts of a denoiser can be run by themselves: its blocks one after the other, and who needs whose output.
+
+A segment is a module of the denoiser that holds one or more blocks: transformer_blocks.3, or down_blocks.1 of a UNet. What
+lies outside of segments (embeddings, norms at the end) is cheap and is run whenever the denoiser is.
+
+Who needs what is not guessed but tried: with the denoiser's forward as it is, every segment answers at once with a
+placeholder, one of them with NaN, and the segments whose inputs turn NaN are the ones that need it. In a chain every
+segment needs the one before it; a UNet's skips need more.
+"""
+
+import contextlib
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_iter, tree_map_only
+
+from .architectures import Block
+from .running import replaced
+
+
+class Stop(Exception):
+    """Ends a denoiser call behind the last segment that was wanted."""
+
+
+def segment_of(block: str) -> str:
+    """The module below the denoiser that a block stands in, down to the first number: down_blocks.1 of down_blocks.1.attentions.0."""
+    parts = block.split(".")
+    numbered = next((i for i, part in enumerate(parts) if part.isdigit()), 0)
+    return ".".join(parts[: numbered + 1])
+
+
+class Order:
+    """The segments in the order in which the denoiser calls them, and what their outputs look like, call by call."""
+
+    def __init__(self, blocks: list[Block]):
+        self.candidates = list(dict.fromkeys(segment_of(block.name) for block in blocks))
+        self.calls: list[list[str]] = []
+        self.shapes: list[list[Any]] = []
+
+    @property
+    def names(self) -> list[str]:
+        return self.calls[0]
+
+    @contextlib.contextmanager
+    def watched(self, denoiser: nn.Module) -> Iterator[None]:
+        """Hooks that write down who is called when, removed on the way out."""
+
+        def begin(*_: Any) -> None:
+            self.calls.append([])
+            self.shapes.append([])
+
+        def end(name: str, module: nn.Module, args: Any, output: Any) -> None:
+            self.calls[-1].append(name)
+            self.shapes[-1].append(tree_map_only(Tensor, lambda x: x.new_zeros(()).expand(x.shape), output))  # one number of memory
+
+        handles = [denoiser.register_forward_pre_hook(begin)]
+        handles += [denoiser.get_submodule(name).register_forward_hook(partial(end, name)) for name in self.candidates]
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def why_not(self) -> str | None:
+        """Why the segments can't be run one by one; None if they can."""
+        if sorted(self.names) != sorted(self.candidates):
+            return "its blocks are not called once each"
+        if any(call != self.names for call in self.calls):
+            return "its blocks are not called in the same order every time"
+        return None
+
+    def placeholder(self, call: int, segment: int, value: float = 0.0) -> Any:
+        """Something of the shape of what a segment gives in a call."""
+        return tree_map_only(Tensor, lambda x: x.new_full(x.shape, value if x.is_floating_point() else 0), self.shapes[call][segment])
+
+
+@contextlib.contextmanager
+def answering(denoiser: nn.Module, names: list[str], answers: dict[int, Callable[[], Any]]) -> Iterator[None]:
+    """Segments, by their place in `names`, that give what their function gives and compute nothing."""
+    with contextlib.ExitStack() as undo:
+        for place, answer in answers.items():
+            undo.enter_context(replaced(denoiser.get_submodule(names[place]), "forward", lambda *_, answer=answer, **__: answer()))
+        yield
+
+
+def needed_until(denoiser: nn.Module, order: Order, inputs: tuple[tuple, dict]) -> list[int]:
+    """For each segment the place of the last one that reads its output: i + 1 all along for a chain. `inputs` are those of the first
+    recorded call; no segment is computed."""
+    names, found = order.names, []
+    for poisoned in range(len(names)):
+        seen = [poisoned]
+        handles = [denoiser.get_submodule(name).register_forward_pre_hook(partial(note_nan, seen, i), with_kwargs=True) for i, name in enumerate(names)]
+        answers = {i: partial(order.placeholder, 0, i, float("nan") if i == poisoned else 1.0) for i in range(len(names))}
+        try:
+            with answering(denoiser, names, answers), torch.no_grad():
+                denoiser(*inputs[0], **inputs[1])
+        finally:
+            for handle in handles:
+                handle.remove()
+        found.append(max(seen))
+    return found
+
+
+def note_nan(seen: list[int], place: int, module: nn.Module, args: tuple, kwargs: dict) -> None:
+    if any(isinstance(x, Tensor) and x.is_floating_point() and x.isnan().any() for x in tree_iter((args, kwargs))):
+        seen.append(place)

@@ -1,0 +1,68 @@
+"""One dense pass over the calibration prompts, for several prunings of one model."""
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import Any
+
+from .config import PruningConfig
+from .errors import UserError
+from .gathering import DensePass, Site, gather
+from .job import Job, job_of
+from .packages import room
+from .progress import Progress
+from .running import Prompt, prepared
+from .store import store
+
+
+@contextlib.contextmanager
+def dense_pass(pipe: Any, prompts: Sequence[Prompt], configs: Sequence[PruningConfig], *, progress: bool | None = None) -> Iterator[DensePass]:
+    """Calibrate once for several configs that differ in what is pruned, not in what is drawn.
+
+        with obsdiff.dense_pass(pipe, prompts, configs) as dense:
+            for config in configs:
+                obsdiff.prune_(load(), prompts, config, dense=dense)
+
+    With calibration single the Hessians serve all of them; with replay the recording does, and the Hessians of the first
+    package. What memory has no room for lies on disk until the block ends. Raises what prune_ raises.
+    """
+    jobs = [job_of(pipe, prompts, config) for config in configs]
+    first = jobs[0]
+    for job in jobs:
+        require_shared(job.config, first.config)
+    if first.config.device:
+        pipe.to(first.config.device)
+    wanted = {layer for job in jobs for package in first_packages(job) for layer in package.layers}
+    taps = [tap for block in first.blocks for unit in block.units for tap in unit if wanted & set(tap.layers)]
+    taps = [replace(tap, layers=tuple(layer for layer in tap.layers if layer in wanted)) for tap in taps]
+    smallest = min(room(job.config, job.packages, job.linears) for job in jobs)
+    with store(smallest) as waiting, prepared(pipe, first.scheduler) as run, Progress(progress, 1, len(first.plan.prompts)) as bar:
+        site = Site(run, first.denoiser, first.blocks, first.plan, waiting, first.config.offload_device, lambda prompts: bar.advance(prompts, run.steps))
+        found = gather(site, taps, first.config.calibration)
+        yield found
+
+
+def first_packages(job: Job) -> list:
+    """The packages whose Hessians a dense pass gathers: all, or for replay the first."""
+    return job.packages if job.config.calibration == "single" else job.packages[:1]
+
+
+WHAT_IS_DRAWN = (
+    "calibration", "num_prompts", "num_inference_steps", "guidance_scale", "height", "width", "batch_size", "seed", "step_weighting",
+    "step_weight_min", "step_weight_max", "target", "component", "dtype", "device", "offload_device",
+)  # fmt: skip
+
+
+def require_shared(config: PruningConfig, other: PruningConfig) -> None:
+    """UserError unless two configs can share a dense pass."""
+    if config.calibration == "live":
+        raise UserError("dense pass: calibration live has none to share; use single or replay")
+    for name in WHAT_IS_DRAWN:
+        if getattr(config, name) != getattr(other, name):
+            raise UserError(f"dense pass: {name} has to be the same for all configs, found {getattr(other, name)!r} and {getattr(config, name)!r}")
+
+
+def require_fitting(dense: DensePass | None, job: Job) -> None:
+    """UserError for a dense pass that drew something else."""
+    if dense and (dense.plan != job.plan or job.config.calibration == "live"):
+        raise UserError("dense pass: it was made with other prompts, seeds or settings, or the config says calibration live; make it with this config")

@@ -1,0 +1,93 @@
+"""Where the Hessians of the packages come from: three ways to calibrate.
+
+    live     the paper's: before each package all calibration prompts are drawn anew, with the model as pruned so far
+    replay   one dense trajectory is recorded, and its calls are run again package by package        (replay.py)
+    single   one dense pass gathers every Hessian; nothing is run again
+
+Each is a generator of {tap: Hessian}, one package after the other; whoever takes them prunes a package before asking for the
+next. What does not fit in memory waits on disk.
+
+The dense pass of single and replay does not depend on what is then pruned: `DensePass` keeps it, for many prunings of one model.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+from torch import nn
+
+from .architectures import Block, Tap
+from .calibration import Plan, calibrate
+from .errors import UserError
+from .hessian import Hessian
+from .packages import Package
+from .recording import Shelf
+from .replay import Trajectory, record, replayed
+from .running import Run
+from .store import Store
+
+Hessians = dict[Tap, Hessian]
+
+
+@dataclass(frozen=True)
+class Site:
+    """Where calibration works: the pipeline made ready, its denoiser with its blocks, what to draw, where things wait, which device holds
+    Hessians, and what is called at each denoiser call with the number of prompts in it."""
+
+    run: Run
+    denoiser: nn.Module
+    blocks: list[Block]
+    plan: Plan
+    store: Store
+    device: str | None = None
+    on_call: Callable[[int], None] = lambda prompts: None
+
+
+@dataclass
+class DensePass:
+    """What one dense pass over the calibration prompts left: the Hessians by layer, and for replay the recorded trajectory."""
+
+    plan: Plan
+    hessians: dict[str, Hessian] = field(default_factory=dict)
+    trajectory: Trajectory | None = None
+
+    def of(self, taps: tuple[Tap, ...]) -> Hessians:
+        missing = [tap.layers[0] for tap in taps if tap.layers[0] not in self.hessians]
+        if missing:
+            raise UserError(f"dense pass: it has no Hessian for {missing[0]} and {len(missing) - 1} others; give dense_pass this config as well")
+        return {tap: self.hessians[tap.layers[0]] for tap in taps}
+
+
+def live(site: Site, packages: list[Package], dense: DensePass | None = None) -> Iterator[Hessians]:
+    """The paper's: every package draws all calibration prompts anew."""
+    for package in packages:
+        yield calibrate(site.run, site.denoiser, list(package.taps), site.plan, site.device, site.on_call)
+
+
+def single(site: Site, packages: list[Package], dense: DensePass | None = None) -> Iterator[Hessians]:
+    """Everything from one dense pass."""
+    own = dense or gather(site, [tap for package in packages for tap in package.taps], "single")
+    for package in packages:
+        yield own.of(package.taps)
+
+
+def replay(site: Site, packages: list[Package], dense: DensePass | None = None) -> Iterator[Hessians]:
+    """The first package from the dense pass, the others by replay."""
+    own = dense or gather(site, list(packages[0].taps), "replay")
+    yield own.of(packages[0].taps)
+    if not dense:
+        own.hessians.clear()
+    yield from replayed(site.run, site.denoiser, own.trajectory, packages, site.plan, site.device, site.on_call)
+
+
+GATHER: dict[str, Callable[..., Iterator[Hessians]]] = {"live": live, "replay": replay, "single": single}
+
+
+def gather(site: Site, taps: list[Tap], calibration: str) -> DensePass:
+    """One dense pass: the Hessians of the taps, and for replay the recorded trajectory."""
+    trajectory = None
+    if calibration == "replay":
+        shelf = Shelf(site.store, site.device)
+        trajectory, found = record(site.run, site.denoiser, site.blocks, taps, site.plan, shelf, site.device, site.on_call)
+    else:
+        found = calibrate(site.run, site.denoiser, taps, site.plan, site.device, site.on_call, store=site.store)
+    return DensePass(site.plan, {layer: hessian for tap, hessian in found.items() for layer in tap.layers}, trajectory)

@@ -1,0 +1,66 @@
+"""What a pruning is about to do, worked out and checked before anything runs: which denoiser, layers, packages, prompts."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from .adapters import require_plain
+from .architectures import Block, Group, Shape, require_blocks
+from .calibration import Plan
+from .config import PruningConfig
+from .errors import CalibrationError, UserError
+from .packages import Package, plan_packages, select, select_groups
+from .prune_structured import require_prunable
+from .running import Prompt
+from .settings import call_settings, check_devices, check_prompts, choose_prompts, denoiser_name, scheduler_name
+from .surgery import layer_shapes
+from .unfolding import refusal
+
+
+@dataclass(frozen=True)
+class Job:
+    """One pruning of one pipeline: the denoiser's name and module, the scheduler it follows, its layers' shapes, its blocks, the
+    packages and, for structured, the groups to prune, and what to draw for it."""
+
+    config: PruningConfig
+    component: str
+    scheduler: str
+    denoiser: nn.Module
+    linears: Mapping[str, Shape]
+    blocks: list[Block]
+    packages: list[Package]
+    groups: list[Group]
+    plan: Plan
+
+
+def job_of(pipe: Any, prompts: Sequence[Prompt], config: PruningConfig) -> Job:
+    """UserError for what can't be pruned or drawn as asked, CalibrationError for a weight with inf or NaN."""
+    check_devices(config)
+    name = denoiser_name(pipe, config.component)
+    scheduler = scheduler_name(pipe, name)
+    denoiser: nn.Module = getattr(pipe, name)
+    require_plain(pipe, name)
+    linears = layer_shapes(denoiser, config.target)
+    blocks = require_blocks(linears, type(denoiser).__name__, config.target)
+    packages = plan_packages(select(blocks, config, linears), linears, config)
+    groups = select_groups(blocks, config) if config.pattern == "structured" else []
+    require_prunable(denoiser, groups)
+    require_usable(denoiser, [layer for package in packages for layer in package.layers])
+    chosen, seeds = choose_prompts(list(prompts), config)
+    check_prompts(pipe, chosen)
+    weighting = (config.step_weighting, config.step_weight_min, config.step_weight_max)
+    plan = Plan(chosen, seeds, call_settings(pipe, config), config.batch_size, weighting)
+    return Job(config, name, scheduler, denoiser, linears, blocks, packages, groups, plan)
+
+
+def require_usable(denoiser: nn.Module, layers: list[str]) -> None:
+    """UserError for the first layer that is no linear one even when its input is unfolded, CalibrationError for the first
+    whose weight has inf or NaN."""
+    for layer in layers:
+        reason = refusal(denoiser.get_submodule(layer))
+        if reason:
+            raise UserError(f"{layer}: {reason}; leave it out with --exclude '{layer}'")
+        if not denoiser.get_submodule(layer).weight.isfinite().all():
+            raise CalibrationError(f"{layer}: its weight has inf or NaN")

@@ -1,0 +1,115 @@
+"""The command `prune`: checks first, then one pruning after the other, all from one calibration where that is possible."""
+
+import argparse
+import contextlib
+import time
+from pathlib import Path
+from typing import Any
+
+from .architectures import require_blocks
+from .builtin import builtin_info
+from .commands import GENERAL_PROMPTS, config_of, quiet, show_json, with_recommended
+from .config import PruningConfig
+from .errors import UserError
+from .folder import Folder, check_output, read_prompts
+from .packages import Package, plan_packages, select
+from .progress import say
+from .single_file import open_model
+
+
+def prune(args: argparse.Namespace) -> None:
+    configs = all_configs(args)
+    names = folder_names(configs)
+    check_output(args.output, args.overwrite)
+    folder = open_model(args.model, args.config)
+    folder.require_text()
+    configs = [with_recommended(c, folder, args) for c in configs]
+    prompts = calibration_prompts(args.prompts, folder)
+    for config in configs:
+        make_plan(folder, config)
+
+    from .checkpoint import whole_folder
+    from .settings import check_devices
+
+    check_devices(configs[0])
+    quiet()
+    with whole_folder(args.output, args.overwrite) as inside:
+        targets = [inside / name for name in names] if len(configs) > 1 else [inside]
+        records = prune_all(folder, prompts, configs, targets, args.output)
+    if args.json:
+        show_json(records[0] if len(records) == 1 else records)
+
+
+def all_configs(args: argparse.Namespace) -> list[PruningConfig]:
+    """One config for each pattern and sparsity that was given; an n:m pattern has its own."""
+    sparsities, patterns = (getattr(args, name, None) or [None] for name in ("sparsity", "pattern"))
+    for name, values in (("sparsity", sparsities), ("pattern", patterns)):
+        if len(set(values)) < len(values):
+            raise UserError(f"{name}: the same value twice: {' '.join(map(str, values))}")
+    given = [{} if pattern is None else {"pattern": pattern} for pattern in patterns]
+    mixed = len(patterns) > 1
+    return [config_of(args, **one, sparsity=s) for one in given for s in ([None] if mixed and ":" in one["pattern"] else sparsities)]
+
+
+def folder_names(configs: list[PruningConfig]) -> list[str]:
+    """0.30, or with several patterns unstructured-0.30 and 2-4; UserError for two of the same name."""
+    mixed = len({config.pattern for config in configs}) > 1
+    names = [f"{config.removed:.2f}" for config in configs]
+    if mixed:
+        names = [c.pattern.replace(":", "-") if c.group else f"{c.pattern}-{name}" for c, name in zip(configs, names, strict=True)]
+    if len(set(names)) < len(names):
+        found = " ".join(f"{config.removed:g}" for config in configs)
+        raise UserError(f"sparsity: several values are written into folders of two decimals, so they have to differ there; found {found}")
+    return names
+
+
+def prune_all(folder: Folder, prompts: list[str], configs: list[PruningConfig], targets: list[Path], output: Path) -> list[dict[str, Any]]:
+    """Prune the model with each config and write it to its target; several configs share one dense pass where there is one."""
+    from .checkpoint import cast_, load_pipeline, write_pruned
+    from .dense import dense_pass
+    from .prune import prune_
+
+    records, notes = [], iter(folder.notes())
+    with contextlib.ExitStack() as stack:
+        dense = None
+        for config, target in zip(configs, targets, strict=True):
+            began = time.perf_counter()
+            pipe, formats = load_pipeline(folder, config.dtype, config.device)
+            for line in notes:  # once, and not before the model is open: one that can't be is one line, and no more
+                say(line)
+            if not records and pipe.device.type == "cpu" and config.dtype is None and set(formats.values()) & {"float16", "bfloat16"}:
+                say("computing in float32, since a CPU only emulates the stored half precision; the result is saved as stored")
+            loaded = time.perf_counter() - began
+            if len(configs) > 1 and dense is None and config.calibration != "live":
+                dense = stack.enter_context(dense_pass(pipe, prompts, configs))
+            report = prune_(pipe, prompts, config, dense=dense)
+            cast_(pipe, formats)
+            report.seconds = {"load": loaded} | report.seconds
+            write_pruned(pipe, target, report)
+            records.append(report.to_dict())
+            say(summary(output if len(configs) == 1 else output / target.name, report, time.perf_counter() - began))
+    return records
+
+
+def summary(output: Path, report: Any, seconds: float) -> str:
+    errors = sorted(row.error for row in report.layers)
+    done = report.gone() if report.groups else f"{report.sparsity:.2%} zeros in {len(report.layers)} layers"
+    return f"{output}: {done}, layer error median {errors[len(errors) // 2]:.4f} largest {errors[-1]:.4f}, {seconds:.0f} s"
+
+
+def calibration_prompts(file: Path | None, folder: Folder) -> list[str]:
+    """The prompts of the file; else a built-in's own; else the general captions that ship with obsdiff."""
+    own = folder.path / "calibration_prompts.txt" if builtin_info(folder.path) else GENERAL_PROMPTS
+    return read_prompts(file or own)
+
+
+def make_plan(folder: Folder, config: PruningConfig) -> tuple[str, list[Package]]:
+    """Name of the denoiser and its packages, from the files' headers, or for a single file from its config; every complaint about the target comes here."""
+    name = folder.denoiser(config.component)
+    linears = folder.components[name].layers(config.target)
+    if not linears:  # a single file's names are not those of the layers
+        from .meta import layers_of_config
+
+        linears = layers_of_config(folder.config(name), config.target)
+    units = select(require_blocks(linears, f"{folder.path}/{name}", config.target), config, linears)
+    return name, plan_packages(units, linears, config)

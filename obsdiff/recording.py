@@ -1,0 +1,118 @@
+"""One dense trajectory, written down: every denoiser call with its inputs, so that it can be run again block by block.
+
+Tensors lie on a Shelf: in memory as long as there is room, then in memory-mapped safetensors files. An input that is the
+same in the next call, such as the encoded text, is kept once.
+"""
+
+import contextlib
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.utils._pytree import tree_flatten, tree_map_only, tree_unflatten
+
+from .running import Run
+from .store import Store
+
+
+@dataclass(frozen=True)
+class Kept:
+    """Where a tensor stood: its number on the shelf."""
+
+    number: int
+
+
+@dataclass
+class Shelf:
+    """Tensors by number, in the store's memory or its files. They come back on the device that they came from; memory is that of
+    `device` (default: their own)."""
+
+    store: Store
+    device: str | None = None
+    held: dict[int, Tensor | Path] = field(default_factory=dict)
+    home: dict[int, torch.device] = field(default_factory=dict)
+    sizes: dict[int, int] = field(default_factory=dict)
+    count: int = 0
+
+    def put(self, tensor: Tensor) -> Kept:
+        """Keep a copy."""
+        self.count += 1
+        size = tensor.numel() * tensor.element_size()
+        file = self.store.take(size)
+        if file:
+            save_file({"x": tensor.detach().cpu().contiguous()}, file)
+        self.held[self.count] = file or tensor.detach().to(self.device or tensor.device, copy=True)
+        self.home[self.count], self.sizes[self.count] = tensor.device, size
+        return Kept(self.count)
+
+    def get(self, kept: Kept) -> Tensor:
+        held = self.held[kept.number]
+        return (load_file(held)["x"] if isinstance(held, Path) else held).to(self.home[kept.number])
+
+    def drop(self, kept: Kept) -> None:
+        """Forget a tensor."""
+        held = self.held.pop(kept.number)
+        self.store.give_back(self.sizes.pop(kept.number), held if isinstance(held, Path) else None)
+        del self.home[kept.number]
+
+    def put_all(self, tree: Any) -> Any:
+        """The tree (tuples, lists, dicts) with its tensors on the shelf."""
+        return tree_map_only(Tensor, self.put, tree)
+
+    def get_all(self, tree: Any) -> Any:
+        return tree_map_only(Kept, self.get, tree)
+
+    def drop_all(self, tree: Any) -> None:
+        tree_map_only(Kept, self.drop, tree)
+
+
+@dataclass(frozen=True)
+class Call:
+    """One call of the denoiser: in which step, for how many prompts, and (args, kwargs) with Kept for tensors."""
+
+    step: int
+    prompts: int
+    inputs: Any
+
+
+@dataclass
+class Recording:
+    """The denoiser's calls in their order, the number of steps T, and the calls of the pipeline's other denoisers by step."""
+
+    shelf: Shelf
+    steps: int = 0
+    calls: list[Call] = field(default_factory=list)
+    others: Counter = field(default_factory=Counter)
+
+    def add(self, run: Run, args: tuple, kwargs: dict) -> None:
+        """Write a call down; leaves that equal those of the call before are not kept again."""
+        leaves, spec = tree_flatten((args, kwargs))
+        before = tree_flatten(self.calls[-1].inputs)[0] if self.calls else []
+        kept = [self.same(x, before[i] if i < len(before) else None) if isinstance(x, Tensor) else x for i, x in enumerate(leaves)]
+        self.calls.append(Call(run.step, run.prompts, tree_unflatten(kept, spec)))
+
+    def same(self, tensor: Tensor, before: Any) -> Kept:
+        if isinstance(before, Kept):
+            other = self.shelf.get(before)
+            if (other.shape, other.dtype, other.device) == (tensor.shape, tensor.dtype, tensor.device) and torch.equal(other, tensor):
+                return before
+        return self.shelf.put(tensor)
+
+
+@contextlib.contextmanager
+def recorded(run: Run, denoiser: nn.Module, recording: Recording) -> Iterator[None]:
+    """A hook that writes the denoiser's calls down, removed on the way out."""
+
+    def hook(_: nn.Module, args: tuple, kwargs: dict) -> None:
+        recording.add(run, args, kwargs)
+
+    handle = denoiser.register_forward_pre_hook(hook, with_kwargs=True)
+    try:
+        yield
+    finally:
+        handle.remove()

@@ -1,0 +1,116 @@
+"""Calibration by replay: one dense trajectory is recorded, and its denoiser calls are run again package by package.
+
+Package after package, every recorded call goes on from the border where the last one stopped: the blocks of the last
+package run once more, pruned now, then those of this package, whose Hessians are gathered. Their inputs are the pruned
+model's, as in the paper's algorithm; the denoiser's own inputs stay those of the dense trajectory. So every block runs
+about twice in all, however many packages there are, and the first package's Hessians come with the recording.
+"""
+
+import contextlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import torch
+from torch import nn
+
+from .architectures import Block, Tap
+from .calibration import Account, Plan, calibrate, new_hessians, tapped
+from .chain import Order, Stop, answering, needed_until, segment_of
+from .errors import CalibrationError
+from .hessian import Hessian
+from .packages import Package
+from .recording import Call, Recording, Shelf, recorded
+from .running import Run
+
+
+@dataclass
+class Trajectory:
+    """A recorded dense trajectory: the calls, the segments they went through, how long each segment's output is needed, and for
+    every call the outputs that are on the shelf now, by the segment's place. `why_not` says why it can't be replayed."""
+
+    recording: Recording
+    order: Order
+    until: list[int] = field(default_factory=list)
+    outputs: list[dict[int, Any]] = field(default_factory=list)
+    why_not: str | None = None
+
+
+def record(
+    run: Run, denoiser: nn.Module, blocks: list[Block], taps: list[Tap], plan: Plan, shelf: Shelf, device: str | None, on_call: Callable[[int], None]
+) -> tuple[Trajectory, dict[Tap, Hessian]]:
+    """Draw all calibration prompts with the dense model; the Hessians of `taps` come along."""
+    recording, order = Recording(shelf), Order(blocks)
+    with recorded(run, denoiser, recording), order.watched(denoiser):
+        account = Account()
+        hessians = calibrate(run, denoiser, taps, plan, device, on_call, account)
+    recording.steps, recording.others = run.steps, account.others
+    trajectory = Trajectory(recording, order, why_not=order.why_not())
+    if not trajectory.why_not:
+        trajectory.until = needed_until(denoiser, order, shelf.get_all(recording.calls[0].inputs))
+    return trajectory, hessians
+
+
+def spans(packages: list[Package], trajectory: Trajectory) -> list[tuple[int, int]]:
+    """First and last segment of each package, by their places. CalibrationError if they can't be run one after the other."""
+    places = {name: i for i, name in enumerate(trajectory.order.names)}
+    why_not = trajectory.why_not
+    found = [] if why_not else [(min(some), max(some)) for some in ([places[segment_of(layer)] for layer in package.layers] for package in packages)]
+    if found != sorted(found):
+        why_not = "its packages do not follow the order in which its blocks are called"
+    if why_not:
+        raise CalibrationError(f"calibration replay can't run this model block by block: {why_not}; take live or single")
+    return found
+
+
+def replayed(
+    run: Run, denoiser: nn.Module, trajectory: Trajectory, packages: list[Package], plan: Plan, device: str | None, on_call: Callable[[int], None]
+) -> Iterator[dict[Tap, Hessian]]:
+    """The Hessians of packages 1, 2, ...; whoever takes them prunes package i before asking for those of i + 1."""
+    reach = spans(packages, trajectory)
+    trajectory.outputs = [{} for _ in trajectory.recording.calls]
+    run.recorded_steps = trajectory.recording.steps
+    try:
+        for (start, _), (border, last), package in zip(reach, reach[1:], packages[1:], strict=False):
+            hessians = new_hessians(denoiser, list(package.taps), device)
+            account = Account(others=trajectory.recording.others.copy())
+            with tapped(run, denoiser, hessians, account, plan.weighting, on_call):
+                for number in range(len(trajectory.recording.calls)):
+                    again(run, denoiser, trajectory, number, start, border, last)
+            account.settle(list(package.layers), run.steps)
+            yield hessians
+    finally:
+        run.recorded_steps = None
+        for outputs in trajectory.outputs:
+            trajectory.recording.shelf.drop_all(list(outputs.values()))
+        trajectory.outputs = []
+
+
+def again(run: Run, denoiser: nn.Module, trajectory: Trajectory, number: int, start: int, border: int, last: int) -> None:
+    """Run one recorded call from segment `start` to `last`, and keep what those before `border` give: they never change again."""
+    call: Call = trajectory.recording.calls[number]
+    shelf, order, outputs, until = trajectory.recording.shelf, trajectory.order, trajectory.outputs[number], trajectory.until
+
+    def answer(place: int) -> Any:
+        return shelf.get_all(outputs[place]) if place in outputs else order.placeholder(number, place)
+
+    def keep(place: int, module: nn.Module, args: Any, output: Any) -> None:
+        if until[place] >= border:
+            outputs[place] = shelf.put_all(output)
+
+    def stop() -> None:
+        raise Stop
+
+    handles = [denoiser.get_submodule(order.names[i]).register_forward_hook(partial(keep, i)) for i in range(start, border)]
+    answers = {i: partial(answer, i) for i in range(start)} | dict.fromkeys(range(last + 1, len(order.names)), stop)
+    run.step, run.prompts = call.step, call.prompts
+    args, kwargs = shelf.get_all(call.inputs)
+    try:
+        with answering(denoiser, order.names, answers), torch.no_grad(), contextlib.suppress(Stop):
+            denoiser(*args, **kwargs)
+    finally:
+        for handle in handles:
+            handle.remove()
+    for place in [place for place in outputs if until[place] < border]:
+        shelf.drop_all(outputs.pop(place))

@@ -1,0 +1,68 @@
+import pytest
+import torch
+
+import obsdiff
+from obsdiff import PruningConfig, UserError
+from obsdiff.hessian import Hessian
+
+from .conftest import PROMPTS, flux, sd, sd3
+from .test_calibration import denoiser_of
+
+SMALL = {"num_inference_steps": 3, "height": 16, "width": 16}
+
+
+def pruned(make, **settings):
+    pipe = make()
+    report = obsdiff.prune_(pipe, PROMPTS[:3], PruningConfig(**SMALL | settings))
+    return denoiser_of(pipe).state_dict(), report
+
+
+@pytest.mark.parametrize("pattern", ["unstructured", "2:4", "structured"])
+@pytest.mark.parametrize("make", [sd3, sd, flux])
+def test_with_one_package_all_calibrations_are_the_same(make, pattern):
+    live, report = pruned(make, pattern=pattern, calibration="live", packages=1)
+    for calibration in ("single", "replay"):
+        other, same = pruned(make, pattern=pattern, calibration=calibration, **({"packages": 1} if calibration == "replay" else {}))
+        assert all(torch.equal(other[name], w) for name, w in live.items())
+        assert [row.error for row in same.layers] == [row.error for row in report.layers]
+
+
+def test_replay_repairs_what_earlier_packages_broke_much_as_live_does():
+    single, _ = pruned(sd3, calibration="single")
+    live, _ = pruned(sd3, calibration="live", packages=4)
+    replay, report = pruned(sd3, calibration="replay", packages=4)
+    last = report.packages[-1][-1] + ".weight"
+    first = report.packages[0][0] + ".weight"
+    assert torch.equal(replay[first], single[first])
+    assert not torch.equal(replay[last], single[last])
+    assert (replay[last] - live[last]).norm() < (single[last] - live[last]).norm()
+
+
+def test_hessians_that_do_not_fit_wait_on_disk_and_change_nothing(monkeypatch):
+    files, mapped = [], Hessian.mapped.__func__
+
+    def spied(cls, columns, file):
+        files.append(file)
+        return mapped(cls, columns, file)
+
+    monkeypatch.setattr(Hessian, "mapped", classmethod(spied))
+    roomy, _ = pruned(sd3, calibration="single")
+    assert not files
+    tight, _ = pruned(sd3, calibration="single", memory_budget_gib=100_000 / 2**30)
+    assert files
+    assert not any(file.exists() for file in files)
+    assert all(torch.equal(tight[name], w) for name, w in roomy.items())
+
+
+@pytest.mark.parametrize("budget", [600_000, 1e9])
+def test_replay_inside_a_budget_changes_nothing(budget):
+    tight, report = pruned(sd3, calibration="replay", memory_budget_gib=budget / 2**30)
+    roomy, _ = pruned(sd3, calibration="replay", packages=len(report.packages))
+    if [len(x) for x in report.packages] == [len(x) for x in _.packages]:
+        assert all(torch.equal(tight[name], w) for name, w in roomy.items())
+    assert (len(report.packages) > 1) == (budget < 1e9)
+
+
+def test_single_has_one_package():
+    with pytest.raises(UserError, match="single takes all Hessians from one pass, so there is 1, found 4"):
+        PruningConfig(calibration="single", packages=4)

@@ -1,0 +1,94 @@
+"""Replay against its definition: the recorded denoiser calls, each through the whole model as it is then."""
+
+import pytest
+import torch
+
+from obsdiff.architectures import find_blocks
+from obsdiff.calibration import calibrate
+from obsdiff.config import PruningConfig
+from obsdiff.errors import CalibrationError
+from obsdiff.packages import plan_packages, select
+from obsdiff.recording import Shelf
+from obsdiff.replay import record, replayed
+from obsdiff.running import prepared
+from obsdiff.store import store
+from obsdiff.surgery import layer_shapes
+
+from .conftest import flux, sd, sd3
+from .test_calibration import denoiser_of, plan
+
+MAKERS = [sd3, lambda: sd3(dual=(0, 1)), sd, flux]
+
+
+def replay_all(pipe, packages: int, change, room: float = 1e9, job=None):
+    """{layer: Hessian} of every package by replay; change(package) stands for pruning it. Also the inputs of the recorded calls."""
+    denoiser, found = denoiser_of(pipe), {}
+    linears = layer_shapes(denoiser)
+    blocks, config = find_blocks(linears), PruningConfig(packages=packages)
+    plans = plan_packages(select(blocks, config, linears), linears, config)
+    with store(room) as waiting, prepared(pipe) as run:
+        shelf = Shelf(waiting)
+        trajectory, first = record(run, denoiser, blocks, list(plans[0].taps), job or plan(height=16, width=16), shelf, None, lambda n: None)
+        inputs = [shelf.get_all(call.inputs) for call in trajectory.recording.calls]
+        later = replayed(run, denoiser, trajectory, plans, job or plan(height=16, width=16), None, lambda n: None)
+        for i, package in enumerate(plans):
+            hessians = first if i == 0 else next(later)
+            found |= {layer: h for tap, h in hessians.items() for layer in tap.layers}
+            change(package)
+        later.close()
+        assert not any(trajectory.outputs)
+    assert not any(m._forward_pre_hooks or m._forward_hooks or "forward" in vars(m) for m in denoiser.modules())
+    return found, plans, inputs
+
+
+@pytest.mark.parametrize("room", [0, 1e9])
+@pytest.mark.parametrize("make", MAKERS)
+def test_nothing_pruned_gives_the_hessians_of_one_dense_pass(make, room):
+    pipe = make()
+    found, plans, _ = replay_all(pipe, 4, lambda package: None, room)
+    with prepared(pipe) as run:
+        dense = calibrate(run, denoiser_of(pipe), [tap for p in plans for tap in p.taps], plan(height=16, width=16))
+    for tap, hessian in dense.items():
+        other = found[tap.layers[0]]
+        assert (other.xx - hessian.xx).norm() < 1e-5 * hessian.xx.norm()
+        assert (other.samples, other.alpha, other.distinct) == (hessian.samples, hessian.alpha, hessian.distinct)
+
+
+@pytest.mark.parametrize("make", MAKERS)
+@pytest.mark.parametrize("packages", [2, 5])
+def test_later_packages_see_the_changed_model_on_the_recorded_inputs(make, packages):
+    pipe = make()
+    denoiser, changed = denoiser_of(pipe), []
+
+    def halve(package):
+        for layer in package.layers:
+            denoiser.get_submodule(layer).weight.data.mul_(0.5)
+        changed.append(package)
+
+    found, plans, inputs = replay_all(pipe, packages, halve)
+    for package in plans[-1:]:
+        for layer in package.layers:  # undo the last change: its Hessians were gathered before
+            denoiser.get_submodule(layer).weight.data.mul_(2)
+    layer, seen = plans[-1].layers[-1], []
+    handle = denoiser.get_submodule(layer).register_forward_pre_hook(lambda m, args: seen.append(args[0].double().flatten(0, -2)))
+    with torch.no_grad():
+        for args, kwargs in inputs:
+            denoiser(*args, **kwargs)
+    handle.remove()
+    unweighted = sum(x.T @ x for x in seen)
+    weights = [1.2, 0.8 + 0.4 * torch.tensor(2.0).log().item() / torch.tensor(3.0).log().item(), 0.8]
+    weighted = sum(weights[i] * x.T @ x for i, x in enumerate(seen))
+    assert not torch.allclose(weighted, unweighted)
+    torch.testing.assert_close(found[layer].xx.double(), weighted, rtol=1e-4, atol=1e-6)
+
+
+def test_what_can_not_be_replayed_says_so():
+    pipe = sd3()
+    block = pipe.transformer.transformer_blocks[1]
+    forward = block.forward
+    block.forward = lambda *args, **kwargs: (
+        (forward(*args, **kwargs), block._call_impl(*args, **kwargs))[0] if not nested.append(1) and len(nested) == 1 else forward(*args, **kwargs)
+    )
+    nested = []
+    with pytest.raises(CalibrationError, match="calibration replay can't run this model block by block"):
+        replay_all(pipe, 2, lambda package: None, job=plan(steps=1))
