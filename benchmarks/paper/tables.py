@@ -4,6 +4,7 @@ A row is kept as soon as it is measured, so that a killed run goes on with the n
 pruned in one package from the Hessians of one dense pass over 100 calibration prompts, which rows share.
 """
 
+import contextlib
 import copy
 import json
 import platform
@@ -23,8 +24,10 @@ from diffusers import (
     PNDMScheduler,
 )
 
-from obsdiff import PruningConfig, prune_
+from obsdiff import PruningConfig, dense_pass, prune_
+from obsdiff.architectures import find_blocks
 from obsdiff.config import STEP_WEIGHTINGS
+from obsdiff.gathering import DensePass
 from obsdiff.record import leaving, versions
 from obsdiff.running import prepared
 from obsdiff.settings import choose_prompts
@@ -40,6 +43,7 @@ STRUCTURED = ("random", "l1", "obs")
 SHARES = (0.1, 0.15, 0.2, 0.25, 0.3)
 SEEDS = (0, 1, 2)
 PACKAGES = (1, 2, 4, 8, 16)
+CALIBRATED = {"emoji-sd3": 24, "emoji-unet": 64}  # prompts of the table of calibrations
 LIVE_PROMPTS = 12  # of the tables that run the calibration anew for every row
 TIMED_PROMPTS, ROUNDS = 4, 3
 DIGITS = 6  # kept of a figure
@@ -155,22 +159,42 @@ def prompts(lab: Lab, rows: Rows) -> None:
 def packages(lab: Lab, rows: Rows) -> None:
     """Table 7: the number of packages, calibrated anew for each, 50 %."""
     for count in PACKAGES:
-        config = PruningConfig(sparsity=0.5, packages=count, num_prompts=LIVE_PROMPTS, **lab.settings)
+        config = PruningConfig(sparsity=0.5, calibration="live", packages=count, num_prompts=LIVE_PROMPTS, **lab.settings)
         rows.keep(f"{count}", lambda config=config: live_row(lab, config))
 
 
-def live(lab: Lab, config: PruningConfig) -> tuple[torch.nn.Module, Any]:
+def calibration(lab: Lab, rows: Rows) -> None:
+    """Ours: where the Hessians come from, from one dense pass to a pass for every package."""
+    units = sum(len(block.units) for block in find_blocks(lab.linears))
+    for way, settings in {
+        "single": {},
+        "replay, 4 packages": {"packages": 4},
+        f"replay, {units} packages": {"packages": units},
+        "live, 4 packages": {"packages": 4},
+    }.items():
+        shared = settings | lab.settings | {"calibration": way.partition(",")[0], "num_prompts": CALIBRATED[lab.model]}
+        configs = {f"{s:.0%}": PruningConfig(sparsity=s, **shared) for s in (0.5, 0.6, 0.7)} | {"2:4": PruningConfig(pattern="2:4", **shared)}
+        missing = {target: config for target, config in configs.items() if f"{way}: {target}" not in rows.rows}
+        with contextlib.ExitStack() as stack:
+            dense = None
+            if missing and shared["calibration"] != "live":
+                dense = stack.enter_context(dense_pass(lab.pipe, lab.calibration, list(missing.values())))
+            for target, config in missing.items():
+                rows.keep(f"{way}: {target}", lambda config=config, dense=dense: live_row(lab, config, dense))
+
+
+def live(lab: Lab, config: PruningConfig, dense: DensePass | None = None) -> tuple[torch.nn.Module, Any]:
     """Prune a copy of the dense denoiser the way `obsdiff prune` does; it and the report."""
     setattr(lab.pipe, lab.component, copy.deepcopy(lab.dense))
     try:
-        report = prune_(lab.pipe, lab.calibration, config)
+        report = prune_(lab.pipe, lab.calibration, config, dense=dense)
         return getattr(lab.pipe, lab.component), report
     finally:
         setattr(lab.pipe, lab.component, lab.dense)
 
 
-def live_row(lab: Lab, config: PruningConfig) -> Row:
-    denoiser, report = live(lab, config)
+def live_row(lab: Lab, config: PruningConfig, dense: DensePass | None = None) -> Row:
+    denoiser, report = live(lab, config, dense)
     largest = max(package.hessian_bytes for package in lab.packages(config))
     return row_of(lab, config, denoiser, report.layers, report.groups) | {"seconds": report.seconds, "hessian_bytes": largest}
 
@@ -235,5 +259,6 @@ TABLES: dict[str, Callable[[Lab, Rows], None]] = {
     "weighting": weighting,
     "robustness": robustness,
     "packages": packages,
+    "calibration": calibration,
     "seconds": seconds,
 }

@@ -151,6 +151,28 @@ def packages_table(rows: dict[str, Kept]) -> str:
     return lines_of(rows, "packages", more={"largest package's Hessians": lambda row: f"{row['hessian_bytes'] / 2**20:.0f} MiB"})
 
 
+def calibration_table(rows: dict[str, Kept]) -> str:
+    """A line a target, a column a way to calibrate: the error, and its difference to live with the interval over prompts."""
+    ways = list(dict.fromkeys(name.partition(":")[0] for name in rows))
+    targets = list(dict.fromkeys(name.partition(": ")[2] for name in rows))
+    base = next((way for way in ways if way.startswith("live")), ways[0])
+    lines = [[target, *(against(rows, f"{way}: {target}", f"{base}: {target}") for way in ways)] for target in targets]
+    return grid(["relative latent error", *ways], lines)
+
+
+def against(rows: dict[str, Kept], name: str, base: str) -> str:
+    """A row's error, and its difference to the base's: 95 % interval, paired over prompts."""
+    if name not in rows:
+        return ""
+    figure = rows[name]["metrics"]["relative_latent_error"]
+    if name == base or base not in rows:
+        return f"{figure['value']:.4f}"
+    difference = np.array(figure["per_prompt"]) - np.array(rows[base]["metrics"]["relative_latent_error"]["per_prompt"])
+    picks = np.random.default_rng(0).integers(len(difference), size=(RESAMPLES, len(difference)))
+    low, high = np.quantile(difference[picks].mean(1), [0.025, 0.975])
+    return f"{figure['value']:.4f} <sub>{difference.mean():+.4f}: {low:+.4f} to {high:+.4f}</sub>"
+
+
 def conditions(found: dict[str, dict[str, Kept]]) -> str:
     """Settings and versions, of every file."""
     some = next((one for kept in found.values() for one in kept.values()), None)
@@ -170,6 +192,7 @@ TITLES = {
     "weighting": "Weights of the denoising steps (Table 6)",
     "robustness": "Guidance, steps and samplers (Tables 11 to 13)",
     "packages": "Number of packages (Table 7)",
+    "calibration": "Where the Hessians come from (ours)",
     "seconds": "Time to prune (Table 8)",
 }
 WRITERS: dict[str, Callable[[dict[str, Kept]], str]] = {
@@ -180,5 +203,6 @@ WRITERS: dict[str, Callable[[dict[str, Kept]], str]] = {
     "weighting": weighting_table,
     "robustness": robustness_table,
     "packages": packages_table,  # its seconds are left to the table of seconds, which is measured on an idle machine
+    "calibration": calibration_table,
     "seconds": seconds_table,
 }
