@@ -8,12 +8,10 @@ weights are copied out of their mapped files first, so that they count. On a GPU
 import json
 import subprocess
 import sys
-import threading
 from pathlib import Path
 from typing import Any
 
-STATUS = Path("/proc/self/status")
-INTERVAL = 0.005  # seconds between two looks
+from .own_memory import STATUS, Watch, anonymous
 
 
 def peak_memory(folder: Path, settings: dict[str, Any], prompt: str, single_file: Path | None = None) -> dict[str, Any]:
@@ -32,31 +30,6 @@ def gpu() -> bool:
     import torch
 
     return torch.cuda.is_available()
-
-
-def anonymous() -> int:
-    """Anonymous memory of this process in bytes."""
-    for line in STATUS.read_text().splitlines():
-        if line.startswith("RssAnon:"):
-            return int(line.split()[1]) * 1024
-    raise OSError("no RssAnon in /proc/self/status")
-
-
-class Watch(threading.Thread):
-    """Looks at the process's memory every few milliseconds until it is stopped."""
-
-    def __init__(self) -> None:
-        super().__init__(daemon=True)
-        self.peak, self.over = anonymous(), threading.Event()
-
-    def run(self) -> None:
-        while not self.over.wait(INTERVAL):
-            self.peak = max(self.peak, anonymous())
-
-    def stop(self) -> int:
-        self.over.set()
-        self.join()
-        return max(self.peak, anonymous())
 
 
 def measure(folder: Path, settings: dict[str, Any], prompt: str, single_file: str | None = None) -> dict[str, Any]:

@@ -30,16 +30,18 @@ from .folder import chosen_denoiser
 from .gathering import GATHER, DensePass, Hessians, Site
 from .hessian import Hessian
 from .job import Job, job_of
+from .own_memory import watched
 from .packages import room
+from .parking import park_
 from .progress import Progress
-from .prune_structured import prune_groups_
+from .prune_structured import by_consumer, prune_groups_
 from .pruned_models import mark_pruned_
 from .record import LayerRecord, PruningReport
 from .running import Prompt, prepared
 from .settings import denoisers_besides
 from .solvers import SOLVERS, Inputs, Target
 from .solvers.solution import layer_error
-from .store import store
+from .store import Store, store
 from .unfolding import matrix, write_
 
 
@@ -68,11 +70,12 @@ def prune_(
         prepared(pipe, job.scheduler) as run,
         store(room(config, job.packages, job.linears)) as waiting,
         Progress(progress, passes, len(job.plan.prompts)) as bar,
+        watched() as report.memory,
     ):
         site = Site(run, job.denoiser, job.blocks, job.plan, waiting, config.offload_device, lambda prompts: bar.advance(prompts, run.steps))
         with contextlib.closing(GATHER[config.calibration](site, job.packages, dense)) as gathered:
             for index in range(len(job.packages)):
-                prune_package_(job, index, gathered, report, bar)
+                prune_package_(job, index, gathered, report, bar, waiting)
     if job.groups:
         setattr(pipe, job.component, mark_pruned_(job.denoiser, report.layout))
         note_untouched(report, config)
@@ -119,8 +122,8 @@ def note(report: PruningReport, text: str) -> None:
     warnings.warn(text, CalibrationWarning, stacklevel=3)
 
 
-def prune_package_(job: Job, index: int, gathered: Iterator[Hessians], report: PruningReport, bar: Progress) -> None:
-    """Steps 3 and 4 for one package."""
+def prune_package_(job: Job, index: int, gathered: Iterator[Hessians], report: PruningReport, bar: Progress, waiting: Store) -> None:
+    """Steps 3 and 4 for one package. Under a memory budget what is pruned waits on disk."""
     package, config = job.packages[index], job.config
     bar.package(index)
     began = time.perf_counter()
@@ -128,12 +131,17 @@ def prune_package_(job: Job, index: int, gathered: Iterator[Hessians], report: P
     report.seconds["calibration"] = report.seconds.get("calibration", 0.0) + time.perf_counter() - began
     began = time.perf_counter()
     inside = [group for group in job.groups if group.consumers[0] in package.layers]
-    if inside:
-        layers, chosen = prune_groups_(job.denoiser, inside, {layer: h for tap, h in hessians.items() for layer in tap.layers}, config, index)
+    by_layer = {layer: h for tap, h in hessians.items() for layer in tap.layers} if inside else {}
+    for together in by_consumer(inside):
+        layers, chosen = prune_groups_(job.denoiser, together, by_layer, config, index)
         report.layers += layers
         report.groups += chosen
+        if config.memory_budget_gib:
+            park_(job.denoiser, {layer for group in together for layer in (*group.producers, *group.consumers)}, waiting)
     for tap in () if inside else package.taps:
         report.layers += prune_tap_(job.denoiser, tap, hessians.pop(tap), config, index)
+        if config.memory_budget_gib:
+            park_(job.denoiser, tap.layers, waiting)
     report.seconds["solve"] = report.seconds.get("solve", 0.0) + time.perf_counter() - began
 
 

@@ -45,7 +45,7 @@ class GroupRecord:
 @dataclass
 class PruningReport:
     """What prune_ did: the settings it resolved, every layer, and the seconds of each phase. `parameters` counts the whole
-    component before and after; `layers` of a structured run are those that read the removed heads and neurons."""
+    component before and after; `memory` is the process's anonymous memory before the run and at its peak, in bytes; `layers` of a structured run are those that read the removed heads and neurons."""
 
     config: dict[str, Any]
     settings: dict[str, Any] = field(default_factory=dict)
@@ -57,6 +57,7 @@ class PruningReport:
     groups: list[GroupRecord] = field(default_factory=list)
     parameters: dict[str, int] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
+    memory: dict[str, int] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
     versions: dict[str, str] = field(default_factory=lambda: versions())
 

@@ -23,6 +23,10 @@ class Store:
             self.used += size
             return None
         self.on_disk += size
+        return self.file()
+
+    def file(self) -> Path:
+        """A new name in the folder."""
         self.files += 1
         return self.folder / f"{self.files:08}"
 

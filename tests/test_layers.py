@@ -12,10 +12,10 @@ PACKAGE = Path(__file__).parents[1] / "obsdiff"
 # from the ground up; a file may import only from the lines before its own, or from its own line
 FLOORS = [
     ["errors", "builtin", "stored", "blocks", "convolutions"],
-    ["config", "step_weights", "hessian", "metrics", "solvers", "macs", "timing", "comparison", "record", "table", "unfolding", "store"],
+    ["config", "step_weights", "hessian", "metrics", "solvers", "macs", "timing", "comparison", "record", "table", "unfolding", "store", "own_memory"],
     ["architectures", "folder", "progress", "running"],
     ["single_file", "loading"],
-    ["recording", "unfinished", "packages", "settings", "surgery", "card", "drawing", "judges"],
+    ["recording", "parking", "unfinished", "packages", "settings", "surgery", "card", "drawing", "judges"],
     ["calibration", "chain"],
     ["replay"],
     ["gathering"],

@@ -1,0 +1,35 @@
+import torch
+
+import obsdiff
+from obsdiff import PruningConfig
+from obsdiff.own_memory import STATUS, anonymous
+from obsdiff.parking import park_
+from obsdiff.store import store
+
+from .conftest import PROMPTS, sd3
+
+
+def test_parked_weights_are_the_same_and_take_no_anonymous_memory():
+    model = torch.nn.Sequential(torch.nn.Linear(4096, 4096, bias=False), torch.nn.Linear(4096, 8))
+    before, held = model[0].weight.detach().clone(), anonymous() if STATUS.exists() else 0
+    with store(0) as waiting:
+        park_(model, ["0"], waiting)
+        if STATUS.exists():
+            assert held - anonymous() > 0.9 * before.nbytes
+        assert torch.equal(model[0].weight, before)
+    assert torch.equal(model[0].weight, before)  # the file is gone, its pages are not
+    with torch.no_grad():
+        model[0].weight.zero_()  # a private mapping: it can be written to
+    assert isinstance(model[0].weight, torch.nn.Parameter)
+    assert not model[0].weight.any()
+
+
+def test_a_budget_changes_nothing_in_the_weights():
+    for pattern in ("unstructured", "structured"):
+        found = []
+        for budget in (None, 1.0):
+            pipe = sd3()
+            report = obsdiff.prune_(pipe, PROMPTS[:2], PruningConfig(num_inference_steps=2, pattern=pattern, calibration="single", memory_budget_gib=budget))
+            found.append(pipe.transformer.state_dict())
+            assert not STATUS.exists() or report.memory["peak_bytes"] >= report.memory["before_bytes"] > 0
+        assert all(torch.equal(w, found[1][name]) for name, w in found[0].items())
