@@ -9,7 +9,7 @@ from .config import PruningConfig
 from .errors import UserError
 from .folder import Folder, chosen_denoiser, other_denoisers
 from .meta import UNCONDITIONAL, build_on_meta, layers_of_config
-from .packages import GIB, plan_packages, select
+from .packages import GIB, passes, plan_packages, select
 from .prediction import as_the_paper_counts, predict
 from .pruned_models import PREFIX
 from .record import in_words
@@ -57,7 +57,7 @@ def describe(folder: Folder, config: PruningConfig, prompts: int, paper_count: b
         ],
         "settings": settings,
         "prompts": prompts,
-        "denoiser_passes": len(packages) * calls if calls else None,
+        "denoiser_passes": round(passes(config, len(packages)) * calls) if calls else None,
         "uncovered": uncovered(linears, blocks, config.target),
         "notes": folder.notes() + ([chosen_denoiser(folder.pipeline, component, others)] if others and not config.component else []),
         "prediction": prediction(folder, component, config, settings, paper_count) if config.pattern == "structured" else None,
@@ -167,7 +167,7 @@ def as_text(plan: dict[str, Any]) -> str:
         f"blocks      {', '.join(f'{count} x {kind}' for kind, count in kinds.items())}",
         f"to prune    {plan['layers']} {what} in {plan['units']} basic units, {plan['targeted_parameters'] / 1e6:.2f} M weights, {plan['removed']:.0%} of them away",
         f"calibration {plan['prompts']} prompts, {settings}",
-        f"cost        {len(plan['packages'])} packages: {plan['denoiser_passes'] or '?'} denoising steps of one prompt in all",
+        f"cost        calibration {plan['config']['calibration']}, {len(plan['packages'])} packages: {plan['denoiser_passes'] or '?'} denoising steps of one prompt in all",
         "",
         "package  layers  Hessians GiB  tokens per column  first layer",
     ]

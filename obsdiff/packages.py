@@ -111,6 +111,12 @@ def check_columns(units: list[Unit], config: PruningConfig, linears: Mapping[str
                 raise UserError(f"pattern {config.pattern}: {layer} has {linears[layer][1]} input columns, which {m} does not divide")
 
 
+def passes(config: PruningConfig, packages: int) -> float:
+    """How many times the calibration prompts go through the denoiser: once for every package; or once, and for replay every package
+    but the last one twice more in all, as a package is run again when it is pruned, together with the next."""
+    return {"live": packages, "single": 1, "replay": 1 + 2 * (packages - 1) / packages}[config.calibration]
+
+
 def room(config: PruningConfig, packages: list[Package], linears: Mapping[str, Shape]) -> float:
     """Bytes of memory for what waits: the Hessians of calibration single, the recording of replay. Of the memory budget what solving
     and, for replay, the largest package leave; without a budget half of the memory that is free now."""

@@ -163,6 +163,23 @@ def test_several_sparsities_make_several_folders(sd3_folder, prompts_file, tmp_p
     assert found == {"0.30": pytest.approx(0.3, abs=2e-3), "0.60": pytest.approx(0.6, abs=2e-3)}
 
 
+def test_several_patterns_share_one_calibration(tmp_path, sd3_folder, prompts_file):
+    out = tmp_path / "out"
+    common = ["prune", sd3_folder, "--prompts", prompts_file, "--num-prompts", "2", "--calibration", "single", *QUICK]
+    assert main([*common, "--output", str(out), "--pattern", "unstructured", "2:4", "structured", "--sparsity", "0.3", "0.6"]) == 0
+    assert sorted(folder.name for folder in out.iterdir()) == ["2-4", "structured-0.30", "structured-0.60", "unstructured-0.30", "unstructured-0.60"]
+    alone = tmp_path / "alone"
+    assert main([*common, "--output", str(alone), "--pattern", "2:4"]) == 0
+    weights = [load_file(folder / "transformer" / "diffusion_pytorch_model.safetensors") for folder in (alone, out / "2-4")]
+    assert all(torch.equal(w, weights[1][name]) for name, w in weights[0].items())
+
+
+@pytest.mark.parametrize(("calibration", "passes"), [("live", 4), ("single", 1), ("replay", 2.5)])
+def test_inspect_counts_the_passes_of_each_calibration(capsys, sd3_folder, calibration, passes):
+    assert main(["inspect", sd3_folder, "--json", "--num-prompts", "10", "--num-inference-steps", "4", "--calibration", calibration]) == 0
+    assert json.loads(capsys.readouterr().out)["denoiser_passes"] == passes * 10 * 4
+
+
 def test_inspect_runs_nothing_and_prints_the_plan(capsys, sd3_folder):
     assert main(["inspect", sd3_folder, "--json", "--num-prompts", "10", "--num-inference-steps", "5"]) == 0
     plan = json.loads(capsys.readouterr().out)
