@@ -60,6 +60,14 @@ def find_blocks(linears: Mapping[str, Shape]) -> list[Block]:
     return sorted((assemble(name, some) for name, some in inside.items()), key=forward_order)
 
 
+def segment_of(block: str) -> str:
+    """The module below the denoiser that a block or layer stands in, down to the first number: down_blocks.1 of
+    down_blocks.1.attentions.0. What calibration replay runs by itself."""
+    parts = block.split(".")
+    numbered = next((i for i, part in enumerate(parts) if part.isdigit()), 0)
+    return ".".join(parts[: numbered + 1])
+
+
 def find_parts(linears: Mapping[str, Shape]) -> list[Part]:
     """Every attention, FFN and residual block that an entry describes; each layer belongs to the first entry that has it."""
     parts: list[Part] = []

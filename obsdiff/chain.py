@@ -9,6 +9,7 @@ segment needs the one before it; a UNet's skips need more.
 """
 
 import contextlib
+from collections import Counter
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
@@ -17,26 +18,21 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_iter, tree_map_only
 
-from .architectures import Block
+from .architectures import Block, segment_of
 from .running import replaced
 
 
 class Stop(Exception):
-    """Ends a denoiser call behind the last segment that was wanted."""
-
-
-def segment_of(block: str) -> str:
-    """The module below the denoiser that a block stands in, down to the first number: down_blocks.1 of down_blocks.1.attentions.0."""
-    parts = block.split(".")
-    numbered = next((i for i, part in enumerate(parts) if part.isdigit()), 0)
-    return ".".join(parts[: numbered + 1])
+    """Ends a denoiser call when all that was wanted has been seen."""
 
 
 class Order:
-    """The segments in the order in which the denoiser calls them, and what their outputs look like, call by call."""
+    """The segments in the order in which the denoiser calls them, and what their outputs look like, call by call; how often each
+    layer of the blocks was called in all."""
 
     def __init__(self, blocks: list[Block]):
         self.candidates = list(dict.fromkeys(segment_of(block.name) for block in blocks))
+        self.layers = Counter({layer: 0 for block in blocks for layer in block.layers})
         self.calls: list[list[str]] = []
         self.shapes: list[list[Any]] = []
 
@@ -56,8 +52,12 @@ class Order:
             self.calls[-1].append(name)
             self.shapes[-1].append(tree_map_only(Tensor, lambda x: x.new_zeros(()).expand(x.shape), output))  # one number of memory
 
+        def count(layer: str, *_: Any) -> None:
+            self.layers[layer] += 1
+
         handles = [denoiser.register_forward_pre_hook(begin)]
         handles += [denoiser.get_submodule(name).register_forward_hook(partial(end, name)) for name in self.candidates]
+        handles += [denoiser.get_submodule(name).register_forward_pre_hook(partial(count, name)) for name in self.layers]
         try:
             yield
         finally:

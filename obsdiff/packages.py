@@ -11,7 +11,7 @@ from itertools import pairwise
 
 import psutil
 
-from .architectures import Block, Group, Shape, Tap, Unit
+from .architectures import Block, Group, Shape, Tap, Unit, segment_of
 from .config import TARGETS, PruningConfig, parse_blocks
 from .errors import UserError
 
@@ -137,7 +137,18 @@ def plan_packages(units: list[Unit], linears: Mapping[str, Shape], config: Pruni
         raise UserError(f"packages: expected at most one for each of the {len(units)} basic units, found {config.packages}")
     count = min(config.packages or config.default_packages, len(units))
     edges = [round(i * len(units) / count) for i in range(count + 1)]
+    if config.calibration == "replay":
+        edges = snapped(edges, units)
     return [make(sum(units[a:b], ()), linears) for a, b in pairwise(edges)]
+
+
+def snapped(edges: list[int], units: list[Unit]) -> list[int]:
+    """Edges moved to the nearest edge of a segment, which saves replay the part of a segment that two packages share; as they were if
+    there are more packages than segments."""
+    segments = [segment_of(unit[0].layers[0]) for unit in units]
+    places = [0, *(i for i in range(1, len(units)) if segments[i] != segments[i - 1]), len(units)]
+    moved = [min(places, key=lambda place: abs(place - edge)) for edge in edges]
+    return moved if all(a < b for a, b in pairwise(moved)) else edges
 
 
 def by_budget(units: list[Unit], linears: Mapping[str, Shape], budget_gib: float, split: bool) -> list[Package]:

@@ -15,9 +15,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from .architectures import Block, Tap
+from .architectures import Block, Tap, segment_of
 from .calibration import Account, Plan, calibrate, new_hessians, tapped
-from .chain import Order, Stop, answering, needed_until, segment_of
+from .chain import Order, Stop, answering, needed_until
 from .errors import CalibrationError
 from .hessian import Hessian
 from .packages import Package
@@ -75,7 +75,7 @@ def replayed(
         for (start, _), (border, last), package in zip(reach, reach[1:], packages[1:], strict=False):
             hessians = new_hessians(denoiser, list(package.taps), device)
             account = Account(others=trajectory.recording.others.copy())
-            with tapped(run, denoiser, hessians, account, plan.weighting, on_call):
+            with tapped(run, denoiser, hessians, account, plan.weighting, on_call), stopped_early(denoiser, trajectory, package):
                 for number in range(len(trajectory.recording.calls)):
                     again(run, denoiser, trajectory, number, start, border, last)
             account.settle(list(package.layers), run.steps)
@@ -85,6 +85,32 @@ def replayed(
         for outputs in trajectory.outputs:
             trajectory.recording.shelf.drop_all(list(outputs.values()))
         trajectory.outputs = []
+
+
+@contextlib.contextmanager
+def stopped_early(denoiser: nn.Module, trajectory: Trajectory, package: Package) -> Iterator[None]:
+    """Calls end as soon as every layer of the package has its input, before the last of them computes; only where each of them is
+    called once in every call."""
+    calls, left = len(trajectory.recording.calls), set()
+    if any(trajectory.order.layers[layer] != calls for layer in package.layers):
+        yield
+        return
+
+    def begin(*_: Any) -> None:
+        left.update(package.layers)
+
+    def seen(layer: str, *_: Any) -> None:
+        left.discard(layer)
+        if not left:
+            raise Stop
+
+    handles = [denoiser.register_forward_pre_hook(begin)]
+    handles += [denoiser.get_submodule(layer).register_forward_pre_hook(partial(seen, layer)) for layer in package.layers]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 def again(run: Run, denoiser: nn.Module, trajectory: Trajectory, number: int, start: int, border: int, last: int) -> None:

@@ -1,6 +1,6 @@
 import pytest
 
-from obsdiff.architectures import find_blocks, require_blocks, uncovered
+from obsdiff.architectures import find_blocks, require_blocks, segment_of, uncovered
 from obsdiff.errors import UserError
 from obsdiff.surgery import layer_shapes
 
@@ -59,3 +59,16 @@ def test_an_unknown_model_is_refused_by_its_linears():
 def test_a_linear_that_an_entry_forgets_is_named():
     linears = shapes(sd3) | {"transformer_blocks.1.adapter": (8, 8)}
     assert uncovered(linears, find_blocks(linears)) == ["transformer_blocks.1.adapter"]
+
+
+@pytest.mark.parametrize(
+    ("block", "segment"),
+    [
+        ("transformer_blocks.3", "transformer_blocks.3"),
+        ("down_blocks.1.attentions.0.transformer_blocks.0", "down_blocks.1"),
+        ("mid_block.attentions.0.transformer_blocks.0", "mid_block.attentions.0"),
+        ("single", "single"),
+    ],
+)
+def test_a_segment_is_the_module_down_to_the_first_number(block, segment):
+    assert segment_of(block) == segment

@@ -3,7 +3,7 @@ import torch
 
 from obsdiff.architectures import find_blocks
 from obsdiff.calibration import calibrate
-from obsdiff.chain import Order, Stop, answering, needed_until, segment_of
+from obsdiff.chain import Order, Stop, answering, needed_until
 from obsdiff.recording import Recording, Shelf, recorded
 from obsdiff.running import prepared
 from obsdiff.store import store
@@ -11,19 +11,6 @@ from obsdiff.surgery import layer_shapes
 
 from .conftest import flux, sd, sd3
 from .test_calibration import denoiser_of, plan, taps_of
-
-
-@pytest.mark.parametrize(
-    ("block", "segment"),
-    [
-        ("transformer_blocks.3", "transformer_blocks.3"),
-        ("down_blocks.1.attentions.0.transformer_blocks.0", "down_blocks.1"),
-        ("mid_block.attentions.0.transformer_blocks.0", "mid_block.attentions.0"),
-        ("single", "single"),
-    ],
-)
-def test_a_segment_is_the_module_down_to_the_first_number(block, segment):
-    assert segment_of(block) == segment
 
 
 def observed(pipe, steps: int = 2):

@@ -50,6 +50,14 @@ def test_packages_are_consecutive_units_that_cover_everything_once(count):
     assert [x for p in packages for x in p.layers] == layers(PruningConfig())
 
 
+def test_replays_packages_end_where_blocks_end_if_there_are_enough():
+    units = select(BLOCKS, PruningConfig(), LINEARS)
+    for count, sizes in {2: [4, 8], 3: [4, 4, 4], 4: [3, 3, 3, 3]}.items():
+        packages = plan_packages(units, LINEARS, PruningConfig(packages=count, calibration="replay"))
+        assert [x for p in packages for x in p.layers] == layers(PruningConfig())
+        assert [sum(unit[0] in p.taps for unit in units) for p in packages] == sizes
+
+
 def test_four_by_default_fewer_where_there_are_fewer_units():
     units = select(BLOCKS, PruningConfig(), LINEARS)
     assert len(plan_packages(units, LINEARS, PruningConfig())) == 4

@@ -20,11 +20,17 @@ from .test_calibration import denoiser_of, plan
 MAKERS = [sd3, lambda: sd3(dual=(0, 1)), sd, flux]
 
 
+def hooks(model: torch.nn.Module) -> int:
+    """How much hangs on a model's modules: hooks, and forwards of their own."""
+    return sum(len(m._forward_pre_hooks) + len(m._forward_hooks) + ("forward" in vars(m)) for m in model.modules())
+
+
 def replay_all(pipe, packages: int, change, room: float = 1e9, job=None):
     """{layer: Hessian} of every package by replay; change(package) stands for pruning it. Also the inputs of the recorded calls."""
     denoiser, found = denoiser_of(pipe), {}
+    before = hooks(denoiser)
     linears = layer_shapes(denoiser)
-    blocks, config = find_blocks(linears), PruningConfig(packages=packages)
+    blocks, config = find_blocks(linears), PruningConfig(packages=packages, calibration="replay")
     plans = plan_packages(select(blocks, config, linears), linears, config)
     with store(room) as waiting, prepared(pipe) as run:
         shelf = Shelf(waiting)
@@ -37,7 +43,7 @@ def replay_all(pipe, packages: int, change, room: float = 1e9, job=None):
             change(package)
         later.close()
         assert not any(trajectory.outputs)
-    assert not any(m._forward_pre_hooks or m._forward_hooks or "forward" in vars(m) for m in denoiser.modules())
+    assert hooks(denoiser) == before
     return found, plans, inputs
 
 
@@ -92,3 +98,12 @@ def test_what_can_not_be_replayed_says_so():
     nested = []
     with pytest.raises(CalibrationError, match="calibration replay can't run this model block by block"):
         replay_all(pipe, 2, lambda package: None, job=plan(steps=1))
+
+
+def test_a_call_ends_when_the_package_has_seen_its_inputs():
+    pipe, computed = sd3(), []
+    layers = ["transformer_blocks.2.ff.net.2", "transformer_blocks.0.attn.to_q"]
+    for layer in layers:
+        pipe.transformer.get_submodule(layer).register_forward_hook(lambda module, args, out, layer=layer: computed.append(layer))
+    replay_all(pipe, 3, lambda package: None)
+    assert [computed.count(layer) for layer in layers] == [3, 3 + 3]  # the last layer in the recording alone; the first once more, pruned
