@@ -7,16 +7,20 @@ Kept are the sums xx = sum alpha x x^T, x = sum alpha x and sum alpha, and the n
 at the end. So batches, ranks and resumed runs merge by adding. H divides by the number of tokens, as the paper defines it;
 the mean and the variance of an input divide by sum alpha, without which a variance can come out negative.
 
-On a CPU the sums are float64: with float32 sums the order of the tokens, hence the batch size, moved 0.3 % of the masks of
-the built-in model in two packages; with float64 none (docs/log.md). Other devices, most of which are slow at float64, sum
-in float32.
+On a CPU the sums are float64, of products made in float32 image by image: with float32 sums the order of the tokens, hence the
+batch size, moved 0.3 % of the masks of the built-in model in two packages; so none, as an image's own product is the same
+whatever batch it is in (docs/log.md). Other devices, most of which are slow at float64, sum in float32.
 
-I inputs of the layer, T tokens.
+xx is symmetric: only its lower triangle is summed, in tiles, and `matrix` mirrors it. Of an image's equal
+tokens (null text tokens, mostly) one is multiplied, times their number.
+
+I inputs of the layer, T tokens, B images.
 
 References:
     Zhu et al., "OBS-Diff: Accurate Pruning for Diffusion Models in One-Shot", 2025. https://arxiv.org/abs/2510.06751
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -25,11 +29,15 @@ from torch import Tensor
 
 ENOUGH = 32  # distinct tokens are counted up to this many per column: more changes nothing
 MIX = 0.6180339887498949  # fractional multiples of the golden ratio: fixed, unrelated factors for the row sums
+TILE = (256, 512)  # rows and columns of xx that are summed together
+FEW = 64  # images of fewer tokens than this are summed together, in the sums' own precision
+REPEATED = 0.9  # an image with a smaller share of distinct tokens than this has its equal ones merged
 
 
 @dataclass
 class Hessian:
-    """Raw weighted sums of the inputs of one tap: xx (I, I), x (I,), alpha, and how many tokens, how many of them distinct."""
+    """Raw weighted sums of the inputs of one tap: xx (I, I), of which the lower triangle counts, x (I,), alpha, and how many tokens,
+    how many of them distinct."""
 
     xx: Tensor
     x: Tensor
@@ -59,20 +67,43 @@ class Hessian:
         return len(self.seen)
 
     def update(self, tokens: Tensor, weight: float = 1.0) -> None:
-        """Add tokens (T, I) of one denoising step, weighted by its alpha. Sums stay in the Hessian's own dtype."""
-        rows = tokens.to(self.xx)
-        self.xx.addmm_(rows.T, rows, alpha=weight)
-        self.x.add_(rows.sum(0), alpha=weight)
+        """Add the tokens of one denoising step, weighted by its alpha: (B, T, I), multiplied image by image in float32, or (T, I),
+        whose images are not known, multiplied in the Hessian's own dtype. Sums stay in that dtype."""
+        rows = tokens.reshape(-1, self.columns)
+        sums = row_sums(rows)
+        self.count(sums)
+        self.add_products(self.factors(tokens, sums), weight)
+        self.x.add_(rows.sum(0, dtype=self.x.dtype), alpha=weight)
         self.samples += len(rows)
         self.alpha += weight * len(rows)
-        self.count(rows)
 
-    def count(self, rows: Tensor) -> None:
+    def factors(self, tokens: Tensor, sums: Tensor) -> list[tuple[Tensor, Tensor]]:
+        """Pairs of matrices (T, I) whose products a^T b add up to sum x x^T."""
+        if tokens.dim() < 3 or tokens.shape[1] < FEW or tokens.dtype == torch.float64:
+            rows = tokens.reshape(-1, self.columns).to(self.xx)
+            return [(rows, rows)]
+        return [merged(image, its) for image, its in zip(tokens.float(), sums.view(len(tokens), -1), strict=True)]
+
+    def add_products(self, factors: list[tuple[Tensor, Tensor]], weight: float) -> None:
+        """Add a^T b of every pair to the lower triangle, tile after tile, each of which stays in the cache meanwhile."""
+        for tile, rows, columns in self.tiles():
+            total = torch.zeros_like(tile)
+            for a, b in factors:
+                total.add_(a[:, rows].T @ b[:, columns])
+            tile.add_(total, alpha=weight)
+
+    def tiles(self) -> Iterator[tuple[Tensor, slice, slice]]:
+        """Views of xx that cover its lower triangle, with their rows and columns."""
+        for top in range(0, self.columns, TILE[0]):
+            rows = slice(top, min(top + TILE[0], self.columns))
+            for left in range(0, rows.stop, TILE[1]):
+                columns = slice(left, min(left + TILE[1], rows.stop))
+                yield self.xx[rows, columns], rows, columns
+
+    def count(self, sums: Tensor) -> None:
         room = ENOUGH * self.columns - len(self.seen)
         if room > 0:
-            mix = torch.arange(1, self.columns + 1, device=rows.device, dtype=torch.float64).mul_(MIX).frac_().to(rows)
-            sums = (rows * mix).sum(1).unique()
-            self.seen.update(sums[:room].tolist())
+            self.seen.update(sums.unique()[:room].tolist())
 
     def merge(self, other: "Hessian") -> None:
         """Add another Hessian of the same tap (from another batch, rank or run)."""
@@ -82,9 +113,14 @@ class Hessian:
         self.alpha += other.alpha
         self.seen |= other.seen
 
-    def matrix(self) -> Tensor:
-        """H (I, I): twice the weighted mean of x x^T."""
-        return self.xx * (2.0 / max(1, self.samples))
+    def matrix(self, dtype: torch.dtype | None = None) -> Tensor:
+        """H (I, I): twice the weighted mean of x x^T, both triangles. dtype: that of the sums, unless given."""
+        square = self.xx.new_empty(self.xx.shape, dtype=dtype or self.xx.dtype)
+        for tile, rows, columns in self.tiles():
+            part = tile * (2.0 / max(1, self.samples))
+            square[rows, columns] = part
+            square[columns, rows] = part.T
+        return square
 
     def mean(self) -> Tensor:
         """Weighted mean (I,) of every input: sum alpha x / sum alpha; zero without tokens."""
@@ -94,3 +130,20 @@ class Hessian:
         """Weighted variance (I,) of every input about its `mean`; rounding below zero counts as zero."""
         square = self.xx.diagonal() / self.alpha if self.samples else torch.zeros_like(self.x)
         return (square - self.mean().square()).clamp_(min=0)
+
+
+def row_sums(rows: Tensor) -> Tensor:
+    """A number for each row (T,) by which equal rows are known: equal ones have equal numbers, others hardly ever."""
+    numbers = rows if rows.dtype == torch.float64 else rows.float()
+    mix = torch.arange(1, rows.shape[1] + 1, device=rows.device, dtype=torch.float64).mul_(MIX).frac_()
+    return (numbers * mix.to(numbers)).sum(1)
+
+
+def merged(image: Tensor, sums: Tensor) -> tuple[Tensor, Tensor]:
+    """Two matrices with a^T b = x^T x for the tokens x (T, I) of one image, in which equal tokens are one; sums are those of the rows."""
+    distinct, which, times = sums.unique(return_inverse=True, return_counts=True)
+    if len(distinct) > REPEATED * len(image):
+        return image, image
+    one = torch.empty_like(distinct, dtype=torch.long).scatter_(0, which, torch.arange(len(image), device=image.device))
+    rows = image[one]
+    return (rows * times.unsqueeze(1), rows) if torch.equal(rows[which], image) else (image, image)

@@ -6,9 +6,10 @@ so what holds for a linear layer, Hessian, saliency and repair, holds for W (O, 
 in the order in which torch stores the weight: channel by channel, and in a channel row by row of the kernel. "Consecutive
 inputs" of an n:m pattern are consecutive in this order.
 
-O outputs, C input channels, kh x kw kernel, T tokens, I = C kh kw inputs (of a linear layer: its features).
+O outputs, C input channels, kh x kw kernel, B images, T tokens, I = C kh kw inputs (of a linear layer: its features).
 """
 
+import itertools
 from collections.abc import Iterator
 
 import torch
@@ -30,20 +31,20 @@ def write_(layer: nn.Module, weight: Tensor) -> None:
 
 
 def tokens(layer: nn.Module, x: Tensor, at_once: int = AT_ONCE) -> Iterator[Tensor]:
-    """The tokens (T, I) of a layer's input, in parts: of a linear layer all at once, of a convolution some rows of output positions
-    of all pictures at a time, so that no more than about `at_once` entries are in memory."""
+    """The tokens of a layer's input, in parts. Of a linear layer all at once: (B, T, I), or (T, I) if the input has no batch of images.
+    Of a convolution some rows of output positions of one picture at a time, (1, T, I), so that no more than about `at_once` entries
+    are in memory, and that the parts are the same in every batch."""
     if not isinstance(layer, nn.Conv2d):
-        yield x.reshape(-1, x.shape[-1])
+        yield x.flatten(1, -2) if x.dim() > 2 else x
         return
     across, down = layer.padding[1], layer.padding[0]
     x = F.pad(x if x.dim() == 4 else x.unsqueeze(0), (across, across, down, down))
     height, width = ((side - span) // stride + 1 for side, span, stride in zip(x.shape[2:], reach(layer), layer.stride, strict=True))
-    rows = max(1, at_once // (len(x) * width * layer.weight[0].numel()))
-    for first in range(0, height, rows):
+    rows = max(1, at_once // (width * layer.weight[0].numel()))
+    for picture, first in itertools.product(x.split(1), range(0, height, rows)):
         last = min(first + rows, height)
-        band = x[:, :, first * layer.stride[0] : (last - 1) * layer.stride[0] + reach(layer)[0]]
-        patches = F.unfold(band, layer.kernel_size, layer.dilation, 0, layer.stride)
-        yield patches.transpose(1, 2).reshape(-1, patches.shape[1])
+        band = picture[:, :, first * layer.stride[0] : (last - 1) * layer.stride[0] + reach(layer)[0]]
+        yield F.unfold(band, layer.kernel_size, layer.dilation, 0, layer.stride).transpose(1, 2)
 
 
 def reach(layer: nn.Conv2d) -> tuple[int, int]:

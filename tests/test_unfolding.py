@@ -39,12 +39,12 @@ def gathered(layer: nn.Module, x: torch.Tensor) -> Hessian:
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 @pytest.mark.parametrize("at_once", [1, 1000, 10**9])
 def test_the_weight_as_a_matrix_gives_what_the_convolution_gives(shape, at_once):
-    """However few patches are unfolded together: parts are rows of output positions of all pictures."""
+    """However few patches are unfolded together: parts are rows of output positions of one picture after the other."""
     layer, x = convolution(**shape)
     out = layer(x)
-    parts = [(part @ matrix(layer).T + layer.bias).unflatten(0, (len(x), -1, out.shape[3])) for part in tokens(layer, x, at_once)]
-    torch.testing.assert_close(torch.cat(parts, 1), out.permute(0, 2, 3, 1))
-    assert len(parts) == (out.shape[2] if at_once == 1 else len(parts))
+    parts = [part[0] @ matrix(layer).T + layer.bias for part in tokens(layer, x, at_once)]
+    torch.testing.assert_close(torch.cat(parts), out.permute(0, 2, 3, 1).flatten(0, 2))
+    assert len(parts) == (len(x) * out.shape[2] if at_once == 1 else len(parts))
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
@@ -62,16 +62,24 @@ def test_the_hessian_measures_the_squared_error_of_the_output(shape):
 def test_memory_is_bounded():
     """At most `at_once` entries are unfolded together where one row of output positions fits."""
     layer, x = convolution(kernel_size=3, padding=1)
-    row = 3 * 13 * 45
+    row = 13 * 45
     sizes = [part.numel() for part in tokens(layer, x, 3 * row)]
-    assert sizes == [3 * row, 3 * row, 3 * row, 2 * row]
+    assert sizes == 3 * [3 * row, 3 * row, 3 * row, 2 * row]
 
 
 def test_a_picture_without_a_batch_and_a_linear_layer():
     layer, x = convolution(kernel_size=3, padding=1)
     assert torch.equal(torch.cat(list(tokens(layer, x[0]))), torch.cat(list(tokens(layer, x[:1]))))
     (rows,) = tokens(nn.Linear(13, 2), x)
-    assert torch.equal(rows, x.flatten(0, 2))
+    assert torch.equal(rows, x.flatten(1, 2))
+    (rows,) = tokens(nn.Linear(13, 2), x[0, 0])
+    assert torch.equal(rows, x[0, 0])
+
+
+def test_the_parts_of_a_picture_are_the_same_in_every_batch():
+    layer, x = convolution(kernel_size=3, padding=1)
+    alone = [part for picture in x for part in tokens(layer, picture, 1000)]
+    assert all(torch.equal(a, b) for a, b in zip(alone, tokens(layer, x, 1000), strict=True))
 
 
 def test_columns_are_in_the_order_of_the_weight_kernel_position_last():
@@ -81,7 +89,7 @@ def test_columns_are_in_the_order_of_the_weight_kernel_position_last():
         x = torch.zeros(1, 2, 2, 3)
         x[0, channel, i, j] = 1
         (token,) = tokens(layer, x)
-        assert token[0].nonzero().flatten().tolist() == [column]
+        assert token[0, 0].nonzero().flatten().tolist() == [column]
         assert layer(x).item() == matrix(layer)[0, column].item()
 
 

@@ -19,7 +19,7 @@ What the paper leaves open, and what is done here:
 - A row ends when no removed weight is left whose growing helps, or no kept one that (3) allows.
 - n:m: the weight that is pruned is in the group of the one that is grown, hence (2) looks only at groups in which (3) allows one.
   (The authors' code there takes the group's smallest score whatever its sign, and ends a row where E_r would change its sign.)
-- An input that never varies would make (2) infinite: the variance counts as at least its own rounding error. An input that is
+- An input that never varies would make (2) infinite: the variance counts as at least its own rounding error, which is float32's. An input that is
   always zero is never grown.
 
 References:
@@ -41,7 +41,7 @@ ROWS = 32  # rows are independent; this many at once stay in the processor's cac
 def dsnot(weights: list[Tensor], inputs: Inputs, target: Target) -> list[Solution]:
     """Prune matrices (O, I) to the target by Wanda, then swap weights of each row. Of the inputs' Hessian the diagonal counts."""
     mean, variance = inputs.mean, inputs.variance
-    spread = torch.maximum(variance, torch.finfo(variance.dtype).eps * (variance + mean.square()))
+    spread = torch.maximum(variance, torch.finfo(torch.float32).eps * (variance + mean.square()))
     solutions = []
     for weight in weights:
         scores = score(weight, inputs.hessian)
