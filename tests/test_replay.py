@@ -57,7 +57,8 @@ def test_nothing_pruned_gives_the_hessians_of_one_dense_pass(make, room):
     for tap, hessian in dense.items():
         other = found[tap.layers[0]]
         assert (other.xx - hessian.xx).norm() < 1e-5 * hessian.xx.norm()
-        assert (other.samples, other.alpha, other.distinct) == (hessian.samples, hessian.alpha, hessian.distinct)
+        assert (other.samples, other.alpha) == (hessian.samples, hessian.alpha)
+        assert other.distinct == pytest.approx(hessian.distinct, rel=0.01)
 
 
 @pytest.mark.parametrize("make", MAKERS)

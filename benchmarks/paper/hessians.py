@@ -32,6 +32,7 @@ class Sums(Hessian):
     thousand (docs/log.md). Distinct tokens are not counted: many such sums live side by side."""
 
     def update(self, tokens: torch.Tensor, weight: float = 1.0) -> None:
+        tokens = tokens.reshape(-1, self.columns)
         self.xx.add_(tokens.T @ tokens, alpha=weight)
         self.x.add_(tokens.sum(0), alpha=weight)
         self.samples += len(tokens)

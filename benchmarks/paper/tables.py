@@ -204,8 +204,11 @@ def seconds(lab: Lab, rows: Rows) -> None:
     calls = {"plain inference": lambda: plain_inference(lab)}
     for method in (*METHODS, "structured"):
         changes = {"pattern": "structured", "sparsity": 0.3} if method == "structured" else {"method": method}
-        config = PruningConfig(num_prompts=TIMED_PROMPTS, **changes, **lab.settings)
+        config = PruningConfig(num_prompts=TIMED_PROMPTS, calibration="live", **changes, **lab.settings)
         calls[method] = lambda config=config: live(lab, config)
+    for calibration in ("replay", "single"):
+        config = PruningConfig(num_prompts=TIMED_PROMPTS, calibration=calibration, **lab.settings)
+        calls[f"obs, {calibration}"] = lambda config=config: live(lab, config)
     rows.keep("seconds", lambda: {"seconds": interleaved(calls, ROUNDS, warmup=0), "prompts": TIMED_PROMPTS})
 
 
