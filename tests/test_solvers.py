@@ -11,7 +11,7 @@ from obsdiff.errors import NotPositiveDefinite
 from obsdiff.hessian import Hessian
 from obsdiff.solvers import BASELINES, SOLVERS, Inputs, Target
 from obsdiff.solvers.dsnot import CYCLES, THRESHOLD, dsnot
-from obsdiff.solvers.obs import inverse_factor, obs, revive, sweep
+from obsdiff.solvers.obs import inverse_factor, obs, revive, sweep_
 from obsdiff.solvers.solution import layer_error, lowest, lowest_in_groups, lowest_in_rows
 from obsdiff.solvers.wanda import wanda
 
@@ -82,14 +82,15 @@ def test_the_weights_of_a_whole_last_block_are_the_constrained_least_squares_opt
     kept[:, 128:] = True
     columns = iter([kept[:, :128], kept[:, 128:]])
     factor, _ = inverse_factor(h, 0.0)
-    rows, _, _ = sweep(w.clone(), factor, lambda s: ~next(columns))
-    for before, after in zip(w, rows, strict=True):
+    swept = w.T.contiguous()
+    sweep_(swept, factor, lambda s: ~next(columns).T)
+    for before, after in zip(w, swept.T, strict=True):
         torch.testing.assert_close(after, best_kept(before, h, after, list(range(128, 160))), rtol=1e-9, atol=1e-9)
 
 
 @pytest.mark.parametrize("columns", [6, 33, 131])
 def test_the_sweep_is_its_definition(columns):
-    """Every column is solved for given those to its left: across strips of 32 and the block border at 128."""
+    """Every column is solved for given those to its left: across strips of 16 and the block border at 128."""
     w, h = problem(2, columns)
     (s,) = obs([w], seen(h), replace(HALF, damping=0.0))
     for before, after, kept in zip(w, s.weight, s.kept, strict=True):

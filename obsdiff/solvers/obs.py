@@ -13,8 +13,11 @@ leave of it. One factor serves every row, and every matrix that reads the same i
 W (O, I) weight, O outputs, I inputs, H (I, I), R (I, I) upper triangular.
 
 Columns go in blocks of BLOCK with one saliency threshold over all rows of a matrix, so that every block has the target
-sparsity; n:m groups are chosen when the sweep reaches them. Inside a block columns go in strips of STRIP; the repair of
-what lies right of a strip, or of a block, is one matrix product.
+sparsity; n:m groups are chosen when the sweep reaches them. The sweep is a recursion: the left half first, then one matrix
+product repairs the right half, then the right half; down to blocks, and inside them to strips of STRIP columns, which go one
+by one. W is kept transposed meanwhile, so that a column is contiguous.
+
+The sweep computes in the Hessian's dtype. A float32 H is factored in float32 where its condition allows, else in float64.
 
 References:
     Hassibi, Stork, "Second order derivatives for network pruning: Optimal Brain Surgeon", 1992.
@@ -31,11 +34,12 @@ from ..errors import NotPositiveDefinite
 from .solution import Inputs, Solution, Target, lowest, lowest_in_groups
 
 BLOCK = 128
-STRIP = 32
+STRIP = 16
+CONDITION = 2e4  # a float32 Hessian whose condition is about this or worse is factored in float64
 SMALL = 384  # triangular matrices up to this size are inverted by solving for the identity
 LADDER = (1, 10, 100, 1000)  # a Cholesky factorisation that fails is tried again with this much more damping
 
-Choose = Callable[[Tensor], Tensor]  # saliencies (O, columns) -> True where a weight goes
+Choose = Callable[[Tensor], Tensor]  # saliencies (columns, O) -> True where a weight goes
 
 
 def obs(weights: list[Tensor], inputs: Inputs, target: Target) -> list[Solution]:
@@ -47,14 +51,14 @@ def obs(weights: list[Tensor], inputs: Inputs, target: Target) -> list[Solution]
     """
     hessian, dead = revive(inputs.hessian)
     factor, used = inverse_factor(hessian, target.damping)
-    rows = torch.cat([w.to(hessian) for w in weights]).masked_fill(dead, 0)
+    columns = torch.cat([w.T.to(hessian) for w in weights], 1).masked_fill_(dead.unsqueeze(1), 0)
     sizes = [len(w) for w in weights]
     width = BLOCK
     if target.group:
         width = -(-BLOCK // target.group[1]) * target.group[1]  # rounded up to whole groups
-    swept, kept, losses = sweep(rows, factor, chooser(sizes, target), width, target.group[1] if target.group else None, target.compensate)
-    parts = zip(weights, swept.split(sizes), kept.split(sizes), losses.split(sizes), strict=True)
-    return [Solution(part.to(w.dtype), mask, loss.sum().item(), used) for w, part, mask, loss in parts]
+    kept, losses = sweep_(columns, factor, chooser(sizes, target), width, target.group[1] if target.group else None, target.compensate)
+    parts = zip(weights, columns.split(sizes, 1), kept.split(sizes, 1), losses.split(sizes), strict=True)
+    return [Solution(part.T.to(w.dtype).contiguous(), mask.T.contiguous(), loss.sum().item(), used) for w, part, mask, loss in parts]
 
 
 def revive(hessian: Tensor) -> tuple[Tensor, Tensor]:
@@ -74,21 +78,51 @@ def finite(matrix: Tensor) -> bool:
 
 
 def inverse_factor(hessian: Tensor, damping: float) -> tuple[Tensor, float]:
-    """R (I, I), upper triangular with R^T R = (H + d I)^-1, and the damping that it took, in units of H's mean diagonal.
+    """R (I, I), upper triangular with R^T R = (H + d I)^-1, in H's dtype, and the damping that it took, in units of H's mean diagonal.
 
-    One Cholesky and one triangular inverse: with J the reversal, J H J = L L^T gives H = U U^T with U = J L J upper, so
-    R = U^-1. A factorisation that fails is repeated with more damping, up the LADDER.
+    A factorisation that fails is repeated with more damping, up the LADDER; one in float32 whose H is badly conditioned in float64.
     """
-    mean = hessian.diagonal().mean()
     for step in LADDER:
-        damped = hessian.flip(0, 1)
-        damped.diagonal().add_(damping * step * mean)
-        lower, info = torch.linalg.cholesky_ex(damped)
-        if info.item() == 0:
-            factor = invert_(lower).flip(0, 1)
-            if finite(factor):
-                return factor, damping * step
+        for dtype in dict.fromkeys((hessian.dtype, torch.float64)):
+            factor = factor_of_inverse(hessian, damping * step * hessian.diagonal().mean(), dtype)
+            if factor is not None and (dtype == torch.float64 or condition(hessian, factor) < CONDITION):
+                return factor.to(hessian), damping * step
     raise NotPositiveDefinite(f"not positive definite with damping {damping:g} to {damping * LADDER[-1]:g} of the mean diagonal")
+
+
+def factor_of_inverse(hessian: Tensor, shift: Tensor, dtype: torch.dtype) -> Tensor | None:
+    """R (I, I) for H + shift I, or None if that can't be factored. One Cholesky and one triangular inverse, in one matrix: with J
+    the reversal, J (H + shift I) J = L L^T gives H + shift I = U U^T with U = J L J upper, so R = U^-1."""
+    matrix = reverse_(hessian.to(dtype, copy=True).contiguous())
+    matrix.diagonal().add_(shift)
+    if not cholesky_(matrix):
+        return None
+    factor = reverse_(invert_(matrix))
+    return factor if finite(factor) else None
+
+
+def condition(hessian: Tensor, factor: Tensor) -> float:
+    """About the condition of H, from the R of its inverse: its Frobenius norm times the mean eigenvalue of the inverse."""
+    return (torch.linalg.matrix_norm(hessian) * torch.linalg.matrix_norm(factor).square() / len(hessian)).item()
+
+
+def reverse_(matrix: Tensor) -> Tensor:
+    """J M J of a contiguous matrix (I, I), in place: the order of all its entries turned round."""
+    flat = matrix.view(-1)
+    half, step = len(flat) // 2, SMALL * SMALL
+    for i in range(0, half, step):
+        first, last = flat[i : min(i + step, half)], flat[len(flat) - min(i + step, half) : len(flat) - i]
+        swapped = first.flip(0)
+        first.copy_(last.flip(0))
+        last.copy_(swapped)
+    return matrix
+
+
+def cholesky_(matrix: Tensor) -> bool:
+    """The lower factor in place of a symmetric contiguous matrix (I, I); whether there is one. LAPACK works on columns, hence the .mT."""
+    info = torch.empty((), dtype=torch.int32, device=matrix.device)
+    torch.linalg.cholesky_ex(matrix.mT, upper=True, out=(matrix.mT, info))
+    return info.item() == 0
 
 
 def invert_(lower: Tensor) -> Tensor:
@@ -98,7 +132,7 @@ def invert_(lower: Tensor) -> Tensor:
         return lower.copy_(torch.linalg.solve_triangular(lower, torch.eye(len(lower), dtype=lower.dtype, device=lower.device), upper=False))
     half = len(lower) // 2
     first, last = invert_(lower[:half, :half]), invert_(lower[half:, half:])
-    lower[half:, :half] = last @ (lower[half:, :half] @ first).neg_()
+    torch.mm(last, (lower[half:, :half] @ first).neg_(), out=lower[half:, :half])
     return lower
 
 
@@ -106,44 +140,52 @@ def chooser(sizes: list[int], target: Target) -> Choose:
     """What picks the weights to remove: in each n:m group, or below one threshold for each matrix of the stack."""
     if target.group:
         n, m = target.group
-        return lambda saliency: lowest_in_groups(saliency, n, m)
-    return lambda saliency: torch.cat([lowest(part, round(target.removed * part.numel())) for part in saliency.split(sizes)])
+        return lambda saliency: lowest_in_groups(saliency.T, n, m).T
+    return lambda saliency: torch.cat([lowest(part, round(target.removed * part.numel())) for part in saliency.split(sizes, 1)], 1)
 
 
-def sweep(rows: Tensor, factor: Tensor, choose: Choose, width: int = BLOCK, group: int | None = None, compensate: bool = True) -> tuple[Tensor, Tensor, Tensor]:
-    """Prune rows (O, I), changed in place, from left to right. Returns them, the mask of kept weights (O, I) and each row's
-    sum of saliencies (O,).
+def sweep_(columns: Tensor, factor: Tensor, choose: Choose, width: int = BLOCK, group: int | None = None, compensate: bool = True) -> tuple[Tensor, Tensor]:
+    """Prune columns (I, O), the transpose of W, from the first to the last. Returns the mask of kept weights (I, O) and each
+    output's sum of saliencies (O,).
 
     choose gets the saliencies of `width` columns, or of `group` columns each time the sweep reaches a group.
     """
-    columns = rows.shape[1]
-    kept = torch.ones_like(rows, dtype=torch.bool)
-    losses = rows.new_zeros(len(rows))
+    kept = torch.ones_like(columns, dtype=torch.bool)
+    losses = columns.new_zeros(columns.shape[1])
     strip = -(-STRIP // group) * group if group else STRIP
-    for left in range(0, columns, width):
-        right = min(left + width, columns)
-        if not group:
-            kept[:, left:right] = ~choose(saliency(rows, factor, left, right))
-        errors = rows.new_zeros(len(rows), right - left)
-        for a in range(left, right, strip):
-            b = min(a + strip, right)
-            for q in range(a, b):
-                if group and q % group == 0:
-                    kept[:, q : q + group] = ~choose(saliency(rows, factor, q, q + group))
-                removed = rows[:, q].masked_fill(kept[:, q], 0)
-                error = removed / factor[q, q]
-                losses += error.square() / 2  # (1)
-                if compensate:
-                    rows[:, q + 1 : b].addr_(error, factor[q, q + 1 : b], alpha=-1)  # (2), inside the strip
-                rows[:, q] -= removed
-                errors[:, q - left] = error
-            if compensate:
-                rows[:, b:right].addmm_(errors[:, a - left : b - left], factor[a:b, b:right], alpha=-1)  # (2), inside the block
+
+    def halves(left: int, right: int, unit: int, each: Callable[[int, int], None]) -> None:
+        """`each` unit from left to right; after a left half its right half is repaired. Where a weight went, its error is kept."""
+        if right - left <= unit:
+            return each(left, right)
+        middle = left + -(-(right - left) // (2 * unit)) * unit
+        halves(left, middle, unit, each)
         if compensate:
-            rows[:, right:].addmm_(errors, factor[left:right, right:], alpha=-1)  # (2), all that lies right of it
-    return rows, kept, losses
+            errors = columns[left:middle].masked_fill(kept[left:middle], 0)
+            columns[middle:right].addmm_(factor[left:middle, middle:right].T, errors, alpha=-1)  # (2)
+        halves(middle, right, unit, each)
+
+    def block(left: int, right: int) -> None:
+        if not group:
+            kept[left:right] = ~choose(saliency(columns, factor, left, right))
+        halves(left, right, strip, one_by_one)
+
+    def one_by_one(left: int, right: int) -> None:
+        errors = torch.empty_like(columns[left:right])
+        for q in range(left, right):
+            if group and q % group == 0:
+                kept[q : q + group] = ~choose(saliency(columns, factor, q, q + group))
+            error = torch.div(columns[q].masked_fill(kept[q], 0), factor[q, q], out=errors[q - left])
+            if compensate:
+                columns[q + 1 : right].addr_(factor[q, q + 1 : right], error, alpha=-1)  # (2), inside the strip
+        losses.add_(errors.square().sum(0), alpha=0.5)  # (1)
+        torch.where(kept[left:right], columns[left:right], errors, out=columns[left:right])
+
+    halves(0, len(columns), width, block)
+    columns.masked_fill_(~kept, 0)
+    return kept, losses
 
 
-def saliency(rows: Tensor, factor: Tensor, left: int, right: int) -> Tensor:
-    """(1) for columns left to right, without its factor 1/2, which changes no order: (O, right - left)."""
-    return (rows[:, left:right] / factor.diagonal()[left:right]).square()
+def saliency(columns: Tensor, factor: Tensor, left: int, right: int) -> Tensor:
+    """(1) for columns left to right, without its factor 1/2, which changes no order: (right - left, O)."""
+    return (columns[left:right] / factor.diagonal()[left:right].unsqueeze(1)).square_()
