@@ -4,13 +4,18 @@ import pytest
 import torch
 
 from benchmarks.plain.hessian import RunningHessian
+from benchmarks.plain.prune import prune_plain_
 from benchmarks.plain.solve import solve
 from benchmarks.plain.structured import remove_parts
+from obsdiff import PruningConfig, prune_
 from obsdiff.hessian import Hessian
 from obsdiff.solvers import Inputs, Target
 from obsdiff.solvers.obs import obs
 from obsdiff.solvers.solution import layer_error
 from obsdiff.solvers.structured import Consumer, obs_heads, obs_neurons
+from obsdiff.surgery import layer_shapes
+
+from .conftest import PROMPTS, sd3
 
 
 def problem(rows: int, columns: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> tuple[torch.Tensor, torch.Tensor]:
@@ -68,3 +73,23 @@ def test_both_hessians_are_one_but_for_the_tokens_of_an_image():
         plain.update(x, alpha)
         mine.update(x.flatten(0, 1), alpha)
     torch.testing.assert_close(plain.matrix, 9 * mine.matrix())
+
+
+LIVE = {"calibration": "live"} if "calibration" in PruningConfig.__dataclass_fields__ else {}  # the plain algorithm calibrates live
+
+
+@pytest.mark.filterwarnings("ignore::obsdiff.errors.CalibrationWarning")
+@pytest.mark.parametrize("packages", [1, 2])
+@pytest.mark.parametrize("pattern", [{}, {"pattern": "2:4"}, {"pattern": "structured", "sparsity": 0.25}])
+def test_a_whole_pipeline_is_pruned_as_by_the_plain_algorithm(pattern, packages):
+    config = PruningConfig(packages=packages, num_inference_steps=3, guidance_scale=4.0, height=16, width=16, **pattern, **LIVE)
+    plain, mine = sd3(), sd3()
+    prune_plain_(plain, PROMPTS[:6], config)
+    report = prune_(mine, PROMPTS[:6], config)
+    pruned = [row.name + ".weight" for row in report.layers]
+    assert layer_shapes(plain.transformer) == layer_shapes(mine.transformer)
+    expected, found = plain.transformer.state_dict(), mine.transformer.state_dict()
+    same = torch.cat([((found[name] == 0) == (expected[name] == 0)).flatten() for name in pruned])
+    assert same.double().mean() >= 0.999
+    for name, p in found.items():
+        assert ((p - expected[name]).norm() / expected[name].norm()).item() < 0.05, name
