@@ -5,7 +5,7 @@ import pytest
 from benchmarks.plain.calibrate import draw
 from benchmarks.speed.clock import measured, places
 from benchmarks.speed.rows import ROWS, keep_rows, met
-from benchmarks.speed.whole import available, plain_seconds, rows_of
+from benchmarks.speed.whole import plain_seconds, rows_of
 
 from .conftest import PROMPTS, sd3
 
@@ -24,11 +24,6 @@ def test_phases_add_up_and_nothing_stays_wrapped():
     assert before == [getattr(owner, name) for _, owner, name in places()]
     assert "forward" not in vars(pipe.transformer)
     assert "encode_prompt" not in vars(pipe)
-
-
-def test_settings_that_this_version_lacks_are_no_error():
-    assert available({"packages": 4})
-    assert not available({"no_such_setting": 1})
 
 
 def test_the_plain_figure_for_more_packages_counts_the_solves_once():

@@ -14,7 +14,15 @@ from PIL import Image, ImageDraw, ImageFont
 from .data import CACHE
 
 DOCS = Path(__file__).parents[1] / "docs"
-CURVES = {"vae": ("loss", "l1"), "clip": ("loss",), "judge": ("loss",), "mmdit": ("loss",), "unet": ("loss", "plain"), "unet-more": ("loss", "plain"), "unet-v": ("loss", "plain")}
+CURVES = {
+    "vae": ("loss", "l1"),
+    "clip": ("loss",),
+    "judge": ("loss",),
+    "mmdit": ("loss",),
+    "unet": ("loss", "plain"),
+    "unet-more": ("loss", "plain"),
+    "unet-v": ("loss", "plain"),
+}
 STRIP = {  # run of the demo -> title
     "dense": "dense",
     "magnitude 50 %": "magnitude 50 %",

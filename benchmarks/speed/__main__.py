@@ -43,8 +43,6 @@ def main(arguments: list[str] | None = None) -> None:
 
 def run(names: list[str], rounds: int, models: list[str], steps: int, shrink: int, results: Path, docs: Path) -> None:
     """Measure the rows, keep them, draw the plots, print the table."""
-    missing = {name: "not available yet" for name in names if not whole.available(whole.CONFIGS.get(name, {}))}
-    names = [name for name in names if name not in missing]
     ready = pieces.pieces(shrink)
     for name in names:  # kept one by one: a run that is broken off has not been for nothing
         if name in ready:
@@ -58,11 +56,11 @@ def run(names: list[str], rounds: int, models: list[str], steps: int, shrink: in
         found = whole.measure(made, [name for name in names if name in whole.CONFIGS], rounds, steps)
         details = keep_details({model: whole.details(found) | {"saving": whole.saving(made)}}, results)
         rows = whole.rows_of(found)
-        print(f"{model}:\n{table(rows, {})}", flush=True)
+        print(f"{model}:\n{table(rows)}", flush=True)
         if model == OF_THE_TABLE:
             keep_rows(rows, results)
     kept = keep_rows([], results)
-    print(table(kept, missing))
+    print(table(kept))
     draw_table(kept, docs)
     if details:
         draw_phases(details, docs)

@@ -68,8 +68,8 @@ def write(file: Path, what: Any) -> None:
     file.write_text(json.dumps(what, indent=1) + "\n")
 
 
-def table(rows: list[dict[str, Any]], missing: dict[str, str]) -> str:
-    """The rows, and why others are missing, as text."""
+def table(rows: list[dict[str, Any]]) -> str:
+    """The rows as text."""
     lines = [f"{'name':24} {'plain':>7} {'target':>9} {'measured':>9}  (lowest to highest)   what"]
     for row in rows:
         name, runs = row["name"], row["runs"]
@@ -77,4 +77,4 @@ def table(rows: list[dict[str, Any]], missing: dict[str, str]) -> str:
         spread = f"({min(runs):.2f} to {max(runs):.2f})"
         verdict = "" if met(name, row["value"]) else "  MISSED"
         lines.append(f"{name:24} {row['plain']:7.2f} {sign:>3} {row['target']:5.1f} {row['value']:9.2f}  {spread:20}  {ROWS[name].what}{verdict}")
-    return "\n".join(lines + [f"{name:24} {why}" for name, why in missing.items()])
+    return "\n".join(lines)

@@ -21,26 +21,18 @@ from .clock import measured
 from .rows import ROWS
 
 STEPS, PACKAGES = 10, 4
+LIVE = {"calibration": "live", "packages": PACKAGES}
 STRUCTURED = {"pattern": "structured", "sparsity": 0.25}
 CONFIGS: dict[str, dict[str, Any]] = {  # row -> settings of obsdiff
     "whole/default": {},
-    "whole/live-4": {"calibration": "live", "packages": PACKAGES},
+    "whole/live-4": LIVE,
     "whole/replay-12": {"calibration": "replay", "packages": 12},
     "whole/structured": STRUCTURED,
 }
-AS_PLAIN: dict[str, dict[str, Any]] = {"plain": {"packages": PACKAGES}, "plain, structured": {"packages": PACKAGES} | STRUCTURED}
+AS_PLAIN: dict[str, dict[str, Any]] = {"plain": LIVE, "plain, structured": LIVE | STRUCTURED}
 ONCE = ("Hessian", "factor", "sweep")  # phases of the plain algorithm that do not grow with the number of packages
 Model = tuple[Any, list[str], dict[str, Any]]  # pipeline, prompts, settings of its call
 Measured = dict[str, list[dict[str, Any]]]  # call -> one entry a round
-
-
-def available(changes: dict[str, Any]) -> bool:
-    """Whether this obsdiff has the settings."""
-    try:
-        PruningConfig(**changes)
-    except TypeError:
-        return False
-    return True
 
 
 def measure(model: Model, rows: list[str], rounds: int, steps: int = STEPS) -> Measured:
