@@ -23,7 +23,7 @@ PLACES = [
     ("Hessian", "obsdiff.hessian", "Hessian.matrix"),
     ("factor", "obsdiff.solvers.obs", "inverse_factor"),
     ("factor", "obsdiff.solvers.structured", "inverse_factor"),
-    ("sweep", "obsdiff.solvers.obs", "sweep"),
+    ("sweep", "obsdiff.solvers.obs", "sweep_"),
     ("sweep", "obsdiff.prune_structured", "choose"),
     ("errors", "obsdiff.prune", "layer_error"),
     ("errors", "obsdiff.prune_structured", "layer_error"),
