@@ -9,7 +9,7 @@ OUTPUT ?= obsdiff-demo
 PIP := $(VENV)/bin/python -m pip --disable-pip-version-check install --quiet --constraint $(CONSTRAINTS)
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo test lint install
+.PHONY: demo test bench lint install
 install: $(INSTALLED)
 
 $(INSTALLED): pyproject.toml $(CONSTRAINTS)
@@ -26,6 +26,9 @@ test: $(INSTALLED)
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/python -m pytest -q --durations=10
+
+bench: $(INSTALLED)
+	$(VENV)/bin/python -m benchmarks.speed
 
 lint: $(INSTALLED)
 	$(VENV)/bin/ruff check --fix .

@@ -2,7 +2,7 @@
 
     python -m benchmarks.structured_solve [--columns 6144] [--rows 1536] [--rounds 3] [--dtype float32]
 
-All remove the same heads and neurons; the table says how far their weights differ. Plain (tests/support/reinversion.py): for every head, or
+All remove the same heads and neurons; the table says how far their weights differ. Plain (benchmarks/plain/structured.py): for every head, or
 group of neurons, the Hessian of what is left is inverted anew by torch.linalg.inv; or, faster, by a Cholesky factor.
 """
 
@@ -18,7 +18,10 @@ from torch import Tensor
 
 from obsdiff.solvers.structured import Consumer, obs_heads, obs_neurons
 from obsdiff.timing import interleaved
-from tests.support.reinversion import DAMPING, by_cholesky, plain
+
+from .plain.solve import DAMPING
+from .plain.structured import by_cholesky
+from .plain.structured import remove_parts as plain
 
 
 def problem(rows: int, columns: int, dtype: torch.dtype, seed: int) -> tuple[Tensor, Tensor]:

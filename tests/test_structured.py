@@ -3,12 +3,12 @@
 import pytest
 import torch
 
+from benchmarks.plain.structured import remove_parts as plain
 from obsdiff.solvers.l1 import l1
 from obsdiff.solvers.random import random
 from obsdiff.solvers.solution import layer_error
 from obsdiff.solvers.structured import Consumer, fused, next_group, obs_heads, obs_neurons
 
-from .support.reinversion import plain
 from .test_solvers import best_kept, problem
 
 

@@ -1,0 +1,104 @@
+"""Peak memory of one solve in a process of its own: `python -m benchmarks.speed.memory ours|plain unstructured|structured [COLUMNS]`.
+
+An FFN down projection, 6,144 columns. Counted is all that the process needs beyond the weights, from before the Hessian is there until
+the pruned weight is written, in units of the Hessian in the number format in which it is held.
+"""
+
+import json
+import subprocess
+import sys
+from typing import Any
+
+import torch
+from torch import nn
+
+from benchmarks.plain.hessian import RunningHessian
+from benchmarks.plain.solve import solve
+from benchmarks.plain.structured import remove_parts
+from obsdiff import PruningConfig
+from obsdiff.blocks import Group, Tap
+from obsdiff.hessian import Hessian
+from obsdiff.prune import prune_tap_
+from obsdiff.prune_structured import prune_groups_
+
+from .clock import forget_peak, peak, status
+from .rows import ROWS
+
+COLUMNS = 6144
+UP, DOWN = "ff.net.0", "ff.net.1"
+TAP = Tap((DOWN,), "ffn")
+NEURONS = Group("neurons", "ff", (UP,), (DOWN,))
+
+
+def in_child(way: str, kind: str, columns: int = COLUMNS) -> float:
+    """Peak over Hessian, measured in a fresh process."""
+    command = [sys.executable, "-m", "benchmarks.speed.memory", way, kind, str(columns)]
+    return json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()[-1])
+
+
+def measure(rounds: int, columns: int = COLUMNS) -> dict[str, Any]:
+    """The row of the table: the worse of both kinds in each round."""
+    kinds, name = ("unstructured", "structured"), "memory/solve"
+    plain = {kind: in_child("plain", kind, columns) for kind in kinds}
+    ours = [{kind: in_child("ours", kind, columns) for kind in kinds} for _ in range(rounds)]
+    for kind in kinds:
+        print(f"{name}, {kind}: plain {plain[kind]:.2f}, obsdiff {' '.join(f'{one[kind]:.2f}' for one in ours)} times the Hessian", flush=True)
+    runs = [max(one.values()) for one in ours]
+    return {"name": name, "value": sorted(runs)[len(runs) // 2], "target": ROWS[name].target, "plain": max(plain.values()), "runs": runs}
+
+
+def ffn(columns: int) -> nn.Module:
+    torch.manual_seed(0)
+    model = nn.Module()
+    model.ff = nn.Module()
+    model.ff.net = nn.ModuleList([nn.Linear(columns // 4, columns, bias=False), nn.Linear(columns, columns // 4, bias=False)])
+    return model
+
+
+def run(way: str, kind: str, columns: int) -> float:
+    """Peak over Hessian of one solve."""
+    model = ffn(columns)
+    before = status("VmRSS")
+    hessian = Hessian.zeros(columns) if way == "ours" else RunningHessian(columns)
+    fill(hessian, columns)
+    held = hessian.xx if way == "ours" else hessian.matrix
+    size = held.numel() * held.element_size()
+    del held
+    forget_peak()
+    if way == "ours":
+        ours_(model, hessian, kind)
+    else:
+        plain_(model, hessian, kind)
+    return (peak() - before) / size
+
+
+def fill(hessian: Hessian | RunningHessian, columns: int) -> None:
+    g = torch.Generator().manual_seed(0)
+    for _ in range(4):
+        x = torch.randn(256, columns, generator=g)
+        hessian.update(x.unsqueeze(0) if isinstance(hessian, RunningHessian) else x)
+
+
+def ours_(model: nn.Module, hessian: Hessian, kind: str) -> None:
+    """By the code that prune_ runs."""
+    if kind == "structured":
+        prune_groups_(model, [NEURONS], {DOWN: hessian}, PruningConfig(pattern="structured", sparsity=0.25), 0)
+    else:
+        prune_tap_(model, TAP, hessian, PruningConfig(), 0)
+
+
+@torch.no_grad()
+def plain_(model: nn.Module, hessian: RunningHessian, kind: str) -> None:
+    weight = model.get_submodule(DOWN).weight.detach()
+    columns = weight.shape[1]
+    if kind == "structured":  # one group is enough: the memory is that of the inversion
+        parts = list(torch.arange(columns).split(1))
+        weight.copy_(remove_parts([(weight, hessian.matrix)], parts, 8, heads=False)[1][0])
+    else:
+        weight.copy_(solve(weight, hessian.matrix, 0.5))
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(2)
+    run(*sys.argv[1:3], 256)  # libraries and threads are there before the counting
+    print(json.dumps(run(*sys.argv[1:3], int(sys.argv[3]))))

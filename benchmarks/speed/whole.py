@@ -1,0 +1,123 @@
+"""Whole prunings beside plain inference of the same prompts, in turn, round by round: CPU time, phases, peak memory.
+
+The plain algorithm runs once, in the first round; its figure for 12 packages is put together from the parts of its run with 4.
+"""
+
+import copy
+import tempfile
+import time
+import warnings
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from benchmarks.plain.calibrate import draw
+from benchmarks.plain.prune import prune_plain_
+from obsdiff import PruningConfig, prune_, save_pruned
+
+from .clock import measured
+from .rows import ROWS
+
+STEPS, PACKAGES = 10, 4
+STRUCTURED = {"pattern": "structured", "sparsity": 0.25}
+CONFIGS: dict[str, dict[str, Any]] = {  # row -> settings of obsdiff
+    "whole/default": {},
+    "whole/live-4": {"calibration": "live", "packages": PACKAGES},
+    "whole/replay-12": {"calibration": "replay", "packages": 12},
+    "whole/structured": STRUCTURED,
+}
+AS_PLAIN: dict[str, dict[str, Any]] = {"plain": {"packages": PACKAGES}, "plain, structured": {"packages": PACKAGES} | STRUCTURED}
+ONCE = ("Hessian", "factor", "sweep")  # phases of the plain algorithm that do not grow with the number of packages
+Model = tuple[Any, list[str], dict[str, Any]]  # pipeline, prompts, settings of its call
+Measured = dict[str, list[dict[str, Any]]]  # call -> one entry a round
+
+
+def available(changes: dict[str, Any]) -> bool:
+    """Whether this obsdiff has the settings."""
+    try:
+        PruningConfig(**changes)
+    except TypeError:
+        return False
+    return True
+
+
+def measure(model: Model, rows: list[str], rounds: int, steps: int = STEPS) -> Measured:
+    """Plain inference, obsdiff and the plain algorithm, as far as the rows need them."""
+    pipe, prompts, settings = model
+    dense, settings = pipe.transformer, settings | {"num_inference_steps": steps}
+    pipe.set_progress_bar_config(disable=True)
+    calls: dict[str, Callable[[], Any]] = {"inference": lambda: draw(pipe, prompts, list(range(len(prompts))), settings, "latent")}
+    calls |= {row: partial(prune, pipe, prompts, PruningConfig(**CONFIGS[row], **settings)) for row in rows}
+    once = {name: partial(prune_plain_, pipe, prompts, PruningConfig(**AS_PLAIN[name], **settings)) for name in {plain_of(row): 0 for row in rows}}
+    found: Measured = {}
+    spare = sum(p.numel() * p.element_size() for p in dense.parameters())  # the dense weights are kept for the next call
+    draw(pipe, prompts[:1], [0], settings, "np")  # warm
+    for i in range(rounds):
+        names = [*calls, *(once if i == 0 else ())]
+        for name in names if i % 2 == 0 else reversed(names):
+            pipe.transformer = copy.deepcopy(dense)
+            figures = measured(pipe, (calls | once)[name])
+            if figures["peak_bytes"]:
+                figures["peak_bytes"] -= spare
+            found.setdefault(name, []).append(figures)
+            print(f"round {i + 1}: {name}: {figures['cpu']:.1f} s of CPU time, {figures['wall']:.1f} s", flush=True)
+    pipe.transformer = dense
+    return found
+
+
+def plain_of(row: str) -> str:
+    return "plain, structured" if row == "whole/structured" else "plain"
+
+
+def prune(pipe: Any, prompts: list[str], config: PruningConfig) -> Any:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # few tokens for each column
+        return prune_(pipe, prompts, config, progress=False)
+
+
+def saving(model: Model) -> dict[str, float]:
+    """CPU and wall seconds of saving a pruned pipeline, which no ratio counts. Which weights are zero makes no difference to it."""
+    pipe, prompts, settings = model
+    dense, pipe.transformer = pipe.transformer, copy.deepcopy(pipe.transformer)
+    report = prune(pipe, prompts[:1], PruningConfig(method="magnitude", num_inference_steps=1, **settings))
+    with tempfile.TemporaryDirectory() as folder:
+        cpu, wall = time.process_time(), time.perf_counter()
+        save_pruned(pipe, Path(folder) / "pruned", report)
+        seconds = {"cpu": time.process_time() - cpu, "wall": time.perf_counter() - wall}
+    pipe.transformer = dense
+    return seconds
+
+
+def rows_of(found: Measured) -> list[dict[str, Any]]:
+    """The rows of the table: ratios of CPU time, each to the inference of its own round."""
+    base = [one["cpu"] for one in found["inference"]]
+    rows = []
+    for name in (name for name in found if name in CONFIGS):
+        runs = [one["cpu"] / inference for one, inference in zip(found[name], base, strict=True)]
+        plain = plain_seconds(found[plain_of(name)][0], 12 if name == "whole/replay-12" else PACKAGES) / median(base)
+        rows.append({"name": name, "value": median(runs), "target": ROWS[name].target, "plain": plain, "runs": runs})
+    return rows
+
+
+def plain_seconds(once: dict[str, Any], packages: int) -> float:
+    """CPU seconds of the plain algorithm with so many packages, from the parts of its run."""
+    fixed = sum(once["phases"].get(phase, 0.0) for phase in ONCE)
+    return fixed + (once["cpu"] - fixed) * packages / PACKAGES
+
+
+def details(found: Measured) -> dict[str, Any]:
+    """Medians over the rounds of every call: CPU and wall seconds, CPU seconds by phase, peak bytes."""
+    calls = {}
+    for name, rounds in found.items():
+        phases = {phase: median(one["phases"].get(phase, 0.0) for one in rounds) for phase in {p: 0 for one in rounds for p in one["phases"]}}
+        peaks = [one["peak_bytes"] for one in rounds if one["peak_bytes"]]
+        calls[name] = {
+            "cpu": median(one["cpu"] for one in rounds),
+            "wall": median(one["wall"] for one in rounds),
+            "phases": phases,
+            "peak_bytes": median(peaks) if peaks else None,
+            "rounds": len(rounds),
+        }
+    return calls
