@@ -11,8 +11,8 @@ from obsdiff.errors import NotPositiveDefinite
 from obsdiff.hessian import Hessian
 from obsdiff.solvers import BASELINES, SOLVERS, Inputs, Target
 from obsdiff.solvers.dsnot import CYCLES, THRESHOLD, dsnot
-from obsdiff.solvers.obs import inverse_factor, obs, revive, sweep_
-from obsdiff.solvers.solution import layer_error, lowest, lowest_in_groups, lowest_in_rows
+from obsdiff.solvers.obs import CONDITION, condition, inverse_factor, obs, revive, sweep_
+from obsdiff.solvers.solution import kth_smallest, layer_error, lowest, lowest_in_groups, lowest_in_rows
 from obsdiff.solvers.wanda import wanda
 
 HALF = Target(0.5)
@@ -330,6 +330,29 @@ def test_ties_are_broken_by_position():
     assert lowest(torch.ones(2, 4), 3).flatten().tolist() == [True] * 3 + [False] * 5
     assert lowest_in_groups(torch.ones(1, 4), 1, 2).tolist() == [[True, False, True, False]]
     assert not lowest(torch.ones(2, 4), 0).any()
+
+
+@pytest.mark.parametrize("k", [1, 2, 5_000, 50_000, 99_999, 100_000])
+@pytest.mark.parametrize("kind", ["random", "sorted", "ties"])
+def test_the_kth_smallest_is_exact(k, kind):
+    x = torch.randn(100_000, generator=torch.Generator().manual_seed(0))
+    x = {"random": x, "sorted": x.sort().values, "ties": x.round()}[kind]
+    assert kth_smallest(x, k) == x.sort().values[k - 1]
+
+
+def test_a_badly_conditioned_float32_hessian_is_factored_in_float64():
+    """And then the mask is that of a float64 run, but for rounding of H itself."""
+    w, h = problem(64, 320)
+    scale = torch.logspace(0, -3, 320, dtype=torch.float64)
+    h = (h * scale * scale.unsqueeze(1)).float()
+    target = replace(HALF, damping=1e-5)
+    factor, used = inverse_factor(h, 1e-5)
+    exact, _ = inverse_factor(h.double(), 1e-5)
+    assert condition(h, factor) > CONDITION
+    assert (used, factor.dtype) == (1e-5, torch.float32)
+    torch.testing.assert_close(factor, exact.float(), rtol=1e-5, atol=1e-7 * exact.abs().max().item())
+    quick, slow = obs([w.float()], seen(h), target)[0], obs([w], seen(h.double()), target)[0]
+    assert (quick.kept != slow.kept).double().mean() < 1e-3
 
 
 def test_float32_agrees_with_float64():

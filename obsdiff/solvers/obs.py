@@ -161,7 +161,7 @@ def sweep_(columns: Tensor, factor: Tensor, choose: Choose, width: int = BLOCK, 
         middle = left + -(-(right - left) // (2 * unit)) * unit
         halves(left, middle, unit, each)
         if compensate:
-            errors = columns[left:middle].masked_fill(kept[left:middle], 0)
+            errors = (~kept[left:middle]).to(columns).mul_(columns[left:middle])
             columns[middle:right].addmm_(factor[left:middle, middle:right].T, errors, alpha=-1)  # (2)
         halves(middle, right, unit, each)
 
@@ -172,17 +172,19 @@ def sweep_(columns: Tensor, factor: Tensor, choose: Choose, width: int = BLOCK, 
 
     def one_by_one(left: int, right: int) -> None:
         errors = torch.empty_like(columns[left:right])
+        gone = (~kept[left:right]).to(columns)
         for q in range(left, right):
             if group and q % group == 0:
                 kept[q : q + group] = ~choose(saliency(columns, factor, q, q + group))
-            error = torch.div(columns[q].masked_fill(kept[q], 0), factor[q, q], out=errors[q - left])
+                gone[q - left : q - left + group] = ~kept[q : q + group]
+            error = torch.mul(columns[q], gone[q - left].div_(factor[q, q]), out=errors[q - left])
             if compensate:
                 columns[q + 1 : right].addr_(factor[q, q + 1 : right], error, alpha=-1)  # (2), inside the strip
         losses.add_(errors.square().sum(0), alpha=0.5)  # (1)
-        torch.where(kept[left:right], columns[left:right], errors, out=columns[left:right])
+        columns[left:right].mul_(kept[left:right].to(columns)).add_(errors)
 
     halves(0, len(columns), width, block)
-    columns.masked_fill_(~kept, 0)
+    columns.mul_(kept)
     return kept, losses
 
 

@@ -7,11 +7,12 @@ and v projections), inputs is what calibration knows of that input. Each matrix 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor
 
 PAIRWISE = 8  # in n:m groups of up to this size scores are compared pair by pair, which is faster than sorting
+
+SAMPLE = 2048  # of so many values the ones near the k-th tell where in the whole it is
 
 
 @dataclass(frozen=True)
@@ -58,9 +59,14 @@ def lowest(scores: Tensor, count: int) -> Tensor:
 
 
 def kth_smallest(flat: Tensor, k: int) -> Tensor:
-    """The k-th smallest (1 is the smallest) of a vector. On a CPU numpy selects it several times faster than kthvalue."""
-    if flat.device.type == "cpu":
-        return torch.from_numpy(np.partition(flat.numpy(), k - 1))[k - 1]
+    """The k-th smallest (1 is the smallest) of a vector: two values of a sample enclose it, and only what lies between is searched."""
+    sample = flat[:: len(flat) // SAMPLE + 1].sort().values
+    place, margin = k * len(sample) // len(flat), SAMPLE // 16
+    low, high = sample[max(place - margin, 0)], sample[min(place + margin, len(sample) - 1)]
+    below = int((flat < low).count_nonzero())
+    between = flat[(flat >= low) & (flat <= high)]
+    if below < k <= below + len(between):
+        return between.kthvalue(k - below).values
     return flat.kthvalue(k).values
 
 
