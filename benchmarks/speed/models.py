@@ -16,8 +16,8 @@ HEAD = 64
 PROMPTS = ["a red fox in the snow", "two wooden boats on a lake", "an old clock on a stone wall", "a bowl of green apples"]
 
 
-def random_sd3(blocks: int = 8, heads: int = 12, side: int = 32) -> StableDiffusion3Pipeline:
-    """768 wide in 8 blocks, a latent of 16 x 32 x 32: 256 image and 77 + 256 text tokens, pictures of 256 x 256."""
+def random_sd3(blocks: int, heads: int, side: int) -> StableDiffusion3Pipeline:
+    """A latent of 16 x side x side: for side 32, 256 image and 77 + 256 text tokens, pictures of 256 x 256."""
     torch.manual_seed(0)
     transformer = SD3Transformer2DModel(
         sample_size=side, patch_size=2, in_channels=16, out_channels=16, num_layers=blocks, attention_head_dim=HEAD, num_attention_heads=heads,
@@ -49,9 +49,9 @@ def tokenizer() -> CLIPTokenizer:
 
 
 def sd3_8x768(shrink: int = 1) -> tuple[Any, list[str], dict[str, Any]]:
-    """Pipeline, calibration prompts, size and guidance of the pictures; two narrow blocks if it is to be shrunk."""
-    pipe = random_sd3() if shrink == 1 else random_sd3(2, 2, 8)
-    return pipe, PROMPTS, {"height": pipe.default_height, "width": pipe.default_width, "guidance_scale": 7.0}
+    """Pipeline, calibration prompts, size and guidance of the pictures; a small one if it is to be shrunk."""
+    blocks, heads, side = (8, 12, 32) if shrink == 1 else (4, 2, 8)
+    return random_sd3(blocks, heads, side), PROMPTS, {"height": 8 * side, "width": 8 * side, "guidance_scale": 7.0}
 
 
 def emoji_sd3(shrink: int = 1) -> tuple[Any, list[str], dict[str, Any]]:
