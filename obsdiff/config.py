@@ -68,7 +68,9 @@ class PruningConfig:
     packages: int | None = setting(
         None, "packages pruned one after the other (default 4, or 1 for a method that needs no Hessian, unless a memory budget is given)"
     )
-    memory_budget_gib: float | None = setting(None, "memory for the Hessians of one package in GiB; the packages follow from it")
+    memory_budget_gib: float | None = setting(
+        None, "memory for Hessians, recordings and the work of solving in GiB; the packages follow from it, and what has no room waits on disk"
+    )
     blocks: str | None = setting(None, "blocks to prune, as 3-25 or 7: 0-based, inclusive, in forward order (default: all)", metavar="FIRST-LAST")
     include: tuple[str, ...] = setting((), "only layers whose name matches a shell wildcard", metavar="WILDCARD")
     exclude: tuple[str, ...] = setting((), "no layers whose name matches a shell wildcard", metavar="WILDCARD")

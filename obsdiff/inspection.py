@@ -2,14 +2,15 @@
 
 import inspect
 import math
+from collections.abc import Mapping
 from typing import Any
 
-from .architectures import Tap, require_blocks, uncovered
+from .architectures import Shape, Tap, require_blocks, uncovered
 from .config import PruningConfig
 from .errors import UserError
 from .folder import Folder, chosen_denoiser, other_denoisers
 from .meta import UNCONDITIONAL, build_on_meta, layers_of_config
-from .packages import GIB, passes, plan_packages, select
+from .packages import GIB, Package, passes, plan_packages, room, select, work_bytes
 from .prediction import as_the_paper_counts, predict
 from .pruned_models import PREFIX
 from .record import in_words
@@ -58,11 +59,21 @@ def describe(folder: Folder, config: PruningConfig, prompts: int, paper_count: b
         "settings": settings,
         "prompts": prompts,
         "denoiser_passes": round(passes(config, len(packages)) * calls) if calls else None,
+        "memory": memory(packages, linears, config),
         "uncovered": uncovered(linears, blocks, config.target),
         "notes": folder.notes() + ([chosen_denoiser(folder.pipeline, component, others)] if others and not config.component else []),
         "prediction": prediction(folder, component, config, settings, paper_count) if config.pattern == "structured" else None,
         "config": config.to_dict(),
     }  # fmt: skip
+
+
+def memory(packages: list[Package], linears: Mapping[str, Shape], config: PruningConfig) -> dict[str, Any]:
+    """GiB that the run takes beside model and activations: the largest package's Hessians, of those what waits on disk (known with a
+    budget alone), and the work of solving."""
+    hessians = max(package.hessian_bytes for package in packages)
+    work = work_bytes((tap for package in packages for tap in package.taps), linears, config)
+    on_disk = max(0.0, hessians - room(config, packages, linears)) if config.calibration == "single" and config.memory_budget_gib else 0.0
+    return {"hessians_gib": hessians / GIB, "on_disk_gib": on_disk / GIB, "solving_gib": work / GIB, "budget_gib": config.memory_budget_gib}
 
 
 def parameters(folder: Folder, component: str) -> int:
@@ -168,6 +179,7 @@ def as_text(plan: dict[str, Any]) -> str:
         f"to prune    {plan['layers']} {what} in {plan['units']} basic units, {plan['targeted_parameters'] / 1e6:.2f} M weights, {plan['removed']:.0%} of them away",
         f"calibration {plan['prompts']} prompts, {settings}",
         f"cost        calibration {plan['config']['calibration']}, {len(plan['packages'])} packages: {plan['denoiser_passes'] or '?'} denoising steps of one prompt in all",
+        memory_line(plan["memory"]),
         "",
         "package  layers  Hessians GiB  tokens per column  first layer",
     ]
@@ -179,6 +191,12 @@ def as_text(plan: dict[str, Any]) -> str:
     lines += ["", *plan["notes"], "tokens per column: the fewest in the package, repeats counted; a run counts distinct ones"]
     lines.append(f"not covered by any table entry, stay dense: {', '.join(plan['uncovered'])}" if plan["uncovered"] else "every layer of the blocks is covered")
     return "\n".join(lines)
+
+
+def memory_line(found: dict[str, Any]) -> str:
+    disk = f", {found['on_disk_gib']:.3g} of them on disk" if found["on_disk_gib"] else ""
+    budget = f", of a budget of {found['budget_gib']:g}" if found["budget_gib"] else ""
+    return f"memory      Hessians {found['hessians_gib']:.3g} GiB{disk}, solving at most {found['solving_gib']:.3g} GiB{budget}; model and activations apart"
 
 
 def prediction_lines(found: dict[str, Any]) -> list[str]:

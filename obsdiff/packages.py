@@ -4,7 +4,7 @@ A module package is one or more consecutive basic units (paper, section 3.3). Th
 memory together, so a package is what a memory budget can hold, counted from the real shapes.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from itertools import pairwise
@@ -111,6 +111,19 @@ def check_columns(units: list[Unit], config: PruningConfig, linears: Mapping[str
                 raise UserError(f"pattern {config.pattern}: {layer} has {linears[layer][1]} input columns, which {m} does not divide")
 
 
+def work_bytes(taps: Iterable[Tap], linears: Mapping[str, Shape], config: PruningConfig) -> int:
+    """Bytes that solving takes at most beside the Hessians it reads, which lie in float64: H in float32, its factor in float64 (where the
+    condition asks for it), and four copies of the stacked weights in float32. Structured pruning keeps the rows of what left, and solves
+    both streams of an attention at once."""
+    structured = config.pattern == "structured"
+
+    def of(tap: Tap) -> int:
+        columns, rows = linears[tap.layers[0]][1], sum(linears[layer][0] for layer in tap.layers)
+        return round((12 + 4 * config.removed * structured) * columns * columns) + 16 * rows * columns
+
+    return max(of(tap) for tap in taps) * (1 + structured)
+
+
 def passes(config: PruningConfig, packages: int) -> float:
     """How many times the calibration prompts go through the denoiser: once for every package; or once, and for replay every package
     but the last one twice more in all, as a package is run again when it is pruned, together with the next."""
@@ -123,16 +136,18 @@ def room(config: PruningConfig, packages: list[Package], linears: Mapping[str, S
     if config.memory_budget_gib is None:
         return psutil.virtual_memory().available / 2
     largest = max(package.hessian_bytes for package in packages) if config.calibration != "single" else 0
-    return max(0.0, config.memory_budget_gib * GIB - largest)
+    work = work_bytes((tap for package in packages for tap in package.taps), linears, config)
+    return max(0.0, config.memory_budget_gib * GIB - largest - work)
 
 
 def plan_packages(units: list[Unit], linears: Mapping[str, Shape], config: PruningConfig) -> list[Package]:
     """Consecutive packages in forward order: config.packages of them with nearly equal numbers of units (by default 4, or one a
     unit if there are fewer), or as few as config.memory_budget_gib allows. A unit larger than the budget is split into its taps."""
     if config.calibration == "single":
+        require_work(units, linears, config)
         return [make(sum(units, ()), linears)]
     if config.memory_budget_gib is not None:
-        return by_budget(units, linears, config.memory_budget_gib, split=config.pattern != "structured")
+        return by_budget(units, linears, config)
     if config.packages is not None and config.packages > len(units):
         raise UserError(f"packages: expected at most one for each of the {len(units)} basic units, found {config.packages}")
     count = min(config.packages or config.default_packages, len(units))
@@ -140,6 +155,13 @@ def plan_packages(units: list[Unit], linears: Mapping[str, Shape], config: Pruni
     if config.calibration == "replay":
         edges = snapped(edges, units)
     return [make(sum(units[a:b], ()), linears) for a, b in pairwise(edges)]
+
+
+def require_work(units: list[Unit], linears: Mapping[str, Shape], config: PruningConfig) -> None:
+    """UserError if the budget is too small for the work of solving; Hessians can wait on disk."""
+    work = work_bytes((tap for unit in units for tap in unit), linears, config) / GIB
+    if config.memory_budget_gib is not None and config.memory_budget_gib < work:
+        raise UserError(f"memory_budget_gib: solving the largest layer alone needs {work:.3g} GiB, found a budget of {config.memory_budget_gib:g}")
 
 
 def snapped(edges: list[int], units: list[Unit]) -> list[int]:
@@ -151,20 +173,21 @@ def snapped(edges: list[int], units: list[Unit]) -> list[int]:
     return moved if all(a < b for a, b in pairwise(moved)) else edges
 
 
-def by_budget(units: list[Unit], linears: Mapping[str, Shape], budget_gib: float, split: bool) -> list[Package]:
-    """As few packages as the budget allows. Structured units stay whole: their streams are pruned together."""
-    budget = budget_gib * GIB
+def by_budget(units: list[Unit], linears: Mapping[str, Shape], config: PruningConfig) -> list[Package]:
+    """As few packages as the budget allows beside the work of solving. Structured units stay whole: their streams are pruned together."""
+    work = work_bytes((tap for unit in units for tap in unit), linears, config)
+    budget = config.memory_budget_gib * GIB - work
     parts: list[Unit] = []
     for unit in units:
         fits = sum(hessian_bytes(tap, linears) for tap in unit) <= budget
-        parts += [unit] if fits or not split else [(tap,) for tap in unit]
+        parts += [unit] if fits or config.pattern == "structured" else [(tap,) for tap in unit]
     packages: list[Package] = []
     open_taps: tuple[Tap, ...] = ()
     for part in parts:
         size = make(part, linears).hessian_bytes
         if size > budget:
-            needed = size / GIB
-            raise UserError(f"memory_budget_gib: the Hessian of {part[0].layers[0]} alone needs {needed:.3g} GiB, found a budget of {budget_gib:g}")
+            needed = f"{size / GIB:.3g} GiB, and solving {work / GIB:.3g}"
+            raise UserError(f"memory_budget_gib: the Hessian of {part[0].layers[0]} alone needs {needed}, found a budget of {config.memory_budget_gib:g}")
         if open_taps and make(open_taps + part, linears).hessian_bytes > budget:
             packages.append(make(open_taps, linears))
             open_taps = ()

@@ -1,6 +1,7 @@
 """The real command line: what it refuses, and what it writes."""
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -180,12 +181,18 @@ def test_inspect_counts_the_passes_of_each_calibration(capsys, sd3_folder, calib
     assert json.loads(capsys.readouterr().out)["denoiser_passes"] == passes * 10 * 4
 
 
+def test_inspect_says_what_a_budget_sends_to_disk(capsys, sd3_folder):
+    assert main(["inspect", sd3_folder, "--calibration", "single", "--memory-budget-gib", "5e-4"]) == 0
+    assert re.search(r"memory      Hessians .* GiB, .* of them on disk, solving at most .* GiB, of a budget of 0\.0005;", capsys.readouterr().out)
+
+
 def test_inspect_runs_nothing_and_prints_the_plan(capsys, sd3_folder):
     assert main(["inspect", sd3_folder, "--json", "--num-prompts", "10", "--num-inference-steps", "5"]) == 0
     plan = json.loads(capsys.readouterr().out)
     assert (plan["path"], plan["layers"], plan["units"], len(plan["packages"])) == (sd3_folder, 33, 12, 4)
     assert plan["denoiser_passes"] == 4 * 10 * 5
     assert plan["uncovered"] == []
+    assert plan["memory"]["hessians_gib"] == max(package["hessian_gib"] for package in plan["packages"])
     taps = {tap["layers"][0]: tap for package in plan["packages"] for tap in package["taps"]}
     assert taps["transformer_blocks.0.attn.to_q"]["tokens_per_column"] == 2 * 16 * 50 / 32
     assert taps["transformer_blocks.0.attn.add_q_proj"]["tokens_per_column"] == 2 * (24 + 256) * 50 / 32

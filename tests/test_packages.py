@@ -5,7 +5,7 @@ import pytest
 from obsdiff.architectures import find_blocks
 from obsdiff.config import PruningConfig
 from obsdiff.errors import UserError
-from obsdiff.packages import GIB, plan_packages, select, select_groups
+from obsdiff.packages import GIB, plan_packages, room, select, work_bytes
 from obsdiff.surgery import layer_shapes
 
 from .conftest import sd3
@@ -69,29 +69,44 @@ def test_four_by_default_fewer_where_there_are_fewer_units():
 
 def test_a_budget_is_kept_with_as_few_packages_as_it_allows():
     units = select(BLOCKS, PruningConfig(), LINEARS)
+    work = work_bytes((tap for unit in units for tap in unit), LINEARS, PruningConfig())
     largest = 2 * 8 * (128 * 128 + 128)  # both streams' FFN down projections
-    budget = largest / GIB
-    packages = plan_packages(units, LINEARS, PruningConfig(memory_budget_gib=budget))
+    packages = plan_packages(units, LINEARS, PruningConfig(calibration="live", memory_budget_gib=(work + largest) / GIB))
     assert max(p.hessian_bytes for p in packages) <= largest
     assert [x for p in packages for x in p.layers] == layers(PruningConfig())
     for one, two in itertools.pairwise(packages):
         assert one.hessian_bytes + two.hessian_bytes > largest
-    split = plan_packages(units, LINEARS, PruningConfig(memory_budget_gib=budget / 2))  # the largest units fall into their taps
+    split = plan_packages(
+        units, LINEARS, PruningConfig(calibration="live", memory_budget_gib=(work + largest / 2) / GIB)
+    )  # the largest units fall into their taps
     assert max(p.hessian_bytes for p in split) <= largest / 2
-    assert len(plan_packages(units, LINEARS, PruningConfig(memory_budget_gib=1.0))) == 1
+    assert len(plan_packages(units, LINEARS, PruningConfig(calibration="live", memory_budget_gib=1.0))) == 1
 
 
-def test_a_budget_below_one_hessian_names_the_layer():
-    with pytest.raises(UserError, match=r"Hessian of transformer_blocks\.0\.ff\.net\.2 alone"):
-        plan_packages(select(BLOCKS, PruningConfig(target="ffn", include="*net.2"), LINEARS), LINEARS, PruningConfig(memory_budget_gib=1e-6))
+def test_the_work_of_solving_is_that_of_the_largest_tap():
+    units = select(BLOCKS, PruningConfig(), LINEARS)
+    taps = [tap for unit in units for tap in unit]
+    down, up = next(t for t in taps if "ff.net.2" in t.layers[0]), next(t for t in taps if "ff.net.0" in t.layers[0])
+    assert work_bytes([down], LINEARS, PruningConfig()) == 12 * 128 * 128 + 16 * 32 * 128
+    assert work_bytes([up, down], LINEARS, PruningConfig()) == work_bytes([down], LINEARS, PruningConfig())
+    structured = PruningConfig(pattern="structured", sparsity=0.25)
+    assert work_bytes([down], LINEARS, structured) == 2 * (13 * 128 * 128 + 16 * 32 * 128)
 
 
-def test_excluding_one_consumer_of_a_group_excludes_the_group():
-    """Joint attention: both output projections lose the same heads, so neither can be left out alone."""
-    config = PruningConfig(pattern="structured", exclude=("*.to_add_out",))
-    linears = layer_shapes(sd3().transformer)
-    blocks = find_blocks(linears)
-    assert {group.kind for group in select_groups(blocks, config)} == {"neurons"}
-    assert not [layer for unit in select(blocks, config, linears) for tap in unit for layer in tap.layers if "attn" in layer]
-    included = PruningConfig(pattern="structured", include=("*.to_add_out",))
-    assert {layer.split(".", 2)[2] for g in select_groups(blocks, included) for layer in g.consumers} == {"attn.to_out.0", "attn.to_add_out"}
+@pytest.mark.parametrize(
+    ("calibration", "words"), [("live", r"Hessian of transformer_blocks\.0\.ff\.net\.2 alone"), ("single", "solving the largest layer alone")]
+)
+def test_a_budget_too_small_says_what_is_needed(calibration, words):
+    units = select(BLOCKS, PruningConfig(target="ffn", include="*net.2"), LINEARS)
+    with pytest.raises(UserError, match=words):
+        plan_packages(units, LINEARS, PruningConfig(calibration=calibration, memory_budget_gib=1e-6))
+
+
+def test_what_waits_has_the_room_that_solving_and_the_largest_package_leave():
+    for calibration in ("single", "replay"):
+        config = PruningConfig(calibration=calibration, memory_budget_gib=1.0)
+        units = select(BLOCKS, config, LINEARS)
+        packages = plan_packages(units, LINEARS, config)
+        work = work_bytes((tap for unit in units for tap in unit), LINEARS, config)
+        assert room(config, packages, LINEARS) == GIB - work - (packages[0].hessian_bytes if calibration == "replay" else 0)
+    assert room(PruningConfig(), packages, LINEARS) > 0
