@@ -36,9 +36,10 @@ def dense_pass(pipe: Any, prompts: Sequence[Prompt], configs: Sequence[PruningCo
     taps = [tap for block in first.blocks for unit in block.units for tap in unit if wanted & set(tap.layers)]
     taps = [replace(tap, layers=tuple(layer for layer in tap.layers if layer in wanted)) for tap in taps]
     smallest = min(room(job.config, job.packages, job.linears) for job in jobs)
-    with store(smallest) as waiting, prepared(pipe, first.scheduler) as run, Progress(progress, 1, len(first.plan.prompts)) as bar:
-        site = Site(run, first.denoiser, first.blocks, first.plan, waiting, first.config.offload_device, lambda prompts: bar.advance(prompts, run.steps))
-        found = gather(site, taps, first.config.calibration)
+    with store(smallest) as waiting:
+        with prepared(pipe, first.scheduler) as run, Progress(progress, 1, len(first.plan.prompts)) as bar:
+            site = Site(run, first.denoiser, first.blocks, first.plan, waiting, first.config.offload_device, lambda prompts: bar.advance(prompts, run.steps))
+            found = gather(site, taps, first.config.calibration)
         yield found
 
 

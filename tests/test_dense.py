@@ -47,3 +47,15 @@ def test_a_pass_of_other_prompts_or_layers_is_refused():
             obsdiff.prune_(sd3(), PROMPTS[:2], config, dense=dense)
         with pytest.raises(UserError, match=r"no Hessian for transformer_blocks\.0\.attn\.to_q"):
             obsdiff.prune_(sd3(), PROMPTS[:3], PruningConfig(**SMALL, calibration="single"), dense=dense)
+
+
+@pytest.mark.parametrize("calibration", ["single", "replay"])
+def test_the_pipeline_is_as_it_was_inside_the_block(calibration):
+    def latents(pipe):
+        return pipe(PROMPTS[0], generator=torch.Generator().manual_seed(0), num_inference_steps=3, output_type="latent").images
+
+    pipe = sd3()
+    before, scheduler = latents(pipe), pipe.scheduler
+    with obsdiff.dense_pass(pipe, PROMPTS[:3], [PruningConfig(**SMALL, calibration=calibration)]):
+        assert pipe.scheduler is scheduler
+        assert torch.equal(latents(pipe), before)
