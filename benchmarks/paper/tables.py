@@ -25,7 +25,6 @@ from diffusers import (
 )
 
 from obsdiff import PruningConfig, dense_pass, prune_
-from obsdiff.architectures import find_blocks
 from obsdiff.config import STEP_WEIGHTINGS
 from obsdiff.gathering import DensePass
 from obsdiff.record import leaving, versions
@@ -165,13 +164,7 @@ def packages(lab: Lab, rows: Rows) -> None:
 
 def calibration(lab: Lab, rows: Rows) -> None:
     """Ours: where the Hessians come from, from one dense pass to a pass for every package."""
-    units = sum(len(block.units) for block in find_blocks(lab.linears))
-    for way, settings in {
-        "single": {},
-        "replay, 4 packages": {"packages": 4},
-        f"replay, {units} packages": {"packages": units},
-        "live, 4 packages": {"packages": 4},
-    }.items():
+    for way, settings in {"single": {}, "replay, 4 packages": {"packages": 4}, "live, 4 packages": {"packages": 4}}.items():
         shared = settings | lab.settings | {"calibration": way.partition(",")[0], "num_prompts": CALIBRATED[lab.model]}
         configs = {f"{s:.0%}": PruningConfig(sparsity=s, **shared) for s in (0.5, 0.6, 0.7)} | {"2:4": PruningConfig(pattern="2:4", **shared)}
         missing = {target: config for target, config in configs.items() if f"{way}: {target}" not in rows.rows}
