@@ -38,7 +38,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", choices=MODELS)
     parser.add_argument("--memory-budget-gib", type=float, required=True)
-    parser.add_argument("--calibration", default=PruningConfig().calibration)
+    parser.add_argument("--calibration", default=PruningConfig().calibrating)
     parser.add_argument("--blocks")
     parser.add_argument("--steps", type=int, default=2)
     parser.add_argument("--side", type=int, default=64, help="of the pictures; latents have half of it, image tokens a quarter a side")

@@ -60,13 +60,14 @@ class PruningConfig:
     step_weighting: str = setting("log_decrease", "weight of each denoising step in the Hessian", STEP_WEIGHTINGS)
     step_weight_min: float = setting(0.8, "smallest step weight")
     step_weight_max: float = setting(1.2, "largest step weight")
-    calibration: str = setting(
-        "live",
-        "live draws all prompts anew for every package (the paper's), replay records them once and goes through the packages, single takes all Hessians from one pass",
+    calibration: str | None = setting(
+        None,
+        "single takes all Hessians from one dense pass, replay records one and goes through the packages, live draws all prompts anew for every package as in "
+        "the paper (default: single, or live if packages are given)",
         CALIBRATIONS,
     )
     packages: int | None = setting(
-        None, "packages pruned one after the other (default 4, or 1 for a method that needs no Hessian, unless a memory budget is given)"
+        None, "packages pruned one after the other (with live and replay default 4, or 1 for a method that needs no Hessian, unless a memory budget is given)"
     )
     memory_budget_gib: float | None = setting(
         None, "memory for Hessians, recordings and the work of solving in GiB; the packages follow from it, and what has no room waits on disk"
@@ -101,6 +102,11 @@ class PruningConfig:
         if self.group:
             return 1 - self.group[0] / self.group[1]
         return DEFAULT_SPARSITY if self.sparsity is None else float(self.sparsity)
+
+    @property
+    def calibrating(self) -> str:
+        """live, replay or single: as configured, else live where packages are given, else single."""
+        return self.calibration or ("live" if self.packages else "single")
 
     @property
     def default_packages(self) -> int:
@@ -165,7 +171,8 @@ def check(c: PruningConfig) -> None:
         number("memory_budget_gib", c.memory_budget_gib, 0, math.inf, "above 0")
         if c.packages is not None:
             raise UserError(f"packages {c.packages} and memory_budget_gib {c.memory_budget_gib:g} were both given: the budget fixes the packages; give one")
-    one_of("calibration", c.calibration, CALIBRATIONS)
+    if c.calibration is not None:
+        one_of("calibration", c.calibration, CALIBRATIONS)
     if c.calibration == "single" and c.packages not in (None, 1):
         raise UserError(
             f"packages: calibration single takes all Hessians from one pass, so there is 1, found {c.packages}; leave it out, or choose live or replay"

@@ -39,31 +39,31 @@ def dense_pass(pipe: Any, prompts: Sequence[Prompt], configs: Sequence[PruningCo
     with store(smallest) as waiting:
         with prepared(pipe, first.scheduler) as run, Progress(progress, 1, len(first.plan.prompts)) as bar:
             site = Site(run, first.denoiser, first.blocks, first.plan, waiting, first.config.offload_device, lambda prompts: bar.advance(prompts, run.steps))
-            found = gather(site, taps, first.config.calibration)
+            found = gather(site, taps, first.config.calibrating)
         yield found
 
 
 def first_packages(job: Job) -> list:
     """The packages whose Hessians a dense pass gathers: all, or for replay the first."""
-    return job.packages if job.config.calibration == "single" else job.packages[:1]
+    return job.packages if job.config.calibrating == "single" else job.packages[:1]
 
 
 WHAT_IS_DRAWN = (
-    "calibration", "num_prompts", "num_inference_steps", "guidance_scale", "height", "width", "batch_size", "seed", "step_weighting",
+    "calibrating", "num_prompts", "num_inference_steps", "guidance_scale", "height", "width", "batch_size", "seed", "step_weighting",
     "step_weight_min", "step_weight_max", "target", "component", "dtype", "device", "offload_device",
 )  # fmt: skip
 
 
 def require_shared(config: PruningConfig, other: PruningConfig) -> None:
     """UserError unless two configs can share a dense pass."""
-    if config.calibration == "live":
+    if config.calibrating == "live":
         raise UserError("dense pass: calibration live has none to share; use single or replay")
     for name in WHAT_IS_DRAWN:
         if getattr(config, name) != getattr(other, name):
-            raise UserError(f"dense pass: {name} has to be the same for all configs, found {getattr(other, name)!r} and {getattr(config, name)!r}")
+            raise UserError(f"dense pass: {name.replace('calibrating', 'calibration')} has to be the same for all configs, found {getattr(other, name)!r} and {getattr(config, name)!r}")
 
 
 def require_fitting(dense: DensePass | None, job: Job) -> None:
     """UserError for a dense pass that drew something else."""
-    if dense and (dense.plan != job.plan or job.config.calibration == "live"):
+    if dense and (dense.plan != job.plan or job.config.calibrating == "live"):
         raise UserError("dense pass: it was made with other prompts, seeds or settings, or the config says calibration live; make it with this config")

@@ -58,6 +58,7 @@ def describe(folder: Folder, config: PruningConfig, prompts: int, paper_count: b
         ],
         "settings": settings,
         "prompts": prompts,
+        "calibrating": config.calibrating,
         "denoiser_passes": round(passes(config, len(packages)) * calls) if calls else None,
         "memory": memory(packages, linears, config),
         "uncovered": uncovered(linears, blocks, config.target),
@@ -72,7 +73,7 @@ def memory(packages: list[Package], linears: Mapping[str, Shape], config: Prunin
     budget alone), and the work of solving."""
     hessians = max(package.hessian_bytes for package in packages)
     work = work_bytes((tap for package in packages for tap in package.taps), linears, config)
-    on_disk = max(0.0, hessians - room(config, packages, linears)) if config.calibration == "single" and config.memory_budget_gib else 0.0
+    on_disk = max(0.0, hessians - room(config, packages, linears)) if config.calibrating == "single" and config.memory_budget_gib else 0.0
     return {"hessians_gib": hessians / GIB, "on_disk_gib": on_disk / GIB, "solving_gib": work / GIB, "budget_gib": config.memory_budget_gib}
 
 
@@ -178,7 +179,7 @@ def as_text(plan: dict[str, Any]) -> str:
         f"blocks      {', '.join(f'{count} x {kind}' for kind, count in kinds.items())}",
         f"to prune    {plan['layers']} {what} in {plan['units']} basic units, {plan['targeted_parameters'] / 1e6:.2f} M weights, {plan['removed']:.0%} of them away",
         f"calibration {plan['prompts']} prompts, {settings}",
-        f"cost        calibration {plan['config']['calibration']}, {len(plan['packages'])} packages: {plan['denoiser_passes'] or '?'} denoising steps of one prompt in all",
+        f"cost        calibration {plan['calibrating']}, {len(plan['packages'])} packages: {plan['denoiser_passes'] or '?'} denoising steps of one prompt in all",
         memory_line(plan["memory"]),
         "",
         "package  layers  Hessians GiB  tokens per column  first layer",

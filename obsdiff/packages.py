@@ -127,7 +127,7 @@ def work_bytes(taps: Iterable[Tap], linears: Mapping[str, Shape], config: Prunin
 def passes(config: PruningConfig, packages: int) -> float:
     """How many times the calibration prompts go through the denoiser: once for every package; or once, and for replay every package
     but the last one twice more in all, as a package is run again when it is pruned, together with the next."""
-    return {"live": packages, "single": 1, "replay": 1 + 2 * (packages - 1) / packages}[config.calibration]
+    return {"live": packages, "single": 1, "replay": 1 + 2 * (packages - 1) / packages}[config.calibrating]
 
 
 def room(config: PruningConfig, packages: list[Package], linears: Mapping[str, Shape]) -> float:
@@ -135,7 +135,7 @@ def room(config: PruningConfig, packages: list[Package], linears: Mapping[str, S
     and, for replay, the largest package leave; without a budget half of the memory that is free now."""
     if config.memory_budget_gib is None:
         return psutil.virtual_memory().available / 2
-    largest = max(package.hessian_bytes for package in packages) if config.calibration != "single" else 0
+    largest = max(package.hessian_bytes for package in packages) if config.calibrating != "single" else 0
     work = work_bytes((tap for package in packages for tap in package.taps), linears, config)
     return max(0.0, config.memory_budget_gib * GIB - largest - work)
 
@@ -143,7 +143,7 @@ def room(config: PruningConfig, packages: list[Package], linears: Mapping[str, S
 def plan_packages(units: list[Unit], linears: Mapping[str, Shape], config: PruningConfig) -> list[Package]:
     """Consecutive packages in forward order: config.packages of them with nearly equal numbers of units (by default 4, or one a
     unit if there are fewer), or as few as config.memory_budget_gib allows. A unit larger than the budget is split into its taps."""
-    if config.calibration == "single":
+    if config.calibrating == "single":
         require_work(units, linears, config)
         return [make(sum(units, ()), linears)]
     if config.memory_budget_gib is not None:
@@ -152,7 +152,7 @@ def plan_packages(units: list[Unit], linears: Mapping[str, Shape], config: Pruni
         raise UserError(f"packages: expected at most one for each of the {len(units)} basic units, found {config.packages}")
     count = min(config.packages or config.default_packages, len(units))
     edges = [round(i * len(units) / count) for i in range(count + 1)]
-    if config.calibration == "replay":
+    if config.calibrating == "replay":
         edges = snapped(edges, units)
     return [make(sum(units[a:b], ()), linears) for a, b in pairwise(edges)]
 

@@ -66,7 +66,7 @@ def prune_(
     report = report_of(pipe, job)
     if config.device:
         pipe.to(config.device)
-    passes = len(job.packages) if config.calibration != "single" else 1
+    passes = len(job.packages) if config.calibrating != "single" else 1
     with (
         prepared(pipe, job.scheduler) as run,
         store(room(config, job.packages, job.linears)) as waiting,
@@ -74,7 +74,7 @@ def prune_(
         watched() as report.memory,
     ):
         site = Site(run, job.denoiser, job.blocks, job.plan, waiting, config.offload_device, lambda prompts: bar.advance(prompts, run.steps))
-        with contextlib.closing(GATHER[config.calibration](site, job.packages, dense)) as gathered:
+        with contextlib.closing(GATHER[config.calibrating](site, job.packages, dense)) as gathered:
             for index in range(len(job.packages)):
                 prune_package_(job, index, gathered, report, bar, waiting)
     if job.groups:

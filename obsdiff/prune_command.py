@@ -80,7 +80,7 @@ def prune_all(folder: Folder, prompts: list[str], configs: list[PruningConfig], 
             if not records and pipe.device.type == "cpu" and config.dtype is None and set(formats.values()) & {"float16", "bfloat16"}:
                 say("computing in float32, since a CPU only emulates the stored half precision; the result is saved as stored")
             loaded = time.perf_counter() - began
-            if len(configs) > 1 and dense is None and config.calibration != "live":
+            if len(configs) > 1 and dense is None and config.calibrating != "live":
                 dense = stack.enter_context(dense_pass(pipe, prompts, configs))
             report = prune_(pipe, prompts, config, dense=dense)
             cast_(pipe, formats)

@@ -187,7 +187,7 @@ def test_inspect_says_what_a_budget_sends_to_disk(capsys, sd3_folder):
 
 
 def test_inspect_runs_nothing_and_prints_the_plan(capsys, sd3_folder):
-    assert main(["inspect", sd3_folder, "--json", "--num-prompts", "10", "--num-inference-steps", "5"]) == 0
+    assert main(["inspect", sd3_folder, "--json", "--num-prompts", "10", "--num-inference-steps", "5", "--calibration", "live"]) == 0
     plan = json.loads(capsys.readouterr().out)
     assert (plan["path"], plan["layers"], plan["units"], len(plan["packages"])) == (sd3_folder, 33, 12, 4)
     assert plan["denoiser_passes"] == 4 * 10 * 5

@@ -79,3 +79,11 @@ def test_blocks():
 
 def test_every_field_has_a_help_text():
     assert all(len(f.metadata["help"]) > 10 for f in dataclasses.fields(PruningConfig))
+
+
+@pytest.mark.parametrize(
+    ("settings", "found"),
+    [({}, "single"), ({"packages": 4}, "live"), ({"packages": 4, "calibration": "replay"}, "replay"), ({"memory_budget_gib": 1.0}, "single")],
+)
+def test_calibration_is_a_single_pass_unless_packages_are_given(settings, found):
+    assert PruningConfig(**settings).calibrating == found

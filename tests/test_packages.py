@@ -58,11 +58,13 @@ def test_replays_packages_end_where_blocks_end_if_there_are_enough():
         assert [sum(unit[0] in p.taps for unit in units) for p in packages] == sizes
 
 
-def test_four_by_default_fewer_where_there_are_fewer_units():
+def test_one_by_default_four_where_they_are_calibrated_one_by_one_fewer_where_there_are_fewer_units():
     units = select(BLOCKS, PruningConfig(), LINEARS)
-    assert len(plan_packages(units, LINEARS, PruningConfig())) == 4
-    assert len(plan_packages(units, LINEARS, PruningConfig(method="magnitude"))) == 1  # its choice needs no Hessian
-    assert len(plan_packages(select(BLOCKS, PruningConfig(blocks="1", target="ffn"), LINEARS), LINEARS, PruningConfig())) == 2
+    assert len(plan_packages(units, LINEARS, PruningConfig())) == 1
+    live = {"calibration": "live"}
+    assert len(plan_packages(units, LINEARS, PruningConfig(**live))) == 4
+    assert len(plan_packages(units, LINEARS, PruningConfig(method="magnitude", **live))) == 1  # its choice needs no Hessian
+    assert len(plan_packages(select(BLOCKS, PruningConfig(blocks="1", target="ffn"), LINEARS), LINEARS, PruningConfig(**live))) == 2
     with pytest.raises(UserError, match="12 basic units, found 13"):
         plan_packages(units, LINEARS, PruningConfig(packages=13))
 

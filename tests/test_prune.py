@@ -87,7 +87,7 @@ def test_the_same_run_twice_is_the_same():
 
 
 def test_the_record_says_what_was_done():
-    report = prune_(sd3(), PROMPTS, PruningConfig(num_prompts=3, seed=7, blocks="1", **QUICK))
+    report = prune_(sd3(), PROMPTS, PruningConfig(num_prompts=3, seed=7, blocks="1", packages=4, **QUICK))
     assert len(report.prompts) == 3
     assert report.seeds == [7, 8, 9]
     assert [row.package for row in report.layers] == [0] * 6 + [1] * 2 + [2] * 2 + [3] * 2
