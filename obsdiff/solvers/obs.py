@@ -36,7 +36,7 @@ from .solution import Inputs, Solution, Target, lowest, lowest_in_groups
 BLOCK = 128
 STRIP = 16
 CONDITION = 2e4  # a float32 Hessian whose condition is about this or worse is factored in float64
-SMALL = 384  # triangular matrices up to this size are inverted by solving for the identity
+SMALL = 128  # triangular matrices up to this size are inverted by solving for the identity
 LADDER = (1, 10, 100, 1000)  # a Cholesky factorisation that fails is tried again with this much more damping
 
 Choose = Callable[[Tensor], Tensor]  # saliencies (columns, O) -> True where a weight goes
@@ -51,14 +51,17 @@ def obs(weights: list[Tensor], inputs: Inputs, target: Target) -> list[Solution]
     """
     hessian, dead = revive(inputs.hessian)
     factor, used = inverse_factor(hessian, target.damping)
-    columns = torch.cat([w.T.to(hessian) for w in weights], 1).masked_fill_(dead.unsqueeze(1), 0)
     sizes = [len(w) for w in weights]
+    columns = hessian.new_empty(len(hessian), sum(sizes))
+    for part, w in zip(columns.split(sizes, 1), weights, strict=True):
+        part.copy_(w.T)
+    columns[dead] = 0
     width = BLOCK
     if target.group:
         width = -(-BLOCK // target.group[1]) * target.group[1]  # rounded up to whole groups
-    kept, losses = sweep_(columns, factor, chooser(sizes, target), width, target.group[1] if target.group else None, target.compensate)
-    parts = zip(weights, columns.split(sizes, 1), kept.split(sizes, 1), losses.split(sizes), strict=True)
-    return [Solution(part.T.to(w.dtype).contiguous(), mask.T.contiguous(), loss.sum().item(), used) for w, part, mask, loss in parts]
+    gone, losses = sweep_(columns, factor, chooser(sizes, target), width, target.group[1] if target.group else None, target.compensate)
+    parts = zip(weights, columns.split(sizes, 1), gone.split(sizes, 1), losses.split(sizes), strict=True)
+    return [Solution(part.T.to(w.dtype).contiguous(), mask.T.logical_not(), loss.sum().item(), used) for w, part, mask, loss in parts]
 
 
 def revive(hessian: Tensor) -> tuple[Tensor, Tensor]:
@@ -145,14 +148,17 @@ def chooser(sizes: list[int], target: Target) -> Choose:
 
 
 def sweep_(columns: Tensor, factor: Tensor, choose: Choose, width: int = BLOCK, group: int | None = None, compensate: bool = True) -> tuple[Tensor, Tensor]:
-    """Prune columns (I, O), the transpose of W, from the first to the last. Returns the mask of kept weights (I, O) and each
+    """Prune columns (I, O), the transpose of W, from the first to the last. Returns the mask of removed weights (I, O) and each
     output's sum of saliencies (O,).
 
-    choose gets the saliencies of `width` columns, or of `group` columns each time the sweep reaches a group.
+    choose gets the saliencies of `width` columns, or of `group` columns each time the sweep reaches a group. Buffers are reused:
+    new memory costs more than what is computed in it.
     """
-    kept = torch.ones_like(columns, dtype=torch.bool)
-    losses = columns.new_zeros(columns.shape[1])
+    inputs, outputs = columns.shape
+    gone, losses = columns.new_zeros(inputs, outputs, dtype=torch.bool), columns.new_zeros(outputs)
     strip = -(-STRIP // group) * group if group else STRIP
+    spare = columns.new_empty(max(1, -(-inputs // (2 * width))) * width, outputs)
+    scales, errors = columns.new_empty(strip, outputs), columns.new_empty(strip, outputs)
 
     def halves(left: int, right: int, unit: int, each: Callable[[int, int], None]) -> None:
         """`each` unit from left to right; after a left half its right half is repaired. Where a weight went, its error is kept."""
@@ -161,33 +167,35 @@ def sweep_(columns: Tensor, factor: Tensor, choose: Choose, width: int = BLOCK, 
         middle = left + -(-(right - left) // (2 * unit)) * unit
         halves(left, middle, unit, each)
         if compensate:
-            errors = (~kept[left:middle]).to(columns).mul_(columns[left:middle])
-            columns[middle:right].addmm_(factor[left:middle, middle:right].T, errors, alpha=-1)  # (2)
+            half = spare[: middle - left].copy_(gone[left:middle]).mul_(columns[left:middle])
+            columns[middle:right].addmm_(factor[left:middle, middle:right].T, half, alpha=-1)  # (2)
         halves(middle, right, unit, each)
 
     def block(left: int, right: int) -> None:
         if not group:
-            kept[left:right] = ~choose(saliency(columns, factor, left, right))
+            gone[left:right] = choose(saliency(columns, factor, left, right, spare))
         halves(left, right, strip, one_by_one)
 
     def one_by_one(left: int, right: int) -> None:
-        errors = torch.empty_like(columns[left:right])
-        gone = (~kept[left:right]).to(columns)
+        scales[: right - left] = gone[left:right]
         for q in range(left, right):
             if group and q % group == 0:
-                kept[q : q + group] = ~choose(saliency(columns, factor, q, q + group))
-                gone[q - left : q - left + group] = ~kept[q : q + group]
-            error = torch.mul(columns[q], gone[q - left].div_(factor[q, q]), out=errors[q - left])
+                gone[q : q + group] = choose(saliency(columns, factor, q, q + group, spare))
+                scales[q - left : q - left + group] = gone[q : q + group]
+            error = torch.mul(columns[q], scales[q - left], out=errors[q - left]).div_(factor[q, q])
             if compensate:
                 columns[q + 1 : right].addr_(factor[q, q + 1 : right], error, alpha=-1)  # (2), inside the strip
-        losses.add_(errors.square().sum(0), alpha=0.5)  # (1)
-        columns[left:right].mul_(kept[left:right].to(columns)).add_(errors)
+        done = errors[: right - left]
+        columns[left:right].addcmul_(columns[left:right], scales[: right - left], value=-1).add_(done)
+        losses.add_(done.square_().sum(0), alpha=0.5)  # (1)
 
-    halves(0, len(columns), width, block)
-    columns.mul_(kept)
-    return kept, losses
+    halves(0, inputs, width, block)
+    for top in range(0, inputs, width):
+        part, away = columns[top : top + width], gone[top : top + width]
+        part.addcmul_(part, spare[: len(part)].copy_(away), value=-1)
+    return gone, losses
 
 
-def saliency(columns: Tensor, factor: Tensor, left: int, right: int) -> Tensor:
-    """(1) for columns left to right, without its factor 1/2, which changes no order: (right - left, O)."""
-    return (columns[left:right] / factor.diagonal()[left:right].unsqueeze(1)).square_()
+def saliency(columns: Tensor, factor: Tensor, left: int, right: int, spare: Tensor) -> Tensor:
+    """(1) for columns left to right, without its factor 1/2, which changes no order: (right - left, O), in the spare memory."""
+    return torch.div(columns[left:right], factor.diagonal()[left:right].unsqueeze(1), out=spare[: right - left]).square_()

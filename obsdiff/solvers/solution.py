@@ -12,7 +12,7 @@ from torch import Tensor
 
 PAIRWISE = 8  # in n:m groups of up to this size scores are compared pair by pair, which is faster than sorting
 
-SAMPLE = 2048  # of so many values the ones near the k-th tell where in the whole it is
+SAMPLE = 1024  # of so many values the ones near the k-th tell where in the whole it is
 
 
 @dataclass(frozen=True)
