@@ -7,8 +7,10 @@ from typing import Any
 from .builtin import builtin_info, builtin_path
 from .checkpoint import cast_, load_pipeline, whole_folder, write_pruned
 from .config import PruningConfig
+from .dense import dense_pass
 from .evaluate import Job, evaluate
 from .folder import Folder, open_folder, read_prompts
+from .gathering import DensePass
 from .judges.files import find_judges
 from .progress import say
 from .prune import prune_
@@ -39,11 +41,15 @@ def run_demo(output: Path, overwrite: bool = False) -> None:
     seeds = [FIRST_SEED + i for i in range(len(prompts))]
     began = time.perf_counter()
     with whole_folder(output, overwrite) as inside:
+        say("one dense pass over the calibration prompts, which all six share")
+        configs = {name: PruningConfig(num_prompts=CALIBRATION_PROMPTS, **settings, **changes) for name, changes in ROADS.items()}
+        known = read_prompts(path / "calibration_prompts.txt")
         runs = {}
-        for name, changes in ROADS.items():
-            say(f"{name}: pruning ({time.perf_counter() - began:.0f} s so far)")
-            config = PruningConfig(num_prompts=CALIBRATION_PROMPTS, **settings, **changes)
-            runs[name] = prune_into(inside / "models" / name.replace(" %", "").replace(" ", "-").replace(":", "of"), folder, config)
+        with dense_pass(load_pipeline(folder)[0], known, list(configs.values())) as dense:
+            for name, config in configs.items():
+                say(f"{name}: pruning ({time.perf_counter() - began:.0f} s so far)")
+                target = inside / "models" / name.replace(" %", "").replace(" ", "-").replace(":", "of")
+                runs[name] = prune_into(target, folder, known, config, dense)
         say(f"drawing {len(prompts)} prompts with each, measuring ({time.perf_counter() - began:.0f} s so far)")
         job = Job(folder, runs, prompts, seeds, settings, folder.denoiser(None), rounds=ROUNDS, label=MODEL, judges=find_judges({}, path))
         evaluate(job, inside / "run")
@@ -51,10 +57,10 @@ def run_demo(output: Path, overwrite: bool = False) -> None:
     say(f"{output / 'demo.html'}: the page ({time.perf_counter() - began:.0f} s in all)")
 
 
-def prune_into(target: Path, folder: Folder, config: PruningConfig) -> Any:
+def prune_into(target: Path, folder: Folder, prompts: list[str], config: PruningConfig, dense: DensePass) -> Any:
     """Prune the dense pipeline of a folder into another one; the new folder, opened."""
     pipe, formats = load_pipeline(folder)
-    report = prune_(pipe, read_prompts(folder.path / "calibration_prompts.txt"), config)
+    report = prune_(pipe, prompts, config, dense=dense)
     cast_(pipe, formats)
     target.parent.mkdir(exist_ok=True)
     target.mkdir()

@@ -60,7 +60,9 @@ def require_shared(config: PruningConfig, other: PruningConfig) -> None:
         raise UserError("dense pass: calibration live has none to share; use single or replay")
     for name in WHAT_IS_DRAWN:
         if getattr(config, name) != getattr(other, name):
-            raise UserError(f"dense pass: {name.replace('calibrating', 'calibration')} has to be the same for all configs, found {getattr(other, name)!r} and {getattr(config, name)!r}")
+            raise UserError(
+                f"dense pass: {name.replace('calibrating', 'calibration')} has to be the same for all configs, found {getattr(other, name)!r} and {getattr(config, name)!r}"
+            )
 
 
 def require_fitting(dense: DensePass | None, job: Job) -> None:
