@@ -40,19 +40,25 @@ def solve(weight: Tensor, hessian: Tensor, sparsity: float, group: tuple[int, in
 
 def prepare(weight: Tensor, hessian: Tensor, damping: float) -> tuple[Tensor, Tensor]:
     """A copy of the weight (O, I) in H's format, with zeros where the input always is zero, and R (I, I)."""
-    rows, hessian = weight.to(hessian.dtype, copy=True), hessian.clone()
+    rows = weight.to(hessian.dtype, copy=True)
+    rows[:, hessian.diagonal() == 0] = 0
+    return rows, upper_factor(damped(hessian, damping))
+
+
+def damped(hessian: Tensor, damping: float) -> Tensor:
+    """A copy of H with 1 on its diagonal where the input always is zero, then the damping in units of the mean diagonal."""
+    hessian = hessian.clone()
     dead = hessian.diagonal() == 0
     hessian[dead, dead] = 1
-    rows[:, dead] = 0
     hessian.diagonal().add_(damping * hessian.diagonal().mean())
-    return rows, upper_factor(hessian)
+    return hessian
 
 
 def upper_factor(hessian: Tensor) -> Tensor:
-    """R (I, I), upper triangular with R^T R = H^-1."""
-    lower = torch.linalg.cholesky(hessian)
-    inverse = torch.cholesky_inverse(lower)
-    return torch.linalg.cholesky(inverse, upper=True)
+    """R (I, I), upper triangular with R^T R = H^-1. One name for all, as in SparseGPT's code: each goes when the next is there."""
+    hessian = torch.linalg.cholesky(hessian)
+    hessian = torch.cholesky_inverse(hessian)
+    return torch.linalg.cholesky(hessian, upper=True)
 
 
 def below_threshold(block: Tensor, inside: Tensor, sparsity: float) -> Tensor:
