@@ -163,17 +163,19 @@ def packages(lab: Lab, rows: Rows) -> None:
 
 
 def calibration(lab: Lab, rows: Rows) -> None:
-    """Ours: where the Hessians come from, from one dense pass to a pass for every package."""
+    """Ours: where the Hessians come from, from one dense pass to a pass for every package. 2:4 with three calibration sets."""
     for way, settings in {"single": {}, "replay, 4 packages": {"packages": 4}, "live, 4 packages": {"packages": 4}}.items():
         shared = settings | lab.settings | {"calibration": way.partition(",")[0], "num_prompts": CALIBRATED[lab.model]}
         configs = {f"{s:.0%}": PruningConfig(sparsity=s, **shared) for s in (0.5, 0.6, 0.7)} | {"2:4": PruningConfig(pattern="2:4", **shared)}
+        configs |= {"structured 30%": PruningConfig(pattern="structured", sparsity=0.3, **shared)}
+        configs |= {f"2:4, seed {seed}": PruningConfig(pattern="2:4", seed=seed, **shared) for seed in SEEDS[1:]}
         missing = {target: config for target, config in configs.items() if f"{way}: {target}" not in rows.rows}
+        together = [config for config in missing.values() if config.seed == SEEDS[0]]
         with contextlib.ExitStack() as stack:
-            dense = None
-            if missing and shared["calibration"] != "live":
-                dense = stack.enter_context(dense_pass(lab.pipe, lab.calibration, list(missing.values())))
+            dense = stack.enter_context(dense_pass(lab.pipe, lab.calibration, together)) if together and shared["calibration"] != "live" else None
             for target, config in missing.items():
-                rows.keep(f"{way}: {target}", lambda config=config, dense=dense: live_row(lab, config, dense))
+                mine = dense if config in together else None
+                rows.keep(f"{way}: {target}", lambda config=config, mine=mine: live_row(lab, config, mine))
 
 
 def live(lab: Lab, config: PruningConfig, dense: DensePass | None = None) -> tuple[torch.nn.Module, Any]:
