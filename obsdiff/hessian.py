@@ -7,9 +7,9 @@ Kept are the sums xx = sum alpha x x^T, x = sum alpha x and sum alpha, and the n
 at the end. So batches, ranks and resumed runs merge by adding. H divides by the number of tokens, as the paper defines it;
 the mean and the variance of an input divide by sum alpha, without which a variance can come out negative.
 
-On a CPU the sums are float64, of products made in float32 image by image: with float32 sums the order of the tokens, hence the
-batch size, moved 0.3 % of the masks of the built-in model in two packages; so none, as an image's own product is the same
-whatever batch it is in (docs/log.md). Other devices, most of which are slow at float64, sum in float32.
+On a CPU products and sums are float64: in float32 the rounding, which an image's batch decides over, moves 0.01 % of the masks of
+the built-in model in one package and 0.2 % in two; in float64 none (docs/log.md). With `exact` off products are float32, image by
+image, which is 1.5 times faster. Other devices, most of which are slow at float64, compute in float32.
 
 xx is symmetric: only its lower triangle is summed, in tiles, and `matrix` mirrors it. Of an image's equal
 tokens (null text tokens, mostly) one is multiplied, times their number.
@@ -30,7 +30,7 @@ from torch import Tensor
 ENOUGH = 32  # distinct tokens are counted up to this many per column: more changes nothing
 MIX = 0.6180339887498949  # fractional multiples of the golden ratio: fixed, unrelated factors for the row sums
 TILE = (256, 512)  # rows and columns of xx that are summed together
-FEW = 64  # images of fewer tokens than this are summed together, in the sums' own precision
+FEW = 64  # images of fewer tokens than this are multiplied together, always in the sums' own dtype
 REPEATED = 0.9  # an image with a smaller share of distinct tokens than this has its equal ones merged
 
 
@@ -44,6 +44,7 @@ class Hessian:
     samples: int = 0
     alpha: float = 0.0
     seen: set[float] = field(default_factory=set, repr=False)
+    exact: bool = True
 
     @classmethod
     def zeros(cls, columns: int, device: torch.device | str = "cpu", dtype: torch.dtype | None = None) -> "Hessian":
@@ -67,8 +68,7 @@ class Hessian:
         return len(self.seen)
 
     def update(self, tokens: Tensor, weight: float = 1.0) -> None:
-        """Add the tokens of one denoising step, weighted by its alpha: (B, T, I), multiplied image by image in float32, or (T, I),
-        whose images are not known, multiplied in the Hessian's own dtype. Sums stay in that dtype."""
+        """Add the tokens of one denoising step, weighted by its alpha: (B, T, I), or (T, I) if their images are not known."""
         rows = tokens.reshape(-1, self.columns)
         sums = row_sums(rows)
         self.count(sums)
@@ -79,10 +79,11 @@ class Hessian:
 
     def factors(self, tokens: Tensor, sums: Tensor) -> list[tuple[Tensor, Tensor]]:
         """Pairs of matrices (T, I) whose products a^T b add up to sum x x^T."""
-        if tokens.dim() < 3 or tokens.shape[1] < FEW or tokens.dtype == torch.float64:
+        if tokens.dim() < 3 or tokens.shape[1] < FEW:
             rows = tokens.reshape(-1, self.columns).to(self.xx)
             return [(rows, rows)]
-        return [merged(image, its) for image, its in zip(tokens.float(), sums.view(len(tokens), -1), strict=True)]
+        dtype = self.xx.dtype if self.exact else torch.float32
+        return [merged(image.to(dtype), its) for image, its in zip(tokens, sums.view(len(tokens), -1), strict=True)]
 
     def add_products(self, factors: list[tuple[Tensor, Tensor]], weight: float) -> None:
         """Add a^T b of every pair to the lower triangle, tile after tile, each of which stays in the cache meanwhile."""

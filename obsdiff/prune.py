@@ -20,7 +20,6 @@ import warnings
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-import torch
 from torch import nn
 
 from .architectures import Tap, uncovered
@@ -151,7 +150,7 @@ def prune_tap_(denoiser: nn.Module, tap: Tap, hessian: Hessian, config: PruningC
     began = time.perf_counter()
     modules = [denoiser.get_submodule(layer) for layer in tap.layers]
     weights = [matrix(module) for module in modules]
-    square = hessian.matrix(torch.float32)
+    square = hessian.matrix()
     inputs = Inputs(square, hessian.mean(), hessian.variance())
     target = Target(config.removed, config.group, config.damping, config.compensation)
     try:

@@ -51,7 +51,7 @@ def prune_groups_(
         began = time.perf_counter()
         names = list(dict.fromkeys(name for group in together for name in group.consumers))
         before = {name: matrix(denoiser.get_submodule(name)).clone() for name in names}
-        matrices = {name: hessians[name].matrix(torch.float32) for name in names}
+        matrices = {name: hessians[name].matrix() for name in names}
         consumers = {name: begin(name, before[name], matrices[name], config) for name in names}
         records += [choose(denoiser, group, consumers, config, package) for group in together]
         for name in names:

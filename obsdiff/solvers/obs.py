@@ -17,7 +17,8 @@ sparsity; n:m groups are chosen when the sweep reaches them. The sweep is a recu
 product repairs the right half, then the right half; down to blocks, and inside them to strips of STRIP columns, which go one
 by one. W is kept transposed meanwhile, so that a column is contiguous.
 
-The sweep computes in the Hessian's dtype. A float32 H is factored in float32 where its condition allows, else in float64.
+The factor is computed in the Hessian's dtype, that of a float32 H in float64 where its condition asks for it; the sweep in float32,
+or float64 if the weights are.
 
 References:
     Hassibi, Stork, "Second order derivatives for network pruning: Optimal Brain Surgeon", 1992.
@@ -46,13 +47,14 @@ def obs(weights: list[Tensor], inputs: Inputs, target: Target) -> list[Solution]
     """Prune matrices (O, I) that read the same input, each to the target by itself. Of the inputs the Hessian counts.
 
     Without compensation the same kind of weights goes, by (1) with every weight as it was, and nothing is repaired.
-    Computes in the Hessian's dtype, returns the weights' dtypes. Raises NotPositiveDefinite if H has entries that are not
+    Returns the weights' dtypes. Raises NotPositiveDefinite if H has entries that are not
     finite or no damping on the ladder makes it positive definite.
     """
     hessian, dead = revive(inputs.hessian)
     factor, used = inverse_factor(hessian, target.damping)
     sizes = [len(w) for w in weights]
-    columns = hessian.new_empty(len(hessian), sum(sizes))
+    columns = factor.new_empty(len(hessian), sum(sizes), dtype=torch.promote_types(weights[0].dtype, torch.float32))
+    factor = factor.to(columns)
     for part, w in zip(columns.split(sizes, 1), weights, strict=True):
         part.copy_(w.T)
     columns[dead] = 0

@@ -56,10 +56,12 @@ class Consumer:
 
     @classmethod
     def begin(cls, weight: Tensor, hessian: Tensor, damping: float) -> "Consumer":
-        """Factor H once. Inputs that are always zero carry nothing: their columns become zero and cost nothing to remove."""
+        """Factor H once, in its dtype; all else is in float32, or float64 if the weight is. Inputs that are always zero carry
+        nothing: their columns become zero and cost nothing to remove."""
         live, dead = revive(hessian)
         factor, used = inverse_factor(live, damping)
-        rows = weight.to(hessian, copy=True)
+        rows = weight.to(hessian.device, torch.promote_types(weight.dtype, torch.float32), copy=True)
+        factor = factor.to(rows)
         rows[:, dead] = 0
         return cls(rows, factor, factor[:0], factor.square().sum(0), torch.ones_like(dead), used)
 
