@@ -182,8 +182,8 @@ def test_inspect_counts_the_passes_of_each_calibration(capsys, sd3_folder, calib
 
 
 def test_inspect_says_what_a_budget_sends_to_disk(capsys, sd3_folder):
-    assert main(["inspect", sd3_folder, "--calibration", "single", "--memory-budget-gib", "5e-4"]) == 0
-    assert re.search(r"memory      Hessians .* GiB, .* of them on disk, solving at most .* GiB, of a budget of 0\.0005;", capsys.readouterr().out)
+    assert main(["inspect", sd3_folder, "--calibration", "single", "--memory-budget-gib", "7e-4"]) == 0
+    assert re.search(r"memory      Hessians .* GiB, .* of them on disk, solving at most .* GiB, of a budget of 0\.0007;", capsys.readouterr().out)
 
 
 def test_inspect_runs_nothing_and_prints_the_plan(capsys, sd3_folder):

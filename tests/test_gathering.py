@@ -48,13 +48,13 @@ def test_hessians_that_do_not_fit_wait_on_disk_and_change_nothing(monkeypatch):
     monkeypatch.setattr(Hessian, "mapped", classmethod(spied))
     roomy, _ = pruned(sd3, calibration="single")
     assert not files
-    tight, _ = pruned(sd3, calibration="single", memory_budget_gib=500_000 / 2**30)
+    tight, _ = pruned(sd3, calibration="single", memory_budget_gib=700_000 / 2**30)
     assert files
     assert not any(file.exists() for file in files)
     assert all(torch.equal(tight[name], w) for name, w in roomy.items())
 
 
-@pytest.mark.parametrize("budget", [900_000, 1e9])
+@pytest.mark.parametrize("budget", [1_100_000, 1e9])
 def test_replay_inside_a_budget_changes_nothing(budget):
     tight, report = pruned(sd3, calibration="replay", memory_budget_gib=budget / 2**30)
     roomy, _ = pruned(sd3, calibration="replay", packages=len(report.packages))

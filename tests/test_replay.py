@@ -7,7 +7,8 @@ from obsdiff.architectures import find_blocks
 from obsdiff.calibration import calibrate
 from obsdiff.config import PruningConfig
 from obsdiff.errors import CalibrationError
-from obsdiff.packages import plan_packages, select
+from obsdiff.packages import plan_packages, select, select_groups
+from obsdiff.prune_structured import prune_groups_
 from obsdiff.recording import Shelf
 from obsdiff.replay import record, replayed
 from obsdiff.running import prepared
@@ -108,3 +109,29 @@ def test_a_call_ends_when_the_package_has_seen_its_inputs():
         pipe.transformer.get_submodule(layer).register_forward_hook(lambda module, args, out, layer=layer: computed.append(layer))
     replay_all(pipe, 3, lambda package: None)
     assert [computed.count(layer) for layer in layers] == [3, 3 + 3]  # the last layer in the recording alone; the first once more, pruned
+
+
+@pytest.mark.parametrize("make", [sd3, sd, flux])
+def test_shrunk_packages_are_replayed_as_they_are_then(make):
+    """Structured: the Hessians of the last package are those of the recorded calls through the model without the heads and neurons
+    that left before."""
+    pipe = make()
+    denoiser, config = denoiser_of(pipe), PruningConfig(pattern="structured", sparsity=0.5, packages=2, calibration="replay", keep_first_last=False, round_to=1)
+    linears = layer_shapes(denoiser)
+    blocks = find_blocks(linears)
+    first, last = plan_packages(select(blocks, config, linears), linears, config)
+    groups = [group for group in select_groups(blocks, config) if group.consumers[0] in first.layers]
+    with store(1e9) as waiting, prepared(pipe) as run:
+        shelf, job = Shelf(waiting), plan(height=16, width=16, weighting=("uniform", 1.0, 1.0))
+        trajectory, hessians = record(run, denoiser, blocks, list(first.taps), job, shelf, None, lambda n: None)
+        prune_groups_(denoiser, groups, {layer: h for tap, h in hessians.items() for layer in tap.layers}, config, 0)
+        found = {tap.layers[0]: h for tap, h in next(replayed(run, denoiser, trajectory, [first, last], job, None, lambda n: None)).items()}
+        seen = {layer: [] for layer in found}
+        for layer in found:
+            denoiser.get_submodule(layer).register_forward_pre_hook(lambda m, args, layer=layer: seen[layer].append(args[0].double().flatten(0, -2)))
+        with torch.no_grad():
+            for call in trajectory.recording.calls:
+                args, kwargs = shelf.get_all(call.inputs)
+                denoiser(*args, **kwargs)
+    for layer, hessian in found.items():
+        torch.testing.assert_close(hessian.matrix().double(), 2 * sum(x.T @ x for x in seen[layer]) / hessian.samples, rtol=1e-4, atol=1e-5)
