@@ -9,7 +9,7 @@ the mean and the variance of an input divide by sum alpha, without which a varia
 
 On a CPU products and sums are float64: in float32 the rounding, which an image's batch decides over, moves 0.01 % of the masks of
 the built-in model in one package and 0.2 % in two; in float64 none (docs/log.md). With `exact` off products are float32, image by
-image, which is 1.5 times faster. Other devices, most of which are slow at float64, compute in float32.
+image, which is about twice as fast. Other devices, most of which are slow at float64, compute in float32.
 
 xx is symmetric: only its lower triangle is summed, in tiles, and `matrix` mirrors it. Of an image's equal
 tokens (null text tokens, mostly) one is multiplied, times their number.
@@ -78,12 +78,17 @@ class Hessian:
         self.alpha += weight * len(rows)
 
     def factors(self, tokens: Tensor, sums: Tensor) -> list[tuple[Tensor, Tensor]]:
-        """Pairs of matrices (T, I) whose products a^T b add up to sum x x^T."""
+        """Pairs of matrices (T, I) whose products a^T b add up to sum x x^T: one pair if exact, else one of each image."""
         if tokens.dim() < 3 or tokens.shape[1] < FEW:
             rows = tokens.reshape(-1, self.columns).to(self.xx)
             return [(rows, rows)]
         dtype = self.xx.dtype if self.exact else torch.float32
-        return [merged(image.to(dtype), its) for image, its in zip(tokens, sums.view(len(tokens), -1), strict=True)]
+        pairs = [merged(image.to(dtype), its) for image, its in zip(tokens, sums.view(len(tokens), -1), strict=True)]
+        if not self.exact:
+            return pairs
+        if all(a is b for a, b in pairs):
+            return [(rows := tokens.reshape(-1, self.columns).to(dtype), rows)]
+        return [(torch.cat([a for a, _ in pairs]), torch.cat([b for _, b in pairs]))]
 
     def add_products(self, factors: list[tuple[Tensor, Tensor]], weight: float) -> None:
         """Add a^T b of every pair to the lower triangle, tile after tile, each of which stays in the cache meanwhile."""

@@ -90,12 +90,16 @@ def test_equal_tokens_of_an_image_are_multiplied_once():
     x = torch.randn(2, 100, 6)
     x[:, 10:] = x[:, 10:11]
     x[1, 99] += 1
-    x = x.double()
-    h = Hessian.zeros(6)
+    h = Hessian.zeros(6, dtype=torch.float32)
+    h.exact = False
     a, b = zip(*h.factors(x, row_sums(x.flatten(0, 1))), strict=True)
     assert [len(part) for part in b] == [11, 12]
     for image, left, right in zip(x, a, b, strict=True):
         torch.testing.assert_close(left.T @ right, image.T @ image, rtol=1e-4, atol=1e-4)
+    h.exact = True
+    ((left, right),) = h.factors(x, row_sums(x.flatten(0, 1)))
+    assert len(right) == 23
+    torch.testing.assert_close(left.T @ right, x.flatten(0, 1).T @ x.flatten(0, 1), rtol=1e-4, atol=1e-4)
     h.update(x)
     assert (h.samples, h.distinct) == (200, 23)
 
