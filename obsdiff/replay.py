@@ -72,7 +72,8 @@ def replayed(
     trajectory.outputs = [{} for _ in trajectory.recording.calls]
     run.recorded_steps = trajectory.recording.steps
     try:
-        for (start, _), (border, last), package in zip(reach, reach[1:], packages[1:], strict=False):
+        starts = [0, *(first for first, _ in reach[1:])]  # nothing is on the shelf before the first replay, whatever blocks stay dense
+        for start, (border, last), package in zip(starts, reach[1:], packages[1:], strict=False):
             hessians = new_hessians(denoiser, list(package.taps), device)
             account = Account(others=trajectory.recording.others.copy())
             with tapped(run, denoiser, hessians, account, plan.weighting, on_call), stopped_early(denoiser, trajectory, package):
@@ -119,6 +120,8 @@ def again(run: Run, denoiser: nn.Module, trajectory: Trajectory, number: int, st
     shelf, order, outputs, until = trajectory.recording.shelf, trajectory.order, trajectory.outputs[number], trajectory.until
 
     def answer(place: int) -> Any:
+        if place not in outputs and until[place] >= start:
+            raise RuntimeError(f"replay lost what {order.names[place]} gave, which a later block needs")
         return shelf.get_all(outputs[place]) if place in outputs else order.placeholder(number, place)
 
     def keep(place: int, module: nn.Module, args: Any, output: Any) -> None:

@@ -26,12 +26,12 @@ def hooks(model: torch.nn.Module) -> int:
     return sum(len(m._forward_pre_hooks) + len(m._forward_hooks) + ("forward" in vars(m)) for m in model.modules())
 
 
-def replay_all(pipe, packages: int, change, room: float = 1e9, job=None):
+def replay_all(pipe, packages: int, change, room: float = 1e9, job=None, wanted: str | None = None):
     """{layer: Hessian} of every package by replay; change(package) stands for pruning it. Also the inputs of the recorded calls."""
     denoiser, found = denoiser_of(pipe), {}
     before = hooks(denoiser)
     linears = layer_shapes(denoiser)
-    blocks, config = find_blocks(linears), PruningConfig(packages=packages, calibration="replay")
+    blocks, config = find_blocks(linears), PruningConfig(packages=packages, calibration="replay", blocks=wanted)
     plans = plan_packages(select(blocks, config, linears), linears, config)
     with store(room) as waiting, prepared(pipe) as run:
         shelf = Shelf(waiting)
@@ -48,11 +48,12 @@ def replay_all(pipe, packages: int, change, room: float = 1e9, job=None):
     return found, plans, inputs
 
 
-@pytest.mark.parametrize("room", [0, 1e9])
+@pytest.mark.parametrize(("room", "wanted"), [(0, None), (1e9, None), (1e9, "1-2")])
 @pytest.mark.parametrize("make", MAKERS)
-def test_nothing_pruned_gives_the_hessians_of_one_dense_pass(make, room):
+def test_nothing_pruned_gives_the_hessians_of_one_dense_pass(make, room, wanted):
+    """Also where the first block stays dense."""
     pipe = make()
-    found, plans, _ = replay_all(pipe, 4, lambda package: None, room)
+    found, plans, _ = replay_all(pipe, 4, lambda package: None, room, wanted=wanted)
     with prepared(pipe) as run:
         dense = calibrate(run, denoiser_of(pipe), [tap for p in plans for tap in p.taps], plan(height=16, width=16))
     for tap, hessian in dense.items():
