@@ -27,7 +27,7 @@ def draw_table(rows: list[dict[str, Any]], folder: Path = DOCS) -> Path:
         ax.set_yticks(range(len(some)), [row["name"] for row in reversed(some)])
         ax.set_title(title)
         ax.spines[["top", "right"]].set_visible(False)
-    figure.axes[0].legend(frameon=False)
+    figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False)
     return saved(figure, folder / "speed-table.png")
 
 
