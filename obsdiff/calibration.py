@@ -25,7 +25,7 @@ from .errors import CalibrationError
 from .folder import DENOISERS
 from .hessian import Hessian
 from .packages import bytes_of
-from .running import Prompt, Run
+from .running import Prompt, Run, hooked
 from .step_weights import step_weight
 from .store import Store
 from .unfolding import matrix, tokens
@@ -130,19 +130,12 @@ def tapped(
     run: Run, denoiser: nn.Module, hessians: dict[Tap, Hessian], account: Account, weighting: tuple[str, float, float], on_call: Callable[[int], None]
 ) -> Iterator[None]:
     """Hooks on the denoiser and on the tapped layers, removed on the way out."""
-    modules = dict(denoiser.named_modules())
-    handles = [denoiser.register_forward_pre_hook(denoiser_hook(run, account, on_call))]
-    handles += [other.register_forward_pre_hook(other_hook(run, account)) for other in other_modules(run, denoiser)]
-    try:
-        for tap, hessian in hessians.items():
-            shared = Shared(len(tap.layers))
-            for layer in tap.layers:
-                hook = layer_hook(run, account, layer, hessian, shared, weighting)
-                handles.append(modules[layer].register_forward_pre_hook(hook))
+    hooks = [(denoiser, denoiser_hook(run, account, on_call)), *((other, other_hook(run, account)) for other in other_modules(run, denoiser))]
+    for tap, hessian in hessians.items():
+        shared = Shared(len(tap.layers))
+        hooks += [(denoiser.get_submodule(layer), layer_hook(run, account, layer, hessian, shared, weighting)) for layer in tap.layers]
+    with hooked(module.register_forward_pre_hook(hook) for module, hook in hooks):
         yield
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def denoiser_hook(run: Run, account: Account, on_call: Callable[[int], None]) -> Callable:

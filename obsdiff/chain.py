@@ -4,7 +4,7 @@ A segment is a module of the denoiser that holds one or more blocks: transformer
 lies outside of segments (embeddings, norms at the end) is cheap and is run whenever the denoiser is.
 
 Who needs what is not guessed but tried: with the denoiser's forward as it is, every segment answers at once with a
-placeholder, one of them with NaN, and the segments whose inputs turn NaN are the ones that need it. In a chain every
+stand-in, one of them with NaN, and the segments whose inputs turn NaN are the ones that need it. In a chain every
 segment needs the one before it; a UNet's skips need more.
 """
 
@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_iter, tree_map_only
 
 from .architectures import Block, segment_of
-from .running import replaced
+from .running import hooked, replaced
 
 
 class Stop(Exception):
@@ -55,14 +55,10 @@ class Order:
         def count(layer: str, *_: Any) -> None:
             self.layers[layer] += 1
 
-        handles = [denoiser.register_forward_pre_hook(begin)]
-        handles += [denoiser.get_submodule(name).register_forward_hook(partial(end, name)) for name in self.candidates]
-        handles += [denoiser.get_submodule(name).register_forward_pre_hook(partial(count, name)) for name in self.layers]
-        try:
+        before = [(denoiser, begin), *((denoiser.get_submodule(name), partial(count, name)) for name in self.layers)]
+        after = [(denoiser.get_submodule(name), partial(end, name)) for name in self.candidates]
+        with hooked(module.register_forward_pre_hook(hook) for module, hook in before), hooked(module.register_forward_hook(hook) for module, hook in after):
             yield
-        finally:
-            for handle in handles:
-                handle.remove()
 
     def why_not(self) -> str | None:
         """Why the segments can't be run one by one; None if they can."""
@@ -72,7 +68,7 @@ class Order:
             return "its blocks are not called in the same order every time"
         return None
 
-    def placeholder(self, call: int, segment: int, value: float = 0.0) -> Any:
+    def stand_in(self, call: int, segment: int, value: float = 0.0) -> Any:
         """Something of the shape of what a segment gives in a call."""
         return tree_map_only(Tensor, lambda x: x.new_full(x.shape, value if x.is_floating_point() else 0), self.shapes[call][segment])
 
@@ -89,17 +85,13 @@ def answering(denoiser: nn.Module, names: list[str], answers: dict[int, Callable
 def needed_until(denoiser: nn.Module, order: Order, inputs: tuple[tuple, dict]) -> list[int]:
     """For each segment the place of the last one that reads its output: i + 1 all along for a chain. `inputs` are those of the first
     recorded call; no segment is computed."""
-    names, found = order.names, []
-    for poisoned in range(len(names)):
+    modules, found = [denoiser.get_submodule(name) for name in order.names], []
+    for poisoned in range(len(modules)):
         seen = [poisoned]
-        handles = [denoiser.get_submodule(name).register_forward_pre_hook(partial(note_nan, seen, i), with_kwargs=True) for i, name in enumerate(names)]
-        answers = {i: partial(order.placeholder, 0, i, float("nan") if i == poisoned else 1.0) for i in range(len(names))}
-        try:
-            with answering(denoiser, names, answers), torch.no_grad():
-                denoiser(*inputs[0], **inputs[1])
-        finally:
-            for handle in handles:
-                handle.remove()
+        hooks = (module.register_forward_pre_hook(partial(note_nan, seen, i), with_kwargs=True) for i, module in enumerate(modules))
+        answers = {i: partial(order.stand_in, 0, i, float("nan") if i == poisoned else 1.0) for i in range(len(modules))}
+        with hooked(hooks), answering(denoiser, order.names, answers), torch.no_grad():
+            denoiser(*inputs[0], **inputs[1])
         found.append(max(seen))
     return found
 

@@ -9,7 +9,7 @@ from .config import PruningConfig
 from .errors import UserError
 from .gathering import DensePass, Site, gather
 from .job import Job, job_of
-from .packages import room
+from .packages import Package, room
 from .progress import Progress
 from .running import Prompt, prepared
 from .store import store
@@ -43,13 +43,13 @@ def dense_pass(pipe: Any, prompts: Sequence[Prompt], configs: Sequence[PruningCo
         yield found
 
 
-def first_packages(job: Job) -> list:
+def first_packages(job: Job) -> list[Package]:
     """The packages whose Hessians a dense pass gathers: all, or for replay the first."""
     return job.packages if job.config.calibrating == "single" else job.packages[:1]
 
 
 WHAT_IS_DRAWN = (
-    "calibrating", "num_prompts", "num_inference_steps", "guidance_scale", "height", "width", "batch_size", "seed", "step_weighting",
+    "num_prompts", "num_inference_steps", "guidance_scale", "height", "width", "batch_size", "seed", "step_weighting",
     "step_weight_min", "step_weight_max", "target", "component", "dtype", "device", "offload_device",
 )  # fmt: skip
 
@@ -58,11 +58,10 @@ def require_shared(config: PruningConfig, other: PruningConfig) -> None:
     """UserError unless two configs can share a dense pass."""
     if config.calibrating == "live":
         raise UserError("dense pass: calibration live has none to share; use single or replay")
-    for name in WHAT_IS_DRAWN:
-        if getattr(config, name) != getattr(other, name):
-            raise UserError(
-                f"dense pass: {name.replace('calibrating', 'calibration')} has to be the same for all configs, found {getattr(other, name)!r} and {getattr(config, name)!r}"
-            )
+    mine, theirs = ({"calibration": c.calibrating} | {name: getattr(c, name) for name in WHAT_IS_DRAWN} for c in (config, other))
+    for name, value in theirs.items():
+        if mine[name] != value:
+            raise UserError(f"dense pass: {name} has to be the same for all configs, found {value!r} and {mine[name]!r}")
 
 
 def require_fitting(dense: DensePass | None, job: Job) -> None:

@@ -8,8 +8,8 @@ at the end. So batches, ranks and resumed runs merge by adding. H divides by the
 the mean and the variance of an input divide by sum alpha, without which a variance can come out negative.
 
 On a CPU products and sums are float64: in float32 the rounding, which an image's batch decides over, moves 0.01 % of the masks of
-the built-in model in one package and 0.2 % in two; in float64 none (docs/log.md). With `exact` off products are float32, image by
-image, which is about twice as fast. Other devices, most of which are slow at float64, compute in float32.
+the built-in model in one package and 0.2 % in two; in float64 none (docs/log.md). Other devices, most of which are slow at float64,
+compute in float32.
 
 xx is symmetric: only its lower triangle is summed, in tiles, and `matrix` mirrors it. Of an image's equal
 tokens (null text tokens, mostly) one is multiplied, times their number.
@@ -30,7 +30,7 @@ from torch import Tensor
 ENOUGH = 32  # distinct tokens are counted up to this many per column: more changes nothing
 MIX = 0.6180339887498949  # fractional multiples of the golden ratio: fixed, unrelated factors for the row sums
 TILE = (256, 512)  # rows and columns of xx that are summed together
-FEW = 64  # images of fewer tokens than this are multiplied together, always in the sums' own dtype
+FEW = 64  # images of fewer tokens than this are not searched for equal ones
 REPEATED = 0.9  # an image with a smaller share of distinct tokens than this has its equal ones merged
 
 
@@ -44,7 +44,6 @@ class Hessian:
     samples: int = 0
     alpha: float = 0.0
     seen: set[float] = field(default_factory=set, repr=False)
-    exact: bool = True
 
     @classmethod
     def zeros(cls, columns: int, device: torch.device | str = "cpu", dtype: torch.dtype | None = None) -> "Hessian":
@@ -69,34 +68,15 @@ class Hessian:
 
     def update(self, tokens: Tensor, weight: float = 1.0) -> None:
         """Add the tokens of one denoising step, weighted by its alpha: (B, T, I), or (T, I) if their images are not known."""
-        rows = tokens.reshape(-1, self.columns)
-        sums = row_sums(rows)
+        sums = row_sums(tokens.reshape(-1, self.columns))
         self.count(sums)
-        self.add_products(self.factors(tokens, sums), weight)
-        self.x.add_(rows.sum(0, dtype=self.x.dtype), alpha=weight)
+        rows = tokens.reshape(-1, self.columns).to(self.xx)
+        a, b = factors(rows, sums, tokens.shape[1]) if tokens.dim() == 3 else (rows, rows)
+        for tile, left, right in self.tiles():
+            tile.add_(a[:, left].T @ b[:, right], alpha=weight)
+        self.x.add_(rows.sum(0), alpha=weight)
         self.samples += len(rows)
         self.alpha += weight * len(rows)
-
-    def factors(self, tokens: Tensor, sums: Tensor) -> list[tuple[Tensor, Tensor]]:
-        """Pairs of matrices (T, I) whose products a^T b add up to sum x x^T: one pair if exact, else one of each image."""
-        if tokens.dim() < 3 or tokens.shape[1] < FEW:
-            rows = tokens.reshape(-1, self.columns).to(self.xx)
-            return [(rows, rows)]
-        dtype = self.xx.dtype if self.exact else torch.float32
-        pairs = [merged(image.to(dtype), its) for image, its in zip(tokens, sums.view(len(tokens), -1), strict=True)]
-        if not self.exact:
-            return pairs
-        if all(a is b for a, b in pairs):
-            return [(rows := tokens.reshape(-1, self.columns).to(dtype), rows)]
-        return [(torch.cat([a for a, _ in pairs]), torch.cat([b for _, b in pairs]))]
-
-    def add_products(self, factors: list[tuple[Tensor, Tensor]], weight: float) -> None:
-        """Add a^T b of every pair to the lower triangle, tile after tile, each of which stays in the cache meanwhile."""
-        for tile, rows, columns in self.tiles():
-            total = torch.zeros_like(tile)
-            for a, b in factors:
-                total.add_(a[:, rows].T @ b[:, columns])
-            tile.add_(total, alpha=weight)
 
     def tiles(self) -> Iterator[tuple[Tensor, slice, slice]]:
         """Views of xx that cover its lower triangle, with their rows and columns."""
@@ -119,9 +99,9 @@ class Hessian:
         self.alpha += other.alpha
         self.seen |= other.seen
 
-    def matrix(self, dtype: torch.dtype | None = None) -> Tensor:
-        """H (I, I): twice the weighted mean of x x^T, both triangles. dtype: that of the sums, unless given."""
-        square = self.xx.new_empty(self.xx.shape, dtype=dtype or self.xx.dtype)
+    def matrix(self) -> Tensor:
+        """H (I, I): twice the weighted mean of x x^T, both triangles."""
+        square = torch.empty_like(self.xx)
         for tile, rows, columns in self.tiles():
             part = tile * (2.0 / max(1, self.samples))
             square[rows, columns] = part
@@ -143,6 +123,16 @@ def row_sums(rows: Tensor) -> Tensor:
     numbers = rows if rows.dtype == torch.float64 else rows.float()
     mix = torch.arange(1, rows.shape[1] + 1, device=rows.device, dtype=torch.float64).mul_(MIX).frac_()
     return (numbers * mix.to(numbers)).sum(1)
+
+
+def factors(rows: Tensor, sums: Tensor, image: int) -> tuple[Tensor, Tensor]:
+    """Two matrices whose product a^T b is the sum of x x^T over the rows (T, I), of which every `image` are an image's tokens."""
+    if image < FEW:
+        return rows, rows
+    pairs = [merged(part, its) for part, its in zip(rows.split(image), sums.split(image), strict=True)]
+    if all(a is b for a, b in pairs):
+        return rows, rows
+    return torch.cat([a for a, _ in pairs]), torch.cat([b for _, b in pairs])
 
 
 def merged(image: Tensor, sums: Tensor) -> tuple[Tensor, Tensor]:

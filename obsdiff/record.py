@@ -45,7 +45,8 @@ class GroupRecord:
 @dataclass
 class PruningReport:
     """What prune_ did: the settings it resolved, every layer, and the seconds of each phase. `parameters` counts the whole
-    component before and after; `memory` is the process's anonymous memory before the run and at its peak, in bytes; `layers` of a structured run are those that read the removed heads and neurons."""
+    component before and after; `memory` is the process's anonymous memory before the run and at its peak, in bytes; `layers` of a
+    structured run are those that read the removed heads and neurons."""
 
     config: dict[str, Any]
     settings: dict[str, Any] = field(default_factory=dict)

@@ -20,45 +20,38 @@ from .running import Run
 from .store import Store
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Kept:
-    """Where a tensor stood: its number on the shelf."""
+    """Stands for a tensor that was put on the shelf: it, or its file; the device that it came from; its bytes."""
 
-    number: int
+    held: Tensor | Path
+    home: torch.device
+    size: int
 
 
-@dataclass
+@dataclass(frozen=True)
 class Shelf:
-    """Tensors by number, in the store's memory or its files. They come back on the device that they came from; memory is that of
-    `device` (default: their own)."""
+    """Tensors in the store's memory or its files. They come back on the device that they came from; memory is that of `device` (default:
+    their own)."""
 
     store: Store
     device: str | None = None
-    held: dict[int, Tensor | Path] = field(default_factory=dict)
-    home: dict[int, torch.device] = field(default_factory=dict)
-    sizes: dict[int, int] = field(default_factory=dict)
-    count: int = 0
 
     def put(self, tensor: Tensor) -> Kept:
         """Keep a copy."""
-        self.count += 1
         size = tensor.numel() * tensor.element_size()
         file = self.store.take(size)
         if file:
             save_file({"x": tensor.detach().cpu().contiguous()}, file)
-        self.held[self.count] = file or tensor.detach().to(self.device or tensor.device, copy=True)
-        self.home[self.count], self.sizes[self.count] = tensor.device, size
-        return Kept(self.count)
+        return Kept(file or tensor.detach().to(self.device or tensor.device, copy=True, memory_format=torch.contiguous_format), tensor.device, size)
 
     def get(self, kept: Kept) -> Tensor:
-        held = self.held[kept.number]
-        return (load_file(held)["x"] if isinstance(held, Path) else held).to(self.home[kept.number])
+        """The tensor, contiguous. One from a file is copied out of it: where it lies in memory decides how products round."""
+        return load_file(kept.held)["x"].to(kept.home, copy=True) if isinstance(kept.held, Path) else kept.held.to(kept.home)
 
     def drop(self, kept: Kept) -> None:
-        """Forget a tensor."""
-        held = self.held.pop(kept.number)
-        self.store.give_back(self.sizes.pop(kept.number), held if isinstance(held, Path) else None)
-        del self.home[kept.number]
+        """Give a tensor's room back; whoever has the Kept forgets it."""
+        self.store.give_back(kept.size, kept.held if isinstance(kept.held, Path) else None)
 
     def put_all(self, tree: Any) -> Any:
         """The tree (tuples, lists, dicts) with its tensors on the shelf."""
@@ -111,8 +104,5 @@ def recorded(run: Run, denoiser: nn.Module, recording: Recording) -> Iterator[No
     def hook(_: nn.Module, args: tuple, kwargs: dict) -> None:
         recording.add(run, args, kwargs)
 
-    handle = denoiser.register_forward_pre_hook(hook, with_kwargs=True)
-    try:
+    with denoiser.register_forward_pre_hook(hook, with_kwargs=True):
         yield
-    finally:
-        handle.remove()

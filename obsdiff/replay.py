@@ -22,7 +22,7 @@ from .errors import CalibrationError
 from .hessian import Hessian
 from .packages import Package
 from .recording import Call, Recording, Shelf, recorded
-from .running import Run
+from .running import Run, hooked
 
 
 @dataclass
@@ -55,10 +55,12 @@ def record(
 def spans(packages: list[Package], trajectory: Trajectory) -> list[tuple[int, int]]:
     """First and last segment of each package, by their places. CalibrationError if they can't be run one after the other."""
     places = {name: i for i, name in enumerate(trajectory.order.names)}
-    why_not = trajectory.why_not
-    found = [] if why_not else [(min(some), max(some)) for some in ([places[segment_of(layer)] for layer in package.layers] for package in packages)]
-    if found != sorted(found):
-        why_not = "its packages do not follow the order in which its blocks are called"
+    why_not, found = trajectory.why_not, []
+    if not why_not:
+        inside = [[places[segment_of(layer)] for layer in package.layers] for package in packages]
+        found = [(min(some), max(some)) for some in inside]
+        if found != sorted(found):
+            why_not = "its packages do not follow the order in which its blocks are called"
     if why_not:
         raise CalibrationError(f"calibration replay can't run this model block by block: {why_not}; take live or single")
     return found
@@ -105,13 +107,9 @@ def stopped_early(denoiser: nn.Module, trajectory: Trajectory, package: Package)
         if not left:
             raise Stop
 
-    handles = [denoiser.register_forward_pre_hook(begin)]
-    handles += [denoiser.get_submodule(layer).register_forward_pre_hook(partial(seen, layer)) for layer in package.layers]
-    try:
+    hooks = [(denoiser, begin), *((denoiser.get_submodule(layer), partial(seen, layer)) for layer in package.layers)]
+    with hooked(module.register_forward_pre_hook(hook) for module, hook in hooks):
         yield
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def again(run: Run, denoiser: nn.Module, trajectory: Trajectory, number: int, start: int, border: int, last: int) -> None:
@@ -122,7 +120,7 @@ def again(run: Run, denoiser: nn.Module, trajectory: Trajectory, number: int, st
     def answer(place: int) -> Any:
         if place not in outputs and until[place] >= start:
             raise RuntimeError(f"replay lost what {order.names[place]} gave, which a later block needs")
-        return shelf.get_all(outputs[place]) if place in outputs else order.placeholder(number, place)
+        return shelf.get_all(outputs[place]) if place in outputs else order.stand_in(number, place)
 
     def keep(place: int, module: nn.Module, args: Any, output: Any) -> None:
         if until[place] >= border:
@@ -131,15 +129,11 @@ def again(run: Run, denoiser: nn.Module, trajectory: Trajectory, number: int, st
     def stop() -> None:
         raise Stop
 
-    handles = [denoiser.get_submodule(order.names[i]).register_forward_hook(partial(keep, i)) for i in range(start, border)]
+    hooks = (denoiser.get_submodule(order.names[i]).register_forward_hook(partial(keep, i)) for i in range(start, border))
     answers = {i: partial(answer, i) for i in range(start)} | dict.fromkeys(range(last + 1, len(order.names)), stop)
     run.step, run.prompts = call.step, call.prompts
     args, kwargs = shelf.get_all(call.inputs)
-    try:
-        with answering(denoiser, order.names, answers), torch.no_grad(), contextlib.suppress(Stop):
-            denoiser(*args, **kwargs)
-    finally:
-        for handle in handles:
-            handle.remove()
+    with hooked(hooks), answering(denoiser, order.names, answers), torch.no_grad(), contextlib.suppress(Stop):
+        denoiser(*args, **kwargs)
     for place in [place for place in outputs if until[place] < border]:
         shelf.drop_all(outputs.pop(place))

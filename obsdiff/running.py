@@ -7,12 +7,13 @@ keeps its state; progress bars, module modes and random state come back as they 
 import contextlib
 import copy
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from diffusers import SchedulerMixin
+from torch.utils.hooks import RemovableHandle
 
 from .errors import UserError
 
@@ -159,6 +160,15 @@ def no_decoding(pipe: Any) -> Iterator[None]:
         return DecoderOutput(sample=latents) if return_dict else (latents,)
 
     with replaced(vae, "decode", undecoded):
+        yield
+
+
+@contextlib.contextmanager
+def hooked(handles: Iterable[RemovableHandle]) -> Iterator[None]:
+    """Hooks for a while; `handles` registers them, one after the other."""
+    with contextlib.ExitStack() as undo:
+        for handle in handles:
+            undo.enter_context(handle)
         yield
 
 
