@@ -1,6 +1,7 @@
 """One dense pass over the calibration prompts, for several prunings of one model."""
 
 import contextlib
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
@@ -39,7 +40,11 @@ def dense_pass(pipe: Any, prompts: Sequence[Prompt], configs: Sequence[PruningCo
     with store(smallest) as waiting:
         with prepared(pipe, first.scheduler) as run, Progress(progress, 1, len(first.plan.prompts)) as bar:
             site = Site(run, first.denoiser, first.blocks, first.plan, waiting, first.config.offload_device, lambda prompts: bar.advance(prompts, run.steps))
+            began = time.perf_counter()
             found = gather(site, taps, first.config.calibrating)
+            found.seconds = time.perf_counter() - began
+        for hessian in found.hessians.values():
+            hessian.shared = True
         yield found
 
 

@@ -44,11 +44,13 @@ class Site:
 
 @dataclass
 class DensePass:
-    """What one dense pass over the calibration prompts left: the Hessians by layer, and for replay the recorded trajectory."""
+    """What one dense pass over the calibration prompts left: the Hessians by layer, and for replay the recorded trajectory; and the
+    seconds that it took."""
 
     plan: Plan
     hessians: dict[str, Hessian] = field(default_factory=dict)
     trajectory: Trajectory | None = None
+    seconds: float = 0.0
 
     def of(self, taps: tuple[Tap, ...]) -> Hessians:
         missing = [tap.layers[0] for tap in taps if tap.layers[0] not in self.hessians]

@@ -37,12 +37,13 @@ REPEATED = 0.9  # an image with a smaller share of distinct tokens than this has
 @dataclass
 class Hessian:
     """Raw weighted sums of the inputs of one tap: xx (I, I), of which the lower triangle counts, x (I,), alpha, and how many tokens,
-    how many of them distinct."""
+    how many of them distinct. Shared: several prunings read it."""
 
     xx: Tensor
     x: Tensor
     samples: int = 0
     alpha: float = 0.0
+    shared: bool = False
     seen: set[float] = field(default_factory=set, repr=False)
 
     @classmethod
@@ -59,7 +60,7 @@ class Hessian:
 
     @property
     def columns(self) -> int:
-        return self.xx.shape[0]
+        return self.x.shape[0]
 
     @property
     def distinct(self) -> int:
@@ -101,7 +102,18 @@ class Hessian:
 
     def matrix(self) -> Tensor:
         """H (I, I): twice the weighted mean of x x^T, both triangles."""
-        square = torch.empty_like(self.xx)
+        return self.write(torch.empty_like(self.xx))
+
+    def take(self) -> Tensor:
+        """H as `matrix` gives it, in the memory of xx, which is lost: nothing but `mean` and the counts is left afterwards. A copy if
+        the Hessian is shared."""
+        if self.shared:
+            return self.matrix()
+        square = self.write(self.xx)
+        self.xx = square.new_empty(0, 0)
+        return square
+
+    def write(self, square: Tensor) -> Tensor:
         for tile, rows, columns in self.tiles():
             part = tile * (2.0 / max(1, self.samples))
             square[rows, columns] = part

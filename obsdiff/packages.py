@@ -112,14 +112,14 @@ def check_columns(units: list[Unit], config: PruningConfig, linears: Mapping[str
 
 
 def work_bytes(taps: Iterable[Tap], linears: Mapping[str, Shape], config: PruningConfig) -> int:
-    """Bytes that solving takes at most beside the Hessians it reads: H, once more if it has dead inputs, and its factor in float64, the
-    factor in float32, and four copies of the stacked weights in float32. Structured pruning keeps the rows of what left, and solves both
-    streams of an attention at once."""
+    """Bytes that solving takes at most beside the Hessians it reads: a copy of H if several prunings share it, its factor in float64 and
+    what that takes to invert, and four copies of the stacked weights in float32. Structured pruning keeps the rows of what left, and
+    solves both streams of an attention at once."""
     structured = config.pattern == "structured"
 
     def of(tap: Tap) -> int:
         columns, rows = linears[tap.layers[0]][1], sum(linears[layer][0] for layer in tap.layers)
-        return round((28 + 4 * config.removed * structured) * columns * columns) + 16 * rows * columns
+        return round((18 + 4 * config.removed * structured) * columns * columns) + 16 * rows * columns
 
     return max(of(tap) for tap in taps) * (1 + structured)
 

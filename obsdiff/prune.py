@@ -63,6 +63,8 @@ def prune_(
     job = job_of(pipe, prompts, config)
     require_fitting(dense, job)
     report = report_of(pipe, job)
+    if dense:
+        report.seconds["shared dense pass"] = dense.seconds
     if config.device:
         pipe.to(config.device)
     passes = len(job.packages) if config.calibrating != "single" else 1
@@ -123,7 +125,7 @@ def note(report: PruningReport, text: str) -> None:
 
 
 def prune_package_(job: Job, index: int, gathered: Iterator[Hessians], report: PruningReport, bar: Progress, waiting: Store) -> None:
-    """Steps 3 and 4 for one package. Under a memory budget what is pruned waits on disk."""
+    """Steps 3 and 4 for one package, which uses up its Hessians. Under a memory budget what is pruned waits on disk."""
     package, config = job.packages[index], job.config
     bar.package(index)
     began = time.perf_counter()
@@ -150,8 +152,9 @@ def prune_tap_(denoiser: nn.Module, tap: Tap, hessian: Hessian, config: PruningC
     began = time.perf_counter()
     modules = [denoiser.get_submodule(layer) for layer in tap.layers]
     weights = [matrix(module) for module in modules]
-    square = hessian.matrix()
-    inputs = Inputs(square, hessian.mean(), hessian.variance())
+    mean, variance = hessian.mean(), hessian.variance()
+    square = hessian.take()
+    inputs = Inputs(square, mean, variance)
     target = Target(config.removed, config.group, config.damping, config.compensation)
     try:
         solutions = SOLVERS[config.method]([w.to(square.device) for w in weights], inputs, target)

@@ -45,15 +45,18 @@ def require_prunable(denoiser: nn.Module, groups: list[Group]) -> None:
 def prune_groups_(
     denoiser: nn.Module, groups: list[Group], hessians: Mapping[str, Hessian], config: PruningConfig, package: int
 ) -> tuple[list[LayerRecord], list[GroupRecord]]:
-    """Prune the groups of one package in place; `hessians` are those of their consumers, by layer name."""
+    """Prune the groups of one package in place; `hessians` are those of their consumers, by layer name, and are used up."""
     layers, records = [], []
     for together in by_consumer(groups):
         began = time.perf_counter()
         names = list(dict.fromkeys(name for group in together for name in group.consumers))
         before = {name: matrix(denoiser.get_submodule(name)).clone() for name in names}
-        matrices = {name: hessians[name].matrix() for name in names}
+        squares = {id(hessian): hessian.take() for hessian in {id(hessians[name]): hessians[name] for name in names}.values()}
+        matrices = {name: squares[id(hessians[name])] for name in names}
         consumers = {name: begin(name, before[name], matrices[name], config) for name in names}
         records += [choose(denoiser, group, consumers, config, package) for group in together]
+        for name in names:
+            consumers[name].finish()
         for name in names:
             error = layer_error(before[name], consumers[name].weight, matrices[name])
             if config.method != "obs" or not config.compensation:

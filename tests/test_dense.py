@@ -26,7 +26,8 @@ def test_each_output_is_what_its_own_run_would_give(calibration):
         assert len(calls) == {"single": 3, "replay": 3 + 3}[calibration]  # replay tries three segments
         for config in configs:
             pipe = sd3()
-            obsdiff.prune_(pipe, PROMPTS[:3], config, dense=dense)
+            report = obsdiff.prune_(pipe, PROMPTS[:3], config, dense=dense)
+            assert report.seconds["shared dense pass"] == dense.seconds > 0
             expected = alone(config)
             assert all(torch.equal(w, expected[name]) for name, w in pipe.transformer.state_dict().items())
 

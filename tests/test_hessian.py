@@ -104,3 +104,25 @@ def test_rows_that_only_look_equal_are_not_merged():
     x = torch.randn(100, 6)
     a, b = merged(x, torch.zeros(100))
     assert a is b is x
+
+
+@pytest.mark.parametrize("columns", [2, 7, 256, 300, 1100])
+def test_taken_it_is_the_same_matrix_in_the_memory_of_the_sums(columns):
+    h = Hessian.zeros(columns)
+    h.update(torch.randn(40, columns), 1.1)
+    expected, where, mean = h.matrix(), h.xx.data_ptr(), h.mean()
+    found = h.take()
+    assert torch.equal(found, expected)
+    assert found.data_ptr() == where
+    assert torch.equal(h.mean(), mean)
+    assert (h.columns, h.samples) == (columns, 40)
+    with pytest.raises(RuntimeError):
+        h.variance()
+
+
+def test_what_is_shared_is_not_taken():
+    h = Hessian.zeros(3)
+    h.update(torch.randn(4, 3))
+    h.shared = True
+    assert torch.equal(h.take(), h.take())
+    assert h.variance().shape == (3,)

@@ -1,5 +1,6 @@
 """Properties of the solvers, in float64."""
 
+import gc
 import inspect
 import itertools
 from dataclasses import replace
@@ -12,7 +13,7 @@ from obsdiff.errors import NotPositiveDefinite
 from obsdiff.hessian import Hessian
 from obsdiff.solvers import BASELINES, SOLVERS, Inputs, Target
 from obsdiff.solvers.dsnot import CYCLES, THRESHOLD, dsnot
-from obsdiff.solvers.obs import CONDITION, condition, inverse_factor, obs, revive, sweep_
+from obsdiff.solvers.obs import CONDITION, condition, inverse_factor, narrow_, obs, sweep_
 from obsdiff.solvers.solution import kth_smallest, layer_error, lowest, lowest_in_groups, lowest_in_rows
 from obsdiff.solvers.wanda import wanda
 
@@ -82,7 +83,7 @@ def test_the_weights_of_a_whole_last_block_are_the_constrained_least_squares_opt
     kept = torch.rand(8, 160, generator=torch.Generator().manual_seed(1)) > 0.5
     kept[:, 128:] = True
     columns = iter([kept[:, :128], kept[:, 128:]])
-    factor, _ = inverse_factor(h, 0.0)
+    factor, _, _ = inverse_factor(h, 0.0)
     swept = w.T.contiguous()
     sweep_(swept, factor, lambda s: ~next(columns).T)
     for before, after in zip(w, swept.T, strict=True):
@@ -174,18 +175,29 @@ def test_what_no_damping_can_repair_is_an_error():
 
 def test_the_factor_is_that_of_the_inverse():
     _, h = problem(1, 50)
-    factor, used = inverse_factor(h, 0.0)
+    factor, dead, used = inverse_factor(h, 0.0)
+    assert not dead.any()
     assert used == 0
     torch.testing.assert_close(factor.T @ factor, torch.linalg.inv(h))
     assert torch.equal(factor, factor.triu())
 
 
-def test_revive_leaves_the_callers_hessian_alone():
+def test_dead_inputs_leave_the_callers_hessian_alone():
     h = torch.zeros(4, 4)
-    live, dead = revive(h)
+    factor, dead, _ = inverse_factor(h, 0.0)
     assert dead.all()
-    assert torch.equal(live, torch.eye(4))
+    assert torch.equal(factor, torch.eye(4))
     assert (h == 0).all()
+
+
+@pytest.mark.parametrize("size", [1, 5, 300])
+def test_narrowed_in_its_own_memory_it_is_the_same(size):
+    matrix = torch.randn(size, size, dtype=torch.float64)
+    expected, where = matrix.float(), matrix.data_ptr()
+    found = narrow_(matrix, torch.float32)
+    assert torch.equal(found, expected)
+    assert found.data_ptr() == where
+    assert torch.equal(narrow_(found, torch.float64), expected.double())
 
 
 def test_magnitude_by_hand():
@@ -358,8 +370,8 @@ def test_a_badly_conditioned_float32_hessian_is_factored_in_float64():
     scale = torch.logspace(0, -3, 320, dtype=torch.float64)
     h = (h * scale * scale.unsqueeze(1)).float()
     target = replace(HALF, damping=1e-5)
-    factor, used = inverse_factor(h, 1e-5)
-    exact, _ = inverse_factor(h.double(), 1e-5)
+    factor, _, used = inverse_factor(h, 1e-5)
+    exact, _, _ = inverse_factor(h.double(), 1e-5)
     assert condition(h, factor) > CONDITION
     assert (used, factor.dtype) == (1e-5, torch.float32)
     torch.testing.assert_close(factor, exact.float(), rtol=1e-5, atol=1e-7 * exact.abs().max().item())
@@ -372,3 +384,22 @@ def test_float32_agrees_with_float64():
     exact, quick = obs([w], seen(h), HALF)[0], obs([w.float()], seen(h.float()), HALF)[0]
     assert (exact.kept != quick.kept).double().mean() < 1e-3
     assert layer_error(w, quick.weight, h) == pytest.approx(layer_error(w, exact.weight, h), rel=1e-3)
+
+
+@pytest.mark.parametrize("pattern", ["half", "2:4"])
+@pytest.mark.parametrize("method", SOLVERS)
+def test_memory_is_free_when_a_solver_is_done(method, pattern):
+    """Nothing waits for the garbage collector: a layer's factor is as large as its Hessian."""
+    w, h = problem(8, 64)
+    gc.collect()
+    gc.disable()
+    try:
+        SOLVERS[method]([w], seen(h), HALF if pattern == "half" else Target(0.5, (2, 4)))
+        gc.set_debug(gc.DEBUG_SAVEALL)
+        gc.collect()
+        waiting = [tuple(found.shape) for found in gc.garbage if isinstance(found, torch.Tensor)]
+    finally:
+        gc.set_debug(0)
+        gc.garbage.clear()
+        gc.enable()
+    assert waiting == []

@@ -86,8 +86,8 @@ def solving(rows: list[int], columns: int, group: tuple[int, int] | None) -> Pie
     square = hessian.matrix().float()
 
     def ours() -> Callable[[], list[Tensor]]:
-        mine = copy.deepcopy(hessian)
-        return lambda: [s.weight for s in SOLVERS["obs"](weights, Inputs(mine.matrix(), mine.mean(), mine.variance()), Target(0.5, group, DAMPING))]
+        mine, variance = copy.deepcopy(hessian), hessian.variance()
+        return lambda: [s.weight for s in SOLVERS["obs"](weights, Inputs(mine.take(), mine.mean(), variance), Target(0.5, group, DAMPING))]
 
     return Piece(lambda: lambda: [solve(w, square, 0.5, group, DAMPING) for w in weights], ours)
 
@@ -102,7 +102,7 @@ def removing(rows: int, columns: int, streams: int, parts: list[Tensor], count: 
         mine = copy.deepcopy(hessians)
 
         def call() -> list[Tensor]:
-            consumers = [Consumer.begin(w, h.matrix(), DAMPING) for w, h in zip(weights, mine, strict=True)]
+            consumers = [Consumer.begin(w, h.take(), DAMPING) for w, h in zip(weights, mine, strict=True)]
             _ = obs_heads(consumers, parts, count) if heads else obs_neurons(consumers[0], torch.cat(parts), count)
             return [consumer.weight for consumer in consumers]
 

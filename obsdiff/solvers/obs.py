@@ -38,6 +38,7 @@ BLOCK = 128
 STRIP = 16
 CONDITION = 2e4  # a float32 Hessian whose condition is about this or worse is factored in float64
 SMALL = 128  # triangular matrices up to this size are inverted by solving for the identity
+PANEL = 512  # rows and columns of a triangular product that are computed together
 LADDER = (1, 10, 100, 1000)  # a Cholesky factorisation that fails is tried again with this much more damping
 
 Choose = Callable[[Tensor], Tensor]  # saliencies (columns, O) -> True where a weight goes
@@ -50,11 +51,10 @@ def obs(weights: list[Tensor], inputs: Inputs, target: Target) -> list[Solution]
     Returns the weights' dtypes. Raises NotPositiveDefinite if H has entries that are not
     finite or no damping on the ladder makes it positive definite.
     """
-    hessian, dead = revive(inputs.hessian)
-    factor, used = inverse_factor(hessian, target.damping)
+    factor, dead, used = inverse_factor(inputs.hessian, target.damping)
     sizes = [len(w) for w in weights]
-    columns = factor.new_empty(len(hessian), sum(sizes), dtype=torch.promote_types(weights[0].dtype, torch.float32))
-    factor = factor.to(columns)
+    columns = factor.new_empty(len(factor), sum(sizes), dtype=torch.promote_types(weights[0].dtype, torch.float32))
+    factor = narrow_(factor, columns.dtype)
     for part, w in zip(columns.split(sizes, 1), weights, strict=True):
         part.copy_(w.T)
     columns[dead] = 0
@@ -66,40 +66,35 @@ def obs(weights: list[Tensor], inputs: Inputs, target: Target) -> list[Solution]
     return [Solution(part.T.to(w.dtype).contiguous(), mask.T.logical_not(), loss.sum().item(), used) for w, part, mask, loss in parts]
 
 
-def revive(hessian: Tensor) -> tuple[Tensor, Tensor]:
-    """H whose inputs that are always zero have H_ii = 1 (a copy, if there are any), and a mask (I,) of those inputs."""
-    if not finite(hessian):
-        raise NotPositiveDefinite("the Hessian has entries that are inf or NaN")
-    dead = hessian.diagonal() == 0
-    if dead.any():
-        hessian = hessian.clone()
-        hessian.diagonal()[dead] = 1
-    return hessian, dead
-
-
 def finite(matrix: Tensor) -> bool:
     """Whether every entry is; mostly one pass, since inf and NaN never vanish from a sum."""
     return bool(matrix.sum().isfinite()) or bool(matrix.isfinite().all())
 
 
-def inverse_factor(hessian: Tensor, damping: float) -> tuple[Tensor, float]:
-    """R (I, I), upper triangular with R^T R = (H + d I)^-1, in H's dtype, and the damping that it took, in units of H's mean diagonal.
+def inverse_factor(hessian: Tensor, damping: float) -> tuple[Tensor, Tensor, float]:
+    """R (I, I), upper triangular with R^T R = (H + d I)^-1, in H's dtype, a mask (I,) of the inputs that are always zero, which count
+    as if they had H_ii = 1, and the damping d that it took, in units of H's mean diagonal.
 
     A factorisation that fails is repeated with more damping, up the LADDER; one in float32 whose H is badly conditioned in float64.
     """
+    if not finite(hessian):
+        raise NotPositiveDefinite("the Hessian has entries that are inf or NaN")
+    dead = hessian.diagonal() == 0
+    diagonal = hessian.diagonal().masked_fill(dead, 1)
     for step in LADDER:
         for dtype in dict.fromkeys((hessian.dtype, torch.float64)):
-            factor = factor_of_inverse(hessian, damping * step * hessian.diagonal().mean(), dtype)
+            factor = factor_of_inverse(hessian, diagonal + damping * step * diagonal.mean(), dtype)
             if factor is not None and (dtype == torch.float64 or condition(hessian, factor) < CONDITION):
-                return factor.to(hessian), damping * step
+                return factor.to(hessian), dead, damping * step
     raise NotPositiveDefinite(f"not positive definite with damping {damping:g} to {damping * LADDER[-1]:g} of the mean diagonal")
 
 
-def factor_of_inverse(hessian: Tensor, shift: Tensor, dtype: torch.dtype) -> Tensor | None:
-    """R (I, I) for H + shift I, or None if that can't be factored. One Cholesky and one triangular inverse, in one matrix: with J
-    the reversal, J (H + shift I) J = L L^T gives H + shift I = U U^T with U = J L J upper, so R = U^-1."""
-    matrix = reverse_(hessian.to(dtype, copy=True).contiguous())
-    matrix.diagonal().add_(shift)
+def factor_of_inverse(hessian: Tensor, diagonal: Tensor, dtype: torch.dtype) -> Tensor | None:
+    """R (I, I) for H with that diagonal (I,), or None if it can't be factored. One Cholesky and one triangular inverse, in one
+    matrix: with J the reversal, J H J = L L^T gives H = U U^T with U = J L J upper, so R = U^-1."""
+    matrix = hessian.to(dtype, copy=True).contiguous()
+    matrix.diagonal().copy_(diagonal)
+    reverse_(matrix)
     if not cholesky_(matrix):
         return None
     factor = reverse_(invert_(matrix))
@@ -109,6 +104,19 @@ def factor_of_inverse(hessian: Tensor, shift: Tensor, dtype: torch.dtype) -> Ten
 def condition(hessian: Tensor, factor: Tensor) -> float:
     """About the condition of H, from the R of its inverse: its Frobenius norm times the mean eigenvalue of the inverse."""
     return (torch.linalg.matrix_norm(hessian) * torch.linalg.matrix_norm(factor).square() / len(hessian)).item()
+
+
+def narrow_(matrix: Tensor, dtype: torch.dtype) -> Tensor:
+    """A contiguous matrix in another number format, if that is shorter in the memory it has: each part moves to where it or an
+    earlier one was."""
+    if dtype.itemsize >= matrix.dtype.itemsize:
+        return matrix.to(dtype)
+    wide, step = matrix.view(-1), SMALL * SMALL
+    narrow = wide.view(dtype)
+    for i in range(0, len(wide), step):
+        part = wide[i : i + step].to(dtype)
+        narrow[i : i + len(part)] = part
+    return narrow[: len(wide)].view_as(matrix)
 
 
 def reverse_(matrix: Tensor) -> Tensor:
@@ -131,13 +139,18 @@ def cholesky_(matrix: Tensor) -> bool:
 
 
 def invert_(lower: Tensor) -> Tensor:
-    """Invert a lower triangular matrix (I, I) in place: its halves by themselves, then one product with each. Solving for the
-    identity takes half as much time again."""
+    """Invert a lower triangular matrix (I, I) in place: its halves by themselves, then what is below them, - last below first, in
+    panels that leave out the zeros of both. Solving for the identity takes half as much time again."""
     if len(lower) <= SMALL:
         return lower.copy_(torch.linalg.solve_triangular(lower, torch.eye(len(lower), dtype=lower.dtype, device=lower.device), upper=False))
     half = len(lower) // 2
     first, last = invert_(lower[:half, :half]), invert_(lower[half:, half:])
-    torch.mm(last, (lower[half:, :half] @ first).neg_(), out=lower[half:, :half])
+    below = lower[half:, :half]
+    for left in range(0, half, PANEL):
+        part = (below[:, left:] @ first[left:, left : left + PANEL]).neg_()
+        for top in range(0, len(last), PANEL):
+            bottom = top + PANEL
+            torch.mm(last[top:bottom, :bottom], part[:bottom], out=below[top:bottom, left : left + PANEL])
     return lower
 
 
@@ -153,49 +166,60 @@ def sweep_(columns: Tensor, factor: Tensor, choose: Choose, width: int = BLOCK, 
     """Prune columns (I, O), the transpose of W, from the first to the last. Returns the mask of removed weights (I, O) and each
     output's sum of saliencies (O,).
 
-    choose gets the saliencies of `width` columns, or of `group` columns each time the sweep reaches a group. Buffers are reused:
-    new memory costs more than what is computed in it.
+    choose gets the saliencies of `width` columns, or of `group` columns each time the sweep reaches a group.
     """
-    inputs, outputs = columns.shape
-    gone, losses = columns.new_zeros(inputs, outputs, dtype=torch.bool), columns.new_zeros(outputs)
-    strip = -(-STRIP // group) * group if group else STRIP
-    spare = columns.new_empty(max(1, -(-inputs // (2 * width))) * width, outputs)
-    scales, errors = columns.new_empty(strip, outputs), columns.new_empty(strip, outputs)
+    sweep = Sweep(columns, factor, choose, width, group, compensate)
+    sweep.halves(0, len(columns), width, sweep.block)
+    for top in range(0, len(columns), width):
+        part, away = columns[top : top + width], sweep.gone[top : top + width]
+        part.addcmul_(part, sweep.spare[: len(part)].copy_(away), value=-1)
+    return sweep.gone, sweep.losses
 
-    def halves(left: int, right: int, unit: int, each: Callable[[int, int], None]) -> None:
+
+class Sweep:
+    """A sweep on its way. Buffers are reused: new memory costs more than what is computed in it."""
+
+    def __init__(self, columns: Tensor, factor: Tensor, choose: Choose, width: int, group: int | None, compensate: bool):
+        inputs, outputs = columns.shape
+        self.columns, self.factor, self.choose, self.group, self.compensate = columns, factor, choose, group, compensate
+        self.gone, self.losses = columns.new_zeros(inputs, outputs, dtype=torch.bool), columns.new_zeros(outputs)
+        self.strip = -(-STRIP // group) * group if group else STRIP
+        self.spare = columns.new_empty(max(1, -(-inputs // (2 * width))) * width, outputs)
+        self.scales, self.errors = columns.new_empty(self.strip, outputs), columns.new_empty(self.strip, outputs)
+
+    def halves(self, left: int, right: int, unit: int, each: Callable[[int, int], None]) -> None:
         """`each` unit from left to right; after a left half its right half is repaired. Where a weight went, its error is kept."""
         if right - left <= unit:
             return each(left, right)
         middle = left + -(-(right - left) // (2 * unit)) * unit
-        halves(left, middle, unit, each)
-        if compensate:
-            half = spare[: middle - left].copy_(gone[left:middle]).mul_(columns[left:middle])
-            columns[middle:right].addmm_(factor[left:middle, middle:right].T, half, alpha=-1)  # (2)
-        halves(middle, right, unit, each)
+        self.halves(left, middle, unit, each)
+        if self.compensate:
+            half = self.spare[: middle - left].copy_(self.gone[left:middle]).mul_(self.columns[left:middle])
+            self.columns[middle:right].addmm_(self.factor[left:middle, middle:right].T, half, alpha=-1)  # (2)
+        self.halves(middle, right, unit, each)
 
-    def block(left: int, right: int) -> None:
-        if not group:
-            gone[left:right] = choose(saliency(columns, factor, left, right, spare))
-        halves(left, right, strip, one_by_one)
+    def block(self, left: int, right: int) -> None:
+        """One threshold, then strip after strip; groups have thresholds of their own."""
+        if not self.group:
+            self.mark(left, right)
+        self.halves(left, right, self.strip, self.one_by_one)
 
-    def one_by_one(left: int, right: int) -> None:
-        scales[: right - left] = gone[left:right]
+    def mark(self, left: int, right: int) -> None:
+        self.gone[left:right] = self.choose(saliency(self.columns, self.factor, left, right, self.spare))
+
+    def one_by_one(self, left: int, right: int) -> None:
+        columns, factor, scales, errors = self.columns, self.factor, self.scales, self.errors
+        scales[: right - left] = self.gone[left:right]
         for q in range(left, right):
-            if group and q % group == 0:
-                gone[q : q + group] = choose(saliency(columns, factor, q, q + group, spare))
-                scales[q - left : q - left + group] = gone[q : q + group]
+            if self.group and q % self.group == 0:
+                self.mark(q, q + self.group)
+                scales[q - left : q - left + self.group] = self.gone[q : q + self.group]
             error = torch.mul(columns[q], scales[q - left], out=errors[q - left]).div_(factor[q, q])
-            if compensate:
+            if self.compensate:
                 columns[q + 1 : right].addr_(factor[q, q + 1 : right], error, alpha=-1)  # (2), inside the strip
         done = errors[: right - left]
         columns[left:right].addcmul_(columns[left:right], scales[: right - left], value=-1).add_(done)
-        losses.add_(done.square_().sum(0), alpha=0.5)  # (1)
-
-    halves(0, inputs, width, block)
-    for top in range(0, inputs, width):
-        part, away = columns[top : top + width], gone[top : top + width]
-        part.addcmul_(part, spare[: len(part)].copy_(away), value=-1)
-    return gone, losses
+        self.losses.add_(done.square_().sum(0), alpha=0.5)  # (1)
 
 
 def saliency(columns: Tensor, factor: Tensor, left: int, right: int, spare: Tensor) -> Tensor:

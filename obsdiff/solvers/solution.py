@@ -12,6 +12,7 @@ from torch import Tensor
 
 PAIRWISE = 8  # in n:m groups of up to this size scores are compared pair by pair, which is faster than sorting
 
+ROWS = 256  # of a weight whose error is computed together
 SAMPLE = 1024  # of so many values the ones near the k-th tell where in the whole it is
 
 
@@ -101,11 +102,16 @@ def ranks(scores: Sequence[Tensor]) -> list[Tensor]:
 
 def layer_error(weight: Tensor, pruned: Tensor, hessian: Tensor) -> float:
     """tr(D H D^T) / tr(W H W^T) with D the change of W: the share of the layer's output energy that pruning changed."""
-    whole = squared_error(weight, torch.zeros_like(weight), hessian)
+    whole = squared_error(weight, None, hessian)
     return squared_error(weight, pruned, hessian) / whole if whole > 0 else 0.0
 
 
-def squared_error(weight: Tensor, pruned: Tensor, hessian: Tensor) -> float:
-    """tr(D H D^T) with D the change of W."""
-    d = weight.to(hessian) - pruned.to(hessian)
-    return ((d @ hessian) * d).sum().item()
+def squared_error(weight: Tensor, pruned: Tensor | None, hessian: Tensor) -> float:
+    """tr(D H D^T) with D the change of W, or W itself if it is pruned to nothing (None). ROWS rows at a time."""
+    total = hessian.new_zeros(())
+    for top in range(0, len(weight), ROWS):
+        d = weight[top : top + ROWS].to(hessian)
+        if pruned is not None:
+            d = d - pruned[top : top + ROWS].to(hessian)
+        total += ((d @ hessian) * d).sum()
+    return total.item()

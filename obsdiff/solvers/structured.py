@@ -34,7 +34,7 @@ import torch
 from torch import Tensor
 
 from ..errors import NotPositiveDefinite
-from .obs import inverse_factor, revive
+from .obs import inverse_factor, narrow_
 
 RRF = 60  # k of reciprocal rank fusion
 SMALLEST = 8  # the last groups of neurons to leave have this size
@@ -43,12 +43,12 @@ SHARE = 8  # a group of neurons is one part in so many of those that have still 
 
 @dataclass
 class Consumer:
-    """A weight that reads what is pruned, in the middle of being pruned: W (O, I), R (I, I), the F of (6) for all columns that have
-    left (K, I), the diagonal of H^-1 as it is now (I,), which columns are left (I,), and half of what the squared error has grown by."""
+    """A weight that reads what is pruned, in the middle of being pruned: W (O, I), R (I, I), the F (C, I) of (6) of every
+    removal so far, the diagonal of H^-1 as it is now (I,), which columns are left (I,), and half of what the squared error has grown by."""
 
     weight: Tensor
     factor: Tensor
-    gone: Tensor
+    gone: list[Tensor]
     diagonal: Tensor
     left: Tensor
     damping: float
@@ -58,28 +58,29 @@ class Consumer:
     def begin(cls, weight: Tensor, hessian: Tensor, damping: float) -> "Consumer":
         """Factor H once, in its dtype; all else is in float32, or float64 if the weight is. Inputs that are always zero carry
         nothing: their columns become zero and cost nothing to remove."""
-        live, dead = revive(hessian)
-        factor, used = inverse_factor(live, damping)
+        factor, dead, used = inverse_factor(hessian, damping)
         rows = weight.to(hessian.device, torch.promote_types(weight.dtype, torch.float32), copy=True)
-        factor = factor.to(rows)
+        factor = narrow_(factor, rows.dtype)
         rows[:, dead] = 0
-        return cls(rows, factor, factor[:0], factor.square().sum(0), torch.ones_like(dead), used)
+        return cls(rows, factor, [], torch.linalg.vector_norm(factor, dim=0).square(), torch.ones_like(dead), used)
 
     @classmethod
     def untouched(cls, weight: Tensor, hessian: Tensor) -> "Consumer":
         """For methods that repair nothing: the weight as it is, and no factor."""
         nothing = hessian.new_empty(0, len(hessian))
-        return cls(weight.to(hessian, copy=True), nothing, nothing, hessian.diagonal(), hessian.new_ones(len(hessian), dtype=torch.bool), 0.0)
+        return cls(weight.to(hessian, copy=True), nothing, [], hessian.diagonal(), hessian.new_ones(len(hessian), dtype=torch.bool), 0.0)
 
     def losses(self) -> Tensor:
         """(1) for every column: (I,). Columns that have left count nothing."""
-        return torch.where(self.left, self.weight.square().sum(0) / (2 * self.diagonal.where(self.left, 1)), 0)
+        return torch.where(self.left, torch.linalg.vector_norm(self.weight, dim=0).square() / (2 * self.diagonal.where(self.left, 1)), 0)
 
     def inverse_rows(self, columns: Tensor) -> Tensor:
         """Rows (C, I) of the inverse of the remaining H, by (6)."""
         last = int(columns.max()) + 1  # R is upper triangular: below row q its column q is zero
         rows = self.factor[:last, columns].T @ self.factor[:last]
-        return rows.addmm_(self.gone[:, columns].T, self.gone, alpha=-1).masked_fill_(~self.left, 0)
+        for half in self.gone:
+            rows.addmm_(half[:, columns].T, half, alpha=-1)
+        return rows.masked_fill_(~self.left, 0)
 
     def remove(self, columns: Tensor, compensate: bool = True) -> None:
         """Take columns (C,) out: repair the weight by (4), the inverse by (6)."""
@@ -95,8 +96,12 @@ class Consumer:
         if compensate:
             self.weight.addmm_(share.T, half, alpha=-1)
         self.diagonal = self.diagonal - half.square().sum(0)
-        self.gone = torch.cat([self.gone, half])
+        self.gone.append(half)
         self.drop(columns)
+
+    def finish(self) -> None:
+        """Let go of what only further removals would need."""
+        self.factor, self.gone = self.factor.new_empty(0, len(self.left)), []
 
     def drop(self, columns: Tensor) -> None:
         """Zero columns (C,) and repair nothing."""
