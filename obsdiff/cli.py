@@ -12,7 +12,7 @@ from typing import Any
 from .builtin import BUILTINS
 from .commands import CALL, demo, evaluate, inspect_, report
 from .config import PruningConfig
-from .errors import RunFailed, UserError
+from .errors import RunFailed, RunStopped, UserError
 from .prune_command import prune
 
 MODEL = f"a pipeline folder, a hub id, a single-file checkpoint (.safetensors, with --config), or a built-in: {', '.join(BUILTINS)}"
@@ -21,6 +21,7 @@ SEVERAL = {
     "sparsity": "; several values write DIR/0.30, DIR/0.40 ..., and share one calibration unless it is live",
     "pattern": "; several write DIR/unstructured-0.50, DIR/2-4 ...",
 }
+GO_ON = "; go on with --resume"
 NEGATED = {"compensation": "--no-compensation"}
 
 
@@ -41,15 +42,27 @@ def main(argv: list[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except RunFailed as error:
-        print(f"failed: {error}", file=sys.stderr)
+        print(f"failed: {error}{GO_ON if isinstance(error, RunStopped) else ''}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print(f"interrupted; {'go on with --resume' if args.run is evaluate else 'nothing was written'}", file=sys.stderr)
+        print(f"interrupted{GO_ON if args.run in (evaluate, prune) else '; nothing was written'}", file=sys.stderr)
         return 1
     except BrokenPipeError:  # the reader of stdout has had enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+    except (MemoryError, RuntimeError) as error:
+        if not is_of_memory(error):
+            raise
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else "MemoryError"
+        print(f"failed: out of memory ({reason[:160]}); take a smaller --memory-budget-gib or --batch-size", file=sys.stderr)
+        return 1
     return 0
+
+
+def is_of_memory(error: Exception) -> bool:
+    """Whether an error says that there was not enough memory: Python's, torch's on a CPU, torch's on a device."""
+    words = str(error)
+    return isinstance(error, MemoryError) or "can't allocate memory" in words or "out of memory" in words
 
 
 def hush() -> None:
@@ -67,6 +80,7 @@ def parser() -> Parser:
     p = commands.add_parser("prune", help="prune a pipeline and save it", formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     add_model(p)
     p.add_argument("--output", required=True, metavar="DIR", type=Path, help="folder to write; appears complete or not at all")
+    p.add_argument("--resume", action="store_true", help="go on from a run that was killed; the result is the same")
     p.add_argument("--overwrite", action="store_true", help="replace an existing output folder")
     p.add_argument("--json", action="store_true", help="print the record on stdout")
     add_config(p, several=True)

@@ -16,6 +16,10 @@ class CalibrationError(RunFailed):
     """Missed calls, inputs that are not finite or not shared as the table says."""
 
 
+class RunStopped(RunFailed):
+    """Something outside of the run ended it: a full disk, too little memory, another process. It can go on with --resume."""
+
+
 class NotPositiveDefinite(RunFailed):
     """The Hessian could not be factored, whatever the damping."""
 

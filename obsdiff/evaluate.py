@@ -117,7 +117,12 @@ def evaluate(job: Job, output: Path, resume: bool = False, overwrite: bool = Fal
     """Run the job and write the folder; returns what results.json holds. UserError for an output that can't be written."""
     check_output(output, overwrite)
     check_place(output, [folder.path for folder in job.folders.values()])
-    part = open_part(output, job.fingerprint(), resume, overwrite)
+    with open_part(output, job.fingerprint(), resume, overwrite) as part:
+        return fill(job, part, output)
+
+
+def fill(job: Job, part: Path, output: Path) -> dict[str, Any]:
+    """Draw and measure what is not there yet, and give the folder its name."""
     images = {name: draw_missing(job, name, part) for name in job.folders}
     latents = {name: drawn_latents(job, name, part) for name in job.folders}
     metrics = measure(job, images, latents, part)

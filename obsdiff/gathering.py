@@ -5,13 +5,15 @@
     single   one dense pass gathers every Hessian; nothing is run again
 
 Each is a generator of {tap: Hessian}, one package after the other; whoever takes them prunes a package before asking for the
-next. What does not fit in memory waits on disk.
+next. What does not fit in memory waits on disk. A run that goes on names the layers that are solved already: packages of nothing else
+get no Hessians, and are to be pruned as they were when their turn comes, since a dense pass may come first.
 
 The dense pass of single and replay does not depend on what is then pruned: `DensePass` keeps it, for many prunings of one model.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Set
 from dataclasses import dataclass, field
+from itertools import chain
 
 from torch import nn
 
@@ -59,26 +61,38 @@ class DensePass:
         return {tap: self.hessians[tap.layers[0]] for tap in taps}
 
 
-def live(site: Site, packages: list[Package], dense: DensePass | None = None) -> Iterator[Hessians]:
+def live(site: Site, packages: list[Package], dense: DensePass | None = None, solved: Set[str] = frozenset()) -> Iterator[Hessians]:
     """The paper's: every package draws all calibration prompts anew."""
     for package in packages:
-        yield calibrate(site.run, site.denoiser, list(package.taps), site.plan, site.device, site.on_call)
+        yield {} if solved >= set(package.layers) else calibrate(site.run, site.denoiser, list(package.taps), site.plan, site.device, site.on_call)
 
 
-def single(site: Site, packages: list[Package], dense: DensePass | None = None) -> Iterator[Hessians]:
+def single(site: Site, packages: list[Package], dense: DensePass | None = None, solved: Set[str] = frozenset()) -> Iterator[Hessians]:
     """Everything from one dense pass."""
-    own = dense or gather(site, [tap for package in packages for tap in package.taps], "single")
-    for package in packages:
-        yield own.of(package.taps)
+    wanted = [[tap for tap in package.taps if not solved >= set(tap.layers)] for package in packages]
+    own = dense or (gather(site, list(chain(*wanted)), "single") if any(wanted) else DensePass(site.plan))
+    for taps in wanted:
+        yield own.of(tuple(taps))
 
 
-def replay(site: Site, packages: list[Package], dense: DensePass | None = None) -> Iterator[Hessians]:
+def replay(site: Site, packages: list[Package], dense: DensePass | None = None, solved: Set[str] = frozenset()) -> Iterator[Hessians]:
     """The first package from the dense pass, the others by replay."""
-    own = dense or gather(site, list(packages[0].taps), "replay")
-    yield own.of(packages[0].taps)
+    done = leading(packages, solved)
+    if done == len(packages):
+        yield from ({} for _ in packages)
+        return
+    first = () if done else packages[0].taps
+    own = dense or gather(site, list(first), "replay")
+    yield own.of(first)
     if not dense:
         own.hessians.clear()
-    yield from replayed(site.run, site.denoiser, own.trajectory, packages, site.plan, site.device, site.on_call)
+    yield from ({} for _ in packages[1:done])
+    yield from replayed(site.run, site.denoiser, own.trajectory, packages, site.plan, site.device, site.on_call, max(1, done))
+
+
+def leading(packages: list[Package], solved: Set[str]) -> int:
+    """How many packages, from the first on, are solved."""
+    return next((i for i, package in enumerate(packages) if not solved >= set(package.layers)), len(packages))
 
 
 GATHER: dict[str, Callable[..., Iterator[Hessians]]] = {"live": live, "replay": replay, "single": single}

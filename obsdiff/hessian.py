@@ -7,12 +7,8 @@ Kept are the sums xx = sum alpha x x^T, x = sum alpha x and sum alpha, and the n
 at the end. So batches, ranks and resumed runs merge by adding. H divides by the number of tokens, as the paper defines it;
 the mean and the variance of an input divide by sum alpha, without which a variance can come out negative.
 
-On a CPU products and sums are float64: in float32 the rounding, which an image's batch decides over, moves 0.01 % of the masks of
-the built-in model in one package and 0.2 % in two; in float64 none (docs/log.md). Other devices, most of which are slow at float64,
-compute in float32.
-
-xx is symmetric: only its lower triangle is summed, in tiles, and `matrix` mirrors it. Of an image's equal
-tokens (null text tokens, mostly) one is multiplied, times their number.
+Products and sums are float32. xx is symmetric: only its lower triangle is summed, in tiles, and `matrix` mirrors it. Of an image's
+equal tokens (null text tokens, mostly) one is multiplied, times their number.
 
 I inputs of the layer, T tokens, B images.
 
@@ -20,6 +16,7 @@ References:
     Zhu et al., "OBS-Diff: Accurate Pruning for Diffusion Models in One-Shot", 2025. https://arxiv.org/abs/2510.06751
 """
 
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,9 +24,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from .store import stopped_by_disk
+
 ENOUGH = 32  # distinct tokens are counted up to this many per column: more changes nothing
 MIX = 0.6180339887498949  # fractional multiples of the golden ratio: fixed, unrelated factors for the row sums
 TILE = (256, 512)  # rows and columns of xx that are summed together
+SPLIT = 256  # rows whose sums are computed together
 FEW = 64  # images of fewer tokens than this are not searched for equal ones
 REPEATED = 0.9  # an image with a smaller share of distinct tokens than this has its equal ones merged
 
@@ -47,16 +47,18 @@ class Hessian:
     seen: set[float] = field(default_factory=set, repr=False)
 
     @classmethod
-    def zeros(cls, columns: int, device: torch.device | str = "cpu", dtype: torch.dtype | None = None) -> "Hessian":
-        """No tokens yet. dtype: float64 on a CPU, float32 elsewhere, unless given."""
-        dtype = dtype or (torch.float64 if torch.device(device).type == "cpu" else torch.float32)
+    def zeros(cls, columns: int, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> "Hessian":
+        """No tokens yet."""
         return cls(torch.zeros(columns, columns, device=device, dtype=dtype), torch.zeros(columns, device=device, dtype=dtype))
 
     @classmethod
     def mapped(cls, columns: int, file: Path) -> "Hessian":
-        """No tokens yet, and the sums (float64) in a new memory-mapped file: the system keeps in memory what fits."""
-        xx = torch.from_file(str(file), shared=True, size=columns * columns, dtype=torch.float64).view(columns, columns)
-        return cls(xx, torch.zeros(columns, dtype=torch.float64))
+        """No tokens yet, and the sums (float32) in a new memory-mapped file: the system keeps in memory what fits."""
+        with stopped_by_disk(file), file.open("wb") as opened:
+            if hasattr(os, "posix_fallocate"):  # else a disk that fills up later ends the process on the spot
+                os.posix_fallocate(opened.fileno(), 0, 4 * columns * columns)
+        xx = torch.from_file(str(file), shared=True, size=columns * columns, dtype=torch.float32).view(columns, columns)
+        return cls(xx, torch.zeros(columns))
 
     @property
     def columns(self) -> int:
@@ -74,7 +76,7 @@ class Hessian:
         rows = tokens.reshape(-1, self.columns).to(self.xx)
         a, b = factors(rows, sums, tokens.shape[1]) if tokens.dim() == 3 else (rows, rows)
         for tile, left, right in self.tiles():
-            tile.add_(a[:, left].T @ b[:, right], alpha=weight)
+            tile.addmm_(a[:, left].T, b[:, right], alpha=weight)
         self.x.add_(rows.sum(0), alpha=weight)
         self.samples += len(rows)
         self.alpha += weight * len(rows)
@@ -134,7 +136,11 @@ def row_sums(rows: Tensor) -> Tensor:
     """A number for each row (T,) by which equal rows are known: equal ones have equal numbers, others hardly ever."""
     numbers = rows if rows.dtype == torch.float64 else rows.float()
     mix = torch.arange(1, rows.shape[1] + 1, device=rows.device, dtype=torch.float64).mul_(MIX).frac_()
-    return (numbers * mix.to(numbers)).sum(1)
+    mix, found, mixed = mix.to(numbers), numbers.new_empty(len(rows)), numbers.new_empty(min(len(rows), SPLIT), rows.shape[1])
+    for top in range(0, len(rows), SPLIT):  # new memory would cost more than the sums
+        part = numbers[top : top + SPLIT]
+        torch.sum(torch.mul(part, mix, out=mixed[: len(part)]), 1, out=found[top : top + SPLIT])
+    return found
 
 
 def factors(rows: Tensor, sums: Tensor, image: int) -> tuple[Tensor, Tensor]:

@@ -31,8 +31,8 @@ class Package:
 
 
 def bytes_of(columns: int) -> int:
-    """Bytes of one Hessian and its sum of inputs in float64, the most that any device takes: 8 (I I + I)."""
-    return 8 * (columns * columns + columns)
+    """Bytes of one Hessian and its sum of inputs in float32: 4 (I I + I)."""
+    return 4 * (columns * columns + columns)
 
 
 def hessian_bytes(tap: Tap, linears: Mapping[str, Shape]) -> int:
@@ -112,14 +112,14 @@ def check_columns(units: list[Unit], config: PruningConfig, linears: Mapping[str
 
 
 def work_bytes(taps: Iterable[Tap], linears: Mapping[str, Shape], config: PruningConfig) -> int:
-    """Bytes that solving takes at most beside the Hessians it reads: a copy of H if several prunings share it, its factor in float64 and
-    what that takes to invert, and four copies of the stacked weights in float32. Structured pruning keeps the rows of what left, and
+    """Bytes that solving takes at most beside the Hessians it reads: a copy of H if several prunings share it, its factor in float32
+    or, where its condition asks for it, float64, and what that takes to invert, and four copies of the stacked weights in float32. Structured pruning keeps the rows of what left, and
     solves both streams of an attention at once."""
     structured = config.pattern == "structured"
 
     def of(tap: Tap) -> int:
         columns, rows = linears[tap.layers[0]][1], sum(linears[layer][0] for layer in tap.layers)
-        return round((18 + 4 * config.removed * structured) * columns * columns) + 16 * rows * columns
+        return round((14 + 4 * config.removed * structured) * columns * columns) + 16 * rows * columns
 
     return max(of(tap) for tap in taps) * (1 + structured)
 

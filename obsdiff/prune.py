@@ -5,7 +5,7 @@
     2. Split them, in forward order, into module packages                                    (packages.py)
     3. For each package: run the calibration prompts through the model as pruned so far and
        gather one Hessian per input, weighted by denoising step                              (gathering.py, calibration.py, hessian.py)
-    4. Prune every layer of the package with its Hessian                                     (solvers/)
+    4. Prune every layer of the package with its Hessian                                     (pieces.py, solvers/)
 
 so that the Hessians of later packages see what earlier ones broke, and repair it. With calibration "single" all Hessians
 come from one pass through the dense model.
@@ -18,41 +18,48 @@ import contextlib
 import time
 import warnings
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from torch import nn
 
-from .architectures import Tap, uncovered
+from .architectures import uncovered
 from .config import PruningConfig
 from .dense import require_fitting
-from .errors import CalibrationWarning, NotPositiveDefinite
+from .errors import CalibrationWarning
 from .folder import chosen_denoiser
 from .gathering import GATHER, DensePass, Hessians, Site
-from .hessian import Hessian
 from .job import Job, job_of
+from .journal import Journal, fingerprint
 from .own_memory import watched
 from .packages import room
-from .parking import park_
+from .parking import own_, park_
+from .pieces import Outcome, Piece, apply_, pieces_of, solve_
 from .progress import Progress
-from .prune_structured import by_consumer, prune_groups_
 from .pruned_models import mark_pruned_
-from .record import LayerRecord, PruningReport
+from .record import PruningReport
 from .running import Prompt, prepared
 from .settings import denoisers_besides
-from .solvers import SOLVERS, Inputs, Target
-from .solvers.solution import layer_error
 from .store import Store, store
-from .unfolding import matrix, write_
 
 
 def prune_(
-    pipe: Any, prompts: Sequence[Prompt], config: PruningConfig | None = None, *, dense: DensePass | None = None, progress: bool | None = None
+    pipe: Any,
+    prompts: Sequence[Prompt],
+    config: PruningConfig | None = None,
+    *,
+    dense: DensePass | None = None,
+    journal: Path | None = None,
+    model: dict[str, str] | None = None,
+    progress: bool | None = None,
 ) -> PruningReport:
     """Prune the denoiser of a diffusers pipeline in place, and say what was done.
 
     prompts: the calibration prompts, as strings, or as dicts with the keyword arguments of one pipeline call each;
     config.num_prompts of them are sampled. dense: what `dense_pass` gathered with this config for several prunings of the
-    same model. progress: show a display on stderr (default: if it is a terminal). The pipeline runs in the number format
+    same model. journal: a folder in which what is solved is kept, and from which a run goes on that was killed, to the same result;
+    model: what `model_hashes` said of this pipeline, if it was asked before. progress: show a display on stderr (default: if it is a terminal). The pipeline runs in the number format
     and on the device it has; config.device moves it first. Everything but the pruned weights is left as it was. If it
     raises, layers pruned until then stay pruned.
 
@@ -67,6 +74,7 @@ def prune_(
         report.seconds["shared dense pass"] = dense.seconds
     if config.device:
         pipe.to(config.device)
+    kept = Journal(Path(journal), fingerprint(pipe, job, model)) if journal else None
     passes = len(job.packages) if config.calibrating != "single" else 1
     with (
         prepared(pipe, job.scheduler) as run,
@@ -75,9 +83,16 @@ def prune_(
         watched() as report.memory,
     ):
         site = Site(run, job.denoiser, job.blocks, job.plan, waiting, config.offload_device, lambda prompts: bar.advance(prompts, run.steps))
-        with contextlib.closing(GATHER[config.calibrating](site, job.packages, dense)) as gathered:
+        pieces = pieces_of(job.packages, job.groups)
+        solved = {layer for piece in pieces if kept and kept.read(piece) for layer in piece.layers}
+        with contextlib.closing(GATHER[config.calibrating](site, job.packages, dense, solved)) as gathered:
             for index in range(len(job.packages)):
-                prune_package_(job, index, gathered, report, bar, waiting)
+                bar.package(index)
+                with seconds(report, "calibration"):
+                    hessians = next(gathered)
+                with seconds(report, "solve"):
+                    mine = [piece for piece in pieces if piece.package == index]
+                    note_outcomes(report, prune_package_(job.denoiser, mine, hessians, config, kept, waiting))
     if job.groups:
         setattr(pipe, job.component, mark_pruned_(job.denoiser, report.layout))
         note_untouched(report, config)
@@ -85,6 +100,14 @@ def prune_(
     if config.method == "obs":  # the diagonal, all that the other methods read, needs few tokens
         note_few_tokens(report)
     return report
+
+
+@contextlib.contextmanager
+def seconds(report: PruningReport, phase: str) -> Iterator[None]:
+    """Add the seconds of the block to a phase of the report."""
+    began = time.perf_counter()
+    yield
+    report.seconds[phase] = report.seconds.get(phase, 0.0) + time.perf_counter() - began
 
 
 def report_of(pipe: Any, job: Job) -> PruningReport:
@@ -124,50 +147,28 @@ def note(report: PruningReport, text: str) -> None:
     warnings.warn(text, CalibrationWarning, stacklevel=3)
 
 
-def prune_package_(job: Job, index: int, gathered: Iterator[Hessians], report: PruningReport, bar: Progress, waiting: Store) -> None:
-    """Steps 3 and 4 for one package, which uses up its Hessians. Under a memory budget what is pruned waits on disk."""
-    package, config = job.packages[index], job.config
-    bar.package(index)
-    began = time.perf_counter()
-    hessians = next(gathered)
-    report.seconds["calibration"] = report.seconds.get("calibration", 0.0) + time.perf_counter() - began
-    began = time.perf_counter()
-    inside = [group for group in job.groups if group.consumers[0] in package.layers]
-    by_layer = {layer: h for tap, h in hessians.items() for layer in tap.layers} if inside else {}
-    for together in by_consumer(inside):
-        layers, chosen = prune_groups_(job.denoiser, together, by_layer, config, index)
-        report.layers += layers
-        report.groups += chosen
+def prune_package_(
+    denoiser: nn.Module, pieces: list[Piece], hessians: Hessians, config: PruningConfig, journal: Journal | None, waiting: Store
+) -> list[Outcome]:
+    """Step 4 for one package. What the journal has is taken from it. Under a memory budget what is pruned waits on disk."""
+    found = []
+    for piece in pieces:
         if config.memory_budget_gib:
-            park_(job.denoiser, {layer for group in together for layer in (*group.producers, *group.consumers)}, waiting)
-    for tap in () if inside else package.taps:
-        report.layers += prune_tap_(job.denoiser, tap, hessians.pop(tap), config, index)
+            own_(denoiser, piece.touched)
+        outcome = journal.read(piece) if journal else None
+        if outcome:
+            apply_(denoiser, piece, outcome)
+        else:
+            outcome = solve_(denoiser, piece, {tap: hessians.pop(tap) for tap in piece.taps}, config)
+            if journal:
+                journal.write(piece, outcome)
+        found.append(replace(outcome, weights={}))
         if config.memory_budget_gib:
-            park_(job.denoiser, tap.layers, waiting)
-    report.seconds["solve"] = report.seconds.get("solve", 0.0) + time.perf_counter() - began
+            park_(denoiser, piece.touched, waiting)
+    return found
 
 
-def prune_tap_(denoiser: nn.Module, tap: Tap, hessian: Hessian, config: PruningConfig, package: int) -> list[LayerRecord]:
-    """Prune the layers of one tap with their common Hessian, in place."""
-    began = time.perf_counter()
-    modules = [denoiser.get_submodule(layer) for layer in tap.layers]
-    weights = [matrix(module) for module in modules]
-    mean, variance = hessian.mean(), hessian.variance()
-    square = hessian.take()
-    inputs = Inputs(square, mean, variance)
-    target = Target(config.removed, config.group, config.damping, config.compensation)
-    try:
-        solutions = SOLVERS[config.method]([w.to(square.device) for w in weights], inputs, target)
-    except NotPositiveDefinite as error:
-        raise NotPositiveDefinite(f"{tap.layers[0]}: {error}") from None
-    records = []
-    for layer, module, weight, solution in zip(tap.layers, modules, weights, solutions, strict=True):
-        if not solution.weight.isfinite().all():
-            raise NotPositiveDefinite(f"{layer}: the pruned weight has inf or NaN; raise the damping (now {solution.damping:g})")
-        error = layer_error(weight, solution.weight, square)
-        write_(module, solution.weight)
-        zeros = (module.weight == 0).float().mean().item()
-        seconds = (time.perf_counter() - began) / len(tap.layers)
-        per_column = hessian.distinct / hessian.columns
-        records.append(LayerRecord(layer, tuple(weight.shape), package, zeros, solution.loss, error, solution.damping, per_column, seconds))
-    return records
+def note_outcomes(report: PruningReport, outcomes: list[Outcome]) -> None:
+    for outcome in outcomes:
+        report.layers += outcome.layers
+        report.groups += outcome.groups

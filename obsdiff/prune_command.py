@@ -2,7 +2,9 @@
 
 import argparse
 import contextlib
+import shutil
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,17 +12,21 @@ from .architectures import require_blocks
 from .builtin import builtin_info
 from .commands import GENERAL_PROMPTS, config_of, quiet, show_json, with_recommended
 from .config import PruningConfig
-from .errors import UserError
+from .errors import RunFailed, RunStopped, UserError
 from .folder import Folder, check_output, read_prompts
 from .packages import Package, plan_packages, select
 from .progress import say
+from .record import RECORD
 from .single_file import open_model
+from .store import stopped_by_disk
+from .stored import read_json
+from .unfinished import NEW, WORK, is_placed, open_part, put_in_place
 
 
 def prune(args: argparse.Namespace) -> None:
     configs = all_configs(args)
     names = folder_names(configs)
-    check_output(args.output, args.overwrite)
+    check_output(args.output, args.overwrite or (args.resume and is_placed(args.output)))
     folder = open_model(args.model, args.config)
     folder.require_text()
     configs = [with_recommended(c, folder, args) for c in configs]
@@ -28,16 +34,30 @@ def prune(args: argparse.Namespace) -> None:
     for config in configs:
         make_plan(folder, config)
 
-    from .checkpoint import whole_folder
     from .settings import check_devices
 
     check_devices(configs[0])
     quiet()
-    with whole_folder(args.output, args.overwrite) as inside:
-        targets = [inside / name for name in names] if len(configs) > 1 else [inside]
-        records = prune_all(folder, prompts, configs, targets, args.output)
+    with open_part(args.output, {"command": "prune", "outputs": names}, args.resume, args.overwrite) as part:
+        if is_placed(args.output):  # and not killed a moment later
+            put_in_place(part, args.output, args.overwrite)
+            return say(f"{args.output}: was finished already")
+        with cleared_if_in_vain(part, args.resume):
+            records = prune_all(folder, prompts, configs, names, part, args.output)
+        put_in_place(part, args.output, args.overwrite)
     if args.json:
         show_json(records[0] if len(records) == 1 else records)
+
+
+@contextlib.contextmanager
+def cleared_if_in_vain(part: Path, resumed: bool) -> Iterator[None]:
+    """A new run that would fail again just so leaves nothing behind."""
+    try:
+        yield
+    except (UserError, RunFailed) as error:
+        if not resumed and not isinstance(error, RunStopped):
+            shutil.rmtree(part)
+        raise
 
 
 def all_configs(args: argparse.Namespace) -> list[PruningConfig]:
@@ -63,32 +83,61 @@ def folder_names(configs: list[PruningConfig]) -> list[str]:
     return names
 
 
-def prune_all(folder: Folder, prompts: list[str], configs: list[PruningConfig], targets: list[Path], output: Path) -> list[dict[str, Any]]:
-    """Prune the model with each config and write it to its target; several configs share one dense pass where there is one."""
-    from .checkpoint import cast_, load_pipeline, write_pruned
+def prune_all(folder: Folder, prompts: list[str], configs: list[PruningConfig], names: list[str], part: Path, output: Path) -> list[dict[str, Any]]:
+    """Prune the model with each config and write it into OUTPUT.part/new; several configs share one dense pass where there is one. What
+    a killed run had finished is taken as it is."""
+    from .checkpoint import load_pipeline
     from .dense import dense_pass
-    from .prune import prune_
+    from .journal import model_hashes
 
-    records, notes = [], iter(folder.notes())
+    several = len(configs) > 1
+    targets = {name: part / NEW / name if several else part / NEW for name in names}
+    missing = [(name, config) for name, config in zip(names, configs, strict=True) if not (targets[name] / RECORD).is_file()]
+    notes, model, dense = iter(folder.notes()), None, None
     with contextlib.ExitStack() as stack:
-        dense = None
-        for config, target in zip(configs, targets, strict=True):
+        for name, config in missing:
             began = time.perf_counter()
             pipe, formats = load_pipeline(folder, config.dtype, config.device)
             for line in notes:  # once, and not before the model is open: one that can't be is one line, and no more
                 say(line)
-            if not records and pipe.device.type == "cpu" and config.dtype is None and set(formats.values()) & {"float16", "bfloat16"}:
+            if model is None and pipe.device.type == "cpu" and config.dtype is None and set(formats.values()) & {"float16", "bfloat16"}:
                 say("computing in float32, since a CPU only emulates the stored half precision; the result is saved as stored")
             loaded = time.perf_counter() - began
-            if len(configs) > 1 and dense is None and config.calibrating != "live":
-                dense = stack.enter_context(dense_pass(pipe, prompts, configs))
-            report = prune_(pipe, prompts, config, dense=dense)
-            cast_(pipe, formats)
-            report.seconds = {"load": loaded} | report.seconds
-            write_pruned(pipe, target, report)
-            records.append(report.to_dict())
-            say(summary(output if len(configs) == 1 else output / target.name, report, time.perf_counter() - began))
-    return records
+            model = model or model_hashes(pipe)
+            if len(missing) > 1 and dense is None and config.calibrating != "live":
+                dense = stack.enter_context(dense_pass(pipe, prompts, [config for _, config in missing]))
+            report = prune_one(pipe, formats, prompts, config, dense, model, part, name, targets[name], loaded)
+            say(summary(output / name if several else output, report, time.perf_counter() - began))
+    return [read_json(target / RECORD) for target in targets.values()]
+
+
+def prune_one(
+    pipe: Any,
+    formats: dict[str, str],
+    prompts: list[str],
+    config: PruningConfig,
+    dense: Any,
+    model: dict[str, str],
+    part: Path,
+    name: str,
+    target: Path,
+    loaded: float,
+) -> Any:
+    """Prune a loaded pipeline and write it to its target, whole; what was solved on the way is kept until then."""
+    from .checkpoint import cast_, write_pruned
+    from .prune import prune_
+
+    pieces, beside = part / WORK / "pieces" / name, part / WORK / "writing"
+    report = prune_(pipe, prompts, config, dense=dense, journal=pieces, model=model)
+    cast_(pipe, formats)
+    report.seconds = {"load": loaded} | report.seconds
+    with stopped_by_disk(beside):
+        shutil.rmtree(beside, ignore_errors=True)
+        write_pruned(pipe, beside, report)
+        target.parent.mkdir(exist_ok=True)
+        beside.rename(target)
+        shutil.rmtree(pieces)
+    return report
 
 
 def summary(output: Path, report: Any, seconds: float) -> str:

@@ -64,9 +64,14 @@ def prune_groups_(
             layers.append(record(name, before[name], consumers[name], error, hessians[name], package, time.perf_counter() - began))
             repair_(denoiser.get_submodule(name), consumers[name])
         for group, chosen in zip(together, records[-len(together) :], strict=True):
-            gone, each = set(chosen.removed), unit(denoiser, group)
-            shrink_(denoiser, group, [i // each for i in range(0, chosen.total, each) if i not in gone])
+            shrink_(denoiser, group, left_items(denoiser, group, chosen))
     return layers, records
+
+
+def left_items(denoiser: nn.Module, group: Group, chosen: GroupRecord) -> list[int]:
+    """The heads, neurons or norm groups of a group, not yet shrunk, that stay."""
+    gone, each = set(chosen.removed), unit(denoiser, group)
+    return [i // each for i in range(0, chosen.total, each) if i not in gone]
 
 
 def by_consumer(groups: list[Group]) -> list[list[Group]]:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_map_only, tree_unflatten
 
 from .running import Run
-from .store import Store
+from .store import Store, stopped_by_disk
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,7 +42,8 @@ class Shelf:
         size = tensor.numel() * tensor.element_size()
         file = self.store.take(size)
         if file:
-            save_file({"x": tensor.detach().cpu().contiguous()}, file)
+            with stopped_by_disk(file):
+                save_file({"x": tensor.detach().cpu().contiguous()}, file)
         return Kept(file or tensor.detach().to(self.device or tensor.device, copy=True, memory_format=torch.contiguous_format), tensor.device, size)
 
     def get(self, kept: Kept) -> Tensor:

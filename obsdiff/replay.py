@@ -67,15 +67,23 @@ def spans(packages: list[Package], trajectory: Trajectory) -> list[tuple[int, in
 
 
 def replayed(
-    run: Run, denoiser: nn.Module, trajectory: Trajectory, packages: list[Package], plan: Plan, device: str | None, on_call: Callable[[int], None]
+    run: Run,
+    denoiser: nn.Module,
+    trajectory: Trajectory,
+    packages: list[Package],
+    plan: Plan,
+    device: str | None,
+    on_call: Callable[[int], None],
+    begin: int = 1,
 ) -> Iterator[dict[Tap, Hessian]]:
-    """The Hessians of packages 1, 2, ...; whoever takes them prunes package i before asking for those of i + 1."""
+    """The Hessians of packages `begin`, begin + 1, ...; whoever takes them prunes package i before asking for those of i + 1, and has
+    pruned those before `begin`."""
     reach = spans(packages, trajectory)
     trajectory.outputs = [{} for _ in trajectory.recording.calls]
     run.recorded_steps = trajectory.recording.steps
     try:
-        starts = [0, *(first for first, _ in reach[1:])]  # nothing is on the shelf before the first replay, whatever blocks stay dense
-        for start, (border, last), package in zip(starts, reach[1:], packages[1:], strict=False):
+        starts = [0, *(first for first, _ in reach[begin:])]  # nothing is on the shelf before the first replay, whatever blocks stay dense
+        for start, (border, last), package in zip(starts, reach[begin:], packages[begin:], strict=False):
             hessians = new_hessians(denoiser, list(package.taps), device)
             account = Account(others=trajectory.recording.others.copy())
             with tapped(run, denoiser, hessians, account, plan.weighting, on_call), stopped_early(denoiser, trajectory, package):

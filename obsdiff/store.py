@@ -1,10 +1,21 @@
 """Where waits what memory has no room for: so many bytes in memory, the rest as files in a temporary folder."""
 
 import contextlib
+import shutil
 import tempfile
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+
+from filelock import FileLock, Timeout
+from safetensors import SafetensorError
+
+from .errors import RunStopped
+
+PREFIX = "obsdiff-"  # of the names of temporary folders
+LOCK = "lock"  # held while a store is in use
+NEW = 60  # seconds in which a store is left alone in any case
 
 
 @dataclass
@@ -41,6 +52,26 @@ class Store:
 
 @contextlib.contextmanager
 def store(room: float) -> Iterator[Store]:
-    """A store in a new folder (TMPDIR says where), which vanishes on the way out."""
-    with tempfile.TemporaryDirectory(prefix="obsdiff-", ignore_cleanup_errors=True) as folder:
+    """A store in a new folder (TMPDIR says where), which vanishes on the way out. Folders of killed runs vanish, too."""
+    sweep_up(Path(tempfile.gettempdir()))
+    with tempfile.TemporaryDirectory(prefix=PREFIX, ignore_cleanup_errors=True) as folder, FileLock(Path(folder) / LOCK):
         yield Store(room, Path(folder))
+
+
+def sweep_up(place: Path) -> None:
+    """Remove the folders of stores whose processes have ended: one whose lock can be had has nobody any more. A new one may not have
+    taken its lock yet."""
+    for lock in place.glob(f"{PREFIX}*/{LOCK}"):
+        with contextlib.suppress(Timeout, OSError):
+            if time.time() - lock.stat().st_mtime > NEW:
+                with FileLock(lock, blocking=False):
+                    shutil.rmtree(lock.parent, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def stopped_by_disk(place: Path) -> Iterator[None]:
+    """What the disk refuses inside becomes RunStopped."""
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        raise RunStopped(f"{place} can't be written: {' '.join(str(error).split())}") from error

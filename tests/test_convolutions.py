@@ -96,7 +96,7 @@ def test_every_call_of_a_convolution_is_in_its_hessian(kind):
         energy = sum(y.square().sum().item() for y in out[layer])
         w = pipe.unet.get_submodule(layer).weight.detach().double().flatten(1)
         assert seen.samples == sum(y[:, 0].numel() for y in out[layer])
-        assert ((w @ seen.matrix()) * w).sum().item() == pytest.approx(2 * energy / seen.samples, rel=1e-4)
+        assert ((w @ seen.matrix().double()) * w).sum().item() == pytest.approx(2 * energy / seen.samples, rel=1e-4)
         assert seen.xx.nbytes + seen.x.nbytes == hessian_bytes(tap, shapes)
 
 

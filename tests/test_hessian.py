@@ -66,20 +66,20 @@ def test_half_precision_inputs_are_summed_in_full():
     h = Hessian.zeros(1)
     h.update(x)
     assert h.xx.item() == 4096 * 900
-    assert h.xx.dtype == torch.float64
+    assert h.xx.dtype == torch.float32
 
 
 @pytest.mark.parametrize("columns", [5, 300, 700])
 def test_images_add_up_to_the_same_whatever_the_batch(columns):
-    """Up to the rounding of float64, and both triangles of H."""
+    """Up to rounding, and both triangles of H."""
     x = torch.randn(4, 80, columns)
     whole, parts = Hessian.zeros(columns), Hessian.zeros(columns)
     whole.update(x, 0.9)
     for image in x.flip(0):
         parts.update(image.unsqueeze(0), 0.9)
-    torch.testing.assert_close(whole.xx, parts.xx, rtol=1e-13, atol=1e-13)
+    torch.testing.assert_close(whole.xx, parts.xx, rtol=1e-5, atol=1e-4)
     rows = x.flatten(0, 1).double()
-    torch.testing.assert_close(whole.matrix(), 2 * 0.9 * rows.T @ rows / 320)
+    torch.testing.assert_close(whole.matrix().double(), 2 * 0.9 * rows.T @ rows / 320, rtol=1e-4, atol=1e-6)
     torch.testing.assert_close(whole.matrix(), whole.matrix().T)
 
 

@@ -1,10 +1,13 @@
+import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 import obsdiff
 from obsdiff import PruningConfig
 from obsdiff.own_memory import STATUS, anonymous
-from obsdiff.parking import park_
+from obsdiff.parking import own_, park_
 from obsdiff.store import store
+from obsdiff.unfolding import write_
 
 from .conftest import PROMPTS, sd3
 
@@ -33,3 +36,19 @@ def test_a_budget_changes_nothing_in_the_weights():
             found.append(pipe.transformer.state_dict())
             assert not STATUS.exists() or report.memory["peak_bytes"] >= report.memory["before_bytes"] > 0
         assert all(torch.equal(w, found[1][name]) for name, w in found[0].items())
+
+
+@pytest.mark.skipif(not STATUS.exists(), reason="needs /proc")
+def test_what_is_written_and_parked_leaves_nothing_in_memory_while_others_use_the_file(tmp_path):
+    model = torch.nn.Sequential(*(torch.nn.Linear(4096, 4096, bias=False) for _ in range(4)))
+    save_file(model.state_dict(), tmp_path / "model.safetensors")
+    model.load_state_dict(load_file(tmp_path / "model.safetensors"), assign=True)
+    held = anonymous()
+    with store(0) as waiting:
+        for name in ("0", "1", "2"):
+            own_(model, [name])
+            write_(model[int(name)], torch.zeros(4096, 4096))
+            park_(model, [name], waiting)
+        assert anonymous() - held < 0.2 * 3 * model[0].weight.nbytes
+    assert not model[2].weight.any()
+    assert model[3].weight.any()

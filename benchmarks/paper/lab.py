@@ -31,7 +31,7 @@ from obsdiff.judges.features import features_of, open_extractor, real_features
 from obsdiff.judges.files import find_judges
 from obsdiff.metrics import Figure, fid, mean_of, relative_latent_error
 from obsdiff.packages import Package, plan_packages, select, select_groups
-from obsdiff.prune import prune_tap_
+from obsdiff.pieces import prune_tap_
 from obsdiff.prune_structured import prune_groups_
 from obsdiff.pruned_models import mark_pruned_
 from obsdiff.record import GroupRecord, LayerRecord, PruningReport

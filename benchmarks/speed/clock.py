@@ -20,12 +20,12 @@ OTHER = "other"
 # phase, module, name in it. A name with a dot is that of a class's method.
 PLACES = [
     ("Hessian", "obsdiff.hessian", "Hessian.update"),
-    ("Hessian", "obsdiff.hessian", "Hessian.matrix"),
+    ("Hessian", "obsdiff.hessian", "Hessian.write"),
     ("factor", "obsdiff.solvers.obs", "inverse_factor"),
     ("factor", "obsdiff.solvers.structured", "inverse_factor"),
     ("sweep", "obsdiff.solvers.obs", "sweep_"),
     ("sweep", "obsdiff.prune_structured", "choose"),
-    ("errors", "obsdiff.prune", "layer_error"),
+    ("errors", "obsdiff.pieces", "layer_error"),
     ("errors", "obsdiff.prune_structured", "layer_error"),
     ("Hessian", "benchmarks.plain.hessian", "RunningHessian.update"),
     ("factor", "benchmarks.plain.solve", "upper_factor"),

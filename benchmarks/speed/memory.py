@@ -18,7 +18,7 @@ from benchmarks.plain.structured import remove_parts
 from obsdiff import PruningConfig
 from obsdiff.blocks import Group, Tap
 from obsdiff.hessian import Hessian
-from obsdiff.prune import prune_tap_
+from obsdiff.pieces import prune_tap_
 from obsdiff.prune_structured import prune_groups_
 
 from .clock import forget_peak, peak, status

@@ -17,8 +17,8 @@ sparsity; n:m groups are chosen when the sweep reaches them. The sweep is a recu
 product repairs the right half, then the right half; down to blocks, and inside them to strips of STRIP columns, which go one
 by one. W is kept transposed meanwhile, so that a column is contiguous.
 
-The factor is computed in the Hessian's dtype, that of a float32 H in float64 where its condition asks for it; the sweep in float32,
-or float64 if the weights are.
+The factor of a float32 H is computed in float32 if that is exact enough, else in float64; the sweep in float32, or float64 if the
+weights are.
 
 References:
     Hassibi, Stork, "Second order derivatives for network pruning: Optimal Brain Surgeon", 1992.
@@ -36,7 +36,8 @@ from .solution import Inputs, Solution, Target, lowest, lowest_in_groups
 
 BLOCK = 128
 STRIP = 16
-CONDITION = 2e4  # a float32 Hessian whose condition is about this or worse is factored in float64
+ERROR = 1e7  # columns times condition from which on float32 is too coarse to factor a Hessian in: it would move 0.1 % of the mask
+LARGE = 2048  # with more columns than this it always is, and is not tried
 SMALL = 128  # triangular matrices up to this size are inverted by solving for the identity
 PANEL = 512  # rows and columns of a triangular product that are computed together
 LADDER = (1, 10, 100, 1000)  # a Cholesky factorisation that fails is tried again with this much more damping
@@ -75,17 +76,17 @@ def inverse_factor(hessian: Tensor, damping: float) -> tuple[Tensor, Tensor, flo
     """R (I, I), upper triangular with R^T R = (H + d I)^-1, in H's dtype, a mask (I,) of the inputs that are always zero, which count
     as if they had H_ii = 1, and the damping d that it took, in units of H's mean diagonal.
 
-    A factorisation that fails is repeated with more damping, up the LADDER; one in float32 whose H is badly conditioned in float64.
+    A factorisation that fails is repeated with more damping, up the LADDER; one in float32 that is too coarse in float64.
     """
     if not finite(hessian):
         raise NotPositiveDefinite("the Hessian has entries that are inf or NaN")
     dead = hessian.diagonal() == 0
     diagonal = hessian.diagonal().masked_fill(dead, 1)
     for step in LADDER:
-        for dtype in dict.fromkeys((hessian.dtype, torch.float64)):
+        for dtype in dict.fromkeys((hessian.dtype, torch.float64)[len(hessian) > LARGE :]):
             factor = factor_of_inverse(hessian, diagonal + damping * step * diagonal.mean(), dtype)
-            if factor is not None and (dtype == torch.float64 or condition(hessian, factor) < CONDITION):
-                return factor.to(hessian), dead, damping * step
+            if factor is not None and (dtype == torch.float64 or len(hessian) * condition(hessian, factor) < ERROR):
+                return narrow_(factor, hessian.dtype), dead, damping * step
     raise NotPositiveDefinite(f"not positive definite with damping {damping:g} to {damping * LADDER[-1]:g} of the mean diagonal")
 
 

@@ -1,0 +1,129 @@
+"""What a run has solved so far, on disk, so that a killed one can go on: a file for every piece of work.
+
+A file holds a piece's new weights and, in its header, its records and the hash of the weights. It is written beside and then
+renamed, so one that is there is whole; one that a crash of the machine left damaged is not taken, and its piece is solved again.
+
+The journal's fingerprint says what it is a journal of: the model's weights, prompts, settings and versions. A run with another
+one is refused.
+"""
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from .calibration import Plan
+from .errors import UserError
+from .job import Job
+from .pieces import Outcome, Piece
+from .record import GroupRecord, LayerRecord, versions
+from .store import stopped_by_disk
+from .stored import read_json
+from .unfinished import write_json
+
+FINGERPRINT = "fingerprint.json"
+
+
+@dataclass
+class Journal:
+    """The folder of a run's pieces, for a run with this fingerprint. UserError if another run's pieces are in it."""
+
+    folder: Path
+    fingerprint: dict[str, Any]
+
+    def __post_init__(self) -> None:
+        file, wanted = self.folder / FINGERPRINT, json.loads(json.dumps(self.fingerprint, default=str))
+        if file.is_file():
+            differ = differences(read_json(file), wanted)
+            if differ:
+                raise UserError(f"resume: {self.folder} is of a run with another {differ[0]}; give what that run was given, or start anew with --overwrite")
+        else:
+            write_json(file, wanted)
+
+    def file(self, piece: Piece) -> Path:
+        return self.folder / f"{piece.number:06}.safetensors"
+
+    def read(self, piece: Piece) -> Outcome | None:
+        """The piece's outcome; None if it was not solved, or its file is damaged."""
+        file = self.file(piece)
+        if not file.is_file():
+            return None
+        try:
+            with safe_open(file, "pt") as opened:
+                weights = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 (no dict)
+                notes = opened.metadata() or {}
+            records = json.loads(notes["records"])
+            if notes["sha256"] != digest(sorted(weights.items())) or set(weights) != {row["name"] for row in records["layers"]}:
+                return None
+            layers = [LayerRecord(**row | {"shape": tuple(row["shape"])}) for row in records["layers"]]
+            return Outcome(weights, layers, [GroupRecord(**row) for row in records["groups"]])
+        except (SafetensorError, KeyError, ValueError, TypeError):
+            return None
+
+    def write(self, piece: Piece, outcome: Outcome) -> None:
+        """Keep an outcome. RunStopped if the disk does not take it."""
+        weights = {name: weight.contiguous() for name, weight in outcome.weights.items()}
+        records = {kind: [dataclasses.asdict(row) for row in getattr(outcome, kind)] for kind in ("layers", "groups")}
+        beside = self.file(piece).with_suffix(".part")
+        with stopped_by_disk(beside):
+            save_file(weights, beside, {"records": json.dumps(records), "sha256": digest(sorted(weights.items()))})
+            beside.replace(self.file(piece))
+
+
+def fingerprint(pipe: Any, job: Job, model: dict[str, str] | None = None) -> dict[str, Any]:
+    """What has to be the same for a run to go on; `model` is what `model_hashes` gave, if it was asked before."""
+    return {
+        "model": model or model_hashes(pipe),
+        "scheduler": {name: dict(part.config) for name, part in pipe.components.items() if hasattr(part, "config") and hasattr(part, "timesteps")},
+        "prompts": prompts_hash(job.plan),
+        "config": job.config.to_dict(),
+        "settings": job.plan.settings,
+        "versions": versions(),
+    }
+
+
+def prompts_hash(plan: Plan) -> str:
+    """SHA-256 of prompts and seeds; of a prompt that is a dict also of the tensors in it."""
+    found = hashlib.sha256(repr(plan.seeds).encode())
+    for prompt in plan.prompts:
+        parts = sorted(prompt.items()) if isinstance(prompt, dict) else [("prompt", prompt)]
+        for name, value in parts:
+            found.update(f"{name} {digest([(name, value)]) if isinstance(value, Tensor) else repr(value)}\n".encode())
+    return found.hexdigest()
+
+
+def model_hashes(pipe: Any) -> dict[str, str]:
+    """SHA-256 of every component's weights and buffers."""
+    modules = {name: part for name, part in pipe.components.items() if isinstance(part, nn.Module)}
+    return {name: digest(sorted(module.state_dict().items())) for name, module in modules.items()}
+
+
+def digest(tensors: Iterable[tuple[str, Tensor]]) -> str:
+    """SHA-256 of tensors' names, formats, shapes and bytes."""
+    found = hashlib.sha256()
+    for name, tensor in tensors:
+        found.update(f"{name} {tensor.dtype} {tuple(tensor.shape)} ".encode())
+        if tensor.numel():
+            found.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    return found.hexdigest()
+
+
+def differences(found: Mapping[str, Any], wanted: Mapping[str, Any], above: str = "") -> list[str]:
+    """Names of the entries that differ, with both values where they are short: "config.damping (0.01 there, 0.1 here)"."""
+    differ = []
+    for key in sorted({*found, *wanted}, key=str):
+        there, here, name = found.get(key), wanted.get(key), f"{above}{key}"
+        if isinstance(there, Mapping) and isinstance(here, Mapping):
+            differ += differences(there, here, f"{name}.")
+        elif there != here:
+            long = max(len(str(there)), len(str(here))) > 40
+            differ.append(name if long else f"{name} ({there} there, {here} here)")
+    return differ

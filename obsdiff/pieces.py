@@ -1,0 +1,112 @@
+"""The pieces of work of a package, each solved by itself, and what comes out of one.
+
+A piece is a tap, or for structured pruning the groups that share a consumer. Its outcome holds all that the piece changes in
+the model, so it can be kept on disk, or come from another process, and be applied there.
+"""
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from .architectures import Group, Tap
+from .config import PruningConfig
+from .errors import NotPositiveDefinite
+from .hessian import Hessian
+from .packages import Package
+from .prune_structured import by_consumer, left_items, prune_groups_
+from .record import GroupRecord, LayerRecord
+from .solvers import SOLVERS, Inputs, Target
+from .solvers.solution import layer_error
+from .surgery import shrink_
+from .unfolding import matrix, write_
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Either a tap, or groups whose consumers are pruned together. `number` counts the pieces of a run, in forward order."""
+
+    number: int
+    package: int
+    taps: tuple[Tap, ...]
+    groups: tuple[Group, ...] = ()
+
+    @property
+    def layers(self) -> tuple[str, ...]:
+        """The layers whose weights the solver changes, and whose inputs the Hessians are of."""
+        return tuple(layer for tap in self.taps for layer in tap.layers)
+
+    @property
+    def touched(self) -> set[str]:
+        """All layers that are changed: of groups what writes the heads or neurons, too."""
+        return {*self.layers, *(layer for group in self.groups for layer in (*group.producers, *group.consumers))}
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A solved piece: the new weight of each of its layers, as the model holds it, and its records."""
+
+    weights: dict[str, Tensor]
+    layers: list[LayerRecord]
+    groups: list[GroupRecord]
+
+
+def pieces_of(packages: list[Package], groups: list[Group]) -> list[Piece]:
+    """Every piece of a run, in forward order."""
+    found: list[Piece] = []
+    for index, package in enumerate(packages):
+        inside = [group for group in groups if group.consumers[0] in package.layers]
+        for together in by_consumer(inside):
+            consumers = {name for group in together for name in group.consumers}
+            taps = tuple(tap for tap in package.taps if consumers & set(tap.layers))
+            found.append(Piece(len(found), index, taps, tuple(together)))
+        for tap in () if inside else package.taps:
+            found.append(Piece(len(found), index, (tap,)))
+    return found
+
+
+def solve_(denoiser: nn.Module, piece: Piece, hessians: Mapping[Tap, Hessian], config: PruningConfig) -> Outcome:
+    """Prune a piece in place, and use up its Hessians."""
+    groups: list[GroupRecord] = []
+    if piece.groups:
+        by_layer = {layer: hessians[tap] for tap in piece.taps for layer in tap.layers}
+        layers, groups = prune_groups_(denoiser, list(piece.groups), by_layer, config, piece.package)
+    else:
+        layers = [row for tap in piece.taps for row in prune_tap_(denoiser, tap, hessians[tap], config, piece.package)]
+    return Outcome({row.name: denoiser.get_submodule(row.name).weight.detach() for row in layers}, layers, groups)
+
+
+def apply_(denoiser: nn.Module, piece: Piece, outcome: Outcome) -> None:
+    """Change the model as the solving of the piece changed it where it was solved."""
+    for group, chosen in zip(piece.groups, outcome.groups, strict=True):
+        shrink_(denoiser, group, left_items(denoiser, group, chosen))
+    for layer, weight in outcome.weights.items():
+        module = denoiser.get_submodule(layer)
+        write_(module, weight.to(module.weight))
+
+
+def prune_tap_(denoiser: nn.Module, tap: Tap, hessian: Hessian, config: PruningConfig, package: int) -> list[LayerRecord]:
+    """Prune the layers of one tap with their common Hessian, in place."""
+    began = time.perf_counter()
+    modules = [denoiser.get_submodule(layer) for layer in tap.layers]
+    weights = [matrix(module) for module in modules]
+    mean, variance = hessian.mean(), hessian.variance()
+    square = hessian.take()
+    inputs = Inputs(square, mean, variance)
+    target = Target(config.removed, config.group, config.damping, config.compensation)
+    try:
+        solutions = SOLVERS[config.method]([w.to(square.device) for w in weights], inputs, target)
+    except NotPositiveDefinite as error:
+        raise NotPositiveDefinite(f"{tap.layers[0]}: {error}") from None
+    records = []
+    for layer, module, weight, solution in zip(tap.layers, modules, weights, solutions, strict=True):
+        if not solution.weight.isfinite().all():
+            raise NotPositiveDefinite(f"{layer}: the pruned weight has inf or NaN; raise the damping (now {solution.damping:g})")
+        error = layer_error(weight, solution.weight, square)
+        write_(module, solution.weight)
+        zeros = (module.weight == 0).float().mean().item()
+        seconds = (time.perf_counter() - began) / len(tap.layers)
+        per_column = hessian.distinct / hessian.columns
+        records.append(LayerRecord(layer, tuple(weight.shape), package, zeros, solution.loss, error, solution.damping, per_column, seconds))
+    return records
