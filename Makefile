@@ -9,7 +9,7 @@ OUTPUT ?= obsdiff-demo
 PIP := $(VENV)/bin/python -m pip --disable-pip-version-check install --quiet --constraint $(CONSTRAINTS)
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo test bench lint install
+.PHONY: demo test bench stress lint install
 install: $(INSTALLED)
 
 $(INSTALLED): pyproject.toml $(CONSTRAINTS)
@@ -29,6 +29,13 @@ test: $(INSTALLED)
 
 bench: $(INSTALLED)
 	$(VENV)/bin/python -m benchmarks.speed
+
+stress: $(INSTALLED)
+	$(VENV)/bin/python -m stress.kill
+	$(VENV)/bin/python -m stress.disk
+	$(VENV)/bin/python -m stress.ranks
+	$(VENV)/bin/python -m stress.fuzz
+	$(VENV)/bin/python -m stress.soak
 
 lint: $(INSTALLED)
 	$(VENV)/bin/ruff check --fix .

@@ -20,7 +20,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import torch
 
-from obsdiff import PruningConfig, prune
+from obsdiff import PruningConfig, prune_, solve
 from obsdiff.checkpoint import load_pipeline, save_pruned
 from obsdiff.folder import open_folder
 from obsdiff.own_memory import anonymous, watched
@@ -72,7 +72,7 @@ def measure(folder: Path, args: argparse.Namespace) -> dict[str, Any]:
         seconds["load"] = time.perf_counter() - began
         loaded = anonymous()
         with noted(curve, began):
-            report = prune.prune_(pipe, PROMPTS, config)
+            report = prune_(pipe, PROMPTS, config)
         seconds |= report.seconds
         if args.save:
             start = time.perf_counter()
@@ -90,7 +90,7 @@ class noted:  # noqa: N801 (it reads as a verb)
     """While open, every layer that is done is a point of the curve: (layers done, seconds, GiB of anonymous memory)."""
 
     def __init__(self, curve: list, began: float):
-        self.curve, self.began, self.park_ = curve, began, prune.park_
+        self.curve, self.began, self.park_ = curve, began, solve.park_
 
     def __enter__(self) -> None:
         def park_(*args: Any) -> None:
@@ -98,10 +98,10 @@ class noted:  # noqa: N801 (it reads as a verb)
             done = (self.curve[-1]["layers"] if self.curve else 0) + len(list(args[1]))
             self.curve.append({"layers": done, "seconds": time.perf_counter() - self.began, "gib": anonymous() / GIB})
 
-        prune.park_ = park_
+        solve.park_ = park_
 
     def __exit__(self, *_: Any) -> None:
-        prune.park_ = self.park_
+        solve.park_ = self.park_
 
 
 def plot(model: str, found: dict[str, Any]) -> None:

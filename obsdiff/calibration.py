@@ -13,6 +13,7 @@ or NaN ends the run with the layer's name.
 """
 
 import contextlib
+import math
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -30,21 +31,27 @@ from .step_weights import step_weight
 from .store import Store
 from .unfolding import matrix, tokens
 
+LARGEST, SMALLEST = 1e15, 1e-15  # inputs whose squares, and thousands of them together, float32 holds
+
 
 @dataclass(frozen=True)
 class Plan:
-    """What to run: prompts, the seed of each, settings of the pipeline call, batch size, step weights (kind, low, high)."""
+    """What to run: prompts, the seed of each, settings of the pipeline call, batch size, step weights (kind, low, high); and of
+    several processes that run it together, which one this is of how many."""
 
     prompts: list[Prompt]
     seeds: list[int]
     settings: dict
     batch_size: int = 4
     weighting: tuple[str, float, float] = ("log_decrease", 0.8, 1.2)
+    rank: int = 0
+    ranks: int = 1
 
     def batches(self) -> Iterator[tuple[list[Prompt], list[int]]]:
-        """Prompts and seeds of one pipeline call after the other; a prompt that is a dict of arguments is a call of its own."""
+        """Prompts and seeds of one pipeline call of this process after the other; a prompt that is a dict of arguments is a call of
+        its own."""
         size = self.batch_size if all(isinstance(p, str) for p in self.prompts) else 1
-        for i in range(0, len(self.prompts), size):
+        for i in range(self.rank * size, len(self.prompts), self.ranks * size):
             yield self.prompts[i : i + size], self.seeds[i : i + size]
 
 
@@ -66,13 +73,13 @@ class Account:
             self.last[layer] = self.denoiser
             self.present[layer] += 1
 
-    def settle(self, expected: list[str], steps: int) -> None:
+    def settle(self, expected: list[str], steps: int, ranks: int = 1) -> None:
         """Raise CalibrationError unless every layer took part in every denoiser call, as often in each, and every step had the same
         number of denoiser calls, but for steps that only another denoiser ran in. An expert sees the tokens that are sent to it: it
-        must have been called at all."""
+        must have been called at all, if only in another of several processes."""
         if not self.denoiser and self.others:
             raise CalibrationError(f"the denoiser ran in none of the {steps} steps, others did: take more steps, or prune another component")
-        idle = [name for name in expected if is_expert(name) and not self.layers[name]]
+        idle = [name for name in expected if is_expert(name) and not self.layers[name] and ranks == 1]
         if idle:
             raise CalibrationError(
                 f"{len(idle)} experts saw no token: {', '.join(idle[:8])}; take more prompts or steps, or leave them dense with --exclude '*.experts.*'"
@@ -110,7 +117,7 @@ def calibrate(
     with tapped(run, denoiser, hessians, account, plan.weighting, on_call):
         for prompts, seeds in plan.batches():
             run.latents(prompts, seeds, plan.settings)
-    account.settle([layer for tap in taps for layer in tap.layers], run.steps)
+    account.settle([layer for tap in taps for layer in tap.layers], run.steps, plan.ranks)
     return hessians
 
 
@@ -184,10 +191,7 @@ def layer_hook(run: Run, account: Account, layer: str, hessian: Hessian, shared:
         if shared.tensor is None or shared.reader == layer:  # a new pass, also if not all have read the last one: `settle` will say so
             shared.reader, shared.tensor, shared.readers = layer, x, 0
             numbers = x.detach().float()
-            if not numbers.sum().isfinite() and not numbers.isfinite().all():
-                raise CalibrationError(
-                    f"{layer}: the input of step {run.step + 1} has inf or NaN; try another --dtype (float16 overflows where bfloat16 does not)"
-                )
+            require_usable(numbers, layer, run.step + 1)
             kind, low, high = weighting
             for part in tokens(module, numbers):
                 hessian.update(part, step_weight(kind, run.step, run.steps, low, high))
@@ -198,6 +202,18 @@ def layer_hook(run: Run, account: Account, layer: str, hessian: Hessian, shared:
             shared.tensor, shared.readers = None, 0
 
     return hook
+
+
+def require_usable(numbers: Tensor, layer: str, step: int) -> None:
+    """CalibrationError for inputs with inf or NaN, and for those whose squares float32 can't sum."""
+    least, most = (end.item() for end in torch.aminmax(numbers)) if numbers.numel() else (0.0, 0.0)
+    size = max(abs(least), abs(most))
+    if not math.isfinite(size) or math.isnan(least):
+        raise CalibrationError(f"{layer}: the input of step {step} has inf or NaN; try another --dtype (float16 overflows where bfloat16 does not)")
+    if size > LARGEST or 0 < size < SMALLEST:
+        raise CalibrationError(
+            f"{layer}: the input of step {step} is up to {size:.1e}: expected between {SMALLEST:g} and {LARGEST:g}, or its squares are lost; leave the layer out with --exclude '{layer}'"
+        )
 
 
 def same(x: Tensor, other: Tensor) -> bool:

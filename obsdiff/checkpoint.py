@@ -19,6 +19,7 @@ from .adapters import require_unwrapped
 from .card import model_card
 from .errors import UserError
 from .folder import Folder, check_output
+from .hashes import file_hashes
 from .loading import open_pipeline
 from .record import RECORD, PruningReport
 from .settings import usable_device
@@ -57,8 +58,9 @@ def save_pruned(pipe: Any, output: str | Path, report: PruningReport, *, overwri
 def write_pruned(pipe: Any, folder: Path, report: PruningReport) -> None:
     require_unwrapped(pipe)
     pipe.save_pretrained(folder, safe_serialization=True)
-    (folder / RECORD).write_text(json.dumps(report.to_dict(), indent=1) + "\n", encoding="utf-8")
+    report.hashes["files"] = file_hashes(folder)  # but for the card, which its owner will edit
     (folder / "README.md").write_text(model_card(type(pipe).__name__, report), encoding="utf-8")
+    (folder / RECORD).write_text(json.dumps(report.to_dict(), indent=1) + "\n", encoding="utf-8")
 
 
 @contextlib.contextmanager

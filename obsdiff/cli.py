@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from .builtin import BUILTINS
-from .commands import CALL, demo, evaluate, inspect_, report
+from .commands import CALL, demo, evaluate, inspect_, report, verify
 from .config import PruningConfig
 from .errors import RunFailed, RunStopped, UserError
 from .prune_command import prune
@@ -39,10 +39,10 @@ def main(argv: list[str] | None = None) -> int:
         args = parser().parse_args(argv)
         args.run(args)
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        complain(f"error: {error}", error)
         return 2
     except RunFailed as error:
-        print(f"failed: {error}{GO_ON if isinstance(error, RunStopped) else ''}", file=sys.stderr)
+        complain(f"failed: {error}{GO_ON if isinstance(error, RunStopped) else ''}", error)
         return 1
     except KeyboardInterrupt:
         print(f"interrupted{GO_ON if args.run in (evaluate, prune) else '; nothing was written'}", file=sys.stderr)
@@ -54,9 +54,15 @@ def main(argv: list[str] | None = None) -> int:
         if not is_of_memory(error):
             raise
         reason = str(error).strip().splitlines()[0] if str(error).strip() else "MemoryError"
-        print(f"failed: out of memory ({reason[:160]}); take a smaller --memory-budget-gib or --batch-size", file=sys.stderr)
+        print(f"failed: out of memory ({reason[:160]}); take a smaller --memory-budget-gib or --batch-size{GO_ON}", file=sys.stderr)
         return 1
     return 0
+
+
+def complain(line: str, error: Exception) -> None:
+    """A line on stderr, unless another process of the job has said it."""
+    if not getattr(error, "told", False):
+        print(line, file=sys.stderr)
 
 
 def is_of_memory(error: Exception) -> bool:
@@ -83,6 +89,7 @@ def parser() -> Parser:
     p.add_argument("--resume", action="store_true", help="go on from a run that was killed; the result is the same")
     p.add_argument("--overwrite", action="store_true", help="replace an existing output folder")
     p.add_argument("--json", action="store_true", help="print the record on stdout")
+    p.add_argument("--timeout-minutes", type=float, default=30.0, help="how long one of several processes (torchrun) waits for the others")
     add_config(p, several=True)
     p.set_defaults(run=prune)
 
@@ -106,6 +113,10 @@ def parser() -> Parser:
     p.add_argument("--output", required=True, metavar="PAGE.html", type=Path)
     p.add_argument("--overwrite", action="store_true", help="replace an existing page")
     p.set_defaults(run=report)
+
+    p = commands.add_parser("verify", help="check a pruned folder against its record: hashes, shapes, zeros, pattern")
+    p.add_argument("folder", metavar="DIR", type=Path, help="folder that obsdiff prune wrote")
+    p.set_defaults(run=verify)
 
     p = commands.add_parser("demo", help="the whole road on the built-in model; ends with the page")
     p.add_argument("--output", default=Path("obsdiff-demo"), metavar="DIR", type=Path)

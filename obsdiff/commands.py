@@ -141,6 +141,13 @@ def report(args: argparse.Namespace) -> None:
     say(f"{args.output}: {args.output.stat().st_size / 1e6:.1f} MB")
 
 
+def verify(args: argparse.Namespace) -> None:
+    from .verify import verify_folder
+
+    found = verify_folder(args.folder)
+    print(f"{args.folder}: as recorded: {found.files} files, {found.layers} layers")
+
+
 def check_page(page: Path, overwrite: bool) -> None:
     """UserError unless the page can be written, and replaces at most another page."""
     if page.is_dir() or page.suffix not in (".html", ".htm"):

@@ -11,7 +11,7 @@ get no Hessians, and are to be pruned as they were when their turn comes, since 
 The dense pass of single and replay does not depend on what is then pruned: `DensePass` keeps it, for many prunings of one model.
 """
 
-from collections.abc import Callable, Iterator, Set
+from collections.abc import Callable, Iterator, Mapping, Set
 from dataclasses import dataclass, field
 from itertools import chain
 
@@ -19,9 +19,10 @@ from torch import nn
 
 from .architectures import Block, Tap
 from .calibration import Plan, calibrate
-from .errors import UserError
+from .errors import CalibrationError, UserError
 from .hessian import Hessian
 from .packages import Package
+from .ranks import Ranks
 from .recording import Shelf
 from .replay import Trajectory, record, replayed
 from .running import Run
@@ -33,7 +34,8 @@ Hessians = dict[Tap, Hessian]
 @dataclass(frozen=True)
 class Site:
     """Where calibration works: the pipeline made ready, its denoiser with its blocks, what to draw, where things wait, which device holds
-    Hessians, and what is called at each denoiser call with the number of prompts in it."""
+    Hessians, what is called at each denoiser call with the number of prompts in it; the processes at work, and which of them solves
+    which tap (none: whoever asks)."""
 
     run: Run
     denoiser: nn.Module
@@ -42,6 +44,16 @@ class Site:
     store: Store
     device: str | None = None
     on_call: Callable[[int], None] = lambda prompts: None
+    ranks: Ranks = field(default_factory=Ranks)
+    owners: Mapping[Tap, int] = field(default_factory=dict)
+
+    def added_up(self, hessians: Hessians) -> Hessians:
+        """The Hessians over all processes: each at the owner of its tap, or everywhere."""
+        for tap, hessian in hessians.items():
+            self.ranks.add_(hessian, self.owners.get(tap))
+            if not hessian.samples:
+                raise CalibrationError(f"{tap.layers[0]} saw no token in any of {self.ranks.size} processes; take more prompts or steps")
+        return hessians
 
 
 @dataclass
@@ -64,7 +76,10 @@ class DensePass:
 def live(site: Site, packages: list[Package], dense: DensePass | None = None, solved: Set[str] = frozenset()) -> Iterator[Hessians]:
     """The paper's: every package draws all calibration prompts anew."""
     for package in packages:
-        yield {} if solved >= set(package.layers) else calibrate(site.run, site.denoiser, list(package.taps), site.plan, site.device, site.on_call)
+        if solved >= set(package.layers):
+            yield {}
+        else:
+            yield site.added_up(calibrate(site.run, site.denoiser, list(package.taps), site.plan, site.device, site.on_call))
 
 
 def single(site: Site, packages: list[Package], dense: DensePass | None = None, solved: Set[str] = frozenset()) -> Iterator[Hessians]:
@@ -87,7 +102,8 @@ def replay(site: Site, packages: list[Package], dense: DensePass | None = None, 
     if not dense:
         own.hessians.clear()
     yield from ({} for _ in packages[1:done])
-    yield from replayed(site.run, site.denoiser, own.trajectory, packages, site.plan, site.device, site.on_call, max(1, done))
+    for found in replayed(site.run, site.denoiser, own.trajectory, packages, site.plan, site.device, site.on_call, max(1, done)):
+        yield site.added_up(found)
 
 
 def leading(packages: list[Package], solved: Set[str]) -> int:
@@ -106,4 +122,4 @@ def gather(site: Site, taps: list[Tap], calibration: str) -> DensePass:
         trajectory, found = record(site.run, site.denoiser, site.blocks, taps, site.plan, shelf, site.device, site.on_call)
     else:
         found = calibrate(site.run, site.denoiser, taps, site.plan, site.device, site.on_call, store=site.store)
-    return DensePass(site.plan, {layer: hessian for tap, hessian in found.items() for layer in tap.layers}, trajectory)
+    return DensePass(site.plan, {layer: hessian for tap, hessian in site.added_up(found).items() for layer in tap.layers}, trajectory)

@@ -1,7 +1,7 @@
 """What a pruning is about to do, worked out and checked before anything runs: which denoiser, layers, packages, prompts."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import nn
@@ -13,6 +13,7 @@ from .config import PruningConfig
 from .errors import CalibrationError, UserError
 from .packages import Package, plan_packages, select, select_groups
 from .prune_structured import require_prunable
+from .ranks import Ranks
 from .running import Prompt
 from .settings import call_settings, check_devices, check_prompts, choose_prompts, denoiser_name, scheduler_name
 from .surgery import layer_shapes
@@ -51,7 +52,10 @@ def job_of(pipe: Any, prompts: Sequence[Prompt], config: PruningConfig) -> Job:
     chosen, seeds = choose_prompts(list(prompts), config)
     check_prompts(pipe, chosen)
     weighting = (config.step_weighting, config.step_weight_min, config.step_weight_max)
-    plan = Plan(chosen, seeds, call_settings(pipe, config), config.batch_size, weighting)
+    ranks = Ranks.here()
+    plan = Plan(chosen, seeds, call_settings(pipe, config), config.batch_size, weighting, ranks.rank, ranks.size)
+    if len(list(replace(plan, rank=0, ranks=1).batches())) < ranks.size:
+        raise UserError(f"batch_size: {ranks.size} processes share {len(chosen)} prompts in batches of {config.batch_size}, so some would have none")
     return Job(config, name, scheduler, denoiser, linears, blocks, packages, groups, plan)
 
 

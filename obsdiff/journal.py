@@ -8,20 +8,17 @@ one is refused.
 """
 
 import dataclasses
-import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch import Tensor, nn
 
-from .calibration import Plan
 from .errors import UserError
+from .hashes import digest, model_hashes, prompts_hash
 from .job import Job
 from .pieces import Outcome, Piece
 from .record import GroupRecord, LayerRecord, versions
@@ -83,37 +80,11 @@ def fingerprint(pipe: Any, job: Job, model: dict[str, str] | None = None) -> dic
     return {
         "model": model or model_hashes(pipe),
         "scheduler": {name: dict(part.config) for name, part in pipe.components.items() if hasattr(part, "config") and hasattr(part, "timesteps")},
-        "prompts": prompts_hash(job.plan),
+        "prompts": prompts_hash(job.plan.prompts, job.plan.seeds),
         "config": job.config.to_dict(),
         "settings": job.plan.settings,
         "versions": versions(),
     }
-
-
-def prompts_hash(plan: Plan) -> str:
-    """SHA-256 of prompts and seeds; of a prompt that is a dict also of the tensors in it."""
-    found = hashlib.sha256(repr(plan.seeds).encode())
-    for prompt in plan.prompts:
-        parts = sorted(prompt.items()) if isinstance(prompt, dict) else [("prompt", prompt)]
-        for name, value in parts:
-            found.update(f"{name} {digest([(name, value)]) if isinstance(value, Tensor) else repr(value)}\n".encode())
-    return found.hexdigest()
-
-
-def model_hashes(pipe: Any) -> dict[str, str]:
-    """SHA-256 of every component's weights and buffers."""
-    modules = {name: part for name, part in pipe.components.items() if isinstance(part, nn.Module)}
-    return {name: digest(sorted(module.state_dict().items())) for name, module in modules.items()}
-
-
-def digest(tensors: Iterable[tuple[str, Tensor]]) -> str:
-    """SHA-256 of tensors' names, formats, shapes and bytes."""
-    found = hashlib.sha256()
-    for name, tensor in tensors:
-        found.update(f"{name} {tensor.dtype} {tuple(tensor.shape)} ".encode())
-        if tensor.numel():
-            found.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
-    return found.hexdigest()
 
 
 def differences(found: Mapping[str, Any], wanted: Mapping[str, Any], above: str = "") -> list[str]:

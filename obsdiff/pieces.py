@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from .architectures import Group, Tap
+from .architectures import Group, Shape, Tap
 from .config import PruningConfig
 from .errors import NotPositiveDefinite
 from .hessian import Hessian
@@ -64,6 +64,12 @@ def pieces_of(packages: list[Package], groups: list[Group]) -> list[Piece]:
         for tap in () if inside else package.taps:
             found.append(Piece(len(found), index, (tap,)))
     return found
+
+
+def cost(piece: Piece, linears: Mapping[str, Shape]) -> float:
+    """About how many multiplications a piece takes: its factors, and the sweep of its weights (O, I)."""
+    sizes = [linears[layer] for layer in piece.layers]
+    return sum(linears[tap.layers[0]][1] ** 3 for tap in piece.taps) + sum(outputs * inputs**2 for outputs, inputs in sizes)
 
 
 def solve_(denoiser: nn.Module, piece: Piece, hessians: Mapping[Tap, Hessian], config: PruningConfig) -> Outcome:

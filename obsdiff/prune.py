@@ -5,7 +5,7 @@
     2. Split them, in forward order, into module packages                                    (packages.py)
     3. For each package: run the calibration prompts through the model as pruned so far and
        gather one Hessian per input, weighted by denoising step                              (gathering.py, calibration.py, hessian.py)
-    4. Prune every layer of the package with its Hessian                                     (pieces.py, solvers/)
+    4. Prune every layer of the package with its Hessian                                     (solve.py, pieces.py, solvers/)
 
 so that the Hessians of later packages see what earlier ones broke, and repair it. With calibration "single" all Hessians
 come from one pass through the dense model.
@@ -18,30 +18,32 @@ import contextlib
 import time
 import warnings
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+import torch
 
 from .architectures import uncovered
 from .config import PruningConfig
 from .dense import require_fitting
 from .errors import CalibrationWarning
 from .folder import chosen_denoiser
-from .gathering import GATHER, DensePass, Hessians, Site
+from .gathering import GATHER, DensePass, Site
+from .hashes import prompts_hash
 from .job import Job, job_of
 from .journal import Journal, fingerprint
 from .own_memory import watched
-from .packages import room
-from .parking import own_, park_
-from .pieces import Outcome, Piece, apply_, pieces_of, solve_
+from .packages import Package, room
+from .pieces import Outcome, Piece, cost, pieces_of
 from .progress import Progress
 from .pruned_models import mark_pruned_
+from .ranks import Ranks, shared_out
 from .record import PruningReport
-from .running import Prompt, prepared
+from .running import Prompt, Run, prepared
 from .settings import denoisers_besides
-from .store import Store, store
+from .solve import AtWork
+from .store import store
 
 
 def prune_(
@@ -58,10 +60,11 @@ def prune_(
 
     prompts: the calibration prompts, as strings, or as dicts with the keyword arguments of one pipeline call each;
     config.num_prompts of them are sampled. dense: what `dense_pass` gathered with this config for several prunings of the
-    same model. journal: a folder in which what is solved is kept, and from which a run goes on that was killed, to the same result;
-    model: what `model_hashes` said of this pipeline, if it was asked before. progress: show a display on stderr (default: if it is a terminal). The pipeline runs in the number format
-    and on the device it has; config.device moves it first. Everything but the pruned weights is left as it was. If it
-    raises, layers pruned until then stay pruned.
+    same model. journal: a folder in which what is solved is kept, and from which a killed run goes on, to the same result; model: what
+    `model_hashes` said of this pipeline, if it was asked before. progress: show a display on stderr (default: if it is a
+    terminal). The pipeline runs in the number format and on the device it has; config.device moves it first. Everything but
+    the pruned weights is left as it was. If it raises, layers pruned until then stay pruned. Where torch.distributed is in use
+    all its processes call this together, and end with the same weights.
 
     Raises UserError (a ValueError) for input that can't be used, CalibrationError for a calibration that can't be
     trusted and NotPositiveDefinite for a Hessian that can't be factored, both with the layer's name.
@@ -74,25 +77,24 @@ def prune_(
         report.seconds["shared dense pass"] = dense.seconds
     if config.device:
         pipe.to(config.device)
-    kept = Journal(Path(journal), fingerprint(pipe, job, model)) if journal else None
+    ranks, pieces = Ranks.here(), pieces_of(job.packages, job.groups)
+    kept = ranks.agree(lambda: Journal(Path(journal), fingerprint(pipe, job, model))) if journal else None
+    solved = set(ranks.agree(lambda: [piece.number for piece in pieces if kept and kept.read(piece)]))
+    owners = shared_out([cost(piece, job.linears) for piece in pieces], ranks.size)
     passes = len(job.packages) if config.calibrating != "single" else 1
     with (
         prepared(pipe, job.scheduler) as run,
         store(room(config, job.packages, job.linears)) as waiting,
-        Progress(progress, passes, len(job.plan.prompts)) as bar,
+        Progress(progress if ranks.rank == 0 else False, passes, sum(len(prompts) for prompts, _ in job.plan.batches())) as bar,
         watched() as report.memory,
     ):
-        site = Site(run, job.denoiser, job.blocks, job.plan, waiting, config.offload_device, lambda prompts: bar.advance(prompts, run.steps))
-        pieces = pieces_of(job.packages, job.groups)
-        solved = {layer for piece in pieces if kept and kept.read(piece) for layer in piece.layers}
-        with contextlib.closing(GATHER[config.calibrating](site, job.packages, dense, solved)) as gathered:
-            for index in range(len(job.packages)):
-                bar.package(index)
-                with seconds(report, "calibration"):
-                    hessians = next(gathered)
-                with seconds(report, "solve"):
-                    mine = [piece for piece in pieces if piece.package == index]
-                    note_outcomes(report, prune_package_(job.denoiser, mine, hessians, config, kept, waiting))
+        owner_of = {tap: owners[piece.number] for piece in pieces for tap in piece.taps}
+        advance = partial(advance_, bar, run)
+        site = Site(run, job.denoiser, job.blocks, job.plan, waiting, config.offload_device, advance, ranks, owner_of)
+        at_work = AtWork(job.denoiser, config, kept, solved, waiting, ranks, owners)
+        for outcome in outcomes(site, at_work, job.packages, pieces, dense, report, bar):
+            report.layers += outcome.layers
+            report.groups += outcome.groups
     if job.groups:
         setattr(pipe, job.component, mark_pruned_(job.denoiser, report.layout))
         note_untouched(report, config)
@@ -100,6 +102,24 @@ def prune_(
     if config.method == "obs":  # the diagonal, all that the other methods read, needs few tokens
         note_few_tokens(report)
     return report
+
+
+def outcomes(
+    site: Site, at_work: AtWork, packages: list[Package], pieces: list[Piece], dense: DensePass | None, report: PruningReport, bar: Progress
+) -> Iterator[Outcome]:
+    """Steps 3 and 4, package after package."""
+    done = {layer for piece in pieces if piece.number in at_work.solved for layer in piece.layers}
+    with contextlib.closing(GATHER[at_work.config.calibrating](site, packages, dense, done)) as gathered:
+        for index in range(len(packages)):
+            bar.package(index)
+            with seconds(report, "calibration"):
+                hessians = next(gathered)
+            with seconds(report, "solve"):
+                yield from at_work.package([piece for piece in pieces if piece.package == index], hessians)
+
+
+def advance_(bar: Progress, run: Run, prompts: int) -> None:
+    bar.advance(prompts, run.steps)
 
 
 @contextlib.contextmanager
@@ -114,6 +134,8 @@ def report_of(pipe: Any, job: Job) -> PruningReport:
     """The report as it is before anything is pruned."""
     plan = job.plan
     report = PruningReport(job.config.to_dict(), plan.settings, plan.prompts, plan.seeds, job.component, [list(p.layers) for p in job.packages])
+    report.threads = torch.get_num_threads()
+    report.hashes["prompts"] = prompts_hash(plan.prompts, plan.seeds)
     report.parameters["before"] = sum(p.numel() for p in job.denoiser.parameters())
     if job.config.component is None and (others := denoisers_besides(pipe, job.component)):
         note(report, chosen_denoiser(type(pipe).__name__, job.component, others))
@@ -145,30 +167,3 @@ def note(report: PruningReport, text: str) -> None:
     """Warn, and keep the warning in the record."""
     report.warnings.append(text)
     warnings.warn(text, CalibrationWarning, stacklevel=3)
-
-
-def prune_package_(
-    denoiser: nn.Module, pieces: list[Piece], hessians: Hessians, config: PruningConfig, journal: Journal | None, waiting: Store
-) -> list[Outcome]:
-    """Step 4 for one package. What the journal has is taken from it. Under a memory budget what is pruned waits on disk."""
-    found = []
-    for piece in pieces:
-        if config.memory_budget_gib:
-            own_(denoiser, piece.touched)
-        outcome = journal.read(piece) if journal else None
-        if outcome:
-            apply_(denoiser, piece, outcome)
-        else:
-            outcome = solve_(denoiser, piece, {tap: hessians.pop(tap) for tap in piece.taps}, config)
-            if journal:
-                journal.write(piece, outcome)
-        found.append(replace(outcome, weights={}))
-        if config.memory_budget_gib:
-            park_(denoiser, piece.touched, waiting)
-    return found
-
-
-def note_outcomes(report: PruningReport, outcomes: list[Outcome]) -> None:
-    for outcome in outcomes:
-        report.layers += outcome.layers
-        report.groups += outcome.groups

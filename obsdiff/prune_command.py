@@ -34,19 +34,26 @@ def prune(args: argparse.Namespace) -> None:
     for config in configs:
         make_plan(folder, config)
 
+    from .ranks import joined
     from .settings import check_devices
 
     check_devices(configs[0])
     quiet()
-    with open_part(args.output, {"command": "prune", "outputs": names}, args.resume, args.overwrite) as part:
-        if is_placed(args.output):  # and not killed a moment later
+    with joined(args.timeout_minutes) as ranks, contextlib.ExitStack() as held:
+        job = {"command": "prune", "outputs": names}
+        part = ranks.agree(lambda: held.enter_context(open_part(args.output, job, args.resume, args.overwrite)))
+        if ranks.agree(lambda: is_placed(args.output)):  # and not killed a moment later
+            if ranks.rank == 0:
+                put_in_place(part, args.output, args.overwrite)
+                say(f"{args.output}: was finished already")
+            return
+        with cleared_if_in_vain(part, args.resume or ranks.rank > 0):
+            prune_all(folder, prompts, configs, names, part, args.output, ranks)
+        if ranks.rank == 0:
+            records = [read_json(target / RECORD) for target in targets(part, names)]
             put_in_place(part, args.output, args.overwrite)
-            return say(f"{args.output}: was finished already")
-        with cleared_if_in_vain(part, args.resume):
-            records = prune_all(folder, prompts, configs, names, part, args.output)
-        put_in_place(part, args.output, args.overwrite)
-    if args.json:
-        show_json(records[0] if len(records) == 1 else records)
+            if args.json:
+                show_json(records[0] if len(records) == 1 else records)
 
 
 @contextlib.contextmanager
@@ -58,6 +65,11 @@ def cleared_if_in_vain(part: Path, resumed: bool) -> Iterator[None]:
         if not resumed and not isinstance(error, RunStopped):
             shutil.rmtree(part)
         raise
+
+
+def targets(part: Path, names: list[str]) -> list[Path]:
+    """Where the finished prunings lie until all are."""
+    return [part / NEW / name for name in names] if len(names) > 1 else [part / NEW]
 
 
 def all_configs(args: argparse.Namespace) -> list[PruningConfig]:
@@ -83,61 +95,53 @@ def folder_names(configs: list[PruningConfig]) -> list[str]:
     return names
 
 
-def prune_all(folder: Folder, prompts: list[str], configs: list[PruningConfig], names: list[str], part: Path, output: Path) -> list[dict[str, Any]]:
+def prune_all(folder: Folder, prompts: list[str], configs: list[PruningConfig], names: list[str], part: Path, output: Path, ranks: Any) -> None:
     """Prune the model with each config and write it into OUTPUT.part/new; several configs share one dense pass where there is one. What
-    a killed run had finished is taken as it is."""
+    a killed run had finished is left as it is."""
     from .checkpoint import load_pipeline
     from .dense import dense_pass
-    from .journal import model_hashes
+    from .hashes import model_hashes
+    from .prune import prune_
 
-    several = len(configs) > 1
-    targets = {name: part / NEW / name if several else part / NEW for name in names}
-    missing = [(name, config) for name, config in zip(names, configs, strict=True) if not (targets[name] / RECORD).is_file()]
-    notes, model, dense = iter(folder.notes()), None, None
+    every = list(zip(names, configs, targets(part, names), strict=True))
+    missing = [every[i] for i in ranks.agree(lambda: [i for i, (_, _, target) in enumerate(every) if not (target / RECORD).is_file()])]
+    notes, model, dense = iter(folder.notes() if ranks.rank == 0 else ()), None, None
     with contextlib.ExitStack() as stack:
-        for name, config in missing:
+        for name, config, target in missing:
             began = time.perf_counter()
             pipe, formats = load_pipeline(folder, config.dtype, config.device)
             for line in notes:  # once, and not before the model is open: one that can't be is one line, and no more
                 say(line)
-            if model is None and pipe.device.type == "cpu" and config.dtype is None and set(formats.values()) & {"float16", "bfloat16"}:
+            if model is None and ranks.rank == 0 and emulated(pipe, formats, config):
                 say("computing in float32, since a CPU only emulates the stored half precision; the result is saved as stored")
             loaded = time.perf_counter() - began
             model = model or model_hashes(pipe)
             if len(missing) > 1 and dense is None and config.calibrating != "live":
-                dense = stack.enter_context(dense_pass(pipe, prompts, [config for _, config in missing]))
-            report = prune_one(pipe, formats, prompts, config, dense, model, part, name, targets[name], loaded)
-            say(summary(output / name if several else output, report, time.perf_counter() - began))
-    return [read_json(target / RECORD) for target in targets.values()]
+                dense = stack.enter_context(dense_pass(pipe, prompts, [config for _, config, _ in missing]))
+            pieces = part / WORK / "pieces" / name
+            report = prune_(pipe, prompts, config, dense=dense, journal=pieces, model=model)
+            report.seconds = {"load": loaded} | report.seconds
+            if ranks.rank == 0:
+                write_whole(pipe, formats, report, part / WORK / "writing", target)
+                shutil.rmtree(pieces)
+                say(summary(output / name if len(names) > 1 else output, report, time.perf_counter() - began))
 
 
-def prune_one(
-    pipe: Any,
-    formats: dict[str, str],
-    prompts: list[str],
-    config: PruningConfig,
-    dense: Any,
-    model: dict[str, str],
-    part: Path,
-    name: str,
-    target: Path,
-    loaded: float,
-) -> Any:
-    """Prune a loaded pipeline and write it to its target, whole; what was solved on the way is kept until then."""
+def emulated(pipe: Any, formats: dict[str, str], config: PruningConfig) -> bool:
+    """Whether a CPU computes in float32 what is stored in half precision."""
+    return pipe.device.type == "cpu" and config.dtype is None and bool(set(formats.values()) & {"float16", "bfloat16"})
+
+
+def write_whole(pipe: Any, formats: dict[str, str], report: Any, beside: Path, target: Path) -> None:
+    """Write a pruned pipeline beside its target, and give it its name when it is whole."""
     from .checkpoint import cast_, write_pruned
-    from .prune import prune_
 
-    pieces, beside = part / WORK / "pieces" / name, part / WORK / "writing"
-    report = prune_(pipe, prompts, config, dense=dense, journal=pieces, model=model)
     cast_(pipe, formats)
-    report.seconds = {"load": loaded} | report.seconds
     with stopped_by_disk(beside):
         shutil.rmtree(beside, ignore_errors=True)
         write_pruned(pipe, beside, report)
         target.parent.mkdir(exist_ok=True)
         beside.rename(target)
-        shutil.rmtree(pieces)
-    return report
 
 
 def summary(output: Path, report: Any, seconds: float) -> str:

@@ -46,7 +46,8 @@ class GroupRecord:
 class PruningReport:
     """What prune_ did: the settings it resolved, every layer, and the seconds of each phase. `parameters` counts the whole
     component before and after; `memory` is the process's anonymous memory before the run and at its peak, in bytes; `layers` of a
-    structured run are those that read the removed heads and neurons."""
+    structured run are those that read the removed heads and neurons. `threads` is how many computed; `hashes` are SHA-256 of the
+    prompts with their seeds, and of every other file that was written."""
 
     config: dict[str, Any]
     settings: dict[str, Any] = field(default_factory=dict)
@@ -60,6 +61,8 @@ class PruningReport:
     seconds: dict[str, float] = field(default_factory=dict)
     memory: dict[str, int] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
+    threads: int = 0
+    hashes: dict[str, Any] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=lambda: versions())
 
     @property

@@ -89,7 +89,7 @@ def replayed(
             with tapped(run, denoiser, hessians, account, plan.weighting, on_call), stopped_early(denoiser, trajectory, package):
                 for number in range(len(trajectory.recording.calls)):
                     again(run, denoiser, trajectory, number, start, border, last)
-            account.settle(list(package.layers), run.steps)
+            account.settle(list(package.layers), run.steps, plan.ranks)
             yield hessians
     finally:
         run.recorded_steps = None

@@ -182,8 +182,8 @@ def test_inspect_counts_the_passes_of_each_calibration(capsys, sd3_folder, calib
 
 
 def test_inspect_says_what_a_budget_sends_to_disk(capsys, sd3_folder):
-    assert main(["inspect", sd3_folder, "--calibration", "single", "--memory-budget-gib", "7e-4"]) == 0
-    assert re.search(r"memory      Hessians .* GiB, .* of them on disk, solving at most .* GiB, of a budget of 0\.0007;", capsys.readouterr().out)
+    assert main(["inspect", sd3_folder, "--calibration", "single", "--memory-budget-gib", "4.5e-4"]) == 0
+    assert re.search(r"memory      Hessians .* GiB, .* of them on disk, solving at most .* GiB, of a budget of 0\.00045;", capsys.readouterr().out)
 
 
 def test_inspect_runs_nothing_and_prints_the_plan(capsys, sd3_folder):
@@ -196,7 +196,7 @@ def test_inspect_runs_nothing_and_prints_the_plan(capsys, sd3_folder):
     taps = {tap["layers"][0]: tap for package in plan["packages"] for tap in package["taps"]}
     assert taps["transformer_blocks.0.attn.to_q"]["tokens_per_column"] == 2 * 16 * 50 / 32
     assert taps["transformer_blocks.0.attn.add_q_proj"]["tokens_per_column"] == 2 * (24 + 256) * 50 / 32
-    first = sum(8 * (t["columns"] ** 2 + t["columns"]) for t in plan["packages"][0]["taps"])
+    first = sum(4 * (t["columns"] ** 2 + t["columns"]) for t in plan["packages"][0]["taps"])
     assert plan["packages"][0]["hessian_gib"] == pytest.approx(first / 2**30)
     assert main(["inspect", sd3_folder]) == 0
     assert "3 x joint attention" in capsys.readouterr().out

@@ -1,0 +1,53 @@
+"""SHA-256 of what goes into a run and of what comes out: to know it again."""
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+AT_ONCE = 2**22  # bytes of a file that are read together
+
+
+def file_hashes(folder: Path) -> dict[str, str]:
+    """SHA-256 of every file below a folder, by its path in it."""
+    found = {}
+    for file in sorted(path for path in folder.rglob("*") if path.is_file()):
+        found[file.relative_to(folder).as_posix()] = file_hash(file)
+    return found
+
+
+def file_hash(file: Path) -> str:
+    found = hashlib.sha256()
+    with file.open("rb") as opened:
+        while part := opened.read(AT_ONCE):
+            found.update(part)
+    return found.hexdigest()
+
+
+def prompts_hash(prompts: Sequence[Any], seeds: Sequence[int]) -> str:
+    """SHA-256 of prompts and seeds; of a prompt that is a dict also of the tensors in it."""
+    found = hashlib.sha256(repr(list(seeds)).encode())
+    for prompt in prompts:
+        parts = sorted(prompt.items()) if isinstance(prompt, dict) else [("prompt", prompt)]
+        for name, value in parts:
+            found.update(f"{name} {digest([(name, value)]) if isinstance(value, Tensor) else repr(value)}\n".encode())
+    return found.hexdigest()
+
+
+def model_hashes(pipe: Any) -> dict[str, str]:
+    """SHA-256 of every component's weights and buffers."""
+    modules = {name: part for name, part in pipe.components.items() if isinstance(part, nn.Module)}
+    return {name: digest(sorted(module.state_dict().items())) for name, module in modules.items()}
+
+
+def digest(tensors: Iterable[tuple[str, Tensor]]) -> str:
+    """SHA-256 of tensors' names, formats, shapes and bytes."""
+    found = hashlib.sha256()
+    for name, tensor in tensors:
+        found.update(f"{name} {tensor.dtype} {tuple(tensor.shape)} ".encode())
+        if tensor.numel():
+            found.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    return found.hexdigest()

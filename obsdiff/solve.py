@@ -1,0 +1,86 @@
+"""Solve the pieces of one package: in one process one after the other, in several each where its Hessian is.
+
+What the journal has is taken from it. Under a memory budget what is pruned waits on disk.
+"""
+
+from collections.abc import Iterator, Sequence, Set
+from dataclasses import dataclass
+
+from torch import nn
+
+from .config import PruningConfig
+from .gathering import Hessians
+from .journal import Journal
+from .parking import own_, park_
+from .pieces import Outcome, Piece, apply_, solve_
+from .ranks import Ranks
+from .store import Store
+
+
+@dataclass(frozen=True)
+class AtWork:
+    """A run's solving: the model, what is solved already, where things are kept, and who solves what."""
+
+    denoiser: nn.Module
+    config: PruningConfig
+    journal: Journal | None
+    solved: Set[int]
+    waiting: Store
+    ranks: Ranks
+    owners: Sequence[int]
+
+    def package(self, pieces: list[Piece], hessians: Hessians) -> Iterator[Outcome]:
+        """Outcomes of a package's pieces, in order; each has been applied to the model by then. The Hessians are used up."""
+        return self.alone(pieces, hessians) if self.ranks.size == 1 else self.together(pieces, hessians)
+
+    def alone(self, pieces: list[Piece], hessians: Hessians) -> Iterator[Outcome]:
+        for piece in pieces:
+            self.begin(piece)
+            if piece.number in self.solved:
+                outcome = self.journal.read(piece)
+                apply_(self.denoiser, piece, outcome)
+            else:
+                outcome = self.solve(piece, hessians)
+                self.keep(piece, outcome)
+            self.end(piece)
+            yield Outcome({}, outcome.layers, outcome.groups)
+
+    def together(self, pieces: list[Piece], hessians: Hessians) -> Iterator[Outcome]:
+        """In several processes: all solve what is theirs, then everyone gets everything. Process 0 has the journal."""
+        own = {}
+        for piece in pieces:
+            if piece.number not in self.solved and self.owners[piece.number] == self.ranks.rank:
+                self.begin(piece)
+                own[piece.number] = self.solve(piece, hessians)
+        for piece in pieces:
+            old, owner = piece.number in self.solved, self.owners[piece.number]
+            mine = self.journal.read(piece) if old and self.ranks.rank == 0 else own.pop(piece.number, None)
+            outcome = self.exchange(mine, 0 if old else owner)
+            if old or owner != self.ranks.rank:
+                self.begin(piece)
+                apply_(self.denoiser, piece, outcome)
+            if not old and self.ranks.rank == 0:
+                self.keep(piece, outcome)
+            self.end(piece)
+            yield Outcome({}, outcome.layers, outcome.groups)
+
+    def exchange(self, outcome: Outcome | None, owner: int) -> Outcome:
+        device = next(self.denoiser.parameters()).device
+        parts = (outcome.weights, (outcome.layers, outcome.groups)) if outcome else (None, None)
+        weights, (layers, groups) = self.ranks.give(*parts, owner, device)
+        return Outcome(weights, layers, groups)
+
+    def solve(self, piece: Piece, hessians: Hessians) -> Outcome:
+        return solve_(self.denoiser, piece, {tap: hessians.pop(tap) for tap in piece.taps}, self.config)
+
+    def keep(self, piece: Piece, outcome: Outcome) -> None:
+        if self.journal:
+            self.journal.write(piece, outcome)
+
+    def begin(self, piece: Piece) -> None:
+        if self.config.memory_budget_gib:
+            own_(self.denoiser, piece.touched)
+
+    def end(self, piece: Piece) -> None:
+        if self.config.memory_budget_gib:
+            park_(self.denoiser, piece.touched, self.waiting)

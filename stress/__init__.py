@@ -1,0 +1,1 @@
+"""Long runs that try to break obsdiff: `make stress`. A small sample of each is among the tests."""

@@ -1,0 +1,86 @@
+"""Prune into file systems that are too small or can't be written, then make room and go on.
+
+    python -m stress.disk [--sizes 5 20 45 70]       # MiB; the output takes about 70
+
+Checked: one clear line and exit code 1, nothing that is half an output; with room made --resume ends with the undisturbed bits. On a
+read-only file system the run is refused at once, with exit code 2. Needs the right to mount a tmpfs.
+"""
+
+import argparse
+import contextlib
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from . import command
+from .kill import arguments, undisturbed
+
+KIND = "live"
+
+
+@contextlib.contextmanager
+def mounted(folder: Path, size: int) -> Iterator[None]:
+    """A tmpfs of so many MiB for a while."""
+    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}m", "tmpfs", folder], check=True, capture_output=True, text=True)
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", folder], check=True)
+
+
+def why_not() -> str | None:
+    """Why no tmpfs can be mounted here, or None."""
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            with mounted(Path(folder), 1):
+                return None
+        except (OSError, subprocess.CalledProcessError) as error:
+            return " ".join(str(getattr(error, "stderr", None) or error).split())
+
+
+def full(place: Path, size: int, expected: tuple[dict, list, float]) -> None:
+    """A run on a disk of so many MiB, which then grows."""
+    output = place / "out"
+    code, err = command.run(*arguments(KIND, output))
+    assert code == 1, f"{size} MiB: exit code {code}: {err}"
+    lines = [line for line in err.splitlines() if line.startswith("failed:")]
+    assert len(lines) == 1, err
+    assert "No space left on device" in lines[0], err
+    assert "--resume" in lines[0], err
+    assert "Traceback" not in err, err
+    assert not output.exists()
+    subprocess.run(["mount", "-o", "remount,size=2g", place], check=True)
+    code, err = command.run(*arguments(KIND, output), "--resume")
+    assert code == 0, err
+    assert command.weights(output) == expected[0], f"{size} MiB: other weights than undisturbed"
+    print(f"{size} MiB: stopped in one line, gone on to the same bits", flush=True)
+
+
+def read_only(place: Path) -> None:
+    subprocess.run(["mount", "-o", "remount,ro", place], check=True)
+    code, err = command.run(*arguments(KIND, place / "other"))
+    assert code == 2, f"read-only: exit code {code}: {err}"
+    assert "Read-only file system" in err, err
+    print("read-only: refused in one line", flush=True)
+
+
+def main(given: list[str] | None = None) -> int:
+    """How many full disks were survived."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--sizes", type=int, nargs="+", default=[5, 20, 45, 70], metavar="MIB")
+    args = parser.parse_args(given)
+    with tempfile.TemporaryDirectory(prefix="stress-") as folder:
+        expected = undisturbed(KIND, Path(folder) / "undisturbed")
+        for size in args.sizes:
+            place = Path(folder) / f"disk-{size}"
+            place.mkdir()
+            with mounted(place, size):
+                full(place, size, expected)
+                if size == args.sizes[-1]:
+                    read_only(place)
+    return len(args.sizes)
+
+
+if __name__ == "__main__":
+    main()

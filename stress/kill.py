@@ -1,0 +1,100 @@
+"""Kill prunings at random moments and go on: every one has to end with the bits of a run that nobody disturbed.
+
+    python -m stress.kill [--times 25] [--seed 0]
+
+Each time one of five kinds of run is started, killed with SIGKILL at a random moment, started again with --resume, now and then killed
+once more, and at last left alone. Checked: after a kill the output is not there, or whole; at the end its weights and records are the
+undisturbed ones, and nothing else lies beside it.
+"""
+
+import argparse
+import contextlib
+import random
+import signal
+import subprocess
+import tempfile
+import time
+from collections import Counter
+from pathlib import Path
+
+from . import command
+
+COMMON = ("--num-prompts", 3, "--num-inference-steps", 3)
+KINDS = {
+    "live": ("--calibration", "live", "--packages", 4),
+    "replay": ("--calibration", "replay", "--packages", 4),
+    "single": (),
+    "structured": ("--pattern", "structured", "--sparsity", 0.3, "--calibration", "live", "--packages", 2),
+    "several": ("--sparsity", 0.3, 0.5),
+}
+AGAIN = 0.3  # how often a run that goes on is killed, too
+
+
+def arguments(kind: str, output: Path) -> tuple:
+    return ("prune", "emoji-sd3", "--output", output, *COMMON, *KINDS[kind])
+
+
+def undisturbed(kind: str, output: Path) -> tuple[dict, list, float]:
+    """Hashes of the weights, the records, and the seconds of a run that is left alone."""
+    began = time.perf_counter()
+    code, err = command.run(*arguments(kind, output))
+    if code:
+        raise AssertionError(f"{kind}: exit code {code}: {err}")
+    return command.weights(output), command.records(output), time.perf_counter() - began
+
+
+def killed(kind: str, output: Path, seconds: float, *more: str) -> bool:
+    """Start a run, kill it after so many seconds; whether it was still alive."""
+    process = command.start(*arguments(kind, output), *more)
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(seconds)
+    alive = process.poll() is None
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    return alive
+
+
+def once(kind: str, output: Path, expected: tuple[dict, list, float], chance: random.Random) -> int:
+    """One run that is killed until it is not; how often it was. AssertionError if its end differs."""
+    hashes, records, seconds = expected
+    kills = int(killed(kind, output, chance.uniform(0.2, 1.05) * seconds))
+    while True:
+        if output.exists():
+            assert command.weights(output) == hashes, f"{kind}: half an output after a kill"
+        if chance.random() >= AGAIN:
+            break
+        kills += killed(kind, output, chance.uniform(0.3, 1.0) * seconds, "--resume")
+    code, err = command.run(*arguments(kind, output), "--resume")
+    whole = code == 2 and "exists already" in err  # it had ended before it was killed
+    assert code == 0 or whole, f"{kind}: --resume ended with {code}: {err}"
+    assert command.weights(output) == hashes, f"{kind}: other weights than undisturbed"
+    assert command.records(output) == records, f"{kind}: other records than undisturbed"
+    assert [path.name for path in output.parent.iterdir()] == [output.name], f"{kind}: left beside: {list(output.parent.iterdir())}"
+    return kills
+
+
+def main(given: list[str] | None = None) -> Counter:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--times", type=int, default=25)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--kinds", nargs="+", default=list(KINDS), choices=KINDS)
+    args = parser.parse_args(given)
+    chance, counts = random.Random(args.seed), Counter()
+    with tempfile.TemporaryDirectory(prefix="stress-") as folder:
+        expected = {}
+        for i in range(args.times):
+            kind = args.kinds[i % len(args.kinds)]
+            if kind not in expected:
+                expected[kind] = undisturbed(kind, Path(folder) / f"undisturbed-{kind}")
+            place = Path(folder) / str(i)
+            place.mkdir()
+            kills = once(kind, place / "out", expected[kind], chance)
+            counts["runs"] += 1
+            counts["kills"] += kills
+            print(f"{i + 1}/{args.times} {kind}: killed {kills} times, the same bits", flush=True)
+    print(f"{counts['runs']} runs, killed {counts['kills']} times, ended with the bits of undisturbed ones")
+    return counts
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,135 @@
+"""Prune in 1, 2 and 4 processes and compare; let a process die in the middle, and go on with another number of them.
+
+    python -m stress.ranks [--sizes 1 2 4]
+
+Counted is in how many entries the masks differ from those of one process: sums that are added up in another order differ by
+rounding, which decides ties.
+"""
+
+import argparse
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import psutil
+import torch
+from safetensors.torch import load_file
+
+from .command import QUIET, run
+
+COMMON = ("--num-prompts", 8, "--num-inference-steps", 4, "--batch-size", 1)
+KINDS = {
+    "single": ("--sparsity", 0.5),
+    "live": ("--calibration", "live", "--packages", 2),
+    "replay": ("--calibration", "replay", "--packages", 2),
+    "structured": ("--pattern", "structured", "--sparsity", 0.3, "--calibration", "live", "--packages", 2),
+    "several": ("--sparsity", 0.3, 0.5),
+}
+TIES = 3e-3  # share of the mask that rounding may decide over; later packages see what it did in earlier ones
+WEIGHTS = "transformer/diffusion_pytorch_model.safetensors"
+
+
+def arguments(kind: str, output: Path) -> list[str]:
+    return [str(x) for x in ("prune", "emoji-sd3", "--output", output, *COMMON, *KINDS[kind])]
+
+
+def start(size: int, given: list[str]) -> subprocess.Popen:
+    """`obsdiff` in so many processes of torchrun, two threads among them."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(size), "-m", "obsdiff", *given]
+    environment = os.environ | QUIET | {"OMP_NUM_THREADS": str(max(1, 2 // size))}
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
+
+
+def finished(process: subprocess.Popen, seconds: float = 900) -> str:
+    """stderr of a run that has to end well."""
+    _, err = process.communicate(timeout=seconds)
+    assert process.returncode == 0, f"exit code {process.returncode}: {err}"
+    return err
+
+
+def masks_differ(one: Path, other: Path) -> tuple[int, int]:
+    """In how many entries the masks of two outputs differ, and of how many."""
+    differ = total = 0
+    files = sorted(file.relative_to(one) for file in one.rglob(WEIGHTS))
+    assert files
+    assert files == sorted(file.relative_to(other) for file in other.rglob(WEIGHTS))
+    for file in files:
+        a, b = load_file(one / file), load_file(other / file)
+        assert a.keys() == b.keys()
+        for name, weight in a.items():
+            assert weight.shape == b[name].shape, f"{name}: {tuple(weight.shape)} and {tuple(b[name].shape)}"
+            differ += int(((weight == 0) != (b[name] == 0)).sum())
+            total += weight.numel()
+            if weight.dim() < 2:
+                torch.testing.assert_close(weight, b[name], rtol=1e-3, atol=1e-3)
+    return differ, total
+
+
+def compare(kind: str, sizes: list[int], folder: Path) -> dict[int, tuple[int, int]]:
+    """Prune with each number of processes; against the first of them, in how many entries the masks differ."""
+    found, outputs = {}, {size: folder / f"{kind}-{size}" for size in sizes}
+    for size in sizes:
+        err = finished(start(size, arguments(kind, outputs[size])))
+        said = [line for line in err.splitlines() if line.startswith(str(outputs[size]))]
+        assert len(said) == len(list(outputs[size].rglob("obsdiff.json"))), f"{kind}: {said} is not one line for each output"
+        found[size] = masks_differ(outputs[sizes[0]], outputs[size])
+        print(f"{kind}, {size} processes: {found[size][0]} of {found[size][1]} mask entries differ", flush=True)
+        assert found[size][0] < TIES * found[size][1]
+    return found
+
+
+def workers(process: subprocess.Popen, size: int, seconds: float = 120) -> list[psutil.Process]:
+    """The obsdiff processes below torchrun, once all are there."""
+    began = time.perf_counter()
+    while time.perf_counter() - began < seconds:
+        found = [child for child in psutil.Process(process.pid).children(recursive=True) if "obsdiff" in child.cmdline()]
+        if len(found) == size:
+            return found
+        time.sleep(0.2)
+    raise AssertionError(f"torchrun did not start {size} processes")
+
+
+def death(folder: Path, expected: Path, size: int = 2, then: int = 1) -> None:
+    """One of the processes is killed when the first piece is solved; the job has to end, and to go on with another number of processes."""
+    output = folder / "death"
+    process = start(size, arguments("live", output))
+    victims, pieces = workers(process, size), folder / "death.part" / ".work" / "pieces"
+    while not list(pieces.rglob("*.safetensors")):
+        assert process.poll() is None, process.communicate()[1]
+        time.sleep(0.05)
+    victims[-1].send_signal(signal.SIGKILL)
+    _, err = process.communicate(timeout=120)
+    assert process.returncode != 0
+    assert "another process of this job has ended, or does not answer" in err, err
+    assert "go on with --resume" in err, err
+    assert not output.exists()
+    given = [*arguments("live", output), "--resume"]
+    if then == 1:
+        code, err = run(*given)
+        assert code == 0, err
+    else:
+        finished(start(then, given))
+    differ, total = masks_differ(expected, output)
+    print(f"one of {size} processes killed, gone on with {then}: {differ} of {total} mask entries differ", flush=True)
+    assert differ < TIES * total
+
+
+def main(given: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--sizes", type=int, nargs="+", default=[1, 2, 4])
+    parser.add_argument("--kinds", nargs="+", default=list(KINDS), choices=KINDS)
+    args = parser.parse_args(given)
+    with tempfile.TemporaryDirectory(prefix="stress-") as place:
+        folder = Path(place)
+        for kind in args.kinds:
+            compare(kind, args.sizes, folder)
+        if "live" in args.kinds:
+            death(folder, folder / f"live-{args.sizes[0]}")
+
+
+if __name__ == "__main__":
+    main()
