@@ -4,6 +4,7 @@ import contextlib
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from .config import PruningConfig
@@ -12,6 +13,7 @@ from .gathering import DensePass, Site, gather
 from .job import Job, job_of
 from .packages import Package, room
 from .progress import Progress
+from .ranks import Ranks
 from .running import Prompt, prepared
 from .store import store
 
@@ -38,8 +40,11 @@ def dense_pass(pipe: Any, prompts: Sequence[Prompt], configs: Sequence[PruningCo
     taps = [replace(tap, layers=tuple(layer for layer in tap.layers if layer in wanted)) for tap in taps]
     smallest = min(room(job.config, job.packages, job.linears) for job in jobs)
     with store(smallest) as waiting:
-        with prepared(pipe, first.scheduler) as run, Progress(progress, 1, len(first.plan.prompts)) as bar:
-            site = Site(run, first.denoiser, first.blocks, first.plan, waiting, first.config.offload_device, lambda prompts: bar.advance(prompts, run.steps))
+        ranks = Ranks.here()
+        shown = progress if ranks.rank == 0 else False
+        with prepared(pipe, first.scheduler) as run, Progress(shown, 1, sum(len(prompts) for prompts, _ in first.plan.batches())) as bar:
+            advance = partial(bar.advance_of, run)
+            site = Site(run, first.denoiser, first.blocks, first.plan, waiting, first.config.offload_device, advance, ranks)
             began = time.perf_counter()
             found = gather(site, taps, first.config.calibrating)
             found.seconds = time.perf_counter() - began

@@ -45,6 +45,10 @@ class Progress:
         detail = f"prompt {min(self.prompts, int(self.done) + 1)}/{self.prompts}"
         self.bars.update(self.task, completed=self.index * self.prompts + min(self.done, self.prompts), detail=detail)
 
+    def advance_of(self, run: Any, prompts: int) -> None:
+        """The same for a run, which knows its number of steps."""
+        self.advance(prompts, run.steps)
+
 
 @contextlib.contextmanager
 def counting(text: str, total: int, show: bool | None = None) -> Iterator[Callable[[int], None]]:

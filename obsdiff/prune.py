@@ -40,7 +40,7 @@ from .progress import Progress
 from .pruned_models import mark_pruned_
 from .ranks import Ranks, shared_out
 from .record import PruningReport
-from .running import Prompt, Run, prepared
+from .running import Prompt, prepared
 from .settings import denoisers_besides
 from .solve import AtWork
 from .store import store
@@ -89,7 +89,7 @@ def prune_(
         watched() as report.memory,
     ):
         owner_of = {tap: owners[piece.number] for piece in pieces for tap in piece.taps}
-        advance = partial(advance_, bar, run)
+        advance = partial(bar.advance_of, run)
         site = Site(run, job.denoiser, job.blocks, job.plan, waiting, config.offload_device, advance, ranks, owner_of)
         at_work = AtWork(job.denoiser, config, kept, solved, waiting, ranks, owners)
         for outcome in outcomes(site, at_work, job.packages, pieces, dense, report, bar):
@@ -116,10 +116,6 @@ def outcomes(
                 hessians = next(gathered)
             with seconds(report, "solve"):
                 yield from at_work.package([piece for piece in pieces if piece.package == index], hessians)
-
-
-def advance_(bar: Progress, run: Run, prompts: int) -> None:
-    bar.advance(prompts, run.steps)
 
 
 @contextlib.contextmanager

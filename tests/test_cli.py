@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import load_file
 
 from obsdiff.cli import main
+from obsdiff.errors import RunFailed, RunStopped
 
 QUICK = ["--num-inference-steps", "2", "--guidance-scale", "3"]
 PLAIN = """
@@ -253,3 +254,45 @@ def test_every_field_of_the_config_is_a_flag(capsys):
 
     for field in fields(PruningConfig):
         assert ("--no-" if field.default is True else "--") + field.name.replace("_", "-") in text
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (MemoryError(), "failed: out of memory (MemoryError); take a smaller --memory-budget-gib or --batch-size; go on with --resume"),
+        (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes."), "failed: out of memory ([enforce fail] "),
+        (RunStopped("out.part can't be written: No space left on device"), "failed: out.part can't be written: No space left on device; go on with --resume"),
+        (KeyboardInterrupt(), "interrupted; go on with --resume"),
+    ],
+)
+def test_what_stops_a_run_from_outside_is_one_line_that_says_how_to_go_on(capsys, monkeypatch, tmp_path, sd3_folder, error, line):
+    def stopped(*_args, **_kwargs):
+        raise error
+
+    monkeypatch.setattr("obsdiff.prune.prune_", stopped)
+    output = tmp_path / "out"
+    assert main(["prune", sd3_folder, "--output", str(output), *QUICK]) == 1
+    said = [text for text in capsys.readouterr().err.splitlines() if text.startswith(("failed", "interrupted"))]
+    assert len(said) == 1
+    assert said[0].startswith(line)
+    assert not output.exists()
+    assert (tmp_path / "out.part").exists()
+
+
+def test_a_run_that_would_fail_again_leaves_nothing_to_go_on_from(capsys, monkeypatch, tmp_path, sd3_folder):
+    def failed(*_args, **_kwargs):
+        raise RunFailed("transformer_blocks.0.attn.to_q: not positive definite")
+
+    monkeypatch.setattr("obsdiff.prune.prune_", failed)
+    assert main(["prune", sd3_folder, "--output", str(tmp_path / "out"), *QUICK]) == 1
+    assert "failed: transformer_blocks.0.attn.to_q" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_error_that_is_no_such_thing_is_not_hidden(monkeypatch, tmp_path, sd3_folder):
+    def broken(*_args, **_kwargs):
+        raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
+
+    monkeypatch.setattr("obsdiff.prune.prune_", broken)
+    with pytest.raises(RuntimeError, match="mat1"):
+        main(["prune", sd3_folder, "--output", str(tmp_path / "out"), *QUICK])

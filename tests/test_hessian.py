@@ -1,6 +1,7 @@
 import pytest
 import torch
 
+from obsdiff.errors import RunStopped
 from obsdiff.hessian import ENOUGH, Hessian, factors, merged, row_sums
 
 
@@ -126,3 +127,12 @@ def test_what_is_shared_is_not_taken():
     h.shared = True
     assert torch.equal(h.take(), h.take())
     assert h.variance().shape == (3,)
+
+
+def test_a_full_disk_is_one_line_and_no_dead_process(tmp_path, monkeypatch):
+    def full(*_args):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.posix_fallocate", full, raising=False)
+    with pytest.raises(RunStopped, match="00000001 can't be written: .*No space left on device"):
+        Hessian.mapped(8, tmp_path / "00000001")
