@@ -134,5 +134,5 @@ def test_a_full_disk_is_one_line_and_no_dead_process(tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("os.posix_fallocate", full, raising=False)
-    with pytest.raises(RunStopped, match="00000001 can't be written: .*No space left on device"):
+    with pytest.raises(RunStopped, match=r"00000001 can't be written: .*No space left on device"):
         Hessian.mapped(8, tmp_path / "00000001")
