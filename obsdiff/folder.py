@@ -148,7 +148,7 @@ def open_folder(path: Path, weights: bool = True) -> Folder:
             left_out.append(name)
             continue
         folder = path / name
-        if not re.fullmatch(r"\w+", name) or not folder.is_dir():
+        if not re.fullmatch(r"\w{1,100}", name) or not folder.is_dir():
             raise UserError(f"{path}: model_index.json names the component {name!r}, but there is no such folder")
         if not any(folder.iterdir()):
             raise UserError(f"{folder} is empty, but model_index.json names this component; fetch the pipeline again")

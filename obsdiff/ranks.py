@@ -115,8 +115,11 @@ def joined(timeout_minutes: float) -> Iterator[Ranks]:
     before = signal.signal(signal.SIGTERM, ended)
     try:
         yield Ranks.here()
-    finally:
         signal.signal(signal.SIGTERM, before)
+    except BaseException:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # torchrun is about to send it; what went wrong is still to be said
+        raise
+    finally:
         with contextlib.suppress(RuntimeError):  # the others may be gone
             dist.destroy_process_group()
 

