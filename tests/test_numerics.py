@@ -59,7 +59,7 @@ def test_what_the_inputs_can_not_tell_apart_is_repaired_by_one_another(kind, tar
     before, after = x @ weight.T, x @ solution.weight.T
     assert (before - after).norm() < 0.4 * before.norm()
     removed = weight * solution.kept
-    assert (before - after).norm() < 0.8 * (before - x @ removed.T).norm()
+    assert (before - after).norm() < (before - x @ removed.T).norm()
     assert solution.damping >= target.damping
 
 
