@@ -206,7 +206,7 @@ def layer_hook(run: Run, account: Account, layer: str, hessian: Hessian, shared:
 
 def require_usable(numbers: Tensor, layer: str, step: int) -> None:
     """CalibrationError for inputs with inf or NaN, and for those whose squares float32 can't sum."""
-    least, most = (end.item() for end in torch.aminmax(numbers)) if numbers.numel() else (0.0, 0.0)
+    least, most = torch.stack(torch.aminmax(numbers)).tolist() if numbers.numel() else (0.0, 0.0)
     size = max(abs(least), abs(most))
     if not math.isfinite(size) or math.isnan(least):
         raise CalibrationError(f"{layer}: the input of step {step} has inf or NaN; try another --dtype (float16 overflows where bfloat16 does not)")

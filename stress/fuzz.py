@@ -189,25 +189,15 @@ def targets(ground: Ground) -> dict[str, Callable[[], None]]:
     index, record, layout = ground.model / "model_index.json", ground.model / "obsdiff.json", ground.model / "transformer" / "config.json"
     results, weights, prompts = ground.run / "results.json", ground.model / WEIGHTS, ground.folder / "prompts.txt"
 
-    @given(mutated_json(index.read_text()))
-    def model_index(content: bytes) -> None:
-        with ground.instead(index, content):
-            ground.command("model_index.json", "inspect", ground.model, "--json")
+    def with_file(strategy: st.SearchStrategy, file: Path, kind: str, *arguments: Any, codes: tuple[int, ...] = (0, 2)) -> Callable[[], None]:
+        """A command while a file has other content."""
 
-    @given(mutated_json(record.read_text()))
-    def obsdiff_json(content: bytes) -> None:
-        with ground.instead(record, content):
-            ground.command("obsdiff.json", "verify", ground.model, codes=(0, 1, 2))
+        @given(strategy)
+        def run(content: bytes) -> None:
+            with ground.instead(file, content):
+                ground.command(kind, *arguments, codes=codes)
 
-    @given(mutated_json(results.read_text()))
-    def results_json(content: bytes) -> None:
-        with ground.instead(results, content):
-            ground.command("results.json", "report", ground.run, "--output", ground.folder / "out.html", "--overwrite")
-
-    @given(mutated_header(weights.read_bytes()))
-    def header(content: bytes) -> None:
-        with ground.instead(weights, content):
-            ground.command("safetensors header", "inspect", ground.model, "--json")
+        return run
 
     @given(mutated_json(layout.read_text()))
     def layout_json(content: bytes) -> None:
@@ -220,11 +210,6 @@ def targets(ground: Ground) -> dict[str, Callable[[], None]]:
             assert time.perf_counter() - began < SLOW
         ground.settle("layout in config.json", code)
 
-    @given(mutated_bytes("\n".join(PROMPTS).encode()))
-    def prompts_file(content: bytes) -> None:
-        with ground.instead(prompts, content):
-            ground.command("prompts", "inspect", ground.model, "--prompts", prompts, "--json")
-
     @given(st.lists(st.tuples(st.sampled_from(FLAGS), st.one_of(st.none(), NUMBERS.map(str), TEXTS)), max_size=4))
     def flags(given_flags: list[tuple[str, str | None]]) -> None:
         arguments = [part for flag, value in given_flags for part in ((flag,) if value is None else (flag, value))]
@@ -234,7 +219,17 @@ def targets(ground: Ground) -> dict[str, Callable[[], None]]:
     def pattern(text: str) -> None:
         ground.command("patterns", "inspect", ground.folder / "dense", f"--pattern={text}")
 
-    return {f.__name__: f for f in (model_index, obsdiff_json, results_json, header, layout_json, prompts_file, flags, pattern)}
+    page = ("--output", ground.folder / "out.html", "--overwrite")
+    return {
+        "model_index": with_file(mutated_json(index.read_text()), index, "model_index.json", "inspect", ground.model, "--json"),
+        "obsdiff_json": with_file(mutated_json(record.read_text()), record, "obsdiff.json", "verify", ground.model, codes=(0, 1, 2)),
+        "results_json": with_file(mutated_json(results.read_text()), results, "results.json", "report", ground.run, *page),
+        "header": with_file(mutated_header(weights.read_bytes()), weights, "safetensors header", "inspect", ground.model, "--json"),
+        "prompts_file": with_file(mutated_bytes(prompts.read_bytes()), prompts, "prompts", "inspect", ground.model, "--prompts", prompts, "--json"),
+        "layout_json": layout_json,
+        "flags": flags,
+        "pattern": pattern,
+    }
 
 
 def fuzz(inputs: int, names: list[str] | None = None, seed: bool = False) -> Counter:
