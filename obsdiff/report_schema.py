@@ -67,9 +67,14 @@ def check_results(results: dict[str, Any]) -> None:
         if None in ends and ends != [None] * 3:
             raise ValueError(f"{place}: expected value, low and high, or none of them; found {ends}")
     for i, run in enumerate(results["runs"]):
-        for j, layer in enumerate(run["layers"]):
-            if len(layer["shape"]) != 2:
-                raise ValueError(f"runs[{i}].layers[{j}].shape: expected two numbers, found {layer['shape']}")
+        check_shapes(run["layers"], f"runs[{i}].layers")
+
+
+def check_shapes(layers: list[dict[str, Any]], place: str) -> None:
+    """ValueError for the first layer whose shape is not that of a matrix."""
+    for i, layer in enumerate(layers):
+        if len(layer["shape"]) != 2:
+            raise ValueError(f"{place}[{i}].shape: expected two numbers, found {layer['shape']}")
 
 
 def figures(results: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:

@@ -11,7 +11,7 @@ from .config import PruningConfig
 from .errors import RunFailed, UserError
 from .hashes import file_hash
 from .record import RECORD, SCHEMA
-from .report_schema import check
+from .report_schema import check, check_shapes
 from .stored import read_json
 
 LAYER = {"name": str, "shape": [int], "sparsity": float}
@@ -54,6 +54,7 @@ def read_record(folder: Path) -> dict[str, Any]:
     record = read_json(file)
     try:
         check(record, WANTED, "")
+        check_shapes(record["layers"], "layers")
     except ValueError as error:
         raise UserError(f"{file} does not follow schema {SCHEMA}: {error}; it can't be verified") from None
     if record["schema"] != SCHEMA:

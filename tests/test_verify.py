@@ -98,3 +98,13 @@ def test_a_folder_without_a_record_is_refused(capsys, tmp_path):
     (tmp_path / RECORD).write_text('{"schema": 1, "layers": 3}')
     assert main(["verify", str(tmp_path)]) == 2
     assert "does not follow schema 1" in capsys.readouterr().err
+
+
+def test_a_record_with_a_shape_of_other_than_two_numbers_is_refused(capsys, tmp_path):
+    folder = saved(tmp_path)
+    record = json.loads((folder / RECORD).read_text())
+    for shape in ([], [32], [32, 32, 1]):
+        record["layers"][1]["shape"] = shape
+        (folder / RECORD).write_text(json.dumps(record))
+        assert main(["verify", str(folder)]) == 2
+        assert f"layers[1].shape: expected two numbers, found {shape}" in capsys.readouterr().err
