@@ -22,7 +22,9 @@ from .running import replaced
 from .stored import first_of
 
 LIBRARIES = ("diffusers", "transformers", "obsdiff")
-REFUSALS = (OSError, ValueError, LookupError, TypeError, AttributeError, RuntimeError, SingleFileComponentError)
+REFUSALS = (
+    OSError, ValueError, LookupError, TypeError, AttributeError, RuntimeError, ArithmeticError, AssertionError, ImportError, SingleFileComponentError,
+)  # fmt: skip
 
 
 def open_pipeline(folder: Folder, types: dict[str, torch.dtype]) -> Any:

@@ -11,7 +11,7 @@ from obsdiff import UserError
 from obsdiff.checkpoint import load_pipeline
 from obsdiff.folder import open_folder
 
-from .conftest import sd
+from .conftest import sd, sd3
 from .test_cli import refused
 
 FILES = {"transformer": "diffusion_pytorch_model", "vae": "diffusion_pytorch_model", "text_encoder_2": "model"}
@@ -51,3 +51,13 @@ def test_shapes_that_do_not_fit_the_config_are_one_line(sd3_folder, tmp_path):
     file.write_text(json.dumps(json.loads(file.read_text()) | {"num_attention_heads": 2}))
     with pytest.raises(UserError, match="diffusers can't load this StableDiffusion3Pipeline"):
         load_pipeline(open_folder(folder), device="cpu")
+
+
+@pytest.mark.parametrize(("key", "value"), [("patch_size", 1930), ("num_attention_heads", 0), ("pos_embed_max_size", -1)])
+def test_a_config_that_diffusers_stumbles_over_is_one_line(tmp_path, key, value):
+    folder = tmp_path / "model"
+    sd3().save_pretrained(folder)
+    file = folder / "transformer" / "config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {key: value}))
+    with pytest.raises(UserError, match="diffusers can't load this StableDiffusion3Pipeline"):
+        load_pipeline(open_folder(folder))
