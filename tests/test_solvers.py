@@ -35,6 +35,14 @@ def seen(hessian: torch.Tensor) -> Inputs:
     return Inputs(hessian, mean, square - mean**2)
 
 
+@pytest.mark.parametrize(("rows", "columns"), [(3, 5), (300, 700)])
+def test_the_layer_error_is_its_definition(rows, columns):
+    g = torch.Generator().manual_seed(rows)
+    w, x, d = (torch.randn(n, columns, dtype=torch.float64, generator=g) for n in (rows, 2000, rows))
+    error = ((x @ d.T).square().sum() / (x @ w.T).square().sum()).item()
+    assert layer_error(w, w + d, x.T @ x) == pytest.approx(error, rel=1e-9)
+
+
 def best_kept(weight: torch.Tensor, hessian: torch.Tensor, fixed: torch.Tensor, free: list[int]) -> torch.Tensor:
     """The row (I,) nearest to `weight` in the Hessian's norm whose entries outside `free` are those of `fixed`."""
     held = [i for i in range(len(weight)) if i not in free]

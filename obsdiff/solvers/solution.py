@@ -107,11 +107,16 @@ def layer_error(weight: Tensor, pruned: Tensor, hessian: Tensor) -> float:
 
 
 def squared_error(weight: Tensor, pruned: Tensor | None, hessian: Tensor) -> float:
-    """tr(D H D^T) with D the change of W, or W itself if it is pruned to nothing (None). ROWS rows at a time."""
+    """tr(D H D^T) with D the change of W, or W itself if it is pruned to nothing (None). Of the symmetric H the lower triangle, in panels:
+    what is below the diagonal counts twice. ROWS rows of W at a time."""
     total = hessian.new_zeros(())
     for top in range(0, len(weight), ROWS):
         d = weight[top : top + ROWS].to(hessian)
         if pruned is not None:
             d = d - pruned[top : top + ROWS].to(hessian)
-        total += ((d @ hessian) * d).sum()
+        for left in range(0, len(hessian), ROWS):
+            right = min(left + ROWS, len(hessian))
+            product = d[:, left:right] @ hessian[left:right, left:right]
+            product.addmm_(d[:, right:], hessian[right:, left:right], alpha=2)
+            total += (product * d[:, left:right]).sum()
     return total.item()
