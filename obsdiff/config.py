@@ -13,6 +13,7 @@ from .errors import UserError
 
 METHODS = {
     "obs": ("unstructured", "n:m", "structured"),
+    "alps": ("unstructured", "n:m"),
     "magnitude": ("unstructured", "n:m"),
     "wanda": ("unstructured", "n:m"),
     "dsnot": ("unstructured", "n:m"),
@@ -22,6 +23,8 @@ METHODS = {
 NO_HESSIAN = {"magnitude", "l1", "random"}  # their choice does not depend on the calibration, which only measures the layer errors
 STEP_WEIGHTINGS = ("log_decrease", "log_increase", "linear_decrease", "linear_increase", "uniform")
 CALIBRATIONS = ("live", "replay", "single")
+REFINEMENTS = ("none", "lstsq")
+ALLOCATIONS = ("uniform", "obs", "sensitivity", "owl", "alpha")
 TARGETS = {  # what each prunes: see Tap.part
     "linear": ("attention", "ffn"),
     "attention": ("attention",),
@@ -50,6 +53,12 @@ class PruningConfig:
         metavar="PATTERN",
     )
     sparsity: float | None = setting(None, "share of the targeted weights to remove, 0 to 1 (default 0.5; follows from an N:M pattern)")
+    allocation: str = setting(
+        "uniform",
+        "unstructured: every layer the same sparsity, or less where zeros cost more: by layer error (obs), by what it does to the final latents (sensitivity), "
+        "by outliers (owl) or by spectrum (alpha)",
+        ALLOCATIONS,
+    )
     num_prompts: int = setting(100, "calibration prompts, sampled with the seed if there are more")
     num_inference_steps: int | None = setting(None, "denoising steps (default: the model's own)")
     guidance_scale: float | None = setting(None, "classifier-free guidance scale (default: the model's own)")
@@ -79,6 +88,7 @@ class PruningConfig:
     damping: float = setting(0.01, "added to the Hessian's diagonal, in units of its mean")
     round_to: int = setting(8, "structured: FFN widths are rounded to a multiple of this")
     keep_first_last: bool | None = setting(None, "structured: leave the first and last block whole (default: yes for MMDiT models)")
+    refine: str = setting("none", "lstsq re-solves the kept weights exactly, whichever method chose them (alps does it anyway)", REFINEMENTS)
     compensation: bool = setting(True, "leave the kept weights as they are: remove weights, repair nothing")
     component: str | None = setting(None, "pipeline component to prune, such as transformer_2 or prior (default: transformer or unet, else decoder or prior)")
     dtype: str | None = setting(None, "number format to load, compute and save in (default: as stored; a CPU computes it in float32)", DTYPES)
@@ -111,7 +121,7 @@ class PruningConfig:
     @property
     def default_packages(self) -> int:
         """How many packages where neither `packages` nor a memory budget says so."""
-        return 1 if self.method in NO_HESSIAN else DEFAULT_PACKAGES
+        return 1 if self.method in NO_HESSIAN and self.refine == "none" else DEFAULT_PACKAGES
 
     def to_dict(self) -> dict[str, Any]:
         return dataclasses.asdict(self) | {"include": list(self.include), "exclude": list(self.exclude)}
@@ -180,6 +190,13 @@ def check(c: PruningConfig) -> None:
     parse_blocks(c.blocks)
     one_of("target", c.target, TARGETS)
     number("damping", c.damping, 0, math.inf, "0 or more", above=False)
+    one_of("refine", c.refine, REFINEMENTS)
+    one_of("allocation", c.allocation, ALLOCATIONS)
+    if c.allocation != "uniform" and (c.pattern != "unstructured" or c.calibrating != "single"):
+        found = f"pattern {c.pattern}" if c.pattern != "unstructured" else f"calibration {c.calibrating}"
+        raise UserError(f"allocation {c.allocation} needs pattern unstructured and calibration single, found {found}; leave it out, or change that")
+    if c.refine != "none" and not c.compensation:
+        raise UserError(f"refine {c.refine} repairs the kept weights, which no-compensation leaves as they are; give one of them")
     if c.dtype is not None:
         one_of("dtype", c.dtype, DTYPES)
 

@@ -45,6 +45,16 @@ class Journal:
         else:
             write_json(file, wanted)
 
+    def recall(self, name: str) -> dict[str, Any] | None:
+        """What was noted under a name; None if nothing was."""
+        file = self.folder / f"{name}.json"
+        return read_json(file) if file.is_file() else None
+
+    def note(self, name: str, value: dict[str, Any]) -> None:
+        """Keep what was worked out once for the whole run, as JSON. Written whole."""
+        with stopped_by_disk(self.folder):
+            write_json(self.folder / f"{name}.json", value)
+
     def file(self, piece: Piece) -> Path:
         return self.folder / f"{piece.number:06}.safetensors"
 

@@ -6,7 +6,7 @@ the model, so it can be kept on disk, or come from another process, and be appli
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import Tensor, nn
 
@@ -18,6 +18,7 @@ from .packages import Package
 from .prune_structured import by_consumer, left_items, prune_groups_
 from .record import GroupRecord, LayerRecord
 from .solvers import SOLVERS, Inputs, Target
+from .solvers.lstsq import refined
 from .solvers.solution import layer_error
 from .surgery import shrink_
 from .unfolding import matrix, write_
@@ -72,9 +73,11 @@ def cost(piece: Piece, linears: Mapping[str, Shape]) -> float:
     return sum(linears[tap.layers[0]][1] ** 3 for tap in piece.taps) + sum(outputs * inputs**2 for outputs, inputs in sizes)
 
 
-def solve_(denoiser: nn.Module, piece: Piece, hessians: Mapping[Tap, Hessian], config: PruningConfig) -> Outcome:
-    """Prune a piece in place, and use up its Hessians."""
+def solve_(denoiser: nn.Module, piece: Piece, hessians: Mapping[Tap, Hessian], config: PruningConfig, shares: Mapping[str, float]) -> Outcome:
+    """Prune a piece in place, and use up its Hessians. `shares`: the sparsity of each layer, where it is not the config's."""
     groups: list[GroupRecord] = []
+    if shares:
+        config = replace(config, sparsity=shares[piece.layers[0]])
     if piece.groups:
         by_layer = {layer: hessians[tap] for tap in piece.taps for layer in tap.layers}
         layers, groups = prune_groups_(denoiser, list(piece.groups), by_layer, config, piece.package)
@@ -103,6 +106,8 @@ def prune_tap_(denoiser: nn.Module, tap: Tap, hessian: Hessian, config: PruningC
     target = Target(config.removed, config.group, config.damping, config.compensation)
     try:
         solutions = SOLVERS[config.method]([w.to(square.device) for w in weights], inputs, target)
+        if config.refine == "lstsq":
+            solutions = [refined(w, solution, square, config.damping) for w, solution in zip(weights, solutions, strict=True)]
     except NotPositiveDefinite as error:
         raise NotPositiveDefinite(f"{tap.layers[0]}: {error}") from None
     records = []

@@ -3,6 +3,7 @@
     1. Find the denoiser's blocks and, in them, the linear layers that read the same input   (architectures.py)
        (a convolution is one, too: that of its unfolded input                                 unfolding.py)
     2. Split them, in forward order, into module packages                                    (packages.py)
+       (if not every layer gets the same share of zeros: who gets how many                   sensitivity.py, allocation.py)
     3. For each package: run the calibration prompts through the model as pruned so far and
        gather one Hessian per input, weighted by denoising step                              (gathering.py, calibration.py, hessian.py)
     4. Prune every layer of the package with its Hessian                                     (solve.py, pieces.py, solvers/)
@@ -29,7 +30,7 @@ from .config import PruningConfig
 from .dense import require_fitting
 from .errors import CalibrationWarning
 from .folder import chosen_denoiser
-from .gathering import GATHER, DensePass, Site
+from .gathering import GATHER, DensePass, Site, gather
 from .hashes import prompts_hash
 from .job import Job, job_of
 from .journal import Journal, fingerprint
@@ -41,6 +42,7 @@ from .pruned_models import mark_pruned_
 from .ranks import Ranks, shared_out
 from .record import PruningReport
 from .running import Prompt, prepared
+from .sensitivity import allocate
 from .settings import denoisers_besides
 from .solve import AtWork
 from .store import store
@@ -91,7 +93,8 @@ def prune_(
         owner_of = {tap: owners[piece.number] for piece in pieces for tap in piece.taps}
         advance = partial(bar.advance_of, run)
         site = Site(run, job.denoiser, job.blocks, job.plan, waiting, config.offload_device, advance, ranks, owner_of)
-        at_work = AtWork(job.denoiser, config, kept, solved, waiting, ranks, owners)
+        shares, dense = allotted(site, job, dense, kept, report)
+        at_work = AtWork(job.denoiser, config, kept, solved, waiting, ranks, owners, shares)
         for outcome in outcomes(site, at_work, job.packages, pieces, dense, report, bar):
             report.layers += outcome.layers
             report.groups += outcome.groups
@@ -102,6 +105,23 @@ def prune_(
     if config.method == "obs":  # the diagonal, all that the other methods read, needs few tokens
         note_few_tokens(report)
     return report
+
+
+def allotted(site: Site, job: Job, dense: DensePass | None, kept: Journal | None, report: PruningReport) -> tuple[dict[str, float], DensePass | None]:
+    """The sparsity of every layer where it is not the config's, and the dense pass that it took. A run that goes on finds it noted."""
+    if job.config.allocation == "uniform":
+        return {}, dense
+    found = site.ranks.agree(lambda: kept.recall("allocation")) if kept else None
+    if found is None:
+        taps = [tap for package in job.packages for tap in package.taps]
+        with seconds(report, "calibration"):
+            dense = dense or gather(site, taps, job.config.calibrating)
+        with seconds(report, "allocation"):
+            found = allocate(site, taps, dense, job.config)
+        if kept and site.ranks.rank == 0:
+            kept.note("allocation", found)
+    report.sensitivity = found["sensitivity"]
+    return found["shares"], dense
 
 
 def outcomes(

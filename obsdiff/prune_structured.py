@@ -17,6 +17,7 @@ from .errors import NotPositiveDefinite, UserError
 from .hessian import Hessian
 from .record import GroupRecord, LayerRecord
 from .solvers import BASELINES
+from .solvers.lstsq import lstsq
 from .solvers.solution import layer_error, squared_error
 from .solvers.structured import Consumer, obs_heads, obs_neurons
 from .surgery import columns, items, refusal, rows, shrink_, unit
@@ -57,6 +58,8 @@ def prune_groups_(
         records += [choose(denoiser, group, consumers, config, package) for group in together]
         for name in names:
             consumers[name].finish()
+            if config.refine == "lstsq" and config.method != "obs":  # whose repair is exact already
+                refine_(consumers[name], before[name], matrices[name], config.damping)
         for name in names:
             error = layer_error(before[name], consumers[name].weight, matrices[name])
             if config.method != "obs" or not config.compensation:
@@ -110,6 +113,11 @@ def choose(denoiser: nn.Module, group: Group, consumers: dict[str, Consumer], co
     each = unit(denoiser, group)
     gone, every = [i * each + j for i in removed for j in range(each)], [score for score in scores for _ in range(each)]
     return GroupRecord(group.owner, group.kind, total * each, kept * each, gone, every, package)
+
+
+def refine_(consumer: Consumer, before: torch.Tensor, hessian: torch.Tensor, damping: float) -> None:
+    """The best weight with the columns that are left."""
+    consumer.weight, consumer.damping = lstsq(before.to(hessian), consumer.left.expand(len(before), -1), hessian, damping), damping
 
 
 def record(name: str, before: torch.Tensor, consumer: Consumer, error: float, hessian: Hessian, package: int, seconds: float) -> LayerRecord:

@@ -54,6 +54,15 @@ class Ranks:
             raise answer[1]
         return answer[0]
 
+    def collect(self, mine: dict[str, Any]) -> dict[str, Any]:
+        """What all processes have, each some entries of it, everywhere."""
+        if self.size == 1:
+            return mine
+        every: list[Any] = [None] * self.size
+        with answered():
+            dist.all_gather_object(every, mine)
+        return {key: value for part in every for key, value in part.items()}
+
     def add_(self, hessian: Hessian, owner: int | None) -> None:
         """Add up the sums of a Hessian at its owner, where alone they are good afterwards, or everywhere (None)."""
         if self.size == 1:

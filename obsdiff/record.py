@@ -47,7 +47,8 @@ class PruningReport:
     """What prune_ did: the settings it resolved, every layer, and the seconds of each phase. `parameters` counts the whole
     component before and after; `memory` is the process's anonymous memory before the run and at its peak, in bytes; `layers` of a
     structured run are those that read the removed heads and neurons. `threads` is how many computed; `hashes` are SHA-256 of the
-    prompts with their seeds, and of every other file that was written."""
+    prompts with their seeds, and of every other file that was written; `sensitivity` the relative latent error of pruning a layer's
+    input alone, where zeros were allocated by it."""
 
     config: dict[str, Any]
     settings: dict[str, Any] = field(default_factory=dict)
@@ -57,6 +58,7 @@ class PruningReport:
     packages: list[list[str]] = field(default_factory=list)
     layers: list[LayerRecord] = field(default_factory=list)
     groups: list[GroupRecord] = field(default_factory=list)
+    sensitivity: dict[str, float] = field(default_factory=dict)
     parameters: dict[str, int] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
     memory: dict[str, int] = field(default_factory=dict)

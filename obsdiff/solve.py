@@ -3,7 +3,7 @@
 What the journal has is taken from it. Under a memory budget what is pruned waits on disk.
 """
 
-from collections.abc import Iterator, Sequence, Set
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 
 from torch import nn
@@ -19,7 +19,7 @@ from .store import Store
 
 @dataclass(frozen=True)
 class AtWork:
-    """A run's solving: the model, what is solved already, where things are kept, and who solves what."""
+    """A run's solving: the model, what is solved already, where things are kept, who solves what, and layers' own sparsities."""
 
     denoiser: nn.Module
     config: PruningConfig
@@ -28,6 +28,7 @@ class AtWork:
     waiting: Store
     ranks: Ranks
     owners: Sequence[int]
+    shares: Mapping[str, float]
 
     def package(self, pieces: list[Piece], hessians: Hessians) -> Iterator[Outcome]:
         """Outcomes of a package's pieces, in order; each has been applied to the model by then. The Hessians are used up."""
@@ -71,7 +72,7 @@ class AtWork:
         return Outcome(weights, layers, groups)
 
     def solve(self, piece: Piece, hessians: Hessians) -> Outcome:
-        return solve_(self.denoiser, piece, {tap: hessians.pop(tap) for tap in piece.taps}, self.config)
+        return solve_(self.denoiser, piece, {tap: hessians.pop(tap) for tap in piece.taps}, self.config, self.shares)
 
     def keep(self, piece: Piece, outcome: Outcome) -> None:
         if self.journal:

@@ -5,6 +5,7 @@ To add a method: one file, one line in SOLVERS, one line in METHODS of config.py
 
 from collections.abc import Callable
 
+from .alps import alps
 from .dsnot import dsnot
 from .l1 import l1
 from .magnitude import magnitude
@@ -13,7 +14,7 @@ from .random import random
 from .solution import Inputs, Solution, Target
 from .wanda import wanda
 
-SOLVERS: dict[str, Callable[..., list[Solution]]] = {"obs": obs, "magnitude": magnitude, "wanda": wanda, "dsnot": dsnot}
+SOLVERS: dict[str, Callable[..., list[Solution]]] = {"obs": obs, "alps": alps, "magnitude": magnitude, "wanda": wanda, "dsnot": dsnot}
 BASELINES: dict[str, Callable[..., tuple[list[int], list[float]]]] = {"l1": l1, "random": random}  # structured; obs is in structured.py
 
 __all__ = ["BASELINES", "SOLVERS", "Inputs", "Solution", "Target"]

@@ -26,7 +26,7 @@ References:
     Zhu et al., "OBS-Diff: Accurate Pruning for Diffusion Models in One-Shot", 2025. https://arxiv.org/abs/2510.06751
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
@@ -52,10 +52,21 @@ def obs(weights: list[Tensor], inputs: Inputs, target: Target) -> list[Solution]
     Returns the weights' dtypes. Raises NotPositiveDefinite if H has entries that are not
     finite or no damping on the ladder makes it positive definite.
     """
-    factor, dead, used = inverse_factor(inputs.hessian, target.damping)
+    return next(obs_each(weights, inputs, [target]))
+
+
+def obs_each(weights: list[Tensor], inputs: Inputs, targets: list[Target]) -> Iterator[list[Solution]]:
+    """The same for one target after the other, from one factor; they have one damping."""
+    factor, dead, used = inverse_factor(inputs.hessian, targets[0].damping)
+    dtype = torch.promote_types(weights[0].dtype, torch.float32)
+    factor = narrow_(factor, dtype)
+    for target in targets:
+        yield swept(weights, factor, dead, used, target)
+
+
+def swept(weights: list[Tensor], factor: Tensor, dead: Tensor, used: float, target: Target) -> list[Solution]:
     sizes = [len(w) for w in weights]
-    columns = factor.new_empty(len(factor), sum(sizes), dtype=torch.promote_types(weights[0].dtype, torch.float32))
-    factor = narrow_(factor, columns.dtype)
+    columns = factor.new_empty(len(factor), sum(sizes))
     for part, w in zip(columns.split(sizes, 1), weights, strict=True):
         part.copy_(w.T)
     columns[dead] = 0

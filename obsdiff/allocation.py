@@ -1,0 +1,101 @@
+"""How the zeros of an unstructured pruning are shared out over the layers, so that all together have the target's.
+
+    obs          layer errors add up; what a zero costs at the margin is the same everywhere         minimise sum_l e_l(p_l)
+    sensitivity  so do the errors of the final latents that pruning a layer causes by itself         minimise sum_l s_l e_l(p_l)
+    owl          layers whose inputs and weights have more outliers keep more                        (OWL, section 3.3)
+    alpha        layers whose spectrum has a heavier tail keep more                                  (AlphaPruning, equation 2)
+
+e_l(p) is the layer error that the sweep causes at sparsity p, for which one factor of the Hessian serves all p; s_l the
+relative latent error of a model in which layer l alone is pruned, over its layer error (sensitivity.py). A layer here is a
+tap: matrices that read the same input have one share.
+
+N taps, G sparsities of the GRID.
+
+References:
+    Yin et al., "Outlier Weighed Layerwise Sparsity (OWL)", 2023. https://arxiv.org/abs/2310.05175
+    Lu et al., "AlphaPruning: Using Heavy-Tailed Self Regularization Theory for Improved Layer-wise Pruning of Large Language Models", 2024.
+        https://arxiv.org/abs/2410.10912
+"""
+
+import torch
+from torch import Tensor
+
+GRID = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)  # sparsities at which layers are tried; none gets more than the last
+STEPS = 180  # of a layer's sparsity between none and the last
+HALVINGS = 100
+OUTLIER, SWING = 5.0, 0.08  # OWL: an outlier is so many times the mean; layers keep at most so much more or less than the mean
+TAIL, STRETCH = 0.5, 0.3  # AlphaPruning: share of the spectrum that is its tail; shares lie so far about the mean, relatively
+
+
+def by_loss(errors: Tensor, sizes: Tensor, share: float) -> Tensor:
+    """Sparsities (N,) with the least sum of errors (N, G), of taps of so many weights (N,), `share` of all weights in all.
+
+    At the optimum no zero is worth moving: every tap minimises error - price x zeros at one price. The price is found by halving, and
+    what two neighbouring prices give is mixed to meet the share exactly.
+    """
+    share = min(share, GRID[-1])
+    sparsities = torch.linspace(0, GRID[-1], STEPS + 1, dtype=torch.float64)
+    costs, weight = interpolated(errors.double(), sparsities), sizes.double() / sizes.sum()
+
+    def answer(price: float) -> Tensor:
+        return sparsities[(costs - price * weight[:, None] * sparsities).argmin(1)]
+
+    low, high = 0.0, 1.0
+    while (weight * answer(high)).sum() < share and high < 1e300:
+        high *= 10
+    for _ in range(HALVINGS):
+        middle = (low + high) / 2
+        low, high = (middle, high) if (weight * answer(middle)).sum() < share else (low, middle)
+    few, many = answer(low), answer(high)
+    least, most = (weight * few).sum(), (weight * many).sum()
+    part = (share - least) / (most - least) if most > least else 0.0
+    return few + part * (many - few)
+
+
+def interpolated(errors: Tensor, sparsities: Tensor) -> Tensor:
+    """Errors (N, G) of the GRID at other sparsities (S,): (N, S). Errors grow about exponentially between two of the GRID, and before
+    the first as the square."""
+    logs = errors.clamp(min=torch.finfo(errors.dtype).tiny).log()
+    places = torch.tensor(GRID, dtype=errors.dtype)
+    right = torch.searchsorted(places, sparsities).clamp(1, len(GRID) - 1)
+    part = (sparsities - places[right - 1]) / (places[right] - places[right - 1])
+    between = (logs[:, right - 1] + part * (logs[:, right] - logs[:, right - 1])).exp()
+    return torch.where(sparsities < GRID[0], errors[:, :1] * (sparsities / GRID[0]).square(), between)
+
+
+def by_outliers(ratios: Tensor, sizes: Tensor, share: float) -> Tensor:
+    """Sparsities (N,) by the outlier ratios (N,): at most SWING about the mean, less where there are more outliers."""
+    spread = ratios.max() - ratios.min()
+    levels = (ratios - ratios.min()) / spread if spread > 0 else torch.zeros_like(ratios)
+    return centred(share - 2 * SWING * levels.double(), sizes, share)
+
+
+def by_spectrum(exponents: Tensor, sizes: Tensor, share: float) -> Tensor:
+    """Sparsities (N,) by the tail exponents (N,): a small one is a heavy tail, which keeps more."""
+    spread = exponents.max() - exponents.min()
+    levels = (exponents - exponents.min()) / spread if spread > 0 else torch.full_like(exponents, 0.5)
+    return centred(share * (1 - STRETCH + 2 * STRETCH * levels.double()), sizes, share)
+
+
+def centred(shares: Tensor, sizes: Tensor, share: float) -> Tensor:
+    """Sparsities moved together until all weights have the share, none below zero nor above what the GRID ends with."""
+    low, high = -1.0, 1.0
+    for _ in range(HALVINGS):
+        middle = (low + high) / 2
+        mean = ((shares + middle).clamp(0, GRID[-1]) * sizes).sum() / sizes.sum()
+        low, high = (middle, high) if mean < share else (low, middle)
+    return (shares + high).clamp(0, GRID[-1])
+
+
+def outlier_ratio(weight: Tensor, hessian: Tensor) -> float:
+    """Share of a weight's (O, I) entries whose |w| ||x|| is more than OUTLIER times the mean of all."""
+    scores = weight.to(hessian).abs() * hessian.diagonal().sqrt()
+    return (scores > OUTLIER * scores.mean()).double().mean().item()
+
+
+def tail_exponent(weight: Tensor) -> float:
+    """Hill's estimate of the exponent of the power law that the largest eigenvalues of W W^T follow."""
+    eigenvalues = torch.linalg.svdvals(weight.float()).double().square().sort(descending=True).values
+    count = max(1, int(TAIL * len(eigenvalues)) - 1)
+    logs = (eigenvalues[:count] / eigenvalues[count].clamp(min=torch.finfo(torch.float32).tiny)).log().sum().item()
+    return 1 + count / logs if logs > 0 else float(count)

@@ -1,0 +1,103 @@
+"""What pruning each layer does: to the layer's own output, and by itself to the final latents of a few calibration prompts.
+
+A layer is a tap. One factor of its Hessian gives the sweep at every sparsity of the GRID. For the sensitivity the taps are
+pruned one at a time, with the sweep at the target's sparsity, and the pipeline draws its latents; then the weight is put back.
+"""
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+
+from .allocation import GRID, by_loss, by_outliers, by_spectrum, outlier_ratio, tail_exponent
+from .architectures import Tap
+from .config import PruningConfig
+from .errors import NotPositiveDefinite
+from .gathering import DensePass, Site
+from .metrics import relative_latent_error
+from .solvers import Inputs, Target
+from .solvers.obs import obs_each
+from .solvers.solution import squared_error
+from .unfolding import matrix
+
+PROMPTS = 4  # drawn for every tap
+
+
+@dataclass(frozen=True)
+class Tried:
+    """A tap tried at the GRID: layer errors (G,), summed over its matrices, that at the target's sparsity, and the pruned weights there."""
+
+    errors: list[float]
+    error: float
+    weights: dict[str, Tensor]
+
+
+def allocate(site: Site, taps: list[Tap], dense: DensePass, config: PruningConfig) -> dict[str, dict[str, float]]:
+    """{"shares": sparsity of every layer, "sensitivity": relative latent error of pruning its tap alone, where that was measured}."""
+    rows: dict[str, tuple[float, list[float]]] = {}
+    mine = [tap for tap in taps if site.owners.get(tap, 0) == site.ranks.rank]
+    base = latents(site) if config.allocation == "sensitivity" else None
+    for tap in mine:
+        rows[tap.layers[0]] = measured(site, tap, dense, config, base)
+    rows = site.ranks.collect(rows)
+    figures = [rows[tap.layers[0]] for tap in taps]
+    sizes = torch.tensor([sum(matrix(site.denoiser.get_submodule(layer)).numel() for layer in tap.layers) for tap in taps], dtype=torch.float64)
+    values = torch.tensor([row[1] for row in figures], dtype=torch.float64)
+    spread = {"obs": by_loss, "sensitivity": by_loss, "owl": by_outliers, "alpha": by_spectrum}[config.allocation]
+    shares = spread(values, sizes, config.removed).tolist()
+    found = {"shares": {layer: share for tap, share in zip(taps, shares, strict=True) for layer in tap.layers}, "sensitivity": {}}
+    if base is not None:
+        found["sensitivity"] = {layer: row[0] for tap, row in zip(taps, figures, strict=True) for layer in tap.layers}
+    return found
+
+
+def measured(site: Site, tap: Tap, dense: DensePass, config: PruningConfig, base: Tensor | None) -> tuple[float, list[float] | float]:
+    """(latent error of pruning the tap alone, what its share goes by: costs at the GRID, or one number)."""
+    weights = [matrix(site.denoiser.get_submodule(layer)) for layer in tap.layers]
+    if config.allocation == "alpha":
+        return 0.0, sum(map(tail_exponent, weights)) / len(weights)
+    hessian = dense.of((tap,))[tap]
+    inputs = Inputs(hessian.matrix(), hessian.mean(), hessian.variance())
+    if config.allocation == "owl":
+        return 0.0, sum(outlier_ratio(w, inputs.hessian) for w in weights) / len(weights)
+    tried = try_out(tap, weights, inputs, config)
+    if base is None:
+        return 0.0, tried.errors
+    with replaced(site.denoiser, tried.weights):
+        effect = relative_latent_error(latents(site), base)["value"]
+    return effect, [effect * error / tried.error if tried.error > 0 else 0.0 for error in tried.errors]
+
+
+def try_out(tap: Tap, weights: list[Tensor], inputs: Inputs, config: PruningConfig) -> Tried:
+    """The sweep of a tap at every sparsity. By (2) of solvers/obs.py its losses are half of the squared error, damping included."""
+    whole = [squared_error(w, None, inputs.hessian) for w in weights]
+    targets = [Target(share, None, config.damping) for share in (*GRID, config.removed)]
+    errors = []
+    try:
+        for solutions in obs_each([w.to(inputs.hessian.device) for w in weights], inputs, targets):
+            errors.append(sum(2 * s.loss / energy for s, energy in zip(solutions, whole, strict=True) if energy > 0))
+    except NotPositiveDefinite as error:
+        raise NotPositiveDefinite(f"{tap.layers[0]}: {error}") from None
+    return Tried(errors[:-1], errors[-1], dict(zip(tap.layers, (s.weight for s in solutions), strict=True)))
+
+
+def latents(site: Site) -> Tensor:
+    """Final latents of the first few calibration prompts, with the denoiser as it is."""
+    few = replace(site.plan, prompts=site.plan.prompts[:PROMPTS], seeds=site.plan.seeds[:PROMPTS], rank=0, ranks=1)
+    return torch.cat([site.run.latents(prompts, seeds, few.settings).float().cpu() for prompts, seeds in few.batches()])
+
+
+@contextlib.contextmanager
+def replaced(denoiser: nn.Module, weights: Mapping[str, Tensor]) -> Iterator[None]:
+    """Layers with other weights, given as matrices, for a while. What they had is not written to."""
+    modules = {layer: denoiser.get_submodule(layer) for layer in weights}
+    own = {layer: module.weight.data for layer, module in modules.items()}
+    try:
+        for layer, module in modules.items():
+            module.weight.data = weights[layer].to(own[layer]).view(own[layer].shape)
+        yield
+    finally:
+        for layer, module in modules.items():
+            module.weight.data = own[layer]

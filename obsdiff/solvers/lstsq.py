@@ -1,0 +1,105 @@
+"""Exact re-solve of the weights that a mask keeps.
+
+    minimise tr((W' - W) A (W' - W)^T)  over W' that is zero where the mask is,  A = H + d I
+
+A row with kept columns S has the solution W'_S = ([A]_SS)^-1 (W A)_S. A sweep repairs a column only by those that come
+after it; here all that is kept repairs all that is gone, whichever method chose the mask.
+
+Rows that share a mask share a factor of [A]_SS. Where nearly every row has its own, all rows go together by conjugate
+gradients, preconditioned by A's diagonal and masked: a step costs one product with A, and every step makes every row's
+error smaller.
+
+W (O, I) weight, O outputs, I inputs, H (I, I), d the damping.
+
+References:
+    Hestenes, Stiefel, "Methods of Conjugate Gradients for Solving Linear Systems", 1952.
+    Meng et al., "ALPS: Improved Optimization for Highly Sparse One-Shot Pruning for Large Language Models", 2024. https://arxiv.org/abs/2406.07831
+"""
+
+import torch
+from torch import Tensor
+
+from ..errors import NotPositiveDefinite
+from .obs import LADDER, finite
+from .solution import Solution, squared_error
+
+SHARING = 8  # at least so many rows to a mask, and masks are solved one by one
+STEPS = 300  # of conjugate gradients at most
+TOLERANCE = 1e-4  # of the residual, in units of the right side
+
+
+def lstsq(weight: Tensor, kept: Tensor, hessian: Tensor, damping: float, start: Tensor | None = None) -> Tensor:
+    """The best weights (O, I) under a mask kept (O, I), in the weight's dtype. `start` (O, I): from where conjugate gradients set out
+    (default: from the weight as it is).
+
+    Raises NotPositiveDefinite if H has entries that are not finite, or no damping on the ladder makes a block positive definite.
+    """
+    if not finite(hessian):
+        raise NotPositiveDefinite("the Hessian has entries that are inf or NaN")
+    square = damped(hessian, damping)
+    rows = weight.to(square)
+    masks, which = distinct_masks(kept)
+    if len(masks) * SHARING > len(kept):
+        found = conjugate_gradients(rows, kept, square, rows if start is None else start.to(square))
+    else:
+        found = torch.zeros_like(rows)
+        for i, mask in enumerate(masks):
+            found[which == i] = by_factor(rows[which == i], mask, square)
+    return found.to(weight.dtype)
+
+
+def refined(weight: Tensor, solution: Solution, hessian: Tensor, damping: float) -> Solution:
+    """A solution with its mask, and the best weights under it; its loss is half of the squared error."""
+    damping = max(damping, solution.damping)
+    found = lstsq(weight, solution.kept, hessian, damping, solution.weight)
+    return Solution(found.to(solution.weight.dtype), solution.kept, squared_error(weight, found, hessian) / 2, damping)
+
+
+def damped(hessian: Tensor, damping: float) -> Tensor:
+    """H + d I, d in units of the mean diagonal; inputs that are always zero count as if they had H_ii = 1."""
+    square = hessian.clone()
+    diagonal = hessian.diagonal().masked_fill(hessian.diagonal() == 0, 1)
+    square.diagonal().copy_(diagonal + damping * diagonal.mean())
+    return square
+
+
+def distinct_masks(kept: Tensor) -> tuple[Tensor, Tensor]:
+    """The different rows (M, I) of a mask (O, I), and which of them each row is (O,)."""
+    if bool((kept == kept[:1]).all()):
+        return kept[:1], kept.new_zeros(len(kept), dtype=torch.long)
+    return torch.unique(kept, dim=0, return_inverse=True)
+
+
+def by_factor(rows: Tensor, mask: Tensor, square: Tensor) -> Tensor:
+    """The solution (O, I) of rows that share a mask (I,), by one Cholesky factor."""
+    found, right = torch.zeros_like(rows), (rows @ square[:, mask]).T
+    block, diagonal = square[mask][:, mask], square.diagonal()[mask]
+    for more in (0, *LADDER):
+        block.diagonal().copy_(diagonal + more * 1e-6 * diagonal.mean())
+        lower, info = torch.linalg.cholesky_ex(block)
+        if not info.item():
+            found[:, mask] = torch.cholesky_solve(right, lower).T
+            return found
+    raise NotPositiveDefinite(f"the Hessian of {int(mask.sum())} kept inputs is not positive definite; raise the damping")
+
+
+def conjugate_gradients(rows: Tensor, kept: Tensor, square: Tensor, start: Tensor) -> Tensor:
+    """The solution (O, I) of every row under its own mask."""
+    found, scale = start * kept, kept / square.diagonal()
+    right = (rows @ square).mul_(kept)
+    residual = right - (found @ square).mul_(kept)
+    direction = residual * scale
+    size = (residual * direction).sum(1, keepdim=True)
+    enough = TOLERANCE**2 * (right * right * scale).sum(1, keepdim=True)
+    for _ in range(STEPS):
+        going = size > enough
+        if not going.any():
+            break
+        image = (direction @ square).mul_(kept)
+        length = torch.where(going, size / (direction * image).sum(1, keepdim=True), 0)
+        found.addcmul_(length, direction)
+        residual.addcmul_(length, image, value=-1)
+        new = (residual * residual * scale).sum(1, keepdim=True)
+        direction.mul_(torch.where(going, new / size, 0)).addcmul_(residual, scale)
+        size = torch.where(going, new, size)
+    return found
