@@ -55,8 +55,8 @@ class PruningConfig:
     sparsity: float | None = setting(None, "share of the targeted weights to remove, 0 to 1 (default 0.5; follows from an N:M pattern)")
     allocation: str = setting(
         "uniform",
-        "unstructured: every layer the same sparsity, or less where zeros cost more: by layer error (obs), by what it does to the final latents (sensitivity), "
-        "by outliers (owl) or by spectrum (alpha)",
+        "every layer gives up the same share, or less where it costs more: by layer error (obs), by what it does to the final latents (sensitivity), "
+        "and for unstructured by outliers (owl) or by spectrum (alpha)",
         ALLOCATIONS,
     )
     num_prompts: int = setting(100, "calibration prompts, sampled with the seed if there are more")
@@ -192,9 +192,13 @@ def check(c: PruningConfig) -> None:
     number("damping", c.damping, 0, math.inf, "0 or more", above=False)
     one_of("refine", c.refine, REFINEMENTS)
     one_of("allocation", c.allocation, ALLOCATIONS)
-    if c.allocation != "uniform" and (c.pattern != "unstructured" or c.calibrating != "single"):
-        found = f"pattern {c.pattern}" if c.pattern != "unstructured" else f"calibration {c.calibrating}"
-        raise UserError(f"allocation {c.allocation} needs pattern unstructured and calibration single, found {found}; leave it out, or change that")
+    possible = ALLOCATIONS if kind == "unstructured" else ("uniform", "obs", "sensitivity") if kind == "structured" else ("uniform",)
+    if c.allocation not in possible:
+        raise UserError(f"allocation: pattern {c.pattern} does {', '.join(possible)}; found {c.allocation}")
+    if c.allocation != "uniform" and c.calibrating != "single":
+        raise UserError(f"allocation {c.allocation} needs all Hessians at once, so calibration single; found {c.calibrating}")
+    if c.allocation != "uniform" and kind == "structured" and c.method != "obs":
+        raise UserError(f"allocation {c.allocation}: structured goes by the losses of method obs, found {c.method}")
     if c.refine != "none" and not c.compensation:
         raise UserError(f"refine {c.refine} repairs the kept weights, which no-compensation leaves as they are; give one of them")
     if c.dtype is not None:

@@ -74,13 +74,14 @@ def cost(piece: Piece, linears: Mapping[str, Shape]) -> float:
 
 
 def solve_(denoiser: nn.Module, piece: Piece, hessians: Mapping[Tap, Hessian], config: PruningConfig, shares: Mapping[str, float]) -> Outcome:
-    """Prune a piece in place, and use up its Hessians. `shares`: the sparsity of each layer, where it is not the config's."""
+    """Prune a piece in place, and use up its Hessians. `shares`: the sparsity of each layer, or how many items each
+    group keeps, where it is not the config that says so."""
     groups: list[GroupRecord] = []
-    if shares:
+    if shares and not piece.groups:
         config = replace(config, sparsity=shares[piece.layers[0]])
     if piece.groups:
         by_layer = {layer: hessians[tap] for tap in piece.taps for layer in tap.layers}
-        layers, groups = prune_groups_(denoiser, list(piece.groups), by_layer, config, piece.package)
+        layers, groups = prune_groups_(denoiser, list(piece.groups), by_layer, config, piece.package, shares)
     else:
         layers = [row for tap in piece.taps for row in prune_tap_(denoiser, tap, hessians[tap], config, piece.package)]
     return Outcome({row.name: denoiser.get_submodule(row.name).weight.detach() for row in layers}, layers, groups)

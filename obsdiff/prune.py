@@ -3,7 +3,7 @@
     1. Find the denoiser's blocks and, in them, the linear layers that read the same input   (architectures.py)
        (a convolution is one, too: that of its unfolded input                                 unfolding.py)
     2. Split them, in forward order, into module packages                                    (packages.py)
-       (if not every layer gets the same share of zeros: who gets how many                   sensitivity.py, allocation.py)
+       (if not every layer gets the same share of zeros: who gets how many                   sensitivity.py, allocation.py, structured_sensitivity.py)
     3. For each package: run the calibration prompts through the model as pruned so far and
        gather one Hessian per input, weighted by denoising step                              (gathering.py, calibration.py, hessian.py)
     4. Prune every layer of the package with its Hessian                                     (solve.py, pieces.py, solvers/)
@@ -46,6 +46,7 @@ from .sensitivity import allocate
 from .settings import denoisers_besides
 from .solve import AtWork
 from .store import store
+from .structured_sensitivity import allocate_groups
 
 
 def prune_(
@@ -108,7 +109,8 @@ def prune_(
 
 
 def allotted(site: Site, job: Job, dense: DensePass | None, kept: Journal | None, report: PruningReport) -> tuple[dict[str, float], DensePass | None]:
-    """The sparsity of every layer where it is not the config's, and the dense pass that it took. A run that goes on finds it noted."""
+    """The sparsity of every layer, or what every group keeps, where it is not the config that says so, and the dense pass that it took. A
+    run that goes on finds it noted."""
     if job.config.allocation == "uniform":
         return {}, dense
     found = site.ranks.agree(lambda: kept.recall("allocation")) if kept else None
@@ -117,7 +119,7 @@ def allotted(site: Site, job: Job, dense: DensePass | None, kept: Journal | None
         with seconds(report, "calibration"):
             dense = dense or gather(site, taps, job.config.calibrating)
         with seconds(report, "allocation"):
-            found = allocate(site, taps, dense, job.config)
+            found = allocate_groups(site, job.groups, taps, dense, job.config) if job.groups else allocate(site, taps, dense, job.config)
         if kept and site.ranks.rank == 0:
             kept.note("allocation", found)
     report.sensitivity = found["sensitivity"]

@@ -7,6 +7,7 @@ streams, an FFN, and the projection of FLUX's single blocks that reads heads and
 import time
 import zlib
 from collections.abc import Mapping
+from types import MappingProxyType
 
 import torch
 from torch import nn
@@ -22,6 +23,11 @@ from .solvers.solution import layer_error, squared_error
 from .solvers.structured import Consumer, obs_heads, obs_neurons
 from .surgery import columns, items, refusal, rows, shrink_, unit
 from .unfolding import matrix, write_
+
+
+def group_name(group: Group) -> str:
+    """What tells a group from all others: "transformer_blocks.1.attn heads"."""
+    return f"{group.owner} {group.kind}"
 
 
 def left_of(group: Group, total: int, config: PruningConfig) -> int:
@@ -44,9 +50,15 @@ def require_prunable(denoiser: nn.Module, groups: list[Group]) -> None:
 
 
 def prune_groups_(
-    denoiser: nn.Module, groups: list[Group], hessians: Mapping[str, Hessian], config: PruningConfig, package: int
+    denoiser: nn.Module,
+    groups: list[Group],
+    hessians: Mapping[str, Hessian],
+    config: PruningConfig,
+    package: int,
+    left: Mapping[str, float] = MappingProxyType({}),
 ) -> tuple[list[LayerRecord], list[GroupRecord]]:
-    """Prune the groups of one package in place; `hessians` are those of their consumers, by layer name, and are used up."""
+    """Prune the groups of one package in place; `hessians` are those of their consumers, by layer name, and are used up. `left`: how
+    many items of a group stay, by its name, where it is not the config that says so."""
     layers, records = [], []
     for together in by_consumer(groups):
         began = time.perf_counter()
@@ -55,7 +67,7 @@ def prune_groups_(
         squares = {id(hessian): hessian.take() for hessian in {id(hessians[name]): hessians[name] for name in names}.values()}
         matrices = {name: squares[id(hessians[name])] for name in names}
         consumers = {name: begin(name, before[name], matrices[name], config) for name in names}
-        records += [choose(denoiser, group, consumers, config, package) for group in together]
+        records += [choose(denoiser, group, consumers, config, package, left) for group in together]
         for name in names:
             consumers[name].finish()
             if config.refine == "lstsq" and config.method != "obs":  # whose repair is exact already
@@ -94,10 +106,10 @@ def begin(name: str, weight: torch.Tensor, hessian: torch.Tensor, config: Prunin
         raise NotPositiveDefinite(f"{name}: {error}") from None
 
 
-def choose(denoiser: nn.Module, group: Group, consumers: dict[str, Consumer], config: PruningConfig, package: int) -> GroupRecord:
+def choose(denoiser: nn.Module, group: Group, consumers: dict[str, Consumer], config: PruningConfig, package: int, left: Mapping[str, float]) -> GroupRecord:
     """Choose what leaves one group and take it out of its consumers."""
     total = items(denoiser, group)
-    kept = left_of(group, total, config)
+    kept = int(left.get(group_name(group), left_of(group, total, config)))
     reads = columns(denoiser, group, total)
     mine = [consumers[name] for name in group.consumers]
     if config.method == "obs" and group.kind != "neurons":

@@ -46,6 +46,7 @@ FLOORS = [
     ["page_plots"],
     ["report"],
     ["prune_structured", "adapters", "pruned_models"],
+    ["structured_sensitivity"],
     ["job", "pieces"],
     ["dense", "journal"],
     ["solve"],

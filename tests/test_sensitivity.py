@@ -62,10 +62,19 @@ def test_weights_are_put_back_whatever_happens():
     assert torch.equal(layer.weight, before)
 
 
-@pytest.mark.parametrize("wrong", [{"pattern": "2:4"}, {"pattern": "structured"}, {"calibration": "live"}, {"packages": 4}])
-def test_what_can_not_be_allocated_is_refused(wrong):
-    with pytest.raises(UserError, match="allocation obs needs pattern unstructured and calibration single, found"):
-        PruningConfig(allocation="obs", **wrong)
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        ({"pattern": "2:4"}, "allocation: pattern 2:4 does uniform; found obs"),
+        ({"pattern": "structured", "allocation": "owl"}, "allocation: pattern structured does uniform, obs, sensitivity; found owl"),
+        ({"calibration": "live"}, "calibration single; found live"),
+        ({"packages": 4}, "calibration single; found live"),
+        ({"pattern": "structured", "method": "l1"}, "by the losses of method obs, found l1"),
+    ],
+)
+def test_what_can_not_be_allocated_is_refused(wrong, words):
+    with pytest.raises(UserError, match=words):
+        PruningConfig(**{"allocation": "obs"} | wrong)
 
 
 def test_a_run_that_goes_on_finds_its_allocation(tmp_path):

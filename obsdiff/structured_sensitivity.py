@@ -1,0 +1,131 @@
+"""How many heads, neurons or channels each group gives up: in all as many as uniform pruning takes, where they cost least.
+
+Groups of one kind, of the same shapes and with as many tokens cost the same parameters and operations an item, so items are
+moved between these alone: the model gets as small and as fast as by uniform pruning, exactly.
+
+Of every group the items leave one step after the other, as pruning takes them; the layer errors on the way are its curve.
+For allocation "sensitivity" the curve is scaled to what the group, pruned alone as uniform pruning would, does to the final latents.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .architectures import Group, Tap
+from .config import PruningConfig
+from .errors import NotPositiveDefinite
+from .gathering import DensePass, Site
+from .metrics import relative_latent_error
+from .prune_structured import group_name, left_of
+from .sensitivity import latents, replaced
+from .solvers.solution import squared_error
+from .solvers.structured import Consumer, obs_heads, obs_neurons
+from .surgery import columns, items
+from .unfolding import matrix
+
+LEVELS = 64  # steps in which all neurons of a group would leave
+LEAST = 8  # one part in so many of a group's neurons stays at least
+
+
+@dataclass(frozen=True)
+class Curve:
+    """What a group loses: errors after 0, 1, 2 ... steps of so many items; how many items it has, and how many uniform pruning takes;
+    `kind` is the same for groups whose items cost the same."""
+
+    kind: tuple
+    total: int
+    step: int
+    uniform: int
+    errors: list[float]
+    effect: float
+
+
+def allocate_groups(site: Site, groups: list[Group], taps: list[Tap], dense: DensePass, config: PruningConfig) -> dict[str, dict[str, float]]:
+    """{"shares": how many items of every group stay, "sensitivity": relative latent error of pruning it alone, where that was measured}."""
+    owner = {layer: site.owners.get(tap, 0) for tap in taps for layer in tap.layers}
+    base = latents(site) if config.allocation == "sensitivity" else None
+    mine = [group for group in groups if owner[group.consumers[0]] == site.ranks.rank]
+    curves: dict[str, Curve] = site.ranks.collect({group_name(group): curve_of(site, group, dense, config, base) for group in mine})
+    names = [group_name(group) for group in groups]
+    left = {}
+    for kind in dict.fromkeys(curves[name].kind for name in names):
+        some = [name for name in names if curves[name].kind == kind]
+        left |= dict(zip(some, spread([curves[name] for name in some]), strict=True))
+    return {"shares": left, "sensitivity": {name: curves[name].effect for name in names} if base is not None else {}}
+
+
+def spread(curves: list[Curve]) -> list[int]:
+    """How many items of each group stay: of all ways to take as many as uniform pruning does, in steps, the one with the least sum of
+    errors. What does not fill a step goes where most goes."""
+    wanted, step = sum(curve.uniform for curve in curves), curves[0].step
+    gone = [step * k for k in cheapest([curve.errors for curve in curves], round(wanted / step))]
+    most = max(range(len(gone)), key=gone.__getitem__)
+    gone[most] += wanted - sum(gone)
+    return [curve.total - away for curve, away in zip(curves, gone, strict=True)]
+
+
+def cheapest(errors: list[list[float]], steps: int) -> list[int]:
+    """Steps for each group, `steps` in all, with the least sum of errors[group][steps]; by dynamic programming over the groups."""
+    best = torch.full((steps + 1,), torch.inf, dtype=torch.float64)
+    best[0] = 0
+    taken = []
+    for row in errors:
+        tries = torch.full((len(row), steps + 1), torch.inf, dtype=torch.float64)
+        for k, error in enumerate(row[: steps + 1]):
+            tries[k, k:] = best[: steps + 1 - k] + error
+        best, which = tries.min(0)
+        taken.append(which)
+    found, left = [], steps
+    for which in reversed(taken):
+        found.append(int(which[left]))
+        left -= found[-1]
+    return found[::-1]
+
+
+def curve_of(site: Site, group: Group, dense: DensePass, config: PruningConfig, base: Tensor | None) -> Curve:
+    """Let the group's items leave, and put nothing into the model."""
+    denoiser = site.denoiser
+    weights = {name: matrix(denoiser.get_submodule(name)) for name in group.consumers}
+    hessians = {name: dense.hessians[name] for name in group.consumers}
+    squares = {name: hessian.matrix() for name, hessian in hessians.items()}
+    energies = [squared_error(weights[name], None, squares[name]) for name in group.consumers]
+    try:
+        consumers = [Consumer.begin(weights[name], squares.pop(name), config.damping) for name in group.consumers]
+    except NotPositiveDefinite as error:
+        raise NotPositiveDefinite(f"{group.consumers[0]}: {error}") from None
+    total = items(denoiser, group)
+    uniform = total - left_of(group, total, config)
+    step, most = steps_of(group, total, config)
+    left, errors, there = columns(denoiser, group, total), [0.0], None
+    for k in range(1, most // step + 1):
+        left = left[gone_from(group, consumers, left, step)]
+        errors.append(sum(2 * consumer.loss / energy for consumer, energy in zip(consumers, energies, strict=True) if energy > 0))
+        if there is None and k * step >= uniform:
+            there = (errors[-1], {name: consumer.weight.clone() for name, consumer in zip(group.consumers, consumers, strict=True)})
+    effect = 0.0
+    if base is not None and there and uniform:
+        with replaced(denoiser, there[1]):
+            effect = relative_latent_error(latents(site), base)["value"]
+        errors = [effect * error / there[0] if there[0] > 0 else 0.0 for error in errors]
+    shapes = tuple(tuple(denoiser.get_submodule(name).weight.shape) for name in (*group.producers, *group.consumers))
+    return Curve((group.kind, shapes, *(hessian.samples for hessian in hessians.values())), total, step, uniform, errors, effect)
+
+
+def steps_of(group: Group, total: int, config: PruningConfig) -> tuple[int, int]:
+    """How many items leave together, and how many may leave at most."""
+    if group.kind != "neurons":
+        return 1, total - 1
+    step = config.round_to * max(1, total // (LEVELS * config.round_to))
+    return step, total - max(step, total // LEAST)
+
+
+def gone_from(group: Group, consumers: list[Consumer], left: Tensor, step: int) -> Tensor:
+    """Take the next items out of the consumers; which of the columns that were left (N, D) are left then (N,), as a mask."""
+    if group.kind == "neurons":
+        removed, _ = obs_neurons(consumers[0], left.flatten(), step)
+    else:
+        removed, _ = obs_heads(consumers, list(left), step)
+    mask = torch.ones(len(left), dtype=torch.bool)
+    mask[removed] = False
+    return mask
