@@ -31,6 +31,21 @@ TARGETS = {  # what each prunes: see Tap.part
     "ffn": ("ffn",),
     "conv": ("attention", "ffn", "conv"),
 }
+DEFAULTS = {"method": "obs", "refine": "none", "allocation": "uniform", "allocation_prompts": 4}  # of fields that a preset may set
+BEST = {"calibration": "single", "allocation": "sensitivity"}
+PRESETS: dict[str, dict[str, dict[str, Any]]] = {  # preset -> kind of pattern -> fields
+    "paper": {kind: {"method": "obs", "calibration": "live"} for kind in ("unstructured", "n:m", "structured")},
+    "best": {
+        "unstructured": BEST | {"method": "alps", "allocation_prompts": 4},
+        "n:m": {"method": "alps", "calibration": "single"},
+        "structured": BEST | {"method": "obs", "allocation_prompts": 4},
+    },
+    "fast": {
+        "unstructured": BEST | {"method": "alps", "allocation_prompts": 1},
+        "n:m": {"method": "alps", "calibration": "single"},
+        "structured": BEST | {"method": "obs", "allocation_prompts": 1},
+    },
+}
 DTYPES = ("float32", "bfloat16", "float16")
 DEFAULT_SPARSITY = 0.5
 DEFAULT_PACKAGES = 4
@@ -46,18 +61,26 @@ def setting(default: Any, text: str, choices: tuple[str, ...] | None = None, met
 class PruningConfig:
     """How to prune. Checked when it is made: a wrong value raises UserError (a ValueError) with one clear line."""
 
-    method: str = setting("obs", "pruning method", tuple(METHODS))
+    preset: str | None = setting(
+        None,
+        "what is not given otherwise: paper (OBS-Diff as published), best (the best found without training) or fast (nearly as good, for less time)",
+        tuple(PRESETS),
+    )
+    method: str | None = setting(None, "pruning method (default obs)", tuple(METHODS))
     pattern: str = setting(
         "unstructured",
         "unstructured, N:M for at most N non-zeros in every M consecutive inputs, or structured for whole heads, FFN neurons and (with target conv) channels",
         metavar="PATTERN",
     )
     sparsity: float | None = setting(None, "share of the targeted weights to remove, 0 to 1 (default 0.5; follows from an N:M pattern)")
-    allocation: str = setting(
-        "uniform",
+    allocation: str | None = setting(
+        None,
         "every layer gives up the same share, or less where it costs more: by layer error (obs), by what it does to the final latents (sensitivity), "
-        "and for unstructured by outliers (owl) or by spectrum (alpha)",
+        "and for unstructured by outliers (owl) or by spectrum (alpha) (default uniform)",
         ALLOCATIONS,
+    )
+    allocation_prompts: int | None = setting(
+        None, "calibration prompts drawn for every layer or group to measure its sensitivity (default 4)", metavar="PROMPTS"
     )
     num_prompts: int = setting(100, "calibration prompts, sampled with the seed if there are more")
     num_inference_steps: int | None = setting(None, "denoising steps (default: the model's own)")
@@ -88,7 +111,9 @@ class PruningConfig:
     damping: float = setting(0.01, "added to the Hessian's diagonal, in units of its mean")
     round_to: int = setting(8, "structured: FFN widths are rounded to a multiple of this")
     keep_first_last: bool | None = setting(None, "structured: leave the first and last block whole (default: yes for MMDiT models)")
-    refine: str = setting("none", "lstsq re-solves the kept weights exactly, whichever method chose them (alps does it anyway)", REFINEMENTS)
+    refine: str | None = setting(
+        None, "lstsq re-solves the kept weights exactly, whichever method chose them (alps does it anyway) (default none)", REFINEMENTS
+    )
     compensation: bool = setting(True, "leave the kept weights as they are: remove weights, repair nothing")
     component: str | None = setting(None, "pipeline component to prune, such as transformer_2 or prior (default: transformer or unet, else decoder or prior)")
     dtype: str | None = setting(None, "number format to load, compute and save in (default: as stored; a CPU computes it in float32)", DTYPES)
@@ -99,6 +124,12 @@ class PruningConfig:
         for name in ("include", "exclude"):
             value = getattr(self, name)
             object.__setattr__(self, name, (value,) if isinstance(value, str) else tuple(value))
+        if self.preset is not None:
+            one_of("preset", self.preset, PRESETS)
+        kind = "n:m" if self.group else self.pattern
+        for name, value in (DEFAULTS | PRESETS.get(self.preset, {}).get(kind, {})).items():
+            if getattr(self, name) is None:
+                object.__setattr__(self, name, value)
         check(self)
 
     @property
@@ -166,6 +197,7 @@ def check(c: PruningConfig) -> None:
         if getattr(c, name) is not None:
             whole(name, getattr(c, name), 1)
     whole("batch_size", c.batch_size, 1)
+    whole("allocation_prompts", c.allocation_prompts, 1)
     whole("round_to", c.round_to, 1)
     whole("seed", c.seed, 0)
     if c.seed > LARGEST_SEED:

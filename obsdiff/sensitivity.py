@@ -22,8 +22,6 @@ from .solvers.obs import obs_each
 from .solvers.solution import squared_error
 from .unfolding import matrix
 
-PROMPTS = 4  # drawn for every tap
-
 
 @dataclass(frozen=True)
 class Tried:
@@ -38,7 +36,7 @@ def allocate(site: Site, taps: list[Tap], dense: DensePass, config: PruningConfi
     """{"shares": sparsity of every layer, "sensitivity": relative latent error of pruning its tap alone, where that was measured}."""
     rows: dict[str, tuple[float, list[float]]] = {}
     mine = [tap for tap in taps if site.owners.get(tap, 0) == site.ranks.rank]
-    base = latents(site) if config.allocation == "sensitivity" else None
+    base = latents(site, config.allocation_prompts) if config.allocation == "sensitivity" else None
     for tap in mine:
         rows[tap.layers[0]] = measured(site, tap, dense, config, base)
     rows = site.ranks.collect(rows)
@@ -66,7 +64,7 @@ def measured(site: Site, tap: Tap, dense: DensePass, config: PruningConfig, base
     if base is None:
         return 0.0, tried.errors
     with replaced(site.denoiser, tried.weights):
-        effect = relative_latent_error(latents(site), base)["value"]
+        effect = relative_latent_error(latents(site, config.allocation_prompts), base)["value"]
     return effect, [effect * error / tried.error if tried.error > 0 else 0.0 for error in tried.errors]
 
 
@@ -83,9 +81,9 @@ def try_out(tap: Tap, weights: list[Tensor], inputs: Inputs, config: PruningConf
     return Tried(errors[:-1], errors[-1], dict(zip(tap.layers, (s.weight for s in solutions), strict=True)))
 
 
-def latents(site: Site) -> Tensor:
-    """Final latents of the first few calibration prompts, with the denoiser as it is."""
-    few = replace(site.plan, prompts=site.plan.prompts[:PROMPTS], seeds=site.plan.seeds[:PROMPTS], rank=0, ranks=1)
+def latents(site: Site, count: int) -> Tensor:
+    """Final latents of the first `count` calibration prompts, with the denoiser as it is."""
+    few = replace(site.plan, prompts=site.plan.prompts[:count], seeds=site.plan.seeds[:count], rank=0, ranks=1)
     return torch.cat([site.run.latents(prompts, seeds, few.settings).float().cpu() for prompts, seeds in few.batches()])
 
 

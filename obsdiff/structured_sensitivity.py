@@ -44,7 +44,7 @@ class Curve:
 def allocate_groups(site: Site, groups: list[Group], taps: list[Tap], dense: DensePass, config: PruningConfig) -> dict[str, dict[str, float]]:
     """{"shares": how many items of every group stay, "sensitivity": relative latent error of pruning it alone, where that was measured}."""
     owner = {layer: site.owners.get(tap, 0) for tap in taps for layer in tap.layers}
-    base = latents(site) if config.allocation == "sensitivity" else None
+    base = latents(site, config.allocation_prompts) if config.allocation == "sensitivity" else None
     mine = [group for group in groups if owner[group.consumers[0]] == site.ranks.rank]
     curves: dict[str, Curve] = site.ranks.collect({group_name(group): curve_of(site, group, dense, config, base) for group in mine})
     names = [group_name(group) for group in groups]
@@ -106,7 +106,7 @@ def curve_of(site: Site, group: Group, dense: DensePass, config: PruningConfig, 
     effect = 0.0
     if base is not None and there and uniform:
         with replaced(denoiser, there[1]):
-            effect = relative_latent_error(latents(site), base)["value"]
+            effect = relative_latent_error(latents(site, config.allocation_prompts), base)["value"]
         errors = [effect * error / there[0] if there[0] > 0 else 0.0 for error in errors]
     shapes = tuple(tuple(denoiser.get_submodule(name).weight.shape) for name in (*group.producers, *group.consumers))
     return Curve((group.kind, shapes, *(hessian.samples for hessian in hessians.values())), total, step, uniform, errors, effect)

@@ -87,3 +87,42 @@ def test_every_field_has_a_help_text():
 )
 def test_calibration_is_a_single_pass_unless_packages_are_given(settings, found):
     assert PruningConfig(**settings).calibrating == found
+
+
+@pytest.mark.parametrize("preset", ["paper", "best", "fast"])
+@pytest.mark.parametrize("pattern", ["unstructured", "2:4", "structured"])
+def test_presets_fill_in_what_is_not_given(preset, pattern):
+    c = PruningConfig(preset=preset, pattern=pattern)
+    assert c.method == ("obs" if preset == "paper" or pattern == "structured" else "alps")
+    assert c.calibrating == ("live" if preset == "paper" else "single")
+    assert c.allocation == ("uniform" if preset == "paper" or pattern == "2:4" else "sensitivity")
+    assert PruningConfig(**json.loads(json.dumps(c.to_dict()))) == c
+
+
+def test_what_is_given_goes_before_the_preset():
+    c = PruningConfig(preset="best", method="wanda", allocation="owl", allocation_prompts=7)
+    assert (c.method, c.allocation, c.allocation_prompts, c.calibrating) == ("wanda", "owl", 7, "single")
+
+
+def test_the_paper_preset_is_the_papers_algorithm():
+    c = PruningConfig(preset="paper")
+    assert (c.method, c.calibrating, c.default_packages, c.step_weighting, c.damping, c.num_prompts) == ("obs", "live", 4, "log_decrease", 0.01, 100)
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"preset": "better"}, "preset: expected one of paper, best, fast; found 'better'"),
+        ({"preset": "best", "packages": 4}, "calibration single takes all Hessians from one pass"),
+        ({"refine": "lstsq", "compensation": False}, "refine lstsq repairs the kept weights"),
+        ({"refine": "exact"}, "refine: expected one of none, lstsq; found 'exact'"),
+        ({"allocation": "best"}, "allocation: expected one of"),
+        ({"allocation_prompts": 0}, "allocation_prompts: expected a whole number of at least 1, found 0"),
+        ({"method": "alps", "pattern": "structured"}, "method alps does not do pattern structured"),
+    ],
+)
+def test_what_goes_with_what_is_said_in_a_line(settings, words):
+    with pytest.raises(UserError) as caught:
+        PruningConfig(**settings)
+    assert words in str(caught.value)
+    assert "\n" not in str(caught.value)
