@@ -39,6 +39,10 @@ class Progress:
         self.index, self.done = index, 0.0
         self.bars.update(self.task, description=f"package {index + 1}/{self.packages}", completed=index * self.prompts)
 
+    def trying(self, done: int, total: int) -> None:
+        """Allocation has tried so many layers or groups."""
+        self.bars.update(self.task, description=f"allocation {done}/{total}")
+
     def advance(self, prompts: int, steps: int) -> None:
         """One denoising step of `prompts` prompts, of `steps` steps, begins."""
         self.done += prompts / steps

@@ -94,7 +94,7 @@ def prune_(
         owner_of = {tap: owners[piece.number] for piece in pieces for tap in piece.taps}
         advance = partial(bar.advance_of, run)
         site = Site(run, job.denoiser, job.blocks, job.plan, waiting, config.offload_device, advance, ranks, owner_of)
-        shares, dense = allotted(site, job, dense, kept, report)
+        shares, dense = allotted(site, job, dense, kept, report, bar)
         at_work = AtWork(job.denoiser, config, kept, solved, waiting, ranks, owners, shares)
         for outcome in outcomes(site, at_work, job.packages, pieces, dense, report, bar):
             report.layers += outcome.layers
@@ -108,7 +108,9 @@ def prune_(
     return report
 
 
-def allotted(site: Site, job: Job, dense: DensePass | None, kept: Journal | None, report: PruningReport) -> tuple[dict[str, float], DensePass | None]:
+def allotted(
+    site: Site, job: Job, dense: DensePass | None, kept: Journal | None, report: PruningReport, bar: Progress
+) -> tuple[dict[str, float], DensePass | None]:
     """The sparsity of every layer, or what every group keeps, where it is not the config that says so, and the dense pass that it took. A
     run that goes on finds it noted."""
     if job.config.allocation == "uniform":
@@ -119,7 +121,8 @@ def allotted(site: Site, job: Job, dense: DensePass | None, kept: Journal | None
         with seconds(report, "calibration"):
             dense = dense or gather(site, taps, job.config.calibrating)
         with seconds(report, "allocation"):
-            found = allocate_groups(site, job.groups, taps, dense, job.config) if job.groups else allocate(site, taps, dense, job.config)
+            way = partial(allocate_groups, site, job.groups) if job.groups else partial(allocate, site)
+            found = way(taps, dense, job.config, bar.trying)
         if kept and site.ranks.rank == 0:
             kept.note("allocation", found)
     report.sensitivity = found["sensitivity"]

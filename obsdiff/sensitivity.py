@@ -5,7 +5,7 @@ pruned one at a time, with the sweep at the target's sparsity, and the pipeline 
 """
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
 import torch
@@ -22,6 +22,8 @@ from .solvers.obs import obs_each
 from .solvers.solution import squared_error
 from .unfolding import matrix
 
+Trying = Callable[[int, int], None]  # called with how many of how many layers or groups have been tried
+
 
 @dataclass(frozen=True)
 class Tried:
@@ -32,12 +34,13 @@ class Tried:
     weights: dict[str, Tensor]
 
 
-def allocate(site: Site, taps: list[Tap], dense: DensePass, config: PruningConfig) -> dict[str, dict[str, float]]:
+def allocate(site: Site, taps: list[Tap], dense: DensePass, config: PruningConfig, trying: Trying) -> dict[str, dict[str, float]]:
     """{"shares": sparsity of every layer, "sensitivity": relative latent error of pruning its tap alone, where that was measured}."""
     rows: dict[str, tuple[float, list[float]]] = {}
     mine = [tap for tap in taps if site.owners.get(tap, 0) == site.ranks.rank]
     base = latents(site, config.allocation_prompts) if config.allocation == "sensitivity" else None
-    for tap in mine:
+    for i, tap in enumerate(mine):
+        trying(i, len(mine))
         rows[tap.layers[0]] = measured(site, tap, dense, config, base)
     rows = site.ranks.collect(rows)
     figures = [rows[tap.layers[0]] for tap in taps]

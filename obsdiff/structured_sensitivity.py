@@ -18,7 +18,7 @@ from .errors import NotPositiveDefinite
 from .gathering import DensePass, Site
 from .metrics import relative_latent_error
 from .prune_structured import group_name, left_of
-from .sensitivity import latents, replaced
+from .sensitivity import Trying, latents, replaced
 from .solvers.solution import squared_error
 from .solvers.structured import Consumer, obs_heads, obs_neurons
 from .surgery import columns, items
@@ -41,12 +41,16 @@ class Curve:
     effect: float
 
 
-def allocate_groups(site: Site, groups: list[Group], taps: list[Tap], dense: DensePass, config: PruningConfig) -> dict[str, dict[str, float]]:
+def allocate_groups(site: Site, groups: list[Group], taps: list[Tap], dense: DensePass, config: PruningConfig, trying: Trying) -> dict[str, dict[str, float]]:
     """{"shares": how many items of every group stay, "sensitivity": relative latent error of pruning it alone, where that was measured}."""
     owner = {layer: site.owners.get(tap, 0) for tap in taps for layer in tap.layers}
     base = latents(site, config.allocation_prompts) if config.allocation == "sensitivity" else None
     mine = [group for group in groups if owner[group.consumers[0]] == site.ranks.rank]
-    curves: dict[str, Curve] = site.ranks.collect({group_name(group): curve_of(site, group, dense, config, base) for group in mine})
+    own = {}
+    for i, group in enumerate(mine):
+        trying(i, len(mine))
+        own[group_name(group)] = curve_of(site, group, dense, config, base)
+    curves: dict[str, Curve] = site.ranks.collect(own)
     names = [group_name(group) for group in groups]
     left = {}
     for kind in dict.fromkeys(curves[name].kind for name in names):

@@ -25,7 +25,7 @@ from diffusers import (
 )
 
 from obsdiff import PruningConfig, dense_pass, prune_
-from obsdiff.config import STEP_WEIGHTINGS
+from obsdiff.config import PRESETS, STEP_WEIGHTINGS
 from obsdiff.gathering import DensePass
 from obsdiff.record import leaving, versions
 from obsdiff.running import prepared
@@ -35,6 +35,8 @@ from obsdiff.unfinished import write_json
 
 from .lab import CALIBRATION, COUNTS, Lab, Scheduler
 
+Row = dict[str, Any]
+
 RESULTS = Path(__file__).parents[1] / "results" / "paper"
 SPARSITIES = (0.3, 0.4, 0.5, 0.6, 0.7)
 METHODS = ("magnitude", "dsnot", "wanda", "obs")
@@ -43,10 +45,17 @@ SHARES = (0.1, 0.15, 0.2, 0.25, 0.3)
 SEEDS = (0, 1, 2)
 PACKAGES = (1, 2, 4, 8, 16)
 CALIBRATED = {"emoji-sd3": 16, "emoji-unet": 64}  # prompts of the table of calibrations
+PRESET_PROMPTS = {"emoji-sd3": 32, "emoji-unet": 100}  # calibration prompts of the table of presets
+TARGETS: dict[str, Row] = {
+    "50%": {"sparsity": 0.5},
+    "60%": {"sparsity": 0.6},
+    "2:4": {"pattern": "2:4"},
+    "structured 20%": {"pattern": "structured", "sparsity": 0.2},
+    "structured 30%": {"pattern": "structured", "sparsity": 0.3},
+}
 LIVE_PROMPTS = 12  # of the tables that run the calibration anew for every row
 TIMED_PROMPTS, ROUNDS = 4, 3
 DIGITS = 6  # kept of a figure
-Row = dict[str, Any]
 
 
 @dataclass
@@ -178,6 +187,22 @@ def calibration(lab: Lab, rows: Rows) -> None:
                 rows.keep(f"{way}: {target}", lambda config=config, mine=mine: live_row(lab, config, mine))
 
 
+def presets(lab: Lab, rows: Rows) -> None:
+    """Ours: the presets, three sets of calibration prompts and noises. One dense pass a set serves best and fast."""
+    rows.keep("dense", lambda: dense_row(lab))
+    for seed in SEEDS:
+        shared = lab.settings | {"num_prompts": PRESET_PROMPTS[lab.model], "seed": seed}
+        configs = {
+            f"{preset}: {target}, seed {seed}": PruningConfig(preset=preset, **settings, **shared) for preset in PRESETS for target, settings in TARGETS.items()
+        }
+        single = [config for name, config in configs.items() if config.calibrating == "single" and name not in rows.rows]
+        with contextlib.ExitStack() as stack:
+            dense = stack.enter_context(dense_pass(lab.pipe, lab.calibration, single)) if single else None
+            for name, config in sorted(configs.items(), key=lambda item: item[1].calibrating, reverse=True):
+                mine = dense if config.calibrating == "single" else None
+                rows.keep(name, lambda config=config, mine=mine: live_row(lab, config, mine))
+
+
 def live(lab: Lab, config: PruningConfig, dense: DensePass | None = None) -> tuple[torch.nn.Module, Any]:
     """Prune a copy of the dense denoiser the way `obsdiff prune` does; it and the report."""
     setattr(lab.pipe, lab.component, copy.deepcopy(lab.dense))
@@ -258,5 +283,6 @@ TABLES: dict[str, Callable[[Lab, Rows], None]] = {
     "robustness": robustness,
     "packages": packages,
     "calibration": calibration,
+    "presets": presets,
     "seconds": seconds,
 }

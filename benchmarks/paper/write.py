@@ -15,14 +15,15 @@ import numpy as np
 
 from obsdiff.builtin import BUILTINS
 from obsdiff.comparison import METRICS, RESAMPLES, near_best
-from obsdiff.config import STEP_WEIGHTINGS
+from obsdiff.config import PRESETS, STEP_WEIGHTINGS
 from obsdiff.record import in_words
 
 from .plots import draw_plots
-from .tables import METHODS, RESULTS, SEEDS, SHARES, SPARSITIES, STRUCTURED, TABLES
+from .tables import METHODS, RESULTS, SEEDS, SHARES, SPARSITIES, STRUCTURED, TABLES, TARGETS
 
 DOCS = Path(__file__).parents[2] / "docs"
 FINDINGS = Path(__file__).with_name("findings.md")
+COSTS = ("zeros", "parameters", "macs")
 SHOWN = ("relative_latent_error", "clip_score", "fid")
 Kept = dict[str, Any]  # one table of one model, as it lies on disk
 
@@ -160,6 +161,52 @@ def calibration_table(rows: dict[str, Kept]) -> str:
     return grid(["relative latent error", *ways], lines)
 
 
+def presets_table(rows: dict[str, Kept]) -> str:
+    """A line a target: the paper preset's error; of the others error, ratio to the paper's (mean over seeds, and the seeds' range), share
+    of prompts that are drawn better, and seconds over the paper's."""
+    lines = []
+    for target in TARGETS:
+        seeds = [seed for seed in SEEDS if all(f"{preset}: {target}, seed {seed}" in rows for preset in PRESETS)]
+        if seeds:
+            runs = {preset: [rows[f"{preset}: {target}, seed {seed}"] for seed in seeds] for preset in PRESETS}
+            others = [cell for preset in PRESETS if preset != "paper" for cell in beside(runs[preset], runs["paper"])]
+            lines.append([target, str(len(seeds)), f"{errors_of(runs['paper']).mean():.4f}", *others])
+    head = [
+        f"{preset}: {what}"
+        for preset in PRESETS
+        if preset != "paper"
+        for what in ("error", "of paper's", "prompts better", "CLIP score", "FID", "zeros, parameters, MACs", "time")
+    ]
+    return grid(["relative latent error", "calibration sets", "paper", *head], lines)
+
+
+def errors_of(runs: list[Kept]) -> np.ndarray:
+    """Relative latent error of every prompt's part: (seeds, prompts)."""
+    return np.array([run["metrics"]["relative_latent_error"]["per_prompt"] for run in runs])
+
+
+def beside(mine: list[Kept], paper: list[Kept]) -> list[str]:
+    """What one preset has beside the paper's, over the same calibration sets."""
+    ours, theirs = errors_of(mine), errors_of(paper)
+    picks = np.random.default_rng(0).integers(ours.shape[1], size=(RESAMPLES, ours.shape[1]))
+    low, high = np.quantile(ours[:, picks].mean((0, 2)) / theirs[:, picks].mean((0, 2)), [0.025, 0.975])
+    by_seed = ours.mean(1) / theirs.mean(1)
+    change = {
+        metric: np.mean([a["metrics"][metric]["value"] - b["metrics"][metric]["value"] for a, b in zip(mine, paper, strict=True)]) for metric in SHOWN[1:]
+    }
+    cost = {key: np.mean([a["cost"][key] / b["cost"][key] - 1 for a, b in zip(mine, paper, strict=True) if b["cost"][key]] or [0]) for key in COSTS}
+    time = np.mean([sum(a["seconds"].values()) / sum(b["seconds"].values()) for a, b in zip(mine, paper, strict=True)])
+    return [
+        f"{ours.mean():.4f}",
+        f"{ours.mean() / theirs.mean():.2f} <sub>{low:.2f} to {high:.2f}; sets {by_seed.min():.2f} to {by_seed.max():.2f}</sub>",
+        f"{(ours < theirs).mean():.0%}",
+        f"{change['clip_score']:+.2f}",
+        f"{change['fid']:+.2f}",
+        ", ".join(f"{value:+.2%}" for value in cost.values()),
+        f"{time:.2f}",
+    ]
+
+
 def against(rows: dict[str, Kept], name: str, base: str) -> str:
     """A row's error, and its difference to the base's: 95 % interval, paired over prompts."""
     if name not in rows:
@@ -193,6 +240,7 @@ TITLES = {
     "robustness": "Guidance, steps and samplers (Tables 11 to 13)",
     "packages": "Number of packages (Table 7)",
     "calibration": "Where the Hessians come from (ours)",
+    "presets": "Presets: paper, best, fast (ours)",
     "seconds": "Time to prune (Table 8)",
 }
 WRITERS: dict[str, Callable[[dict[str, Kept]], str]] = {
@@ -204,5 +252,6 @@ WRITERS: dict[str, Callable[[dict[str, Kept]], str]] = {
     "robustness": robustness_table,
     "packages": packages_table,  # its seconds are left to the table of seconds, which is measured on an idle machine
     "calibration": calibration_table,
+    "presets": presets_table,
     "seconds": seconds_table,
 }
