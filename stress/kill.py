@@ -2,7 +2,7 @@
 
     python -m stress.kill [--times 25] [--seed 0]
 
-Each time one of five kinds of run is started, killed with SIGKILL at a random moment, started again with --resume, now and then killed
+Each time one of six kinds of run is started, killed with SIGKILL at a random moment, started again with --resume, now and then killed
 once more, and at last left alone. Checked: after a kill the output is not there, or whole; at the end its weights and records are the
 undisturbed ones, and nothing else lies beside it.
 """
@@ -26,6 +26,7 @@ KINDS = {
     "single": (),
     "structured": ("--pattern", "structured", "--sparsity", 0.3, "--calibration", "live", "--packages", 2),
     "several": ("--sparsity", 0.3, 0.5),
+    "best": ("--preset", "best", "--allocation-prompts", 1),
 }
 AGAIN = 0.3  # how often a run that goes on is killed, too
 

@@ -28,6 +28,7 @@ KINDS = {
     "replay": ("--calibration", "replay", "--packages", 2),
     "structured": ("--pattern", "structured", "--sparsity", 0.3, "--calibration", "live", "--packages", 2),
     "several": ("--sparsity", 0.3, 0.5),
+    "best": ("--preset", "best", "--allocation-prompts", 1),
 }
 TIES = 3e-3  # share of the mask that rounding may decide over; later packages see what it did in earlier ones
 WEIGHTS = "transformer/diffusion_pytorch_model.safetensors"
