@@ -57,6 +57,8 @@ def inspect_(args: argparse.Namespace) -> None:
     config = config_of(args)
     if args.paper_count and config.pattern != "structured":
         raise UserError(f"paper-count goes with --pattern structured; found pattern {config.pattern}")
+    if config.target_latency is not None:
+        raise UserError(f"target_latency is measured by obsdiff prune, inspect runs nothing; found {config.target_latency:g}, give a sparsity")
     folder = open_model(args.model, args.config, weights=False)
     config = with_recommended(config, folder, args)
     prompts = len(read_prompts(args.prompts)) if args.prompts else config.num_prompts

@@ -73,6 +73,9 @@ class PruningConfig:
         metavar="PATTERN",
     )
     sparsity: float | None = setting(None, "share of the targeted weights to remove, 0 to 1 (default 0.5; follows from an N:M pattern)")
+    target_latency: float | None = setting(
+        None, "structured: instead of a sparsity, the time of a denoising step as a share of the dense model's; the sparsity that meets it is measured"
+    )
     allocation: str | None = setting(
         None,
         "every layer gives up the same share, or less where it costs more: by layer error (obs), by what it does to the final latents (sensitivity), "
@@ -192,6 +195,11 @@ def check(c: PruningConfig) -> None:
         if group:
             raise UserError(f"sparsity: pattern {c.pattern} fixes it at {1 - group[0] / group[1]:g}, found {c.sparsity!r}; leave it out")
         number("sparsity", c.sparsity, 0, 1, "0 <= sparsity < 1", above=False)
+    if c.target_latency is not None:
+        number("target_latency", c.target_latency, 0, 1, "between 0 and 1")
+        wrong = {"pattern": kind != "structured", "sparsity": c.sparsity is not None, "memory_budget_gib": c.memory_budget_gib is not None}
+        if found := [f"{name} {getattr(c, name)}" for name, is_wrong in wrong.items() if is_wrong]:
+            raise UserError(f"target_latency needs pattern structured, no sparsity and no memory budget; found {', '.join(found)}")
     whole("num_prompts", c.num_prompts, 1)
     for name in ("num_inference_steps", "height", "width", "packages"):
         if getattr(c, name) is not None:

@@ -10,7 +10,7 @@ import torch
 from PIL.Image import Image
 
 from .errors import UserError
-from .running import refused, replaced
+from .running import Prompt, arguments_of, refused, replaced
 
 
 def draw(pipe: Any, prompts: list[str], seeds: list[int], settings: dict[str, Any], batch_size: int = 4) -> tuple[list[Image], torch.Tensor]:
@@ -39,7 +39,7 @@ def recorded_latents(pipe: Any, latents: list[torch.Tensor]) -> Iterator[None]:
         yield
 
 
-def denoiser_call(pipe: Any, denoiser: torch.nn.Module, prompt: str, settings: dict[str, Any]) -> dict[str, Any]:
+def denoiser_call(pipe: Any, denoiser: torch.nn.Module, prompt: Prompt, settings: dict[str, Any]) -> dict[str, Any]:
     """The keyword arguments of the denoiser's first call when the pipeline draws one picture."""
     found: list[dict[str, Any]] = []
 
@@ -54,7 +54,7 @@ def denoiser_call(pipe: Any, denoiser: torch.nn.Module, prompt: str, settings: d
     handle = denoiser.register_forward_pre_hook(hook, with_kwargs=True)
     try:
         with contextlib.suppress(Enough), refused(pipe), torch.no_grad():
-            pipe(prompt=prompt, generator=torch.Generator(pipe.device).manual_seed(0), **settings)
+            pipe(**settings | arguments_of([prompt]), generator=torch.Generator(pipe.device).manual_seed(0))
     finally:
         handle.remove()
     if not found:

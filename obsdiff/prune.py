@@ -19,6 +19,7 @@ import contextlib
 import time
 import warnings
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,7 @@ from .gathering import GATHER, DensePass, Site, gather
 from .hashes import prompts_hash
 from .job import Job, job_of
 from .journal import Journal, fingerprint
+from .latency import meet
 from .own_memory import watched
 from .packages import Package, room
 from .pieces import Outcome, Piece, cost, pieces_of
@@ -82,6 +84,8 @@ def prune_(
         pipe.to(config.device)
     ranks, pieces = Ranks.here(), pieces_of(job.packages, job.groups)
     kept = ranks.agree(lambda: Journal(Path(journal), fingerprint(pipe, job, model))) if journal else None
+    job = in_time(pipe, job, kept, report)
+    config = job.config
     solved = set(ranks.agree(lambda: [piece.number for piece in pieces if kept and kept.read(piece)]))
     owners = shared_out([cost(piece, job.linears) for piece in pieces], ranks.size)
     passes = len(job.packages) if config.calibrating != "single" else 1
@@ -103,9 +107,29 @@ def prune_(
         setattr(pipe, job.component, mark_pruned_(job.denoiser, report.layout))
         note_untouched(report, config)
     report.parameters["after"] = sum(p.numel() for p in job.denoiser.parameters())
-    if config.method == "obs":  # the diagonal, all that the other methods read, needs few tokens
+    if config.method in ("obs", "alps") or config.refine != "none":  # the diagonal, all that the other methods read, needs few tokens
         note_few_tokens(report)
     return report
+
+
+def in_time(pipe: Any, job: Job, kept: Journal | None, report: PruningReport) -> Job:
+    """The job with the sparsity that meets its target latency, if it has one. A run that goes on finds it noted."""
+    if job.config.target_latency is None:
+        return job
+
+    def found() -> dict[str, Any]:
+        note = kept.recall("latency") if kept else None
+        if note is None:
+            with seconds(report, "latency"), prepared(pipe, job.scheduler):
+                note = meet(pipe, job)
+            if kept:
+                kept.note("latency", note)
+        return note
+
+    report.latency = Ranks.here().agree(found)
+    config = replace(job.config, sparsity=report.latency["sparsity"], target_latency=None)
+    report.config = config.to_dict()
+    return replace(job, config=config)
 
 
 def allotted(

@@ -53,6 +53,7 @@ FLOORS = [
     ["meta"],
     ["costs", "paper_count"],
     ["prediction"],
+    ["latency"],
     ["checkpoint", "inspection", "prune"],
     ["peak_memory"],
     ["verify"],

@@ -1,0 +1,72 @@
+"""The sparsity at which a structured model meets a latency: tried out on this machine, before anything is pruned.
+
+A copy of the denoiser is shrunk as a run at that sparsity would shrink it, and one step of one picture is timed, dense and
+shrunk in turn. Which heads and neurons leave makes no difference to the time, nor does allocation, which moves items only
+between groups of equal cost. So no layer's time is modelled: what is measured is the whole step.
+"""
+
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from statistics import median
+from typing import Any
+
+from torch import nn
+
+from .config import PruningConfig
+from .drawing import denoiser_call
+from .errors import UserError
+from .job import Job
+from .prediction import shrunk
+from .timing import interleaved
+
+MOST = 0.9  # sparsity
+HALVINGS = 6
+STEP = 0.02  # of sparsity, where a measurement with more rounds finds that a little is missing
+ROUNDS, MORE_ROUNDS = 5, 11
+
+
+@dataclass(frozen=True)
+class Met:
+    """The latency that was asked for, as a share of the dense step's, the sparsity that meets it, the share and the seconds of a step
+    measured there, and every (sparsity, share) that was tried on the way."""
+
+    target: float
+    sparsity: float
+    measured: float
+    seconds: float
+    dense_seconds: float
+    tried: list[tuple[float, float]]
+
+
+def meet(pipe: Any, job: Job) -> dict[str, Any]:
+    """`Met` as a dict, for the pipeline as it is now. UserError if no sparsity up to MOST meets the target."""
+    target = job.config.target_latency
+    call = denoiser_call(pipe, job.denoiser, job.plan.prompts[0], job.plan.settings)
+    tried: list[tuple[float, float]] = []
+
+    def share(sparsity: float, rounds: int = ROUNDS) -> tuple[float, float, float]:
+        found = timed(job.denoiser, replace(job.config, sparsity=sparsity, target_latency=None), call, rounds)
+        tried.append((sparsity, found[0]))
+        return found
+
+    if share(MOST)[0] > target:
+        raise UserError(
+            f"target_latency: expected a share that pruning can reach, found {target:g}; with sparsity {MOST} a step takes {tried[0][1]:.2f} of dense's"
+        )
+    few, many = 0.0, MOST
+    for _ in range(HALVINGS):
+        middle = round((few + many) / 2, 3)
+        few, many = (middle, many) if share(middle)[0] > target else (few, middle)
+    measured = share(many, MORE_ROUNDS)
+    while measured[0] > target and many < MOST:
+        many = min(MOST, round(many + STEP, 3))
+        measured = share(many, MORE_ROUNDS)
+    return asdict(Met(target, many, *measured, tried))
+
+
+def timed(dense: nn.Module, config: PruningConfig, call: dict[str, Any], rounds: int) -> tuple[float, float, float]:
+    """A step's time at a config as a share of the dense one's, median of the rounds' ratios; the median seconds of both."""
+    model = shrunk(dense, config)[0]
+    seconds = interleaved({"dense": partial(dense, **call), "pruned": partial(model, **call)}, rounds)
+    share = median(p / d for p, d in zip(seconds["pruned"], seconds["dense"], strict=True))
+    return share, median(seconds["pruned"]), median(seconds["dense"])
