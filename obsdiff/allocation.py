@@ -23,7 +23,7 @@ from torch import Tensor
 GRID = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)  # sparsities at which layers are tried; none gets more than the last
 STEPS = 180  # of a layer's sparsity between none and the last
 HALVINGS = 100
-OUTLIER, SWING = 5.0, 0.08  # OWL: an outlier is so many times the mean; layers keep at most so much more or less than the mean
+OUTLIER, SWING = 5.0, 0.08  # OWL: an outlier is so many times the mean; layers lie in a range of twice that
 TAIL, STRETCH = 0.5, 0.3  # AlphaPruning: share of the spectrum that is its tail; shares lie so far about the mean, relatively
 
 
@@ -64,7 +64,7 @@ def interpolated(errors: Tensor, sparsities: Tensor) -> Tensor:
 
 
 def by_outliers(ratios: Tensor, sizes: Tensor, share: float) -> Tensor:
-    """Sparsities (N,) by the outlier ratios (N,): at most SWING about the mean, less where there are more outliers."""
+    """Sparsities (N,) by the outlier ratios (N,): from most to least outliers by twice the SWING, less where there are more."""
     spread = ratios.max() - ratios.min()
     levels = (ratios - ratios.min()) / spread if spread > 0 else torch.zeros_like(ratios)
     return centred(share - 2 * SWING * levels.double(), sizes, share)

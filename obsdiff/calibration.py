@@ -25,7 +25,6 @@ from .architectures import Tap
 from .errors import CalibrationError
 from .folder import DENOISERS
 from .hessian import Hessian
-from .last_step import cut_short
 from .packages import bytes_of
 from .running import Prompt, Run, hooked
 from .step_weights import step_weight
@@ -106,23 +105,19 @@ def calibrate(
     on_call: Callable[[int], None] = lambda prompts: None,
     account: Account | None = None,
     store: Store | None = None,
-    to_the_end: bool = False,
 ) -> dict[Tap, Hessian]:
     """One Hessian for each tap, over all prompts and steps. `device` holds them (default: where the layers are), or the disk those
     that `store` has no room for.
 
-    on_call(prompts) is called at each denoiser call with the number of prompts in it; who was called is counted in `account`. The last
-    step is not computed further than the taps need, unless it is to go to the end.
+    on_call(prompts) is called at each denoiser call with the number of prompts in it; who was called is counted in `account`.
     Raises CalibrationError (layer, step) for missed calls, inputs that are not finite or not shared as the table says.
     """
     hessians = new_hessians(denoiser, taps, device, store)
     account = account or Account()
-    layers = [layer for tap in taps for layer in tap.layers]
-    whole = to_the_end or any(map(is_expert, layers))  # an expert is called as tokens are sent to it
-    with tapped(run, denoiser, hessians, account, plan.weighting, on_call), contextlib.nullcontext() if whole else cut_short(run, denoiser, layers):
+    with tapped(run, denoiser, hessians, account, plan.weighting, on_call):
         for prompts, seeds in plan.batches():
             run.latents(prompts, seeds, plan.settings)
-    account.settle(layers, run.steps, plan.ranks)
+    account.settle([layer for tap in taps for layer in tap.layers], run.steps, plan.ranks)
     return hessians
 
 

@@ -31,6 +31,7 @@ TARGETS = {  # what each prunes: see Tap.part
     "ffn": ("ffn",),
     "conv": ("attention", "ffn", "conv"),
 }
+MOST_ALLOCATED = {"unstructured": 0.9, "structured": 0.8}  # sparsity up to which something can be moved from layer to layer
 DEFAULTS = {"method": "obs", "refine": "none", "allocation": "uniform", "allocation_prompts": 4}  # of fields that a preset may set
 BEST = {"calibration": "single", "allocation": "sensitivity"}
 PRESETS: dict[str, dict[str, dict[str, Any]]] = {  # preset -> kind of pattern -> fields
@@ -61,11 +62,6 @@ def setting(default: Any, text: str, choices: tuple[str, ...] | None = None, met
 class PruningConfig:
     """How to prune. Checked when it is made: a wrong value raises UserError (a ValueError) with one clear line."""
 
-    preset: str | None = setting(
-        None,
-        "what is not given otherwise: paper (OBS-Diff as published), best (the best found without training) or fast (nearly as good, for less time)",
-        tuple(PRESETS),
-    )
     method: str | None = setting(None, "pruning method (default obs)", tuple(METHODS))
     pattern: str = setting(
         "unstructured",
@@ -122,6 +118,11 @@ class PruningConfig:
     dtype: str | None = setting(None, "number format to load, compute and save in (default: as stored; a CPU computes it in float32)", DTYPES)
     device: str | None = setting(None, "torch device to run on (default: cuda if there is one, else cpu)", metavar="DEVICE")
     offload_device: str | None = setting(None, "torch device that holds the Hessians (default: where the model runs)", metavar="DEVICE")
+    preset: str | None = setting(
+        None,
+        "what is not given otherwise: paper (OBS-Diff as published), best (the best found without training) or fast (nearly as good, for less time)",
+        tuple(PRESETS),
+    )
 
     def __post_init__(self) -> None:
         for name in ("include", "exclude"):
@@ -225,7 +226,7 @@ def check(c: PruningConfig) -> None:
         one_of("calibration", c.calibration, CALIBRATIONS)
     if c.calibration == "single" and c.packages not in (None, 1):
         raise UserError(
-            f"packages: calibration single takes all Hessians from one pass, so there is 1, found {c.packages}; leave it out, or choose live or replay"
+            f"packages: calibration single{f' (by preset {c.preset})' if c.preset else ''} takes all Hessians from one pass, so there is 1, found {c.packages}; leave it out, or choose live or replay"
         )
     parse_blocks(c.blocks)
     one_of("target", c.target, TARGETS)
@@ -235,8 +236,13 @@ def check(c: PruningConfig) -> None:
     possible = ALLOCATIONS if kind == "unstructured" else ("uniform", "obs", "sensitivity") if kind == "structured" else ("uniform",)
     if c.allocation not in possible:
         raise UserError(f"allocation: pattern {c.pattern} does {', '.join(possible)}; found {c.allocation}")
+    why = f" (by preset {c.preset})" if c.preset else ""
     if c.allocation != "uniform" and c.calibrating != "single":
-        raise UserError(f"allocation {c.allocation} needs all Hessians at once, so calibration single; found {c.calibrating}")
+        raise UserError(f"allocation {c.allocation}{why} needs all Hessians at once, so calibration single; found {c.calibrating}; or take allocation uniform")
+    if c.allocation != "uniform" and c.removed > MOST_ALLOCATED[kind]:
+        raise UserError(
+            f"allocation {c.allocation}{why} does {c.pattern} up to sparsity {MOST_ALLOCATED[kind]:g}, found {c.removed:g}; take allocation uniform"
+        )
     if c.allocation != "uniform" and kind == "structured" and c.method != "obs":
         raise UserError(f"allocation {c.allocation}: structured goes by the losses of method obs, found {c.method}")
     if c.refine != "none" and not c.compensation:

@@ -5,12 +5,12 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from .architectures import Shape, Tap, require_blocks, uncovered
+from .architectures import Block, Shape, Tap, require_blocks, uncovered
 from .config import PruningConfig
 from .errors import UserError
 from .folder import Folder, chosen_denoiser, other_denoisers
 from .meta import UNCONDITIONAL, build_on_meta, layers_of_config
-from .packages import GIB, Package, passes, plan_packages, room, select, work_bytes
+from .packages import GIB, Package, passes, plan_packages, room, select, select_groups, work_bytes
 from .prediction import as_the_paper_counts, predict
 from .pruned_models import PREFIX
 from .record import in_words
@@ -60,12 +60,21 @@ def describe(folder: Folder, config: PruningConfig, prompts: int, paper_count: b
         "prompts": prompts,
         "calibrating": config.calibrating,
         "denoiser_passes": round(passes(config, len(packages)) * calls) if calls else None,
+        "allocation_passes": drawings(blocks, packages, config) * steps if (steps := settings["num_inference_steps"]) else None,
         "memory": memory(packages, linears, config),
         "uncovered": uncovered(linears, blocks, config.target),
         "notes": folder.notes() + ([chosen_denoiser(folder.pipeline, component, others)] if others and not config.component else []),
         "prediction": prediction(folder, component, config, settings, paper_count) if config.pattern == "structured" else None,
         "config": config.to_dict(),
     }  # fmt: skip
+
+
+def drawings(blocks: list[Block], packages: list[Package], config: PruningConfig) -> int:
+    """How many prompts allocation draws beside the calibration's: for every layer input or group once, and twice before."""
+    if config.allocation != "sensitivity":
+        return 0
+    tried = select_groups(blocks, config) if config.pattern == "structured" else [tap for package in packages for tap in package.taps]
+    return (len(tried) + 2) * min(config.allocation_prompts, config.num_prompts)
 
 
 def memory(packages: list[Package], linears: Mapping[str, Shape], config: PruningConfig) -> dict[str, Any]:
@@ -179,7 +188,8 @@ def as_text(plan: dict[str, Any]) -> str:
         f"blocks      {', '.join(f'{count} x {kind}' for kind, count in kinds.items())}",
         f"to prune    {plan['layers']} {what} in {plan['units']} basic units, {plan['targeted_parameters'] / 1e6:.2f} M weights, {plan['removed']:.0%} of them away",
         f"calibration {plan['prompts']} prompts, {settings}",
-        f"cost        calibration {plan['calibrating']}, {len(plan['packages'])} packages: {plan['denoiser_passes'] or '?'} denoising steps of one prompt in all",
+        f"cost        calibration {plan['calibrating']}, {len(plan['packages'])} packages: {plan['denoiser_passes'] or '?'} denoising steps of one prompt in all"
+        + (f", allocation {plan['allocation_passes']} more" if plan["allocation_passes"] else ""),
         memory_line(plan["memory"]),
         "",
         "package  layers  Hessians GiB  tokens per column  first layer",

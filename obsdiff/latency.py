@@ -12,14 +12,14 @@ from typing import Any
 
 from torch import nn
 
-from .config import PruningConfig
+from .config import MOST_ALLOCATED, PruningConfig
 from .drawing import denoiser_call
 from .errors import UserError
 from .job import Job
 from .prediction import shrunk
 from .timing import interleaved
 
-MOST = 0.9  # sparsity
+MOST = MOST_ALLOCATED["structured"]  # sparsity
 HALVINGS = 6
 STEP = 0.02  # of sparsity, where a measurement with more rounds finds that a little is missing
 ROUNDS, MORE_ROUNDS = 5, 11

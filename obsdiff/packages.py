@@ -114,12 +114,14 @@ def check_columns(units: list[Unit], config: PruningConfig, linears: Mapping[str
 def work_bytes(taps: Iterable[Tap], linears: Mapping[str, Shape], config: PruningConfig) -> int:
     """Bytes that solving takes at most beside the Hessians it reads: a copy of H if several prunings share it, its factor in float32
     or, where its condition asks for it, float64, and what that takes to invert, and four copies of the stacked weights in float32. Structured pruning keeps the rows of what left, and
-    solves both streams of an attention at once."""
+    solves both streams of an attention at once. alps has H scaled, and its inverse for one rho, in float32, and ten copies of the weights; a
+    re-solve H damped and eight."""
     structured = config.pattern == "structured"
+    copies = 10 if config.method == "alps" else 8 if config.refine != "none" else 4
 
     def of(tap: Tap) -> int:
         columns, rows = linears[tap.layers[0]][1], sum(linears[layer][0] for layer in tap.layers)
-        return round((14 + 4 * config.removed * structured) * columns * columns) + 16 * rows * columns
+        return round((14 + 4 * config.removed * structured) * columns * columns) + 4 * copies * rows * columns
 
     return max(of(tap) for tap in taps) * (1 + structured)
 

@@ -105,7 +105,8 @@ def prune_(
             report.groups += outcome.groups
     if job.groups:
         setattr(pipe, job.component, mark_pruned_(job.denoiser, report.layout))
-        note_untouched(report, config)
+        if config.allocation == "uniform":  # else it is what allocation chose
+            note_untouched(report, config)
     report.parameters["after"] = sum(p.numel() for p in job.denoiser.parameters())
     if config.method in ("obs", "alps") or config.refine != "none":  # the diagonal, all that the other methods read, needs few tokens
         note_few_tokens(report)

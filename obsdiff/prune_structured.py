@@ -71,7 +71,7 @@ def prune_groups_(
         for name in names:
             consumers[name].finish()
             if config.refine == "lstsq" and config.method != "obs":  # whose repair is exact already
-                refine_(consumers[name], before[name], matrices[name], config.damping)
+                refine_(name, consumers[name], before[name], matrices[name], config.damping)
         for name in names:
             error = layer_error(before[name], consumers[name].weight, matrices[name])
             if config.method != "obs" or not config.compensation:
@@ -127,9 +127,13 @@ def choose(denoiser: nn.Module, group: Group, consumers: dict[str, Consumer], co
     return GroupRecord(group.owner, group.kind, total * each, kept * each, gone, every, package)
 
 
-def refine_(consumer: Consumer, before: torch.Tensor, hessian: torch.Tensor, damping: float) -> None:
+def refine_(name: str, consumer: Consumer, before: torch.Tensor, hessian: torch.Tensor, damping: float) -> None:
     """The best weight with the columns that are left."""
-    consumer.weight, consumer.damping = lstsq(before.to(hessian), consumer.left.expand(len(before), -1), hessian, damping), damping
+    kept = consumer.left.expand(len(before), -1)
+    try:
+        consumer.weight, consumer.damping = lstsq(before.to(hessian), kept, hessian, damping), damping
+    except NotPositiveDefinite as error:
+        raise NotPositiveDefinite(f"{name}: {error}") from None
 
 
 def record(name: str, before: torch.Tensor, consumer: Consumer, error: float, hessian: Hessian, package: int, seconds: float) -> LayerRecord:

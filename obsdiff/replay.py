@@ -44,7 +44,7 @@ def record(
     recording, order = Recording(shelf), Order(blocks)
     with recorded(run, denoiser, recording), order.watched(denoiser):
         account = Account()
-        hessians = calibrate(run, denoiser, taps, plan, device, on_call, account, to_the_end=True)
+        hessians = calibrate(run, denoiser, taps, plan, device, on_call, account)
     recording.steps, recording.others = run.steps, account.others
     trajectory = Trajectory(recording, order, why_not=order.why_not())
     if not trajectory.why_not:

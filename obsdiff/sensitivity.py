@@ -5,6 +5,7 @@ pruned one at a time, with the sweep at the target's sparsity, and the pipeline 
 """
 
 import contextlib
+import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 from .allocation import GRID, by_loss, by_outliers, by_spectrum, outlier_ratio, tail_exponent
 from .architectures import Tap
 from .config import PruningConfig
-from .errors import NotPositiveDefinite
+from .errors import CalibrationError, NotPositiveDefinite, UserError
 from .gathering import DensePass, Site
 from .metrics import relative_latent_error
 from .solvers import Inputs, Target
@@ -22,6 +23,7 @@ from .solvers.obs import obs_each
 from .solvers.solution import squared_error
 from .unfolding import matrix
 
+SAME = 1e-6  # relative latent error up to which two drawings are the same
 Trying = Callable[[int, int], None]  # called with how many of how many layers or groups have been tried
 
 
@@ -38,7 +40,7 @@ def allocate(site: Site, taps: list[Tap], dense: DensePass, config: PruningConfi
     """{"shares": sparsity of every layer, "sensitivity": relative latent error of pruning its tap alone, where that was measured}."""
     rows: dict[str, tuple[float, list[float]]] = {}
     mine = [tap for tap in taps if site.owners.get(tap, 0) == site.ranks.rank]
-    base = latents(site, config.allocation_prompts) if config.allocation == "sensitivity" else None
+    base = first_latents(site, config)
     for i, tap in enumerate(mine):
         trying(i, len(mine))
         rows[tap.layers[0]] = measured(site, tap, dense, config, base)
@@ -66,8 +68,8 @@ def measured(site: Site, tap: Tap, dense: DensePass, config: PruningConfig, base
     tried = try_out(tap, weights, inputs, config)
     if base is None:
         return 0.0, tried.errors
-    with replaced(site.denoiser, tried.weights):
-        effect = relative_latent_error(latents(site, config.allocation_prompts), base)["value"]
+    del inputs, hessian  # drawing needs its memory
+    effect = effect_of(site, tried.weights, base, config)
     return effect, [effect * error / tried.error if tried.error > 0 else 0.0 for error in tried.errors]
 
 
@@ -85,9 +87,40 @@ def try_out(tap: Tap, weights: list[Tensor], inputs: Inputs, config: PruningConf
 
 
 def latents(site: Site, count: int) -> Tensor:
-    """Final latents of the first `count` calibration prompts, with the denoiser as it is."""
+    """Final latents of the first `count` calibration prompts, with the denoiser as it is. What a scheduler draws by itself starts from the
+    same seed every time."""
     few = replace(site.plan, prompts=site.plan.prompts[:count], seeds=site.plan.seeds[:count], rank=0, ranks=1)
-    return torch.cat([site.run.latents(prompts, seeds, few.settings).float().cpu() for prompts, seeds in few.batches()])
+    found = []
+    for prompts, seeds in few.batches():
+        torch.manual_seed(seeds[0])  # prepared() has set the user's state aside
+        found.append(site.run.latents(prompts, seeds, few.settings).float().cpu())
+    return torch.cat(found)
+
+
+def first_latents(site: Site, config: PruningConfig) -> Tensor | None:
+    """What sensitivities are measured against; None if none are. UserError where offloading hooks would put the dense weights back,
+    CalibrationError if the pipeline does not draw the same twice."""
+    if config.allocation != "sensitivity":
+        return None
+    hooks = [name for module in site.denoiser.modules() if hasattr(module, "_diffusers_hook") for name in module._diffusers_hook.hooks]
+    if any("group_offloading" in name for name in hooks):
+        raise UserError("allocation sensitivity: group offloading puts the weights back that are to be tried without; take allocation obs, or another offload")
+    base, again = (latents(site, config.allocation_prompts) for _ in range(2))
+    different = relative_latent_error(again, base)["value"]
+    if not different < SAME:
+        raise CalibrationError(
+            f"allocation sensitivity: the same prompts and seeds drawn twice differ (relative error {different:.1e}), so no layer's effect can be seen"
+        )
+    return base
+
+
+def effect_of(site: Site, weights: Mapping[str, Tensor], base: Tensor, config: PruningConfig) -> float:
+    """Relative latent error of the model with these weights. CalibrationError if it is no number."""
+    with replaced(site.denoiser, weights):
+        effect = relative_latent_error(latents(site, config.allocation_prompts), base)["value"]
+    if not math.isfinite(effect):
+        raise CalibrationError(f"{next(iter(weights))}: pruned alone it leaves latents with inf or NaN; try another --dtype")
+    return effect
 
 
 @contextlib.contextmanager

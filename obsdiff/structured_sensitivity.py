@@ -7,7 +7,9 @@ Of every group the items leave one step after the other, as pruning takes them; 
 For allocation "sensitivity" the curve is scaled to what the group, pruned alone as uniform pruning would, does to the final latents.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -16,9 +18,9 @@ from .architectures import Group, Tap
 from .config import PruningConfig
 from .errors import NotPositiveDefinite
 from .gathering import DensePass, Site
-from .metrics import relative_latent_error
+from .hessian import Hessian
 from .prune_structured import group_name, left_of
-from .sensitivity import Trying, latents, replaced
+from .sensitivity import Trying, effect_of, first_latents
 from .solvers.solution import squared_error
 from .solvers.structured import Consumer, obs_heads, obs_neurons
 from .surgery import columns, items
@@ -31,25 +33,29 @@ LEAST = 8  # one part in so many of a group's neurons stays at least
 @dataclass(frozen=True)
 class Curve:
     """What a group loses: errors after 0, 1, 2 ... steps of so many items; how many items it has, and how many uniform pruning takes;
-    `kind` is the same for groups whose items cost the same."""
+    `kind` is the same for groups whose items cost the same; `least` items stay at least. Not movable are neurons of a width that round_to does not
+    divide, since what stays has to be a multiple of it."""
 
     kind: tuple
     total: int
     step: int
     uniform: int
     errors: list[float]
-    effect: float
+    effect: float = 0.0
+    least: int = 1
+    movable: bool = True
 
 
 def allocate_groups(site: Site, groups: list[Group], taps: list[Tap], dense: DensePass, config: PruningConfig, trying: Trying) -> dict[str, dict[str, float]]:
     """{"shares": how many items of every group stay, "sensitivity": relative latent error of pruning it alone, where that was measured}."""
     owner = {layer: site.owners.get(tap, 0) for tap in taps for layer in tap.layers}
-    base = latents(site, config.allocation_prompts) if config.allocation == "sensitivity" else None
+    base = first_latents(site, config)
+    tap_of = {layer: tap for tap in taps for layer in tap.layers}
     mine = [group for group in groups if owner[group.consumers[0]] == site.ranks.rank]
     own = {}
     for i, group in enumerate(mine):
         trying(i, len(mine))
-        own[group_name(group)] = curve_of(site, group, dense, config, base)
+        own[group_name(group)] = curve_of(site, group, dense.of(tuple({tap_of[name]: 0 for name in group.consumers})), config, base)
     curves: dict[str, Curve] = site.ranks.collect(own)
     names = [group_name(group) for group in groups]
     left = {}
@@ -61,11 +67,17 @@ def allocate_groups(site: Site, groups: list[Group], taps: list[Tap], dense: Den
 
 def spread(curves: list[Curve]) -> list[int]:
     """How many items of each group stay: of all ways to take as many as uniform pruning does, in steps, the one with the least sum of
-    errors. What does not fill a step goes where most goes."""
-    wanted, step = sum(curve.uniform for curve in curves), curves[0].step
-    gone = [step * k for k in cheapest([curve.errors for curve in curves], round(wanted / step))]
-    most = max(range(len(gone)), key=gone.__getitem__)
-    gone[most] += wanted - sum(gone)
+    errors. What does not fill a step goes where most goes. Where no step fits, every group gives what uniform pruning takes."""
+    step, wanted = curves[0].step, sum(curve.uniform for curve in curves)
+    errors = [curve.errors for curve in curves]
+    steps = min(round(wanted / step), sum(len(row) - 1 for row in errors))
+    if not curves[0].movable or not steps:
+        return [curve.total - curve.uniform for curve in curves]
+    gone = [step * k for k in cheapest(errors, steps)]
+    for i in sorted(range(len(gone)), key=gone.__getitem__, reverse=True):
+        most = curves[i].total - curves[i].least
+        more = max(-gone[i], min(wanted - sum(gone), most - gone[i]))
+        gone[i] += more
     return [curve.total - away for curve, away in zip(curves, gone, strict=True)]
 
 
@@ -87,12 +99,12 @@ def cheapest(errors: list[list[float]], steps: int) -> list[int]:
     return found[::-1]
 
 
-def curve_of(site: Site, group: Group, dense: DensePass, config: PruningConfig, base: Tensor | None) -> Curve:
+def curve_of(site: Site, group: Group, hessians: Mapping[Tap, Hessian], config: PruningConfig, base: Tensor | None) -> Curve:
     """Let the group's items leave, and put nothing into the model."""
     denoiser = site.denoiser
     weights = {name: matrix(denoiser.get_submodule(name)) for name in group.consumers}
-    hessians = {name: dense.hessians[name] for name in group.consumers}
-    squares = {name: hessian.matrix() for name, hessian in hessians.items()}
+    by_layer = {layer: hessian for tap, hessian in hessians.items() for layer in tap.layers}
+    squares = {name: by_layer[name].matrix() for name in group.consumers}
     energies = [squared_error(weights[name], None, squares[name]) for name in group.consumers]
     try:
         consumers = [Consumer.begin(weights[name], squares.pop(name), config.damping) for name in group.consumers]
@@ -103,17 +115,32 @@ def curve_of(site: Site, group: Group, dense: DensePass, config: PruningConfig, 
     step, most = steps_of(group, total, config)
     left, errors, there = columns(denoiser, group, total), [0.0], None
     for k in range(1, most // step + 1):
-        left = left[gone_from(group, consumers, left, step)]
+        try:
+            left = left[gone_from(group, consumers, left, step)]
+        except NotPositiveDefinite as error:
+            if k * step <= uniform:
+                raise NotPositiveDefinite(f"{group.consumers[0]}: {error}") from None
+            break  # so much can't leave this group
         errors.append(sum(2 * consumer.loss / energy for consumer, energy in zip(consumers, energies, strict=True) if energy > 0))
         if there is None and k * step >= uniform:
             there = (errors[-1], {name: consumer.weight.clone() for name, consumer in zip(group.consumers, consumers, strict=True)})
     effect = 0.0
+    for consumer in consumers:
+        consumer.finish()  # drawing needs its memory
     if base is not None and there and uniform:
-        with replaced(denoiser, there[1]):
-            effect = relative_latent_error(latents(site, config.allocation_prompts), base)["value"]
+        effect = effect_of(site, there[1], base, config)
         errors = [effect * error / there[0] if there[0] > 0 else 0.0 for error in errors]
     shapes = tuple(tuple(denoiser.get_submodule(name).weight.shape) for name in (*group.producers, *group.consumers))
-    return Curve((group.kind, shapes, *(hessian.samples for hessian in hessians.values())), total, step, uniform, errors, effect)
+    samples = tuple(by_layer[name].samples for name in group.consumers)
+    least = config.round_to if group.kind == "neurons" else 1
+    return Curve((group.kind, role(group.owner), total, shapes, samples), total, step, uniform, errors, effect, least, total % least == 0)
+
+
+def role(owner: str) -> tuple[str, ...]:
+    """What an owner is in its block, and the list that its block is in: ("temporal_transformer_blocks", "attn1")."""
+    words = owner.split(".")
+    lists = [word for word, after in pairwise(words) if after.isdigit()]
+    return (*lists[-1:], words[-1])
 
 
 def steps_of(group: Group, total: int, config: PruningConfig) -> tuple[int, int]:

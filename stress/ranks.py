@@ -30,7 +30,7 @@ KINDS = {
     "best": ("--preset", "best", "--allocation-prompts", 1),
 }
 TIES = 3e-3  # share of the mask that rounding may decide over; later packages see what it did in earlier ones
-CLOSE = 2e-2  # the same of neurons, of which many cost nearly the same
+CLOSE = 2e-2  # the same of neurons, of which many cost nearly the same, and of alps, whose search goes another way after every tie
 WEIGHTS = "transformer/diffusion_pytorch_model.safetensors"
 
 
@@ -80,7 +80,7 @@ def compare(kind: str, sizes: list[int], folder: Path) -> dict[int, tuple[int, i
         assert len(said) == len(list(outputs[size].rglob("obsdiff.json"))), f"{kind}: {said} is not one line for each output"
         found[size] = masks_differ(outputs[sizes[0]], outputs[size])
         print(f"{kind}, {size} processes: {found[size][0]} of {found[size][1]} differ", flush=True)
-        assert found[size][0] < (CLOSE if kind == "structured" else TIES) * found[size][1]
+        assert found[size][0] < (CLOSE if kind in ("structured", "best") else TIES) * found[size][1]
     return found
 
 

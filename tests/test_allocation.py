@@ -6,6 +6,12 @@ import pytest
 import torch
 
 from obsdiff.allocation import GRID, SWING, by_loss, by_outliers, by_spectrum, interpolated, outlier_ratio, tail_exponent
+from obsdiff.config import MOST_ALLOCATED
+
+
+def test_what_a_config_takes_is_what_the_grid_ends_with():
+    assert MOST_ALLOCATED["unstructured"] == GRID[-1]
+
 
 SIZES = torch.tensor([100.0, 300.0, 50.0, 200.0])
 

@@ -5,9 +5,13 @@ import statistics
 
 import pytest
 import torch
+from torch.profiler import ProfilerActivity, profile
 
+from obsdiff.architectures import Tap
+from obsdiff.config import PruningConfig
 from obsdiff.errors import NotPositiveDefinite
-from obsdiff.solvers import SOLVERS, Target
+from obsdiff.packages import work_bytes
+from obsdiff.solvers import SOLVERS, Inputs, Target
 from obsdiff.solvers.lstsq import refined
 from obsdiff.solvers.solution import layer_error, squared_error
 
@@ -58,3 +62,26 @@ def test_a_hessian_that_can_not_be_factored_is_an_error():
     h -= 100 * torch.eye(8, dtype=h.dtype) * h.diagonal().mean()
     with pytest.raises(NotPositiveDefinite):
         SOLVERS["alps"]([w], seen(h), Target(0.5))
+
+
+def test_nothing_to_remove_changes_nothing():
+    w, h = problem(8, 32)
+    (s,) = SOLVERS["alps"]([w], seen(h), Target(0.0))
+    assert torch.equal(s.weight, w)
+
+
+@pytest.mark.parametrize("settings", [{"method": "alps"}, {"method": "obs", "refine": "lstsq"}])
+def test_solving_keeps_to_the_memory_that_is_planned_for_it(settings):
+    """Peak of tensors beside H and the weights."""
+    columns, rows = 512, 256
+    w, h = problem(rows, columns)
+    w, h = w.float(), h.float()
+    config = PruningConfig(**settings)
+    planned = work_bytes([Tap(("x",), "ffn")], {"x": (rows, columns)}, config)
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True, acc_events=True) as seen_by:
+        (s,) = SOLVERS[config.method]([w], Inputs(h, h.diagonal(), h.diagonal()), Target(0.5))
+        if config.refine == "lstsq":
+            refined(w, s, h, 0.01)
+    taken = [event.cpu_memory_usage for event in sorted(seen_by.events(), key=lambda event: event.time_range.start) if event.name == "[memory]"]
+    assert taken
+    assert max(itertools.accumulate(taken)) <= planned * 1.1

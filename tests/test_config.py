@@ -113,7 +113,10 @@ def test_the_paper_preset_is_the_papers_algorithm():
     ("settings", "words"),
     [
         ({"preset": "better"}, "preset: expected one of paper, best, fast; found 'better'"),
-        ({"preset": "best", "packages": 4}, "calibration single takes all Hessians from one pass"),
+        ({"preset": "best", "packages": 4}, "calibration single (by preset best) takes all Hessians from one pass"),
+        ({"preset": "best", "calibration": "live"}, "allocation sensitivity (by preset best) needs all Hessians at once, so calibration single; found live"),
+        ({"allocation": "obs", "sparsity": 0.95}, "allocation obs does unstructured up to sparsity 0.9, found 0.95"),
+        ({"allocation": "obs", "pattern": "structured", "sparsity": 0.85}, "allocation obs does structured up to sparsity 0.8, found 0.85"),
         ({"refine": "lstsq", "compensation": False}, "refine lstsq repairs the kept weights"),
         ({"refine": "exact"}, "refine: expected one of none, lstsq; found 'exact'"),
         ({"allocation": "best"}, "allocation: expected one of"),

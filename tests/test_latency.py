@@ -37,7 +37,7 @@ def test_the_least_sparsity_that_meets_it_is_found(monkeypatch, target, sparsity
     job = job_of(pipe, PROMPTS, PruningConfig(target_latency=target, **QUICK))
     with prepared(pipe):
         found = latency.meet(pipe, job)
-    assert sparsity <= found["sparsity"] < sparsity + 0.9 / 2**6 + 0.001
+    assert sparsity <= found["sparsity"] < sparsity + 0.8 / 2**6 + 0.001
     assert found["measured"] <= target
     assert [s for s, _ in found["tried"]] == asked
 
@@ -46,7 +46,7 @@ def test_what_can_not_be_reached_is_a_line_before_anything_is_pruned(monkeypatch
     ideal(monkeypatch)
     pipe = sd3()
     before = {name: w.clone() for name, w in pipe.transformer.state_dict().items()}
-    with pytest.raises(UserError, match=r"target_latency: expected a share that pruning can reach, found 0.1; with sparsity 0.9 a step takes 0.28"):
+    with pytest.raises(UserError, match=r"target_latency: expected a share that pruning can reach, found 0.1; with sparsity 0.8 a step takes 0.36"):
         prune_(pipe, PROMPTS, PruningConfig(target_latency=0.1, **QUICK))
     assert all(torch.equal(w, before[name]) for name, w in pipe.transformer.state_dict().items())
 

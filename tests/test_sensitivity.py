@@ -1,12 +1,14 @@
 """Allocation in a whole run: the budget is kept, what is measured is measured, and the model is put back."""
 
 import copy
+import json
 
 import pytest
 import torch
 
-from obsdiff import PruningConfig, dense_pass, prune_
-from obsdiff.errors import UserError
+from obsdiff import PruningConfig, dense_pass, prune_, sensitivity
+from obsdiff.cli import main
+from obsdiff.errors import CalibrationError, UserError
 from obsdiff.metrics import relative_latent_error
 from obsdiff.sensitivity import replaced
 from obsdiff.solvers import SOLVERS, Inputs, Target
@@ -77,13 +79,70 @@ def test_what_can_not_be_allocated_is_refused(wrong, words):
         PruningConfig(**{"allocation": "obs"} | wrong)
 
 
-def test_a_run_that_goes_on_finds_its_allocation(tmp_path):
+def test_a_run_that_goes_on_finds_its_allocation(tmp_path, monkeypatch):
     config = PruningConfig(allocation="sensitivity", **QUICK)
     pipes = [sd3(), sd3()]
     whole = prune_(pipes[0], PROMPTS, config, journal=tmp_path)
     for file in sorted(tmp_path.glob("*.safetensors"))[3:]:
         file.unlink()
+    monkeypatch.setattr(sensitivity, "measured", None)  # nothing is measured again
     rest = prune_(pipes[1], PROMPTS, config, journal=tmp_path)
     assert rest.sensitivity == whole.sensitivity
     for name, weight in pipes[0].transformer.state_dict().items():
         assert torch.equal(weight, pipes[1].transformer.state_dict()[name]), name
+
+
+def test_what_a_scheduler_draws_by_itself_is_the_same_for_every_layer():
+    """A sampler with noise of its own does not drown the effects."""
+    pipe = sd3()
+    pipe.scheduler.register_to_config(stochastic_sampling=True)
+    report = prune_(pipe, PROMPTS, PruningConfig(sparsity=0.1, allocation="sensitivity", **QUICK))
+    assert min(report.sensitivity.values()) < 0.01 * max(report.sensitivity.values())
+
+
+def test_a_pipeline_that_never_draws_the_same_is_refused(monkeypatch):
+    pipe, draws = sd3(), iter(range(10**6))
+    layer = pipe.transformer.proj_out
+    layer.register_forward_hook(lambda module, args, output: output + 0.01 * next(draws))
+    with pytest.raises(CalibrationError, match="the same prompts and seeds drawn twice differ"):
+        prune_(pipe, PROMPTS, PruningConfig(allocation="sensitivity", **QUICK))
+
+
+def test_latents_that_are_no_numbers_name_the_layer(monkeypatch):
+    figures = iter([0.0, float("nan")])
+    monkeypatch.setattr(sensitivity, "relative_latent_error", lambda *_: {"value": next(figures)})
+    with pytest.raises(CalibrationError, match=r"transformer_blocks\.0\.attn\.to_q: pruned alone it leaves latents with inf or NaN"):
+        prune_(sd3(), PROMPTS, PruningConfig(allocation="sensitivity", **QUICK))
+
+
+@pytest.mark.parametrize("settings", [{"method": "alps"}, {"method": "magnitude", "refine": "lstsq"}, {"preset": "best"}, {"preset": "fast", "pattern": "2:4"}])
+def test_it_goes_with_offloading_budgets_and_half_precision(settings):
+    quick = QUICK | {"batch_size": 1}
+    plain = prune_(sd3(), PROMPTS, PruningConfig(**settings, **quick))
+    pipe = sd3()
+    pipe.enable_model_cpu_offload(device="cpu")
+    offloaded = prune_(pipe, PROMPTS, PruningConfig(**settings, **quick))
+    assert [row.sparsity for row in offloaded.layers] == [row.sparsity for row in plain.layers]
+    budget = prune_(sd3(), PROMPTS, PruningConfig(memory_budget_gib=0.01, **settings, **quick))
+    assert [row.error for row in budget.layers] == [row.error for row in plain.layers]
+    half = prune_(sd3().to(torch.bfloat16), PROMPTS, PruningConfig(**settings, **quick))
+    assert half.sparsity == pytest.approx(plain.sparsity, abs=0.01)
+
+
+def test_one_dense_pass_serves_several_allocations():
+    pipe, dense = sd3(), []
+    configs = [PruningConfig(allocation="obs", sparsity=s, **QUICK) for s in (0.3, 0.6)]
+    with dense_pass(pipe, PROMPTS, configs) as gathered:
+        for config in configs:
+            dense.append(prune_(sd3(), PROMPTS, config, dense=gathered))
+    for config, report in zip(configs, dense, strict=True):
+        assert [row.sparsity for row in report.layers] == [row.sparsity for row in prune_(sd3(), PROMPTS, config).layers]
+
+
+def test_inspect_counts_the_drawings(capsys):
+    assert main(["inspect", "emoji-sd3", "--preset", "fast", "--num-inference-steps", "5", "--json"]) == 0
+    plan = json.loads(capsys.readouterr().out)
+    taps = sum(len(package["taps"]) for package in plan["packages"])
+    assert plan["allocation_passes"] == (taps + 2) * 5
+    assert main(["inspect", "emoji-sd3"]) == 0
+    assert "allocation" not in capsys.readouterr().out

@@ -5,8 +5,9 @@ import itertools
 import pytest
 import torch
 
-from obsdiff import PruningConfig, prune_
-from obsdiff.structured_sensitivity import Curve, cheapest, spread
+from obsdiff import PruningConfig, dense_pass, prune_
+from obsdiff.errors import UserError
+from obsdiff.structured_sensitivity import Curve, cheapest, role, spread
 
 from .conftest import PROMPTS, flux, sd, sd3
 
@@ -24,7 +25,7 @@ def test_no_other_way_is_cheaper():
 
 
 def test_what_fills_no_step_is_taken_too():
-    curves = [Curve(("neurons",), 160, 24, 56, [0, a, 2 * a, 4 * a, 8 * a, 16 * a], 0.0) for a in (1.0, 3.0, 3.0)]
+    curves = [Curve(("neurons",), 160, 24, 56, [0, a, 2 * a, 4 * a, 8 * a, 16 * a], least=8) for a in (1.0, 3.0, 3.0)]
     left = spread(curves)
     assert sum(160 - n for n in left) == 3 * 56
     assert left[0] < left[1] <= left[2] or left[0] < left[2] <= left[1]
@@ -41,6 +42,30 @@ def test_the_model_is_as_small_as_by_uniform_pruning(make, allocation):
         kept = [sum(row.kept for row in report.groups if row.kind == kind) for report in reports]
         assert kept[0] == kept[1]
     assert all(row.kept >= 1 for row in reports[1].groups)
+    assert [row.kept for row in reports[0].groups] != [row.kept for row in reports[1].groups]
     assert bool(reports[1].sensitivity) == (allocation == "sensitivity")
     component = getattr(pipes[1], "transformer", None) or pipes[1].unet
     assert sum(p.numel() for p in component.parameters()) == reports[1].parameters["after"]
+
+
+def test_what_no_curve_reaches_is_shared_out_within_bounds():
+    curves = [Curve(("neurons",), 160, 24, 152, [0, 1, 2, 3], least=8), Curve(("neurons",), 160, 24, 152, [0, 2, 4, 6], least=8)]
+    left = spread(curves)
+    assert left == [8, 8]
+
+
+def test_widths_that_round_to_does_not_divide_stay_uniform():
+    curves = [Curve(("neurons",), 100, 8, 36, [0, a, 2 * a, 3 * a, 9 * a], least=8, movable=False) for a in (1.0, 5.0)]
+    assert spread(curves) == [64, 64]
+
+
+def test_heads_of_other_roles_do_not_trade():
+    assert role("transformer_blocks.3.attn1") != role("transformer_blocks.3.attn2")
+    assert role("temporal_transformer_blocks.0.attn1") != role("transformer_blocks.0.attn1")
+    assert role("down_blocks.1.attentions.0.transformer_blocks.0.attn1") == role("up_blocks.0.attentions.2.transformer_blocks.0.attn1")
+
+
+def test_a_dense_pass_without_its_layers_is_one_line():
+    pipe = sd3()
+    with dense_pass(pipe, PROMPTS, [PruningConfig(blocks="0", **QUICK)]) as dense, pytest.raises(UserError, match="give dense_pass this config as well"):
+        prune_(pipe, PROMPTS, PruningConfig(allocation="obs", **QUICK), dense=dense)

@@ -26,7 +26,7 @@ from torch import Tensor
 
 from ..errors import NotPositiveDefinite
 from .lstsq import conjugate_gradients, damped
-from .obs import LADDER, finite
+from .obs import LADDER, cholesky_, finite
 from .solution import Inputs, Solution, Target, lowest, lowest_in_groups, squared_error
 
 LEVELS = 8  # values of rho, each of which takes one inverse
@@ -45,6 +45,8 @@ def alps(weights: list[Tensor], inputs: Inputs, target: Target) -> list[Solution
     """
     if not finite(inputs.hessian):
         raise NotPositiveDefinite("the Hessian has entries that are inf or NaN")
+    if not target.removed and not target.group:
+        return [Solution(w, torch.ones_like(w, dtype=torch.bool), 0.0, target.damping) for w in weights]
     sizes = [len(w) for w in weights]
     for step in LADDER:
         used = target.damping * step
@@ -94,6 +96,7 @@ def alternate(rows: Tensor, square: Tensor, sizes: list[int], keep: Keep) -> tup
         if share(i) == 1:
             best.see(mask, sparse)
         multiplier.div_(growth)  # U is in units of rho
+        del inverse  # before the next one takes its place
     return best.mask, best.sparse
 
 
@@ -122,5 +125,6 @@ class Best:
 
 def inverted(square: Tensor, rho: float) -> Tensor | None:
     """(A + rho I)^-1, or None."""
-    lower, info = torch.linalg.cholesky_ex(square + rho * torch.eye(len(square), dtype=square.dtype, device=square.device))
-    return None if info.item() else torch.cholesky_inverse(lower)
+    lower = square.clone(memory_format=torch.contiguous_format)
+    lower.diagonal().add_(rho)
+    return torch.cholesky_inverse(lower) if cholesky_(lower) else None

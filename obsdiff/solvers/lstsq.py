@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from ..errors import NotPositiveDefinite
-from .obs import LADDER, finite
+from .obs import finite
 from .solution import Solution, squared_error
 
 SHARING = 8  # at least so many rows to a mask, and masks are solved one by one
@@ -29,10 +29,10 @@ TOLERANCE = 1e-4  # of the residual, in units of the right side
 
 
 def lstsq(weight: Tensor, kept: Tensor, hessian: Tensor, damping: float, start: Tensor | None = None) -> Tensor:
-    """The best weights (O, I) under a mask kept (O, I), in the weight's dtype. `start` (O, I): from where conjugate gradients set out
+    """The best weights (O, I) under a mask kept (O, I), in the weight's dtype: exact for masks that rows share, else within TOLERANCE. `start` (O, I): from where conjugate gradients set out
     (default: from the weight as it is).
 
-    Raises NotPositiveDefinite if H has entries that are not finite, or no damping on the ladder makes a block positive definite.
+    Raises NotPositiveDefinite if H has entries that are not finite, or the block of a shared mask is not positive definite.
     """
     if not finite(hessian):
         raise NotPositiveDefinite("the Hessian has entries that are inf or NaN")
@@ -73,14 +73,11 @@ def distinct_masks(kept: Tensor) -> tuple[Tensor, Tensor]:
 def by_factor(rows: Tensor, mask: Tensor, square: Tensor) -> Tensor:
     """The solution (O, I) of rows that share a mask (I,), by one Cholesky factor."""
     found, right = torch.zeros_like(rows), (rows @ square[:, mask]).T
-    block, diagonal = square[mask][:, mask], square.diagonal()[mask]
-    for more in (0, *LADDER):
-        block.diagonal().copy_(diagonal + more * 1e-6 * diagonal.mean())
-        lower, info = torch.linalg.cholesky_ex(block)
-        if not info.item():
-            found[:, mask] = torch.cholesky_solve(right, lower).T
-            return found
-    raise NotPositiveDefinite(f"the Hessian of {int(mask.sum())} kept inputs is not positive definite; raise the damping")
+    lower, info = torch.linalg.cholesky_ex(square[mask][:, mask])
+    if info.item():
+        raise NotPositiveDefinite(f"the Hessian of {int(mask.sum())} kept inputs is not positive definite; raise the damping")
+    found[:, mask] = torch.cholesky_solve(right, lower).T
+    return found
 
 
 def conjugate_gradients(rows: Tensor, kept: Tensor, square: Tensor, start: Tensor) -> Tensor:

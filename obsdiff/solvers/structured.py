@@ -154,7 +154,7 @@ def obs_neurons(consumer: Consumer, columns: Tensor, count: int, compensate: boo
     while len(removed) < count:
         group = next_group(count - len(removed))
         losses = consumer.losses()[columns[left]]
-        weakest = left[losses.argsort(stable=True)[:group]]
+        weakest = left[losses.argsort(stable=True)[:group].to(left.device)]
         consumer.remove(columns[weakest], compensate)
         left = left[~torch.isin(left, weakest)]
         removed += weakest.tolist()
