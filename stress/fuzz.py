@@ -41,13 +41,34 @@ FLAGS = (
     "--method", "--pattern", "--sparsity", "--num-prompts", "--num-inference-steps", "--guidance-scale", "--height", "--width", "--batch-size", "--seed",
     "--step-weighting", "--step-weight-min", "--step-weight-max", "--calibration", "--packages", "--memory-budget-gib", "--blocks", "--include", "--exclude",
     "--target", "--damping", "--round-to", "--keep-first-last", "--no-compensation", "--component", "--dtype", "--device", "--offload-device", "--prompts",
-    "--json", "--config", "--paper-count", "--nonsense",
+    "--json", "--config", "--paper-count", "--nonsense", "--preset", "--refine", "--allocation", "--allocation-prompts", "--target-latency",
 )  # fmt: skip
 
 TEXTS = st.one_of(
     st.text(max_size=12),
     st.sampled_from(
-        ["../../x", "/etc/passwd", "a/../b", "\x00", "nan", "1e999", "-1", "0", "2:4", "4:4", "0:0", "8:2", "None", "transformer", "os.system", "x" * 500]
+        [
+            "../../x",
+            "/etc/passwd",
+            "a/../b",
+            "\x00",
+            "nan",
+            "1e999",
+            "-1",
+            "0",
+            "2:4",
+            "structured",
+            "best",
+            "sensitivity",
+            "0.5",
+            "4:4",
+            "0:0",
+            "8:2",
+            "None",
+            "transformer",
+            "os.system",
+            "x" * 500,
+        ]
     ),
 )
 NUMBERS = st.one_of(st.integers(-(2**70), 2**70), st.floats(), st.sampled_from([0, -1, 1, 2**31, 2**63, 1e308, 1e-308]))
