@@ -33,7 +33,6 @@ def by_loss(errors: Tensor, sizes: Tensor, share: float) -> Tensor:
     At the optimum no zero is worth moving: every tap minimises error - price x zeros at one price. The price is found by halving, and
     what two neighbouring prices give is mixed to meet the share exactly.
     """
-    share = min(share, GRID[-1])
     sparsities = torch.linspace(0, GRID[-1], STEPS + 1, dtype=torch.float64)
     costs, weight = interpolated(errors.double(), sparsities), sizes.double() / sizes.sum()
 

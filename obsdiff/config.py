@@ -33,19 +33,15 @@ TARGETS = {  # what each prunes: see Tap.part
 }
 MOST_ALLOCATED = {"unstructured": 0.9, "structured": 0.8}  # sparsity up to which something can be moved from layer to layer
 DEFAULTS = {"method": "obs", "refine": "none", "allocation": "uniform", "allocation_prompts": 4}  # of fields that a preset may set
-BEST = {"calibration": "single", "allocation": "sensitivity"}
-PRESETS: dict[str, dict[str, dict[str, Any]]] = {  # preset -> kind of pattern -> fields
-    "paper": {kind: {"method": "obs", "calibration": "live"} for kind in ("unstructured", "n:m", "structured")},
-    "best": {
-        "unstructured": BEST | {"method": "alps", "allocation_prompts": 4},
-        "n:m": {"method": "alps", "calibration": "single"},
-        "structured": BEST | {"method": "obs", "allocation_prompts": 4},
-    },
-    "fast": {
-        "unstructured": BEST | {"method": "alps", "allocation_prompts": 1},
-        "n:m": {"method": "alps", "calibration": "single"},
-        "structured": BEST | {"method": "obs", "allocation_prompts": 1},
-    },
+BEST = {  # kind of pattern -> fields
+    "unstructured": {"method": "alps", "calibration": "single", "allocation": "sensitivity"},
+    "n:m": {"method": "alps", "calibration": "single"},
+    "structured": {"method": "obs", "calibration": "single", "allocation": "sensitivity"},
+}
+PRESETS: dict[str, dict[str, dict[str, Any]]] = {
+    "paper": {kind: {"method": "obs", "calibration": "live"} for kind in BEST},
+    "best": BEST,
+    "fast": {kind: fields | {"allocation_prompts": 1} for kind, fields in BEST.items()},
 }
 DTYPES = ("float32", "bfloat16", "float16")
 DEFAULT_SPARSITY = 0.5
@@ -130,8 +126,7 @@ class PruningConfig:
             object.__setattr__(self, name, (value,) if isinstance(value, str) else tuple(value))
         if self.preset is not None:
             one_of("preset", self.preset, PRESETS)
-        kind = "n:m" if self.group else self.pattern
-        for name, value in (DEFAULTS | PRESETS.get(self.preset, {}).get(kind, {})).items():
+        for name, value in (DEFAULTS | PRESETS.get(self.preset, {}).get(self.kind, {})).items():
             if getattr(self, name) is None:
                 object.__setattr__(self, name, value)
         check(self)
@@ -140,6 +135,11 @@ class PruningConfig:
     def group(self) -> tuple[int, int] | None:
         """(n, m) of an N:M pattern: at most n non-zeros in every m consecutive inputs. None for unstructured."""
         return parse_group(self.pattern)
+
+    @property
+    def kind(self) -> str:
+        """unstructured, n:m or structured."""
+        return "n:m" if self.group else self.pattern
 
     @property
     def removed(self) -> float:
@@ -188,8 +188,7 @@ def parse_blocks(blocks: str | None) -> tuple[int, int] | None:
 def check(c: PruningConfig) -> None:
     """Raise UserError for the first field that is wrong."""
     one_of("method", c.method, METHODS)
-    group = parse_group(c.pattern)
-    kind = "n:m" if group else c.pattern
+    group, kind = c.group, c.kind
     if kind not in METHODS[c.method]:
         raise UserError(f"method {c.method} does not do pattern {c.pattern}; possible: {combinations()}")
     if c.sparsity is not None:

@@ -116,7 +116,7 @@ def first_latents(site: Site, config: PruningConfig) -> Tensor | None:
 
 def effect_of(site: Site, weights: Mapping[str, Tensor], base: Tensor, config: PruningConfig) -> float:
     """Relative latent error of the model with these weights. CalibrationError if it is no number."""
-    with replaced(site.denoiser, weights):
+    with with_weights(site.denoiser, weights):
         effect = relative_latent_error(latents(site, config.allocation_prompts), base)["value"]
     if not math.isfinite(effect):
         raise CalibrationError(f"{next(iter(weights))}: pruned alone it leaves latents with inf or NaN; try another --dtype")
@@ -124,7 +124,7 @@ def effect_of(site: Site, weights: Mapping[str, Tensor], base: Tensor, config: P
 
 
 @contextlib.contextmanager
-def replaced(denoiser: nn.Module, weights: Mapping[str, Tensor]) -> Iterator[None]:
+def with_weights(denoiser: nn.Module, weights: Mapping[str, Tensor]) -> Iterator[None]:
     """Layers with other weights, given as matrices, for a while. What they had is not written to."""
     modules = {layer: denoiser.get_submodule(layer) for layer in weights}
     own = {layer: module.weight.data for layer, module in modules.items()}

@@ -48,10 +48,9 @@ class Curve:
 
 def allocate_groups(site: Site, groups: list[Group], taps: list[Tap], dense: DensePass, config: PruningConfig, trying: Trying) -> dict[str, dict[str, float]]:
     """{"shares": how many items of every group stay, "sensitivity": relative latent error of pruning it alone, where that was measured}."""
-    owner = {layer: site.owners.get(tap, 0) for tap in taps for layer in tap.layers}
     base = first_latents(site, config)
     tap_of = {layer: tap for tap in taps for layer in tap.layers}
-    mine = [group for group in groups if owner[group.consumers[0]] == site.ranks.rank]
+    mine = [group for group in groups if site.owners.get(tap_of[group.consumers[0]], 0) == site.ranks.rank]
     own = {}
     for i, group in enumerate(mine):
         trying(i, len(mine))

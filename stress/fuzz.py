@@ -44,33 +44,11 @@ FLAGS = (
     "--json", "--config", "--paper-count", "--nonsense", "--preset", "--refine", "--allocation", "--allocation-prompts", "--target-latency",
 )  # fmt: skip
 
-TEXTS = st.one_of(
-    st.text(max_size=12),
-    st.sampled_from(
-        [
-            "../../x",
-            "/etc/passwd",
-            "a/../b",
-            "\x00",
-            "nan",
-            "1e999",
-            "-1",
-            "0",
-            "2:4",
-            "structured",
-            "best",
-            "sensitivity",
-            "0.5",
-            "4:4",
-            "0:0",
-            "8:2",
-            "None",
-            "transformer",
-            "os.system",
-            "x" * 500,
-        ]
-    ),
-)
+WORDS = (
+    "../../x", "/etc/passwd", "a/../b", "\x00", "nan", "1e999", "-1", "0", "0.5", "2:4", "4:4", "0:0", "8:2", "structured", "best", "sensitivity", "None",
+    "transformer", "os.system", "x" * 500,
+)  # fmt: skip
+TEXTS = st.one_of(st.text(max_size=12), st.sampled_from(WORDS))
 NUMBERS = st.one_of(st.integers(-(2**70), 2**70), st.floats(), st.sampled_from([0, -1, 1, 2**31, 2**63, 1e308, 1e-308]))
 VALUES = st.recursive(
     st.one_of(st.none(), st.booleans(), NUMBERS, TEXTS),

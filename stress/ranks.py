@@ -2,8 +2,8 @@
 
     python -m stress.ranks [--sizes 1 2 4]
 
-Counted is in how many entries the masks differ from those of one process, or which other heads and neurons left: sums that are added up in another order differ by
-rounding, which decides ties.
+Counted is in how many entries the masks differ from those of one process, or how many other heads and neurons left: sums that
+are added up in another order differ by rounding, which decides ties.
 """
 
 import argparse

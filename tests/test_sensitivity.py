@@ -10,7 +10,7 @@ from obsdiff import PruningConfig, dense_pass, prune_, sensitivity
 from obsdiff.cli import main
 from obsdiff.errors import CalibrationError, UserError
 from obsdiff.metrics import relative_latent_error
-from obsdiff.sensitivity import replaced
+from obsdiff.sensitivity import with_weights
 from obsdiff.solvers import SOLVERS, Inputs, Target
 
 from .conftest import PROMPTS, sd, sd3
@@ -42,14 +42,14 @@ def test_sensitivity_is_the_error_of_a_model_with_one_tap_pruned():
 
     base, layer = draw(), dense.get_submodule("transformer_blocks.1.ff.net.2")
     (solution,) = SOLVERS["obs"]([layer.weight.detach()], Inputs(hessian.matrix(), hessian.mean(), hessian.variance()), Target(0.5))
-    with replaced(dense, {"transformer_blocks.1.ff.net.2": solution.weight}):
+    with with_weights(dense, {"transformer_blocks.1.ff.net.2": solution.weight}):
         error = relative_latent_error(draw(), base)["value"]
     assert report.sensitivity["transformer_blocks.1.ff.net.2"] == pytest.approx(error, rel=1e-3)
     assert torch.equal(draw(), base)
 
 
 def zero_and_fail(denoiser: torch.nn.Module, layer: torch.nn.Module) -> None:
-    with replaced(denoiser, {"transformer_blocks.0.ff.net.2": torch.zeros(layer.weight.shape)}):
+    with with_weights(denoiser, {"transformer_blocks.0.ff.net.2": torch.zeros(layer.weight.shape)}):
         assert (layer.weight == 0).all()
         raise ZeroDivisionError
 
