@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 LINEAR, CONVOLUTION = ("mm", "addmm"), ("convolution", "_convolution")
@@ -31,13 +32,39 @@ class Macs:
         return dataclasses.asdict(self) | {"total": self.total}
 
 
+def attention_flops(query: Any, key: Any, value: Any, *_: Any, **__: Any) -> int:
+    """Operations of a fused attention on a CPU, which torch's counter does not know: two products of queries (B, H, L, D) with keys
+    (B, H, S, D) and of their weights with values (B, H, S, E)."""
+    batch, heads, length, depth = query
+    return 2 * batch * heads * length * key[-2] * (depth + value[-1])
+
+
+FUSED = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: attention_flops}
+
+
 def count_macs(call: Callable[[], Any]) -> Macs:
     """Multiply-accumulates of what `call` computes: half of its floating-point operations."""
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
+    with FlopCounterMode(display=False, custom_mapping=FUSED) as counter, torch.no_grad():
         call()
     kinds = {"linear": 0, "convolution": 0, "attention": 0}
     for op, flops in counter.get_flop_counts().get("Global", {}).items():
-        name = str(op).removeprefix("aten.")
-        kind = "linear" if name in LINEAR else "convolution" if name in CONVOLUTION else "attention"
-        kinds[kind] += flops // 2
+        kinds[kind_of(op)] += flops // 2
     return Macs(**kinds)
+
+
+def kind_of(op: Any) -> str:
+    name = str(op).removeprefix("aten.")
+    return "linear" if name in LINEAR else "convolution" if name in CONVOLUTION else "attention"
+
+
+def macs_by_module(model: nn.Module, call: Callable[[], Any]) -> dict[str, tuple[int, int]]:
+    """Name -> multiply-accumulates inside each module of the model while `call` calls it: of layers, and of attention."""
+    with FlopCounterMode(display=False, custom_mapping=FUSED) as counter, torch.no_grad():
+        call()
+    found: dict[str, tuple[int, int]] = {}
+    for name, counts in counter.get_flop_counts().items():
+        sums = [0, 0]
+        for op, flops in counts.items():
+            sums[kind_of(op) == "attention"] += flops // 2
+        found[name.partition(".")[2]] = (sums[0], sums[1])
+    return found

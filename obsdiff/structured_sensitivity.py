@@ -1,15 +1,13 @@
-"""How many heads, neurons or channels each group gives up: in all as many as uniform pruning takes, where they cost least.
-
-Groups of one kind, of the same shapes and with as many tokens cost the same parameters and operations an item, so items are
-moved between these alone: the model gets as small and as fast as by uniform pruning, exactly.
+"""How many heads, neurons and channels each group gives up, where they cost least: in all at least as many parameters and
+multiply-accumulates as uniform pruning takes.
 
 Of every group the items leave one step after the other, as pruning takes them; the layer errors on the way are its curve.
 For allocation "sensitivity" the curve is scaled to what the group, pruned alone as uniform pruning would, does to the final latents.
+What an item saves is counted (savings.py), and who gives up how many is a knapsack (knapsack.py).
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from itertools import pairwise
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -19,7 +17,9 @@ from .config import PruningConfig
 from .errors import NotPositiveDefinite
 from .gathering import DensePass, Site
 from .hessian import Hessian
+from .knapsack import cheapest
 from .prune_structured import group_name, left_of
+from .savings import call_macs, saved
 from .sensitivity import Trying, effect_of, first_latents
 from .solvers.solution import squared_error
 from .solvers.structured import Consumer, obs_heads, obs_neurons
@@ -32,18 +32,22 @@ LEAST = 8  # one part in so many of a group's neurons stays at least
 
 @dataclass(frozen=True)
 class Curve:
-    """What a group loses: errors after 0, 1, 2 ... steps of so many items; how many items it has, and how many uniform pruning takes;
-    `kind` is the same for groups whose items cost the same; `least` items stay at least. Not movable are neurons of a width that round_to does not
-    divide, since what stays has to be a multiple of it."""
+    """What a group loses: errors after 0, 1, 2 ... steps of so many items; how many items it has, how many uniform pruning takes, and what
+    one saves (R,). Not movable are neurons of a width that round_to does not divide, since what stays has to be a multiple of it."""
 
-    kind: tuple
     total: int
     step: int
     uniform: int
     errors: list[float]
+    saved: tuple[float, ...] = (1.0,)
     effect: float = 0.0
-    least: int = 1
     movable: bool = True
+
+    @property
+    def at_uniform(self) -> float:
+        """The error of uniform pruning, or inf if the curve ends before it."""
+        steps = -(-self.uniform // self.step)
+        return self.errors[steps] if steps < len(self.errors) else torch.inf
 
 
 def allocate_groups(site: Site, groups: list[Group], taps: list[Tap], dense: DensePass, config: PruningConfig, trying: Trying) -> dict[str, dict[str, float]]:
@@ -51,51 +55,32 @@ def allocate_groups(site: Site, groups: list[Group], taps: list[Tap], dense: Den
     base = first_latents(site, config)
     tap_of = {layer: tap for tap in taps for layer in tap.layers}
     mine = [group for group in groups if site.owners.get(tap_of[group.consumers[0]], 0) == site.ranks.rank]
-    own = {}
+    own, macs = {}, call_macs(site)
     for i, group in enumerate(mine):
         trying(i, len(mine))
-        own[group_name(group)] = curve_of(site, group, dense.of(tuple({tap_of[name]: 0 for name in group.consumers})), config, base)
+        curve = curve_of(site, group, dense.of(tuple({tap_of[name]: 0 for name in group.consumers})), config, base)
+        own[group_name(group)] = replace(curve, saved=saved(site.denoiser, group, macs))
     curves: dict[str, Curve] = site.ranks.collect(own)
     names = [group_name(group) for group in groups]
-    left = {}
-    for kind in dict.fromkeys(curves[name].kind for name in names):
-        some = [name for name in names if curves[name].kind == kind]
-        left |= dict(zip(some, spread([curves[name] for name in some]), strict=True))
+    left = dict(zip(names, spread([curves[name] for name in names]), strict=True))
     return {"shares": left, "sensitivity": {name: curves[name].effect for name in names} if base is not None else {}}
 
 
 def spread(curves: list[Curve]) -> list[int]:
-    """How many items of each group stay: of all ways to take as many as uniform pruning does, in steps, the one with the least sum of
-    errors. What does not fill a step goes where most goes. Where no step fits, every group gives what uniform pruning takes."""
-    step, wanted = curves[0].step, sum(curve.uniform for curve in curves)
-    errors = [curve.errors for curve in curves]
-    steps = min(round(wanted / step), sum(len(row) - 1 for row in errors))
-    if not curves[0].movable or not steps:
-        return [curve.total - curve.uniform for curve in curves]
-    gone = [step * k for k in cheapest(errors, steps)]
-    for i in sorted(range(len(gone)), key=gone.__getitem__, reverse=True):
-        most = curves[i].total - curves[i].least
-        more = max(-gone[i], min(wanted - sum(gone), most - gone[i]))
-        gone[i] += more
-    return [curve.total - away for curve, away in zip(curves, gone, strict=True)]
-
-
-def cheapest(errors: list[list[float]], steps: int) -> list[int]:
-    """Steps for each group, `steps` in all, with the least sum of errors[group][steps]; by dynamic programming over the groups."""
-    best = torch.full((steps + 1,), torch.inf, dtype=torch.float64)
-    best[0] = 0
-    taken = []
-    for row in errors:
-        tries = torch.full((len(row), steps + 1), torch.inf, dtype=torch.float64)
-        for k, error in enumerate(row[: steps + 1]):
-            tries[k, k:] = best[: steps + 1 - k] + error
-        best, which = tries.min(0)
-        taken.append(which)
-    found, left = [], steps
-    for which in reversed(taken):
-        found.append(int(which[left]))
-        left -= found[-1]
-    return found[::-1]
+    """How many items of each group stay: of the ways that save as much as uniform pruning of every resource one with hardly more than the least
+    sum of errors. Uniform pruning is one of them."""
+    left = [curve.total - curve.uniform for curve in curves]
+    places = [i for i, curve in enumerate(curves) if curve.movable]
+    some = [curves[i] for i in places]
+    if not some:
+        return left
+    saved = torch.tensor([curve.saved for curve in some], dtype=torch.float64)
+    wanted = torch.tensor([curve.uniform for curve in some], dtype=torch.float64) @ saved
+    steps = cheapest([curve.errors for curve in some], saved * torch.tensor([[curve.step] for curve in some]), wanted)
+    if steps and sum(curve.errors[k] for curve, k in zip(some, steps, strict=True)) < sum(curve.at_uniform for curve in some):
+        for i, curve, k in zip(places, some, steps, strict=True):
+            left[i] = curve.total - k * curve.step
+    return left
 
 
 def curve_of(site: Site, group: Group, hessians: Mapping[Tap, Hessian], config: PruningConfig, base: Tensor | None) -> Curve:
@@ -112,34 +97,26 @@ def curve_of(site: Site, group: Group, hessians: Mapping[Tap, Hessian], config: 
     total = items(denoiser, group)
     uniform = total - left_of(group, total, config)
     step, most = steps_of(group, total, config)
+    tried = min(max(uniform, step), most // step * step)  # so many are tried alone
     left, errors, there = columns(denoiser, group, total), [0.0], None
     for k in range(1, most // step + 1):
         try:
             left = left[gone_from(group, consumers, left, step)]
         except NotPositiveDefinite as error:
-            if k * step <= uniform:
+            if k * step <= tried:
                 raise NotPositiveDefinite(f"{group.consumers[0]}: {error}") from None
             break  # so much can't leave this group
         errors.append(sum(2 * consumer.loss / energy for consumer, energy in zip(consumers, energies, strict=True) if energy > 0))
-        if there is None and k * step >= uniform:
+        if there is None and k * step >= tried:
             there = (errors[-1], {name: consumer.weight.clone() for name, consumer in zip(group.consumers, consumers, strict=True)})
     effect = 0.0
     for consumer in consumers:
         consumer.finish()  # drawing needs its memory
-    if base is not None and there and uniform:
+    if base is not None and there:
         effect = effect_of(site, there[1], base, config)
         errors = [effect * error / there[0] if there[0] > 0 else 0.0 for error in errors]
-    shapes = tuple(tuple(denoiser.get_submodule(name).weight.shape) for name in (*group.producers, *group.consumers))
-    samples = tuple(by_layer[name].samples for name in group.consumers)
     least = config.round_to if group.kind == "neurons" else 1
-    return Curve((group.kind, role(group.owner), total, shapes, samples), total, step, uniform, errors, effect, least, total % least == 0)
-
-
-def role(owner: str) -> tuple[str, ...]:
-    """What an owner is in its block, and the list that its block is in: ("temporal_transformer_blocks", "attn1")."""
-    words = owner.split(".")
-    lists = [word for word, after in pairwise(words) if after.isdigit()]
-    return (*lists[-1:], words[-1])
+    return Curve(total, step, uniform, errors, effect=effect, movable=total % least == 0)
 
 
 def steps_of(group: Group, total: int, config: PruningConfig) -> tuple[int, int]:
