@@ -80,14 +80,14 @@ def by_factor(rows: Tensor, mask: Tensor, square: Tensor) -> Tensor:
     return found
 
 
-def conjugate_gradients(rows: Tensor, kept: Tensor, square: Tensor, start: Tensor) -> Tensor:
+def conjugate_gradients(rows: Tensor, kept: Tensor, square: Tensor, start: Tensor, tolerance: float = TOLERANCE) -> Tensor:
     """The solution (O, I) of every row under its own mask."""
     found, scale = start * kept, kept / square.diagonal()
     right = (rows @ square).mul_(kept)
     residual = right - (found @ square).mul_(kept)
     direction = residual * scale
     size = (residual * direction).sum(1, keepdim=True)
-    enough = TOLERANCE**2 * (right * right * scale).sum(1, keepdim=True)
+    enough = tolerance**2 * (right * right * scale).sum(1, keepdim=True)
     for _ in range(STEPS):
         going = size > enough
         if not going.any():

@@ -39,6 +39,7 @@ from ..errors import NotPositiveDefinite
 from .lstsq import conjugate_gradients, damped
 from .obs import finite
 from .solution import Solution, squared_error
+from .trials import tried
 
 CANDIDATES = 32  # removals and returns of a row that are paired
 CYCLES = 6  # of swaps and a re-solve, at most
@@ -68,8 +69,9 @@ def swapped(weight: Tensor, solution: Solution, hessian: Tensor, damping: float,
         raise NotPositiveDefinite("the Hessian has entries that are inf or NaN")
     damping = max(damping, solution.damping)
     square, live = damped(hessian, damping), hessian.diagonal() != 0
-    rows, kept = weight.to(square) * live, solution.kept.to(square.device, copy=True)
+    rows, kept = weight.to(square) * live, solution.kept.to(square.device)
     found = conjugate_gradients(rows, kept, square, solution.weight.to(square) * live)
+    found, kept = tried(rows, found, kept, square, live, group[1] if group else None)
     left = torch.arange(len(rows), device=square.device)
     for _ in range(CYCLES):
         left = torch.cat([part[swap_(rows, found, kept, part, square, live, group)] for part in left.split(together(square, group))])
