@@ -20,6 +20,9 @@ the gradient follows by two rows of A:
 the swaps begin again; so the result is never worse than the re-solve alone. SparseSwaps does the same with the dense
 model's values for the kept weights; here they are the optimum under the mask.
 
+Masks of ALPS leave no such swap, since at its end that is what its choice comes to. Those that gain only because the
+others are re-solved come first, many at once (trials.py).
+
 Unstructured, a row looks at the pairs of its CANDIDATES cheapest removals and as many best returns, each by itself; n:m, at
 all pairs inside its groups. Every row and group keeps its number of weights. Inputs that are always zero do not come back.
 
@@ -72,6 +75,7 @@ def swapped(weight: Tensor, solution: Solution, hessian: Tensor, damping: float,
     rows, kept = weight.to(square) * live, solution.kept.to(square.device)
     found = conjugate_gradients(rows, kept, square, solution.weight.to(square) * live)
     found, kept = tried(rows, found, kept, square, live, group[1] if group else None)
+    found = conjugate_gradients(rows, kept, square, found)
     left = torch.arange(len(rows), device=square.device)
     for _ in range(CYCLES):
         left = torch.cat([part[swap_(rows, found, kept, part, square, live, group)] for part in left.split(together(square, group))])

@@ -28,11 +28,11 @@ from torch import Tensor
 from ..errors import NotPositiveDefinite
 from .lstsq import conjugate_gradients
 
-TRIALS = 8  # at most, of a row
+TRIALS = 4  # at most, of a row
 FIRST = 0.5  # share of the promising swaps that is tried first
 SAMPLES = 2  # of S
 CLOSEST = 1e-6  # (3) in units of A_qq is never taken to be less
-TOLERANCE = 1e-3  # of a trial's re-solve
+STEPS = 20  # of conjugate gradients to a trial
 
 
 def tried(rows: Tensor, found: Tensor, kept: Tensor, square: Tensor, live: Tensor, m: int | None) -> tuple[Tensor, Tensor]:
@@ -48,7 +48,7 @@ def tried(rows: Tensor, found: Tensor, kept: Tensor, square: Tensor, live: Tenso
     left = torch.arange(len(rows), device=rows.device)
     for _ in range(TRIALS):
         mask, swaps = exchanged(found[left], kept[left], gradient[left], scale, live, share[left], m)
-        values = conjugate_gradients(rows[left], mask, square, found[left], TOLERANCE)
+        values = conjugate_gradients(rows[left], mask, square, found[left], STEPS)
         slopes, errors = gradient_of(values, rows[left], square)
         good = errors < error[left]
         better = left[good]
