@@ -16,7 +16,6 @@ from obsdiff.solvers import SOLVERS, Solution, Target
 from obsdiff.solvers.lstsq import damped, lstsq, refined
 from obsdiff.solvers.solution import layer_error, squared_error
 from obsdiff.solvers.swaps import SHARE, best_in_groups, best_of_candidates, swapped
-from obsdiff.solvers.trials import spread, tried
 
 from .conftest import sd3
 from .test_solvers import best_kept, problem, seen
@@ -89,27 +88,6 @@ def test_better_than_the_resolve_with_as_many_weights(method, target):
     assert torch.equal(after.weight != 0, after.kept)
     assert layer_error(w, after.weight, h) < (0.999 if method == "alps" else 0.9) * layer_error(w, resolved.weight, h)
     assert after.loss == pytest.approx(squared_error(w, after.weight, h) / 2)
-
-
-@pytest.mark.parametrize("m", [None, 4])
-def test_no_row_gets_worse_by_a_trial(m):
-    w, h, s = start(Target(0.5, (2, m) if m else None), 24, 60)
-    square = damped(h, 0.01)
-    before = lstsq(w, s.kept, h, 0.01)
-    after, kept = tried(w, before, s.kept, square, torch.ones(60, dtype=torch.bool), m)
-    errors = [((one - w) @ square * (one - w)).sum(1) for one in (before, after)]
-    changed = (kept != s.kept).any(1)
-    assert changed.float().mean() > 0.5
-    assert (errors[1][changed] < errors[0][changed]).all()
-    assert torch.equal(after[~changed], before[~changed])
-
-
-def test_the_spread_is_what_is_left_of_an_input_by_the_others():
-    _, h = problem(1, 40)
-    found, inverse = spread(h, 0.5), h.inverse().diagonal()
-    assert (found < h.diagonal()).all()
-    assert (found > 1 / inverse).all()
-    torch.testing.assert_close(spread(h, 2.0), 1 / inverse)
 
 
 @pytest.mark.parametrize("target", TARGETS, ids=NAMES)
