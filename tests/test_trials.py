@@ -45,7 +45,7 @@ def test_a_share_of_the_promising_swaps_is_made(m, share):
     assert torch.equal(swaps, (most * share).ceil())
     assert torch.equal((kept & ~mask).sum(1), swaps.long())
     assert torch.equal((mask & ~kept).sum(1), swaps.long())
-    assert most.min() > 0
+    assert most.double().mean() > 2
 
 
 def test_what_one_removal_and_one_return_promise_is_exact():
