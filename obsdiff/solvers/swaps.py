@@ -66,7 +66,7 @@ def swapped(weight: Tensor, solution: Solution, hessian: Tensor, damping: float,
     """A solution with the mask that swaps lead to from its own, and the best weights under it; its loss is half of the squared error.
     `group`: the n:m pattern that the mask has.
 
-    Raises NotPositiveDefinite if H has entries that are not finite.
+    Raises NotPositiveDefinite if H has entries that are not finite, or a block of A is not positive definite.
     """
     if not finite(hessian):
         raise NotPositiveDefinite("the Hessian has entries that are inf or NaN")
