@@ -23,7 +23,7 @@ METHODS = {
 NO_HESSIAN = {"magnitude", "l1", "random"}  # their choice does not depend on the calibration, which only measures the layer errors
 STEP_WEIGHTINGS = ("log_decrease", "log_increase", "linear_decrease", "linear_increase", "uniform")
 CALIBRATIONS = ("live", "replay", "single")
-REFINEMENTS = ("none", "lstsq")
+REFINEMENTS = ("none", "lstsq", "swaps")
 ALLOCATIONS = ("uniform", "obs", "sensitivity", "owl", "alpha")
 TARGETS = {  # what each prunes: see Tap.part
     "linear": ("attention", "ffn"),
@@ -107,7 +107,10 @@ class PruningConfig:
     round_to: int = setting(8, "structured: FFN widths are rounded to a multiple of this")
     keep_first_last: bool | None = setting(None, "structured: leave the first and last block whole (default: yes for MMDiT models)")
     refine: str | None = setting(
-        None, "lstsq re-solves the kept weights exactly, whichever method chose them (alps does it anyway) (default none)", REFINEMENTS
+        None,
+        "lstsq re-solves the kept weights exactly, whichever method chose them (alps does it anyway); swaps also exchanges kept for removed weights of a row, or of "
+        "an N:M group, as long as that makes the layer error smaller (default none)",
+        REFINEMENTS,
     )
     compensation: bool = setting(True, "leave the kept weights as they are: remove weights, repair nothing")
     component: str | None = setting(None, "pipeline component to prune, such as transformer_2 or prior (default: transformer or unet, else decoder or prior)")
@@ -246,6 +249,8 @@ def check(c: PruningConfig) -> None:
         raise UserError(f"allocation {c.allocation}: structured goes by the losses of method obs, found {c.method}")
     if c.refine != "none" and not c.compensation:
         raise UserError(f"refine {c.refine} repairs the kept weights, which no-compensation leaves as they are; give one of them")
+    if c.refine == "swaps" and kind == "structured":
+        raise UserError("refine swaps exchanges single weights, and pattern structured removes whole columns; expected none or lstsq, found swaps")
     if c.dtype is not None:
         one_of("dtype", c.dtype, DTYPES)
 

@@ -115,9 +115,9 @@ def work_bytes(taps: Iterable[Tap], linears: Mapping[str, Shape], config: Prunin
     """Bytes that solving takes at most beside the Hessians it reads: a copy of H if several prunings share it, its factor in float32
     or, where its condition asks for it, float64, and what that takes to invert, and four copies of the stacked weights in float32. Structured pruning keeps the rows of what left, and
     solves both streams of an attention at once. alps has H scaled, and its inverse for one rho, in float32, and ten copies of the weights; a
-    re-solve H damped and eight."""
+    re-solve H damped and eight, swaps sixteen."""
     structured = config.pattern == "structured"
-    copies = 10 if config.method == "alps" else 8 if config.refine != "none" else 4
+    copies = max(10 if config.method == "alps" else 4, {"none": 4, "lstsq": 8, "swaps": 16}[config.refine])
 
     def of(tap: Tap) -> int:
         columns, rows = linears[tap.layers[0]][1], sum(linears[layer][0] for layer in tap.layers)

@@ -20,6 +20,7 @@ from .record import GroupRecord, LayerRecord
 from .solvers import SOLVERS, Inputs, Target
 from .solvers.lstsq import refined
 from .solvers.solution import layer_error
+from .solvers.swaps import swapped
 from .surgery import shrink_
 from .unfolding import matrix, write_
 
@@ -109,6 +110,8 @@ def prune_tap_(denoiser: nn.Module, tap: Tap, hessian: Hessian, config: PruningC
         solutions = SOLVERS[config.method]([w.to(square.device) for w in weights], inputs, target)
         if config.refine == "lstsq":
             solutions = [refined(w, solution, square, config.damping) for w, solution in zip(weights, solutions, strict=True)]
+        if config.refine == "swaps":
+            solutions = [swapped(w, solution, square, config.damping, config.group) for w, solution in zip(weights, solutions, strict=True)]
     except NotPositiveDefinite as error:
         raise NotPositiveDefinite(f"{tap.layers[0]}: {error}") from None
     records = []

@@ -118,7 +118,7 @@ def test_the_paper_preset_is_the_papers_algorithm():
         ({"allocation": "obs", "sparsity": 0.95}, "allocation obs does unstructured up to sparsity 0.9, found 0.95"),
         ({"allocation": "obs", "pattern": "structured", "sparsity": 0.85}, "allocation obs does structured up to sparsity 0.8, found 0.85"),
         ({"refine": "lstsq", "compensation": False}, "refine lstsq repairs the kept weights"),
-        ({"refine": "exact"}, "refine: expected one of none, lstsq; found 'exact'"),
+        ({"refine": "exact"}, "refine: expected one of none, lstsq, swaps; found 'exact'"),
         ({"allocation": "best"}, "allocation: expected one of"),
         ({"allocation_prompts": 0}, "allocation_prompts: expected a whole number of at least 1, found 0"),
         ({"method": "alps", "pattern": "structured"}, "method alps does not do pattern structured"),

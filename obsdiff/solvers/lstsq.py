@@ -80,15 +80,15 @@ def by_factor(rows: Tensor, mask: Tensor, square: Tensor) -> Tensor:
     return found
 
 
-def conjugate_gradients(rows: Tensor, kept: Tensor, square: Tensor, start: Tensor) -> Tensor:
-    """The solution (O, I) of every row under its own mask."""
+def conjugate_gradients(rows: Tensor, kept: Tensor, square: Tensor, start: Tensor, steps: int = STEPS) -> Tensor:
+    """The solution (O, I) of every row under its own mask, or what so many steps from `start` come to."""
     found, scale = start * kept, kept / square.diagonal()
     right = (rows @ square).mul_(kept)
     residual = right - (found @ square).mul_(kept)
     direction = residual * scale
     size = (residual * direction).sum(1, keepdim=True)
     enough = TOLERANCE**2 * (right * right * scale).sum(1, keepdim=True)
-    for _ in range(STEPS):
+    for _ in range(steps):
         going = size > enough
         if not going.any():
             break
