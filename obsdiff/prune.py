@@ -6,7 +6,7 @@
        (if not every layer gets the same share of zeros: who gets how many                   sensitivity.py, allocation.py, structured_sensitivity.py)
     3. For each package: run the calibration prompts through the model as pruned so far and
        gather one Hessian per input, weighted by denoising step                              (gathering.py, calibration.py, hessian.py)
-       (for N:M, if asked: neurons and value dimensions put into a better order, the dense model's function unchanged                  permuting.py)
+       (for N:M, if asked: neurons and value dimensions in another order first           permuting.py)
     4. Prune every layer of the package with its Hessian                                     (solve.py, pieces.py, solvers/)
 
 so that the Hessians of later packages see what earlier ones broke, and repair it. With calibration "single" all Hessians

@@ -48,8 +48,9 @@ class PruningReport:
     component before and after; `memory` is the process's anonymous memory before the run and at its peak, in bytes; `layers` of a
     structured run are those that read the removed heads and neurons. `threads` is how many computed; `hashes` are SHA-256 of the
     prompts with their seeds, and of every other file that was written; `sensitivity` the relative latent error of pruning a layer's
-    input alone, where zeros were allocated by it; `permutation` how many layers got
-    another order of inputs and how many could not, and the mean share of Wanda's score that the pattern keeps in both orders; `latency` what was measured to meet a target latency."""
+    input alone, where zeros were allocated by it; `permutation` how many layers got another order of
+    inputs and how many could not, and the mean share of Wanda's score that the pattern keeps before and after; `latency` what was
+    measured to meet a target latency."""
 
     config: dict[str, Any]
     settings: dict[str, Any] = field(default_factory=dict)
