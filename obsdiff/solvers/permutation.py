@@ -35,7 +35,7 @@ AT_ONCE = 2**22  # entries of the differences that are computed together
 def permutation(scores: Tensor, n: int, m: int, seed: int = 0) -> Tensor:
     """The order (K, D) in which the columns of each set go, found for scores (K, R, D) that are not negative: place j gets column
     order[k, j]. m divides D. The same for the same scores and seed; never worse by (2) than the order that is there."""
-    sets, rows, width = scores.shape
+    sets, _, width = scores.shape
     search = Search(sample(scores).transpose(1, 2), n, m)
     generator, idle = torch.Generator().manual_seed(seed), 0
     for _ in range(ROUNDS if width > m else 0):
