@@ -32,7 +32,7 @@ TARGETS = {  # what each prunes: see Tap.part
     "conv": ("attention", "ffn", "conv"),
 }
 MOST_ALLOCATED = {"unstructured": 0.9, "structured": 0.8}  # sparsity up to which something can be moved from layer to layer
-DEFAULTS = {"method": "obs", "refine": "none", "allocation": "uniform", "allocation_prompts": 4}  # of fields that a preset may set
+DEFAULTS = {"method": "obs", "refine": "none", "allocation": "uniform", "allocation_prompts": 4, "permute": False}  # of fields that a preset may set
 BEST = {  # kind of pattern -> fields
     "unstructured": {"method": "alps", "calibration": "single", "allocation": "sensitivity"},
     "n:m": {"method": "alps", "calibration": "single"},
@@ -111,6 +111,10 @@ class PruningConfig:
         "lstsq re-solves the kept weights exactly, whichever method chose them (alps does it anyway); swaps also exchanges kept for removed weights of a row, or of "
         "an N:M group, as long as that makes the layer error smaller (default none)",
         REFINEMENTS,
+    )
+    permute: bool | None = setting(
+        None,
+        "N:M: put FFN neurons, and the value dimensions of each head, into an order in which the pattern keeps more; the dense model computes the same (default no)",
     )
     compensation: bool = setting(True, "leave the kept weights as they are: remove weights, repair nothing")
     component: str | None = setting(None, "pipeline component to prune, such as transformer_2 or prior (default: transformer or unet, else decoder or prior)")
@@ -247,6 +251,12 @@ def check(c: PruningConfig) -> None:
         )
     if c.allocation != "uniform" and kind == "structured" and c.method != "obs":
         raise UserError(f"allocation {c.allocation}: structured goes by the losses of method obs, found {c.method}")
+    if not isinstance(c.permute, bool):
+        raise UserError(f"permute: expected True or False, found {c.permute!r}")
+    if c.permute and kind != "n:m":
+        raise UserError(f"permute: only for an N:M pattern does the order of inputs count; found pattern {c.pattern}; leave it out")
+    if c.permute and c.calibrating != "single":
+        raise UserError(f"permute{why} needs all Hessians at once, so calibration single; found {c.calibrating}; or take no-permute")
     if c.refine != "none" and not c.compensation:
         raise UserError(f"refine {c.refine} repairs the kept weights, which no-compensation leaves as they are; give one of them")
     if c.refine == "swaps" and kind == "structured":

@@ -18,7 +18,7 @@ References:
 
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -37,7 +37,7 @@ REPEATED = 0.9  # an image with a smaller share of distinct tokens than this has
 @dataclass
 class Hessian:
     """Raw weighted sums of the inputs of one tap: xx (I, I), of which the lower triangle counts, x (I,), alpha, and how many tokens,
-    how many of them distinct. Shared: several prunings read it."""
+    how many of them distinct. Shared: several prunings read it. `order`: the inputs are asked for in another order than they are summed in."""
 
     xx: Tensor
     x: Tensor
@@ -45,6 +45,7 @@ class Hessian:
     alpha: float = 0.0
     shared: bool = False
     seen: set[float] = field(default_factory=set, repr=False)
+    order: Tensor | None = None
 
     @classmethod
     def zeros(cls, columns: int, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> "Hessian":
@@ -102,9 +103,13 @@ class Hessian:
         self.alpha += other.alpha
         self.seen |= other.seen
 
+    def reordered(self, order: Tensor) -> "Hessian":
+        """The same sums, of inputs in the order (I,): what is asked for first is of input order[0]. Nothing is copied, no further token is added."""
+        return replace(self, order=order.to(self.x.device))
+
     def matrix(self) -> Tensor:
         """H (I, I): twice the weighted mean of x x^T, both triangles."""
-        return self.write(torch.empty_like(self.xx))
+        return self.placed(self.write(torch.empty_like(self.xx)))
 
     def take(self) -> Tensor:
         """H as `matrix` gives it, in the memory of xx, which is lost: nothing but `mean` and the counts is left afterwards. A copy if
@@ -113,7 +118,17 @@ class Hessian:
             return self.matrix()
         square = self.write(self.xx)
         self.xx = square.new_empty(0, 0)
-        return square
+        return self.placed(square)
+
+    def placed(self, found: Tensor) -> Tensor:
+        """A vector (I,) or matrix (I, I) in the order asked for."""
+        if self.order is None:
+            return found
+        return found[self.order] if found.dim() == 1 else found[self.order.unsqueeze(1), self.order]
+
+    def diagonal(self) -> Tensor:
+        """That of H (I,)."""
+        return self.placed(self.xx.diagonal() * (2.0 / max(1, self.samples)))
 
     def write(self, square: Tensor) -> Tensor:
         for tile, rows, columns in self.tiles():
@@ -124,11 +139,11 @@ class Hessian:
 
     def mean(self) -> Tensor:
         """Weighted mean (I,) of every input: sum alpha x / sum alpha; zero without tokens."""
-        return self.x / self.alpha if self.samples else torch.zeros_like(self.x)
+        return self.placed(self.x / self.alpha) if self.samples else torch.zeros_like(self.x)
 
     def variance(self) -> Tensor:
         """Weighted variance (I,) of every input about its `mean`; rounding below zero counts as zero."""
-        square = self.xx.diagonal() / self.alpha if self.samples else torch.zeros_like(self.x)
+        square = self.placed(self.xx.diagonal() / self.alpha) if self.samples else torch.zeros_like(self.x)
         return (square - self.mean().square()).clamp_(min=0)
 
 

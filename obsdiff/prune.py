@@ -6,6 +6,7 @@
        (if not every layer gets the same share of zeros: who gets how many                   sensitivity.py, allocation.py, structured_sensitivity.py)
     3. For each package: run the calibration prompts through the model as pruned so far and
        gather one Hessian per input, weighted by denoising step                              (gathering.py, calibration.py, hessian.py)
+       (for N:M, if asked: neurons and value dimensions in another order first           permuting.py)
     4. Prune every layer of the package with its Hessian                                     (solve.py, pieces.py, solvers/)
 
 so that the Hessians of later packages see what earlier ones broke, and repair it. With calibration "single" all Hessians
@@ -18,7 +19,7 @@ References:
 import contextlib
 import time
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -38,6 +39,7 @@ from .journal import Journal, fingerprint
 from .latency import meet
 from .own_memory import watched
 from .packages import Package, room
+from .permuting import orders_of, permute_by_
 from .pieces import Outcome, Piece, cost, pieces_of
 from .progress import Progress
 from .pruned_models import mark_pruned_
@@ -99,6 +101,7 @@ def prune_(
         advance = partial(bar.advance_of, run)
         site = Site(run, job.denoiser, job.blocks, job.plan, waiting, config.offload_device, advance, ranks, owner_of)
         shares, dense = allotted(site, job, dense, kept, report, bar)
+        dense = in_order(site, job, dense, kept, report, {layer for piece in pieces if piece.number in solved for layer in piece.layers})
         at_work = AtWork(job.denoiser, config, kept, solved, waiting, ranks, owners, shares)
         for outcome in outcomes(site, at_work, job.packages, pieces, dense, report, bar):
             report.layers += outcome.layers
@@ -152,6 +155,27 @@ def allotted(
             kept.note("allocation", found)
     report.sensitivity = found["sensitivity"]
     return found["shares"], dense
+
+
+def in_order(site: Site, job: Job, dense: DensePass | None, kept: Journal | None, report: PruningReport, done: Set[str]) -> DensePass | None:
+    """With permute, neurons and heads' value dimensions put into the order in which the pattern keeps most, and the dense pass as this pruning
+    is to read it. A run that goes on finds the order noted; `done` are the layers that it solved."""
+    if not job.config.permute:
+        return dense
+    taps = tuple(tap for package in job.packages for tap in package.taps)
+    found = site.ranks.agree(lambda: kept.recall("permutation")) if kept else None
+    wanted = [tap for tap in taps if found is None or not done >= set(tap.layers)]
+    with seconds(report, "calibration"):  # before the model changes: a sum in another order has other bits
+        dense = dense or (gather(site, wanted, job.config.calibrating) if wanted else DensePass(job.plan))
+    with seconds(report, "permutation"):
+        found = found or orders_of(site, job.blocks, dense.of(taps), job.config)
+        if kept and site.ranks.rank == 0:
+            kept.note("permutation", found)
+        dense = permute_by_(site, job.blocks, found["orders"], dense, job.config)
+    report.permutation = found["record"]
+    if not found["orders"]:
+        note(report, f"permute: no layer's inputs could be put into another order; {found['record']['why_left'] or 'none reads neurons or heads'}")
+    return dense
 
 
 def outcomes(

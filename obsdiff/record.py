@@ -48,7 +48,9 @@ class PruningReport:
     component before and after; `memory` is the process's anonymous memory before the run and at its peak, in bytes; `layers` of a
     structured run are those that read the removed heads and neurons. `threads` is how many computed; `hashes` are SHA-256 of the
     prompts with their seeds, and of every other file that was written; `sensitivity` the relative latent error of pruning a layer's
-    input alone, where zeros were allocated by it; `latency` what was measured to meet a target latency."""
+    input alone, where zeros were allocated by it; `permutation` how many layers got another order of
+    inputs and how many could not, and the mean share of Wanda's score that the pattern keeps before and after; `latency` what was
+    measured to meet a target latency."""
 
     config: dict[str, Any]
     settings: dict[str, Any] = field(default_factory=dict)
@@ -60,6 +62,7 @@ class PruningReport:
     groups: list[GroupRecord] = field(default_factory=list)
     latency: dict[str, Any] = field(default_factory=dict)
     sensitivity: dict[str, float] = field(default_factory=dict)
+    permutation: dict[str, Any] = field(default_factory=dict)
     parameters: dict[str, int] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
     memory: dict[str, int] = field(default_factory=dict)

@@ -45,7 +45,7 @@ FLOORS = [
     ["page_plots"],
     ["report"],
     ["prune_structured", "adapters", "pruned_models"],
-    ["structured_sensitivity"],
+    ["structured_sensitivity", "permuting"],
     ["job", "pieces"],
     ["dense", "journal"],
     ["solve"],
