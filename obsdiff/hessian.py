@@ -37,7 +37,8 @@ REPEATED = 0.9  # an image with a smaller share of distinct tokens than this has
 @dataclass
 class Hessian:
     """Raw weighted sums of the inputs of one tap: xx (I, I), of which the lower triangle counts, x (I,), alpha, and how many tokens,
-    how many of them distinct. Shared: several prunings read it."""
+    how many of them distinct. Shared: several prunings read it. `held_out`: the sums of other prompts, kept apart, of
+    the same tap; nothing here adds the two."""
 
     xx: Tensor
     x: Tensor
@@ -45,6 +46,7 @@ class Hessian:
     alpha: float = 0.0
     shared: bool = False
     seen: set[float] = field(default_factory=set, repr=False)
+    held_out: "Hessian | None" = field(default=None, repr=False)
 
     @classmethod
     def zeros(cls, columns: int, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> "Hessian":
@@ -114,6 +116,12 @@ class Hessian:
         square = self.write(self.xx)
         self.xx = square.new_empty(0, 0)
         return square
+
+    def share(self) -> None:
+        """From now on several prunings read it, and what is held out with it."""
+        self.shared = True
+        if self.held_out:
+            self.held_out.share()
 
     def write(self, square: Tensor) -> Tensor:
         for tile, rows, columns in self.tiles():
