@@ -18,6 +18,7 @@ References:
     Stone, "Cross-Validatory Choice and Assessment of Statistical Predictions", 1974.
 """
 
+import math
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -45,7 +46,7 @@ def best(tries: list[float], solve: Callable[[float], Solved], used: Callable[[S
     A damping with which nothing can be solved is passed over. Raises NotPositiveDefinite if none is left.
     """
     found: Solved | None = None
-    least, reached, failed = float("inf"), -1.0, None
+    least, reached, failed = math.inf, -1.0, None
     for damping in tries:
         if damping <= reached * (1 + SAME):
             continue
@@ -59,7 +60,7 @@ def best(tries: list[float], solve: Callable[[float], Solved], used: Callable[[S
             return solved
         new = error(solved)
         if found is None or new < least:
-            found, least = solved, min(new, float("inf"))
+            found, least = solved, new if math.isfinite(new) else math.inf
     if found is None:
         raise failed
     return found
