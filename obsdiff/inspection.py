@@ -184,11 +184,12 @@ def as_text(plan: dict[str, Any]) -> str:
     for block in plan["blocks"]:
         kinds[block["kind"]] = kinds.get(block["kind"], 0) + 1
     what = "linear layers and convolutions" if plan["config"]["target"] == "conv" else "linear layers"
+    held_out = f", {plan['config']['held_out']} of them held out" if plan["config"]["held_out"] else ""
     lines = [
         f"{plan['path']}: {plan['pipeline']}, {plan['component']} of {plan['parameters'] / 1e6:.2f} M parameters in {plan['dtype']}, {plan['bytes'] / 1e6:.1f} MB",
         f"blocks      {', '.join(f'{count} x {kind}' for kind, count in kinds.items())}",
         f"to prune    {plan['layers']} {what} in {plan['units']} basic units, {plan['targeted_parameters'] / 1e6:.2f} M weights, {plan['removed']:.0%} of them away",
-        f"calibration {plan['prompts']} prompts, {settings}",
+        f"calibration {plan['prompts']} prompts{held_out}, {settings}",
         f"cost        calibration {plan['calibrating']}, {len(plan['packages'])} packages: {plan['denoiser_passes'] or '?'} denoising steps of one prompt in all"
         + (f", allocation {plan['allocation_passes']} more" if plan["allocation_passes"] else ""),
         memory_line(plan["memory"]),
