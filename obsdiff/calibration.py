@@ -36,8 +36,8 @@ LARGEST, SMALLEST = 1e15, 1e-15  # inputs whose squares, and thousands of them t
 
 @dataclass(frozen=True)
 class Plan:
-    """What to run: prompts, the seed of each, settings of the pipeline call, batch size, step weights (kind, low, high); and of
-    several processes that run it together, which one this is of how many."""
+    """What to run: prompts, the seed of each, settings of the pipeline call, batch size, step weights (kind, low, high); of
+    several processes that run it together, which one this is of how many; and what is drawn afterwards for Hessians of its own."""
 
     prompts: list[Prompt]
     seeds: list[int]
@@ -46,6 +46,22 @@ class Plan:
     weighting: tuple[str, float, float] = ("log_decrease", 0.8, 1.2)
     rank: int = 0
     ranks: int = 1
+    held_out: "Plan | None" = None
+
+    @property
+    def parts(self) -> list["Plan"]:
+        """This, and what is held out."""
+        return [self, self.held_out] if self.held_out else [self]
+
+    @property
+    def drawn(self) -> tuple[list[Prompt], list[int]]:
+        """All prompts and seeds, those held out last."""
+        return [p for part in self.parts for p in part.prompts], [s for part in self.parts for s in part.seeds]
+
+    @property
+    def here(self) -> int:
+        """How many prompts this process draws in all."""
+        return sum(len(prompts) for part in self.parts for prompts, _ in part.batches())
 
     def batches(self) -> Iterator[tuple[list[Prompt], list[int]]]:
         """Prompts and seeds of one pipeline call of this process after the other; a prompt that is a dict of arguments is a call of

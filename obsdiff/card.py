@@ -7,6 +7,7 @@ def model_card(pipeline: str, report: PruningReport) -> str:
     """README.md of a pruned folder: what was done, with which settings, how to load it, what it does not promise."""
     config = report.config
     errors = sorted(row.error for row in report.layers)
+    apart = sorted(row.held_out_error for row in report.layers if row.held_out_error is not None)
     lines = [
         "---",
         "library_name: diffusers",
@@ -28,6 +29,7 @@ def model_card(pipeline: str, report: PruningReport) -> str:
         "| --- | --- |",
         f"| calibration | {len(report.prompts)} prompts, {len(report.packages)} packages, step weighting {config['step_weighting']} |",
         f"| layer error, median and largest | {errors[len(errors) // 2]:.2e}, {errors[-1]:.2e} |",
+        *([f"| the same on {config['held_out']} held-out prompts | {apart[len(apart) // 2]:.2e}, {apart[-1]:.2e} |"] if apart else []),
         f"| seconds | {', '.join(f'{name} {value:.1f}' for name, value in report.seconds.items())} |",
         f"| versions | {', '.join(f'{name} {value}' for name, value in report.versions.items())} |",
         "",

@@ -20,6 +20,7 @@ METHODS = {
     "l1": ("structured",),
     "random": ("structured",),
 }
+REPAIRING = {"obs", "alps"}  # methods that change the weights that they keep
 NO_HESSIAN = {"magnitude", "l1", "random"}  # their choice does not depend on the calibration, which only measures the layer errors
 STEP_WEIGHTINGS = ("log_decrease", "log_increase", "linear_decrease", "linear_increase", "uniform")
 CALIBRATIONS = ("live", "replay", "single")
@@ -32,7 +33,15 @@ TARGETS = {  # what each prunes: see Tap.part
     "conv": ("attention", "ffn", "conv"),
 }
 MOST_ALLOCATED = {"unstructured": 0.9, "structured": 0.8}  # sparsity up to which something can be moved from layer to layer
-DEFAULTS = {"method": "obs", "refine": "none", "allocation": "uniform", "allocation_prompts": 4, "permute": False}  # of fields that a preset may set
+DEFAULTS = {  # of fields that a preset may set
+    "method": "obs",
+    "refine": "none",
+    "allocation": "uniform",
+    "allocation_prompts": 4,
+    "permute": False,
+    "held_out": 0,
+    "choose_damping": False,
+}
 BEST = {  # kind of pattern -> fields
     "unstructured": {"method": "alps", "calibration": "single", "allocation": "sensitivity"},
     "n:m": {"method": "alps", "calibration": "single"},
@@ -78,6 +87,11 @@ class PruningConfig:
         None, "calibration prompts drawn for every layer or group to measure its sensitivity (default 4)", metavar="PROMPTS"
     )
     num_prompts: int = setting(100, "calibration prompts, sampled with the seed if there are more")
+    held_out: int | None = setting(
+        None,
+        "how many of the calibration prompts are kept apart: they judge every layer, and one that they find worse off repaired stays unrepaired (default 0)",
+        metavar="PROMPTS",
+    )
     num_inference_steps: int | None = setting(None, "denoising steps (default: the model's own)")
     guidance_scale: float | None = setting(None, "classifier-free guidance scale (default: the model's own)")
     height: int | None = setting(None, "picture height in pixels (default: the model's own)")
@@ -104,6 +118,9 @@ class PruningConfig:
     exclude: tuple[str, ...] = setting((), "no layers whose name matches a shell wildcard", metavar="WILDCARD")
     target: str = setting("linear", "which layers: linear means attention and ffn, conv these and a UNet's convolutions", tuple(TARGETS))
     damping: float = setting(0.01, "added to the Hessian's diagonal, in units of its mean")
+    choose_damping: bool | None = setting(
+        None, "try 0.1, 1, 10 and 100 times the damping for every layer, and take what is best on the held-out prompts (default: no)"
+    )
     round_to: int = setting(8, "structured: FFN widths are rounded to a multiple of this")
     keep_first_last: bool | None = setting(None, "structured: leave the first and last block whole (default: yes for MMDiT models)")
     refine: str | None = setting(
@@ -164,6 +181,19 @@ class PruningConfig:
     def default_packages(self) -> int:
         """How many packages where neither `packages` nor a memory budget says so."""
         return 1 if self.method in NO_HESSIAN and self.refine == "none" else DEFAULT_PACKAGES
+
+    @property
+    def repairs(self) -> bool:
+        """Whether kept weights are changed."""
+        return (self.method in REPAIRING and self.compensation) or self.refine != "none"
+
+    def calibrating_of(self, found: int) -> int:
+        """How many of `found` prompts calibrate: the first ones, all but those held out. UserError if none would."""
+        if found <= self.held_out:
+            raise UserError(
+                f"held_out: {found} prompts are there and {self.held_out} kept apart, so none would calibrate; give more prompts, or hold fewer out"
+            )
+        return found - self.held_out
 
     def to_dict(self) -> dict[str, Any]:
         return dataclasses.asdict(self) | {"include": list(self.include), "exclude": list(self.exclude)}
@@ -230,6 +260,7 @@ def check(c: PruningConfig) -> None:
             raise UserError(f"packages {c.packages} and memory_budget_gib {c.memory_budget_gib:g} were both given: the budget fixes the packages; give one")
     if c.calibration is not None:
         one_of("calibration", c.calibration, CALIBRATIONS)
+    check_held_out(c)
     if c.calibration == "single" and c.packages not in (None, 1):
         raise UserError(
             f"packages: calibration single{f' (by preset {c.preset})' if c.preset else ''} takes all Hessians from one pass, so there is 1, found {c.packages}; leave it out, or choose live or replay"
@@ -263,6 +294,23 @@ def check(c: PruningConfig) -> None:
         raise UserError("refine swaps exchanges single weights, and pattern structured removes whole columns; expected none or lstsq, found swaps")
     if c.dtype is not None:
         one_of("dtype", c.dtype, DTYPES)
+
+
+def check_held_out(c: PruningConfig) -> None:
+    """UserError for held-out prompts that leave none or have no Hessian of their own, and for a damping that can't be chosen by them."""
+    whole("held_out", c.held_out, 0)
+    if c.held_out >= c.num_prompts:
+        raise UserError(f"held_out: expected fewer than num_prompts {c.num_prompts}, of which they are taken, found {c.held_out}")
+    if c.held_out and c.calibrating != "single":
+        raise UserError(f"held_out {c.held_out}: the second Hessians come from the dense pass of calibration single, found {c.calibrating}; take single")
+    if not isinstance(c.choose_damping, bool):
+        raise UserError(f"choose_damping: expected yes or no, found {c.choose_damping!r}")
+    if c.choose_damping and not c.held_out:
+        raise UserError("choose_damping goes by prompts that are kept apart: give held_out, a quarter of num_prompts for example")
+    if c.choose_damping and c.method not in REPAIRING and c.refine == "none":
+        raise UserError(f"choose_damping: method {c.method} has no damping; take {' or '.join(sorted(REPAIRING))}, or refine lstsq")
+    if c.choose_damping and not c.damping:
+        raise UserError("choose_damping tries multiples of damping: expected above 0, found 0")
 
 
 def combinations() -> str:

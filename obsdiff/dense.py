@@ -42,14 +42,14 @@ def dense_pass(pipe: Any, prompts: Sequence[Prompt], configs: Sequence[PruningCo
     with store(smallest) as waiting:
         ranks = Ranks.here()
         shown = progress if ranks.rank == 0 else False
-        with prepared(pipe, first.scheduler) as run, Progress(shown, 1, sum(len(prompts) for prompts, _ in first.plan.batches())) as bar:
+        with prepared(pipe, first.scheduler) as run, Progress(shown, 1, first.plan.here) as bar:
             advance = partial(bar.advance_of, run)
             site = Site(run, first.denoiser, first.blocks, first.plan, waiting, first.config.offload_device, advance, ranks)
             began = time.perf_counter()
             found = gather(site, taps, first.config.calibrating)
             found.seconds = time.perf_counter() - began
         for hessian in found.hessians.values():
-            hessian.shared = True
+            hessian.share()
         yield found
 
 
@@ -59,7 +59,7 @@ def first_packages(job: Job) -> list[Package]:
 
 
 WHAT_IS_DRAWN = (
-    "num_prompts", "num_inference_steps", "guidance_scale", "height", "width", "batch_size", "seed", "step_weighting",
+    "num_prompts", "held_out", "num_inference_steps", "guidance_scale", "height", "width", "batch_size", "seed", "step_weighting",
     "step_weight_min", "step_weight_max", "target", "component", "dtype", "device", "offload_device",
 )  # fmt: skip
 

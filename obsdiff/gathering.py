@@ -58,8 +58,8 @@ class Site:
 
 @dataclass
 class DensePass:
-    """What one dense pass over the calibration prompts left: the Hessians by layer, and for replay the recorded trajectory; and the
-    seconds that it took."""
+    """What one dense pass over the calibration prompts left: the Hessians by layer, each with that of the held-out prompts if there are
+    any, and for replay the recorded trajectory; and the seconds that it took."""
 
     plan: Plan
     hessians: dict[str, Hessian] = field(default_factory=dict)
@@ -122,4 +122,16 @@ def gather(site: Site, taps: list[Tap], calibration: str) -> DensePass:
         trajectory, found = record(site.run, site.denoiser, site.blocks, taps, site.plan, shelf, site.device, site.on_call)
     else:
         found = calibrate(site.run, site.denoiser, taps, site.plan, site.device, site.on_call, store=site.store)
-    return DensePass(site.plan, {layer: hessian for tap, hessian in site.added_up(found).items() for layer in tap.layers}, trajectory)
+    site.added_up(found)
+    if site.plan.held_out:
+        for tap, hessian in held_out(site, taps).items():
+            found[tap].held_out = hessian
+    return DensePass(site.plan, {layer: hessian for tap, hessian in found.items() for layer in tap.layers}, trajectory)
+
+
+def held_out(site: Site, taps: list[Tap]) -> Hessians:
+    """The Hessians of the prompts that are kept apart, in the same dense pass after the others."""
+    try:
+        return site.added_up(calibrate(site.run, site.denoiser, taps, site.plan.held_out, site.device, site.on_call, store=site.store))
+    except CalibrationError as error:
+        raise CalibrationError(f"held-out prompts: {error}") from None

@@ -37,7 +37,8 @@ REPEATED = 0.9  # an image with a smaller share of distinct tokens than this has
 @dataclass
 class Hessian:
     """Raw weighted sums of the inputs of one tap: xx (I, I), of which the lower triangle counts, x (I,), alpha, and how many tokens,
-    how many of them distinct. Shared: several prunings read it. `order`: the inputs are asked for in another order than they are summed in."""
+    how many of them distinct. Shared: several prunings read it. `order`: the inputs are asked for in another order than they are summed in.
+    `held_out`: the sums of other prompts, kept apart, of the same tap; nothing here adds the two."""
 
     xx: Tensor
     x: Tensor
@@ -46,6 +47,7 @@ class Hessian:
     shared: bool = False
     seen: set[float] = field(default_factory=set, repr=False)
     order: Tensor | None = None
+    held_out: "Hessian | None" = field(default=None, repr=False)
 
     @classmethod
     def zeros(cls, columns: int, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> "Hessian":
@@ -105,7 +107,8 @@ class Hessian:
 
     def reordered(self, order: Tensor) -> "Hessian":
         """The same sums, of inputs in the order (I,): what is asked for first is of input order[0]. Nothing is copied, no further token is added."""
-        return replace(self, order=order.to(self.x.device))
+        apart = self.held_out.reordered(order) if self.held_out else None
+        return replace(self, order=order.to(self.x.device), held_out=apart)
 
     def matrix(self) -> Tensor:
         """H (I, I): twice the weighted mean of x x^T, both triangles."""
@@ -129,6 +132,12 @@ class Hessian:
     def diagonal(self) -> Tensor:
         """That of H (I,)."""
         return self.placed(self.xx.diagonal() * (2.0 / max(1, self.samples)))
+
+    def share(self) -> None:
+        """From now on several prunings read it, and what is held out with it."""
+        self.shared = True
+        if self.held_out:
+            self.held_out.share()
 
     def write(self, square: Tensor) -> Tensor:
         for tile, rows, columns in self.tiles():

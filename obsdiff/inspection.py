@@ -32,12 +32,13 @@ def describe(folder: Folder, config: PruningConfig, prompts: int, paper_count: b
     packages = plan_packages(units, linears, config)
     settings = resolve(folder, config)
     tokens = tokens_per_call(folder, component, settings)
-    calls = prompts * settings["num_inference_steps"] if settings["num_inference_steps"] else None
+    steps = settings["num_inference_steps"]
+    calls, seen = (n * steps if steps else None for n in (prompts, config.calibrating_of(prompts)))
 
     def tap_row(tap: Tap) -> dict[str, Any]:
         columns = linears[tap.layers[0]][1]
         each = tokens(tap)
-        expected = round(each * calls / columns, 2) if each and calls else None
+        expected = round(each * seen / columns, 2) if each and seen else None
         return {"layers": list(tap.layers), "columns": columns, "tokens_per_column": expected}
 
     pruned = [layer for package in packages for layer in package.layers]
@@ -60,7 +61,7 @@ def describe(folder: Folder, config: PruningConfig, prompts: int, paper_count: b
         "prompts": prompts,
         "calibrating": config.calibrating,
         "denoiser_passes": round(passes(config, len(packages)) * calls) if calls else None,
-        "allocation_passes": drawings(blocks, packages, config) * steps if (steps := settings["num_inference_steps"]) else None,
+        "allocation_passes": drawings(blocks, packages, config) * steps if steps else None,
         "memory": memory(packages, linears, config),
         "uncovered": uncovered(linears, blocks, config.target),
         "notes": folder.notes() + ([chosen_denoiser(folder.pipeline, component, others)] if others and not config.component else []),
@@ -74,7 +75,7 @@ def drawings(blocks: list[Block], packages: list[Package], config: PruningConfig
     if config.allocation != "sensitivity":
         return 0
     tried = select_groups(blocks, config) if config.pattern == "structured" else [tap for package in packages for tap in package.taps]
-    return (len(tried) + 2) * min(config.allocation_prompts, config.num_prompts)
+    return (len(tried) + 2) * min(config.allocation_prompts, config.num_prompts - config.held_out)
 
 
 def memory(packages: list[Package], linears: Mapping[str, Shape], config: PruningConfig) -> dict[str, Any]:
@@ -183,11 +184,12 @@ def as_text(plan: dict[str, Any]) -> str:
     for block in plan["blocks"]:
         kinds[block["kind"]] = kinds.get(block["kind"], 0) + 1
     what = "linear layers and convolutions" if plan["config"]["target"] == "conv" else "linear layers"
+    held_out = f", {plan['config']['held_out']} of them held out" if plan["config"]["held_out"] else ""
     lines = [
         f"{plan['path']}: {plan['pipeline']}, {plan['component']} of {plan['parameters'] / 1e6:.2f} M parameters in {plan['dtype']}, {plan['bytes'] / 1e6:.1f} MB",
         f"blocks      {', '.join(f'{count} x {kind}' for kind, count in kinds.items())}",
         f"to prune    {plan['layers']} {what} in {plan['units']} basic units, {plan['targeted_parameters'] / 1e6:.2f} M weights, {plan['removed']:.0%} of them away",
-        f"calibration {plan['prompts']} prompts, {settings}",
+        f"calibration {plan['prompts']} prompts{held_out}, {settings}",
         f"cost        calibration {plan['calibrating']}, {len(plan['packages'])} packages: {plan['denoiser_passes'] or '?'} denoising steps of one prompt in all"
         + (f", allocation {plan['allocation_passes']} more" if plan["allocation_passes"] else ""),
         memory_line(plan["memory"]),

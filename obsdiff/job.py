@@ -53,10 +53,19 @@ def job_of(pipe: Any, prompts: Sequence[Prompt], config: PruningConfig) -> Job:
     check_prompts(pipe, chosen)
     weighting = (config.step_weighting, config.step_weight_min, config.step_weight_max)
     ranks = Ranks.here()
-    plan = Plan(chosen, seeds, call_settings(pipe, config), config.batch_size, weighting, ranks.rank, ranks.size)
-    if len(list(replace(plan, rank=0, ranks=1).batches())) < ranks.size:
-        raise UserError(f"batch_size: {ranks.size} processes share {len(chosen)} prompts in batches of {config.batch_size}, so some would have none")
+    count = config.calibrating_of(len(chosen))
+    plan = Plan(chosen[:count], seeds[:count], call_settings(pipe, config), config.batch_size, weighting, ranks.rank, ranks.size)
+    if config.held_out:
+        plan = replace(plan, held_out=replace(plan, prompts=chosen[count:], seeds=seeds[count:]))
+    for part in plan.parts:
+        require_batches(part)
     return Job(config, name, scheduler, denoiser, linears, blocks, packages, groups, plan)
+
+
+def require_batches(plan: Plan) -> None:
+    """UserError if there is no batch for one of several processes."""
+    if len(list(replace(plan, rank=0, ranks=1).batches())) < plan.ranks:
+        raise UserError(f"batch_size: {plan.ranks} processes share {len(plan.prompts)} prompts in batches of {plan.batch_size}, so some would have none")
 
 
 def require_usable(denoiser: nn.Module, layers: list[str]) -> None:

@@ -90,7 +90,7 @@ def fingerprint(pipe: Any, job: Job, model: dict[str, str] | None = None) -> dic
     return {
         "model": model or model_hashes(pipe),
         "scheduler": {name: dict(part.config) for name, part in pipe.components.items() if hasattr(part, "config") and hasattr(part, "timesteps")},
-        "prompts": prompts_hash(job.plan.prompts, job.plan.seeds),
+        "prompts": prompts_hash(*job.plan.drawn),
         "config": job.config.to_dict(),
         "settings": job.plan.settings,
         "versions": versions(),

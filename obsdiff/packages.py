@@ -115,13 +115,16 @@ def work_bytes(taps: Iterable[Tap], linears: Mapping[str, Shape], config: Prunin
     """Bytes that solving takes at most beside the Hessians it reads: a copy of H if several prunings share it, its factor in float32
     or, where its condition asks for it, float64, and what that takes to invert, and four copies of the stacked weights in float32. Structured pruning keeps the rows of what left, and
     solves both streams of an attention at once. alps has H scaled, and its inverse for one rho, in float32, and ten copies of the weights; a
-    re-solve H damped and eight, swaps sixteen."""
+    re-solve H damped and eight, swaps sixteen. Held-out prompts add a copy of their Hessian, and two of the weights: the best so far, and
+    those without repair."""
     structured = config.pattern == "structured"
-    copies = max(10 if config.method == "alps" else 4, {"none": 4, "lstsq": 8, "swaps": 16}[config.refine])
+    apart = config.held_out > 0
+    copies = max(10 if config.method == "alps" else 4, {"none": 4, "lstsq": 8, "swaps": 16}[config.refine]) + 2 * apart
+    squares = 14 + 4 * apart + 4 * config.removed * structured
 
     def of(tap: Tap) -> int:
         columns, rows = linears[tap.layers[0]][1], sum(linears[layer][0] for layer in tap.layers)
-        return round((14 + 4 * config.removed * structured) * columns * columns) + 4 * copies * rows * columns
+        return round(squares * columns * columns) + 4 * copies * rows * columns
 
     return max(of(tap) for tap in taps) * (1 + structured)
 
@@ -147,7 +150,7 @@ def plan_packages(units: list[Unit], linears: Mapping[str, Shape], config: Pruni
     unit if there are fewer), or as few as config.memory_budget_gib allows. A unit larger than the budget is split into its taps."""
     if config.calibrating == "single":
         require_work(units, linears, config)
-        return [make(sum(units, ()), linears)]
+        return [make(sum(units, ()), linears, sets=2 if config.held_out else 1)]
     if config.memory_budget_gib is not None:
         return by_budget(units, linears, config)
     if config.packages is not None and config.packages > len(units):
@@ -197,5 +200,6 @@ def by_budget(units: list[Unit], linears: Mapping[str, Shape], config: PruningCo
     return [*packages, make(open_taps, linears)]
 
 
-def make(taps: tuple[Tap, ...], linears: Mapping[str, Shape]) -> Package:
-    return Package(taps, sum(hessian_bytes(tap, linears) for tap in taps))
+def make(taps: tuple[Tap, ...], linears: Mapping[str, Shape], sets: int = 1) -> Package:
+    """A package with so many Hessians for each tap."""
+    return Package(taps, sets * sum(hessian_bytes(tap, linears) for tap in taps))

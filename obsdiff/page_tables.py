@@ -18,14 +18,15 @@ def cell(text: str = "", value: Any = "", small: str = "") -> Cell:
 
 
 def quality_table(comparison: Comparison) -> dict[str, Any]:
-    """The measured metrics of dense and runs, layer errors, share of the pruned layers' weights, seconds of pruning."""
+    """The measured metrics of dense and runs, layer errors (on held-out prompts, too, if a run has them), share of the pruned layers' weights,
+    seconds of pruning."""
     results = comparison.results
     metrics = measured_metrics(results)
-    columns = ["run", *(METRICS[metric].title for metric in metrics), "layer error, median", "zeros, or columns gone, in pruned layers", "seconds to prune"]
+    about = {title: column for title, column in PRUNING_COLUMNS.items() if title != HELD_OUT or any(column(run)["text"] for run in results["runs"])}
     figures = {metric: quality_cells(results, metric) for metric in metrics}
-    rows = [[cell(DENSE), *(figures[metric][DENSE] for metric in metrics), cell(), cell(), cell()]]
-    rows += [[cell(run["name"]), *(figures[metric][run["name"]] for metric in metrics), *pruning_cells(run)] for run in results["runs"]]
-    return {"columns": columns, "rows": rows}
+    rows = [[cell(DENSE), *(figures[metric][DENSE] for metric in metrics), *(cell() for _ in about)]]
+    rows += [[cell(run["name"]), *(figures[metric][run["name"]] for metric in metrics), *(column(run) for column in about.values())] for run in results["runs"]]
+    return {"columns": ["run", *(METRICS[metric].title for metric in metrics), *about], "rows": rows}
 
 
 def quality_cells(results: dict[str, Any], metric: str) -> dict[str, Cell]:
@@ -39,17 +40,34 @@ def quality_cells(results: dict[str, Any], metric: str) -> dict[str, Cell]:
     return cells
 
 
-def pruning_cells(run: dict[str, Any]) -> list[Cell]:
-    """What pruning did to the layers, and how long it took."""
-    errors = sorted(row["error"] for row in run["layers"])
-    median = errors[len(errors) // 2] if errors else None
+def median_of(key: str) -> Callable[[dict], Cell]:
+    """A column of the layers' median error, "error" or "held_out_error"."""
+
+    def column(run: dict[str, Any]) -> Cell:
+        errors = sorted(row[key] for row in run["layers"] if row.get(key) is not None)
+        median = errors[len(errors) // 2] if errors else None
+        return cell() if median is None else cell(f"{median:.4f}", median)
+
+    return column
+
+
+def share_gone(run: dict[str, Any]) -> Cell:
     share = removed(run)
+    return cell() if share is None else cell(f"{100 * share:.2f} % of {len(run['layers'])} layers", share)
+
+
+def seconds_to_prune(run: dict[str, Any]) -> Cell:
     seconds = run["cost"].get("seconds", {})
-    return [
-        cell() if median is None else cell(f"{median:.4f}", median),
-        cell() if share is None else cell(f"{100 * share:.2f} % of {len(errors)} layers", share),
-        cell(f"{sum(seconds.values()):.0f}", sum(seconds.values())) if seconds else cell(),
-    ]
+    return cell(f"{sum(seconds.values()):.0f}", sum(seconds.values())) if seconds else cell()
+
+
+HELD_OUT = "held-out layer error, median"
+PRUNING_COLUMNS: dict[str, Callable[[dict], Cell]] = {  # what pruning did to the layers, and how long it took
+    "layer error, median": median_of("error"),
+    HELD_OUT: median_of("held_out_error"),
+    "zeros, or columns gone, in pruned layers": share_gone,
+    "seconds to prune": seconds_to_prune,
+}
 
 
 def removed(run: dict[str, Any]) -> float | None:

@@ -13,11 +13,12 @@ from torch import Tensor, nn
 from .architectures import Group, Shape, Tap
 from .config import PruningConfig
 from .errors import NotPositiveDefinite
+from .held_out import best, dampings, does_harm, unrepaired
 from .hessian import Hessian
 from .packages import Package
 from .prune_structured import by_consumer, left_items, prune_groups_
 from .record import GroupRecord, LayerRecord
-from .solvers import SOLVERS, Inputs, Target
+from .solvers import SOLVERS, Inputs, Solution, Target
 from .solvers.lstsq import refined
 from .solvers.solution import layer_error
 from .solvers.swaps import swapped
@@ -103,25 +104,43 @@ def prune_tap_(denoiser: nn.Module, tap: Tap, hessian: Hessian, config: PruningC
     modules = [denoiser.get_submodule(layer) for layer in tap.layers]
     weights = [matrix(module) for module in modules]
     mean, variance = hessian.mean(), hessian.variance()
-    square = hessian.take()
+    square, apart = hessian.take(), hessian.held_out and hessian.held_out.take()
     inputs = Inputs(square, mean, variance)
-    target = Target(config.removed, config.group, config.damping, config.compensation)
+
+    def solve(damping: float) -> list[Solution]:
+        return solutions_of(weights, inputs, config, damping)
+
+    def error_apart(solutions: list[Solution]) -> float:
+        return sum(layer_error(w, solution.weight, apart) for w, solution in zip(weights, solutions, strict=True))
+
     try:
-        solutions = SOLVERS[config.method]([w.to(square.device) for w in weights], inputs, target)
-        if config.refine == "lstsq":
-            solutions = [refined(w, solution, square, config.damping) for w, solution in zip(weights, solutions, strict=True)]
-        if config.refine == "swaps":
-            solutions = [swapped(w, solution, square, config.damping, config.group) for w, solution in zip(weights, solutions, strict=True)]
+        solutions = best(dampings(config), solve, lambda solutions: solutions[0].damping, error_apart)
     except NotPositiveDefinite as error:
         raise NotPositiveDefinite(f"{tap.layers[0]}: {error}") from None
     records = []
     for layer, module, weight, solution in zip(tap.layers, modules, weights, solutions, strict=True):
         if not solution.weight.isfinite().all():
             raise NotPositiveDefinite(f"{layer}: the pruned weight has inf or NaN; raise the damping (now {solution.damping:g})")
+        judged = apart is not None and config.repairs
+        repaired = not does_harm(weight, solution.weight, solution.kept, apart) if judged else None
+        if repaired is False:
+            solution = unrepaired(weight, solution, square)
         error = layer_error(weight, solution.weight, square)
+        held_out = layer_error(weight, solution.weight, apart) if apart is not None else None
         write_(module, solution.weight)
         zeros = (module.weight == 0).float().mean().item()
         seconds = (time.perf_counter() - began) / len(tap.layers)
         per_column = hessian.distinct / hessian.columns
-        records.append(LayerRecord(layer, tuple(weight.shape), package, zeros, solution.loss, error, solution.damping, per_column, seconds))
+        records.append(LayerRecord(layer, tuple(weight.shape), package, zeros, solution.loss, error, solution.damping, per_column, seconds, held_out, repaired))
     return records
+
+
+def solutions_of(weights: list[Tensor], inputs: Inputs, config: PruningConfig, damping: float) -> list[Solution]:
+    """The solver's answer with one damping, re-solved if the config says so."""
+    target = Target(config.removed, config.group, damping, config.compensation)
+    solutions = SOLVERS[config.method]([w.to(inputs.hessian.device) for w in weights], inputs, target)
+    if config.refine == "lstsq":
+        solutions = [refined(w, solution, inputs.hessian, damping) for w, solution in zip(weights, solutions, strict=True)]
+    if config.refine == "swaps":
+        solutions = [swapped(w, solution, inputs.hessian, damping, config.group) for w, solution in zip(weights, solutions, strict=True)]
+    return solutions

@@ -94,7 +94,7 @@ def prune_(
     with (
         prepared(pipe, job.scheduler) as run,
         store(room(config, job.packages, job.linears)) as waiting,
-        Progress(progress if ranks.rank == 0 else False, passes, sum(len(prompts) for prompts, _ in job.plan.batches())) as bar,
+        Progress(progress if ranks.rank == 0 else False, passes, job.plan.here) as bar,
         watched() as report.memory,
     ):
         owner_of = {tap: owners[piece.number] for piece in pieces for tap in piece.taps}
@@ -113,6 +113,7 @@ def prune_(
     report.parameters["after"] = sum(p.numel() for p in job.denoiser.parameters())
     if config.method in ("obs", "alps") or config.refine != "none":  # the diagonal, all that the other methods read, needs few tokens
         note_few_tokens(report)
+    note_unrepaired(report)
     return report
 
 
@@ -203,9 +204,10 @@ def seconds(report: PruningReport, phase: str) -> Iterator[None]:
 def report_of(pipe: Any, job: Job) -> PruningReport:
     """The report as it is before anything is pruned."""
     plan = job.plan
-    report = PruningReport(job.config.to_dict(), plan.settings, plan.prompts, plan.seeds, job.component, [list(p.layers) for p in job.packages])
+    prompts, seeds = plan.drawn
+    report = PruningReport(job.config.to_dict(), plan.settings, prompts, seeds, job.component, [list(p.layers) for p in job.packages])
     report.threads = torch.get_num_threads()
-    report.hashes["prompts"] = prompts_hash(plan.prompts, plan.seeds)
+    report.hashes["prompts"] = prompts_hash(prompts, seeds)
     report.parameters["before"] = sum(p.numel() for p in job.denoiser.parameters())
     if job.config.component is None and (others := denoisers_besides(pipe, job.component)):
         note(report, chosen_denoiser(type(pipe).__name__, job.component, others))
@@ -230,6 +232,18 @@ def note_few_tokens(report: PruningReport) -> None:
         note(
             report,
             f"{len(few)} layers saw less than one distinct token per column ({worst}), where OBS can do worse than magnitude: take more prompts or steps",
+        )
+
+
+def note_unrepaired(report: PruningReport) -> None:
+    """One warning for all layers whose repair the held-out prompts refused."""
+    bare = [row for row in report.layers if row.repaired is False]
+    if bare:
+        worst = max(bare, key=lambda row: row.held_out_error)
+        note(
+            report,
+            f"{len(bare)} of {len(report.layers)} layers keep their weights unrepaired, since the repair made them worse on the held-out prompts "
+            f"(most is lost in {worst.name}, held-out error {worst.held_out_error:.3g}): take more prompts or steps",
         )
 
 

@@ -151,7 +151,9 @@ def summary(output: Path, report: Any, seconds: float) -> str:
         done += (
             f" (sparsity {report.latency['sparsity']:g}: a step takes {report.latency['measured']:.2f} of dense's time, asked for {report.latency['target']:g})"
         )
-    return f"{output}: {done}, layer error median {errors[len(errors) // 2]:.4f} largest {errors[-1]:.4f}, {seconds:.0f} s"
+    apart = sorted(row.held_out_error for row in report.layers if row.held_out_error is not None)
+    held_out = f" (held out {apart[len(apart) // 2]:.4f} and {apart[-1]:.4f})" if apart else ""
+    return f"{output}: {done}, layer error median {errors[len(errors) // 2]:.4f} largest {errors[-1]:.4f}{held_out}, {seconds:.0f} s"
 
 
 def calibration_prompts(file: Path | None, folder: Folder) -> list[str]:

@@ -6,7 +6,9 @@ streams, an FFN, and the projection of FLUX's single blocks that reads heads and
 
 import time
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from functools import partial
 from types import MappingProxyType
 
 import torch
@@ -15,6 +17,7 @@ from torch import nn
 from .architectures import Group
 from .config import PruningConfig
 from .errors import NotPositiveDefinite, UserError
+from .held_out import best, dampings, does_harm
 from .hessian import Hessian
 from .record import GroupRecord, LayerRecord
 from .solvers import BASELINES
@@ -23,6 +26,9 @@ from .solvers.solution import layer_error, squared_error
 from .solvers.structured import Consumer, obs_heads, obs_neurons
 from .surgery import columns, items, refusal, rows, shrink_, unit
 from .unfolding import matrix, write_
+
+Matrices = dict[str, torch.Tensor]  # by layer
+Solved = tuple[dict[str, Consumer], list[GroupRecord]]
 
 
 def group_name(group: Group) -> str:
@@ -64,23 +70,63 @@ def prune_groups_(
         began = time.perf_counter()
         names = list(dict.fromkeys(name for group in together for name in group.consumers))
         before = {name: matrix(denoiser.get_submodule(name)).clone() for name in names}
-        squares = {id(hessian): hessian.take() for hessian in {id(hessians[name]): hessians[name] for name in names}.values()}
-        matrices = {name: squares[id(hessians[name])] for name in names}
-        consumers = {name: begin(name, before[name], matrices[name], config) for name in names}
-        records += [choose(denoiser, group, consumers, config, package, left) for group in together]
-        for name in names:
-            consumers[name].finish()
-            if config.refine == "lstsq" and config.method != "obs":  # whose repair is exact already
-                refine_(name, consumers[name], before[name], matrices[name], config.damping)
-        for name in names:
-            error = layer_error(before[name], consumers[name].weight, matrices[name])
-            if config.method != "obs" or not config.compensation:
-                consumers[name].loss = squared_error(before[name], consumers[name].weight, matrices[name]) / 2
-            layers.append(record(name, before[name], consumers[name], error, hessians[name], package, time.perf_counter() - began))
-            repair_(denoiser.get_submodule(name), consumers[name])
-        for group, chosen in zip(together, records[-len(together) :], strict=True):
+        matrices = taken({name: hessians[name] for name in names})
+        apart = taken({name: other for name in names if (other := hessians[name].held_out)})
+        consumers, gone = solved_best(partial(solved, denoiser, together, before, matrices, package, left), before, apart, config)
+        records += gone
+        for name, consumer in consumers.items():
+            repaired = keep_if_good_(consumer, before[name], apart[name]) if apart and config.repairs else None
+            error = layer_error(before[name], consumer.weight, matrices[name])
+            if config.method != "obs" or not config.compensation or repaired is False:
+                consumer.loss = squared_error(before[name], consumer.weight, matrices[name]) / 2
+            row = record(name, before[name], consumer, error, hessians[name], package, time.perf_counter() - began)
+            held_out = layer_error(before[name], consumer.weight, apart[name]) if apart else None
+            layers.append(replace(row, held_out_error=held_out, repaired=repaired))
+            repair_(denoiser.get_submodule(name), consumer)
+        for group, chosen in zip(together, gone, strict=True):
             shrink_(denoiser, group, left_items(denoiser, group, chosen))
     return layers, records
+
+
+def taken(hessians: Mapping[str, Hessian]) -> Matrices:
+    """H of each layer, in the memory of its sums; layers that read one input share it."""
+    squares = {number: hessian.take() for number, hessian in {id(hessian): hessian for hessian in hessians.values()}.items()}
+    return {name: squares[id(hessian)] for name, hessian in hessians.items()}
+
+
+def solved_best(solve: Callable[[PruningConfig], Solved], before: Matrices, apart: Matrices, config: PruningConfig) -> Solved:
+    """What `solve` gives with the config's damping, or with the one that does best on the held-out Hessians `apart`, if it is to be chosen."""
+
+    def error(found: Solved) -> float:
+        return sum(layer_error(before[name], consumer.weight, apart[name]) for name, consumer in found[0].items())
+
+    return best(
+        dampings(config),
+        lambda damping: solve(replace(config, damping=damping)),
+        lambda found: min(consumer.damping for consumer in found[0].values()),
+        error,
+    )
+
+
+def solved(
+    denoiser: nn.Module, together: list[Group], before: Matrices, matrices: Matrices, package: int, left: Mapping[str, float], config: PruningConfig
+) -> Solved:
+    """Consumers without what leaves the groups that share them, and what that is; nothing of it is in the model yet."""
+    consumers = {name: begin(name, before[name], matrices[name], config) for name in before}
+    records = [choose(denoiser, group, consumers, config, package, left) for group in together]
+    for name, consumer in consumers.items():
+        consumer.finish()
+        if config.refine == "lstsq" and config.method != "obs":  # whose repair is exact already
+            refine_(name, consumer, before[name], matrices[name], config.damping)
+    return consumers, records
+
+
+def keep_if_good_(consumer: Consumer, before: torch.Tensor, hessian: torch.Tensor) -> bool:
+    """Whether the repair stays; if it does harm on the held-out Hessian, the columns that are left become what they were."""
+    if not does_harm(before, consumer.weight, consumer.left, hessian):
+        return True
+    consumer.weight = before.to(consumer.weight) * consumer.left
+    return False
 
 
 def left_items(denoiser: nn.Module, group: Group, chosen: GroupRecord) -> list[int]:

@@ -15,7 +15,9 @@ KINDS = ("heads", "neurons", "channels")  # what structured pruning takes out
 class LayerRecord:
     """One pruned layer. `error` is tr(D H D^T) / tr(W H W^T) with D the change of W, `loss` the sum of removed saliencies;
     both are measured on the calibration's Hessian. `damping` is what the factorisation took, in units of H's mean diagonal.
-    `shape` is that of the weight as a matrix: a convolution's has inputs x kernel height x kernel width columns."""
+    `shape` is that of the weight as a matrix: a convolution's has inputs x kernel height x kernel width columns. `held_out_error` is
+    `error` on the Hessian of the held-out prompts, None if there are none; `repaired` then says whether the kept weights were changed,
+    or stayed since those prompts found that the change does harm; None where it was not asked."""
 
     name: str
     shape: tuple[int, int]
@@ -26,6 +28,8 @@ class LayerRecord:
     damping: float
     tokens_per_column: float
     seconds: float
+    held_out_error: float | None = None
+    repaired: bool | None = None
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ MEASURED = {
 }
 COST = {"parameters": int, "zeros": int, "bytes_on_disk": int} | MEASURED
 METRIC = {f"{name}?": FIGURE for name in METRICS}
-LAYER = {"shape": [int], "sparsity": float, "error": float}
+LAYER = {"shape": [int], "sparsity": float, "error": float, "held_out_error?": NUMBER}
 RUN = {
     "name": str,
     "path?": str,

@@ -44,6 +44,7 @@ FLOORS = [
     ["page_points"],
     ["page_plots"],
     ["report"],
+    ["held_out"],
     ["prune_structured", "adapters", "pruned_models"],
     ["structured_sensitivity", "permuting"],
     ["job", "pieces"],

@@ -112,3 +112,13 @@ def test_what_waits_has_the_room_that_solving_and_the_largest_package_leave():
         work = work_bytes((tap for unit in units for tap in unit), LINEARS, config)
         assert room(config, packages, LINEARS) == GIB - work - (packages[0].hessian_bytes if calibration == "replay" else 0)
     assert room(PruningConfig(), packages, LINEARS) > 0
+
+
+def test_held_out_prompts_have_hessians_of_their_own_that_count():
+    units, (without, apart) = select(BLOCKS, PruningConfig(), LINEARS), (PruningConfig(held_out=n, memory_budget_gib=1.0) for n in (0, 5))
+    sizes = [plan_packages(units, LINEARS, config)[0].hessian_bytes for config in (without, apart)]
+    assert sizes[1] == 2 * sizes[0]
+    works = [work_bytes((tap for unit in units for tap in unit), LINEARS, config) for config in (without, apart)]
+    assert works[1] > works[0]
+    rooms = [room(config, plan_packages(units, LINEARS, config), LINEARS) for config in (without, apart)]
+    assert rooms[0] - rooms[1] == works[1] - works[0]

@@ -126,6 +126,23 @@ def test_every_measured_metric_has_a_column_and_the_others_a_reason(run):
     assert "CLIP score against sparsity" in page
 
 
+def test_errors_on_held_out_prompts_have_a_column_where_a_run_has_them(run):
+    write_page([run], run / "page.html")
+    assert "held-out" not in (run / "page.html").read_text()
+    entry = results_of(run)["runs"][0]
+    judged = [row | {"held_out_error": 0.02 * (i + 1)} for i, row in enumerate(entry["layers"])]
+    unasked = [row | {"held_out_error": None} for row in entry["layers"]]
+    change(run, runs=[entry | {"layers": judged}, entry | {"name": "other", "layers": unasked}])
+    write_page([run], run / "page.html")
+    page = (run / "page.html").read_text()
+    assert '<th scope="col">held-out layer error, median</th>' in page
+    assert page.count('data-value="0.06"') == 1
+    assert "0.0600" in page
+    change(run, runs=[entry | {"layers": [entry["layers"][0] | {"held_out_error": "none"}]}])
+    with pytest.raises(UserError, match=r"runs\[0\].layers\[0\].held_out_error: expected a number, found 'none'"):
+        write_page([run], run / "page.html")
+
+
 def test_what_is_no_run_is_refused(run, capsys):
     page = run / "page.html"
     page.touch()
