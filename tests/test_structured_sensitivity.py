@@ -17,9 +17,7 @@ QUICK = {"num_inference_steps": 2, "height": 16, "width": 16, "guidance_scale": 
 def test_as_much_is_saved_as_by_uniform_pruning():
     g = torch.Generator().manual_seed(0)
     for _ in range(20):
-        curves = [
-            Curve(20, 2, 6, [0, *torch.rand(9, generator=g).cumsum(0).tolist()], saved=tuple(torch.rand(2, generator=g).tolist())) for _ in range(5)
-        ]
+        curves = [Curve(20, 2, 6, [0, *torch.rand(9, generator=g).cumsum(0).tolist()], saved=tuple(torch.rand(2, generator=g).tolist())) for _ in range(5)]
         left = spread(curves)
         for resource in (0, 1):
             saved = sum((c.total - n) * c.saved[resource] for c, n in zip(curves, left, strict=True))
