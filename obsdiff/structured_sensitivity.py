@@ -17,9 +17,9 @@ from .config import PruningConfig
 from .errors import NotPositiveDefinite
 from .gathering import DensePass, Site
 from .hessian import Hessian
-from .knapsack import cheapest
+from .prices import cheapest
 from .prune_structured import group_name, left_of
-from .savings import call_macs, saved
+from .my_savings import call_macs, saved
 from .sensitivity import Trying, effect_of, first_latents
 from .solvers.solution import squared_error
 from .solvers.structured import Consumer, obs_heads, obs_neurons

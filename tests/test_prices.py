@@ -4,7 +4,7 @@ import itertools
 
 import torch
 
-from obsdiff.knapsack import cheapest
+from obsdiff.prices import cheapest
 
 
 def test_near_the_best_of_all_ways():
