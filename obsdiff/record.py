@@ -48,7 +48,8 @@ class PruningReport:
     component before and after; `memory` is the process's anonymous memory before the run and at its peak, in bytes; `layers` of a
     structured run are those that read the removed heads and neurons. `threads` is how many computed; `hashes` are SHA-256 of the
     prompts with their seeds, and of every other file that was written; `sensitivity` the relative latent error of pruning a layer's
-    input alone, where zeros were allocated by it; `latency` what was measured to meet a target latency."""
+    input alone, where zeros were allocated by it; `latency` what was measured to meet a target latency;
+    `budget` the unit and share that were asked for, what the dense denoiser had of it, and what the pruned one has, counted."""
 
     config: dict[str, Any]
     settings: dict[str, Any] = field(default_factory=dict)
@@ -59,6 +60,7 @@ class PruningReport:
     layers: list[LayerRecord] = field(default_factory=list)
     groups: list[GroupRecord] = field(default_factory=list)
     latency: dict[str, Any] = field(default_factory=dict)
+    budget: dict[str, Any] = field(default_factory=dict)
     sensitivity: dict[str, float] = field(default_factory=dict)
     parameters: dict[str, int] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)

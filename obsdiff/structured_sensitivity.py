@@ -1,15 +1,17 @@
-"""How many heads, neurons or channels each group gives up: in all as many as uniform pruning takes, where they cost least.
+"""How many heads, neurons or channels each group gives up: in all as many as uniform pruning takes, where they cost least, or as
+many as a budget of parameters, operations, bytes or time needs (budget.py).
 
 Groups of one kind, of the same shapes and with as many tokens cost the same parameters and operations an item, so items are
-moved between these alone: the model gets as small and as fast as by uniform pruning, exactly.
+moved between these alone: the model gets as small and as fast as by uniform pruning, exactly. With a budget they move between all groups.
 
 Of every group the items leave one step after the other, as pruning takes them; the layer errors on the way are its curve.
 For allocation "sensitivity" the curve is scaled to what the group, pruned alone as uniform pruning would, does to the final latents.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -46,22 +48,31 @@ class Curve:
     movable: bool = True
 
 
-def allocate_groups(site: Site, groups: list[Group], taps: list[Tap], dense: DensePass, config: PruningConfig, trying: Trying) -> dict[str, dict[str, float]]:
-    """{"shares": how many items of every group stay, "sensitivity": relative latent error of pruning it alone, where that was measured}."""
+Spending = Callable[[Mapping[str, Curve]], dict[str, Any]]  # a budget's way: {"shares": ..., and what else is to be recorded}
+
+
+def allocate_groups(
+    site: Site, groups: list[Group], taps: list[Tap], dense: DensePass, config: PruningConfig, trying: Trying, spending: Spending | None = None
+) -> dict[str, Any]:
+    """{"shares": how many items of every group stay, "sensitivity": relative latent error of pruning it alone, where that was measured}, and what `spending`
+    says where it is that which shares out."""
     base = first_latents(site, config)
     tap_of = {layer: tap for tap in taps for layer in tap.layers}
     mine = [group for group in groups if site.owners.get(tap_of[group.consumers[0]], 0) == site.ranks.rank]
     own = {}
     for i, group in enumerate(mine):
         trying(i, len(mine))
-        own[group_name(group)] = curve_of(site, group, dense.of(tuple({tap_of[name]: 0 for name in group.consumers})), config, base)
+        own[group_name(group)] = curve_of(site, group, dense.of(tuple({tap_of[name]: 0 for name in group.consumers})), config, base, spending is not None)
     curves: dict[str, Curve] = site.ranks.collect(own)
     names = [group_name(group) for group in groups]
+    effects = {"sensitivity": {name: curves[name].effect for name in names} if base is not None else {}}
+    if spending:
+        return site.ranks.agree(lambda: spending({name: curves[name] for name in names})) | effects
     left = {}
     for kind in dict.fromkeys(curves[name].kind for name in names):
         some = [name for name in names if curves[name].kind == kind]
         left |= dict(zip(some, spread([curves[name] for name in some]), strict=True))
-    return {"shares": left, "sensitivity": {name: curves[name].effect for name in names} if base is not None else {}}
+    return {"shares": left} | effects
 
 
 def spread(curves: list[Curve]) -> list[int]:
@@ -98,8 +109,8 @@ def cheapest(errors: list[list[float]], steps: int) -> list[int]:
     return found[::-1]
 
 
-def curve_of(site: Site, group: Group, hessians: Mapping[Tap, Hessian], config: PruningConfig, base: Tensor | None) -> Curve:
-    """Let the group's items leave, and put nothing into the model."""
+def curve_of(site: Site, group: Group, hessians: Mapping[Tap, Hessian], config: PruningConfig, base: Tensor | None, every: bool = False) -> Curve:
+    """Let the group's items leave, and put nothing into the model. `every`: also a group from which uniform pruning would take nothing is measured."""
     denoiser = site.denoiser
     weights = {name: matrix(denoiser.get_submodule(name)) for name in group.consumers}
     by_layer = {layer: hessian for tap, hessian in hessians.items() for layer in tap.layers}
@@ -126,13 +137,13 @@ def curve_of(site: Site, group: Group, hessians: Mapping[Tap, Hessian], config: 
     effect = 0.0
     for consumer in consumers:
         consumer.finish()  # drawing needs its memory
-    if base is not None and there and uniform:
+    if base is not None and there and (uniform or every):
         effect = effect_of(site, there[1], base, config)
         errors = [effect * error / there[0] if there[0] > 0 else 0.0 for error in errors]
     shapes = tuple(tuple(denoiser.get_submodule(name).weight.shape) for name in (*group.producers, *group.consumers))
     samples = tuple(by_layer[name].samples for name in group.consumers)
     least = config.round_to if group.kind == "neurons" else 1
-    return Curve((group.kind, role(group.owner), total, shapes, samples), total, step, uniform, errors, effect, least, total % least == 0)
+    return Curve((group.kind, role(group.owner), total, shapes, samples), total, step, uniform, errors, effect, least, movable(group, total, config))
 
 
 def role(owner: str) -> tuple[str, ...]:
@@ -140,6 +151,11 @@ def role(owner: str) -> tuple[str, ...]:
     words = owner.split(".")
     lists = [word for word, after in pairwise(words) if after.isdigit()]
     return (*lists[-1:], words[-1])
+
+
+def movable(group: Group, total: int, config: PruningConfig) -> bool:
+    """Whether steps leave a number of items that is allowed."""
+    return group.kind != "neurons" or total % config.round_to == 0
 
 
 def steps_of(group: Group, total: int, config: PruningConfig) -> tuple[int, int]:
