@@ -85,7 +85,8 @@ def counted(unit: str, target: float, denoiser: nn.Module, groups: list[Group], 
 
 
 def out_of_reach(unit: str, target: float, least: float) -> UserError:
-    return UserError(f"target_{unit}: expected a share that pruning can reach, found {target:g}; at least {math.ceil(least * 1000) / 1000:g} stays")
+    why = f"with all that can leave a step takes {least:.3f} of dense's" if unit == "latency" else f"at least {math.ceil(least * 1e4) / 1e4:g} stays"
+    return UserError(f"target_{unit}: expected a share that pruning can reach, found {target:g}; {why}")
 
 
 def left_at_most(denoiser: nn.Module, group: Group, config: PruningConfig) -> int:
@@ -184,7 +185,6 @@ def shrunk_to(dense: nn.Module, groups: list[Group], left: Left) -> nn.Module:
 
 def kept_to(budget: Budget, pipe: Any, job: Job) -> dict[str, Any]:
     """What the record says of a budget: unit, target, what the dense denoiser has, what the pruned one has, counted anew, and the share."""
-    denoiser = getattr(pipe, job.component)
-    call = denoiser_call(pipe, denoiser, job.plan.prompts[0], job.plan.settings) if budget.unit == "macs" else {}
-    left = amount(budget.unit, denoiser, call)
+    call = denoiser_call(pipe, job.denoiser, job.plan.prompts[0], job.plan.settings) if budget.unit == "macs" else {}
+    left = amount(budget.unit, job.denoiser, call)
     return {"unit": budget.unit, "target": budget.target, "sparsity": budget.sparsity, "dense": budget.dense, "left": left, "share": left / budget.dense}

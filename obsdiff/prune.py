@@ -104,12 +104,12 @@ def prune_(
         for outcome in outcomes(site, at_work, job.packages, pieces, dense, report, bar):
             report.layers += outcome.layers
             report.groups += outcome.groups
+        if budget and budget.unit != "latency":
+            report.budget = kept_to(budget, pipe, job)
     if job.groups:
         setattr(pipe, job.component, mark_pruned_(job.denoiser, report.layout))
         if config.allocation == "uniform":  # else it is what allocation chose
             note_untouched(report, config)
-    if budget and budget.unit != "latency":
-        report.budget = kept_to(budget, pipe, job)
     report.parameters["after"] = sum(p.numel() for p in job.denoiser.parameters())
     if config.method in ("obs", "alps") or config.refine != "none":  # the diagonal, all that the other methods read, needs few tokens
         note_few_tokens(report)

@@ -1,0 +1,72 @@
+"""What an item saves is what is missing when it is gone, whichever else is gone."""
+
+from functools import partial
+
+import pytest
+import torch
+
+from obsdiff.architectures import require_blocks
+from obsdiff.config import PruningConfig
+from obsdiff.drawing import denoiser_call
+from obsdiff.macs import count_macs
+from obsdiff.packages import select_groups
+from obsdiff.prune_structured import group_name
+from obsdiff.running import prepared
+from obsdiff.savings import UNITS, amount, of_an_item, on_meta_copy, same
+from obsdiff.surgery import items, layer_shapes, shrink_
+
+from .conftest import PROMPTS, flux, sd, sd3
+
+SETTINGS = {"num_inference_steps": 2, "height": 16, "width": 16, "guidance_scale": 3.0}
+
+
+def opened(make, target: str = "linear"):
+    """A denoiser, its groups, and the arguments of one call."""
+    pipe = make()
+    denoiser = getattr(pipe, "transformer", None) or pipe.unet
+    config = PruningConfig(pattern="structured", target=target, keep_first_last=False)
+    groups = select_groups(require_blocks(layer_shapes(denoiser, target), "tiny", target), config)
+    with prepared(pipe):
+        return denoiser, groups, denoiser_call(pipe, denoiser, PROMPTS[0], SETTINGS)
+
+
+@pytest.mark.parametrize("unit", UNITS)
+@pytest.mark.parametrize(("make", "target"), [(sd3, "linear"), (sd, "conv"), (flux, "linear")])
+def test_savings_add_up_to_what_is_missing_exactly(make, target, unit):
+    denoiser, groups, call = opened(make, target)
+    each, dense = of_an_item(unit, denoiser, groups, call), amount(unit, denoiser, call)
+    g = torch.Generator().manual_seed(0)
+    expected = dense
+    for group in groups:
+        total = items(denoiser, group)
+        gone = int(torch.randint(0, total, (), generator=g))
+        expected -= gone * each[group_name(group)]
+        shrink_(denoiser, group, list(range(total - gone)))
+    assert amount(unit, denoiser, call) == expected < dense
+
+
+def test_operations_are_those_of_a_real_call():
+    denoiser, _, call = opened(sd3)
+    assert amount("macs", denoiser, call) == count_macs(partial(denoiser, **call)).total
+
+
+def test_bytes_go_by_the_number_format_of_each_layer():
+    denoiser, groups, call = opened(sd3)
+    whole = of_an_item("bytes", denoiser, groups, call)
+    denoiser.half()
+    assert of_an_item("bytes", denoiser, groups, call) == {name: saved // 2 for name, saved in whole.items()}
+
+
+def test_a_copy_without_data_leaves_the_model_alone():
+    denoiser, _, _ = opened(sd3)
+    before = {name: t.clone() for name, t in denoiser.state_dict().items()}
+    assert all(p.device.type == "meta" for p in on_meta_copy(denoiser).parameters())
+    assert all(torch.equal(t, before[name]) for name, t in denoiser.state_dict().items())
+
+
+def test_attentions_to_pictures_and_to_text_are_not_the_same():
+    denoiser, groups, call = opened(sd)
+    alike = same(denoiser, groups, partial(denoiser, **call))
+    assert sorted(group_name(g) for some in alike for g in some) == sorted(map(group_name, groups))
+    assert all(len({g.owner.rpartition(".")[2] for g in some}) == 1 for some in alike)
+    assert any(len(some) > 1 for some in alike)
