@@ -14,8 +14,8 @@ from .folder import Folder, chosen_denoiser, other_denoisers
 from .meta import UNCONDITIONAL, build_on_meta, example_inputs, layers_of_config
 from .packages import GIB, Package, passes, plan_packages, room, select, select_groups, work_bytes
 from .prediction import as_the_paper_counts, predict
-from .pruned_models import PREFIX
 from .prune_structured import require_prunable
+from .pruned_models import PREFIX
 from .record import in_words
 from .savings import UNITS
 from .stored import read_json

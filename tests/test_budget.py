@@ -8,11 +8,12 @@ import pytest
 import torch
 from diffusers import DiffusionPipeline
 
-from obsdiff import PruningConfig, budget, prune_, save_pruned
+from obsdiff import PruningConfig, budget, latency_table, prune_, save_pruned
 from obsdiff.budget import Budget, along, chosen, in_turn
 from obsdiff.cli import main
 from obsdiff.errors import UserError
-from obsdiff.savings import amount
+from obsdiff.prune_structured import group_name
+from obsdiff.savings import amount, of_an_item
 from obsdiff.structured_sensitivity import Curve
 
 from .conftest import PROMPTS, ddpm, flux, sd3
@@ -76,7 +77,7 @@ def test_items_leave_where_they_cost_least_for_what_they_save():
     assert chosen(whole, found, 31) == {"a heads": 1, "b neurons": 24}
     dear = replace(whole, savings={"a heads": [0.0, 1.0, 2.0, 3.0], "b neurons": [0.0, 100.0, 200.0, 300.0]})
     assert chosen(dear, found, 30) == {"a heads": 4, "b neurons": 24}
-    with pytest.raises(UserError, match="target_macs: expected a share that pruning can reach, found 0.5; at least 0.4 stays"):
+    with pytest.raises(UserError, match=r"target_macs: expected a share that pruning can reach, found 0\.5; at least 0\.4 stays"):
         chosen(whole, found, 61)
 
 
@@ -101,9 +102,7 @@ def test_a_time_is_met_although_the_table_is_wrong(table):
 
 def test_a_time_that_is_not_reached_at_the_end_is_one_line():
     few = Budget("latency", 0.3, 1.0, 0.8, {"a": [0.0, 0.5]})
-    with pytest.raises(
-        UserError, match="target_latency: expected a share that pruning can reach, found 0.3; with all that can leave a step takes 0.500 of dense's"
-    ):
+    with pytest.raises(UserError, match=r"target_latency: .* found 0\.3; with all that can leave a step takes 0\.500 of dense's"):
         in_turn(few, lambda wanted: {"a": wanted}, lambda left, rounds: (1 - left["a"], 1.0, 1.0))
 
 
@@ -114,12 +113,17 @@ def test_a_latency_with_allocation_goes_by_the_table(monkeypatch):
         left, whole = (sum(p.numel() for p in one.parameters()) for one in (model, dense))
         return left / whole, float(left), float(whole)
 
+    def timed(denoiser, group, call, left):
+        return [of_an_item("parameters", denoiser, [group], call)[group_name(group)] * float(count) for count in left]
+
     monkeypatch.setattr(budget, "raced", raced)
+    monkeypatch.setattr(latency_table, "timed", timed)
     pipe = sd3()
     report = prune_(pipe, PROMPTS, PruningConfig(target_latency=0.85, allocation="obs", **QUICK))
     found = report.latency
     share = report.parameters["after"] / report.parameters["before"]
-    assert found["measured"] == pytest.approx(share) <= 0.85
+    assert found["measured"] == share
+    assert 0.75 < share <= 0.85
     assert found["tried"]
     assert {name for row in found["table"] for name in row["groups"]} == {f"{row.owner} {row.kind}" for row in report.groups}
 
