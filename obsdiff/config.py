@@ -52,6 +52,7 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
     "best": BEST,
     "fast": {kind: fields | {"allocation_prompts": 1} for kind, fields in BEST.items()},
 }
+BUDGETS = ("target_parameters", "target_macs", "target_bytes", "target_latency")  # settings that give a share of the dense denoiser instead of a sparsity
 DTYPES = ("float32", "bfloat16", "float16")
 DEFAULT_SPARSITY = 0.5
 DEFAULT_PACKAGES = 4
@@ -77,6 +78,12 @@ class PruningConfig:
     target_latency: float | None = setting(
         None, "structured: instead of a sparsity, the time of a denoising step as a share of the dense model's; the sparsity that meets it is measured"
     )
+    target_parameters: float | None = setting(
+        None,
+        "structured: instead of a sparsity, the share of the denoiser's parameters that stays at most; allocated over groups of all kinds (by obs, if not given)",
+    )
+    target_macs: float | None = setting(None, "structured: the same of the multiply-accumulates of a denoising step")
+    target_bytes: float | None = setting(None, "structured: the same of the bytes of the denoiser's weights")
     allocation: str | None = setting(
         None,
         "every layer gives up the same share, or less where it costs more: by layer error (obs), by what it does to the final latents (sensitivity), "
@@ -150,7 +157,8 @@ class PruningConfig:
             object.__setattr__(self, name, (value,) if isinstance(value, str) else tuple(value))
         if self.preset is not None:
             one_of("preset", self.preset, PRESETS)
-        for name, value in (DEFAULTS | PRESETS.get(self.preset, {}).get(self.kind, {})).items():
+        sized = any(getattr(self, name) is not None for name in BUDGETS if name != "target_latency")
+        for name, value in (DEFAULTS | ({"allocation": "obs"} if sized else {}) | PRESETS.get(self.preset, {}).get(self.kind, {})).items():
             if getattr(self, name) is None:
                 object.__setattr__(self, name, value)
         check(self)
@@ -171,6 +179,12 @@ class PruningConfig:
         if self.group:
             return 1 - self.group[0] / self.group[1]
         return DEFAULT_SPARSITY if self.sparsity is None else float(self.sparsity)
+
+    @property
+    def budget(self) -> tuple[str, float] | None:
+        """("parameters", "macs", "bytes" or "latency", share that stays) to be met by allocation; None if it is by uniform pruning, or nothing is asked for."""
+        asked = next((name for name in BUDGETS if getattr(self, name) is not None), None)
+        return (asked.removeprefix("target_"), float(getattr(self, asked))) if asked and self.allocation != "uniform" else None
 
     @property
     def calibrating(self) -> str:
@@ -232,11 +246,7 @@ def check(c: PruningConfig) -> None:
         if group:
             raise UserError(f"sparsity: pattern {c.pattern} fixes it at {1 - group[0] / group[1]:g}, found {c.sparsity!r}; leave it out")
         number("sparsity", c.sparsity, 0, 1, "0 <= sparsity < 1", above=False)
-    if c.target_latency is not None:
-        number("target_latency", c.target_latency, 0, 1, "between 0 and 1")
-        wrong = {"pattern": kind != "structured", "sparsity": c.sparsity is not None, "memory_budget_gib": c.memory_budget_gib is not None}
-        if found := [f"{name} {getattr(c, name)}" for name, is_wrong in wrong.items() if is_wrong]:
-            raise UserError(f"target_latency needs pattern structured, no sparsity and no memory budget; found {', '.join(found)}")
+    check_budget(c)
     whole("num_prompts", c.num_prompts, 1)
     for name in ("num_inference_steps", "height", "width", "packages"):
         if getattr(c, name) is not None:
@@ -311,6 +321,22 @@ def check_held_out(c: PruningConfig) -> None:
         raise UserError(f"choose_damping: method {c.method} has no damping; take {' or '.join(sorted(REPAIRING))}, or refine lstsq")
     if c.choose_damping and not c.damping:
         raise UserError("choose_damping tries multiples of damping: expected above 0, found 0")
+
+
+def check_budget(c: PruningConfig) -> None:
+    """A target in place of a sparsity goes alone, and with structured pruning. UserError for any other."""
+    given = [name for name in BUDGETS if getattr(c, name) is not None]
+    if not given:
+        return
+    for name in given:
+        number(name, getattr(c, name), 0, 1, "between 0 and 1")
+    if len(given) > 1:
+        raise UserError(f"{given[0]} and {given[1]} were both given: give one")
+    wrong = {"pattern": c.kind != "structured", "sparsity": c.sparsity is not None, "memory_budget_gib": c.memory_budget_gib is not None}
+    if found := [f"{name} {getattr(c, name)}" for name, is_wrong in wrong.items() if is_wrong]:
+        raise UserError(f"{given[0]} needs pattern structured, no sparsity and no memory budget; found {', '.join(found)}")
+    if c.allocation == "uniform" and given[0] != "target_latency":
+        raise UserError(f"{given[0]} needs an allocation over groups of all kinds, obs or sensitivity; found allocation uniform; leave it out for obs")
 
 
 def combinations() -> str:

@@ -3,18 +3,23 @@
 import inspect
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from .architectures import Block, Shape, Tap, require_blocks, uncovered
-from .config import PruningConfig
+from .budget import counted
+from .config import BUDGETS, PruningConfig
 from .errors import UserError
 from .folder import Folder, chosen_denoiser, other_denoisers
-from .meta import UNCONDITIONAL, build_on_meta, layers_of_config
+from .meta import UNCONDITIONAL, build_on_meta, example_inputs, layers_of_config
 from .packages import GIB, Package, passes, plan_packages, room, select, select_groups, work_bytes
 from .prediction import as_the_paper_counts, predict
+from .prune_structured import require_prunable
 from .pruned_models import PREFIX
 from .record import in_words
+from .savings import UNITS
 from .stored import read_json
+from .surgery import layer_shapes
 
 LONGEST = 100_000  # text tokens
 PIXELS = ("DDPM", "DDIM", "IF")  # pipelines that draw pixels, without an autoencoder, by the start of their names
@@ -31,6 +36,8 @@ def describe(folder: Folder, config: PruningConfig, prompts: int, paper_count: b
     units = select(blocks, config, linears)
     packages = plan_packages(units, linears, config)
     settings = resolve(folder, config)
+    budget = config.budget
+    config = at_budget(folder, component, config, settings)
     tokens = tokens_per_call(folder, component, settings)
     steps = settings["num_inference_steps"]
     calls, seen = (n * steps if steps else None for n in (prompts, config.calibrating_of(prompts)))
@@ -51,6 +58,7 @@ def describe(folder: Folder, config: PruningConfig, prompts: int, paper_count: b
         "parameters": parameters(folder, component),
         "targeted_parameters": sum(linears[layer][0] * linears[layer][1] for layer in pruned),
         "removed": config.removed,
+        "budget": budget,
         "blocks": [{"name": b.name, "kind": b.entry} for b in blocks],
         "layers": len(pruned),
         "units": len(units),
@@ -95,17 +103,35 @@ def parameters(folder: Folder, component: str) -> int:
     return sum(p.numel() for p in build_on_meta(folder.config(component)).parameters())
 
 
+def at_budget(folder: Folder, component: str, config: PruningConfig, settings: dict[str, Any]) -> PruningConfig:
+    """The config with the uniform sparsity that would meet its target; as it is without one. UserError for a target that can't be reached."""
+    if not config.budget:
+        return config
+    denoiser = build_on_meta(folder.config(component))
+    inputs = example_inputs(denoiser, *latents_of(folder, settings), text_tokens(folder) or 0)
+    if inputs is None and config.target_macs is not None:
+        raise UserError(f"inspect: target_macs: the arguments of {type(denoiser).__name__} are not known here; give target_parameters")
+    groups = select_groups(require_blocks(layer_shapes(denoiser, config.target), type(denoiser).__name__, config.target), config)
+    require_prunable(denoiser, groups)
+    sparsity = counted(*config.budget, denoiser, groups, config, inputs or {}).sparsity
+    return replace(config, sparsity=sparsity, **dict.fromkeys(BUDGETS))
+
+
+def latents_of(folder: Folder, settings: dict[str, Any]) -> tuple[int, int]:
+    """Height and width of the latents."""
+    if not settings["height"] or not settings["width"]:
+        raise UserError("inspect: the picture's size is not known; give --height and --width")
+    return settings["height"] // vae_factor(folder), settings["width"] // vae_factor(folder)
+
+
 def prediction(folder: Folder, component: str, config: PruningConfig, settings: dict[str, Any], paper_count: bool) -> dict[str, Any]:
     """What structured pruning would leave, counted on the meta device."""
-    height, width, tokens = settings["height"], settings["width"], text_tokens(folder)
-    factor = vae_factor(folder)
-    if not height or not width:
-        raise UserError("inspect: the picture's size is not known; give --height and --width")
+    latents, tokens = latents_of(folder, settings), text_tokens(folder)
     if not tokens and folder.config(component).get("_class_name", "").removeprefix(PREFIX) not in UNCONDITIONAL:
         raise UserError(f"inspect: the number of text tokens is not known: {folder.path} has no tokenizer/tokenizer_config.json")
-    found = predict(folder.config(component), config, (height // factor, width // factor), tokens or 0)
+    found = predict(folder.config(component), config, latents, tokens or 0)
     if paper_count:
-        found["as_the_paper_counts"] = as_the_paper_counts(folder.config(component), config, factor)
+        found["as_the_paper_counts"] = as_the_paper_counts(folder.config(component), config, vae_factor(folder))
     return found
 
 
@@ -201,6 +227,11 @@ def as_text(plan: dict[str, Any]) -> str:
         fewest = f"{min(columns):.1f}" if columns else "?"
         lines.append(f"{i + 1:7}  {package['layers']:6}  {package['hessian_gib']:12.4f}  {fewest:>17}  {package['taps'][0]['layers'][0]}")
     lines += prediction_lines(plan["prediction"]) if plan["prediction"] else []
+    if plan["budget"]:
+        unit, target = plan["budget"]
+        lines.append(
+            f"budget      at most {target:g} of the {UNITS[unit]}: as uniform pruning at sparsity {plan['removed']:g}, which is shown; a run moves items between groups"
+        )
     lines += ["", *plan["notes"], "tokens per column: the fewest in the package, repeats counted; a run counts distinct ones"]
     lines.append(f"not covered by any table entry, stay dense: {', '.join(plan['uncovered'])}" if plan["uncovered"] else "every layer of the blocks is covered")
     return "\n".join(lines)

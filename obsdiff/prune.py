@@ -3,7 +3,7 @@
     1. Find the denoiser's blocks and, in them, the linear layers that read the same input   (architectures.py)
        (a convolution is one, too: that of its unfolded input                                 unfolding.py)
     2. Split them, in forward order, into module packages                                    (packages.py)
-       (if not every layer gets the same share of zeros: who gets how many                   sensitivity.py, allocation.py, structured_sensitivity.py)
+       (if not every layer gets the same share of zeros: who gets how many                   sensitivity.py, allocation.py, structured_sensitivity.py, budget.py)
     3. For each package: run the calibration prompts through the model as pruned so far and
        gather one Hessian per input, weighted by denoising step                              (gathering.py, calibration.py, hessian.py)
        (for N:M, if asked: neurons and value dimensions in another order first           permuting.py)
@@ -20,7 +20,7 @@ import contextlib
 import time
 import warnings
 from collections.abc import Iterator, Sequence, Set
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,8 @@ from typing import Any
 import torch
 
 from .architectures import uncovered
-from .config import PruningConfig
+from .budget import Budget, budget_of, kept_to, spent
+from .config import BUDGETS, PruningConfig
 from .dense import require_fitting
 from .errors import CalibrationWarning
 from .folder import chosen_denoiser
@@ -50,7 +51,7 @@ from .sensitivity import allocate
 from .settings import denoisers_besides
 from .solve import AtWork
 from .store import store
-from .structured_sensitivity import allocate_groups
+from .structured_sensitivity import Spending, allocate_groups
 
 
 def prune_(
@@ -86,7 +87,7 @@ def prune_(
         pipe.to(config.device)
     ranks, pieces = Ranks.here(), pieces_of(job.packages, job.groups)
     kept = ranks.agree(lambda: Journal(Path(journal), fingerprint(pipe, job, model))) if journal else None
-    job = in_time(pipe, job, kept, report)
+    job, budget = aimed(pipe, job, kept, report)
     config = job.config
     solved = set(ranks.agree(lambda: [piece.number for piece in pieces if kept and kept.read(piece)]))
     owners = shared_out([cost(piece, job.linears) for piece in pieces], ranks.size)
@@ -100,12 +101,14 @@ def prune_(
         owner_of = {tap: owners[piece.number] for piece in pieces for tap in piece.taps}
         advance = partial(bar.advance_of, run)
         site = Site(run, job.denoiser, job.blocks, job.plan, waiting, config.offload_device, advance, ranks, owner_of)
-        shares, dense = allotted(site, job, dense, kept, report, bar)
+        shares, dense = allotted(site, job, dense, kept, report, bar, partial(spent, budget, pipe, job) if budget else None)
         dense = in_order(site, job, dense, kept, report, {layer for piece in pieces if piece.number in solved for layer in piece.layers})
         at_work = AtWork(job.denoiser, config, kept, solved, waiting, ranks, owners, shares)
         for outcome in outcomes(site, at_work, job.packages, pieces, dense, report, bar):
             report.layers += outcome.layers
             report.groups += outcome.groups
+        if budget and budget.unit != "latency":
+            report.budget = kept_to(budget, pipe, job)
     if job.groups:
         setattr(pipe, job.component, mark_pruned_(job.denoiser, report.layout))
         if config.allocation == "uniform":  # else it is what allocation chose
@@ -117,28 +120,33 @@ def prune_(
     return report
 
 
-def in_time(pipe: Any, job: Job, kept: Journal | None, report: PruningReport) -> Job:
-    """The job with the sparsity that meets its target latency, if it has one. A run that goes on finds it noted."""
-    if job.config.target_latency is None:
-        return job
+def aimed(pipe: Any, job: Job, kept: Journal | None, report: PruningReport) -> tuple[Job, Budget | None]:
+    """The job with the uniform sparsity that meets its target, if it has one, and the budget where allocation is to meet it. A run that goes
+    on finds both noted."""
+    if not job.config.budget and job.config.target_latency is None:
+        return job, None
+    name = "budget" if job.config.budget else "latency"
 
     def found() -> dict[str, Any]:
-        note = kept.recall("latency") if kept else None
+        note = kept.recall(name) if kept else None
         if note is None:
-            with seconds(report, "latency"), prepared(pipe, job.scheduler):
-                note = meet(pipe, job)
+            with seconds(report, name), prepared(pipe, job.scheduler):
+                note = asdict(budget_of(pipe, job)) if name == "budget" else meet(pipe, job)
             if kept:
-                kept.note("latency", note)
+                kept.note(name, note)
         return note
 
-    report.latency = Ranks.here().agree(found)
-    config = replace(job.config, sparsity=report.latency["sparsity"], target_latency=None)
+    note = Ranks.here().agree(found)
+    budget = Budget(**note) if name == "budget" else None
+    if not budget:
+        report.latency = note
+    config = replace(job.config, sparsity=note["sparsity"], **dict.fromkeys(BUDGETS))
     report.config = config.to_dict()
-    return replace(job, config=config)
+    return replace(job, config=config), budget
 
 
 def allotted(
-    site: Site, job: Job, dense: DensePass | None, kept: Journal | None, report: PruningReport, bar: Progress
+    site: Site, job: Job, dense: DensePass | None, kept: Journal | None, report: PruningReport, bar: Progress, spending: Spending | None
 ) -> tuple[dict[str, float], DensePass | None]:
     """The sparsity of every layer, or what every group keeps, where it is not the config that says so, and the dense pass that it took. A
     run that goes on finds it noted."""
@@ -150,11 +158,14 @@ def allotted(
         with seconds(report, "calibration"):
             dense = dense or gather(site, taps, job.config.calibrating)
         with seconds(report, "allocation"):
-            way = partial(allocate_groups, site, job.groups) if job.groups else partial(allocate, site)
-            found = way(taps, dense, job.config, bar.trying)
+            if job.groups:
+                found = allocate_groups(site, job.groups, taps, dense, job.config, bar.trying, spending)
+            else:
+                found = allocate(site, taps, dense, job.config, bar.trying)
         if kept and site.ranks.rank == 0:
             kept.note("allocation", found)
     report.sensitivity = found["sensitivity"]
+    report.latency = found.get("met") or report.latency
     return found["shares"], dense
 
 

@@ -147,10 +147,10 @@ def write_whole(pipe: Any, formats: dict[str, str], report: Any, beside: Path, t
 def summary(output: Path, report: Any, seconds: float) -> str:
     errors = sorted(row.error for row in report.layers)
     done = report.gone() if report.groups else f"{report.sparsity:.2%} zeros in {len(report.layers)} layers"
-    if report.latency:
-        done += (
-            f" (sparsity {report.latency['sparsity']:g}: a step takes {report.latency['measured']:.2f} of dense's time, asked for {report.latency['target']:g})"
-        )
+    if met := report.latency:
+        done += f" (sparsity {met['sparsity']:g}: a step takes {met['measured']:.2f} of dense's time, asked for {met['target']:g})"
+    if met := report.budget:
+        done += f" ({met['share']:.4f} of dense's {met['unit']}, asked for {met['target']:g})"
     apart = sorted(row.held_out_error for row in report.layers if row.held_out_error is not None)
     held_out = f" (held out {apart[len(apart) // 2]:.4f} and {apart[-1]:.4f})" if apart else ""
     return f"{output}: {done}, layer error median {errors[len(errors) // 2]:.4f} largest {errors[-1]:.4f}{held_out}, {seconds:.0f} s"

@@ -54,7 +54,8 @@ class PruningReport:
     prompts with their seeds, and of every other file that was written; `sensitivity` the relative latent error of pruning a layer's
     input alone, where zeros were allocated by it; `permutation` how many layers got another order of
     inputs and how many could not, and the mean share of Wanda's score that the pattern keeps before and after; `latency` what was
-    measured to meet a target latency."""
+    measured to meet a target latency; `budget` the unit and share that were asked for, what the dense denoiser had of it, and what the pruned
+    one has, counted."""
 
     config: dict[str, Any]
     settings: dict[str, Any] = field(default_factory=dict)
@@ -65,6 +66,7 @@ class PruningReport:
     layers: list[LayerRecord] = field(default_factory=list)
     groups: list[GroupRecord] = field(default_factory=list)
     latency: dict[str, Any] = field(default_factory=dict)
+    budget: dict[str, Any] = field(default_factory=dict)
     sensitivity: dict[str, float] = field(default_factory=dict)
     permutation: dict[str, Any] = field(default_factory=dict)
     parameters: dict[str, int] = field(default_factory=dict)

@@ -1,25 +1,27 @@
 """How many heads, neurons and channels each group gives up, where they cost least: in all at least as many parameters and
-multiply-accumulates as uniform pruning takes.
+multiply-accumulates as uniform pruning takes, or what a budget of one of them, of bytes or of time says (budget.py).
 
 Of every group the items leave one step after the other, as pruning takes them; the layer errors on the way are its curve.
 For allocation "sensitivity" the curve is scaled to what the group, pruned alone as uniform pruning would, does to the final latents.
-What an item saves is counted (savings.py), and who gives up how many is a knapsack (knapsack.py).
+What an item saves is counted (savings.py), and prices on it say who gives up how many (prices.py).
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from .architectures import Group, Tap
 from .config import PruningConfig
+from .drawing import denoiser_call
 from .errors import NotPositiveDefinite
 from .gathering import DensePass, Site
 from .hessian import Hessian
 from .prices import cheapest
 from .prune_structured import group_name, left_of
-from .my_savings import call_macs, saved
+from .savings import of_an_item
 from .sensitivity import Trying, effect_of, first_latents
 from .solvers.solution import squared_error
 from .solvers.structured import Consumer, obs_heads, obs_neurons
@@ -50,20 +52,34 @@ class Curve:
         return self.errors[steps] if steps < len(self.errors) else torch.inf
 
 
-def allocate_groups(site: Site, groups: list[Group], taps: list[Tap], dense: DensePass, config: PruningConfig, trying: Trying) -> dict[str, dict[str, float]]:
-    """{"shares": how many items of every group stay, "sensitivity": relative latent error of pruning it alone, where that was measured}."""
+Spending = Callable[[Mapping[str, Curve]], dict[str, Any]]  # a budget's way: {"shares": ..., and what else is to be recorded}
+
+
+def allocate_groups(
+    site: Site, groups: list[Group], taps: list[Tap], dense: DensePass, config: PruningConfig, trying: Trying, spending: Spending | None = None
+) -> dict[str, Any]:
+    """{"shares": how many items of every group stay, "sensitivity": relative latent error of pruning it alone, where that was measured}, and what `spending`
+    says where it is that which shares out."""
     base = first_latents(site, config)
     tap_of = {layer: tap for tap in taps for layer in tap.layers}
     mine = [group for group in groups if site.owners.get(tap_of[group.consumers[0]], 0) == site.ranks.rank]
-    own, macs = {}, call_macs(site)
+    own, saved = {}, savings_of(site, groups)
     for i, group in enumerate(mine):
         trying(i, len(mine))
         curve = curve_of(site, group, dense.of(tuple({tap_of[name]: 0 for name in group.consumers})), config, base)
-        own[group_name(group)] = replace(curve, saved=saved(site.denoiser, group, macs))
+        own[group_name(group)] = replace(curve, saved=tuple(part[group_name(group)] for part in saved))
     curves: dict[str, Curve] = site.ranks.collect(own)
     names = [group_name(group) for group in groups]
-    left = dict(zip(names, spread([curves[name] for name in names]), strict=True))
-    return {"shares": left, "sensitivity": {name: curves[name].effect for name in names} if base is not None else {}}
+    effects = {"sensitivity": {name: curves[name].effect for name in names} if base is not None else {}}
+    if spending:
+        return site.ranks.agree(lambda: spending({name: curves[name] for name in names})) | effects
+    return {"shares": dict(zip(names, spread([curves[name] for name in names]), strict=True))} | effects
+
+
+def savings_of(site: Site, groups: list[Group]) -> tuple[dict[str, float], ...]:
+    """What an item of each group saves, of parameters and of multiply-accumulates."""
+    call = denoiser_call(site.run.pipe, site.denoiser, site.plan.prompts[0], site.plan.settings)
+    return tuple(of_an_item(unit, site.denoiser, groups, call) for unit in ("parameters", "macs"))
 
 
 def spread(curves: list[Curve]) -> list[int]:
@@ -115,8 +131,12 @@ def curve_of(site: Site, group: Group, hessians: Mapping[Tap, Hessian], config: 
     if base is not None and there:
         effect = effect_of(site, there[1], base, config)
         errors = [effect * error / there[0] if there[0] > 0 else 0.0 for error in errors]
-    least = config.round_to if group.kind == "neurons" else 1
-    return Curve(total, step, uniform, errors, effect=effect, movable=total % least == 0)
+    return Curve(total, step, uniform, errors, effect=effect, movable=movable(group, total, config))
+
+
+def movable(group: Group, total: int, config: PruningConfig) -> bool:
+    """Whether steps leave a number of items that is allowed."""
+    return group.kind != "neurons" or total % config.round_to == 0
 
 
 def steps_of(group: Group, total: int, config: PruningConfig) -> tuple[int, int]:
