@@ -63,8 +63,8 @@ def test_a_run_goes_on_with_what_was_noted(tmp_path, monkeypatch):
 def curves() -> tuple[dict[str, Curve], dict[str, list[float]]]:
     """Heads that cost little for what they save, and neurons that cost much."""
     found = {
-        "a heads": Curve(("heads",), 4, 1, 1, [0.0, 0.1, 0.2, 0.3]),
-        "b neurons": Curve(("neurons",), 32, 8, 8, [0.0, 1.0, 2.0, 3.0], least=8),
+        "a heads": Curve(4, 1, 1, [0.0, 0.1, 0.2, 0.3]),
+        "b neurons": Curve(32, 8, 8, [0.0, 1.0, 2.0, 3.0]),
     }
     return found, {"a heads": [0.0, 10.0, 20.0, 30.0], "b neurons": [0.0, 10.0, 20.0, 30.0]}
 
