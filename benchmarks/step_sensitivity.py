@@ -1,0 +1,128 @@
+"""How much an error in each denoising step moves the final latents, and whether Hessians weighted by it, or by guidance, prune better.
+
+    python -m benchmarks.step_sensitivity [--model emoji-unet] [--pattern unstructured|2:4] [--method obs]
+
+Noise of SIZE times the deviation of the denoiser's output is added to it in one step at a time. Then the model is pruned from Hessians
+of which every step and guidance half was summed by itself, under each weighting. Prints relative latent errors and paired differences to
+uniform weights, with standard errors.
+"""
+
+import argparse
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from obsdiff import PruningConfig
+from obsdiff.architectures import Tap
+from obsdiff.calibration import Account, Plan, tapped
+from obsdiff.config import STEP_WEIGHTINGS
+from obsdiff.running import Run, hooked, prepared
+from obsdiff.settings import choose_prompts
+from obsdiff.step_weights import step_weight
+
+from .paper.hessians import HIGH, LOW, Sums
+from .paper.lab import CALIBRATION, Lab
+
+SIZE = 0.01
+DRAWN = 8  # prompts that the noise is tried on
+EVALUATION = 32
+
+
+class ByHalf:
+    """Sums of one tap by step and guidance half. Stands where calibration's hooks expect a Hessian."""
+
+    def __init__(self, run: Run, columns: int, steps: int):
+        self.run, self.sums = run, [(Sums.zeros(columns), Sums.zeros(columns)) for _ in range(steps)]
+
+    def update(self, tokens: Tensor, weight: float) -> None:
+        for part, half in zip(self.sums[self.run.step], tokens.chunk(2), strict=True):
+            part.update(half)
+
+    def weighted(self, alpha: list[float], halves: tuple[float, float]) -> Sums:
+        total = Sums.zeros(self.sums[0][0].columns)
+        for a, pair in zip(alpha, self.sums, strict=True):
+            for beta, part in zip(halves, pair, strict=True):
+                total.xx.add_(part.xx, alpha=a * beta)
+                total.x.add_(part.x, alpha=a * beta)
+                total.samples += part.samples
+                total.alpha += a * beta * part.alpha
+        return total
+
+
+@contextmanager
+def noise_in(denoiser: nn.Module, run: Run, step: int, energy: list[float]) -> Iterator[None]:
+    """The denoiser's output with noise in one step; its mean square is added to `energy`."""
+    generator = torch.Generator().manual_seed(step)
+
+    def hook(_module: nn.Module, _args: tuple, output: Any) -> Any:
+        if run.step != step:
+            return None
+        whole = output[0]
+        noise = torch.randn(whole.shape, generator=generator) * (SIZE * whole.std())
+        energy.append(noise.square().mean().item())
+        return (whole + noise, *output[1:]) if isinstance(output, tuple) else type(output)(sample=whole + noise)
+
+    with hooked([denoiser.register_forward_hook(hook)]):
+        yield
+
+
+def sensitivities(lab: Lab, run: Run, prompts: list[str], seeds: list[int]) -> list[float]:
+    """Mean squared change of the final latents over that of the denoiser's output, for every step."""
+    base, found = run.latents(prompts, seeds, lab.settings), []
+    for step in range(lab.steps):
+        energy: list[float] = []
+        with noise_in(lab.dense, run, step, energy):
+            change = run.latents(prompts, seeds, lab.settings) - base
+        found.append(change.square().mean().item() * len(energy) / sum(energy))
+    return found
+
+
+def gathered(lab: Lab, run: Run, taps: list[Tap], prompts: list[str], seeds: list[int]) -> dict[Tap, ByHalf]:
+    sums = {tap: ByHalf(run, lab.dense.get_submodule(tap.layers[0]).in_features, lab.steps) for tap in taps}
+    plan = Plan(prompts, seeds, lab.settings)
+    with tapped(run, lab.dense, sums, Account(), ("uniform", 1.0, 1.0), lambda prompts: None):
+        for some, their in plan.batches():
+            run.latents(some, their, plan.settings)
+    return sums
+
+
+def weightings(lab: Lab, found: list[float]) -> dict[str, tuple[list[float], tuple[float, float]]]:
+    """Name -> weights of the steps, and of the unconditional and the conditional half: they enter a picture as u + s (c - u)."""
+    scale, mean = lab.settings["guidance_scale"], sum(found) / len(found)
+    measured = [f / mean for f in found]
+    halves = torch.tensor([(scale - 1) ** 2, scale**2])
+    guided = tuple((halves / halves.mean()).tolist())
+    ways = {kind: ([step_weight(kind, t, lab.steps, LOW, HIGH) for t in range(lab.steps)], (1.0, 1.0)) for kind in reversed(STEP_WEIGHTINGS)}
+    ways |= {"measured": (measured, (1.0, 1.0)), "root of measured": ([m**0.5 for m in measured], (1.0, 1.0))}
+    return ways | {"uniform, guidance": (ways["uniform"][0], guided), "measured, guidance": (measured, guided)}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="emoji-unet")
+    parser.add_argument("--pattern", default="unstructured")
+    parser.add_argument("--method", default="obs")
+    args = parser.parse_args()
+    lab = Lab(args.model, prompts=EVALUATION)
+    config = PruningConfig(pattern=args.pattern, method=args.method, num_prompts=CALIBRATION)
+    prompts, seeds = choose_prompts(lab.calibration, config)
+    taps = [tap for package in lab.packages(config) for tap in package.taps]
+    with prepared(lab.pipe) as run:
+        found = sensitivities(lab, run, prompts[:DRAWN], seeds[:DRAWN])
+        print("sensitivity of each step: " + ", ".join(f"{f:.3g}" for f in found), flush=True)
+        sums = gathered(lab, run, taps, prompts, seeds)
+    base: Tensor | None = None
+    for name, (alpha, halves) in weightings(lab, found).items():
+        hessians = {layer: by.weighted(alpha, halves) for tap, by in sums.items() for layer in tap.layers}
+        error = lab.figures(lab.pruned(config, hessians)[0])["relative_latent_error"]
+        each = torch.tensor(error["per_prompt"])
+        base = each if base is None else base
+        change = each - base
+        print(f"{name:20} {error['value']:.4f}  {change.mean():+.4f} (standard error {change.std() / len(change) ** 0.5:.4f})", flush=True)
+
+
+if __name__ == "__main__":
+    main()
