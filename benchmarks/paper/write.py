@@ -163,7 +163,7 @@ def calibration_table(rows: dict[str, Kept]) -> str:
 
 def presets_table(rows: dict[str, Kept]) -> str:
     """A line a target: the paper preset's error; of the others error, ratio to the paper's (mean over seeds, and the seeds' range), share
-    of prompts that are drawn better, and seconds over the paper's."""
+    of prompts that are drawn better, and CPU time over the paper's."""
     lines = []
     for target in TARGETS:
         seeds = [seed for seed in SEEDS if all(f"{preset}: {target}, seed {seed}" in rows for preset in PRESETS)]
@@ -195,7 +195,7 @@ def beside(mine: list[Kept], paper: list[Kept]) -> list[str]:
         metric: np.mean([a["metrics"][metric]["value"] - b["metrics"][metric]["value"] for a, b in zip(mine, paper, strict=True)]) for metric in SHOWN[1:]
     }
     cost = {key: np.mean([a["cost"][key] / b["cost"][key] - 1 for a, b in zip(mine, paper, strict=True) if b["cost"][key]] or [0]) for key in COSTS}
-    time = np.mean([sum(a["seconds"].values()) / sum(b["seconds"].values()) for a, b in zip(mine, paper, strict=True)])
+    time = np.mean([a["cpu_seconds"] / b["cpu_seconds"] for a, b in zip(mine, paper, strict=True)])
     return [
         f"{ours.mean():.4f}",
         f"{ours.mean() / theirs.mean():.2f} <sub>{low:.2f} to {high:.2f}; sets {by_seed.min():.2f} to {by_seed.max():.2f}</sub>",
