@@ -37,7 +37,7 @@ def cheapest(errors: list[list[float]], savings: Tensor, wanted: Tensor) -> list
     most = torch.tensor([len(row) - 1 for row in errors])
     if not enough(most, savings, wanted):
         return None
-    units = savings / wanted.clamp(min=1e-300)
+    units = savings / wanted.where(wanted > 0, torch.inf)  # what nobody wants has no price
     found = [most]
     for mix in mixes(len(wanted)):
         steps = least_price(costs, units @ mix, savings, wanted)

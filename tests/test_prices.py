@@ -45,6 +45,11 @@ def test_nothing_to_save_takes_nothing():
     assert cheapest([[0.0, 1.0, 3.0], [0.0, 0.1, 0.2]], torch.tensor([[1.0], [2.0]]), torch.tensor([0.0])) == [0, 0]
 
 
+def test_a_resource_that_nobody_wants_has_no_price():
+    savings = torch.tensor([[1e9, 1.0], [1.0, 1.0]], dtype=torch.float64)
+    assert cheapest([[0.0, 2.0], [0.0, 1.0]], savings, torch.tensor([0.0, 1.0])) == [0, 1]
+
+
 def test_a_group_ends_where_its_errors_end():
     found = cheapest([[0.0, 0.0], [0.0, 5.0, 9.0, 20.0]], torch.tensor([[1.0], [1.0]]), torch.tensor([3.0]))
     assert found == [1, 2]
