@@ -32,16 +32,18 @@ EVALUATION = 32
 
 
 class ByHalf:
-    """Sums of one tap by step and guidance half. Stands where calibration's hooks expect a Hessian."""
+    """Sums of one tap by step and guidance half, and of both as guidance puts them together. Stands where calibration's hooks expect a Hessian."""
 
-    def __init__(self, run: Run, columns: int, steps: int):
-        self.run, self.sums = run, [(Sums.zeros(columns), Sums.zeros(columns)) for _ in range(steps)]
+    def __init__(self, run: Run, columns: int, steps: int, scale: float):
+        self.run, self.scale, self.sums = run, scale, [tuple(Sums.zeros(columns) for _ in range(3)) for _ in range(steps)]
 
     def update(self, tokens: Tensor, weight: float) -> None:
-        for part, half in zip(self.sums[self.run.step], tokens.chunk(2), strict=True):
+        u, c = tokens.chunk(2)
+        together = (u + self.scale * (c - u)) / ((self.scale - 1) ** 2 + self.scale**2) ** 0.5
+        for part, half in zip(self.sums[self.run.step], (u, c, together), strict=True):
             part.update(half)
 
-    def weighted(self, alpha: list[float], halves: tuple[float, float]) -> Sums:
+    def weighted(self, alpha: list[float], halves: tuple[float, float, float]) -> Sums:
         total = Sums.zeros(self.sums[0][0].columns)
         for a, pair in zip(alpha, self.sums, strict=True):
             for beta, part in zip(halves, pair, strict=True):
@@ -81,7 +83,8 @@ def sensitivities(lab: Lab, run: Run, prompts: list[str], seeds: list[int]) -> l
 
 
 def gathered(lab: Lab, run: Run, taps: list[Tap], prompts: list[str], seeds: list[int]) -> dict[Tap, ByHalf]:
-    sums = {tap: ByHalf(run, lab.dense.get_submodule(tap.layers[0]).in_features, lab.steps) for tap in taps}
+    scale = lab.settings["guidance_scale"]
+    sums = {tap: ByHalf(run, lab.dense.get_submodule(tap.layers[0]).in_features, lab.steps, scale) for tap in taps}
     plan = Plan(prompts, seeds, lab.settings)
     with tapped(run, lab.dense, sums, Account(), ("uniform", 1.0, 1.0), lambda prompts: None):
         for some, their in plan.batches():
@@ -89,15 +92,18 @@ def gathered(lab: Lab, run: Run, taps: list[Tap], prompts: list[str], seeds: lis
     return sums
 
 
-def weightings(lab: Lab, found: list[float]) -> dict[str, tuple[list[float], tuple[float, float]]]:
-    """Name -> weights of the steps, and of the unconditional and the conditional half: they enter a picture as u + s (c - u)."""
+def weightings(lab: Lab, found: list[float]) -> dict[str, tuple[list[float], tuple[float, float, float]]]:
+    """Name -> weights of the steps, and of the unconditional half, the conditional one and both together: they enter a picture as
+    u + s (c - u). Weighted each by itself, equal errors of both count twice; together they cancel as they do there."""
     scale, mean = lab.settings["guidance_scale"], sum(found) / len(found)
     measured = [f / mean for f in found]
     halves = torch.tensor([(scale - 1) ** 2, scale**2])
-    guided = tuple((halves / halves.mean()).tolist())
-    ways = {kind: ([step_weight(kind, t, lab.steps, LOW, HIGH) for t in range(lab.steps)], (1.0, 1.0)) for kind in reversed(STEP_WEIGHTINGS)}
-    ways |= {"measured": (measured, (1.0, 1.0)), "root of measured": ([m**0.5 for m in measured], (1.0, 1.0))}
-    return ways | {"uniform, guidance": (ways["uniform"][0], guided), "measured, guidance": (measured, guided)}
+    guided, same = (*(halves / halves.mean()).tolist(), 0.0), (1.0, 1.0, 0.0)
+    ways = {kind: ([step_weight(kind, t, lab.steps, LOW, HIGH) for t in range(lab.steps)], same) for kind in reversed(STEP_WEIGHTINGS)}
+    ways |= {"measured": (measured, same), "root of measured": ([m**0.5 for m in measured], same)}
+    ways |= {"uniform, guidance": (ways["uniform"][0], guided), "measured, guidance": (measured, guided)}
+    together = {"together": (0.0, 0.0, 1.0), "half together": (0.5, 0.5, 1.0), "a tenth apart": (0.1, 0.1, 1.0)}
+    return ways | {f"uniform, {name}": (ways["uniform"][0], parts) for name, parts in together.items()}
 
 
 def main() -> None:

@@ -15,8 +15,9 @@ or NaN ends the run with the layer's name.
 import contextlib
 import math
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 
 import torch
 from torch import Tensor, nn
@@ -137,25 +138,35 @@ def calibrate(
     return hessians
 
 
-def new_hessians(denoiser: nn.Module, taps: list[Tap], device: torch.device | str | None = None, store: Store | None = None) -> dict[Tap, Hessian]:
-    """An empty Hessian for each tap; those that the store has no room for are memory-mapped files."""
+def new_hessians(
+    denoiser: nn.Module, taps: list[Tap], device: torch.device | str | None = None, store: Store | None = None, crossed: bool = False
+) -> dict[Tap, Hessian]:
+    """An empty Hessian for each tap, `crossed` with its cross sums; those that the store has no room for are memory-mapped files."""
     found = {}
     for tap in taps:
         layer = denoiser.get_submodule(tap.layers[0])
         columns = matrix(layer).shape[1]
         file = store.take(bytes_of(columns)) if store else None
         found[tap] = Hessian.mapped(columns, file) if file else Hessian.zeros(columns, device or layer.weight.device)
+        found[tap].cross = torch.zeros_like(found[tap].xx) if crossed else None
     return found
 
 
 @contextlib.contextmanager
 def tapped(
-    run: Run, denoiser: nn.Module, hessians: dict[Tap, Hessian], account: Account, weighting: tuple[str, float, float], on_call: Callable[[int], None]
+    run: Run,
+    denoiser: nn.Module,
+    hessians: dict[Tap, Hessian],
+    account: Account,
+    weighting: tuple[str, float, float],
+    on_call: Callable[[int], None],
+    dense: Mapping[Tap, list[Tensor]] = MappingProxyType({}),
 ) -> Iterator[None]:
-    """Hooks on the denoiser and on the tapped layers, removed on the way out."""
+    """Hooks on the denoiser and on the tapped layers, removed on the way out. `dense`: what the dense model's taps read in the same calls, if
+    cross sums are wanted; used up."""
     hooks = [(denoiser, denoiser_hook(run, account, on_call)), *((other, other_hook(run, account)) for other in other_modules(run, denoiser))]
     for tap, hessian in hessians.items():
-        shared = Shared(len(tap.layers))
+        shared = Shared(len(tap.layers), dense.get(tap))
         hooks += [(denoiser.get_submodule(layer), layer_hook(run, account, layer, hessian, shared, weighting)) for layer in tap.layers]
     with hooked(module.register_forward_pre_hook(hook) for module, hook in hooks):
         yield
@@ -190,9 +201,11 @@ def is_expert(layer: str) -> bool:
 
 @dataclass
 class Shared:
-    """The tensor that the layers of one tap read in the current denoiser call, and which of them have read it."""
+    """The tensor that the layers of one tap read in the current denoiser call, and which of them have read it; and what the dense model's
+    read, if that is to be compared."""
 
     layers: int
+    dense: list[Tensor] | None = None
     reader: str = ""
     tensor: Tensor | None = None
     readers: int = 0
@@ -209,8 +222,9 @@ def layer_hook(run: Run, account: Account, layer: str, hessian: Hessian, shared:
             numbers = x.detach().float()
             require_usable(numbers, layer, run.step + 1)
             kind, low, high = weighting
-            for part in tokens(module, numbers):
-                hessian.update(part, step_weight(kind, run.step, run.steps, low, high))
+            alpha = step_weight(kind, run.step, run.steps, low, high)
+            for part, *other in zip(tokens(module, numbers), *dense_tokens(module, layer, numbers, shared), strict=True):
+                hessian.update(part, alpha, *other)
         elif not same(x, shared.tensor):
             raise CalibrationError(f"{layer} and {shared.reader} were taken to read one tensor, but their inputs differ")
         shared.readers += 1
@@ -218,6 +232,17 @@ def layer_hook(run: Run, account: Account, layer: str, hessian: Hessian, shared:
             shared.tensor, shared.readers = None, 0
 
     return hook
+
+
+def dense_tokens(module: nn.Module, layer: str, numbers: Tensor, shared: Shared) -> list[Iterator[Tensor]]:
+    """The tokens that the dense model's tap read where this one reads `numbers`; none if they are not wanted."""
+    if shared.dense is None:
+        return []
+    if not shared.dense or shared.dense[0].shape != numbers.shape:
+        raise CalibrationError(
+            f"asymmetric: {layer} reads other tokens than in the dense model, so they can't be compared; leave it out with --exclude '{layer}'"
+        )
+    return [tokens(module, shared.dense.pop(0).float())]
 
 
 def require_usable(numbers: Tensor, layer: str, step: int) -> None:

@@ -39,6 +39,8 @@ DEFAULTS = {  # of fields that a preset may set
     "allocation": "uniform",
     "allocation_prompts": 4,
     "permute": False,
+    "asymmetric": False,
+    "correct_bias": False,
     "held_out": 0,
     "choose_damping": False,
 }
@@ -139,6 +141,13 @@ class PruningConfig:
     permute: bool | None = setting(
         None,
         "N:M: put FFN neurons, and the value dimensions of each head, into an order in which the pattern keeps more; the dense model computes the same (default no)",
+    )
+    asymmetric: bool | None = setting(
+        None,
+        "replay: later packages aim at what the dense model's layers give for its own inputs, and so repair what earlier packages broke (default no)",
+    )
+    correct_bias: bool | None = setting(
+        None, "put the mean of what pruning changes in a layer's outputs into its bias, if it has one; repair has mostly done so (default no)"
     )
     compensation: bool = setting(True, "leave the kept weights as they are: remove weights, repair nothing")
     component: str | None = setting(None, "pipeline component to prune, such as transformer_2 or prior (default: transformer or unet, else decoder or prior)")
@@ -298,6 +307,9 @@ def check(c: PruningConfig) -> None:
         raise UserError(f"permute: only for an N:M pattern does the order of inputs count; found pattern {c.pattern}; leave it out")
     if c.permute and c.calibrating != "single":
         raise UserError(f"permute{why} needs all Hessians at once, so calibration single; found {c.calibrating}; or take no-permute")
+    check_asymmetric(c)
+    if not isinstance(c.correct_bias, bool):
+        raise UserError(f"correct_bias: expected True or False, found {c.correct_bias!r}")
     if c.refine != "none" and not c.compensation:
         raise UserError(f"refine {c.refine} repairs the kept weights, which no-compensation leaves as they are; give one of them")
     if c.refine == "swaps" and kind == "structured":
@@ -321,6 +333,18 @@ def check_held_out(c: PruningConfig) -> None:
         raise UserError(f"choose_damping: method {c.method} has no damping; take {' or '.join(sorted(REPAIRING))}, or refine lstsq")
     if c.choose_damping and not c.damping:
         raise UserError("choose_damping tries multiples of damping: expected above 0, found 0")
+
+
+def check_asymmetric(c: PruningConfig) -> None:
+    """UserError for asymmetric calibration without the two models' inputs, or of weights that are only removed."""
+    if not isinstance(c.asymmetric, bool):
+        raise UserError(f"asymmetric: expected True or False, found {c.asymmetric!r}")
+    if c.asymmetric and c.calibrating != "replay":
+        raise UserError(f"asymmetric compares the dense model's inputs with the pruned one's, so it needs calibration replay; found {c.calibrating}")
+    if c.asymmetric and not c.repairs:
+        raise UserError(
+            f"asymmetric gives the repair another aim, and method {c.method} repairs nothing here; take {' or '.join(sorted(REPAIRING))}, or refine lstsq"
+        )
 
 
 def check_budget(c: PruningConfig) -> None:

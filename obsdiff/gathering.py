@@ -11,6 +11,7 @@ get no Hessians, and are to be pruned as they were when their turn comes, since 
 The dense pass of single and replay does not depend on what is then pruned: `DensePass` keeps it, for many prunings of one model.
 """
 
+import contextlib
 from collections.abc import Callable, Iterator, Mapping, Set
 from dataclasses import dataclass, field
 from itertools import chain
@@ -19,14 +20,16 @@ from torch import nn
 
 from .architectures import Block, Tap
 from .calibration import Plan, calibrate
+from .dense_stream import DenseStream
 from .errors import CalibrationError, UserError
 from .hessian import Hessian
 from .packages import Package
 from .ranks import Ranks
 from .recording import Shelf
-from .replay import Trajectory, record, replayed
+from .replay import record, replayed, spans
 from .running import Run
 from .store import Store
+from .trajectory import Trajectory
 
 Hessians = dict[Tap, Hessian]
 
@@ -35,7 +38,7 @@ Hessians = dict[Tap, Hessian]
 class Site:
     """Where calibration works: the pipeline made ready, its denoiser with its blocks, what to draw, where things wait, which device holds
     Hessians, what is called at each denoiser call with the number of prompts in it; the processes at work, and which of them solves
-    which tap (none: whoever asks)."""
+    which tap (none: whoever asks); and whether replay's Hessians get cross sums with the dense model's inputs."""
 
     run: Run
     denoiser: nn.Module
@@ -46,6 +49,7 @@ class Site:
     on_call: Callable[[int], None] = lambda prompts: None
     ranks: Ranks = field(default_factory=Ranks)
     owners: Mapping[Tap, int] = field(default_factory=dict)
+    asymmetric: bool = False
 
     def added_up(self, hessians: Hessians) -> Hessians:
         """The Hessians over all processes: each at the owner of its tap, or everywhere."""
@@ -96,14 +100,18 @@ def replay(site: Site, packages: list[Package], dense: DensePass | None = None, 
     if done == len(packages):
         yield from ({} for _ in packages)
         return
-    first = () if done else packages[0].taps
+    first, begin = () if done else packages[0].taps, max(1, done)
     own = dense or gather(site, list(first), "replay")
+    stream = DenseStream(site.run, site.denoiser, own.trajectory, packages, spans(packages, own.trajectory)) if site.asymmetric else None
+    if stream:
+        stream.begin(begin)
     yield own.of(first)
     if not dense:
         own.hessians.clear()
     yield from ({} for _ in packages[1:done])
-    for found in replayed(site.run, site.denoiser, own.trajectory, packages, site.plan, site.device, site.on_call, max(1, done)):
-        yield site.added_up(found)
+    with contextlib.closing(stream) if stream else contextlib.nullcontext():
+        for found in replayed(site.run, site.denoiser, own.trajectory, packages, site.plan, site.device, site.on_call, begin, stream):
+            yield site.added_up(found)
 
 
 def leading(packages: list[Package], solved: Set[str]) -> int:

@@ -38,7 +38,7 @@ REPEATED = 0.9  # an image with a smaller share of distinct tokens than this has
 class Hessian:
     """Raw weighted sums of the inputs of one tap: xx (I, I), of which the lower triangle counts, x (I,), alpha, and how many tokens,
     how many of them distinct. Shared: several prunings read it. `order`: the inputs are asked for in another order than they are summed in.
-    `held_out`: the sums of other prompts, kept apart, of the same tap; nothing here adds the two."""
+    `held_out`: the sums of other prompts, kept apart, of the same tap; nothing here adds the two. `cross` (I, I): the sums of alpha (x* - x) x^T, x* the input in the dense model."""
 
     xx: Tensor
     x: Tensor
@@ -48,6 +48,7 @@ class Hessian:
     seen: set[float] = field(default_factory=set, repr=False)
     order: Tensor | None = None
     held_out: "Hessian | None" = field(default=None, repr=False)
+    cross: Tensor | None = field(default=None, repr=False)
 
     @classmethod
     def zeros(cls, columns: int, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> "Hessian":
@@ -72,14 +73,17 @@ class Hessian:
         """Different tokens seen, at most ENOUGH per column. Padding and null text tokens repeat, and repeat no knowledge."""
         return len(self.seen)
 
-    def update(self, tokens: Tensor, weight: float = 1.0) -> None:
-        """Add the tokens of one denoising step, weighted by its alpha: (B, T, I), or (T, I) if their images are not known."""
+    def update(self, tokens: Tensor, weight: float = 1.0, dense: Tensor | None = None) -> None:
+        """Add the tokens of one denoising step, weighted by its alpha: (B, T, I), or (T, I) if their images are not known. `dense`, of the same
+        shape: what they are in the dense model, for the cross sums."""
         sums = row_sums(tokens.reshape(-1, self.columns))
         self.count(sums)
         rows = tokens.reshape(-1, self.columns).to(self.xx)
         a, b = factors(rows, sums, tokens.shape[1]) if tokens.dim() == 3 else (rows, rows)
         for tile, left, right in self.tiles():
             tile.addmm_(a[:, left].T, b[:, right], alpha=weight)
+        if dense is not None:
+            self.cross.addmm_((dense.reshape(-1, self.columns).to(rows) - rows).T, rows, alpha=weight)
         self.x.add_(rows.sum(0), alpha=weight)
         self.samples += len(rows)
         self.alpha += weight * len(rows)
@@ -101,6 +105,8 @@ class Hessian:
         """Add another Hessian of the same tap (from another batch, rank or run)."""
         self.xx += other.xx
         self.x += other.x
+        if self.cross is not None:
+            self.cross += other.cross
         self.samples += other.samples
         self.alpha += other.alpha
         self.seen |= other.seen
@@ -122,6 +128,11 @@ class Hessian:
         square = self.write(self.xx)
         self.xx = square.new_empty(0, 0)
         return self.placed(square)
+
+    def crossed(self) -> Tensor:
+        """C (I, I): twice the weighted mean of (x* - x) x^T, in the memory of its sums, which are lost."""
+        found, self.cross = self.cross.mul_(2.0 / max(1, self.samples)), None
+        return found
 
     def placed(self, found: Tensor) -> Tensor:
         """A vector (I,) or matrix (I, I) in the order asked for."""

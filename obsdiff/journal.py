@@ -1,6 +1,6 @@
 """What a run has solved so far, on disk, so that a killed one can go on: a file for every piece of work.
 
-A file holds a piece's new weights and, in its header, its records and the hash of the weights. It is written beside and then
+A file holds a piece's new weights and biases and, in its header, its records and the hash of them. It is written beside and then
 renamed, so one that is there is whole; one that a crash of the machine left damaged is not taken, and its piece is solved again.
 
 The journal's fingerprint says what it is a journal of: the model's weights, prompts, settings and versions. A run with another
@@ -65,23 +65,23 @@ class Journal:
             return None
         try:
             with safe_open(file, "pt") as opened:
-                weights = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 (no dict)
+                tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 (no dict)
                 notes = opened.metadata() or {}
             records = json.loads(notes["records"])
-            if notes["sha256"] != digest(sorted(weights.items())) or set(weights) != {row["name"] for row in records["layers"]}:
+            if notes["sha256"] != digest(sorted(tensors.items())):
                 return None
             layers = [LayerRecord(**row | {"shape": tuple(row["shape"])}) for row in records["layers"]]
-            return Outcome(weights, layers, [GroupRecord(**row) for row in records["groups"]])
+            return Outcome.of(tensors, layers, [GroupRecord(**row) for row in records["groups"]])
         except (SafetensorError, KeyError, ValueError, TypeError):
             return None
 
     def write(self, piece: Piece, outcome: Outcome) -> None:
         """Keep an outcome. RunStopped if the disk does not take it."""
-        weights = {name: weight.contiguous() for name, weight in outcome.weights.items()}
+        tensors = {name: tensor.contiguous() for name, tensor in outcome.tensors.items()}
         records = {kind: [dataclasses.asdict(row) for row in getattr(outcome, kind)] for kind in ("layers", "groups")}
         beside = self.file(piece).with_suffix(".part")
         with stopped_by_disk(beside):
-            save_file(weights, beside, {"records": json.dumps(records), "sha256": digest(sorted(weights.items()))})
+            save_file(tensors, beside, {"records": json.dumps(records), "sha256": digest(sorted(tensors.items()))})
             beside.replace(self.file(piece))
 
 

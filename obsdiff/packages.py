@@ -116,10 +116,11 @@ def work_bytes(taps: Iterable[Tap], linears: Mapping[str, Shape], config: Prunin
     or, where its condition asks for it, float64, and what that takes to invert, and four copies of the stacked weights in float32. Structured pruning keeps the rows of what left, and
     solves both streams of an attention at once. alps has H scaled, and its inverse for one rho, in float32, and ten copies of the weights; a
     re-solve H damped and eight, swaps sixteen. Held-out prompts add a copy of their Hessian, and two of the weights: the best so far, and
-    those without repair."""
+    those without repair; asymmetric calibration
+    the weights that are aimed at."""
     structured = config.pattern == "structured"
     apart = config.held_out > 0
-    copies = max(10 if config.method == "alps" else 4, {"none": 4, "lstsq": 8, "swaps": 16}[config.refine]) + 2 * apart
+    copies = max(10 if config.method == "alps" else 4, {"none": 4, "lstsq": 8, "swaps": 16}[config.refine]) + 2 * apart + 2 * config.asymmetric
     squares = 14 + 4 * apart + 4 * config.removed * structured
 
     def of(tap: Tap) -> int:
@@ -131,8 +132,10 @@ def work_bytes(taps: Iterable[Tap], linears: Mapping[str, Shape], config: Prunin
 
 def passes(config: PruningConfig, packages: int) -> float:
     """How many times the calibration prompts go through the denoiser: once for every package; or once, and for replay every package
-    but the last one twice more in all, as a package is run again when it is pruned, together with the next."""
-    return {"live": packages, "single": 1, "replay": 1 + 2 * (packages - 1) / packages}[config.calibrating]
+    but the last one twice more in all, as a package is run again when it is pruned, together with the next; three times with the dense model
+    beside it."""
+    again = (packages - 1) / packages
+    return {"live": packages, "single": 1, "replay": 1 + (3 if config.asymmetric else 2) * again}[config.calibrating]
 
 
 def room(config: PruningConfig, packages: list[Package], linears: Mapping[str, Shape]) -> float:
@@ -150,7 +153,7 @@ def plan_packages(units: list[Unit], linears: Mapping[str, Shape], config: Pruni
     unit if there are fewer), or as few as config.memory_budget_gib allows. A unit larger than the budget is split into its taps."""
     if config.calibrating == "single":
         require_work(units, linears, config)
-        return [make(sum(units, ()), linears, sets=2 if config.held_out else 1)]
+        return [make(sum(units, ()), linears, sets_of(config))]
     if config.memory_budget_gib is not None:
         return by_budget(units, linears, config)
     if config.packages is not None and config.packages > len(units):
@@ -159,7 +162,7 @@ def plan_packages(units: list[Unit], linears: Mapping[str, Shape], config: Pruni
     edges = [round(i * len(units) / count) for i in range(count + 1)]
     if config.calibrating == "replay":
         edges = snapped(edges, units)
-    return [make(sum(units[a:b], ()), linears) for a, b in pairwise(edges)]
+    return [make(sum(units[a:b], ()), linears, sets_of(config)) for a, b in pairwise(edges)]
 
 
 def require_work(units: list[Unit], linears: Mapping[str, Shape], config: PruningConfig) -> None:
@@ -184,22 +187,27 @@ def by_budget(units: list[Unit], linears: Mapping[str, Shape], config: PruningCo
     budget = config.memory_budget_gib * GIB - work
     parts: list[Unit] = []
     for unit in units:
-        fits = sum(hessian_bytes(tap, linears) for tap in unit) <= budget
+        fits = sets_of(config) * sum(hessian_bytes(tap, linears) for tap in unit) <= budget
         parts += [unit] if fits or config.pattern == "structured" else [(tap,) for tap in unit]
     packages: list[Package] = []
     open_taps: tuple[Tap, ...] = ()
     for part in parts:
-        size = make(part, linears).hessian_bytes
+        size = make(part, linears, sets_of(config)).hessian_bytes
         if size > budget:
             needed = f"{size / GIB:.3g} GiB, and solving {work / GIB:.3g}"
             raise UserError(f"memory_budget_gib: the Hessian of {part[0].layers[0]} alone needs {needed}, found a budget of {config.memory_budget_gib:g}")
-        if open_taps and make(open_taps + part, linears).hessian_bytes > budget:
-            packages.append(make(open_taps, linears))
+        if open_taps and make(open_taps + part, linears, sets_of(config)).hessian_bytes > budget:
+            packages.append(make(open_taps, linears, sets_of(config)))
             open_taps = ()
         open_taps += part
-    return [*packages, make(open_taps, linears)]
+    return [*packages, make(open_taps, linears, sets_of(config))]
 
 
-def make(taps: tuple[Tap, ...], linears: Mapping[str, Shape], sets: int = 1) -> Package:
-    """A package with so many Hessians for each tap."""
+def sets_of(config: PruningConfig) -> int:
+    """How many matrices are gathered for a tap: its Hessian, and that of held-out prompts, or the cross sums with the dense model's inputs."""
+    return 1 + (config.held_out > 0) + config.asymmetric
+
+
+def make(taps: tuple[Tap, ...], linears: Mapping[str, Shape], sets: int) -> Package:
+    """A package with so many Hessians, or matrices of their size, for each tap."""
     return Package(taps, sets * sum(hessian_bytes(tap, linears) for tap in taps))

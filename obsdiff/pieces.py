@@ -6,11 +6,14 @@ the model, so it can be kept on disk, or come from another process, and be appli
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
+import torch
 from torch import Tensor, nn
 
+from .aims import aimed_at
 from .architectures import Group, Shape, Tap
+from .biases import correct_, has_bias
 from .config import PruningConfig
 from .errors import NotPositiveDefinite
 from .held_out import best, dampings, does_harm, unrepaired
@@ -48,11 +51,24 @@ class Piece:
 
 @dataclass(frozen=True)
 class Outcome:
-    """A solved piece: the new weight of each of its layers, as the model holds it, and its records."""
+    """A solved piece: the new weight of each of its layers, as the model holds it, and the new biases, if they changed; and its records."""
 
     weights: dict[str, Tensor]
     layers: list[LayerRecord]
     groups: list[GroupRecord]
+    biases: dict[str, Tensor] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, tensors: Mapping[str, Tensor], layers: list[LayerRecord], groups: list[GroupRecord]) -> "Outcome":
+        """From what `tensors` gave. KeyError for a weight that is missing."""
+        names = [row.name for row in layers]
+        biases = {name: tensors[f"{name}.bias"] for name in names if f"{name}.bias" in tensors}
+        return cls({name: tensors[name] for name in names}, layers, groups, biases)
+
+    @property
+    def tensors(self) -> dict[str, Tensor]:
+        """Weights under their layer's name, biases under that and ".bias"."""
+        return self.weights | {f"{name}.bias": bias for name, bias in self.biases.items()}
 
 
 def pieces_of(packages: list[Package], groups: list[Group]) -> list[Piece]:
@@ -86,7 +102,9 @@ def solve_(denoiser: nn.Module, piece: Piece, hessians: Mapping[Tap, Hessian], c
         layers, groups = prune_groups_(denoiser, list(piece.groups), by_layer, config, piece.package, shares)
     else:
         layers = [row for tap in piece.taps for row in prune_tap_(denoiser, tap, hessians[tap], config, piece.package)]
-    return Outcome({row.name: denoiser.get_submodule(row.name).weight.detach() for row in layers}, layers, groups)
+    modules = {row.name: denoiser.get_submodule(row.name) for row in layers}
+    biases = {name: module.bias.detach() for name, module in modules.items() if config.correct_bias and has_bias(module)}
+    return Outcome({name: module.weight.detach() for name, module in modules.items()}, layers, groups, biases)
 
 
 def apply_(denoiser: nn.Module, piece: Piece, outcome: Outcome) -> None:
@@ -96,6 +114,9 @@ def apply_(denoiser: nn.Module, piece: Piece, outcome: Outcome) -> None:
     for layer, weight in outcome.weights.items():
         module = denoiser.get_submodule(layer)
         write_(module, weight.to(module.weight))
+    for layer, bias in outcome.biases.items():
+        with torch.no_grad():
+            denoiser.get_submodule(layer).bias.copy_(bias)
 
 
 def prune_tap_(denoiser: nn.Module, tap: Tap, hessian: Hessian, config: PruningConfig, package: int) -> list[LayerRecord]:
@@ -105,6 +126,7 @@ def prune_tap_(denoiser: nn.Module, tap: Tap, hessian: Hessian, config: PruningC
     weights = [matrix(module) for module in modules]
     mean, variance = hessian.mean(), hessian.variance()
     square, apart = hessian.take(), hessian.held_out and hessian.held_out.take()
+    weights = aimed_at(tap.layers[0], weights, hessian, square, config)
     inputs = Inputs(square, mean, variance)
 
     def solve(damping: float) -> list[Solution]:
@@ -127,7 +149,9 @@ def prune_tap_(denoiser: nn.Module, tap: Tap, hessian: Hessian, config: PruningC
             solution = unrepaired(weight, solution, square)
         error = layer_error(weight, solution.weight, square)
         held_out = layer_error(weight, solution.weight, apart) if apart is not None else None
-        write_(module, solution.weight)
+        if config.correct_bias:
+            correct_(module, weight, solution.weight, mean)
+        write_(module, solution.weight)  # `weight` is a view of what this changes
         zeros = (module.weight == 0).float().mean().item()
         seconds = (time.perf_counter() - began) / len(tap.layers)
         per_column = hessian.distinct / hessian.columns

@@ -28,6 +28,7 @@ from typing import Any
 import torch
 
 from .architectures import uncovered
+from .biases import has_bias
 from .budget import Budget, budget_of, kept_to, spent
 from .config import BUDGETS, PruningConfig
 from .dense import require_fitting
@@ -100,7 +101,7 @@ def prune_(
     ):
         owner_of = {tap: owners[piece.number] for piece in pieces for tap in piece.taps}
         advance = partial(bar.advance_of, run)
-        site = Site(run, job.denoiser, job.blocks, job.plan, waiting, config.offload_device, advance, ranks, owner_of)
+        site = Site(run, job.denoiser, job.blocks, job.plan, waiting, config.offload_device, advance, ranks, owner_of, config.asymmetric)
         shares, dense = allotted(site, job, dense, kept, report, bar, partial(spent, budget, pipe, job) if budget else None)
         dense = in_order(site, job, dense, kept, report, {layer for piece in pieces if piece.number in solved for layer in piece.layers})
         at_work = AtWork(job.denoiser, config, kept, solved, waiting, ranks, owners, shares)
@@ -117,6 +118,8 @@ def prune_(
     if config.method in ("obs", "alps") or config.refine != "none":  # the diagonal, all that the other methods read, needs few tokens
         note_few_tokens(report)
     note_unrepaired(report)
+    if config.correct_bias and not any(has_bias(job.denoiser.get_submodule(row.name)) for row in report.layers):
+        note(report, "correct_bias: none of the layers that were pruned has a bias")
     return report
 
 

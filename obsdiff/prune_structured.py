@@ -14,7 +14,9 @@ from types import MappingProxyType
 import torch
 from torch import nn
 
+from .aims import aimed_at
 from .architectures import Group
+from .biases import correct_
 from .config import PruningConfig
 from .errors import NotPositiveDefinite, UserError
 from .held_out import best, dampings, does_harm
@@ -71,6 +73,7 @@ def prune_groups_(
         names = list(dict.fromkeys(name for group in together for name in group.consumers))
         before = {name: matrix(denoiser.get_submodule(name)).clone() for name in names}
         matrices = taken({name: hessians[name] for name in names})
+        before = aims(before, {name: hessians[name] for name in names}, matrices, config)
         apart = taken({name: other for name in names if (other := hessians[name].held_out)})
         consumers, gone = solved_best(partial(solved, denoiser, together, before, matrices, package, left), before, apart, config)
         records += gone
@@ -83,6 +86,8 @@ def prune_groups_(
             held_out = layer_error(before[name], consumer.weight, apart[name]) if apart else None
             layers.append(replace(row, held_out_error=held_out, repaired=repaired))
             repair_(denoiser.get_submodule(name), consumer)
+            if config.correct_bias:
+                correct_(denoiser.get_submodule(name), before[name], consumer.weight, hessians[name].mean())
         for group, chosen in zip(together, gone, strict=True):
             shrink_(denoiser, group, left_items(denoiser, group, chosen))
     return layers, records
@@ -92,6 +97,18 @@ def taken(hessians: Mapping[str, Hessian]) -> Matrices:
     """H of each layer, in the memory of its sums; layers that read one input share it."""
     squares = {number: hessian.take() for number, hessian in {id(hessian): hessian for hessian in hessians.values()}.items()}
     return {name: squares[id(hessian)] for name, hessian in hessians.items()}
+
+
+def aims(before: Matrices, hessians: Mapping[str, Hessian], matrices: Matrices, config: PruningConfig) -> Matrices:
+    """What each layer aims at: layers of one Hessian together."""
+    together: dict[int, list[str]] = {}
+    for name, hessian in hessians.items():
+        together.setdefault(id(hessian), []).append(name)
+    found: Matrices = {}
+    for first, *others in together.values():
+        names = [first, *others]
+        found |= zip(names, aimed_at(first, [before[name] for name in names], hessians[first], matrices[first], config), strict=True)
+    return {name: found[name] for name in before}
 
 
 def solved_best(solve: Callable[[PruningConfig], Solved], before: Matrices, apart: Matrices, config: PruningConfig) -> Solved:

@@ -69,15 +69,16 @@ class Ranks:
             return
         numbers = torch.tensor([hessian.samples, hessian.alpha], dtype=torch.float64, device=hessian.x.device)
         seen: list[Any] = [None] * self.size
+        squares = [square for square in (hessian.xx, hessian.cross) if square is not None]
         with answered():
-            for part in (*hessian.xx.flatten().split(AT_ONCE), hessian.x):
+            for part in (*(part for square in squares for part in square.flatten().split(AT_ONCE)), hessian.x):
                 dist.all_reduce(part) if owner is None else dist.reduce(part, owner)
             dist.all_reduce(numbers)
             dist.all_gather_object(seen, hessian.seen)
         hessian.samples, hessian.alpha = round(numbers[0].item()), numbers[1].item()
         hessian.seen = set().union(*seen)
         if owner not in (None, self.rank):
-            hessian.xx = hessian.xx.new_empty(0, 0)
+            hessian.xx, hessian.cross = hessian.xx.new_empty(0, 0), None
 
     def give(self, tensors: dict[str, Tensor] | None, notes: Any, owner: int, device: torch.device) -> tuple[dict[str, Tensor], Any]:
         """Named tensors and what belongs to them, from their owner to all."""

@@ -4,37 +4,28 @@ Package after package, every recorded call goes on from the border where the las
 package run once more, pruned now, then those of this package, whose Hessians are gathered. Their inputs are the pruned
 model's, as in the paper's algorithm; the denoiser's own inputs stay those of the dense trajectory. So every block runs
 about twice in all, however many packages there are, and the first package's Hessians come with the recording.
+
+For asymmetric calibration the dense model goes along, one more run of every block (dense_stream.py): each Hessian then has
+the cross sums of its inputs with what the dense model's were (hessian.py).
 """
 
 import contextlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-import torch
 from torch import nn
 
 from .architectures import Block, Tap, segment_of
 from .calibration import Account, Plan, calibrate, new_hessians, tapped
-from .chain import Order, Stop, answering, needed_until
+from .chain import Order, Stop, needed_until
+from .dense_stream import DenseStream
 from .errors import CalibrationError
 from .hessian import Hessian
 from .packages import Package
-from .recording import Call, Recording, Shelf, recorded
+from .recording import Recording, Shelf, recorded
 from .running import Run, hooked
-
-
-@dataclass
-class Trajectory:
-    """A recorded dense trajectory: the calls, the segments they went through, how long each segment's output is needed, and for
-    every call the outputs that are on the shelf now, by the segment's place. `why_not` says why it can't be replayed."""
-
-    recording: Recording
-    order: Order
-    until: list[int] = field(default_factory=list)
-    outputs: list[dict[int, Any]] = field(default_factory=list)
-    why_not: str | None = None
+from .trajectory import Trajectory, again
 
 
 def record(
@@ -75,27 +66,30 @@ def replayed(
     device: str | None,
     on_call: Callable[[int], None],
     begin: int = 1,
+    dense: DenseStream | None = None,
 ) -> Iterator[dict[Tap, Hessian]]:
     """The Hessians of packages `begin`, begin + 1, ...; whoever takes them prunes package i before asking for those of i + 1, and has
-    pruned those before `begin`."""
+    pruned those before `begin`. With `dense`, which stands before package `begin`, they have cross sums."""
     reach = spans(packages, trajectory)
     trajectory.outputs = [{} for _ in trajectory.recording.calls]
     run.recorded_steps = trajectory.recording.steps
     try:
         starts = [0, *(first for first, _ in reach[begin:])]  # nothing is on the shelf before the first replay, whatever blocks stay dense
-        for start, (border, last), package in zip(starts, reach[begin:], packages[begin:], strict=False):
-            hessians = new_hessians(denoiser, list(package.taps), device)
+        for index, (start, (border, last)) in enumerate(zip(starts, reach[begin:], strict=False), begin):
+            package = packages[index]
+            hessians = new_hessians(denoiser, list(package.taps), device, crossed=dense is not None)
             account = Account(others=trajectory.recording.others.copy())
-            with tapped(run, denoiser, hessians, account, plan.weighting, on_call), stopped_early(denoiser, trajectory, package):
-                for number in range(len(trajectory.recording.calls)):
+            for number in range(len(trajectory.recording.calls)):
+                seen = dense.read(number, index) if dense else {}
+                with tapped(run, denoiser, hessians, account, plan.weighting, on_call, seen), stopped_early(denoiser, trajectory, package):
                     again(run, denoiser, trajectory, number, start, border, last)
             account.settle(list(package.layers), run.steps, plan.ranks)
+            if dense:
+                dense.go_on(index + 1)
             yield hessians
     finally:
         run.recorded_steps = None
-        for outputs in trajectory.outputs:
-            trajectory.recording.shelf.drop_all(list(outputs.values()))
-        trajectory.outputs = []
+        trajectory.clear()
 
 
 @contextlib.contextmanager
@@ -118,30 +112,3 @@ def stopped_early(denoiser: nn.Module, trajectory: Trajectory, package: Package)
     hooks = [(denoiser, begin), *((denoiser.get_submodule(layer), partial(seen, layer)) for layer in package.layers)]
     with hooked(module.register_forward_pre_hook(hook) for module, hook in hooks):
         yield
-
-
-def again(run: Run, denoiser: nn.Module, trajectory: Trajectory, number: int, start: int, border: int, last: int) -> None:
-    """Run one recorded call from segment `start` to `last`, and keep what those before `border` give: they never change again."""
-    call: Call = trajectory.recording.calls[number]
-    shelf, order, outputs, until = trajectory.recording.shelf, trajectory.order, trajectory.outputs[number], trajectory.until
-
-    def answer(place: int) -> Any:
-        if place not in outputs and until[place] >= start:
-            raise RuntimeError(f"replay lost what {order.names[place]} gave, which a later block needs")
-        return shelf.get_all(outputs[place]) if place in outputs else order.stand_in(number, place)
-
-    def keep(place: int, module: nn.Module, args: Any, output: Any) -> None:
-        if until[place] >= border:
-            outputs[place] = shelf.put_all(output)
-
-    def stop() -> None:
-        raise Stop
-
-    hooks = (denoiser.get_submodule(order.names[i]).register_forward_hook(partial(keep, i)) for i in range(start, border))
-    answers = {i: partial(answer, i) for i in range(start)} | dict.fromkeys(range(last + 1, len(order.names)), stop)
-    run.step, run.prompts = call.step, call.prompts
-    args, kwargs = shelf.get_all(call.inputs)
-    with hooked(hooks), answering(denoiser, order.names, answers), torch.no_grad(), contextlib.suppress(Stop):
-        denoiser(*args, **kwargs)
-    for place in [place for place in outputs if until[place] < border]:
-        shelf.drop_all(outputs.pop(place))

@@ -67,9 +67,9 @@ class AtWork:
 
     def exchange(self, outcome: Outcome | None, owner: int) -> Outcome:
         device = next(self.denoiser.parameters()).device
-        parts = (outcome.weights, (outcome.layers, outcome.groups)) if outcome else (None, None)
-        weights, (layers, groups) = self.ranks.give(*parts, owner, device)
-        return Outcome(weights, layers, groups)
+        parts = (outcome.tensors, (outcome.layers, outcome.groups)) if outcome else (None, None)
+        tensors, (layers, groups) = self.ranks.give(*parts, owner, device)
+        return Outcome.of(tensors, layers, groups)
 
     def solve(self, piece: Piece, hessians: Hessians) -> Outcome:
         return solve_(self.denoiser, piece, {tap: hessians.pop(tap) for tap in piece.taps}, self.config, self.shares)

@@ -23,6 +23,7 @@ COMMON = ("--num-prompts", 3, "--num-inference-steps", 3)
 KINDS = {
     "live": ("--calibration", "live", "--packages", 4),
     "replay": ("--calibration", "replay", "--packages", 4),
+    "asymmetric": ("--calibration", "replay", "--packages", 4, "--asymmetric"),
     "single": (),
     "structured": ("--pattern", "structured", "--sparsity", 0.3, "--calibration", "live", "--packages", 2),
     "several": ("--sparsity", 0.3, 0.5),

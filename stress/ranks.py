@@ -25,12 +25,14 @@ KINDS = {
     "single": ("--sparsity", 0.5),
     "live": ("--calibration", "live", "--packages", 2),
     "replay": ("--calibration", "replay", "--packages", 2),
+    "asymmetric": ("--calibration", "replay", "--packages", 2, "--asymmetric"),
     "structured": ("--pattern", "structured", "--sparsity", 0.3, "--calibration", "live", "--packages", 2),
     "several": ("--sparsity", 0.3, 0.5),
     "best": ("--preset", "best", "--allocation-prompts", 1),
 }
 TIES = 3e-3  # share of the mask that rounding may decide over; later packages see what it did in earlier ones
-CLOSE = 2e-2  # the same of neurons, of which many cost nearly the same, and of alps, whose search goes another way after every tie
+CLOSE = 2e-2  # the same of neurons, of which many cost nearly the same, and of alps, whose search goes another way after every tie, and of asymmetric's
+# aims, which follow from small differences (the same with another batch size)
 WEIGHTS = "transformer/diffusion_pytorch_model.safetensors"
 
 
@@ -80,7 +82,7 @@ def compare(kind: str, sizes: list[int], folder: Path) -> dict[int, tuple[int, i
         assert len(said) == len(list(outputs[size].rglob("obsdiff.json"))), f"{kind}: {said} is not one line for each output"
         found[size] = masks_differ(outputs[sizes[0]], outputs[size])
         print(f"{kind}, {size} processes: {found[size][0]} of {found[size][1]} differ", flush=True)
-        assert found[size][0] < (CLOSE if kind in ("structured", "best") else TIES) * found[size][1]
+        assert found[size][0] < (CLOSE if kind in ("structured", "best", "asymmetric") else TIES) * found[size][1]
     return found
 
 

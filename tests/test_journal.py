@@ -19,10 +19,20 @@ STEPS = {"num_inference_steps": 2, "height": 16, "width": 16}
 RUNS = {
     "live": {"calibration": "live", "packages": 3},
     "replay": {"calibration": "replay", "packages": 3},
+    "asymmetric": {"calibration": "replay", "packages": 3, "asymmetric": True},
     "single": {"calibration": "single"},
     "2:4": {"pattern": "2:4", "calibration": "live", "packages": 2},
     "structured live": {"pattern": "structured", "sparsity": 0.5, "round_to": 1, "keep_first_last": False, "calibration": "live", "packages": 2},
     "structured replay": {"pattern": "structured", "sparsity": 0.5, "round_to": 1, "keep_first_last": False, "calibration": "replay", "packages": 2},
+    "structured asymmetric": {
+        "pattern": "structured",
+        "sparsity": 0.5,
+        "round_to": 1,
+        "keep_first_last": False,
+        "calibration": "replay",
+        "packages": 2,
+        "asymmetric": True,
+    },
     "budget": {"memory_budget_gib": 1.0},
 }
 

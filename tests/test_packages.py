@@ -5,7 +5,7 @@ import pytest
 from obsdiff.architectures import find_blocks
 from obsdiff.config import PruningConfig
 from obsdiff.errors import UserError
-from obsdiff.packages import GIB, plan_packages, room, select, work_bytes
+from obsdiff.packages import GIB, passes, plan_packages, room, select, work_bytes
 from obsdiff.surgery import layer_shapes
 
 from .conftest import sd3
@@ -122,3 +122,17 @@ def test_held_out_prompts_have_hessians_of_their_own_that_count():
     assert works[1] > works[0]
     rooms = [room(config, plan_packages(units, LINEARS, config), LINEARS) for config in (without, apart)]
     assert rooms[0] - rooms[1] == works[1] - works[0]
+
+
+def test_asymmetric_calibration_has_cross_sums_that_count():
+    """Twice the matrices, so packages that a budget fills have half the units; and a run of the dense model more in all but the first."""
+    units = select(BLOCKS, PruningConfig(), LINEARS)
+    plain, aimed = (PruningConfig(calibration="replay", packages=4, asymmetric=asymmetric) for asymmetric in (False, True))
+    sizes = [[p.hessian_bytes for p in plan_packages(units, LINEARS, config)] for config in (plain, aimed)]
+    assert sizes[1] == [2 * size for size in sizes[0]]
+    assert [passes(config, 4) for config in (plain, aimed)] == [2.5, 3.25]
+    work = work_bytes((tap for unit in units for tap in unit), LINEARS, aimed)
+    budget = (work + 4 * 8 * (128 * 128 + 128)) / GIB
+    found = [plan_packages(units, LINEARS, PruningConfig(calibration="replay", memory_budget_gib=budget, asymmetric=a)) for a in (False, True)]
+    assert all(package.hessian_bytes <= budget * GIB - work for package in found[1])
+    assert len(found[1]) > len(found[0])

@@ -1,0 +1,25 @@
+"""Bias correction: the mean of what pruning changes in a layer's outputs goes into its bias.
+
+    minimise sum_t alpha_t E ||W X_t + b - W' X_t - b'||^2 over b'
+    b' = b + (W - W') m,   m = sum_t alpha_t E[X_t] / sum_t alpha_t
+
+W (O, I) weight, W' (O, I) pruned, b, b' (O,), m (I,) the weighted mean of the inputs.
+
+References:
+    Nagel et al., "Data-Free Quantization Through Weight Equalization and Bias Correction", section 4.2, 2019. https://arxiv.org/abs/1906.04721
+"""
+
+import torch
+from torch import Tensor, nn
+
+
+def has_bias(layer: nn.Module) -> bool:
+    return getattr(layer, "bias", None) is not None
+
+
+def correct_(layer: nn.Module, before: Tensor, after: Tensor, mean: Tensor) -> None:
+    """Correct the bias of a layer, if it has one, whose weight (O, I) `before` becomes `after`; mean (I,) is that of its inputs."""
+    if has_bias(layer):
+        with torch.no_grad():
+            change = (before.to(mean) - after.to(mean)) @ mean
+            layer.bias.copy_(layer.bias.to(change) + change)

@@ -1,0 +1,83 @@
+"""The aim of asymmetric calibration, against least squares over all tokens."""
+
+import pytest
+import torch
+
+from obsdiff.aims import aimed_at
+from obsdiff.architectures import Tap
+from obsdiff.config import PruningConfig
+from obsdiff.errors import NotPositiveDefinite
+from obsdiff.hessian import Hessian
+from obsdiff.packages import work_bytes
+from obsdiff.solvers.asymmetric import asymmetric
+
+from .support.tensor_memory import peak_of
+
+ROWS, COLUMNS, TOKENS = 6, 20, 80
+
+
+def problem() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """A weight (O, I), the inputs in the dense model (T, I), those in the pruned one (T, I)."""
+    make = torch.Generator().manual_seed(0)
+    w, dense, noise = (torch.randn(*shape, generator=make, dtype=torch.float64) for shape in ((ROWS, COLUMNS), (TOKENS, COLUMNS), (TOKENS, COLUMNS)))
+    mixed = 0.8 * dense + 0.3 * dense.roll(1, 1) + 0.2 * noise
+    return w, dense, mixed
+
+
+def sums(dense: torch.Tensor, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    return 2 * x.T @ x / len(x), 2 * (dense - x).T @ x / len(x)
+
+
+def test_it_is_the_least_squares_fit_to_the_dense_outputs():
+    w, dense, x = problem()
+    (found,) = asymmetric([w], *sums(dense, x), 0.0)
+    best = torch.linalg.lstsq(x, dense @ w.T).solution.T
+    torch.testing.assert_close(found, best, rtol=1e-9, atol=1e-9)
+
+
+def test_damping_holds_it_to_the_weight():
+    w, dense, x = problem()
+    hessian, cross = sums(dense, x)
+    d = 0.1 * hessian.diagonal().mean()
+    stacked = torch.cat([x * (2 / TOKENS) ** 0.5, d.sqrt() * torch.eye(COLUMNS, dtype=w.dtype)])
+    wanted = torch.cat([dense @ w.T * (2 / TOKENS) ** 0.5, d.sqrt() * w.T])
+    (found,) = asymmetric([w], hessian, cross, 0.1)
+    torch.testing.assert_close(found, torch.linalg.lstsq(stacked, wanted).solution.T, rtol=1e-9, atol=1e-9)
+
+
+def test_what_a_sparse_weight_misses_of_the_dense_outputs_is_what_it_misses_of_the_aim_and_a_constant():
+    w, dense, x = problem()
+    (aim,) = asymmetric([w], *sums(dense, x), 0.0)
+    constants = []
+    for seed in range(3):
+        sparse = w * (torch.rand(w.shape, generator=torch.Generator().manual_seed(seed)) > 0.5)
+        constants.append(((dense @ w.T - x @ sparse.T) ** 2).sum() - ((x @ (aim - sparse).T) ** 2).sum())
+    torch.testing.assert_close(constants[0].expand(3), torch.stack(constants))
+    assert constants[0] > 0
+
+
+def test_without_a_difference_the_weights_stay_what_they_are():
+    w, dense, _ = problem()
+    hessian, cross = sums(dense, dense)
+    for before, after in zip([w, w.float()], asymmetric([w, w.float()], hessian, cross, 0.01), strict=True):
+        assert torch.equal(before, after)
+        assert before.dtype == after.dtype
+
+
+def test_a_hessian_that_is_not_finite_is_refused():
+    w, dense, x = problem()
+    hessian, cross = sums(dense, x)
+    with pytest.raises(NotPositiveDefinite, match="inf or NaN"):
+        asymmetric([w], hessian * float("inf"), cross, 0.01)
+
+
+@pytest.mark.parametrize(("rows", "columns"), [(512, 256), (128, 2304)])
+def test_it_takes_no_more_memory_than_is_planned_for_solving(rows, columns):
+    config = PruningConfig(calibration="replay", asymmetric=True)
+    w, x = torch.randn(rows, columns), torch.randn(columns + 200, columns)
+    hessian = Hessian.zeros(columns)
+    hessian.cross = torch.zeros(columns, columns)
+    hessian.update(x, 1.0, 1.1 * x)
+    square = hessian.take()
+    peak = peak_of(lambda: aimed_at("x", [w], hessian, square, config))
+    assert 4 * rows * columns < peak < work_bytes([Tap(("x",), "ffn")], {"x": (rows, columns)}, config)
