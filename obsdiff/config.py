@@ -307,7 +307,7 @@ def check(c: PruningConfig) -> None:
         raise UserError(f"permute: only for an N:M pattern does the order of inputs count; found pattern {c.pattern}; leave it out")
     if c.permute and c.calibrating != "single":
         raise UserError(f"permute{why} needs all Hessians at once, so calibration single; found {c.calibrating}; or take no-permute")
-    check_asymmetric(c)
+    check_asymmetric(c, why)
     if not isinstance(c.correct_bias, bool):
         raise UserError(f"correct_bias: expected True or False, found {c.correct_bias!r}")
     if c.refine != "none" and not c.compensation:
@@ -335,12 +335,13 @@ def check_held_out(c: PruningConfig) -> None:
         raise UserError("choose_damping tries multiples of damping: expected above 0, found 0")
 
 
-def check_asymmetric(c: PruningConfig) -> None:
-    """UserError for asymmetric calibration without the two models' inputs, or of weights that are only removed."""
+def check_asymmetric(c: PruningConfig, why: str) -> None:
+    """UserError for asymmetric calibration without the two models' inputs, or of weights that are only removed. `why`: the preset that may have
+    set what does not fit."""
     if not isinstance(c.asymmetric, bool):
         raise UserError(f"asymmetric: expected True or False, found {c.asymmetric!r}")
     if c.asymmetric and c.calibrating != "replay":
-        raise UserError(f"asymmetric compares the dense model's inputs with the pruned one's, so it needs calibration replay; found {c.calibrating}")
+        raise UserError(f"asymmetric compares the dense model's inputs with the pruned one's, so it needs calibration replay; found {c.calibrating}{why}")
     if c.asymmetric and not c.repairs:
         raise UserError(
             f"asymmetric gives the repair another aim, and method {c.method} repairs nothing here; take {' or '.join(sorted(REPAIRING))}, or refine lstsq"

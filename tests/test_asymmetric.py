@@ -59,9 +59,18 @@ def test_what_a_sparse_weight_misses_of_the_dense_outputs_is_what_it_misses_of_t
 def test_without_a_difference_the_weights_stay_what_they_are():
     w, dense, _ = problem()
     hessian, cross = sums(dense, dense)
-    for before, after in zip([w, w.float()], asymmetric([w, w.float()], hessian, cross, 0.01), strict=True):
-        assert torch.equal(before, after)
-        assert before.dtype == after.dtype
+    found = asymmetric([w, w.bfloat16()], hessian, cross, 0.01)
+    for before, after in zip([w, w.bfloat16()], found, strict=True):
+        assert torch.equal(before.double(), after)
+        assert after.dtype == torch.float64
+    assert asymmetric([w], hessian.float(), cross.float(), 0.01)[0].dtype == torch.float64
+
+
+def test_half_precision_does_not_round_the_aim():
+    w, dense, x = problem()
+    hessian, cross = sums(dense, x)
+    exact, found = (asymmetric([v], hessian, cross.clone(), 0.01)[0] for v in (w.bfloat16().double(), w.bfloat16()))
+    torch.testing.assert_close(found, exact)
 
 
 def test_a_hessian_that_is_not_finite_is_refused():
