@@ -61,11 +61,16 @@ def find_blocks(linears: Mapping[str, Shape]) -> list[Block]:
 
 
 def segment_of(block: str) -> str:
-    """The module below the denoiser that a block or layer stands in, down to the first number: down_blocks.1 of
+    """The module below the denoiser that a block stands in, down to the first number: down_blocks.1 of
     down_blocks.1.attentions.0. What calibration replay runs by itself."""
     parts = block.split(".")
     numbered = next((i for i, part in enumerate(parts) if part.isdigit()), 0)
     return ".".join(parts[: numbered + 1])
+
+
+def segments(blocks: Iterable[Block]) -> dict[str, str]:
+    """Layer -> the segment that it stands in. A layer's own name may not say it: to_out.0 of a block without a number has one of its own."""
+    return {layer: segment_of(block.name) for block in blocks for layer in block.layers}
 
 
 def find_parts(linears: Mapping[str, Shape]) -> list[Part]:

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_iter, tree_map_only
 
-from .architectures import Block, segment_of
+from .architectures import Block, segments
 from .running import hooked, replaced
 
 
@@ -27,11 +27,12 @@ class Stop(Exception):
 
 
 class Order:
-    """The segments in the order in which the denoiser calls them, and what their outputs look like, call by call; how often each
-    layer of the blocks was called in all."""
+    """The segments in the order in which the denoiser calls them, and what their outputs look like, call by call; which of them each layer
+    of the blocks stands in, and how often it was called in all."""
 
     def __init__(self, blocks: list[Block]):
-        self.candidates = list(dict.fromkeys(segment_of(block.name) for block in blocks))
+        self.segments = segments(blocks)
+        self.candidates = list(dict.fromkeys(self.segments.values()))
         self.layers = Counter({layer: 0 for block in blocks for layer in block.layers})
         self.calls: list[list[str]] = []
         self.shapes: list[list[Any]] = []

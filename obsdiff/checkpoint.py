@@ -17,7 +17,7 @@ from torch import nn
 
 from .adapters import require_unwrapped
 from .card import model_card
-from .errors import UserError
+from .errors import RunFailed, UserError
 from .folder import Folder, check_output
 from .hashes import file_hashes
 from .loading import open_pipeline
@@ -40,11 +40,14 @@ def load_pipeline(folder: Folder, dtype: str | None = None, device: str | None =
 
 
 def cast_(pipe: Any, formats: dict[str, str]) -> None:
-    """Bring components to the formats they are to be saved in."""
+    """Bring components to the formats they are to be saved in. RunFailed, with the weight's name, for one that float16 does not hold."""
     for name, format in formats.items():
         module = getattr(pipe, name, None)
         if isinstance(module, nn.Module):
             module.to(getattr(torch, format))
+            lost = [weight for weight, value in module.state_dict().items() if format == "float16" and not value.isfinite().all()]
+            if lost:
+                raise RunFailed(f"{name}.{lost[0]}: it has inf or NaN in float16, which the pipeline is stored in; prune and save it with --dtype bfloat16")
 
 
 def save_pruned(pipe: Any, output: str | Path, report: PruningReport, *, overwrite: bool = False) -> Path:

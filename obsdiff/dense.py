@@ -7,6 +7,8 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
+from .arguments import prompts_hash
+from .calibration import Plan
 from .config import PruningConfig
 from .errors import UserError
 from .gathering import DensePass, Site, gather
@@ -76,5 +78,14 @@ def require_shared(config: PruningConfig, other: PruningConfig) -> None:
 
 def require_fitting(dense: DensePass | None, job: Job) -> None:
     """UserError for a dense pass that drew something else."""
-    if dense and (dense.plan != job.plan or job.config.calibrating == "live"):
+    if not dense:
+        return
+    if drawn(dense.plan) != drawn(job.plan) or job.config.calibrating == "live":
         raise UserError("dense pass: it was made with other prompts, seeds or settings, or the config says calibration live; make it with this config")
+    if job.config.calibrating == "replay" and dense.trajectory is None:
+        raise UserError("dense pass: it was made for calibration single and has no trajectory to replay; make it with this config")
+
+
+def drawn(plan: Plan) -> list[Any]:
+    """What two plans have in common if they draw the same."""
+    return [(prompts_hash(part.prompts, part.seeds), replace(part, prompts=[], seeds=[], held_out=None)) for part in plan.parts]

@@ -1,11 +1,11 @@
 """The dense model beside the one that is being pruned: what its layers read, call by call of a recorded trajectory.
 
 It follows the replay package by package, and always runs before the package is pruned, so nearly all of its blocks are the model's
-own, still as they were. Only a segment that several packages share is pruned in part before it is left behind; of those, copies are kept.
+own, still as they were. Only a segment that several packages share is pruned in part before it is left behind; of those, copies are kept,
+on disk where memory has no room.
 """
 
 import contextlib
-import copy
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
@@ -16,6 +16,7 @@ from .architectures import Tap
 from .calibration import is_expert
 from .errors import CalibrationError
 from .packages import Package
+from .parking import Twin
 from .running import Run, hooked
 from .trajectory import Trajectory, again
 
@@ -32,12 +33,12 @@ class DenseStream:
             raise CalibrationError(f"asymmetric: {expert} may be sent other tokens by the pruned model; leave it out with --exclude '*.experts.*'")
         self.run, self.denoiser, self.packages, self.reach = run, denoiser, packages, reach
         self.trajectory = replace(trajectory, outputs=[{} for _ in trajectory.recording.calls])
-        self.copies: dict[str, nn.Module] = {}
+        self.copies: dict[str, Twin] = {}
 
     def close(self) -> None:
         """Give back all that is on the shelf, and the copies."""
         self.trajectory.clear()
-        self.copies = {}
+        self.keep([])
 
     def begin(self, package: int) -> None:
         """Go from the denoiser's inputs to a package; nothing has been pruned yet."""
@@ -52,7 +53,16 @@ class DenseStream:
         """Copy the segments of a package that packages before it prune, before they do, and forget those that are left behind."""
         first = self.reach[package][0] if package < len(self.packages) else len(self.trajectory.order.names)
         shared = [self.trajectory.order.names[i] for i in range(first, max(last for _, last in self.reach[:package]) + 1)]
-        self.copies = {name: self.copies[name] if name in self.copies else copy.deepcopy(self.denoiser.get_submodule(name)) for name in shared}
+        self.keep(shared)
+
+    def keep(self, names: list[str]) -> None:
+        """Have copies of these segments and of no others."""
+        store = self.trajectory.recording.shelf.store
+        for name in self.copies.keys() - set(names):
+            self.copies.pop(name).give_back(store)
+        for name in names:
+            if name not in self.copies:
+                self.copies[name] = Twin.of(self.denoiser.get_submodule(name), store)
 
     def read(self, number: int, package: int) -> dict[Tap, list[Tensor]]:
         """What the dense model's taps of a package read in a recorded call, in the order in which they read it."""
@@ -70,7 +80,7 @@ class DenseStream:
         """The model's segments are the dense ones for a while."""
         pruned = {name: self.denoiser.get_submodule(name) for name in self.copies}
         try:
-            self.denoiser_has(self.copies)
+            self.denoiser_has({name: twin.module for name, twin in self.copies.items()})
             yield
         finally:
             self.denoiser_has(pruned)

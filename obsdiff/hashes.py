@@ -1,7 +1,7 @@
 """SHA-256 of what goes into a run and of what comes out: to know it again."""
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -24,16 +24,6 @@ def file_hash(file: Path) -> str:
     with file.open("rb") as opened:
         while part := opened.read(AT_ONCE):
             found.update(part)
-    return found.hexdigest()
-
-
-def prompts_hash(prompts: Sequence[Any], seeds: Sequence[int]) -> str:
-    """SHA-256 of prompts and seeds; of a prompt that is a dict also of the tensors in it."""
-    found = hashlib.sha256(repr(list(seeds)).encode())
-    for prompt in prompts:
-        parts = sorted(prompt.items()) if isinstance(prompt, dict) else [("prompt", prompt)]
-        for name, value in parts:
-            found.update(f"{name} {digest([(name, value)]) if isinstance(value, Tensor) else repr(value)}\n".encode())
     return found.hexdigest()
 
 

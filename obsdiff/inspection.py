@@ -34,7 +34,7 @@ def describe(folder: Folder, config: PruningConfig, prompts: int, paper_count: b
     linears = tensors.layers(config.target) or layers_of_config(folder.config(component), config.target)
     blocks = require_blocks(linears, f"{folder.path}/{component}", config.target)
     units = select(blocks, config, linears)
-    packages = plan_packages(units, linears, config)
+    packages = plan_packages(blocks, linears, config)
     settings = resolve(folder, config)
     budget = config.budget
     config = at_budget(folder, component, config, settings)

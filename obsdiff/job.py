@@ -11,7 +11,7 @@ from .architectures import Block, Group, Shape, require_blocks
 from .calibration import Plan
 from .config import PruningConfig
 from .errors import CalibrationError, UserError
-from .packages import Package, plan_packages, select, select_groups
+from .packages import Package, plan_packages, select_groups
 from .prune_structured import require_prunable
 from .ranks import Ranks
 from .running import Prompt
@@ -45,7 +45,7 @@ def job_of(pipe: Any, prompts: Sequence[Prompt], config: PruningConfig) -> Job:
     require_plain(pipe, name)
     linears = layer_shapes(denoiser, config.target)
     blocks = require_blocks(linears, type(denoiser).__name__, config.target)
-    packages = plan_packages(select(blocks, config, linears), linears, config)
+    packages = plan_packages(blocks, linears, config)
     groups = select_groups(blocks, config) if config.pattern == "structured" else []
     require_prunable(denoiser, groups)
     require_usable(denoiser, [layer for package in packages for layer in package.layers])

@@ -17,8 +17,9 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
+from .arguments import prompts_hash
 from .errors import UserError
-from .hashes import digest, model_hashes, prompts_hash
+from .hashes import digest, model_hashes
 from .job import Job
 from .pieces import Outcome, Piece
 from .record import GroupRecord, LayerRecord, versions

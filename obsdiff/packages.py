@@ -11,7 +11,7 @@ from itertools import pairwise
 
 import psutil
 
-from .architectures import Block, Group, Shape, Tap, Unit, segment_of
+from .architectures import Block, Group, Shape, Tap, Unit, segments
 from .config import TARGETS, PruningConfig, parse_blocks
 from .errors import UserError
 
@@ -20,7 +20,7 @@ GIB = 2**30
 
 @dataclass(frozen=True)
 class Package:
-    """Taps whose Hessians are gathered in one calibration. `block` of a tap is its block's index in forward order."""
+    """Taps whose Hessians are gathered in one calibration."""
 
     taps: tuple[Tap, ...]
     hessian_bytes: int
@@ -71,15 +71,15 @@ def chosen_blocks(blocks: list[Block], config: PruningConfig) -> list[Block]:
 
 
 def select_groups(blocks: list[Block], config: PruningConfig) -> list[Group]:
-    """The groups that structured pruning shrinks: those that target and include leave in, and none of whose consumers is excluded."""
+    """The groups that structured pruning shrinks: those that target and include leave in, and none of whose layers is excluded."""
     parts = {"heads": "attention", "neurons": "ffn", "channels": "conv"}
     return [group for block in chosen_blocks(blocks, config) for group in block.groups if wanted_group(group, parts[group.kind], config)]
 
 
 def wanted_group(group: Group, part: str, config: PruningConfig) -> bool:
-    """All consumers of a group shrink together, so excluding one excludes them all, and including one includes them all."""
+    """All layers that write and read a group shrink together, so excluding one of them leaves it whole; including one that reads it includes it."""
     included = not config.include or any(fnmatchcase(layer, w) for layer in group.consumers for w in config.include)
-    excluded = any(fnmatchcase(layer, w) for layer in group.consumers for w in config.exclude)
+    excluded = any(fnmatchcase(layer, w) for layer in (*group.producers, *group.consumers) for w in config.exclude)
     return part in TARGETS[config.target] and included and not excluded
 
 
@@ -148,9 +148,10 @@ def room(config: PruningConfig, packages: list[Package], linears: Mapping[str, S
     return max(0.0, config.memory_budget_gib * GIB - largest - work)
 
 
-def plan_packages(units: list[Unit], linears: Mapping[str, Shape], config: PruningConfig) -> list[Package]:
-    """Consecutive packages in forward order: config.packages of them with nearly equal numbers of units (by default 4, or one a
+def plan_packages(blocks: list[Block], linears: Mapping[str, Shape], config: PruningConfig) -> list[Package]:
+    """What `select` leaves of a model's blocks, in consecutive packages in forward order: config.packages of them with nearly equal numbers of units (by default 4, or one a
     unit if there are fewer), or as few as config.memory_budget_gib allows. A unit larger than the budget is split into its taps."""
+    units = select(blocks, config, linears)
     if config.calibrating == "single":
         require_work(units, linears, config)
         return [make(sum(units, ()), linears, sets_of(config))]
@@ -161,7 +162,7 @@ def plan_packages(units: list[Unit], linears: Mapping[str, Shape], config: Pruni
     count = min(config.packages or config.default_packages, len(units))
     edges = [round(i * len(units) / count) for i in range(count + 1)]
     if config.calibrating == "replay":
-        edges = snapped(edges, units)
+        edges = snapped(edges, units, segments(blocks))
     return [make(sum(units[a:b], ()), linears, sets_of(config)) for a, b in pairwise(edges)]
 
 
@@ -172,11 +173,11 @@ def require_work(units: list[Unit], linears: Mapping[str, Shape], config: Prunin
         raise UserError(f"memory_budget_gib: solving the largest layer alone needs {work:.3g} GiB, found a budget of {config.memory_budget_gib:g}")
 
 
-def snapped(edges: list[int], units: list[Unit]) -> list[int]:
-    """Edges moved to the nearest edge of a segment, which saves replay the part of a segment that two packages share; as they were if
+def snapped(edges: list[int], units: list[Unit], inside: Mapping[str, str]) -> list[int]:
+    """Edges moved to the nearest edge of a segment (`inside`: that of every layer), which saves replay the part of a segment that two packages share; as they were if
     there are more packages than segments."""
-    segments = [segment_of(unit[0].layers[0]) for unit in units]
-    places = [0, *(i for i in range(1, len(units)) if segments[i] != segments[i - 1]), len(units)]
+    its = [inside[unit[0].layers[0]] for unit in units]
+    places = [0, *(i for i in range(1, len(units)) if its[i] != its[i - 1]), len(units)]
     moved = [min(places, key=lambda place: abs(place - edge)) for edge in edges]
     return moved if all(a < b for a, b in pairwise(moved)) else edges
 

@@ -117,11 +117,13 @@ def orders_of(site: Site, blocks: list[Block], hessians: Hessians, config: Pruni
     orders, shares = {}, {}
     for movable in found[site.ranks.rank :: site.ranks.size]:
         scores, name = scores_of(site.denoiser, movable, diagonals), group_name(movable.group)
-        order = permutation(scores, *config.group, seed=config.seed)
-        orders[name] = order.tolist()
-        shares[name] = [(kept(scores, places, *config.group).sum() / scores.sum(dtype=torch.float64)).item() for places in (None, order)]
+        order, whole = permutation(scores, *config.group, seed=config.seed), scores.sum(dtype=torch.float64)
+        if whole > 0:  # else every order keeps all there is
+            shares[name] = [(kept(scores, places, *config.group).sum() / whole).item() for places in (None, order)]
+        if not torch.equal(order, torch.arange(order.shape[1], device=order.device).expand_as(order)):
+            orders[name] = order.tolist()
     orders, shares = site.ranks.collect(orders), list(site.ranks.collect(shares).values())
-    layers = {layer for movable in found for layer in movable.group.consumers if layer in diagonals}
+    layers = {layer for movable in found for layer in movable.group.consumers if layer in diagonals and group_name(movable.group) in orders}
     before, after = (sum(row[i] for row in shares) / max(1, len(shares)) for i in range(2))
     record = {"layers": len(layers), "left": len(left), "kept_before": before, "kept_after": after, "why_left": next(iter(left.values()), "")}
     return {"orders": orders, "record": record}

@@ -113,7 +113,7 @@ def apply_(denoiser: nn.Module, piece: Piece, outcome: Outcome) -> None:
         shrink_(denoiser, group, left_items(denoiser, group, chosen))
     for layer, weight in outcome.weights.items():
         module = denoiser.get_submodule(layer)
-        write_(module, weight.to(module.weight))
+        write_(layer, module, weight)
     for layer, bias in outcome.biases.items():
         with torch.no_grad():
             denoiser.get_submodule(layer).bias.copy_(bias)
@@ -126,7 +126,7 @@ def prune_tap_(denoiser: nn.Module, tap: Tap, hessian: Hessian, config: PruningC
     weights = [matrix(module) for module in modules]
     mean, variance = hessian.mean(), hessian.variance()
     square, apart = hessian.take(), hessian.held_out and hessian.held_out.take()
-    weights = aimed_at(tap.layers[0], weights, hessian, square, config)
+    weights, aimed = aimed_at(tap.layers[0], weights, hessian, square, config)
     inputs = Inputs(square, mean, variance)
 
     def solve(damping: float) -> list[Solution]:
@@ -151,11 +151,12 @@ def prune_tap_(denoiser: nn.Module, tap: Tap, hessian: Hessian, config: PruningC
         held_out = layer_error(weight, solution.weight, apart) if apart is not None else None
         if config.correct_bias:
             correct_(module, weight, solution.weight, mean)
-        write_(module, solution.weight)  # `weight` is a view of what this changes
+        write_(layer, module, solution.weight)  # `weight` is a view of what this changes
         zeros = (module.weight == 0).float().mean().item()
         seconds = (time.perf_counter() - began) / len(tap.layers)
         per_column = hessian.distinct / hessian.columns
-        records.append(LayerRecord(layer, tuple(weight.shape), package, zeros, solution.loss, error, solution.damping, per_column, seconds, held_out, repaired))
+        damping = max(solution.damping, aimed)
+        records.append(LayerRecord(layer, tuple(weight.shape), package, zeros, solution.loss, error, damping, per_column, seconds, held_out, repaired))
     return records
 
 

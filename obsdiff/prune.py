@@ -28,6 +28,7 @@ from typing import Any
 import torch
 
 from .architectures import uncovered
+from .arguments import described_prompts, prompts_hash
 from .biases import has_bias
 from .budget import Budget, budget_of, kept_to, spent
 from .config import BUDGETS, PruningConfig
@@ -35,7 +36,6 @@ from .dense import require_fitting
 from .errors import CalibrationWarning
 from .folder import chosen_denoiser
 from .gathering import GATHER, DensePass, Site, gather
-from .hashes import prompts_hash
 from .job import Job, job_of
 from .journal import Journal, fingerprint
 from .latency import meet
@@ -189,7 +189,7 @@ def in_order(site: Site, job: Job, dense: DensePass | None, kept: Journal | None
         dense = permute_by_(site, job.blocks, found["orders"], dense, job.config)
     report.permutation = found["record"]
     if not found["orders"]:
-        note(report, f"permute: no layer's inputs could be put into another order; {found['record']['why_left'] or 'none reads neurons or heads'}")
+        note(report, f"permute: no layer got another order of its inputs; {found['record']['why_left'] or 'none keeps more in another one'}")
     return dense
 
 
@@ -219,7 +219,7 @@ def report_of(pipe: Any, job: Job) -> PruningReport:
     """The report as it is before anything is pruned."""
     plan = job.plan
     prompts, seeds = plan.drawn
-    report = PruningReport(job.config.to_dict(), plan.settings, prompts, seeds, job.component, [list(p.layers) for p in job.packages])
+    report = PruningReport(job.config.to_dict(), plan.settings, described_prompts(prompts), seeds, job.component, [list(p.layers) for p in job.packages])
     report.threads = torch.get_num_threads()
     report.hashes["prompts"] = prompts_hash(prompts, seeds)
     report.parameters["before"] = sum(p.numel() for p in job.denoiser.parameters())

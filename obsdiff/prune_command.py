@@ -14,7 +14,7 @@ from .commands import GENERAL_PROMPTS, config_of, quiet, show_json, with_recomme
 from .config import PruningConfig
 from .errors import RunFailed, RunStopped, UserError
 from .folder import Folder, check_output, read_prompts
-from .packages import Package, plan_packages, select
+from .packages import Package, plan_packages
 from .progress import say
 from .record import RECORD
 from .single_file import open_model
@@ -170,5 +170,4 @@ def make_plan(folder: Folder, config: PruningConfig) -> tuple[str, list[Package]
         from .meta import layers_of_config
 
         linears = layers_of_config(folder.config(name), config.target)
-    units = select(require_blocks(linears, f"{folder.path}/{name}", config.target), config, linears)
-    return name, plan_packages(units, linears, config)
+    return name, plan_packages(require_blocks(linears, f"{folder.path}/{name}", config.target), linears, config)

@@ -73,7 +73,7 @@ def prune_groups_(
         names = list(dict.fromkeys(name for group in together for name in group.consumers))
         before = {name: matrix(denoiser.get_submodule(name)).clone() for name in names}
         matrices = taken({name: hessians[name] for name in names})
-        before = aims(before, {name: hessians[name] for name in names}, matrices, config)
+        before, aimed = aims(before, {name: hessians[name] for name in names}, matrices, config)
         apart = taken({name: other for name in names if (other := hessians[name].held_out)})
         consumers, gone = solved_best(partial(solved, denoiser, together, before, matrices, package, left), before, apart, config)
         records += gone
@@ -82,10 +82,11 @@ def prune_groups_(
             error = layer_error(before[name], consumer.weight, matrices[name])
             if config.method != "obs" or not config.compensation or repaired is False:
                 consumer.loss = squared_error(before[name], consumer.weight, matrices[name]) / 2
+            consumer.damping = max(consumer.damping, aimed[name])
             row = record(name, before[name], consumer, error, hessians[name], package, time.perf_counter() - began)
             held_out = layer_error(before[name], consumer.weight, apart[name]) if apart else None
             layers.append(replace(row, held_out_error=held_out, repaired=repaired))
-            repair_(denoiser.get_submodule(name), consumer)
+            write_(name, denoiser.get_submodule(name), consumer.weight)
             if config.correct_bias:
                 correct_(denoiser.get_submodule(name), before[name], consumer.weight, hessians[name].mean())
         for group, chosen in zip(together, gone, strict=True):
@@ -99,16 +100,19 @@ def taken(hessians: Mapping[str, Hessian]) -> Matrices:
     return {name: squares[id(hessian)] for name, hessian in hessians.items()}
 
 
-def aims(before: Matrices, hessians: Mapping[str, Hessian], matrices: Matrices, config: PruningConfig) -> Matrices:
-    """What each layer aims at: layers of one Hessian together."""
+def aims(before: Matrices, hessians: Mapping[str, Hessian], matrices: Matrices, config: PruningConfig) -> tuple[Matrices, dict[str, float]]:
+    """What each layer aims at, layers of one Hessian together, and the damping that it took."""
     together: dict[int, list[str]] = {}
     for name, hessian in hessians.items():
         together.setdefault(id(hessian), []).append(name)
     found: Matrices = {}
+    dampings: dict[str, float] = {}
     for first, *others in together.values():
         names = [first, *others]
-        found |= zip(names, aimed_at(first, [before[name] for name in names], hessians[first], matrices[first], config), strict=True)
-    return {name: found[name] for name in before}
+        weights, damping = aimed_at(first, [before[name] for name in names], hessians[first], matrices[first], config)
+        found |= zip(names, weights, strict=True)
+        dampings |= dict.fromkeys(names, damping)
+    return {name: found[name] for name in before}, dampings
 
 
 def solved_best(solve: Callable[[PruningConfig], Solved], before: Matrices, apart: Matrices, config: PruningConfig) -> Solved:
@@ -203,9 +207,3 @@ def record(name: str, before: torch.Tensor, consumer: Consumer, error: float, he
     gone = 1 - consumer.left.float().mean().item()
     per_column = hessian.distinct / hessian.columns
     return LayerRecord(name, tuple(before.shape), package, gone, consumer.loss, error, consumer.damping, per_column, seconds)
-
-
-def repair_(layer: nn.Module, consumer: Consumer) -> None:
-    if not consumer.weight.isfinite().all():
-        raise NotPositiveDefinite(f"the repaired weight of a layer with {consumer.weight.shape[1]} inputs has inf or NaN; raise the damping")
-    write_(layer, consumer.weight)

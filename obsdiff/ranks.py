@@ -87,7 +87,7 @@ class Ranks:
         with answered():
             dist.broadcast_object_list(head, src=owner)
             for name, shape, dtype in head[0]:
-                tensor = tensors[name].contiguous() if self.rank == owner else torch.empty(shape, dtype=dtype, device=device)
+                tensor = tensors[name].to(device).contiguous() if self.rank == owner else torch.empty(shape, dtype=dtype, device=device)
                 dist.broadcast(tensor, src=owner)
                 found[name] = tensor
         return found, head[1]

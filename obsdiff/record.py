@@ -50,8 +50,8 @@ class GroupRecord:
 class PruningReport:
     """What prune_ did: the settings it resolved, every layer, and the seconds of each phase. `parameters` counts the whole
     component before and after; `memory` is the process's anonymous memory before the run and at its peak, in bytes; `layers` of a
-    structured run are those that read the removed heads and neurons. `threads` is how many computed; `hashes` are SHA-256 of the
-    prompts with their seeds, and of every other file that was written; `sensitivity` the relative latent error of pruning a layer's
+    structured run are those that read the removed heads and neurons. `threads` is how many computed; `prompts` are text, or what arguments.py says of
+    pictures and tensors; `hashes` are SHA-256 of the prompts with their seeds, and of every other file that was written; `sensitivity` the relative latent error of pruning a layer's
     input alone, where zeros were allocated by it; `permutation` how many layers got another order of
     inputs and how many could not, and the mean share of Wanda's score that the pattern keeps before and after; `latency` what was
     measured to meet a target latency; `budget` the unit and share that were asked for, what the dense denoiser had of it, and what the pruned

@@ -16,7 +16,7 @@ from typing import Any
 
 from torch import nn
 
-from .architectures import Block, Tap, segment_of
+from .architectures import Block, Tap
 from .calibration import Account, Plan, calibrate, new_hessians, tapped
 from .chain import Order, Stop, needed_until
 from .dense_stream import DenseStream
@@ -48,7 +48,7 @@ def spans(packages: list[Package], trajectory: Trajectory) -> list[tuple[int, in
     places = {name: i for i, name in enumerate(trajectory.order.names)}
     why_not, found = trajectory.why_not, []
     if not why_not:
-        inside = [[places[segment_of(layer)] for layer in package.layers] for package in packages]
+        inside = [[places[trajectory.order.segments[layer]] for layer in package.layers] for package in packages]
         found = [(min(some), max(some)) for some in inside]
         if found != sorted(found):
             why_not = "its packages do not follow the order in which its blocks are called"

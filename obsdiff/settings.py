@@ -8,6 +8,7 @@ import torch
 from diffusers import DiffusionPipeline
 from torch import nn
 
+from .arguments import described_prompts
 from .config import PruningConfig
 from .errors import UserError
 from .folder import DENOISERS, other_denoisers
@@ -72,7 +73,8 @@ def choose_prompts(prompts: list[Prompt], config: PruningConfig) -> tuple[list[P
 
 
 def check_prompts(pipe: Any, prompts: list[Prompt]) -> None:
-    """UserError for arguments that the pipeline's call does not have, and for text that the pipeline has no encoder for."""
+    """UserError for arguments that the pipeline's call does not have or that a record can't hold, and for text that the pipeline has no encoder for."""
+    described_prompts(prompts)
     name = type(pipe).__name__
     known = {key: p for key, p in inspect.signature(pipe.__call__).parameters.items() if key != "self"}
     takes_more = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in known.values())

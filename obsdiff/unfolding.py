@@ -16,6 +16,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from .errors import RunFailed
+
 AT_ONCE = 2**24  # entries of the patches that are unfolded together, if one row of output positions has no more
 
 
@@ -24,10 +26,13 @@ def matrix(layer: nn.Module) -> Tensor:
     return layer.weight.detach().flatten(1)
 
 
-def write_(layer: nn.Module, weight: Tensor) -> None:
-    """Give a layer the weight that this matrix (O, I) stands for."""
+def write_(name: str, layer: nn.Module, weight: Tensor) -> None:
+    """Give a layer the weight that this matrix (O, I) stands for. RunFailed, with the layer's name, if its number format does not hold it."""
     with torch.no_grad():
         layer.weight.copy_(weight.reshape(layer.weight.shape))
+    if not layer.weight.isfinite().all():
+        format = str(layer.weight.dtype).removeprefix("torch.")
+        raise RunFailed(f"{name}: the pruned weight, up to {weight.abs().max():.3g}, has inf or NaN in {format}; raise the damping, or take another --dtype")
 
 
 def tokens(layer: nn.Module, x: Tensor, at_once: int = AT_ONCE) -> Iterator[Tensor]:

@@ -7,6 +7,7 @@ from diffusers import DiffusionPipeline
 
 from obsdiff import PruningConfig, UserError, prune_, save_pruned
 from obsdiff.checkpoint import cast_, load_pipeline, read_record, whole_folder
+from obsdiff.errors import RunFailed
 from obsdiff.folder import open_folder
 
 from .conftest import PROMPTS, sd, sd3
@@ -94,3 +95,10 @@ def test_an_output_that_appears_meanwhile_is_kept(tmp_path):
     with pytest.raises(UserError, match="appeared meanwhile"):
         race()
     assert [f.name for f in (tmp_path / "out").iterdir()] == ["theirs"]
+
+
+def test_a_weight_that_its_format_does_not_hold_is_named(sd3_folder):
+    pipe, formats = load_pipeline(open_folder(Path(sd3_folder)), device="cpu")
+    pipe.transformer.transformer_blocks[1].attn.to_q.weight.data[0, 0] = 1e5
+    with pytest.raises(RunFailed, match=r"transformer\.transformer_blocks\.1\.attn\.to_q\.weight: it has inf or NaN in float16"):
+        cast_(pipe, formats)

@@ -60,3 +60,9 @@ def test_the_pipeline_is_as_it_was_inside_the_block(calibration):
     with obsdiff.dense_pass(pipe, PROMPTS[:3], [PruningConfig(**SMALL, calibration=calibration)]):
         assert pipe.scheduler is scheduler
         assert torch.equal(latents(pipe), before)
+
+
+def test_a_pass_without_a_trajectory_is_no_pass_to_replay():
+    single, replay = (PruningConfig(**SMALL, calibration=calibration) for calibration in ("single", "replay"))
+    with obsdiff.dense_pass(sd3(), PROMPTS[:3], [single]) as dense, pytest.raises(UserError, match="no trajectory to replay"):
+        obsdiff.prune_(sd3(), PROMPTS[:3], replay, dense=dense)

@@ -39,8 +39,7 @@ def crossed_all(pipe, settings: dict, change, begin: int = 1):
     denoiser, config = denoiser_of(pipe), PruningConfig(calibration="replay", **settings)
     dense, linears, job = copy.deepcopy(denoiser), layer_shapes(denoiser), plan(height=16, width=16, weighting=("uniform", 1.0, 1.0))
     blocks = find_blocks(linears)
-    units = select(blocks, config, linears)
-    packages = plan_packages(units, linears, config)
+    packages = plan_packages(blocks, linears, config)
     with store(1e9) as waiting, prepared(pipe) as run:
         shelf = Shelf(waiting)
         trajectory, first = record(run, denoiser, blocks, list(packages[0].taps), job, shelf, None, lambda n: None)

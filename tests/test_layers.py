@@ -29,6 +29,7 @@ FLOORS = [
         "own_memory",
         "ranks",
         "hashes",
+        "arguments",
         "allocation",
         "knapsack",
         "prices",

@@ -5,7 +5,7 @@ import pytest
 from obsdiff.architectures import find_blocks
 from obsdiff.config import PruningConfig
 from obsdiff.errors import UserError
-from obsdiff.packages import GIB, passes, plan_packages, room, select, work_bytes
+from obsdiff.packages import GIB, passes, plan_packages, room, select, select_groups, work_bytes
 from obsdiff.surgery import layer_shapes
 
 from .conftest import sd3
@@ -44,8 +44,7 @@ def test_what_fits_no_layer_is_refused(settings, words):
 
 @pytest.mark.parametrize("count", [1, 2, 4, 5, 12])
 def test_packages_are_consecutive_units_that_cover_everything_once(count):
-    units = select(BLOCKS, PruningConfig(), LINEARS)
-    packages = plan_packages(units, LINEARS, PruningConfig(packages=count))
+    packages = plan_packages(BLOCKS, LINEARS, PruningConfig(packages=count))
     assert len(packages) == count
     assert [x for p in packages for x in p.layers] == layers(PruningConfig())
 
@@ -53,36 +52,34 @@ def test_packages_are_consecutive_units_that_cover_everything_once(count):
 def test_replays_packages_end_where_blocks_end_if_there_are_enough():
     units = select(BLOCKS, PruningConfig(), LINEARS)
     for count, sizes in {2: [4, 8], 3: [4, 4, 4], 4: [3, 3, 3, 3]}.items():
-        packages = plan_packages(units, LINEARS, PruningConfig(packages=count, calibration="replay"))
+        packages = plan_packages(BLOCKS, LINEARS, PruningConfig(packages=count, calibration="replay"))
         assert [x for p in packages for x in p.layers] == layers(PruningConfig())
         assert [sum(unit[0] in p.taps for unit in units) for p in packages] == sizes
 
 
 def test_one_by_default_four_where_they_are_calibrated_one_by_one_fewer_where_there_are_fewer_units():
-    units = select(BLOCKS, PruningConfig(), LINEARS)
-    assert len(plan_packages(units, LINEARS, PruningConfig())) == 1
+    assert len(plan_packages(BLOCKS, LINEARS, PruningConfig())) == 1
     live = {"calibration": "live"}
-    assert len(plan_packages(units, LINEARS, PruningConfig(**live))) == 4
-    assert len(plan_packages(units, LINEARS, PruningConfig(method="magnitude", **live))) == 1  # its choice needs no Hessian
-    assert len(plan_packages(select(BLOCKS, PruningConfig(blocks="1", target="ffn"), LINEARS), LINEARS, PruningConfig(**live))) == 2
+    assert len(plan_packages(BLOCKS, LINEARS, PruningConfig(**live))) == 4
+    assert len(plan_packages(BLOCKS, LINEARS, PruningConfig(method="magnitude", **live))) == 1  # its choice needs no Hessian
+    assert len(plan_packages(BLOCKS, LINEARS, PruningConfig(blocks="1", target="ffn", **live))) == 2
     with pytest.raises(UserError, match="12 basic units, found 13"):
-        plan_packages(units, LINEARS, PruningConfig(packages=13))
+        plan_packages(BLOCKS, LINEARS, PruningConfig(packages=13))
 
 
 def test_a_budget_is_kept_with_as_few_packages_as_it_allows():
     units = select(BLOCKS, PruningConfig(), LINEARS)
     work = work_bytes((tap for unit in units for tap in unit), LINEARS, PruningConfig())
     largest = 2 * 8 * (128 * 128 + 128)  # both streams' FFN down projections
-    packages = plan_packages(units, LINEARS, PruningConfig(calibration="live", memory_budget_gib=(work + largest) / GIB))
+    packages = plan_packages(BLOCKS, LINEARS, PruningConfig(calibration="live", memory_budget_gib=(work + largest) / GIB))
     assert max(p.hessian_bytes for p in packages) <= largest
     assert [x for p in packages for x in p.layers] == layers(PruningConfig())
     for one, two in itertools.pairwise(packages):
         assert one.hessian_bytes + two.hessian_bytes > largest
-    split = plan_packages(
-        units, LINEARS, PruningConfig(calibration="live", memory_budget_gib=(work + largest / 2) / GIB)
-    )  # the largest units fall into their taps
+    half = PruningConfig(calibration="live", memory_budget_gib=(work + largest / 2) / GIB)
+    split = plan_packages(BLOCKS, LINEARS, half)  # the largest units fall into their taps
     assert max(p.hessian_bytes for p in split) <= largest / 2
-    assert len(plan_packages(units, LINEARS, PruningConfig(calibration="live", memory_budget_gib=1.0))) == 1
+    assert len(plan_packages(BLOCKS, LINEARS, PruningConfig(calibration="live", memory_budget_gib=1.0))) == 1
 
 
 def test_the_work_of_solving_is_that_of_the_largest_tap():
@@ -99,16 +96,15 @@ def test_the_work_of_solving_is_that_of_the_largest_tap():
     ("calibration", "words"), [("live", r"Hessian of transformer_blocks\.0\.ff\.net\.2 alone"), ("single", "solving the largest layer alone")]
 )
 def test_a_budget_too_small_says_what_is_needed(calibration, words):
-    units = select(BLOCKS, PruningConfig(target="ffn", include="*net.2"), LINEARS)
     with pytest.raises(UserError, match=words):
-        plan_packages(units, LINEARS, PruningConfig(calibration=calibration, memory_budget_gib=1e-6))
+        plan_packages(BLOCKS, LINEARS, PruningConfig(target="ffn", include="*net.2", calibration=calibration, memory_budget_gib=1e-6))
 
 
 def test_what_waits_has_the_room_that_solving_and_the_largest_package_leave():
     for calibration in ("single", "replay"):
         config = PruningConfig(calibration=calibration, memory_budget_gib=1.0)
         units = select(BLOCKS, config, LINEARS)
-        packages = plan_packages(units, LINEARS, config)
+        packages = plan_packages(BLOCKS, LINEARS, config)
         work = work_bytes((tap for unit in units for tap in unit), LINEARS, config)
         assert room(config, packages, LINEARS) == GIB - work - (packages[0].hessian_bytes if calibration == "replay" else 0)
     assert room(PruningConfig(), packages, LINEARS) > 0
@@ -116,11 +112,11 @@ def test_what_waits_has_the_room_that_solving_and_the_largest_package_leave():
 
 def test_held_out_prompts_have_hessians_of_their_own_that_count():
     units, (without, apart) = select(BLOCKS, PruningConfig(), LINEARS), (PruningConfig(held_out=n, memory_budget_gib=1.0) for n in (0, 5))
-    sizes = [plan_packages(units, LINEARS, config)[0].hessian_bytes for config in (without, apart)]
+    sizes = [plan_packages(BLOCKS, LINEARS, config)[0].hessian_bytes for config in (without, apart)]
     assert sizes[1] == 2 * sizes[0]
     works = [work_bytes((tap for unit in units for tap in unit), LINEARS, config) for config in (without, apart)]
     assert works[1] > works[0]
-    rooms = [room(config, plan_packages(units, LINEARS, config), LINEARS) for config in (without, apart)]
+    rooms = [room(config, plan_packages(BLOCKS, LINEARS, config), LINEARS) for config in (without, apart)]
     assert rooms[0] - rooms[1] == works[1] - works[0]
 
 
@@ -128,11 +124,18 @@ def test_asymmetric_calibration_has_cross_sums_that_count():
     """Twice the matrices, so packages that a budget fills have half the units; and a run of the dense model more in all but the first."""
     units = select(BLOCKS, PruningConfig(), LINEARS)
     plain, aimed = (PruningConfig(calibration="replay", packages=4, asymmetric=asymmetric) for asymmetric in (False, True))
-    sizes = [[p.hessian_bytes for p in plan_packages(units, LINEARS, config)] for config in (plain, aimed)]
+    sizes = [[p.hessian_bytes for p in plan_packages(BLOCKS, LINEARS, config)] for config in (plain, aimed)]
     assert sizes[1] == [2 * size for size in sizes[0]]
     assert [passes(config, 4) for config in (plain, aimed)] == [2.5, 3.25]
     work = work_bytes((tap for unit in units for tap in unit), LINEARS, aimed)
     budget = (work + 4 * 8 * (128 * 128 + 128)) / GIB
-    found = [plan_packages(units, LINEARS, PruningConfig(calibration="replay", memory_budget_gib=budget, asymmetric=a)) for a in (False, True)]
+    found = [plan_packages(BLOCKS, LINEARS, PruningConfig(calibration="replay", memory_budget_gib=budget, asymmetric=a)) for a in (False, True)]
     assert all(package.hessian_bytes <= budget * GIB - work for package in found[1])
     assert len(found[1]) > len(found[0])
+
+
+@pytest.mark.parametrize("wild", ["*.1.attn.to_q", "*.1.attn.add_k_proj", "*.1.attn.to_out.0"])
+def test_an_excluded_layer_leaves_its_whole_group_be(wild):
+    """Whether it writes the heads or reads them."""
+    everything, without = (select_groups(BLOCKS, PruningConfig(pattern="structured", keep_first_last=False, exclude=e)) for e in ((), wild))
+    assert [g for g in everything if g not in without] == [g for g in everything if (g.owner, g.kind) == ("transformer_blocks.1.attn", "heads")]

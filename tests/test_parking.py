@@ -7,7 +7,7 @@ from safetensors.torch import load_file, save_file
 import obsdiff
 from obsdiff import PruningConfig
 from obsdiff.own_memory import STATUS, anonymous
-from obsdiff.parking import own_, park_
+from obsdiff.parking import Twin, own_, park_
 from obsdiff.store import store
 from obsdiff.unfolding import write_
 
@@ -62,8 +62,25 @@ def test_what_is_written_and_parked_leaves_nothing_in_memory_while_others_use_th
     with store(0) as waiting:
         for name in ("0", "1", "2"):
             own_(model, [name])
-            write_(model[int(name)], torch.zeros(4096, 4096))
+            write_(name, model[int(name)], torch.zeros(4096, 4096))
             park_(model, [name], waiting)
         assert anonymous() - held < 0.5 * 3 * model[0].weight.nbytes
     assert not model[2].weight.any()
     assert model[3].weight.any()
+
+
+@pytest.mark.parametrize("room", [0, 1e9])
+def test_a_twin_is_a_copy_that_lies_where_there_is_room(room):
+    module = torch.nn.Sequential(torch.nn.Linear(64, 64), torch.nn.BatchNorm1d(64), torch.nn.Linear(64, 8).bfloat16())
+    before = {name: value.clone() for name, value in module.state_dict().items()}
+    with store(room) as waiting:
+        twin = Twin.of(module, waiting)
+        size = sum(p.numel() * p.element_size() for p in module.parameters())
+        assert (waiting.used, waiting.on_disk) == ((0, size) if room == 0 else (size, 0))
+        with torch.no_grad():
+            for value in module.state_dict().values():
+                value.zero_()
+        assert all(torch.equal(value, before[name]) for name, value in twin.module.state_dict().items())
+        assert all(p.data_ptr() % 64 == 0 for p in twin.module.parameters())  # as torch has it
+        twin.give_back(waiting)
+        assert (waiting.used, waiting.on_disk, list(waiting.folder.glob("0*"))) == (0, 0, [])

@@ -1,5 +1,7 @@
 """Another order of neurons and value dimensions is the same function; pruning in it keeps more, goes on, and leaves shared Hessians alone."""
 
+import json
+
 import pytest
 import torch
 
@@ -154,3 +156,22 @@ def test_a_preset_may_set_it(monkeypatch):
 
 def test_old_records_load():
     assert PruningReport({}).permutation == {}
+
+
+def test_what_carries_nothing_has_no_score_and_keeps_its_order(tmp_path):
+    """An FFN whose neurons are all dead: no share of its score could be said."""
+    pipe, dead = sd3(), "transformer_blocks.1.ff"
+    pipe.transformer.get_submodule(f"{dead}.net.2").weight.data.zero_()
+    found = prune_(pipe, PROMPTS, PruningConfig(permute=True, **QUICK), journal=tmp_path / "journal").permutation
+    assert 0.5 < found["kept_before"] < found["kept_after"] < 1
+    orders = json.loads((tmp_path / "journal" / "permutation.json").read_text())["orders"]
+    assert f"{dead} neurons" not in orders
+    assert orders
+
+
+def test_layers_whose_order_stays_are_not_counted_as_moved():
+    """Heads of 8 are one group of 4:8 each: there is nothing to exchange."""
+    settings = QUICK | {"pattern": "4:8", "include": ("*.to_out.0", "*.to_add_out")}
+    with pytest.warns(obsdiff.CalibrationWarning, match="no layer got another order of its inputs"):
+        found = prune_(sd3(), PROMPTS, PruningConfig(permute=True, **settings)).permutation
+    assert found["layers"] == 0

@@ -1,8 +1,11 @@
 """Replay against its definition: the recorded denoiser calls, each through the whole model as it is then."""
 
+import copy
+
 import pytest
 import torch
 
+from obsdiff import prune_
 from obsdiff.architectures import find_blocks
 from obsdiff.calibration import calibrate
 from obsdiff.config import PruningConfig
@@ -16,6 +19,8 @@ from obsdiff.store import store
 from obsdiff.surgery import layer_shapes
 
 from .conftest import flux, sd, sd3
+from .coverage_of_models import build
+from .support.direct import DirectPipeline
 from .test_calibration import denoiser_of, plan
 
 MAKERS = [sd3, lambda: sd3(dual=(0, 1)), sd, flux]
@@ -32,7 +37,7 @@ def replay_all(pipe, packages: int, change, room: float = 1e9, job=None, wanted:
     before = hooks(denoiser)
     linears = layer_shapes(denoiser)
     blocks, config = find_blocks(linears), PruningConfig(packages=packages, calibration="replay", blocks=wanted)
-    plans = plan_packages(select(blocks, config, linears), linears, config)
+    plans = plan_packages(blocks, linears, config)
     with store(room) as waiting, prepared(pipe) as run:
         shelf = Shelf(waiting)
         trajectory, first = record(run, denoiser, blocks, list(plans[0].taps), job or plan(height=16, width=16), shelf, None, lambda n: None)
@@ -120,7 +125,7 @@ def test_shrunk_packages_are_replayed_as_they_are_then(make):
     denoiser, config = denoiser_of(pipe), PruningConfig(pattern="structured", sparsity=0.5, packages=2, calibration="replay", keep_first_last=False, round_to=1)
     linears = layer_shapes(denoiser)
     blocks = find_blocks(linears)
-    first, last = plan_packages(select(blocks, config, linears), linears, config)
+    first, last = plan_packages(blocks, linears, config)
     groups = [group for group in select_groups(blocks, config) if group.consumers[0] in first.layers]
     with store(1e9) as waiting, prepared(pipe) as run:
         shelf, job = Shelf(waiting), plan(height=16, width=16, weighting=("uniform", 1.0, 1.0))
@@ -136,3 +141,19 @@ def test_shrunk_packages_are_replayed_as_they_are_then(make):
                 denoiser(*args, **kwargs)
     for layer, hessian in found.items():
         torch.testing.assert_close(hessian.matrix().double(), 2 * sum(x.T @ x for x in seen[layer]) / hessian.samples, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["Kandinsky3UNet", "I2VGenXLUNet"])
+def test_blocks_without_a_number_stand_in_segments_too(name):
+    """add_time_condition.attention.to_out.0: the number is the layer's, not its segment's. In one step replay sees what live sees, in the same packages."""
+    found, (model, arguments) = {}, build(name)
+    linears = layer_shapes(model)
+    units = len(select(find_blocks(linears), PruningConfig(), linears))
+    for way in ({"calibration": "live"}, {"calibration": "replay"}, {"calibration": "replay", "asymmetric": True}):
+        pipe = DirectPipeline(copy.deepcopy(model), arguments, steps=1)
+        prune_(pipe, [{}], PruningConfig(packages=units, **way))
+        found[str(way)] = pipe.transformer.state_dict()
+    live, plain, aimed = found.values()
+    for key in live:
+        torch.testing.assert_close(live[key], plain[key])
+    assert any(not torch.equal(plain[key], aimed[key]) for key in plain)

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from obsdiff.errors import RunFailed
 from obsdiff.hessian import Hessian
 from obsdiff.solvers import Target
 from obsdiff.solvers.obs import obs
@@ -53,7 +54,7 @@ def test_the_hessian_measures_the_squared_error_of_the_output(shape):
     layer, x = convolution(**shape)
     before, out = matrix(layer).clone(), layer(x)
     hessian = gathered(layer, x)
-    write_(layer, before + torch.randn_like(before))
+    write_("layer", layer, before + torch.randn_like(before))
     change = (layer(x) - out).square().sum()
     assert hessian.samples == out.numel() / out.shape[1]
     assert squared_error(before, matrix(layer), hessian.matrix()) == pytest.approx(2 * change.item() / hessian.samples)
@@ -102,7 +103,7 @@ def test_obs_repairs_the_convolution(group):
     (solution,) = obs([before], seen(gathered(layer, x).matrix()), Target(0.5, group))
     errors = []
     for weight in (solution.weight, before * solution.kept):
-        write_(layer, weight)
+        write_("layer", layer, weight)
         errors.append((layer(x) - out).square().sum().item())
     assert errors[0] < 0.5 * errors[1]
     assert group is None or (layer.weight.flatten(1).unflatten(1, (-1, 4)) != 0).sum(2).max() == 2
@@ -122,3 +123,9 @@ def test_obs_repairs_the_convolution(group):
 def test_what_is_no_such_convolution_says_why(layer, words):
     reason = refusal(layer)
     assert reason is None if words is None else words in reason
+
+
+def test_a_weight_that_the_layers_format_does_not_hold_is_refused():
+    layer = nn.Linear(4, 2).half()
+    with pytest.raises(RunFailed, match=r"block\.0\.up: the pruned weight, up to 1e\+05, has inf or NaN in float16"):
+        write_("block.0.up", layer, torch.full((2, 4), 1e5))

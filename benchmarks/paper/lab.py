@@ -30,7 +30,7 @@ from obsdiff.judges.clip import Clip
 from obsdiff.judges.features import features_of, open_extractor, real_features
 from obsdiff.judges.files import find_judges
 from obsdiff.metrics import Figure, fid, mean_of, relative_latent_error
-from obsdiff.packages import Package, plan_packages, select, select_groups
+from obsdiff.packages import Package, plan_packages, select_groups
 from obsdiff.pieces import prune_tap_
 from obsdiff.prune_structured import prune_groups_
 from obsdiff.pruned_models import mark_pruned_
@@ -81,7 +81,7 @@ class Lab:
 
     def packages(self, config: PruningConfig) -> list[Package]:
         """What a config prunes, package by package."""
-        return plan_packages(select(find_blocks(self.linears), config, self.linears), self.linears, config)
+        return plan_packages(find_blocks(self.linears), self.linears, config)
 
     def hessians(self, seed: int = 0, count: int = CALIBRATION, weighting: str = PAPERS) -> Hessians:
         """Hessians of the dense model over `count` calibration prompts, from disk if they were gathered before."""

@@ -13,7 +13,7 @@ from torch import nn
 
 from obsdiff import PruningConfig
 from obsdiff.architectures import Group, require_blocks
-from obsdiff.packages import plan_packages, select, select_groups
+from obsdiff.packages import plan_packages, select_groups
 from obsdiff.surgery import columns, items, layer_shapes, shrink_
 
 from .calibrate import gather
@@ -31,7 +31,7 @@ def prune_plain_(pipe: Any, prompts: list[str], config: PruningConfig) -> None:
     settings = {name: getattr(config, name) for name in ("num_inference_steps", "guidance_scale", "height", "width")}
     seeds = [config.seed + i for i in range(len(prompts))]
     pipe.set_progress_bar_config(disable=True)
-    for package in plan_packages(select(blocks, config, shapes), shapes, config):
+    for package in plan_packages(blocks, shapes, config):
         hessians = gather(pipe, denoiser, list(package.layers), prompts, seeds, settings)
         inside = [group for group in groups if group.consumers[0] in package.layers]
         for group in inside:

@@ -1,0 +1,54 @@
+"""The calibration prompts as a record holds them, and one number by which they are known again.
+
+A prompt that is a dict holds arguments of a pipeline call: text and numbers stand in the record as they are, pictures, tensors
+and arrays as their kind, shape and SHA-256.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from PIL.Image import Image
+from torch import Tensor
+
+from .errors import UserError
+from .hashes import digest
+
+PLAIN = (str, bool, int, float, type(None))
+
+
+def described(value: Any, name: str = "prompt") -> Any:
+    """A value as JSON; equal values give equal JSON, others do not. UserError, with its name, for one that can't be told from others of its kind."""
+    if isinstance(value, PLAIN):
+        return value
+    if isinstance(value, Tensor):
+        return {"tensor": str(value.dtype).removeprefix("torch."), "shape": list(value.shape), "sha256": digest([("", value)])}
+    if isinstance(value, Image):
+        return {"image": value.mode, "size": list(value.size), "sha256": hashlib.sha256(value.tobytes()).hexdigest()}
+    if isinstance(value, np.generic):
+        return described(value.item(), name)
+    if isinstance(value, np.ndarray) and not value.dtype.hasobject:
+        return {"array": str(value.dtype), "shape": list(value.shape), "sha256": hashlib.sha256(np.ascontiguousarray(value).tobytes()).hexdigest()}
+    if isinstance(value, torch.dtype | torch.device):
+        return str(value)
+    if isinstance(value, Mapping) and all(isinstance(key, str) for key in value):
+        return {key: described(part, f"{name}.{key}") for key, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [described(part, f"{name}[{i}]") for i, part in enumerate(value)]
+    raise UserError(f"prompts: {name} is of type {type(value).__name__}; expected text, numbers, pictures, tensors, arrays, or lists and dicts of them")
+
+
+def described_prompts(prompts: Sequence[Any]) -> list[Any]:
+    """Every prompt as JSON; UserError as above."""
+    return [
+        {key: described(value, key) for key, value in prompt.items()} if isinstance(prompt, dict) else described(prompt, f"prompt {i}")
+        for i, prompt in enumerate(prompts)
+    ]
+
+
+def prompts_hash(prompts: Sequence[Any], seeds: Sequence[int]) -> str:
+    """SHA-256 of prompts and seeds, whatever the prompts hold."""
+    return hashlib.sha256(json.dumps([described_prompts(prompts), list(seeds)], sort_keys=True).encode()).hexdigest()
