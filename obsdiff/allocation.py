@@ -17,6 +17,8 @@ References:
         https://arxiv.org/abs/2410.10912
 """
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -48,7 +50,7 @@ def by_loss(errors: Tensor, sizes: Tensor, share: float) -> Tensor:
     few, many = answer(low), answer(high)
     least, most = (weight * few).sum(), (weight * many).sum()
     part = (share - least) / (most - least) if most > least else 0.0
-    return few + part * (many - few)
+    return (few + part * (many - few)).clamp(0, GRID[-1])  # for rounding
 
 
 def interpolated(errors: Tensor, sparsities: Tensor) -> Tensor:
@@ -70,7 +72,9 @@ def by_outliers(ratios: Tensor, sizes: Tensor, share: float) -> Tensor:
 
 
 def by_spectrum(exponents: Tensor, sizes: Tensor, share: float) -> Tensor:
-    """Sparsities (N,) by the tail exponents (N,): a small one is a heavy tail, which keeps more."""
+    """Sparsities (N,) by the tail exponents (N,): a small one is a heavy tail, which keeps more. What has no tail counts as the lightest of the others."""
+    known = exponents[exponents.isfinite()]
+    exponents = exponents.clamp(max=known.max()) if len(known) else torch.zeros_like(exponents)
     spread = exponents.max() - exponents.min()
     levels = (exponents - exponents.min()) / spread if spread > 0 else torch.full_like(exponents, 0.5)
     return centred(share * (1 - STRETCH + 2 * STRETCH * levels.double()), sizes, share)
@@ -93,8 +97,10 @@ def outlier_ratio(weight: Tensor, hessian: Tensor) -> float:
 
 
 def tail_exponent(weight: Tensor) -> float:
-    """Hill's estimate of the exponent of the power law that the largest eigenvalues of W W^T follow."""
-    eigenvalues = torch.linalg.svdvals(weight.float()).double().square().sort(descending=True).values
-    count = max(1, int(TAIL * len(eigenvalues)) - 1)
-    logs = (eigenvalues[:count] / eigenvalues[count].clamp(min=torch.finfo(torch.float32).tiny)).log().sum().item()
-    return 1 + count / logs if logs > 0 else float(count)
+    """Hill's estimate of the exponent of the power law that the largest eigenvalues of W W^T follow; inf where all that are not zero are equal."""
+    values = torch.linalg.svdvals(weight.float()).double().sort(descending=True).values
+    eigenvalues = values[values > max(weight.shape) * torch.finfo(torch.float32).eps * values[:1]].square()  # the others are rounding
+    count = int(TAIL * len(eigenvalues)) - 1
+    count = max(1, count) if len(eigenvalues) > 1 else 0
+    logs = (eigenvalues[:count] / eigenvalues[count : count + 1]).log().sum().item()
+    return 1 + count / logs if logs > 0 else math.inf

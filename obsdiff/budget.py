@@ -15,7 +15,7 @@ from typing import Any
 from torch import nn
 
 from .architectures import Group
-from .config import BUDGETS, PruningConfig
+from .config import PruningConfig
 from .drawing import denoiser_call
 from .errors import UserError
 from .job import Job
@@ -24,14 +24,13 @@ from .latency import MORE_ROUNDS, MOST, ROUNDS, raced
 from .latency_table import seconds_saved
 from .prune_structured import group_name, left_of
 from .savings import amount, of_an_item
-from .structured_sensitivity import Curve, movable, steps_of
+from .structured_sensitivity import NO_TARGET, Curve, movable, steps_of
 from .surgery import items, shrink_
 
 HALVINGS = 12
 CORRECTIONS = 6  # how often what has to be saved of time is corrected
 NEAR = 0.02  # a time that is so little below its target is near enough
 MORE = 1.05  # what is saved more, where a measurement with more rounds finds that a little is missing
-NO_TARGET: dict[str, None] = dict.fromkeys(BUDGETS)
 
 Left = dict[str, int]  # group's name -> items that stay
 
@@ -148,18 +147,22 @@ def spent(budget: Budget, pipe: Any, job: Job, curves: Mapping[str, Curve]) -> d
 def in_turn(budget: Budget, choose: Callable[[float], Left], race: Callable[[Left, int], tuple[float, float, float]]) -> dict[str, Any]:
     """Save more or less by the table until the whole step, timed, takes at most the target's share, and little less. UserError if it takes more even
     where all is saved that can be."""
-    wanted, tried, best = budget.wanted, [], None
+    tried: list[tuple[float, float]] = []
     most = sum(row[-1] for row in budget.savings.values())
+    wanted, little, enough = min(most, budget.wanted), 0.0, None  # little: what was saved and was not enough; enough: what was
     for _ in range(CORRECTIONS):
-        left = choose(wanted)
-        share = race(left, ROUNDS)[0]
+        share = race(choose(wanted), ROUNDS)[0]
         tried.append((wanted / budget.dense, share))
-        if share <= budget.target and (best is None or share > best[1]):
-            best = (wanted, share)
-        if budget.target - NEAR <= share <= budget.target:
+        if share <= budget.target:
+            enough = wanted if enough is None else min(wanted, enough)
+        else:
+            little = max(wanted, little)
+        if budget.target - NEAR <= share <= budget.target or little >= most:
             break
-        wanted = min(most, wanted * min(2.0, max(0.5, (1 - budget.target + NEAR / 2) / max(1 - share, 1e-3))))
-    wanted = best[0] if best else most
+        wanted = wanted * min(2.0, max(0.5, (1 - budget.target + NEAR / 2) / max(1 - share, 1e-3)))
+        if not little < wanted < (enough or most):
+            wanted = (little + enough) / 2 if enough else most
+    wanted = enough or most
     left = choose(wanted)
     measured = race(left, MORE_ROUNDS)
     tried.append((wanted / budget.dense, measured[0]))

@@ -6,6 +6,7 @@ The command line's flags, their help, the saved record and the Python API are al
 import dataclasses
 import math
 import re
+import sys
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -54,11 +55,13 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
     "best": BEST,
     "fast": {kind: fields | {"allocation_prompts": 1} for kind, fields in BEST.items()},
 }
-BUDGETS = ("target_parameters", "target_macs", "target_bytes", "target_latency")  # settings that give a share of the dense denoiser instead of a sparsity
+SIZES = ("target_parameters", "target_macs", "target_bytes")
+BUDGETS = (*SIZES, "target_latency")  # settings that give a share of the dense denoiser instead of a sparsity
 DTYPES = ("float32", "bfloat16", "float16")
 DEFAULT_SPARSITY = 0.5
 DEFAULT_PACKAGES = 4
 LARGEST_SEED = 2**62  # torch takes 64 bits, and prompt i starts from seed + i
+LARGEST_NUMBER = sys.float_info.max
 
 
 def setting(default: Any, text: str, choices: tuple[str, ...] | None = None, metavar: str | None = None) -> Any:
@@ -162,11 +165,10 @@ class PruningConfig:
 
     def __post_init__(self) -> None:
         for name in ("include", "exclude"):
-            value = getattr(self, name)
-            object.__setattr__(self, name, (value,) if isinstance(value, str) else tuple(value))
+            object.__setattr__(self, name, wildcards(name, getattr(self, name)))
         if self.preset is not None:
             one_of("preset", self.preset, PRESETS)
-        sized = any(getattr(self, name) is not None for name in BUDGETS if name != "target_latency")
+        sized = any(getattr(self, name) is not None for name in SIZES)
         for name, value in (DEFAULTS | ({"allocation": "obs"} if sized else {}) | PRESETS.get(self.preset, {}).get(self.kind, {})).items():
             if getattr(self, name) is None:
                 object.__setattr__(self, name, value)
@@ -293,23 +295,20 @@ def check(c: PruningConfig) -> None:
     if c.allocation not in possible:
         raise UserError(f"allocation: pattern {c.pattern} does {', '.join(possible)}; found {c.allocation}")
     why = f" (by preset {c.preset})" if c.preset else ""
-    if c.allocation != "uniform" and c.calibrating != "single":
-        raise UserError(f"allocation {c.allocation}{why} needs all Hessians at once, so calibration single; found {c.calibrating}; or take allocation uniform")
-    if c.allocation != "uniform" and c.removed > MOST_ALLOCATED[kind]:
-        raise UserError(
-            f"allocation {c.allocation}{why} does {c.pattern} up to sparsity {MOST_ALLOCATED[kind]:g}, found {c.removed:g}; take allocation uniform"
-        )
-    if c.allocation != "uniform" and kind == "structured" and c.method != "obs":
-        raise UserError(f"allocation {c.allocation}: structured goes by the losses of method obs, found {c.method}")
-    if not isinstance(c.permute, bool):
-        raise UserError(f"permute: expected True or False, found {c.permute!r}")
+    if c.allocation != "uniform":
+        check_allocation(c, why)
+    yes_or_no("permute", c.permute)
     if c.permute and kind != "n:m":
         raise UserError(f"permute: only for an N:M pattern does the order of inputs count; found pattern {c.pattern}; leave it out")
     if c.permute and c.calibrating != "single":
         raise UserError(f"permute{why} needs all Hessians at once, so calibration single; found {c.calibrating}; or take no-permute")
     check_asymmetric(c, why)
-    if not isinstance(c.correct_bias, bool):
-        raise UserError(f"correct_bias: expected True or False, found {c.correct_bias!r}")
+    yes_or_no("correct_bias", c.correct_bias)
+    yes_or_no("compensation", c.compensation)
+    if c.keep_first_last is not None:
+        yes_or_no("keep_first_last", c.keep_first_last)
+    if not isinstance(c.component, str | None):
+        raise UserError(f"component: expected a name, such as transformer_2, found {c.component!r}")
     if c.refine != "none" and not c.compensation:
         raise UserError(f"refine {c.refine} repairs the kept weights, which no-compensation leaves as they are; give one of them")
     if c.refine == "swaps" and kind == "structured":
@@ -325,8 +324,7 @@ def check_held_out(c: PruningConfig) -> None:
         raise UserError(f"held_out: expected fewer than num_prompts {c.num_prompts}, of which they are taken, found {c.held_out}")
     if c.held_out and c.calibrating != "single":
         raise UserError(f"held_out {c.held_out}: the second Hessians come from the dense pass of calibration single, found {c.calibrating}; take single")
-    if not isinstance(c.choose_damping, bool):
-        raise UserError(f"choose_damping: expected yes or no, found {c.choose_damping!r}")
+    yes_or_no("choose_damping", c.choose_damping)
     if c.choose_damping and not c.held_out:
         raise UserError("choose_damping goes by prompts that are kept apart: give held_out, a quarter of num_prompts for example")
     if c.choose_damping and c.method not in REPAIRING and c.refine == "none":
@@ -335,11 +333,22 @@ def check_held_out(c: PruningConfig) -> None:
         raise UserError("choose_damping tries multiples of damping: expected above 0, found 0")
 
 
+def check_allocation(c: PruningConfig, why: str) -> None:
+    """UserError for an allocation without what it goes by. `why`: the preset that may have set what does not fit."""
+    size = next((name for name in SIZES if getattr(c, name) is not None), None)  # which can't do without
+    name, instead = f"allocation {c.allocation}{f' (for {size})' if size else why}", "" if size else "; or take allocation uniform"
+    if c.calibrating != "single":
+        raise UserError(f"{name} needs all Hessians at once, so calibration single; found {c.calibrating}{why if size else ''}{instead}")
+    if c.removed > MOST_ALLOCATED[c.kind]:
+        raise UserError(f"{name} does {c.pattern} up to sparsity {MOST_ALLOCATED[c.kind]:g}, found {c.removed:g}{instead}")
+    if c.kind == "structured" and c.method != "obs":
+        raise UserError(f"{name}: structured goes by the losses of method obs, found {c.method}{instead}")
+
+
 def check_asymmetric(c: PruningConfig, why: str) -> None:
     """UserError for asymmetric calibration without the two models' inputs, or of weights that are only removed. `why`: the preset that may have
     set what does not fit."""
-    if not isinstance(c.asymmetric, bool):
-        raise UserError(f"asymmetric: expected True or False, found {c.asymmetric!r}")
+    yes_or_no("asymmetric", c.asymmetric)
     if c.asymmetric and c.calibrating != "replay":
         raise UserError(f"asymmetric compares the dense model's inputs with the pruned one's, so it needs calibration replay; found {c.calibrating}{why}")
     if c.asymmetric and not c.repairs:
@@ -369,8 +378,21 @@ def combinations() -> str:
 
 
 def one_of(name: str, value: Any, choices: Any) -> None:
-    if value not in choices:
+    if value not in tuple(choices):
         raise UserError(f"{name}: expected one of {', '.join(choices)}; found {value!r}")
+
+
+def yes_or_no(name: str, value: Any) -> None:
+    if not isinstance(value, bool):
+        raise UserError(f"{name}: expected True or False, found {value!r}")
+
+
+def wildcards(name: str, value: Any) -> tuple[str, ...]:
+    """One or several shell wildcards as a tuple."""
+    found = (value,) if isinstance(value, str) else tuple(value) if isinstance(value, list | tuple | set | frozenset) else (None,)
+    if not all(isinstance(wild, str) for wild in found):
+        raise UserError(f"{name}: expected a shell wildcard or several, found {value!r}")
+    return found
 
 
 def whole(name: str, value: Any, least: int) -> None:
@@ -380,6 +402,6 @@ def whole(name: str, value: Any, least: int) -> None:
 
 def number(name: str, value: Any, low: float, high: float, wanted: str, above: bool = True) -> None:
     """A finite number in (low, high), or [low, high) if not `above`."""
-    ok = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    ok = isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= LARGEST_NUMBER
     if not ok or value >= high or value < low or (above and value == low):
         raise UserError(f"{name}: expected {wanted}, found {value!r}")

@@ -50,9 +50,7 @@ def meet(pipe: Any, job: Job) -> dict[str, Any]:
         return found
 
     if share(MOST)[0] > target:
-        raise UserError(
-            f"target_latency: expected a share that pruning can reach, found {target:g}; with sparsity {MOST} a step takes {tried[0][1]:.2f} of dense's"
-        )
+        raise out_of_reach(target, tried[-1][1])
     few, many = 0.0, MOST
     for _ in range(HALVINGS):
         middle = round((few + many) / 2, 3)
@@ -61,7 +59,13 @@ def meet(pipe: Any, job: Job) -> dict[str, Any]:
     while measured[0] > target and many < MOST:
         many = min(MOST, round(many + STEP, 3))
         measured = share(many, MORE_ROUNDS)
+    if measured[0] > target:
+        raise out_of_reach(target, measured[0])
     return asdict(Met(target, many, *measured, tried))
+
+
+def out_of_reach(target: float, least: float) -> UserError:
+    return UserError(f"target_latency: expected a share that pruning can reach, found {target:g}; with sparsity {MOST} a step takes {least:.3f} of dense's")
 
 
 def timed(dense: nn.Module, config: PruningConfig, call: dict[str, Any], rounds: int) -> tuple[float, float, float]:

@@ -1,7 +1,8 @@
 """What pruning each layer does: to the layer's own output, and by itself to the final latents of a few calibration prompts.
 
 A layer is a tap. One factor of its Hessian gives the sweep at every sparsity of the GRID. For the sensitivity the taps are
-pruned one at a time, with the sweep at the target's sparsity, and the pipeline draws its latents; then the weight is put back.
+pruned one at a time, with the sweep at the target's sparsity, and the pipeline draws its latents; then the weight is put back. A layer
+to which the target's sparsity does next to nothing, such as one that has so many zeros already, is tried at the first that does something.
 """
 
 import contextlib
@@ -18,11 +19,12 @@ from .config import PruningConfig
 from .errors import CalibrationError, NotPositiveDefinite, UserError
 from .gathering import DensePass, Site
 from .metrics import relative_latent_error
-from .solvers import Inputs, Target
+from .solvers import Inputs, Solution, Target
 from .solvers.obs import obs_each
 from .solvers.solution import squared_error
 from .unfolding import matrix
 
+NOTHING = 1e-7  # a layer error from which no effect on the latents could be told
 SAME = 1e-6  # relative latent error up to which two drawings are the same
 Trying = Callable[[int, int], None]  # called with how many of how many layers or groups have been tried
 
@@ -68,19 +70,28 @@ def measured(site: Site, tap: Tap, dense: DensePass, config: PruningConfig, base
     tried = try_out(tap, weights, inputs, config)
     if base is None:
         return 0.0, tried.errors
+    if tried.error <= NOTHING:
+        telling = [share for share, error in zip(GRID, tried.errors, strict=True) if error > NOTHING]
+        if not telling:
+            return 0.0, [0.0 for _ in GRID]
+        tried = try_out(tap, weights, inputs, replace(config, sparsity=telling[0]))
     del inputs, hessian  # drawing needs its memory
     effect = effect_of(site, tried.weights, base, config)
-    return effect, [effect * error / tried.error if tried.error > 0 else 0.0 for error in tried.errors]
+    return effect, [effect * error / tried.error for error in tried.errors]
 
 
 def try_out(tap: Tap, weights: list[Tensor], inputs: Inputs, config: PruningConfig) -> Tried:
-    """The sweep of a tap at every sparsity. By (2) of solvers/obs.py its losses are half of the squared error, damping included."""
+    """The sweep of a tap at every sparsity. By (2) of solvers/obs.py its losses are half of the squared error, damping included, where it repairs."""
     whole = [squared_error(w, None, inputs.hessian) for w in weights]
-    targets = [Target(share, None, config.damping) for share in (*GRID, config.removed)]
+    targets = [Target(share, None, config.damping, config.compensation) for share in (*GRID, config.removed)]
+
+    def lost(w: Tensor, solution: Solution) -> float:
+        return 2 * solution.loss if config.compensation else squared_error(w, solution.weight, inputs.hessian)
+
     errors = []
     try:
         for solutions in obs_each([w.to(inputs.hessian.device) for w in weights], inputs, targets):
-            errors.append(sum(2 * s.loss / energy for s, energy in zip(solutions, whole, strict=True) if energy > 0))
+            errors.append(sum(lost(w, s) / energy for w, s, energy in zip(weights, solutions, whole, strict=True) if energy > 0))
     except NotPositiveDefinite as error:
         raise NotPositiveDefinite(f"{tap.layers[0]}: {error}") from None
     return Tried(errors[:-1], errors[-1], dict(zip(tap.layers, (s.weight for s in solutions), strict=True)))

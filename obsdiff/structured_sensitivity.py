@@ -2,7 +2,8 @@
 multiply-accumulates as uniform pruning takes, or what a budget of one of them, of bytes or of time says (budget.py).
 
 Of every group the items leave one step after the other, as pruning takes them; the layer errors on the way are its curve.
-For allocation "sensitivity" the curve is scaled to what the group, pruned alone as uniform pruning would, does to the final latents.
+For allocation "sensitivity" the curve is scaled to what the group, pruned alone as uniform pruning would, or as little more as does
+something at all, does to the final latents.
 What an item saves is counted (savings.py), and prices on it say who gives up how many (prices.py).
 """
 
@@ -14,7 +15,7 @@ import torch
 from torch import Tensor
 
 from .architectures import Group, Tap
-from .config import PruningConfig
+from .config import BUDGETS, MOST_ALLOCATED, PruningConfig
 from .drawing import denoiser_call
 from .errors import NotPositiveDefinite
 from .gathering import DensePass, Site
@@ -22,7 +23,7 @@ from .hessian import Hessian
 from .prices import cheapest
 from .prune_structured import group_name, left_of
 from .savings import of_an_item
-from .sensitivity import Trying, effect_of, first_latents
+from .sensitivity import NOTHING, Trying, effect_of, first_latents
 from .solvers.solution import squared_error
 from .solvers.structured import Consumer, obs_heads, obs_neurons
 from .surgery import columns, items
@@ -30,6 +31,7 @@ from .unfolding import matrix
 
 LEVELS = 64  # steps in which all neurons of a group would leave
 LEAST = 8  # one part in so many of a group's neurons stays at least
+NO_TARGET: dict[str, None] = dict.fromkeys(BUDGETS)
 
 
 @dataclass(frozen=True)
@@ -107,7 +109,7 @@ def curve_of(site: Site, group: Group, hessians: Mapping[Tap, Hessian], config: 
     squares = {name: by_layer[name].matrix() for name in group.consumers}
     energies = [squared_error(weights[name], None, squares[name]) for name in group.consumers]
     try:
-        consumers = [Consumer.begin(weights[name], squares.pop(name), config.damping) for name in group.consumers]
+        consumers = [Consumer.begin(weights[name], squares.pop(name) if config.compensation else squares[name], config.damping) for name in group.consumers]
     except NotPositiveDefinite as error:
         raise NotPositiveDefinite(f"{group.consumers[0]}: {error}") from None
     total = items(denoiser, group)
@@ -117,20 +119,26 @@ def curve_of(site: Site, group: Group, hessians: Mapping[Tap, Hessian], config: 
     left, errors, there = columns(denoiser, group, total), [0.0], None
     for k in range(1, most // step + 1):
         try:
-            left = left[gone_from(group, consumers, left, step)]
+            left = left[gone_from(group, consumers, left, step, config.compensation)]
         except NotPositiveDefinite as error:
             if k * step <= tried:
                 raise NotPositiveDefinite(f"{group.consumers[0]}: {error}") from None
             break  # so much can't leave this group
-        errors.append(sum(2 * consumer.loss / energy for consumer, energy in zip(consumers, energies, strict=True) if energy > 0))
-        if there is None and k * step >= tried:
+        lost = (
+            squared_error(weights[name], consumer.weight, squares[name]) if squares else 2 * consumer.loss
+            for name, consumer in zip(group.consumers, consumers, strict=True)
+        )
+        errors.append(sum(loss / energy for loss, energy in zip(lost, energies, strict=True) if energy > 0))
+        if there is None and k * step >= tried and errors[-1] > NOTHING:
             there = (errors[-1], {name: consumer.weight.clone() for name, consumer in zip(group.consumers, consumers, strict=True)})
     effect = 0.0
     for consumer in consumers:
         consumer.finish()  # drawing needs its memory
-    if base is not None and there:
+    if base is not None and not there:
+        errors = [0.0 for _ in errors]
+    elif base is not None:
         effect = effect_of(site, there[1], base, config)
-        errors = [effect * error / there[0] if there[0] > 0 else 0.0 for error in errors]
+        errors = [effect * error / there[0] for error in errors]
     return Curve(total, step, uniform, errors, effect=effect, movable=movable(group, total, config))
 
 
@@ -140,19 +148,22 @@ def movable(group: Group, total: int, config: PruningConfig) -> bool:
 
 
 def steps_of(group: Group, total: int, config: PruningConfig) -> tuple[int, int]:
-    """How many items leave together, and how many may leave at most."""
+    """How many items leave together, and how many may leave at most; all that could leave at once where there are no steps in between."""
     if group.kind != "neurons":
         return 1, total - 1
+    if not movable(group, total, config):
+        most = total - left_of(group, total, replace(config, sparsity=MOST_ALLOCATED["structured"], **NO_TARGET))
+        return max(1, most), most
     step = config.round_to * max(1, total // (LEVELS * config.round_to))
     return step, total - max(step, total // LEAST)
 
 
-def gone_from(group: Group, consumers: list[Consumer], left: Tensor, step: int) -> Tensor:
+def gone_from(group: Group, consumers: list[Consumer], left: Tensor, step: int, compensate: bool) -> Tensor:
     """Take the next items out of the consumers; which of the columns that were left (N, D) are left then (N,), as a mask."""
     if group.kind == "neurons":
-        removed, _ = obs_neurons(consumers[0], left.flatten(), step)
+        removed, _ = obs_neurons(consumers[0], left.flatten(), step, compensate)
     else:
-        removed, _ = obs_heads(consumers, list(left), step)
+        removed, _ = obs_heads(consumers, list(left), step, compensate)
     mask = torch.ones(len(left), dtype=torch.bool)
     mask[removed] = False
     return mask

@@ -1,6 +1,7 @@
 """How zeros are shared out: against trying everything, and the formulas by hand."""
 
 import itertools
+import math
 
 import pytest
 import torch
@@ -83,3 +84,28 @@ def test_heavy_tails_have_small_exponents():
     for a, exponent in found.items():
         assert exponent == pytest.approx(a, rel=0.15)
     assert by_spectrum(torch.tensor(list(found.values())), torch.ones(2), 0.5).diff().item() > 0
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_rounding_leads_to_no_share_that_a_config_would_refuse(seed):
+    g = torch.Generator().manual_seed(seed)
+    taps = 1 + seed % 30
+    errors = (torch.rand(taps, 9, generator=g, dtype=torch.float64).cumsum(1) * 10 ** (2 * torch.randn(taps, 1, generator=g, dtype=torch.float64))).square()
+    sizes = torch.randint(1, 10000, (taps,), generator=g).double()
+    for share in (0.0, 0.77, 0.89, 0.9):
+        found = by_loss(errors, sizes, share)
+        assert (found @ sizes / sizes.sum()).item() == pytest.approx(share, abs=1e-9)
+        assert found.min() >= 0
+        assert found.max() <= GRID[-1]
+
+
+def test_what_has_no_spectrum_does_not_stretch_the_scale():
+    """A matrix with one row, or with rows of zeros: zero eigenvalues are no tail."""
+    g = torch.Generator().manual_seed(0)
+    half = torch.randn(64, 64, generator=g)
+    half[30:] = 0
+    assert tail_exponent(half) == pytest.approx(tail_exponent(half[:30]), rel=1e-3)
+    assert tail_exponent(torch.randn(1, 8, generator=g)) == tail_exponent(torch.zeros(4, 4)) == math.inf
+    exponents = torch.tensor([2.0, 3.0, math.inf])
+    assert by_spectrum(exponents, torch.ones(3), 0.5).tolist() == by_spectrum(torch.tensor([2.0, 3.0, 3.0]), torch.ones(3), 0.5).tolist()
+    assert by_spectrum(torch.full((2,), math.inf), torch.ones(2), 0.5).tolist() == pytest.approx([0.5, 0.5])

@@ -62,6 +62,15 @@ def test_a_saved_config_makes_the_same_config():
         ({"step_weight_min": 0.0}, "0.0"),
         ({"guidance_scale": -1.0}, "-1.0"),
         ({"dtype": "float8"}, "'float8'"),
+        ({"compensation": "no"}, "'no'"),
+        ({"keep_first_last": "no"}, "'no'"),
+        ({"component": 5}, "5"),
+        ({"method": ["obs"]}, "['obs']"),
+        ({"preset": ["best"]}, "['best']"),
+        ({"target": {}}, "{}"),
+        ({"include": None}, "include"),
+        ({"exclude": [5]}, "[5]"),
+        ({"damping": 10**400}, "damping: expected 0 or more"),
     ],
 )
 def test_a_wrong_value_is_one_line_that_names_it(settings, words):
@@ -117,6 +126,15 @@ def test_the_paper_preset_is_the_papers_algorithm():
         ({"preset": "best", "calibration": "live"}, "allocation sensitivity (by preset best) needs all Hessians at once, so calibration single; found live"),
         ({"allocation": "obs", "sparsity": 0.95}, "allocation obs does unstructured up to sparsity 0.9, found 0.95"),
         ({"allocation": "obs", "pattern": "structured", "sparsity": 0.85}, "allocation obs does structured up to sparsity 0.8, found 0.85"),
+        (
+            {"preset": "best", "pattern": "structured", "method": "l1"},
+            "allocation sensitivity (by preset best): structured goes by the losses of method obs, found l1; or take allocation uniform",
+        ),
+        (
+            {"pattern": "structured", "target_parameters": 0.7, "method": "l1"},
+            "allocation obs (for target_parameters): structured goes by the losses of method obs, found l1",
+        ),
+        ({"preset": "paper", "pattern": "structured", "target_macs": 0.7}, "calibration single; found live (by preset paper)"),
         ({"refine": "lstsq", "compensation": False}, "refine lstsq repairs the kept weights"),
         ({"refine": "exact"}, "refine: expected one of none, lstsq, swaps; found 'exact'"),
         ({"allocation": "best"}, "allocation: expected one of"),

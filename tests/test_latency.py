@@ -102,3 +102,11 @@ def test_the_command_line_says_what_it_measured(monkeypatch, tmp_path, capsys):
     record = SimpleNamespace(**json.loads(Path(tmp_path / "out" / "obsdiff.json").read_text()))
     assert record.latency["target"] == 0.75
     assert record.config["sparsity"] == record.latency["sparsity"]
+
+
+def test_what_the_last_measurement_finds_out_of_reach_is_a_line(monkeypatch):
+    """With a few rounds all that can leave is enough, with more it is not."""
+    monkeypatch.setattr(latency, "timed", lambda dense, config, call, rounds: (1 - 0.5 * config.sparsity + 0.02 * (rounds == latency.MORE_ROUNDS), 1.0, 1.0))
+    pipe = sd3()
+    with pytest.raises(UserError, match=r"found 0\.605; with sparsity 0\.8 a step takes 0\.620"):
+        latency.meet(pipe, job_of(pipe, PROMPTS, PruningConfig(target_latency=0.605, **QUICK)))

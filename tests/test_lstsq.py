@@ -22,12 +22,26 @@ def random_mask(rows: int, columns: int) -> torch.Tensor:
     return torch.rand(rows, columns, generator=torch.Generator().manual_seed(2)) > 0.5
 
 
-def test_rows_with_masks_of_their_own_come_as_near_as_the_tolerance():
+def test_rows_with_masks_of_their_own_come_near():
     (w, h), kept = problem(12, 60), random_mask(12, 60)
     found, best = lstsq(w, kept, h, 0.0), optimum(w, kept, h)
     assert (found[~kept] == 0).all()
     assert squared_error(w, found, h) <= squared_error(w, best, h) * (1 + 1e-6)
     torch.testing.assert_close(found, best, rtol=1e-2, atol=1e-2)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize(("mean", "damping"), [(0.0, 0.01), (10.0, 0.01), (10.0, 0.001)])
+def test_small_errors_are_solved_as_well_as_large_ones(mean, damping, dtype):
+    """Inputs with a large mean have an energy that dwarfs the error: what is left to gain is measured by the error."""
+    generator = torch.Generator().manual_seed(0)
+    w = torch.randn(40, 96, generator=generator, dtype=torch.float64)
+    x = torch.randn(300, 96, generator=generator, dtype=torch.float64) * torch.logspace(0, -2, 96, dtype=torch.float64) + mean
+    h, kept = 2 * x.T @ x / 300, random_mask(40, 96)
+    more = h + damping * h.diagonal().mean() * torch.eye(96, dtype=h.dtype)
+    best = squared_error(w, optimum(w, kept, more), more)
+    found = lstsq(w.to(dtype), kept, h.to(dtype), damping).double()
+    assert best <= squared_error(w, found, more) <= best * 1.001
 
 
 @pytest.mark.parametrize("masks", [1, 2])

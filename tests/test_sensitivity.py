@@ -7,10 +7,11 @@ import pytest
 import torch
 
 from obsdiff import PruningConfig, dense_pass, prune_, sensitivity
+from obsdiff.architectures import Tap
 from obsdiff.cli import main
 from obsdiff.errors import CalibrationError, UserError
 from obsdiff.metrics import relative_latent_error
-from obsdiff.sensitivity import with_weights
+from obsdiff.sensitivity import try_out, with_weights
 from obsdiff.solvers import SOLVERS, Inputs, Target
 
 from .conftest import PROMPTS, sd, sd3
@@ -146,3 +147,24 @@ def test_inspect_counts_the_drawings(capsys):
     assert plan["allocation_passes"] == (taps + 2) * 5
     assert main(["inspect", "emoji-sd3"]) == 0
     assert "allocation" not in capsys.readouterr().out
+
+
+def test_a_layer_to_which_the_target_does_nothing_is_not_free():
+    """Pruned before, it has all the zeros of the target: what more would cost is what counts."""
+    pipe, layer = sd3(), "transformer_blocks.1.ff.net.2"
+    prune_(pipe, PROMPTS, PruningConfig(sparsity=0.5, include=(layer,), **QUICK))
+    report = prune_(pipe, PROMPTS, PruningConfig(sparsity=0.4, allocation="sensitivity", **QUICK))
+    assert report.sensitivity[layer] > 0
+    found = {row.name: row.sparsity for row in report.layers}
+    assert 0.4 < found[layer] < 0.8
+
+
+def test_what_is_tried_without_repair_costs_what_pruning_costs():
+    pipe, config = sd3(), PruningConfig(sparsity=0.5, include="*.1.ff.net.2", compensation=False, **QUICK)
+    with dense_pass(pipe, PROMPTS, [config]) as dense:
+        ((layer, hessian),) = dense.hessians.items()
+        inputs = Inputs(hessian.matrix(), hessian.mean(), hessian.variance())
+        tried = try_out(Tap((layer,), "ffn"), [pipe.transformer.get_submodule(layer).weight.detach()], inputs, config)
+        (row,) = prune_(pipe, PROMPTS, config, dense=dense).layers
+    assert tried.error == pytest.approx(row.error, rel=1e-4)
+    assert tried.error == tried.errors[4]

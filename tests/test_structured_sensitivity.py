@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from obsdiff import PruningConfig, dense_pass, prune_
+from obsdiff import PruningConfig, dense_pass, prune_, structured_sensitivity
 from obsdiff.drawing import denoiser_call
 from obsdiff.errors import UserError
 from obsdiff.macs import count_macs
@@ -67,3 +67,24 @@ def test_a_dense_pass_without_its_layers_is_one_line():
     pipe = sd3()
     with dense_pass(pipe, PROMPTS, [PruningConfig(blocks="0", **QUICK)]) as dense, pytest.raises(UserError, match="give dense_pass this config as well"):
         prune_(pipe, PROMPTS, PruningConfig(allocation="obs", **QUICK), dense=dense)
+
+
+def test_a_group_whose_first_items_do_nothing_is_not_free():
+    """Dead neurons leave first; those after them are no worse known for it."""
+    pipe, ffn = sd3(), "transformer_blocks.1.ff"
+    pipe.transformer.get_submodule(f"{ffn}.net.2").weight.data[:, :64] = 0
+    report = prune_(pipe, PROMPTS, PruningConfig(sparsity=0.3, allocation="sensitivity", round_to=4, **QUICK))
+    assert report.sensitivity[f"{ffn} neurons"] > 0
+    (row,) = (row for row in report.groups if (row.owner, row.kind) == (ffn, "neurons"))
+    assert row.kept > 16
+
+
+def test_without_repair_a_curve_is_what_pruning_so_many_costs_the_layers(monkeypatch):
+    """In steps of a few it may take others than at once."""
+    settings, seen = QUICK | {"sparsity": 0.3, "round_to": 4, "compensation": False, "target": "ffn"}, {}
+    report = prune_(sd3(), PROMPTS, PruningConfig(**settings))
+    monkeypatch.setattr(structured_sensitivity, "spread", lambda curves: seen.update(curves=curves) or spread(curves))
+    prune_(sd3(), PROMPTS, PruningConfig(allocation="obs", **settings))
+    found = [curve.at_uniform for curve in seen["curves"]]
+    assert len(found) == len(report.layers)
+    assert found == pytest.approx([row.error for row in report.layers], rel=0.2)

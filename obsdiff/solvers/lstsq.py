@@ -7,12 +7,13 @@ after it; here all that is kept repairs all that is gone, whichever method chose
 
 Rows that share a mask share a factor of [A]_SS. Where nearly every row has its own, all rows go together by conjugate
 gradients, preconditioned by A's diagonal and masked: a step costs one product with A, and every step makes every row's
-error smaller.
+error smaller. When to stop follows from what the last steps took off (Strakos and Tichy, section 4).
 
 W (O, I) weight, O outputs, I inputs, H (I, I), d the damping.
 
 References:
     Hestenes, Stiefel, "Methods of Conjugate Gradients for Solving Linear Systems", 1952.
+    Strakos and Tichy, "On error estimation in the conjugate gradient method and why it works in finite precision computations", 2002.
     Meng et al., "ALPS: Improved Optimization for Highly Sparse One-Shot Pruning for Large Language Models", 2024. https://arxiv.org/abs/2406.07831
 """
 
@@ -25,11 +26,12 @@ from .solution import Solution, squared_error
 
 SHARING = 8  # at least so many rows to a mask, and masks are solved one by one
 STEPS = 300  # of conjugate gradients at most
-TOLERANCE = 1e-4  # of the residual, in units of the right side
+DELAY, ENOUGH = 5, 1e-4  # steps that together take less than this share of a row's error are its last
+NOTHING = 1e-6  # a residual of this size, in units of the right side, is rounding
 
 
 def lstsq(weight: Tensor, kept: Tensor, hessian: Tensor, damping: float, start: Tensor | None = None) -> Tensor:
-    """The best weights (O, I) under a mask kept (O, I), in the weight's dtype: exact for masks that rows share, else within TOLERANCE. `start` (O, I): from where conjugate gradients set out
+    """The best weights (O, I) under a mask kept (O, I), in the weight's dtype: exact for masks that rows share, else to about ENOUGH of a row's error. `start` (O, I): from where conjugate gradients set out
     (default: from the weight as it is).
 
     Raises NotPositiveDefinite if H has entries that are not finite, or the block of a shared mask is not positive definite.
@@ -81,22 +83,34 @@ def by_factor(rows: Tensor, mask: Tensor, square: Tensor) -> Tensor:
 
 
 def conjugate_gradients(rows: Tensor, kept: Tensor, square: Tensor, start: Tensor, steps: int = STEPS) -> Tensor:
-    """The solution (O, I) of every row under its own mask, or what so many steps from `start` come to."""
+    """The solution (O, I) of every row under its own mask, or what so many steps from `start` come to.
+
+    How far a row is from its least error is what steps still to come will take off, and that is about what the last ones did: a row is
+    done when the last DELAY steps together took less than ENOUGH of its error.
+    """
     found, scale = start * kept, kept / square.diagonal()
-    right = (rows @ square).mul_(kept)
-    residual = right - (found @ square).mul_(kept)
+    right = rows @ square
+    gap = right - found @ square
+    error = ((rows - found) * gap).sum(1, keepdim=True)
+    residual = gap.mul_(kept)
     direction = residual * scale
     size = (residual * direction).sum(1, keepdim=True)
-    enough = TOLERANCE**2 * (right * right * scale).sum(1, keepdim=True)
+    nothing = NOTHING**2 * right.square_().mul_(scale).sum(1, keepdim=True)
+    del right
+    going, taken = size > nothing, []
     for _ in range(steps):
-        going = size > enough
         if not going.any():
             break
         image = (direction @ square).mul_(kept)
         length = torch.where(going, size / (direction * image).sum(1, keepdim=True), 0)
         found.addcmul_(length, direction)
         residual.addcmul_(length, image, value=-1)
+        taken = [*taken[1 - DELAY :], length * size]
+        error -= taken[-1]
         new = (residual * residual * scale).sum(1, keepdim=True)
         direction.mul_(torch.where(going, new / size, 0)).addcmul_(residual, scale)
         size = torch.where(going, new, size)
+        going &= size > nothing
+        if len(taken) == DELAY:
+            going &= sum(taken) > ENOUGH * error
     return found

@@ -50,7 +50,7 @@ def tried(rows: Tensor, found: Tensor, kept: Tensor, square: Tensor, live: Tenso
         mask, swaps = exchanged(found[left], kept[left], gradient[left], scale, live, share[left], m)
         values = conjugate_gradients(rows[left], mask, square, found[left], STEPS)
         slopes, errors = gradient_of(values, rows[left], square)
-        good = errors < error[left]
+        good = (errors < error[left]) & (swaps > 0)
         better = left[good]
         kept[better], found[better], gradient[better], error[better] = mask[good], values[good], slopes[good], errors[good]
         share[left[~good]] /= 2
