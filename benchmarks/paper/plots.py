@@ -1,4 +1,5 @@
-"""The plots of docs/results.md: one row of two axes (relative latent error, CLIP score) a model, lines with 95 % intervals."""
+"""The plots of docs/results.md: one row of two axes (relative latent error, CLIP score) a model, lines with 95 % intervals; of the presets
+a point for each calibration set."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -9,19 +10,24 @@ from matplotlib.figure import Figure
 from obsdiff.comparison import METRICS
 
 COLOURS = {"magnitude": "#e0803a", "dsnot": "#8a8f98", "wanda": "#3b7dd8", "obs": "#2f9e6e", "l1": "#e0803a", "random": "#8a8f98"}
+PRESETS = {"paper": "#e0803a", "best": "#2f9e6e", "fast": "#3b7dd8"}
 SHOWN = ("relative_latent_error", "clip_score")
 
 
 def draw_plots(table: str, kept: dict[str, Any], folder: Path) -> Path | None:
     """Draw the plot of a table for every model; None for a table that has none."""
-    if table not in XS:
+    if table not in XS and table != "presets":
         return None
     figure = Figure(figsize=(9, 3.1 * len(kept)), layout="constrained")
     axes = figure.subplots(len(kept), len(SHOWN), squeeze=False)
     for row, (model, one) in zip(axes, kept.items(), strict=True):
         for metric, ax in zip(SHOWN, row, strict=True):
-            lines(ax, table, one["rows"], metric)
-            ax.set(title=model, xlabel=XS[table][0], ylabel=METRICS[metric].title)
+            if table == "presets":
+                points(ax, one["rows"], metric)
+            else:
+                lines(ax, table, one["rows"], metric)
+                ax.set_xlabel(XS[table][0])
+            ax.set(title=model, ylabel=METRICS[metric].title)
             ax.spines[["top", "right"]].set_visible(False)
     axes[0][0].legend(frameon=False)
     folder.mkdir(parents=True, exist_ok=True)
@@ -39,10 +45,30 @@ def lines(ax: Any, table: str, rows: dict[str, Any], metric: str) -> None:
         y = [p[1]["value"] for p in points]
         spread = [[max(0.0, p[1]["value"] - p[1]["low"]) for p in points], [max(0.0, p[1]["high"] - p[1]["value"]) for p in points]]
         ax.errorbar(x, y, yerr=spread, marker="o", markersize=4, capsize=2, linewidth=1.4, label=method, color=COLOURS.get(method))
-    if metric in rows.get("dense", {}).get("metrics", {}):
-        ax.axhline(rows["dense"]["metrics"][metric]["value"], color="#999", linewidth=1, linestyle="--")
+    level_and_scale(ax, rows, metric)
     if log_x:
         ax.set_xscale("log")
+
+
+def points(ax: Any, rows: dict[str, Any], metric: str) -> None:
+    """The presets side by side at every target: a point a calibration set, with its interval."""
+    names = [name for name in rows if name != "dense"]
+    targets = list(dict.fromkeys(name.split(": ")[1].split(", seed")[0] for name in names))
+    for i, preset in enumerate(PRESETS):
+        for target in targets:
+            figures = [rows[name]["metrics"][metric] for name in names if name.startswith(f"{preset}: {target}, seed")]
+            x = [targets.index(target) + 0.25 * (i - 1) + 0.06 * (k - 1) for k in range(len(figures))]
+            spread = [[max(0.0, f["value"] - f["low"]) for f in figures], [max(0.0, f["high"] - f["value"]) for f in figures]]
+            label = preset if target == targets[0] else None
+            ax.errorbar(x, [f["value"] for f in figures], yerr=spread, fmt="o", markersize=4, capsize=2, linewidth=1, label=label, color=PRESETS[preset])
+    ax.set_xticks(range(len(targets)), [target.replace("structured", "structured\n") for target in targets], fontsize=8)
+    level_and_scale(ax, rows, metric)
+
+
+def level_and_scale(ax: Any, rows: dict[str, Any], metric: str) -> None:
+    """The dense model's level where there is one; errors on a scale of ratios."""
+    if metric in rows.get("dense", {}).get("metrics", {}):
+        ax.axhline(rows["dense"]["metrics"][metric]["value"], color="#999", linewidth=1, linestyle="--")
     if metric == "relative_latent_error":
         ax.set_yscale("log")
 
