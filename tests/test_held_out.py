@@ -275,7 +275,7 @@ def test_hessians_on_disk_change_nothing():
         ({"held_out": 2, "calibration": "replay"}, "found replay; take single"),
         ({"held_out": 2, "preset": "paper"}, "found live; take single"),
         ({"choose_damping": True}, "choose_damping goes by prompts that are kept apart: give held_out"),
-        ({"choose_damping": 3, "held_out": 2}, "choose_damping: expected yes or no, found 3"),
+        ({"choose_damping": 3, "held_out": 2}, "choose_damping: expected True or False, found 3"),
         ({"choose_damping": True, "held_out": 2, "method": "wanda"}, "choose_damping: method wanda has no damping"),
         ({"choose_damping": True, "held_out": 2, "damping": 0.0}, "choose_damping tries multiples of damping: expected above 0"),
     ],

@@ -7,7 +7,7 @@ after it; here all that is kept repairs all that is gone, whichever method chose
 
 Rows that share a mask share a factor of [A]_SS. Where nearly every row has its own, all rows go together by conjugate
 gradients, preconditioned by A's diagonal and masked: a step costs one product with A, and every step makes every row's
-error smaller. When to stop follows from what the last steps took off (Strakos and Tichy, section 4).
+error smaller. When to stop follows from what the last steps took off (Strakos and Tichy).
 
 W (O, I) weight, O outputs, I inputs, H (I, I), d the damping.
 
