@@ -24,12 +24,17 @@ def described(value: Any, name: str = "prompt") -> Any:
     """A value as JSON; equal values give equal JSON, others do not. UserError, with its name, for one that can't be told from others of its kind."""
     if isinstance(value, PLAIN):
         return value
-    if isinstance(value, Tensor):
-        return {"tensor": str(value.dtype).removeprefix("torch."), "shape": list(value.shape), "sha256": digest([("", value)])}
+    if isinstance(value, Tensor) and value.layout == torch.strided and not value.is_meta:
+        return {
+            "tensor": str(value.dtype).removeprefix("torch."),
+            "shape": list(value.shape),
+            "sha256": digest([("", value.detach().resolve_conj().resolve_neg())]),
+        }
     if isinstance(value, Image):
-        return {"image": value.mode, "size": list(value.size), "sha256": hashlib.sha256(value.tobytes()).hexdigest()}
+        colours = repr((value.getpalette("RGBA"), value.info.get("transparency"))) if value.palette else ""
+        return {"image": value.mode, "size": list(value.size), "sha256": hashlib.sha256(value.tobytes() + colours.encode()).hexdigest()}
     if isinstance(value, np.generic):
-        return described(value.item(), name)
+        return described(value.item() if isinstance(value.item(), PLAIN) else np.asarray(value), name)
     if isinstance(value, np.ndarray) and not value.dtype.hasobject:
         return {"array": str(value.dtype), "shape": list(value.shape), "sha256": hashlib.sha256(np.ascontiguousarray(value).tobytes()).hexdigest()}
     if isinstance(value, torch.dtype | torch.device):

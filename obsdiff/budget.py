@@ -28,7 +28,7 @@ from .structured_sensitivity import NO_TARGET, Curve, movable, steps_of
 from .surgery import items, shrink_
 
 HALVINGS = 12
-CORRECTIONS = 6  # how often what has to be saved of time is corrected
+CORRECTIONS = 10  # how often what has to be saved of time is corrected at most
 NEAR = 0.02  # a time that is so little below its target is near enough
 MORE = 1.05  # what is saved more, where a measurement with more rounds finds that a little is missing
 
@@ -159,9 +159,8 @@ def in_turn(budget: Budget, choose: Callable[[float], Left], race: Callable[[Lef
             little = max(wanted, little)
         if budget.target - NEAR <= share <= budget.target or little >= most:
             break
-        wanted = wanted * min(2.0, max(0.5, (1 - budget.target + NEAR / 2) / max(1 - share, 1e-3)))
-        if not little < wanted < (enough or most):
-            wanted = (little + enough) / 2 if enough else most
+        in_proportion = wanted * min(2.0, max(0.5, (1 - budget.target + NEAR / 2) / max(1 - share, 1e-3)))
+        wanted = (little + enough) / 2 if little and enough else min(most, in_proportion)
     wanted = enough or most
     left = choose(wanted)
     measured = race(left, MORE_ROUNDS)

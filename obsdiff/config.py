@@ -337,8 +337,9 @@ def check_allocation(c: PruningConfig, why: str) -> None:
     """UserError for an allocation without what it goes by. `why`: the preset that may have set what does not fit."""
     size = next((name for name in SIZES if getattr(c, name) is not None), None)  # which can't do without
     name, instead = f"allocation {c.allocation}{f' (for {size})' if size else why}", "" if size else "; or take allocation uniform"
+    by_preset = PRESETS.get(c.preset, {}).get(c.kind, {}).get("calibration") == c.calibration
     if c.calibrating != "single":
-        raise UserError(f"{name} needs all Hessians at once, so calibration single; found {c.calibrating}{why if size else ''}{instead}")
+        raise UserError(f"{name} needs all Hessians at once, so calibration single; found {c.calibrating}{why if size and by_preset else ''}{instead}")
     if c.removed > MOST_ALLOCATED[c.kind]:
         raise UserError(f"{name} does {c.pattern} up to sparsity {MOST_ALLOCATED[c.kind]:g}, found {c.removed:g}{instead}")
     if c.kind == "structured" and c.method != "obs":

@@ -103,13 +103,13 @@ def replay(site: Site, packages: list[Package], dense: DensePass | None = None, 
     first, begin = () if done else packages[0].taps, max(1, done)
     own = dense or gather(site, list(first), "replay")
     stream = DenseStream(site.run, site.denoiser, own.trajectory, packages, spans(packages, own.trajectory)) if site.asymmetric else None
-    if stream:
-        stream.begin(begin)
-    yield own.of(first)
-    if not dense:
-        own.hessians.clear()
-    yield from ({} for _ in packages[1:done])
     with contextlib.closing(stream) if stream else contextlib.nullcontext():
+        if stream:
+            stream.begin(begin)
+        yield own.of(first)
+        if not dense:
+            own.hessians.clear()
+        yield from ({} for _ in packages[1:done])
         for found in replayed(site.run, site.denoiser, own.trajectory, packages, site.plan, site.device, site.on_call, begin, stream):
             yield site.added_up(found)
 

@@ -62,7 +62,8 @@ def measured(site: Site, tap: Tap, dense: DensePass, config: PruningConfig, base
     """(latent error of pruning the tap alone, what its share goes by: costs at the GRID, or one number)."""
     weights = [matrix(site.denoiser.get_submodule(layer)) for layer in tap.layers]
     if config.allocation == "alpha":
-        return 0.0, sum(map(tail_exponent, weights)) / len(weights)
+        known = [exponent for exponent in map(tail_exponent, weights) if math.isfinite(exponent)]
+        return 0.0, sum(known) / len(known) if known else math.inf
     hessian = dense.of((tap,))[tap]
     inputs = Inputs(hessian.matrix(), hessian.mean(), hessian.variance())
     if config.allocation == "owl":

@@ -37,7 +37,8 @@ NO_TARGET: dict[str, None] = dict.fromkeys(BUDGETS)
 @dataclass(frozen=True)
 class Curve:
     """What a group loses: errors after 0, 1, 2 ... steps of so many items; how many items it has, how many uniform pruning takes, and what
-    one saves (R,). Not movable are neurons of a width that round_to does not divide, since what stays has to be a multiple of it."""
+    one saves (R,). Not movable are neurons of a width that round_to does not divide, since what stays has to be a multiple of it: their errors are
+    those of none and of what uniform pruning takes."""
 
     total: int
     step: int
@@ -115,13 +116,14 @@ def curve_of(site: Site, group: Group, hessians: Mapping[Tap, Hessian], config: 
     total = items(denoiser, group)
     uniform = total - left_of(group, total, config)
     step, most = steps_of(group, total, config)
-    tried = min(max(uniform, step), most // step * step)  # so many are tried alone
+    stride, steps = (step, most // step) if movable(group, total, config) else (uniform, int(uniform > 0))
+    tried = min(max(uniform, stride), steps * stride)  # so many are tried alone
     left, errors, there = columns(denoiser, group, total), [0.0], None
-    for k in range(1, most // step + 1):
+    for k in range(1, steps + 1):
         try:
-            left = left[gone_from(group, consumers, left, step, config.compensation)]
+            left = left[gone_from(group, consumers, left, stride, config.compensation)]
         except NotPositiveDefinite as error:
-            if k * step <= tried:
+            if k * stride <= tried:
                 raise NotPositiveDefinite(f"{group.consumers[0]}: {error}") from None
             break  # so much can't leave this group
         lost = (
@@ -129,7 +131,7 @@ def curve_of(site: Site, group: Group, hessians: Mapping[Tap, Hessian], config: 
             for name, consumer in zip(group.consumers, consumers, strict=True)
         )
         errors.append(sum(loss / energy for loss, energy in zip(lost, energies, strict=True) if energy > 0))
-        if there is None and k * step >= tried and errors[-1] > NOTHING:
+        if there is None and k * stride >= tried and errors[-1] > NOTHING:
             there = (errors[-1], {name: consumer.weight.clone() for name, consumer in zip(group.consumers, consumers, strict=True)})
     effect = 0.0
     for consumer in consumers:

@@ -23,6 +23,13 @@ def picture(colour: str = "red") -> Image.Image:
     return Image.new("RGB", (16, 16), colour)
 
 
+def painted(red: int) -> Image.Image:
+    """The same numbers under another palette."""
+    found = Image.new("P", (4, 4))
+    found.putpalette([red, 0, 0] * 2)
+    return found
+
+
 def array(value: float, last: float = 0.0) -> np.ndarray:
     """Of so many entries that numpy shows only the first and last ones, which `value` is not among."""
     found = np.zeros((40, 40, 3), np.float32)
@@ -37,6 +44,10 @@ def array(value: float, last: float = 0.0) -> np.ndarray:
         (lambda: 1, lambda: True),
         (lambda: picture(), lambda: picture("blue")),
         (lambda: picture(), lambda: picture().convert("L")),
+        (lambda: picture().convert("P"), lambda: picture("blue").convert("P")),
+        (lambda: painted(0), lambda: painted(255)),
+        (lambda: np.longdouble(1.5), lambda: np.longdouble(2.5)),
+        (lambda: torch.tensor([1 + 2j]).conj(), lambda: torch.tensor([1 + 2j])),
         (lambda: array(0), lambda: array(1)),
         (lambda: array(0), lambda: array(0).astype(np.float64)),
         (lambda: array(0), lambda: array(0).reshape(40, 120)),
@@ -69,7 +80,15 @@ def test_text_is_recorded_as_it_is():
     ]
 
 
-@pytest.mark.parametrize(("value", "words"), [(object(), "image is of type object"), ([1, {"x": {1, 2}}], r"image\[1\]\.x is of type set")])
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [
+        (object(), "image is of type object"),
+        (torch.eye(3).to_sparse(), "image is of type Tensor"),
+        (torch.empty(2, device="meta"), "image is of type Tensor"),
+        ([1, {"x": {1, 2}}], r"image\[1\]\.x is of type set"),
+    ],
+)
 def test_what_can_not_be_told_from_others_is_refused_before_anything_is_drawn(value, words):
     pipe = StableDiffusion3Img2ImgPipeline(**sd3().components)
     with pytest.raises(UserError, match=words):

@@ -135,6 +135,7 @@ def test_the_paper_preset_is_the_papers_algorithm():
             "allocation obs (for target_parameters): structured goes by the losses of method obs, found l1",
         ),
         ({"preset": "paper", "pattern": "structured", "target_macs": 0.7}, "calibration single; found live (by preset paper)"),
+        ({"preset": "best", "calibration": "replay", "pattern": "structured", "target_macs": 0.7}, "calibration single; found replay"),
         ({"refine": "lstsq", "compensation": False}, "refine lstsq repairs the kept weights"),
         ({"refine": "exact"}, "refine: expected one of none, lstsq, swaps; found 'exact'"),
         ({"allocation": "best"}, "allocation: expected one of"),

@@ -15,6 +15,7 @@ from obsdiff.prune_structured import prune_groups_
 from obsdiff.recording import Shelf
 from obsdiff.replay import record, replayed, spans
 from obsdiff.running import prepared
+from obsdiff.solve import AtWork
 from obsdiff.store import store
 from obsdiff.surgery import layer_shapes
 
@@ -176,3 +177,17 @@ def test_packages_of_one_pass_have_nothing_to_repair():
 def test_what_can_not_be_asymmetric_is_refused(settings, words):
     with pytest.raises(UserError, match=words):
         PruningConfig(**{"asymmetric": True} | settings)
+
+
+def test_a_run_that_fails_gives_back_what_it_took_of_a_shared_pass(monkeypatch):
+    config = PruningConfig(calibration="replay", asymmetric=True, packages=5, **SMALL)
+    with obsdiff.dense_pass(sd3(), PROMPTS[:3], [config], progress=False) as dense:
+        waiting = dense.trajectory.recording.shelf.store
+        before = (waiting.used, waiting.on_disk)
+        monkeypatch.setattr(AtWork, "solve", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            obsdiff.prune_(sd3(), PROMPTS[:3], config, dense=dense)
+        assert (waiting.used, waiting.on_disk) == before
+        monkeypatch.undo()
+        obsdiff.prune_(sd3(), PROMPTS[:3], config, dense=dense)
+        assert (waiting.used, waiting.on_disk) == before

@@ -168,3 +168,14 @@ def test_what_is_tried_without_repair_costs_what_pruning_costs():
         (row,) = prune_(pipe, PROMPTS, config, dense=dense).layers
     assert tried.error == pytest.approx(row.error, rel=1e-4)
     assert tried.error == tried.errors[4]
+
+
+def test_a_matrix_of_zeros_says_nothing_of_those_beside_it():
+    shares = []
+    for zero in (False, True):
+        pipe = sd3()
+        if zero:
+            pipe.transformer.get_submodule("transformer_blocks.1.attn.to_v").weight.data.zero_()
+        report = prune_(pipe, PROMPTS, PruningConfig(sparsity=0.5, allocation="alpha", **QUICK))
+        shares.append(next(row.sparsity for row in report.layers if row.name == "transformer_blocks.1.attn.to_q"))
+    assert shares[1] == pytest.approx(shares[0], abs=0.1)

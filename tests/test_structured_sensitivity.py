@@ -88,3 +88,14 @@ def test_without_repair_a_curve_is_what_pruning_so_many_costs_the_layers(monkeyp
     found = [curve.at_uniform for curve in seen["curves"]]
     assert len(found) == len(report.layers)
     assert found == pytest.approx([row.error for row in report.layers], rel=0.2)
+
+
+def test_widths_that_round_to_does_not_divide_are_tried_as_uniform_pruning_takes_them():
+    """Of the record alone: they do not move. The more leaves, the more it does."""
+    effects = {}
+    for sparsity in (0.0, 0.3, 0.6):
+        report = prune_(sd3(), PROMPTS, PruningConfig(sparsity=sparsity, allocation="sensitivity", round_to=24, **QUICK | {"target": "ffn"}))
+        left = {row.kept for row in report.groups}
+        effects[sparsity] = report.sensitivity["transformer_blocks.1.ff neurons"]
+    assert left == {48}
+    assert 0 <= effects[0.0] < effects[0.3] < effects[0.6]

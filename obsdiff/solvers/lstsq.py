@@ -31,7 +31,7 @@ NOTHING = 1e-6  # a residual of this size, in units of the right side, is roundi
 
 
 def lstsq(weight: Tensor, kept: Tensor, hessian: Tensor, damping: float, start: Tensor | None = None) -> Tensor:
-    """The best weights (O, I) under a mask kept (O, I), in the weight's dtype: exact for masks that rows share, else to about ENOUGH of a row's error. `start` (O, I): from where conjugate gradients set out
+    """The best weights (O, I) under a mask kept (O, I), in the weight's dtype: exact for masks that rows share, else nearly so (`conjugate_gradients`). `start` (O, I): from where conjugate gradients set out
     (default: from the weight as it is).
 
     Raises NotPositiveDefinite if H has entries that are not finite, or the block of a shared mask is not positive definite.
