@@ -1,5 +1,7 @@
 """The model card of a pruned pipeline."""
 
+from statistics import median
+
 from .record import PruningReport
 
 
@@ -28,8 +30,8 @@ def model_card(pipeline: str, report: PruningReport) -> str:
         "| | |",
         "| --- | --- |",
         f"| calibration | {len(report.prompts)} prompts, {len(report.packages)} packages, step weighting {config['step_weighting']} |",
-        f"| layer error, median and largest | {errors[len(errors) // 2]:.2e}, {errors[-1]:.2e} |",
-        *([f"| the same on {config['held_out']} held-out prompts | {apart[len(apart) // 2]:.2e}, {apart[-1]:.2e} |"] if apart else []),
+        f"| layer error, median and largest | {median(errors):.2e}, {errors[-1]:.2e} |",
+        *([f"| the same on {config['held_out']} held-out prompts | {median(apart):.2e}, {apart[-1]:.2e} |"] if apart else []),
         f"| seconds | {', '.join(f'{name} {value:.1f}' for name, value in report.seconds.items())} |",
         f"| versions | {', '.join(f'{name} {value}' for name, value in report.versions.items())} |",
         "",

@@ -62,6 +62,9 @@ DEFAULT_SPARSITY = 0.5
 DEFAULT_PACKAGES = 4
 LARGEST_SEED = 2**62  # torch takes 64 bits, and prompt i starts from seed + i
 LARGEST_NUMBER = sys.float_info.max
+LARGEST_SIDE = 2**16  # pixels
+LARGEST_DAMPING = 1e6  # with which every layer keeps its weights as they are
+WEIGHTS = (1e-6, 1e6)  # of denoising steps
 
 
 def setting(default: Any, text: str, choices: tuple[str, ...] | None = None, metavar: str | None = None) -> Any:
@@ -262,6 +265,8 @@ def check(c: PruningConfig) -> None:
     for name in ("num_inference_steps", "height", "width", "packages"):
         if getattr(c, name) is not None:
             whole(name, getattr(c, name), 1)
+            if name in ("height", "width") and getattr(c, name) > LARGEST_SIDE:
+                raise UserError(f"{name}: expected at most {LARGEST_SIDE} pixels, found {getattr(c, name)}")
     whole("batch_size", c.batch_size, 1)
     whole("allocation_prompts", c.allocation_prompts, 1)
     whole("round_to", c.round_to, 1)
@@ -271,8 +276,8 @@ def check(c: PruningConfig) -> None:
     if c.guidance_scale is not None:
         number("guidance_scale", c.guidance_scale, 0, math.inf, "0 or more", above=False)
     one_of("step_weighting", c.step_weighting, STEP_WEIGHTINGS)
-    number("step_weight_min", c.step_weight_min, 0, math.inf, "above 0")
-    number("step_weight_max", c.step_weight_max, 0, math.inf, "above 0")
+    for name in ("step_weight_min", "step_weight_max"):  # only their ratio counts, and float32 has to hold the sums
+        number(name, getattr(c, name), *WEIGHTS, f"between {WEIGHTS[0]:g} and {WEIGHTS[1]:g}")
     if c.step_weight_max < c.step_weight_min:
         raise UserError(f"step_weight_max: expected at least step_weight_min {c.step_weight_min:g}, found {c.step_weight_max:g}")
     if c.memory_budget_gib is not None:
@@ -284,25 +289,24 @@ def check(c: PruningConfig) -> None:
     check_held_out(c)
     if c.calibration == "single" and c.packages not in (None, 1):
         raise UserError(
-            f"packages: calibration single{f' (by preset {c.preset})' if c.preset else ''} takes all Hessians from one pass, so there is 1, found {c.packages}; leave it out, or choose live or replay"
+            f"packages: calibration single{by_preset(c, 'calibration')} takes all Hessians from one pass, so there is 1, found {c.packages}; leave it out, or choose live or replay"
         )
     parse_blocks(c.blocks)
     one_of("target", c.target, TARGETS)
-    number("damping", c.damping, 0, math.inf, "0 or more", above=False)
+    number("damping", c.damping, 0, LARGEST_DAMPING, f"0 or more, and below {LARGEST_DAMPING:g}", above=False)
     one_of("refine", c.refine, REFINEMENTS)
     one_of("allocation", c.allocation, ALLOCATIONS)
     possible = ALLOCATIONS if kind == "unstructured" else ("uniform", "obs", "sensitivity") if kind == "structured" else ("uniform",)
     if c.allocation not in possible:
         raise UserError(f"allocation: pattern {c.pattern} does {', '.join(possible)}; found {c.allocation}")
-    why = f" (by preset {c.preset})" if c.preset else ""
     if c.allocation != "uniform":
-        check_allocation(c, why)
+        check_allocation(c)
     yes_or_no("permute", c.permute)
     if c.permute and kind != "n:m":
         raise UserError(f"permute: only for an N:M pattern does the order of inputs count; found pattern {c.pattern}; leave it out")
     if c.permute and c.calibrating != "single":
-        raise UserError(f"permute{why} needs all Hessians at once, so calibration single; found {c.calibrating}; or take no-permute")
-    check_asymmetric(c, why)
+        raise UserError(f"permute{by_preset(c, 'permute')} needs all Hessians at once, so calibration single; found {c.calibrating}; or take no-permute")
+    check_asymmetric(c)
     yes_or_no("correct_bias", c.correct_bias)
     yes_or_no("compensation", c.compensation)
     if c.keep_first_last is not None:
@@ -333,25 +337,33 @@ def check_held_out(c: PruningConfig) -> None:
         raise UserError("choose_damping tries multiples of damping: expected above 0, found 0")
 
 
-def check_allocation(c: PruningConfig, why: str) -> None:
-    """UserError for an allocation without what it goes by. `why`: the preset that may have set what does not fit."""
+def by_preset(c: PruningConfig, name: str) -> str:
+    """ " (by preset best)" if the config's preset has the value of this field, else nothing."""
+    fields = PRESETS.get(c.preset, {}).get(c.kind, {})
+    return f" (by preset {c.preset})" if name in fields and fields[name] == getattr(c, name) else ""
+
+
+def check_allocation(c: PruningConfig) -> None:
+    """UserError for an allocation without what it goes by."""
     size = next((name for name in SIZES if getattr(c, name) is not None), None)  # which can't do without
-    name, instead = f"allocation {c.allocation}{f' (for {size})' if size else why}", "" if size else "; or take allocation uniform"
-    by_preset = PRESETS.get(c.preset, {}).get(c.kind, {}).get("calibration") == c.calibration
+    name, instead = f"allocation {c.allocation}{f' (for {size})' if size else by_preset(c, 'allocation')}", "" if size else "; or take allocation uniform"
     if c.calibrating != "single":
-        raise UserError(f"{name} needs all Hessians at once, so calibration single; found {c.calibrating}{why if size and by_preset else ''}{instead}")
+        raise UserError(f"{name} needs all Hessians at once, so calibration single; found {c.calibrating}{by_preset(c, 'calibration')}{instead}")
     if c.removed > MOST_ALLOCATED[c.kind]:
         raise UserError(f"{name} does {c.pattern} up to sparsity {MOST_ALLOCATED[c.kind]:g}, found {c.removed:g}{instead}")
     if c.kind == "structured" and c.method != "obs":
         raise UserError(f"{name}: structured goes by the losses of method obs, found {c.method}{instead}")
 
 
-def check_asymmetric(c: PruningConfig, why: str) -> None:
-    """UserError for asymmetric calibration without the two models' inputs, or of weights that are only removed. `why`: the preset that may have
-    set what does not fit."""
+def check_asymmetric(c: PruningConfig) -> None:
+    """UserError for asymmetric calibration without the two models' inputs, or of weights that are only removed."""
     yes_or_no("asymmetric", c.asymmetric)
     if c.asymmetric and c.calibrating != "replay":
-        raise UserError(f"asymmetric compares the dense model's inputs with the pruned one's, so it needs calibration replay; found {c.calibrating}{why}")
+        raise UserError(
+            f"asymmetric compares the dense model's inputs with the pruned one's, so it needs calibration replay; found {c.calibrating}{by_preset(c, 'calibration')}"
+        )
+    if c.asymmetric and not c.compensation:
+        raise UserError("asymmetric gives the repair another aim, and no-compensation repairs nothing; leave one of them out")
     if c.asymmetric and not c.repairs:
         raise UserError(
             f"asymmetric gives the repair another aim, and method {c.method} repairs nothing here; take {' or '.join(sorted(REPAIRING))}, or refine lstsq"

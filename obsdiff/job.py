@@ -38,6 +38,10 @@ class Job:
 
 def job_of(pipe: Any, prompts: Sequence[Prompt], config: PruningConfig) -> Job:
     """UserError for what can't be pruned or drawn as asked, CalibrationError for a weight with inf or NaN."""
+    if not isinstance(config, PruningConfig):
+        raise UserError(f"config: expected a PruningConfig, found {type(config).__name__}")
+    if not hasattr(pipe, "components"):
+        raise UserError(f"pipe: expected a diffusers pipeline, found {type(pipe).__name__}")
     check_devices(config)
     name = denoiser_name(pipe, config.component)
     scheduler = scheduler_name(pipe, name)
@@ -49,7 +53,7 @@ def job_of(pipe: Any, prompts: Sequence[Prompt], config: PruningConfig) -> Job:
     groups = select_groups(blocks, config) if config.pattern == "structured" else []
     require_prunable(denoiser, groups)
     require_usable(denoiser, [layer for package in packages for layer in package.layers])
-    chosen, seeds = choose_prompts(list(prompts), config)
+    chosen, seeds = choose_prompts(prompts, config)
     check_prompts(pipe, chosen)
     weighting = (config.step_weighting, config.step_weight_min, config.step_weight_max)
     ranks = Ranks.here()

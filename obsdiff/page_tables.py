@@ -1,6 +1,7 @@
 """The page's tables: quality, cost and configuration, one row a run. A cell has its text, and the raw value that the page sorts by."""
 
 from collections.abc import Callable
+from statistics import median
 from typing import Any
 
 from .comparison import DENSE, METRICS, figures_of, measured_metrics, near_best
@@ -45,8 +46,7 @@ def median_of(key: str) -> Callable[[dict], Cell]:
 
     def column(run: dict[str, Any]) -> Cell:
         errors = sorted(row[key] for row in run["layers"] if row.get(key) is not None)
-        median = errors[len(errors) // 2] if errors else None
-        return cell() if median is None else cell(f"{median:.4f}", median)
+        return cell(f"{median(errors):.4f}", median(errors)) if errors else cell()
 
     return column
 

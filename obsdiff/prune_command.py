@@ -6,6 +6,7 @@ import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from .architectures import require_blocks
@@ -152,8 +153,8 @@ def summary(output: Path, report: Any, seconds: float) -> str:
     if met := report.budget:
         done += f" ({met['share']:.4f} of dense's {met['unit']}, asked for {met['target']:g})"
     apart = sorted(row.held_out_error for row in report.layers if row.held_out_error is not None)
-    held_out = f" (held out {apart[len(apart) // 2]:.4f} and {apart[-1]:.4f})" if apart else ""
-    return f"{output}: {done}, layer error median {errors[len(errors) // 2]:.4f} largest {errors[-1]:.4f}{held_out}, {seconds:.0f} s"
+    held_out = f" (held out {median(apart):.4f} and {apart[-1]:.4f})" if apart else ""
+    return f"{output}: {done}, layer error median {median(errors):.4f} largest {errors[-1]:.4f}{held_out}, {seconds:.0f} s"
 
 
 def calibration_prompts(file: Path | None, folder: Folder) -> list[str]:

@@ -2,6 +2,8 @@
 
 import inspect
 import random
+import warnings
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -10,7 +12,7 @@ from torch import nn
 
 from .arguments import described_prompts
 from .config import PruningConfig
-from .errors import UserError
+from .errors import CalibrationWarning, UserError
 from .folder import DENOISERS, other_denoisers
 from .running import Prompt, absent_encoders, has_encoder
 
@@ -62,8 +64,11 @@ def check_devices(config: PruningConfig) -> None:
             usable_device(field, getattr(config, field))
 
 
-def choose_prompts(prompts: list[Prompt], config: PruningConfig) -> tuple[list[Prompt], list[int]]:
+def choose_prompts(prompts: Iterable[Prompt], config: PruningConfig) -> tuple[list[Prompt], list[int]]:
     """config.num_prompts prompts, sampled with config.seed (all of them if there are no more), and the noise seed of each."""
+    if isinstance(prompts, str | dict) or not isinstance(prompts, Iterable):
+        raise UserError(f"prompts: expected a list of strings, or of dicts with pipeline arguments; found {type(prompts).__name__}")
+    prompts = list(prompts)
     kinds = {type(p) for p in prompts}
     if not prompts or not kinds <= {str, dict} or len(kinds) > 1:
         raise UserError(f"prompts: expected a list of strings, or of dicts with pipeline arguments; found {'an empty list' if not prompts else prompts[0]!r}")
@@ -78,10 +83,12 @@ def check_prompts(pipe: Any, prompts: list[Prompt]) -> None:
     name = type(pipe).__name__
     known = {key: p for key, p in inspect.signature(pipe.__call__).parameters.items() if key != "self"}
     takes_more = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in known.values())
-    for key in (key for prompt in prompts for key in (prompt if isinstance(prompt, dict) else ("prompt",))):
+    for key in dict.fromkeys(key for prompt in prompts for key in (prompt if isinstance(prompt, dict) else ("prompt",))):
         if key not in known and not takes_more:
             what = f"takes no {key!r}" if isinstance(prompts[0], dict) else "takes no text"
             raise UserError(f"prompts: {name} {what}; give dicts, from Python, with arguments of its call: {', '.join(list(known)[:12])} ...")
+        if key not in known:
+            warnings.warn(f"prompts: {name} names no argument {key!r}; it may leave it out of account", CalibrationWarning, stacklevel=3)
         if key == "prompt" and (absent := absent_encoders(pipe)) and not has_encoder(pipe):
             raise UserError(f"prompts: this {name} has no {' and no '.join(absent)}, so it reads no text; give dicts, from Python, with prompt_embeds")
 

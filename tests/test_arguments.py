@@ -14,7 +14,7 @@ from obsdiff.arguments import described, described_prompts, prompts_hash
 from obsdiff.checkpoint import read_record
 from obsdiff.errors import UserError
 
-from .conftest import sd3
+from .conftest import sd, sd3
 
 SMALL = {"num_inference_steps": 2, "height": 16, "width": 16, "num_prompts": 1}
 
@@ -133,3 +133,29 @@ def test_a_dense_pass_serves_equal_tensors_and_no_others():
         obsdiff.prune_(sd3(), [{name: value.clone() for name, value in prompt.items()}], config, dense=dense)
         with pytest.raises(UserError, match="other prompts"):
             obsdiff.prune_(sd3(), [{name: value + 1 for name, value in prompt.items()}], config, dense=dense)
+
+
+@pytest.mark.parametrize(
+    ("prompts", "words"),
+    [
+        ("a cat", "expected a list of strings, or of dicts with pipeline arguments; found str"),
+        ({"prompt": "a cat"}, "found dict"),
+        (None, "found NoneType"),
+        ([1], "found 1"),
+    ],
+)
+def test_what_is_no_list_of_prompts_is_refused(prompts, words):
+    with pytest.raises(UserError, match=words):
+        obsdiff.prune_(sd3(), prompts, PruningConfig(**SMALL))
+
+
+def test_what_is_no_pipeline_or_no_config_is_refused():
+    with pytest.raises(UserError, match="pipe: expected a diffusers pipeline, found NoneType"):
+        obsdiff.prune_(None, ["a cat"])
+    with pytest.raises(UserError, match="config: expected a PruningConfig, found dict"):
+        obsdiff.prune_(sd3(), ["a cat"], {"sparsity": 0.5})
+
+
+def test_an_argument_that_a_pipeline_swallows_unnamed_is_said():
+    with pytest.warns(obsdiff.CalibrationWarning, match="StableDiffusionPipeline names no argument 'negative_promt'"):
+        obsdiff.prune_(sd(), [{"prompt": "a cat", "negative_promt": "a dog"}], PruningConfig(**SMALL))
