@@ -170,7 +170,7 @@ def test_packages_of_one_pass_have_nothing_to_repair():
         ({}, "needs calibration replay; found single"),
         ({"calibration": "live"}, "needs calibration replay; found live"),
         ({"calibration": "replay", "method": "magnitude"}, "method magnitude repairs nothing here; take alps or obs, or refine lstsq"),
-        ({"calibration": "replay", "compensation": False}, "method obs repairs nothing here"),
+        ({"calibration": "replay", "compensation": False}, "no-compensation repairs nothing; leave one of them out"),
         ({"calibration": "replay", "asymmetric": "yes"}, "expected True or False, found 'yes'"),
     ],
 )
