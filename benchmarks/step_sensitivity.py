@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from obsdiff import PruningConfig
 from obsdiff.architectures import Tap
 from obsdiff.calibration import Account, Plan, tapped
-from obsdiff.config import STEP_WEIGHTINGS
+from obsdiff.choices import STEP_WEIGHTINGS
 from obsdiff.running import Run, hooked, prepared
 from obsdiff.settings import choose_prompts
 from obsdiff.step_weights import step_weight

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from .builtin import builtin_info
-from .config import PruningConfig, whole
+from .checks import whole
+from .config import PruningConfig
 from .errors import UserError
 from .folder import Folder, check_output, open_folder, read_prompts
 from .judges.files import find_judges

@@ -8,7 +8,8 @@ from typing import Any
 
 from .architectures import Block, Shape, Tap, require_blocks, uncovered
 from .budget import counted
-from .config import BUDGETS, PruningConfig
+from .choices import BUDGETS
+from .config import PruningConfig
 from .errors import UserError
 from .folder import Folder, chosen_denoiser, other_denoisers
 from .meta import UNCONDITIONAL, build_on_meta, example_inputs, layers_of_config

@@ -12,7 +12,8 @@ from typing import Any
 
 from torch import nn
 
-from .config import MOST_ALLOCATED, PruningConfig
+from .choices import MOST_ALLOCATED
+from .config import PruningConfig
 from .drawing import denoiser_call
 from .errors import UserError
 from .job import Job

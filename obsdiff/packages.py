@@ -12,7 +12,9 @@ from itertools import pairwise
 import psutil
 
 from .architectures import Block, Group, Shape, Tap, Unit, segments
-from .config import TARGETS, PruningConfig, parse_blocks
+from .checks import parse_blocks
+from .choices import TARGETS
+from .config import PruningConfig
 from .errors import UserError
 
 GIB = 2**30

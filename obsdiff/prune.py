@@ -31,7 +31,8 @@ from .architectures import uncovered
 from .arguments import described_prompts, prompts_hash
 from .biases import has_bias
 from .budget import Budget, budget_of, kept_to, spent
-from .config import BUDGETS, PruningConfig
+from .choices import BUDGETS
+from .config import PruningConfig
 from .dense import require_fitting
 from .errors import CalibrationWarning
 from .folder import chosen_denoiser
@@ -221,7 +222,7 @@ def report_of(pipe: Any, job: Job) -> PruningReport:
     prompts, seeds = plan.drawn
     report = PruningReport(job.config.to_dict(), plan.settings, described_prompts(prompts), seeds, job.component, [list(p.layers) for p in job.packages])
     report.threads = torch.get_num_threads()
-    report.hashes["prompts"] = prompts_hash(prompts, seeds)
+    report.hashes["prompts"] = prompts_hash(report.prompts, seeds)  # what is described is not hashed again
     report.parameters["before"] = sum(p.numel() for p in job.denoiser.parameters())
     if job.config.component is None and (others := denoisers_besides(pipe, job.component)):
         note(report, chosen_denoiser(type(pipe).__name__, job.component, others))

@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 from .architectures import Group, Tap
-from .config import BUDGETS, MOST_ALLOCATED, PruningConfig
+from .choices import BUDGETS, MOST_ALLOCATED
+from .config import PruningConfig
 from .drawing import denoiser_call
 from .errors import NotPositiveDefinite
 from .gathering import DensePass, Site

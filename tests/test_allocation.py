@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from obsdiff.allocation import GRID, SWING, by_loss, by_outliers, by_spectrum, interpolated, outlier_ratio, tail_exponent
-from obsdiff.config import MOST_ALLOCATED
+from obsdiff.choices import MOST_ALLOCATED
 
 
 def test_what_a_config_takes_is_what_the_grid_ends_with():

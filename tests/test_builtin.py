@@ -11,8 +11,8 @@ from safetensors.torch import load_file
 from obsdiff import PruningConfig, builtin_path, prune_
 from obsdiff.builtin import BUILTINS, builtin_info
 from obsdiff.checkpoint import load_pipeline
+from obsdiff.choices import METHODS
 from obsdiff.cli import main
-from obsdiff.config import METHODS
 from obsdiff.evaluate import draw
 from obsdiff.folder import open_folder, read_prompts
 from obsdiff.metrics import relative_latent_error

@@ -3,7 +3,8 @@ import json
 
 import pytest
 
-from obsdiff.config import PruningConfig, parse_blocks
+from obsdiff.checks import parse_blocks
+from obsdiff.config import PruningConfig
 from obsdiff.errors import UserError
 
 

@@ -11,8 +11,9 @@ PACKAGE = Path(__file__).parents[1] / "obsdiff"
 
 # from the ground up; a file may import only from the lines before its own, or from its own line
 FLOORS = [
-    ["errors", "builtin", "stored", "blocks", "convolutions"],
+    ["errors", "builtin", "stored", "blocks", "convolutions", "choices"],
     [
+        "checks",
         "config",
         "step_weights",
         "hessian",

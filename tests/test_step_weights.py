@@ -1,6 +1,6 @@
 import pytest
 
-from obsdiff.config import STEP_WEIGHTINGS
+from obsdiff.choices import STEP_WEIGHTINGS
 from obsdiff.step_weights import step_weight
 
 

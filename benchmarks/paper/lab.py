@@ -22,7 +22,7 @@ from obsdiff.architectures import find_blocks
 from obsdiff.builtin import builtin_info
 from obsdiff.calibration import Plan
 from obsdiff.checkpoint import load_pipeline
-from obsdiff.config import STEP_WEIGHTINGS
+from obsdiff.choices import STEP_WEIGHTINGS
 from obsdiff.costs import step_macs
 from obsdiff.drawing import denoiser_call, draw
 from obsdiff.folder import open_folder, read_prompts

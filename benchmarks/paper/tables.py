@@ -26,7 +26,7 @@ from diffusers import (
 )
 
 from obsdiff import PruningConfig, dense_pass, prune_
-from obsdiff.config import PRESETS, STEP_WEIGHTINGS
+from obsdiff.choices import PRESETS, STEP_WEIGHTINGS
 from obsdiff.gathering import DensePass
 from obsdiff.record import leaving, versions
 from obsdiff.running import prepared

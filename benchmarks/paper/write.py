@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 
 from obsdiff.builtin import BUILTINS
+from obsdiff.choices import PRESETS, STEP_WEIGHTINGS
 from obsdiff.comparison import METRICS, RESAMPLES, near_best
-from obsdiff.config import PRESETS, STEP_WEIGHTINGS
 from obsdiff.record import in_words
 
 from .plots import draw_plots
