@@ -8,6 +8,7 @@ import torch
 import obsdiff
 from obsdiff import PruningConfig, UserError, dense_pass, prune_
 from obsdiff.architectures import find_blocks
+from obsdiff.choices import BEST, PRESETS
 from obsdiff.gathering import DensePass
 from obsdiff.hessian import Hessian
 from obsdiff.permuting import Movable, movable, permute_
@@ -148,7 +149,7 @@ def test_refused(changes, said):
 
 
 def test_a_preset_may_set_it(monkeypatch):
-    monkeypatch.setitem(obsdiff.config.PRESETS["best"], "n:m", obsdiff.config.BEST["n:m"] | {"permute": True})
+    monkeypatch.setitem(PRESETS["best"], "n:m", BEST["n:m"] | {"permute": True})
     assert PruningConfig(preset="best", pattern="2:4").permute is True
     assert PruningConfig(preset="best", pattern="2:4", permute=False).permute is False
     assert PruningConfig(pattern="2:4").permute is False
