@@ -21,11 +21,17 @@ from obsdiff.packages import select
 
 from .paper.lab import Lab
 
-PATTERNS = {"0.5": {"sparsity": 0.5}, "2:4": {"pattern": "2:4"}, "structured": {"pattern": "structured", "sparsity": 0.3}}
+PATTERNS = {
+    "0.5": {"sparsity": 0.5},
+    "2:4": {"pattern": "2:4"},
+    "structured": {"pattern": "structured", "sparsity": 0.3},
+}
 
 
 def main() -> None:
-    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     p.add_argument("--model", default="emoji-unet")
     p.add_argument("--prompts", type=int, default=32)
     p.add_argument("--seed", type=int, default=0)
@@ -37,11 +43,22 @@ def main() -> None:
     for pattern, method in product(args.pattern, args.method):
         if pattern == "structured" and method != "obs":
             continue
-        shared = PATTERNS[pattern] | {"method": method, "num_prompts": args.prompts, "num_inference_steps": lab.steps, "seed": args.seed}
+        shared = PATTERNS[pattern] | {
+            "method": method,
+            "num_prompts": args.prompts,
+            "num_inference_steps": lab.steps,
+            "seed": args.seed,
+        }
         report(pattern, method, "one dense pass", errors(lab, shared | {"calibration": "single"}))
         for packages in args.packages:
-            config = shared | {"calibration": "replay", "packages": packages or len(select(find_blocks(lab.linears), PruningConfig(**shared), lab.linears))}
-            plain, aimed = (errors(lab, config | {"asymmetric": asymmetric}) for asymmetric in (False, True))
+            config = shared | {
+                "calibration": "replay",
+                "packages": packages
+                or len(select(find_blocks(lab.linears), PruningConfig(**shared), lab.linears)),
+            }
+            plain, aimed = (
+                errors(lab, config | {"asymmetric": asymmetric}) for asymmetric in (False, True)
+            )
             report(pattern, method, f"{config['packages']} packages", plain)
             report(pattern, method, f"{config['packages']} packages, asymmetric", aimed, plain)
 
@@ -56,7 +73,13 @@ def errors(lab: Lab, settings: dict[str, Any]) -> tuple[dict[str, Any], float]:
     return lab.figures(getattr(pipe, lab.component))["relative_latent_error"], seconds
 
 
-def report(pattern: str, method: str, how: str, found: tuple[dict[str, Any], float], than: tuple[dict[str, Any], float] | None = None) -> None:
+def report(
+    pattern: str,
+    method: str,
+    how: str,
+    found: tuple[dict[str, Any], float],
+    than: tuple[dict[str, Any], float] | None = None,
+) -> None:
     error, seconds = found
     line = f"{pattern:10} {method:5} {how:28} {error['value']:.4f}  {seconds:4.0f} s"
     if than:

@@ -39,7 +39,12 @@ class Weighing:
 
     def __init__(self, lab: Lab, taps: list[Tap]):
         self.lab, self.taps, self.forward = lab, taps, lab.dense.forward
-        self.sums = {tap: {way: Sums.zeros(lab.dense.get_submodule(tap.layers[0]).in_features) for way in WAYS} for tap in taps}
+        self.sums = {
+            tap: {
+                way: Sums.zeros(lab.dense.get_submodule(tap.layers[0]).in_features) for way in WAYS
+            }
+            for tap in taps
+        }
         self.evenness: list[float] = []  # of a tap's weights in a call: mean^2 / mean square
         self.generator = torch.Generator().manual_seed(1)
 
@@ -54,7 +59,15 @@ class Weighing:
             return keep
 
         layers = [layer for tap in self.taps for layer in tap.layers]
-        with torch.enable_grad(), hooked([self.lab.dense.get_submodule(layer).register_forward_hook(hook(layer)) for layer in layers]):
+        with (
+            torch.enable_grad(),
+            hooked(
+                [
+                    self.lab.dense.get_submodule(layer).register_forward_hook(hook(layer))
+                    for layer in layers
+                ]
+            ),
+        ):
             out = self.forward(*args, **kwargs)
             u, c = out[0].chunk(2)
             guided = u + self.lab.settings["guidance_scale"] * (c - u)
@@ -62,12 +75,21 @@ class Weighing:
         for tap in self.taps:
             self.add(tap, [read[layer] for layer in tap.layers])
         self.lab.dense.zero_grad()
-        return (out[0].detach(), *out[1:]) if isinstance(out, tuple) else type(out)(sample=out[0].detach())
+        return (
+            (out[0].detach(), *out[1:])
+            if isinstance(out, tuple)
+            else type(out)(sample=out[0].detach())
+        )
 
     def add(self, tap: Tap, read: list[tuple[Tensor, Tensor]]) -> None:
         tokens = read[0][0].flatten(0, -2)
-        weights = sum(torch.zeros(len(tokens)) if y.grad is None else y.grad.square().sum(-1).flatten() for _, y in read)
-        self.evenness.append((weights.mean().square() / weights.square().mean().clamp_min(1e-30)).item())
+        weights = sum(
+            torch.zeros(len(tokens)) if y.grad is None else y.grad.square().sum(-1).flatten()
+            for _, y in read
+        )
+        self.evenness.append(
+            (weights.mean().square() / weights.square().mean().clamp_min(1e-30)).item()
+        )
         for way, of in WAYS.items():
             weighted, sums = tokens * of(weights).nan_to_num().unsqueeze(1), self.sums[tap][way]
             sums.xx.addmm_(weighted.T, tokens)
@@ -77,11 +99,18 @@ class Weighing:
 
 
 def main() -> None:
-    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     p.add_argument("--model", default="emoji-unet")
     p.add_argument("--prompts", type=int, default=100)
     p.add_argument("--method", nargs="+", default=["alps", "obs"])
-    p.add_argument("--pattern", nargs="+", choices=[name for name in PATTERNS if name != "structured"], default=["2:4", "0.5"])
+    p.add_argument(
+        "--pattern",
+        nargs="+",
+        choices=[name for name in PATTERNS if name != "structured"],
+        default=["2:4", "0.5"],
+    )
     args = p.parse_args()
     lab, config = Lab(args.model), PruningConfig(num_prompts=args.prompts)
     prompts, seeds = choose_prompts(lab.calibration, config)
@@ -89,14 +118,22 @@ def main() -> None:
     with prepared(lab.pipe) as run, replaced(lab.dense, "forward", weighing):
         for some, their in Plan(prompts, seeds, lab.settings).batches():
             run.latents(some, their, lab.settings)
-    print(f"evenness of the weights in a call (1: all alike), median {statistics.median(weighing.evenness):.2f}", flush=True)
+    print(
+        f"evenness of the weights in a call (1: all alike), median {statistics.median(weighing.evenness):.2f}",
+        flush=True,
+    )
     for pattern, method in product(args.pattern, args.method):
         base: Tensor | None = None
         for way in WAYS:
-            hessians = {layer: sums[way] for tap, sums in weighing.sums.items() for layer in tap.layers}
+            hessians = {
+                layer: sums[way] for tap, sums in weighing.sums.items() for layer in tap.layers
+            }
             for hessian in hessians.values():
                 hessian.share()
-            denoiser = lab.pruned(PruningConfig(method=method, num_prompts=args.prompts, **PATTERNS[pattern]), hessians)[0]
+            denoiser = lab.pruned(
+                PruningConfig(method=method, num_prompts=args.prompts, **PATTERNS[pattern]),
+                hessians,
+            )[0]
             error = lab.figures(denoiser)["relative_latent_error"]
             each = torch.tensor(error["per_prompt"])
             base = each if base is None else base

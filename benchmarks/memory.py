@@ -35,13 +35,20 @@ PROMPTS = ["a red apple on a table", "an old house in the snow"]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("model", choices=MODELS)
     parser.add_argument("--memory-budget-gib", type=float, required=True)
     parser.add_argument("--calibration", default=PruningConfig().calibrating)
     parser.add_argument("--blocks")
     parser.add_argument("--steps", type=int, default=2)
-    parser.add_argument("--side", type=int, default=64, help="of the pictures; latents have half of it, image tokens a quarter a side")
+    parser.add_argument(
+        "--side",
+        type=int,
+        default=64,
+        help="of the pictures; latents have half of it, image tokens a quarter a side",
+    )
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--save", action="store_true", help="write the pruned pipeline, too")
     parser.add_argument("--clean", action="store_true", help="remove the model's folder at the end")
@@ -96,7 +103,13 @@ class noted:  # noqa: N801 (it reads as a verb)
         def park_(*args: Any) -> None:
             self.park_(*args)
             done = (self.curve[-1]["layers"] if self.curve else 0) + len(list(args[1]))
-            self.curve.append({"layers": done, "seconds": time.perf_counter() - self.began, "gib": anonymous() / GIB})
+            self.curve.append(
+                {
+                    "layers": done,
+                    "seconds": time.perf_counter() - self.began,
+                    "gib": anonymous() / GIB,
+                }
+            )
 
         solve.park_ = park_
 
@@ -106,10 +119,26 @@ class noted:  # noqa: N801 (it reads as a verb)
 
 def plot(model: str, found: dict[str, Any]) -> None:
     figure, axes = plt.subplots(figsize=(7, 3.5), layout="constrained")
-    axes.plot([p["layers"] for p in found["curve"]], [p["gib"] for p in found["curve"]], label="anonymous memory when a layer is done")
-    axes.axhline(found["peak_gib"], color="C3", label=f"peak of the whole run, {found['peak_gib']:.2f} GiB")
-    axes.axhline(found["weights_gib"], color="0.6", linestyle="--", label=f"the denoiser's weights, {found['weights_gib']:.2f} GiB")
-    axes.set(xlabel="layers pruned, in forward order", ylabel="GiB", ylim=(0, None), title=f"{model}, budget {found['config']['memory_budget_gib']:g} GiB")
+    axes.plot(
+        [p["layers"] for p in found["curve"]],
+        [p["gib"] for p in found["curve"]],
+        label="anonymous memory when a layer is done",
+    )
+    axes.axhline(
+        found["peak_gib"], color="C3", label=f"peak of the whole run, {found['peak_gib']:.2f} GiB"
+    )
+    axes.axhline(
+        found["weights_gib"],
+        color="0.6",
+        linestyle="--",
+        label=f"the denoiser's weights, {found['weights_gib']:.2f} GiB",
+    )
+    axes.set(
+        xlabel="layers pruned, in forward order",
+        ylabel="GiB",
+        ylim=(0, None),
+        title=f"{model}, budget {found['config']['memory_budget_gib']:g} GiB",
+    )
     axes.legend(fontsize=8)
     figure.savefig(DOCS / f"memory-{model}.png", dpi=150)
 

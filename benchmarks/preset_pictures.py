@@ -22,7 +22,9 @@ SIDE, GAP, LEFT, TOP = 96, 6, 150, 34
 
 
 def main() -> None:
-    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     p.add_argument("--model", default="emoji-unet")
     p.add_argument("--prompts", type=int, default=100)
     args = p.parse_args()
@@ -32,30 +34,44 @@ def main() -> None:
     titles = {"dense": f"CLIP {dense:.1f}"}
     for target in SHOWN:
         for preset in ("paper", "best"):
-            config = PruningConfig(preset=preset, num_prompts=args.prompts, **TARGETS[target], **lab.settings)
+            config = PruningConfig(
+                preset=preset, num_prompts=args.prompts, **TARGETS[target], **lab.settings
+            )
             denoiser, _ = live(lab, config)
             found, name = lab.figures(denoiser), f"{preset} {target}"
             rows[name] = lab.draw(denoiser, {})[0]
-            titles[name] = f"error {found['relative_latent_error']['value']:.4f}\nCLIP {found['clip_score']['value']:.1f}"
+            titles[name] = (
+                f"error {found['relative_latent_error']['value']:.4f}\nCLIP {found['clip_score']['value']:.1f}"
+            )
             print(name, titles[name].replace("\n", ", "), flush=True)
     sheet(rows, titles, lab.evaluation).save(SHEET, optimize=True)
     print(SHEET)
 
 
-def sheet(rows: dict[str, list[Image.Image]], titles: dict[str, str], prompts: list[str]) -> Image.Image:
+def sheet(
+    rows: dict[str, list[Image.Image]], titles: dict[str, str], prompts: list[str]
+) -> Image.Image:
     """A row a model, a column a prompt."""
     page = Image.new("RGB", (LEFT + DRAWN * (SIDE + GAP), TOP + len(rows) * (SIDE + GAP)), "white")
     pen, bold, small = ImageDraw.Draw(page), ImageFont.load_default(14), ImageFont.load_default(11)
     for j, prompt in enumerate(prompts[:DRAWN]):
         words = prompt.split(", ")[0].split()
         half = -(-len(words) // 2)
-        pen.multiline_text((LEFT + j * (SIDE + GAP), 4), "\n".join(" ".join(part) for part in (words[:half], words[half:]) if part), fill="#333", font=small)
+        pen.multiline_text(
+            (LEFT + j * (SIDE + GAP), 4),
+            "\n".join(" ".join(part) for part in (words[:half], words[half:]) if part),
+            fill="#333",
+            font=small,
+        )
     for i, (name, pictures) in enumerate(rows.items()):
         top = TOP + i * (SIDE + GAP)
         pen.text((6, top + 22), name, fill="#111", font=bold)
         pen.multiline_text((6, top + 42), titles[name], fill="#555", font=small)
         for j, picture in enumerate(pictures[:DRAWN]):
-            page.paste(picture.resize((SIDE, SIDE), Image.Resampling.LANCZOS), (LEFT + j * (SIDE + GAP), top))
+            page.paste(
+                picture.resize((SIDE, SIDE), Image.Resampling.LANCZOS),
+                (LEFT + j * (SIDE + GAP), top),
+            )
     return page
 
 

@@ -17,19 +17,44 @@ from statistics import median
 from typing import Any
 
 RESULTS = Path(__file__).parent / "results" / "scaling.json"
-GIVEN = ("prune", "emoji-sd3", "--num-prompts", "16", "--batch-size", "1", "--num-inference-steps", "5")
+GIVEN = (
+    "prune",
+    "emoji-sd3",
+    "--num-prompts",
+    "16",
+    "--batch-size",
+    "1",
+    "--num-inference-steps",
+    "5",
+)
 PHASES = ("calibration", "solve")
 
 
 def seconds(size: int, output: Path) -> dict[str, float]:
     """Wall seconds of each phase, as process 0 recorded them."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(size), "-m", "obsdiff", *GIVEN, "--output", str(output)]
-    subprocess.run(command, env=os.environ | {"OMP_NUM_THREADS": "1"}, check=True, capture_output=True)
+    command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc-per-node",
+        str(size),
+        "-m",
+        "obsdiff",
+        *GIVEN,
+        "--output",
+        str(output),
+    ]
+    subprocess.run(
+        command, env=os.environ | {"OMP_NUM_THREADS": "1"}, check=True, capture_output=True
+    )
     return json.loads((output / "obsdiff.json").read_text())["seconds"]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--sizes", type=int, nargs="+", default=[1, 2, 4])
     parser.add_argument("--rounds", type=int, default=3)
     args = parser.parse_args()
@@ -38,17 +63,28 @@ def main() -> None:
         for i in range(args.rounds):
             for size in args.sizes if i % 2 == 0 else reversed(args.sizes):
                 found[size].append(seconds(size, Path(folder) / f"{i}-{size}"))
-                print(f"round {i + 1}, {size} processes: {', '.join(f'{phase} {found[size][-1][phase]:.1f} s' for phase in PHASES)}", flush=True)
+                print(
+                    f"round {i + 1}, {size} processes: {', '.join(f'{phase} {found[size][-1][phase]:.1f} s' for phase in PHASES)}",
+                    flush=True,
+                )
     rows = [row(phase, size, found) for phase in PHASES for size in args.sizes]
     RESULTS.write_text(json.dumps({"cores": os.cpu_count(), "rows": rows}, indent=1) + "\n")
     for one in rows:
-        print(f"{one['phase']}, {one['processes']} processes: {one['seconds']:.1f} s, {one['speedup']:.2f} times as fast as one")
+        print(
+            f"{one['phase']}, {one['processes']} processes: {one['seconds']:.1f} s, {one['speedup']:.2f} times as fast as one"
+        )
 
 
 def row(phase: str, size: int, found: dict[int, list[dict[str, float]]]) -> dict[str, Any]:
     one = min(found)
     runs = [a[phase] / b[phase] for a, b in zip(found[one], found[size], strict=True)]
-    return {"phase": phase, "processes": size, "seconds": median(x[phase] for x in found[size]), "speedup": median(runs), "runs": runs}
+    return {
+        "phase": phase,
+        "processes": size,
+        "seconds": median(x[phase] for x in found[size]),
+        "speedup": median(runs),
+        "runs": runs,
+    }
 
 
 if __name__ == "__main__":

@@ -35,7 +35,11 @@ class ByHalf:
     """Sums of one tap by step and guidance half, and of both as guidance puts them together. Stands where calibration's hooks expect a Hessian."""
 
     def __init__(self, run: Run, columns: int, steps: int, scale: float):
-        self.run, self.scale, self.sums = run, scale, [tuple(Sums.zeros(columns) for _ in range(3)) for _ in range(steps)]
+        self.run, self.scale, self.sums = (
+            run,
+            scale,
+            [tuple(Sums.zeros(columns) for _ in range(3)) for _ in range(steps)],
+        )
 
     def update(self, tokens: Tensor, weight: float) -> None:
         u, c = tokens.chunk(2)
@@ -65,7 +69,11 @@ def noise_in(denoiser: nn.Module, run: Run, step: int, energy: list[float]) -> I
         whole = output[0]
         noise = torch.randn(whole.shape, generator=generator) * (SIZE * whole.std())
         energy.append(noise.square().mean().item())
-        return (whole + noise, *output[1:]) if isinstance(output, tuple) else type(output)(sample=whole + noise)
+        return (
+            (whole + noise, *output[1:])
+            if isinstance(output, tuple)
+            else type(output)(sample=whole + noise)
+        )
 
     with hooked([denoiser.register_forward_hook(hook)]):
         yield
@@ -82,9 +90,14 @@ def sensitivities(lab: Lab, run: Run, prompts: list[str], seeds: list[int]) -> l
     return found
 
 
-def gathered(lab: Lab, run: Run, taps: list[Tap], prompts: list[str], seeds: list[int]) -> dict[Tap, ByHalf]:
+def gathered(
+    lab: Lab, run: Run, taps: list[Tap], prompts: list[str], seeds: list[int]
+) -> dict[Tap, ByHalf]:
     scale = lab.settings["guidance_scale"]
-    sums = {tap: ByHalf(run, lab.dense.get_submodule(tap.layers[0]).in_features, lab.steps, scale) for tap in taps}
+    sums = {
+        tap: ByHalf(run, lab.dense.get_submodule(tap.layers[0]).in_features, lab.steps, scale)
+        for tap in taps
+    }
     plan = Plan(prompts, seeds, lab.settings)
     with tapped(run, lab.dense, sums, Account(), ("uniform", 1.0, 1.0), lambda prompts: None):
         for some, their in plan.batches():
@@ -92,22 +105,38 @@ def gathered(lab: Lab, run: Run, taps: list[Tap], prompts: list[str], seeds: lis
     return sums
 
 
-def weightings(lab: Lab, found: list[float]) -> dict[str, tuple[list[float], tuple[float, float, float]]]:
+def weightings(
+    lab: Lab, found: list[float]
+) -> dict[str, tuple[list[float], tuple[float, float, float]]]:
     """Name -> weights of the steps, and of the unconditional half, the conditional one and both together: they enter a picture as
     u + s (c - u). Weighted each by itself, equal errors of both count twice; together they cancel as they do there."""
     scale, mean = lab.settings["guidance_scale"], sum(found) / len(found)
     measured = [f / mean for f in found]
     halves = torch.tensor([(scale - 1) ** 2, scale**2])
     guided, same = (*(halves / halves.mean()).tolist(), 0.0), (1.0, 1.0, 0.0)
-    ways = {kind: ([step_weight(kind, t, lab.steps, LOW, HIGH) for t in range(lab.steps)], same) for kind in reversed(STEP_WEIGHTINGS)}
+    ways = {
+        kind: ([step_weight(kind, t, lab.steps, LOW, HIGH) for t in range(lab.steps)], same)
+        for kind in reversed(STEP_WEIGHTINGS)
+    }
     ways |= {"measured": (measured, same), "root of measured": ([m**0.5 for m in measured], same)}
-    ways |= {"uniform, guidance": (ways["uniform"][0], guided), "measured, guidance": (measured, guided)}
-    together = {"together": (0.0, 0.0, 1.0), "half together": (0.5, 0.5, 1.0), "a tenth apart": (0.1, 0.1, 1.0)}
-    return ways | {f"uniform, {name}": (ways["uniform"][0], parts) for name, parts in together.items()}
+    ways |= {
+        "uniform, guidance": (ways["uniform"][0], guided),
+        "measured, guidance": (measured, guided),
+    }
+    together = {
+        "together": (0.0, 0.0, 1.0),
+        "half together": (0.5, 0.5, 1.0),
+        "a tenth apart": (0.1, 0.1, 1.0),
+    }
+    return ways | {
+        f"uniform, {name}": (ways["uniform"][0], parts) for name, parts in together.items()
+    }
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--model", default="emoji-unet")
     parser.add_argument("--pattern", default="unstructured")
     parser.add_argument("--method", default="obs")
@@ -122,12 +151,17 @@ def main() -> None:
         sums = gathered(lab, run, taps, prompts, seeds)
     base: Tensor | None = None
     for name, (alpha, halves) in weightings(lab, found).items():
-        hessians = {layer: by.weighted(alpha, halves) for tap, by in sums.items() for layer in tap.layers}
+        hessians = {
+            layer: by.weighted(alpha, halves) for tap, by in sums.items() for layer in tap.layers
+        }
         error = lab.figures(lab.pruned(config, hessians)[0])["relative_latent_error"]
         each = torch.tensor(error["per_prompt"])
         base = each if base is None else base
         change = each - base
-        print(f"{name:20} {error['value']:.4f}  {change.mean():+.4f} (standard error {change.std() / len(change) ** 0.5:.4f})", flush=True)
+        print(
+            f"{name:20} {error['value']:.4f}  {change.mean():+.4f} (standard error {change.std() / len(change) ** 0.5:.4f})",
+            flush=True,
+        )
 
 
 if __name__ == "__main__":

@@ -33,7 +33,9 @@ FIRST_SEED = 1_000_000
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--model", default="emoji-sd3")
     parser.add_argument("--sparsity", type=float, nargs="+", default=[0.2, 0.3])
     parser.add_argument("--target", nargs="+", default=list(TARGETS), choices=list(TARGETS))
@@ -60,23 +62,49 @@ def main() -> None:
                     continue
                 packages = args.packages if changes["method"] == "obs" else 1
                 config = PruningConfig(
-                    pattern="structured", sparsity=sparsity, target=target, num_prompts=args.num_prompts, packages=packages, **changes, **settings
+                    pattern="structured",
+                    sparsity=sparsity,
+                    target=target,
+                    num_prompts=args.num_prompts,
+                    packages=packages,
+                    **changes,
+                    **settings,
                 )
-                row = {"target": target, "sparsity": sparsity, "way": way, **measure(folder, config, prompts, seeds, settings, dense)}
+                row = {
+                    "target": target,
+                    "sparsity": sparsity,
+                    "way": way,
+                    **measure(folder, config, prompts, seeds, settings, dense),
+                }
                 rows.append(row)
                 args.output.write_text(json.dumps(rows, indent=1) + "\n")
                 print(as_line(row), flush=True)
 
 
-def measure(folder: Any, config: PruningConfig, prompts: list[str], seeds: list[int], settings: dict, dense: torch.Tensor) -> dict[str, Any]:
+def measure(
+    folder: Any,
+    config: PruningConfig,
+    prompts: list[str],
+    seeds: list[int],
+    settings: dict,
+    dense: torch.Tensor,
+) -> dict[str, Any]:
     pipe, _ = load_pipeline(folder)
     name = folder.denoiser(None)
-    before = step_macs(getattr(pipe, name), denoiser_call(pipe, getattr(pipe, name), prompts[0], settings))["total"]
+    before = step_macs(
+        getattr(pipe, name), denoiser_call(pipe, getattr(pipe, name), prompts[0], settings)
+    )["total"]
     report = prune_(pipe, read_prompts(folder.path / "calibration_prompts.txt"), config)
-    after = step_macs(getattr(pipe, name), denoiser_call(pipe, getattr(pipe, name), prompts[0], settings))["total"]
+    after = step_macs(
+        getattr(pipe, name), denoiser_call(pipe, getattr(pipe, name), prompts[0], settings)
+    )["total"]
     _, latents = draw(pipe, prompts, seeds, settings)
     found = relative_latent_error(latents, dense)
-    costs = {"parameters": report.parameters, "macs": {"before": before, "after": after}, **leaving(report.to_dict()["groups"])}
+    costs = {
+        "parameters": report.parameters,
+        "macs": {"before": before, "after": after},
+        **leaving(report.to_dict()["groups"]),
+    }
     return {"error": found, **costs, "seconds": report.seconds}
 
 

@@ -27,20 +27,39 @@ from .plain.structured import remove_parts as plain
 def problem(rows: int, columns: int, dtype: torch.dtype, seed: int) -> tuple[Tensor, Tensor]:
     """A weight (O, I) and the Hessian (I, I) of correlated inputs."""
     g = torch.Generator().manual_seed(seed)
-    x = torch.randn(2 * columns, columns, generator=g) @ (torch.eye(columns) + torch.randn(columns, columns, generator=g) / columns**0.5)
+    x = torch.randn(2 * columns, columns, generator=g) @ (
+        torch.eye(columns) + torch.randn(columns, columns, generator=g) / columns**0.5
+    )
     return torch.randn(rows, columns, generator=g).to(dtype), (2 * x.T @ x / len(x)).to(dtype)
 
 
-def ours(streams: list[tuple[Tensor, Tensor]], parts: list[Tensor], count: int, heads: bool) -> tuple[list[int], list[Tensor]]:
+def ours(
+    streams: list[tuple[Tensor, Tensor]], parts: list[Tensor], count: int, heads: bool
+) -> tuple[list[int], list[Tensor]]:
     consumers = [Consumer.begin(w, h, DAMPING) for w, h in streams]
-    removed, _ = obs_heads(consumers, parts, count) if heads else obs_neurons(consumers[0], torch.cat(parts), count)
+    removed, _ = (
+        obs_heads(consumers, parts, count)
+        if heads
+        else obs_neurons(consumers[0], torch.cat(parts), count)
+    )
     return removed, [c.weight for c in consumers]
 
 
-WAYS: dict[str, Callable] = {"plain": plain, "plain, Cholesky": partial(plain, invert=by_cholesky), "ours": ours}
+WAYS: dict[str, Callable] = {
+    "plain": plain,
+    "plain, Cholesky": partial(plain, invert=by_cholesky),
+    "ours": ours,
+}
 
 
-def compare(name: str, streams: list[tuple[Tensor, Tensor]], parts: list[Tensor], count: int, heads: bool, rounds: int) -> dict:
+def compare(
+    name: str,
+    streams: list[tuple[Tensor, Tensor]],
+    parts: list[Tensor],
+    count: int,
+    heads: bool,
+    rounds: int,
+) -> dict:
     answers: dict[str, tuple] = {}
 
     def call(way: str) -> None:
@@ -52,15 +71,25 @@ def compare(name: str, streams: list[tuple[Tensor, Tensor]], parts: list[Tensor]
         ratios = sorted(p / o for p, o in zip(seconds[way], seconds["ours"], strict=True))
         row[way] = {"ratio": median(ratios), "low": ratios[0], "high": ratios[-1]}
     (removed, weights), (other, expected) = answers["ours"], answers["plain"]
-    row["weights"] = max(((w - e).norm() / e.norm()).item() for w, e in zip(weights, expected, strict=True))
+    row["weights"] = max(
+        ((w - e).norm() / e.norm()).item() for w, e in zip(weights, expected, strict=True)
+    )
     row["same"] = len(set(removed) & set(other))
-    against = ", ".join(f"{row[way]['ratio']:.1f}x ({row[way]['low']:.1f} to {row[way]['high']:.1f}) against {way}" for way in ("plain", "plain, Cholesky"))
-    print(f"{name:40} {median(seconds['ours']):6.2f} s, {against}; {row['same']} of {count} the same, weights differ {row['weights']:.1e}", flush=True)
+    against = ", ".join(
+        f"{row[way]['ratio']:.1f}x ({row[way]['low']:.1f} to {row[way]['high']:.1f}) against {way}"
+        for way in ("plain", "plain, Cholesky")
+    )
+    print(
+        f"{name:40} {median(seconds['ours']):6.2f} s, {against}; {row['same']} of {count} the same, weights differ {row['weights']:.1e}",
+        flush=True,
+    )
     return row
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--columns", type=int, default=6144)
     parser.add_argument("--rows", type=int, default=1536)
     parser.add_argument("--heads", type=int, default=24)
@@ -74,9 +103,27 @@ def main() -> None:
     rows = []
     for share in (0.25, 0.5):
         count = int(share * args.heads + 0.5)
-        rows.append(compare(f"{args.heads} heads of 64, two streams, -{share:.0%}", streams, parts, count, True, args.rounds))
+        rows.append(
+            compare(
+                f"{args.heads} heads of 64, two streams, -{share:.0%}",
+                streams,
+                parts,
+                count,
+                True,
+                args.rounds,
+            )
+        )
     one = [problem(args.rows, args.columns, dtype, 2)]
-    rows.append(compare(f"{args.columns} neurons, -25%", one, list(torch.arange(args.columns).split(1)), args.columns // 4, False, args.rounds))
+    rows.append(
+        compare(
+            f"{args.columns} neurons, -25%",
+            one,
+            list(torch.arange(args.columns).split(1)),
+            args.columns // 4,
+            False,
+            args.rounds,
+        )
+    )
     print(f"{args.dtype}, {torch.get_num_threads()} threads, {time.perf_counter() - began:.0f} s")
     if args.output:
         with open(args.output, "w") as file:

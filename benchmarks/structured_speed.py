@@ -23,10 +23,17 @@ HEAD, TEXT = 64, 333
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--width", type=int, default=1536)
     parser.add_argument("--tokens", type=int, default=1024, help="image tokens: a square number")
-    parser.add_argument("--blocks", type=int, default=4, help="all but the first and the last are pruned unless --whole")
+    parser.add_argument(
+        "--blocks",
+        type=int,
+        default=4,
+        help="all but the first and the last are pruned unless --whole",
+    )
     parser.add_argument("--sparsity", type=float, nargs="+", default=[0.1, 0.2, 0.3, 0.5])
     parser.add_argument("--round-to", type=int, nargs="+", default=[8])
     parser.add_argument("--rounds", type=int, default=15)
@@ -49,19 +56,30 @@ def main() -> None:
     rows = []
     for sparsity in args.sparsity:
         for unit in args.round_to:
-            config = PruningConfig(pattern="structured", sparsity=sparsity, keep_first_last=False, round_to=unit)
+            config = PruningConfig(
+                pattern="structured", sparsity=sparsity, keep_first_last=False, round_to=unit
+            )
             rows.append(measure(dense, inputs, config, whole, args.rounds))
     if args.output:
         with open(args.output, "w") as file:
             json.dump(rows, file, indent=1)
 
 
-def measure(dense: torch.nn.Module, inputs: dict, config: PruningConfig, whole: int, rounds: int) -> dict:
+def measure(
+    dense: torch.nn.Module, inputs: dict, config: PruningConfig, whole: int, rounds: int
+) -> dict:
     pruned, left = shrunk(copy.deepcopy(dense), config)
     macs = count(pruned, inputs)
     calls = {"dense": lambda: dense(**inputs), "pruned": lambda: pruned(**inputs)}
     speed = compared(interleaved(calls, rounds, warmup=2), "pruned", "dense")
-    row = {"sparsity": config.removed, "round_to": config.round_to, **left, "macs_ratio": whole / macs, **speed, "share": speed["speedup"] / (whole / macs)}
+    row = {
+        "sparsity": config.removed,
+        "round_to": config.round_to,
+        **left,
+        "macs_ratio": whole / macs,
+        **speed,
+        "share": speed["speedup"] / (whole / macs),
+    }
     print(f"{config.removed:4.0%} round_to {config.round_to:3}  {left['heads']['removed']} of {left['heads']['total']} heads, "
           f"{left['neurons']['removed']} of {left['neurons']['total']} neurons gone  MACs ratio {row['macs_ratio']:.3f}  measured {speed['speedup']:.3f} "
           f"({speed['low']:.3f} to {speed['high']:.3f})  share {row['share']:.3f}", flush=True)  # fmt: skip

@@ -40,7 +40,9 @@ __all__ = list(HOMES)
 
 
 def __getattr__(name: str) -> Any:
-    if name == "ModelMixin":  # diffusers asks the library of a model class for the base class it knows
+    if (
+        name == "ModelMixin"
+    ):  # diffusers asks the library of a model class for the base class it knows
         return import_module("diffusers").ModelMixin
     if name.startswith("Pruned"):
         return import_module(".pruned_models", __name__).pruned_class(name)

@@ -26,7 +26,11 @@ FUSE = "load the LoRA into the dense pipeline, call pipe.fuse_lora(); pipe.unloa
 def require_unwrapped(pipe: Any) -> None:
     """UserError if LoRA layers hang on any model of the pipeline: neither diffusers nor transformers saves such a model whole."""
     for name, part in pipe.components.items():
-        wrapped = next((layer for layer, m in part.named_modules() if hasattr(m, "base_layer")), None) if isinstance(part, nn.Module) else None
+        wrapped = (
+            next((layer for layer, m in part.named_modules() if hasattr(m, "base_layer")), None)
+            if isinstance(part, nn.Module)
+            else None
+        )
         if wrapped:
             raise UserError(
                 f"{name}: expected plain layers, found an adapter such as a LoRA on {wrapped}; call pipe.fuse_lora(); pipe.unload_lora_weights() first"
@@ -61,11 +65,22 @@ def pruned_shapes(model: nn.Module) -> dict[str, tuple[int, int]]:
     with init_empty_weights():
         bare = type(model).from_config(model.config)
     shapes = layer_shapes(bare, target_of(model.config.pruned_layout))
-    groups = [g for block in find_blocks(shapes) for g in block.groups if g.kind in model.config.pruned_layout.get(g.owner, {})]
+    groups = [
+        g
+        for block in find_blocks(shapes)
+        for g in block.groups
+        if g.kind in model.config.pruned_layout.get(g.owner, {})
+    ]
     return {name: shapes[name] for group in groups for name in (*group.producers, *group.consumers)}
 
 
-def require_lora_fits(model: nn.Module, pretrained_model_name_or_path_or_dict: Any, prefix: str | None = "transformer", *_: Any, **kwargs: Any) -> None:
+def require_lora_fits(
+    model: nn.Module,
+    pretrained_model_name_or_path_or_dict: Any,
+    prefix: str | None = "transformer",
+    *_: Any,
+    **kwargs: Any,
+) -> None:
     """UserError for a LoRA (a file, a hub id or a state dict, as load_lora_adapter takes them) made for other shapes."""
     found = pretrained_model_name_or_path_or_dict
     if not isinstance(found, Mapping):
@@ -93,12 +108,20 @@ def require_all_heads(model: nn.Module, *_: Any, **__: Any) -> None:
             )
 
 
-DOORS = {"load_lora_adapter": require_lora_fits, "load_attn_procs": require_all_heads, "_load_ip_adapter_weights": require_all_heads}
+DOORS = {
+    "load_lora_adapter": require_lora_fits,
+    "load_attn_procs": require_all_heads,
+    "_load_ip_adapter_weights": require_all_heads,
+}
 
 
 def guarded(base: type) -> dict[str, Callable]:
     """The loading methods a model class has, each with its check before it."""
-    return {name: after(check, getattr(base, name)) for name, check in DOORS.items() if hasattr(base, name)}
+    return {
+        name: after(check, getattr(base, name))
+        for name, check in DOORS.items()
+        if hasattr(base, name)
+    }
 
 
 def after(check: Callable, method: Callable) -> Callable:

@@ -8,7 +8,9 @@ from .hessian import Hessian
 from .solvers.asymmetric import asymmetric
 
 
-def aimed_at(layer: str, weights: list[Tensor], hessian: Hessian, square: Tensor, config: PruningConfig) -> tuple[list[Tensor], float]:
+def aimed_at(
+    layer: str, weights: list[Tensor], hessian: Hessian, square: Tensor, config: PruningConfig
+) -> tuple[list[Tensor], float]:
     """The aim of each weight (O, I) of a tap, `layer` the first, and the damping that it took; `square` is its H (I, I). Uses up the Hessian's cross
     sums; without any the weights are their own aim, and take none."""
     if hessian.cross is None:

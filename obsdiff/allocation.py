@@ -22,11 +22,27 @@ import math
 import torch
 from torch import Tensor
 
-GRID = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)  # sparsities at which layers are tried; none gets more than the last
+GRID = (
+    0.1,
+    0.2,
+    0.3,
+    0.4,
+    0.5,
+    0.6,
+    0.7,
+    0.8,
+    0.9,
+)  # sparsities at which layers are tried; none gets more than the last
 STEPS = 180  # of a layer's sparsity between none and the last
 HALVINGS = 100
-OUTLIER, SWING = 5.0, 0.08  # OWL: an outlier is so many times the mean; layers lie in a range of twice that
-TAIL, STRETCH = 0.5, 0.3  # AlphaPruning: share of the spectrum that is its tail; shares lie so far about the mean, relatively
+OUTLIER, SWING = (
+    5.0,
+    0.08,
+)  # OWL: an outlier is so many times the mean; layers lie in a range of twice that
+TAIL, STRETCH = (
+    0.5,
+    0.3,
+)  # AlphaPruning: share of the spectrum that is its tail; shares lie so far about the mean, relatively
 
 
 def by_loss(errors: Tensor, sizes: Tensor, share: float) -> Tensor:
@@ -61,7 +77,9 @@ def interpolated(errors: Tensor, sparsities: Tensor) -> Tensor:
     right = torch.searchsorted(places, sparsities).clamp(1, len(GRID) - 1)
     part = (sparsities - places[right - 1]) / (places[right] - places[right - 1])
     between = (logs[:, right - 1] + part * (logs[:, right] - logs[:, right - 1])).exp()
-    return torch.where(sparsities < GRID[0], errors[:, :1] * (sparsities / GRID[0]).square(), between)
+    return torch.where(
+        sparsities < GRID[0], errors[:, :1] * (sparsities / GRID[0]).square(), between
+    )
 
 
 def by_outliers(ratios: Tensor, sizes: Tensor, share: float) -> Tensor:
@@ -76,7 +94,9 @@ def by_spectrum(exponents: Tensor, sizes: Tensor, share: float) -> Tensor:
     known = exponents[exponents.isfinite()]
     exponents = exponents.clamp(max=known.max()) if len(known) else torch.zeros_like(exponents)
     spread = exponents.max() - exponents.min()
-    levels = (exponents - exponents.min()) / spread if spread > 0 else torch.full_like(exponents, 0.5)
+    levels = (
+        (exponents - exponents.min()) / spread if spread > 0 else torch.full_like(exponents, 0.5)
+    )
     return centred(share * (1 - STRETCH + 2 * STRETCH * levels.double()), sizes, share)
 
 
@@ -99,7 +119,9 @@ def outlier_ratio(weight: Tensor, hessian: Tensor) -> float:
 def tail_exponent(weight: Tensor) -> float:
     """Hill's estimate of the exponent of the power law that the largest eigenvalues of W W^T follow; inf where all that are not zero are equal."""
     values = torch.linalg.svdvals(weight.float()).double().sort(descending=True).values
-    eigenvalues = values[values > max(weight.shape) * torch.finfo(torch.float32).eps * values[:1]].square()  # the others are rounding
+    eigenvalues = values[
+        values > max(weight.shape) * torch.finfo(torch.float32).eps * values[:1]
+    ].square()  # the others are rounding
     count = int(TAIL * len(eigenvalues)) - 1
     count = max(1, count) if len(eigenvalues) > 1 else 0
     logs = (eigenvalues[:count] / eigenvalues[count : count + 1]).log().sum().item()

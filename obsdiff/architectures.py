@@ -80,7 +80,12 @@ def find_parts(linears: Mapping[str, Shape]) -> list[Part]:
     for entry in (*ENTRIES, *CONVOLUTIONS):
         for prefix in prefixes(entry, linears):
             if not any(prefix + name in taken for name in entry.requires):
-                part = Part(prefix.rstrip("."), entry, resolve(entry, prefix, linears), resolve_groups(entry, prefix, linears))
+                part = Part(
+                    prefix.rstrip("."),
+                    entry,
+                    resolve(entry, prefix, linears),
+                    resolve_groups(entry, prefix, linears),
+                )
                 taken.update(layer for unit in part.units for tap in unit for layer in tap.layers)
                 parts.append(part)
     return parts
@@ -91,14 +96,21 @@ def prefixes(entry: Entry, linears: Mapping[str, Shape]) -> list[str]:
     first = entry.requires[0]
     found = [name.removesuffix(first) for name in linears if f".{name}".endswith(f".{first}")]
     fitting = [p for p in found if any(has_name(p.rstrip("."), wild) for wild in entry.owners)]
-    return [p for p in fitting if all(p + name in linears for name in entry.requires) and not any(p + name in linears for name in entry.lacks)]
+    return [
+        p
+        for p in fitting
+        if all(p + name in linears for name in entry.requires)
+        and not any(p + name in linears for name in entry.lacks)
+    ]
 
 
 def has_name(owner: str, wild: str) -> bool:
     """Whether the last parts of an owner's name fit a wildcard, part by part."""
     wilds = wild.split(".")
     parts = owner.split(".")[-len(wilds) :]
-    return len(parts) == len(wilds) and all(fnmatchcase(part, w) for part, w in zip(parts, wilds, strict=True))
+    return len(parts) == len(wilds) and all(
+        fnmatchcase(part, w) for part, w in zip(parts, wilds, strict=True)
+    )
 
 
 def place(part: Part) -> str:
@@ -119,10 +131,14 @@ def is_within(name: str, block: str) -> bool:
 
 def assemble(name: str, parts: list[Part]) -> Block:
     """One block: its attentions one after the other, self before cross, then its FFNs side by side."""
-    attentions = sorted((p for p in parts if not p.is_ffn), key=lambda p: ("cross" in p.entry.name, p.owner))
+    attentions = sorted(
+        (p for p in parts if not p.is_ffn), key=lambda p: ("cross" in p.entry.name, p.owner)
+    )
     ffns = sorted((p for p in parts if p.is_ffn), key=lambda p: natural(p.owner))
     depth = max((len(p.units) for p in ffns), default=0)
-    together = [tuple(tap for p in ffns if i < len(p.units) for tap in p.units[i]) for i in range(depth)]
+    together = [
+        tuple(tap for p in ffns if i < len(p.units) for tap in p.units[i]) for i in range(depth)
+    ]
     groups = tuple(group for part in (*attentions, *ffns) for group in part.groups)
     units = (*(unit for part in attentions for unit in part.units), *together)
     return Block(name, kind(attentions), units, groups, any(p.entry.keep_ends for p in attentions))
@@ -146,10 +162,25 @@ def forward_order(block: Block) -> tuple:
     of a UNet a residual block comes before the attention of the same number, and the sampler comes last."""
     first, *_ = parts = block.name.split(".")
     star = next(i for i, wilds in enumerate(FORWARD_RANK) if "*" in wilds)
-    rank = next((i for i, wilds in enumerate(FORWARD_RANK) if any(w != "*" and fnmatchcase(first, w) for w in wilds)), star)
+    rank = next(
+        (
+            i
+            for i, wilds in enumerate(FORWARD_RANK)
+            if any(w != "*" and fnmatchcase(first, w) for w in wilds)
+        ),
+        star,
+    )
     level, *inside = [int(p) for p in parts if p.isdigit()] or [-1]
     last = any(fnmatchcase(part, wild) for part in parts for wild in RUN_LAST)
-    return rank, level, any("samplers" in p for p in parts), inside, last, "resnets" not in parts, parts
+    return (
+        rank,
+        level,
+        any("samplers" in p for p in parts),
+        inside,
+        last,
+        "resnets" not in parts,
+        parts,
+    )
 
 
 def resolve(entry: Entry, prefix: str, linears: Mapping[str, Shape]) -> tuple[Unit, ...]:
@@ -161,7 +192,9 @@ def resolve(entry: Entry, prefix: str, linears: Mapping[str, Shape]) -> tuple[Un
             names = [prefix + x for x in tap.layers if prefix + x in linears]
             stream = "text" if tap.part == "ffn" and is_text(prefix) else tap.stream
             for width in dict.fromkeys(linears[name][1] for name in names):
-                taps.append(Tap(tuple(n for n in names if linears[n][1] == width), tap.part, stream))
+                taps.append(
+                    Tap(tuple(n for n in names if linears[n][1] == width), tap.part, stream)
+                )
         units.append(tuple(taps))
     return tuple(unit for unit in units if unit)
 
@@ -175,32 +208,78 @@ def resolve_groups(entry: Entry, prefix: str, linears: Mapping[str, Shape]) -> t
     groups = []
     for group in entry.groups:
         here = [i for i, name in enumerate(group.producers) if prefix + name in linears]
-        producers, consumers = tuple(prefix + group.producers[i] for i in here), tuple(prefix + n for n in group.consumers if prefix + n in linears)
+        producers, consumers = (
+            tuple(prefix + group.producers[i] for i in here),
+            tuple(prefix + n for n in group.consumers if prefix + n in linears),
+        )
         if producers and consumers:
             rows = tuple(group.rows[i] for i in here) if group.rows else ()
-            owner, beside = (prefix + group.owner).rstrip("."), tuple(prefix + n for n in group.beside)
+            owner, beside = (
+                (prefix + group.owner).rstrip("."),
+                tuple(prefix + n for n in group.beside),
+            )
             norm = group.norm and prefix + group.norm
-            groups.append(replace(group, owner=owner, producers=producers, consumers=consumers, rows=rows, beside=beside, norm=norm))
+            groups.append(
+                replace(
+                    group,
+                    owner=owner,
+                    producers=producers,
+                    consumers=consumers,
+                    rows=rows,
+                    beside=beside,
+                    norm=norm,
+                )
+            )
     return tuple(groups)
 
 
-def uncovered(linears: Mapping[str, Shape], blocks: list[Block], target: str = "linear") -> list[str]:
+def uncovered(
+    linears: Mapping[str, Shape], blocks: list[Block], target: str = "linear"
+) -> list[str]:
     """Linears inside the found blocks that no entry prunes and that are not known to stay dense, and for target conv convolutions
     anywhere; all layers if no block was found."""
     if not blocks:
         return list(linears)
     known = {layer for block in blocks for layer in block.layers}
-    inside = {n: block.name for n in linears if n not in known for block in blocks if n.startswith(block.name + ".")}
-    loose = [n for n in linears if target == "conv" and n not in known and n not in inside and "conv" in n.rpartition(".")[2] and n not in STAY_DENSE]
-    return [n for n, block in inside.items() if not any(fnmatchcase(n.removeprefix(block + "."), wild) for wild in DENSE)] + loose
+    inside = {
+        n: block.name
+        for n in linears
+        if n not in known
+        for block in blocks
+        if n.startswith(block.name + ".")
+    }
+    loose = [
+        n
+        for n in linears
+        if target == "conv"
+        and n not in known
+        and n not in inside
+        and "conv" in n.rpartition(".")[2]
+        and n not in STAY_DENSE
+    ]
+    return [
+        n
+        for n, block in inside.items()
+        if not any(fnmatchcase(n.removeprefix(block + "."), wild) for wild in DENSE)
+    ] + loose
 
 
 def require_blocks(linears: Mapping[str, Shape], what: str, target: str = "linear") -> list[Block]:
     """find_blocks, or a UserError that names the Linears no entry covers, or that there is no convolution for target conv."""
     blocks = find_blocks(linears)
-    if blocks and target == "conv" and not any(tap.part == "conv" for block in blocks for unit in block.units for tap in unit):
-        raise UserError(f"target conv: expected a UNet with residual blocks, found none in {what}; give --target linear")
+    if (
+        blocks
+        and target == "conv"
+        and not any(tap.part == "conv" for block in blocks for unit in block.units for tap in unit)
+    ):
+        raise UserError(
+            f"target conv: expected a UNet with residual blocks, found none in {what}; give --target linear"
+        )
     if not blocks:
-        names = ", ".join(list(linears)[:8]) + (f" and {len(linears) - 8} more" if len(linears) > 8 else "")
-        raise UserError(f"{what}: no block of it is known to obsdiff; linear layers that no table entry covers: {names or 'none at all'}")
+        names = ", ".join(list(linears)[:8]) + (
+            f" and {len(linears) - 8} more" if len(linears) > 8 else ""
+        )
+        raise UserError(
+            f"{what}: no block of it is known to obsdiff; linear layers that no table entry covers: {names or 'none at all'}"
+        )
     return blocks

@@ -22,7 +22,9 @@ class Tap:
     stream: str = "image"  # "image", "text" or "joint"
 
 
-Unit = tuple[Tap, ...]  # a basic unit (paper, section 3.3): its inputs do not depend on each other's layers
+Unit = tuple[
+    Tap, ...
+]  # a basic unit (paper, section 3.3): its inputs do not depend on each other's layers
 
 
 @dataclass(frozen=True)
@@ -63,7 +65,17 @@ class Entry:
 
 HEADS, NEURONS = "heads", "neurons"
 # owners whose q, k and v read one tensor; of others it is not known, and k and v get a Hessian of their own
-SELF = ("attn", "attn1", "*_attn1", "self_attn", "self_attention", "mha", "layers.*.attention", "*refiner.*.attention", "attentions.*")
+SELF = (
+    "attn",
+    "attn1",
+    "*_attn1",
+    "self_attn",
+    "self_attention",
+    "mha",
+    "layers.*.attention",
+    "*refiner.*.attention",
+    "attentions.*",
+)
 
 
 def attention(*layers: str, stream: str = "image") -> Tap:
@@ -72,10 +84,15 @@ def attention(*layers: str, stream: str = "image") -> Tap:
 
 def outputs(*layers: str) -> tuple[Tap, ...]:
     """One tap for each: an attention of two streams has two output projections, which read different tokens."""
-    return tuple(attention(layer, stream="text" if layer in ("to_add_out", "to_out_t") else "image") for layer in layers)
+    return tuple(
+        attention(layer, stream="text" if layer in ("to_add_out", "to_out_t") else "image")
+        for layer in layers
+    )
 
 
-def standard(name: str, qkv: tuple[str, ...], out: str, owners: tuple[str, ...] = ("*",)) -> tuple[Entry, Entry]:
+def standard(
+    name: str, qkv: tuple[str, ...], out: str, owners: tuple[str, ...] = ("*",)
+) -> tuple[Entry, Entry]:
     """Self attention, whose q, k and v (and gate) read one tensor, and cross attention, whose k and v read another."""
     q, k, v, *gates = qkv
     groups = (Group(HEADS, "", qkv, (out,)),)
@@ -83,7 +100,13 @@ def standard(name: str, qkv: tuple[str, ...], out: str, owners: tuple[str, ...] 
     alike = (attention(*qkv),)
     apart = (attention(q, *gates), attention(k, v, stream="text"))
     return (
-        Entry(f"self {name}", (q, k, v, out), (alike, outs), groups, owners=SELF if owners == ("*",) else owners),
+        Entry(
+            f"self {name}",
+            (q, k, v, out),
+            (alike, outs),
+            groups,
+            owners=SELF if owners == ("*",) else owners,
+        ),
         Entry(f"cross {name}", (q, k, v, out), (apart, outs), groups, owners=owners),
     )
 
@@ -91,7 +114,9 @@ def standard(name: str, qkv: tuple[str, ...], out: str, owners: tuple[str, ...] 
 def ffn(*ups: str, down: str, owners: tuple[str, ...] = ("*",), alone: bool = False) -> Entry:
     """Up projections (one, one of two rows a neuron, or a gate and an up) and the down projection that reads the neurons."""
     units = ((Tap(ups, "ffn"),), (Tap((down,), "ffn"),))
-    return Entry("FFN", (*ups, down), units, (Group(NEURONS, "", ups, (down,)),), owners=owners, alone=alone)
+    return Entry(
+        "FFN", (*ups, down), units, (Group(NEURONS, "", ups, (down,)),), owners=owners, alone=alone
+    )
 
 
 QKV, ADDED = ("to_q", "to_k", "to_v"), ("add_q_proj", "add_k_proj", "add_v_proj")
@@ -106,10 +131,19 @@ ENTRIES = (
                 attention("attn.add_q_proj", "attn.add_k_proj", "attn.add_v_proj", stream="text"),
                 attention("attn2.to_q", "attn2.to_k", "attn2.to_v"),
             ),
-            (attention("attn.to_out.0"), attention("attn.to_add_out", stream="text"), attention("attn2.to_out.0")),
+            (
+                attention("attn.to_out.0"),
+                attention("attn.to_add_out", stream="text"),
+                attention("attn2.to_out.0"),
+            ),
         ),
         (
-            Group(HEADS, "attn", tuple(f"attn.{x}" for x in (*QKV, *ADDED)), ("attn.to_out.0", "attn.to_add_out")),
+            Group(
+                HEADS,
+                "attn",
+                tuple(f"attn.{x}" for x in (*QKV, *ADDED)),
+                ("attn.to_out.0", "attn.to_add_out"),
+            ),
             Group(HEADS, "attn2", tuple(f"attn2.{x}" for x in QKV), ("attn2.to_out.0",)),
         ),
         keep_ends=True,
@@ -118,16 +152,28 @@ ENTRIES = (
     Entry(  # SD3, FLUX's double blocks and most that came after: two streams, one attention
         "joint attention",
         ("to_q", "add_q_proj"),
-        ((attention(*QKV), attention(*ADDED, stream="text")), outputs("to_out.0", "to_out", "to_add_out")),
+        (
+            (attention(*QKV), attention(*ADDED, stream="text")),
+            outputs("to_out.0", "to_out", "to_add_out"),
+        ),
         (Group(HEADS, "", (*QKV, *ADDED), ("to_out.0", "to_out", "to_add_out")),),
         keep_ends=True,
     ),
     Entry(  # Motif: a cross attention is added to the heads before the output projection
         "parallel attention and FFN",
         ("attn.to_q", "attn.to_k", "attn.to_v", "proj_mlp", "proj_out", "cross_attn.to_out.0"),
-        ((attention("attn.to_q", "attn.to_k", "attn.to_v", "proj_mlp", stream="joint"),), (attention("proj_out", stream="joint"),)),
         (
-            Group(HEADS, "attn", ("attn.to_q", "attn.to_k", "attn.to_v"), ("proj_out",), refused="the cross attention is added to its heads"),
+            (attention("attn.to_q", "attn.to_k", "attn.to_v", "proj_mlp", stream="joint"),),
+            (attention("proj_out", stream="joint"),),
+        ),
+        (
+            Group(
+                HEADS,
+                "attn",
+                ("attn.to_q", "attn.to_k", "attn.to_v"),
+                ("proj_out",),
+                refused="the cross attention is added to its heads",
+            ),
             Group(NEURONS, "", ("proj_mlp",), ("proj_out",), beside=("attn.to_q",)),
         ),
         keep_ends=True,
@@ -136,7 +182,10 @@ ENTRIES = (
     Entry(  # FLUX's single blocks: attention and FFN in parallel, one output projection reads [heads | neurons]
         "parallel attention and FFN",
         ("attn.to_q", "attn.to_k", "attn.to_v", "proj_mlp", "proj_out"),
-        ((attention("attn.to_q", "attn.to_k", "attn.to_v", "proj_mlp", stream="joint"),), (attention("proj_out", stream="joint"),)),
+        (
+            (attention("attn.to_q", "attn.to_k", "attn.to_v", "proj_mlp", stream="joint"),),
+            (attention("proj_out", stream="joint"),),
+        ),
         (
             Group(HEADS, "attn", ("attn.to_q", "attn.to_k", "attn.to_v"), ("proj_out",)),
             Group(NEURONS, "", ("proj_mlp",), ("proj_out",), beside=("attn.to_q",)),
@@ -149,42 +198,73 @@ ENTRIES = (
         ("to_qkv_mlp_proj", "to_out"),
         ((attention("to_qkv_mlp_proj", stream="joint"),), (attention("to_out", stream="joint"),)),
         (
-            Group(HEADS, "", ("to_qkv_mlp_proj",), ("to_out",), rows=((HEADS, HEADS, HEADS, NEURONS, NEURONS),)),
-            Group(NEURONS, "", ("to_qkv_mlp_proj",), ("to_out",), rows=((HEADS, HEADS, HEADS, NEURONS, NEURONS),)),
+            Group(
+                HEADS,
+                "",
+                ("to_qkv_mlp_proj",),
+                ("to_out",),
+                rows=((HEADS, HEADS, HEADS, NEURONS, NEURONS),),
+            ),
+            Group(
+                NEURONS,
+                "",
+                ("to_qkv_mlp_proj",),
+                ("to_out",),
+                rows=((HEADS, HEADS, HEADS, NEURONS, NEURONS),),
+            ),
         ),
         keep_ends=True,
     ),
     Entry(  # HiDream's double blocks
         "joint attention",
         ("to_q", "to_q_t", "to_out", "to_out_t"),
-        ((attention(*QKV), attention("to_q_t", "to_k_t", "to_v_t", stream="text")), outputs("to_out", "to_out_t")),
+        (
+            (attention(*QKV), attention("to_q_t", "to_k_t", "to_v_t", stream="text")),
+            outputs("to_out", "to_out_t"),
+        ),
         (Group(HEADS, "", (*QKV, "to_q_t", "to_k_t", "to_v_t"), ("to_out", "to_out_t")),),
         keep_ends=True,
     ),
     Entry(  # JoyImage: two streams, q, k and v of each in one layer
         "joint attention",
         ("img_attn_qkv", "txt_attn_qkv", "img_attn_proj", "txt_attn_proj"),
-        ((attention("img_attn_qkv"), attention("txt_attn_qkv", stream="text")), (attention("img_attn_proj"), attention("txt_attn_proj", stream="text"))),
+        (
+            (attention("img_attn_qkv"), attention("txt_attn_qkv", stream="text")),
+            (attention("img_attn_proj"), attention("txt_attn_proj", stream="text")),
+        ),
         (Group(HEADS, "", ("img_attn_qkv", "txt_attn_qkv"), ("img_attn_proj", "txt_attn_proj")),),
         keep_ends=True,
     ),
     Entry(  # PRX: the image asks both streams
         "joint attention",
         ("img_qkv_proj", "txt_kv_proj", "to_out.0"),
-        ((attention("img_qkv_proj"), attention("txt_kv_proj", stream="text")), (attention("to_out.0"),)),
+        (
+            (attention("img_qkv_proj"), attention("txt_kv_proj", stream="text")),
+            (attention("to_out.0"),),
+        ),
         (Group(HEADS, "", ("img_qkv_proj", "txt_kv_proj"), ("to_out.0",)),),
     ),
     Entry(  # keys and values of a second text or of an image beside those of a first one: Wan from images
         "cross attention",
         ("to_q", "to_k", "add_k_proj", "add_v_proj", "to_out.0"),
-        ((attention("to_q"), attention("to_k", "to_v", stream="text"), attention("add_k_proj", "add_v_proj", stream="text")), (attention("to_out.0"),)),
+        (
+            (
+                attention("to_q"),
+                attention("to_k", "to_v", stream="text"),
+                attention("add_k_proj", "add_v_proj", stream="text"),
+            ),
+            (attention("to_out.0"),),
+        ),
         (Group(HEADS, "", (*QKV, "add_k_proj", "add_v_proj"), ("to_out.0",)),),
         owners=("attn2", "cross_attn"),
     ),
     Entry(  # self attention that reads the text as well: the UNets of IF and Kandinsky 2, Nucleus
         "self attention with text",
         ("to_q", "add_k_proj", "add_v_proj", "to_out.0"),
-        ((attention(*QKV), attention("add_k_proj", "add_v_proj", stream="text")), (attention("to_out.0"),)),
+        (
+            (attention(*QKV), attention("add_k_proj", "add_v_proj", stream="text")),
+            (attention("to_out.0"),),
+        ),
         (Group(HEADS, "", (*QKV, "add_k_proj", "add_v_proj"), ("to_out.0",)),),
     ),
     Entry(  # Stable Audio 3
@@ -207,7 +287,15 @@ ENTRIES = (
             (attention("qkv", "q_proj_cam", "k_proj_cam", "v_proj_cam", "output_gate"),),
             (attention("proj"), attention("out_proj_cam")),
         ),
-        (Group(HEADS, "", ("qkv",), ("proj",), refused="its heads and those of the camera's path share gates"),),
+        (
+            Group(
+                HEADS,
+                "",
+                ("qkv",),
+                ("proj",),
+                refused="its heads and those of the camera's path share gates",
+            ),
+        ),
     ),
     Entry(
         "cross attention",
@@ -219,14 +307,28 @@ ENTRIES = (
         "self and cross attention",
         ("attn1.to_q", "attn2.to_q", "attn2.to_out.0"),
         (
-            (attention("attn1.to_q", "attn1.to_k", "attn1.to_v"), attention("attn2.to_q"), attention("attn2.to_k", "attn2.to_v", stream="text")),
+            (
+                attention("attn1.to_q", "attn1.to_k", "attn1.to_v"),
+                attention("attn2.to_q"),
+                attention("attn2.to_k", "attn2.to_v", stream="text"),
+            ),
             (attention("attn2.to_out.0"),),
         ),
-        (Group(HEADS, "attn2", ("attn1.to_q", "attn2.to_q"), ("attn2.to_out.0",), refused="two attentions share one output projection"),),
+        (
+            Group(
+                HEADS,
+                "attn2",
+                ("attn1.to_q", "attn2.to_q"),
+                ("attn2.to_out.0",),
+                refused="two attentions share one output projection",
+            ),
+        ),
         lacks=("attn1.to_out.0",),
         is_block=True,
     ),
-    *standard("attention", (*QKV, "to_gate"), "to_out.0", owners=("attn",)),  # Krea 2: a gate on what the heads give
+    *standard(
+        "attention", (*QKV, "to_gate"), "to_out.0", owners=("attn",)
+    ),  # Krea 2: a gate on what the heads give
     *standard("attention", (*QKV, "to_g"), "to_out", owners=("mha",)),  # RFD4: the same
     standard("attention", QKV, "to_out.0", owners=("attention_blocks.*.attn1",))[1],  # UVit
     *standard("attention", QKV, "to_out.0"),  # the UNets of SD and SDXL, and most transformers
@@ -236,7 +338,15 @@ ENTRIES = (
         "self attention",
         ("query", "key", "value", "proj_attn"),
         ((attention("query", "key", "value"),), (attention("proj_attn"),)),
-        (Group(HEADS, "", ("query", "key", "value"), ("proj_attn",), refused="its forward wants as many channels of heads as of inputs"),),
+        (
+            Group(
+                HEADS,
+                "",
+                ("query", "key", "value"),
+                ("proj_attn",),
+                refused="its forward wants as many channels of heads as of inputs",
+            ),
+        ),
     ),
     ffn("net.0.proj", down="net.2"),
     ffn("linear_1", "linear_2", down="out_projection"),  # AuraFlow

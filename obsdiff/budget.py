@@ -30,7 +30,9 @@ from .surgery import items, shrink_
 HALVINGS = 12
 CORRECTIONS = 10  # how often what has to be saved of time is corrected at most
 NEAR = 0.02  # a time that is so little below its target is near enough
-MORE = 1.05  # what is saved more, where a measurement with more rounds finds that a little is missing
+MORE = (
+    1.05  # what is saved more, where a measurement with more rounds finds that a little is missing
+)
 
 Left = dict[str, int]  # group's name -> items that stay
 
@@ -50,7 +52,11 @@ class Budget:
     @property
     def wanted(self) -> float:
         """What has to be saved."""
-        return self.dense * (1 - self.target) if self.unit == "latency" else self.dense - math.floor(self.target * self.dense)
+        return (
+            self.dense * (1 - self.target)
+            if self.unit == "latency"
+            else self.dense - math.floor(self.target * self.dense)
+        )
 
 
 def budget_of(pipe: Any, job: Job) -> Budget:
@@ -60,7 +66,9 @@ def budget_of(pipe: Any, job: Job) -> Budget:
     if unit != "latency":
         return counted(unit, target, job.denoiser, job.groups, job.config, call)
     savings, table = seconds_saved(job.denoiser, job.groups, call, job.config)
-    most = {group_name(group): left_at_most(job.denoiser, group, job.config) for group in job.groups}
+    most = {
+        group_name(group): left_at_most(job.denoiser, group, job.config) for group in job.groups
+    }
     share, _, dense = raced(job.denoiser, shrunk_to(job.denoiser, job.groups, most), call, ROUNDS)
     if share > target:
         raise out_of_reach(unit, target, share)
@@ -68,7 +76,14 @@ def budget_of(pipe: Any, job: Job) -> Budget:
     return replace(found, sparsity=uniform_sparsity(found, job.denoiser, job.groups, job.config))
 
 
-def counted(unit: str, target: float, denoiser: nn.Module, groups: list[Group], config: PruningConfig, inputs: Mapping[str, Any]) -> Budget:
+def counted(
+    unit: str,
+    target: float,
+    denoiser: nn.Module,
+    groups: list[Group],
+    config: PruningConfig,
+    inputs: Mapping[str, Any],
+) -> Budget:
     """Of parameters, bytes or operations. `inputs` are the arguments of one call; the denoiser may be one without data."""
     dense, each = amount(unit, denoiser, inputs), of_an_item(unit, denoiser, groups, inputs)
     savings = {}
@@ -77,15 +92,24 @@ def counted(unit: str, target: float, denoiser: nn.Module, groups: list[Group], 
         step, most = steps_of(group, items(denoiser, group), config)
         savings[name] = [float(each[name] * step * k) for k in range(most // step + 1)]
     found = Budget(unit, target, dense, 0.0, savings)
-    most_saved = sum(saved_at(found, denoiser, group, left_at_most(denoiser, group, config), config) for group in groups)
+    most_saved = sum(
+        saved_at(found, denoiser, group, left_at_most(denoiser, group, config), config)
+        for group in groups
+    )
     if most_saved < found.wanted:
         raise out_of_reach(unit, target, 1 - most_saved / dense)
     return replace(found, sparsity=uniform_sparsity(found, denoiser, groups, config))
 
 
 def out_of_reach(unit: str, target: float, least: float) -> UserError:
-    why = f"with all that can leave a step takes {least:.3f} of dense's" if unit == "latency" else f"at least {math.ceil(least * 1e4) / 1e4:g} stays"
-    return UserError(f"target_{unit}: expected a share that pruning can reach, found {target:g}; {why}")
+    why = (
+        f"with all that can leave a step takes {least:.3f} of dense's"
+        if unit == "latency"
+        else f"at least {math.ceil(least * 1e4) / 1e4:g} stays"
+    )
+    return UserError(
+        f"target_{unit}: expected a share that pruning can reach, found {target:g}; {why}"
+    )
 
 
 def left_at_most(denoiser: nn.Module, group: Group, config: PruningConfig) -> int:
@@ -97,10 +121,14 @@ def left_at_most(denoiser: nn.Module, group: Group, config: PruningConfig) -> in
     return total - most // step * step
 
 
-def saved_at(budget: Budget, denoiser: nn.Module, group: Group, left: int, config: PruningConfig) -> float:
+def saved_at(
+    budget: Budget, denoiser: nn.Module, group: Group, left: int, config: PruningConfig
+) -> float:
     """What a group saves with so many items left."""
     total = items(denoiser, group)
-    return along(budget.savings[group_name(group)], (total - left) / steps_of(group, total, config)[0])
+    return along(
+        budget.savings[group_name(group)], (total - left) / steps_of(group, total, config)[0]
+    )
 
 
 def along(row: list[float], place: float) -> float:
@@ -109,13 +137,18 @@ def along(row: list[float], place: float) -> float:
     return row[k] + (place - k) * (row[k + 1] - row[k]) if len(row) > 1 else 0.0
 
 
-def uniform_sparsity(budget: Budget, denoiser: nn.Module, groups: list[Group], config: PruningConfig) -> float:
+def uniform_sparsity(
+    budget: Budget, denoiser: nn.Module, groups: list[Group], config: PruningConfig
+) -> float:
     """The least sparsity at which uniform pruning would save what is wanted; MOST where none up to there would."""
     few, many = 0.0, MOST
     for _ in range(HALVINGS):
         middle = (few + many) / 2
         at = replace(config, sparsity=middle, **NO_TARGET)
-        saved = sum(saved_at(budget, denoiser, group, left_of(group, items(denoiser, group), at), at) for group in groups)
+        saved = sum(
+            saved_at(budget, denoiser, group, left_of(group, items(denoiser, group), at), at)
+            for group in groups
+        )
         few, many = (middle, many) if saved < budget.wanted else (few, middle)
     return round(many, 4)
 
@@ -123,15 +156,24 @@ def uniform_sparsity(budget: Budget, denoiser: nn.Module, groups: list[Group], c
 def chosen(budget: Budget, curves: Mapping[str, Curve], wanted: float) -> Left:
     """Items that stay of every group: of all ways that save `wanted` the one with the least sum of errors. Where round_to does not divide a width,
     what uniform pruning leaves. UserError where curves end too early for it."""
-    fixed = {name: curve.total - curve.uniform for name, curve in curves.items() if not curve.movable}
+    fixed = {
+        name: curve.total - curve.uniform for name, curve in curves.items() if not curve.movable
+    }
     free = {name: curve for name, curve in curves.items() if curve.movable}
-    saved = sum(along(budget.savings[name], curves[name].uniform / curves[name].step) for name in fixed)
+    saved = sum(
+        along(budget.savings[name], curves[name].uniform / curves[name].step) for name in fixed
+    )
     savings = [budget.savings[name][: len(curve.errors)] for name, curve in free.items()]
     most = sum(row[-1] for row in savings)
     if most < wanted - saved and budget.unit != "latency":
         raise out_of_reach(budget.unit, budget.target, 1 - (most + saved) / budget.dense)
-    steps = cheapest_saving([curve.errors for curve in free.values()], savings, min(wanted - saved, most))
-    return fixed | {name: curve.total - curve.step * k for (name, curve), k in zip(free.items(), steps, strict=True)}
+    steps = cheapest_saving(
+        [curve.errors for curve in free.values()], savings, min(wanted - saved, most)
+    )
+    return fixed | {
+        name: curve.total - curve.step * k
+        for (name, curve), k in zip(free.items(), steps, strict=True)
+    }
 
 
 def spent(budget: Budget, pipe: Any, job: Job, curves: Mapping[str, Curve]) -> dict[str, Any]:
@@ -140,16 +182,28 @@ def spent(budget: Budget, pipe: Any, job: Job, curves: Mapping[str, Curve]) -> d
         return {"shares": chosen(budget, curves, budget.wanted), "met": {}}
     call = denoiser_call(pipe, job.denoiser, job.plan.prompts[0], job.plan.settings)
     return in_turn(
-        budget, lambda wanted: chosen(budget, curves, wanted), lambda left, rounds: raced(job.denoiser, shrunk_to(job.denoiser, job.groups, left), call, rounds)
+        budget,
+        lambda wanted: chosen(budget, curves, wanted),
+        lambda left, rounds: raced(
+            job.denoiser, shrunk_to(job.denoiser, job.groups, left), call, rounds
+        ),
     )
 
 
-def in_turn(budget: Budget, choose: Callable[[float], Left], race: Callable[[Left, int], tuple[float, float, float]]) -> dict[str, Any]:
+def in_turn(
+    budget: Budget,
+    choose: Callable[[float], Left],
+    race: Callable[[Left, int], tuple[float, float, float]],
+) -> dict[str, Any]:
     """Save more or less by the table until the whole step, timed, takes at most the target's share, and little less. UserError if it takes more even
     where all is saved that can be."""
     tried: list[tuple[float, float]] = []
     most = sum(row[-1] for row in budget.savings.values())
-    wanted, little, enough = min(most, budget.wanted), 0.0, None  # little: what was saved and was not enough; enough: what was
+    wanted, little, enough = (
+        min(most, budget.wanted),
+        0.0,
+        None,
+    )  # little: what was saved and was not enough; enough: what was
     for _ in range(CORRECTIONS):
         share = race(choose(wanted), ROUNDS)[0]
         tried.append((wanted / budget.dense, share))
@@ -159,7 +213,9 @@ def in_turn(budget: Budget, choose: Callable[[float], Left], race: Callable[[Lef
             little = max(wanted, little)
         if budget.target - NEAR <= share <= budget.target or little >= most:
             break
-        in_proportion = wanted * min(2.0, max(0.5, (1 - budget.target + NEAR / 2) / max(1 - share, 1e-3)))
+        in_proportion = wanted * min(
+            2.0, max(0.5, (1 - budget.target + NEAR / 2) / max(1 - share, 1e-3))
+        )
         wanted = (little + enough) / 2 if little and enough else min(most, in_proportion)
     wanted = enough or most
     left = choose(wanted)
@@ -173,7 +229,13 @@ def in_turn(budget: Budget, choose: Callable[[float], Left], race: Callable[[Lef
     if measured[0] > budget.target:
         raise out_of_reach(budget.unit, budget.target, measured[0])
     share, seconds, dense_seconds = measured
-    met = {"target": budget.target, "sparsity": budget.sparsity, "measured": share, "seconds": seconds, "dense_seconds": dense_seconds}
+    met = {
+        "target": budget.target,
+        "sparsity": budget.sparsity,
+        "measured": share,
+        "seconds": seconds,
+        "dense_seconds": dense_seconds,
+    }
     return {"shares": left, "met": met | {"tried": tried, "table": budget.table}}
 
 
@@ -187,6 +249,17 @@ def shrunk_to(dense: nn.Module, groups: list[Group], left: Left) -> nn.Module:
 
 def kept_to(budget: Budget, pipe: Any, job: Job) -> dict[str, Any]:
     """What the record says of a budget: unit, target, what the dense denoiser has, what the pruned one has, counted anew, and the share."""
-    call = denoiser_call(pipe, job.denoiser, job.plan.prompts[0], job.plan.settings) if budget.unit == "macs" else {}
+    call = (
+        denoiser_call(pipe, job.denoiser, job.plan.prompts[0], job.plan.settings)
+        if budget.unit == "macs"
+        else {}
+    )
     left = amount(budget.unit, job.denoiser, call)
-    return {"unit": budget.unit, "target": budget.target, "sparsity": budget.sparsity, "dense": budget.dense, "left": left, "share": left / budget.dense}
+    return {
+        "unit": budget.unit,
+        "target": budget.target,
+        "sparsity": budget.sparsity,
+        "dense": budget.dense,
+        "left": left,
+        "share": left / budget.dense,
+    }

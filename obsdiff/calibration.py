@@ -32,7 +32,10 @@ from .step_weights import step_weight
 from .store import Store
 from .unfolding import matrix, tokens
 
-LARGEST, SMALLEST = 1e15, 1e-15  # inputs whose squares, and thousands of them together, float32 holds
+LARGEST, SMALLEST = (
+    1e15,
+    1e-15,
+)  # inputs whose squares, and thousands of them together, float32 holds
 
 
 @dataclass(frozen=True)
@@ -57,7 +60,9 @@ class Plan:
     @property
     def drawn(self) -> tuple[list[Prompt], list[int]]:
         """All prompts and seeds, those held out last."""
-        return [p for part in self.parts for p in part.prompts], [s for part in self.parts for s in part.seeds]
+        return [p for part in self.parts for p in part.prompts], [
+            s for part in self.parts for s in part.seeds
+        ]
 
     @property
     def here(self) -> int:
@@ -95,14 +100,22 @@ class Account:
         number of denoiser calls, but for steps that only another denoiser ran in. An expert sees the tokens that are sent to it: it
         must have been called at all, if only in another of several processes."""
         if not self.denoiser and self.others:
-            raise CalibrationError(f"the denoiser ran in none of the {steps} steps, others did: take more steps, or prune another component")
-        idle = [name for name in expected if is_expert(name) and not self.layers[name] and ranks == 1]
+            raise CalibrationError(
+                f"the denoiser ran in none of the {steps} steps, others did: take more steps, or prune another component"
+            )
+        idle = [
+            name for name in expected if is_expert(name) and not self.layers[name] and ranks == 1
+        ]
         if idle:
             raise CalibrationError(
                 f"{len(idle)} experts saw no token: {', '.join(idle[:8])}; take more prompts or steps, or leave them dense with --exclude '*.experts.*'"
             )
         always = [name for name in expected if not is_expert(name)]
-        missed = [f"{name} ({self.layers[name]})" for name in always if self.present[name] != self.denoiser or self.layers[name] % max(self.denoiser, 1)]
+        missed = [
+            f"{name} ({self.layers[name]})"
+            for name in always
+            if self.present[name] != self.denoiser or self.layers[name] % max(self.denoiser, 1)
+        ]
         if missed or not self.denoiser:
             raise CalibrationError(
                 f"of {self.denoiser} denoiser calls these layers saw fewer or more: {', '.join(missed[:8]) or 'all'}; "
@@ -139,7 +152,11 @@ def calibrate(
 
 
 def new_hessians(
-    denoiser: nn.Module, taps: list[Tap], device: torch.device | str | None = None, store: Store | None = None, crossed: bool = False
+    denoiser: nn.Module,
+    taps: list[Tap],
+    device: torch.device | str | None = None,
+    store: Store | None = None,
+    crossed: bool = False,
 ) -> dict[Tap, Hessian]:
     """An empty Hessian for each tap, `crossed` with its cross sums; those that the store has no room for are memory-mapped files."""
     found = {}
@@ -147,7 +164,11 @@ def new_hessians(
         layer = denoiser.get_submodule(tap.layers[0])
         columns = matrix(layer).shape[1]
         file = store.take(bytes_of(columns)) if store else None
-        found[tap] = Hessian.mapped(columns, file) if file else Hessian.zeros(columns, device or layer.weight.device)
+        found[tap] = (
+            Hessian.mapped(columns, file)
+            if file
+            else Hessian.zeros(columns, device or layer.weight.device)
+        )
         found[tap].cross = torch.zeros_like(found[tap].xx) if crossed else None
     return found
 
@@ -164,10 +185,19 @@ def tapped(
 ) -> Iterator[None]:
     """Hooks on the denoiser and on the tapped layers, removed on the way out. `dense`: what the dense model's taps read in the same calls, if
     cross sums are wanted; used up."""
-    hooks = [(denoiser, denoiser_hook(run, account, on_call)), *((other, other_hook(run, account)) for other in other_modules(run, denoiser))]
+    hooks = [
+        (denoiser, denoiser_hook(run, account, on_call)),
+        *((other, other_hook(run, account)) for other in other_modules(run, denoiser)),
+    ]
     for tap, hessian in hessians.items():
         shared = Shared(len(tap.layers), dense.get(tap))
-        hooks += [(denoiser.get_submodule(layer), layer_hook(run, account, layer, hessian, shared, weighting)) for layer in tap.layers]
+        hooks += [
+            (
+                denoiser.get_submodule(layer),
+                layer_hook(run, account, layer, hessian, shared, weighting),
+            )
+            for layer in tap.layers
+        ]
     with hooked(module.register_forward_pre_hook(hook) for module, hook in hooks):
         yield
 
@@ -211,22 +241,35 @@ class Shared:
     readers: int = 0
 
 
-def layer_hook(run: Run, account: Account, layer: str, hessian: Hessian, shared: Shared, weighting: tuple[str, float, float]) -> Callable:
+def layer_hook(
+    run: Run,
+    account: Account,
+    layer: str,
+    hessian: Hessian,
+    shared: Shared,
+    weighting: tuple[str, float, float],
+) -> Callable:
     """The layer of a tap that is called first adds its input to the Hessian; the others check that theirs is the same tensor."""
 
     def hook(module: nn.Module, args: tuple[Tensor, ...]) -> None:
         account.count(layer)
         x = args[0]
-        if shared.tensor is None or shared.reader == layer:  # a new pass, also if not all have read the last one: `settle` will say so
+        if (
+            shared.tensor is None or shared.reader == layer
+        ):  # a new pass, also if not all have read the last one: `settle` will say so
             shared.reader, shared.tensor, shared.readers = layer, x, 0
             numbers = x.detach().float()
             require_usable(numbers, layer, run.step + 1)
             kind, low, high = weighting
             alpha = step_weight(kind, run.step, run.steps, low, high)
-            for part, *other in zip(tokens(module, numbers), *dense_tokens(module, layer, numbers, shared), strict=True):
+            for part, *other in zip(
+                tokens(module, numbers), *dense_tokens(module, layer, numbers, shared), strict=True
+            ):
                 hessian.update(part, alpha, *other)
         elif not same(x, shared.tensor):
-            raise CalibrationError(f"{layer} and {shared.reader} were taken to read one tensor, but their inputs differ")
+            raise CalibrationError(
+                f"{layer} and {shared.reader} were taken to read one tensor, but their inputs differ"
+            )
         shared.readers += 1
         if shared.readers == shared.layers:
             shared.tensor, shared.readers = None, 0
@@ -234,7 +277,9 @@ def layer_hook(run: Run, account: Account, layer: str, hessian: Hessian, shared:
     return hook
 
 
-def dense_tokens(module: nn.Module, layer: str, numbers: Tensor, shared: Shared) -> list[Iterator[Tensor]]:
+def dense_tokens(
+    module: nn.Module, layer: str, numbers: Tensor, shared: Shared
+) -> list[Iterator[Tensor]]:
     """The tokens that the dense model's tap read where this one reads `numbers`; none if they are not wanted."""
     if shared.dense is None:
         return []
@@ -250,7 +295,9 @@ def require_usable(numbers: Tensor, layer: str, step: int) -> None:
     least, most = torch.stack(torch.aminmax(numbers)).tolist() if numbers.numel() else (0.0, 0.0)
     size = max(abs(least), abs(most))
     if not math.isfinite(size) or math.isnan(least):
-        raise CalibrationError(f"{layer}: the input of step {step} has inf or NaN; try another --dtype (float16 overflows where bfloat16 does not)")
+        raise CalibrationError(
+            f"{layer}: the input of step {step} has inf or NaN; try another --dtype (float16 overflows where bfloat16 does not)"
+        )
     if size > LARGEST or 0 < size < SMALLEST:
         raise CalibrationError(
             f"{layer}: the input of step {step} is up to {size:.1e}: expected between {SMALLEST:g} and {LARGEST:g}, or its squares are lost; leave the layer out with --exclude '{layer}'"
@@ -259,4 +306,8 @@ def require_usable(numbers: Tensor, layer: str, step: int) -> None:
 
 def same(x: Tensor, other: Tensor) -> bool:
     """Whether two tensors are one and the same memory, or equal copies of it (a layer may be given the input in its own format)."""
-    return x is other or (x.data_ptr(), x.shape, x.stride()) == (other.data_ptr(), other.shape, other.stride()) or torch.equal(x, other)
+    return (
+        x is other
+        or (x.data_ptr(), x.shape, x.stride()) == (other.data_ptr(), other.shape, other.stride())
+        or torch.equal(x, other)
+    )

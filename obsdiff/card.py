@@ -31,11 +31,23 @@ def model_card(pipeline: str, report: PruningReport) -> str:
         "| --- | --- |",
         f"| calibration | {len(report.prompts)} prompts, {len(report.packages)} packages, step weighting {config['step_weighting']} |",
         f"| layer error, median and largest | {median(errors):.2e}, {errors[-1]:.2e} |",
-        *([f"| the same on {config['held_out']} held-out prompts | {median(apart):.2e}, {apart[-1]:.2e} |"] if apart else []),
+        *(
+            [
+                f"| the same on {config['held_out']} held-out prompts | {median(apart):.2e}, {apart[-1]:.2e} |"
+            ]
+            if apart
+            else []
+        ),
         f"| seconds | {', '.join(f'{name} {value:.1f}' for name, value in report.seconds.items())} |",
         f"| versions | {', '.join(f'{name} {value}' for name, value in report.versions.items())} |",
         "",
-        *([] if report.groups else ["Zeros alone make a model neither smaller on disk nor faster: that takes kernels or formats that use them."]),
+        *(
+            []
+            if report.groups
+            else [
+                "Zeros alone make a model neither smaller on disk nor faster: that takes kernels or formats that use them."
+            ]
+        ),
         "The licence of the dense model applies. Every layer's figures are in `obsdiff.json`.",
     ]
     return "\n".join(lines) + "\n"
@@ -44,7 +56,9 @@ def model_card(pipeline: str, report: PruningReport) -> str:
 def removed(report: PruningReport) -> str:
     """One sentence: what is gone."""
     how = f"method {report.config['method']}, pattern {report.config['pattern']}"
-    kinds = "linear layers and convolutions" if report.config["target"] == "conv" else "linear layers"
+    kinds = (
+        "linear layers and convolutions" if report.config["target"] == "conv" else "linear layers"
+    )
     if not report.groups:
         return f"{report.sparsity:.2%} of the weights of {len(report.layers)} {kinds} in `{report.component}` are zero ({how}); everything else is as it was."
     before, after = report.parameters["before"], report.parameters["after"]

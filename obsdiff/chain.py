@@ -51,14 +51,22 @@ class Order:
 
         def end(name: str, module: nn.Module, args: Any, output: Any) -> None:
             self.calls[-1].append(name)
-            self.shapes[-1].append(tree_map_only(Tensor, lambda x: x.new_zeros(()).expand(x.shape), output))  # one number of memory
+            self.shapes[-1].append(
+                tree_map_only(Tensor, lambda x: x.new_zeros(()).expand(x.shape), output)
+            )  # one number of memory
 
         def count(layer: str, *_: Any) -> None:
             self.layers[layer] += 1
 
-        before = [(denoiser, begin), *((denoiser.get_submodule(name), partial(count, name)) for name in self.layers)]
+        before = [
+            (denoiser, begin),
+            *((denoiser.get_submodule(name), partial(count, name)) for name in self.layers),
+        ]
         after = [(denoiser.get_submodule(name), partial(end, name)) for name in self.candidates]
-        with hooked(module.register_forward_pre_hook(hook) for module, hook in before), hooked(module.register_forward_hook(hook) for module, hook in after):
+        with (
+            hooked(module.register_forward_pre_hook(hook) for module, hook in before),
+            hooked(module.register_forward_hook(hook) for module, hook in after),
+        ):
             yield
 
     def why_not(self) -> str | None:
@@ -71,15 +79,27 @@ class Order:
 
     def stand_in(self, call: int, segment: int, value: float = 0.0) -> Any:
         """Something of the shape of what a segment gives in a call."""
-        return tree_map_only(Tensor, lambda x: x.new_full(x.shape, value if x.is_floating_point() else 0), self.shapes[call][segment])
+        return tree_map_only(
+            Tensor,
+            lambda x: x.new_full(x.shape, value if x.is_floating_point() else 0),
+            self.shapes[call][segment],
+        )
 
 
 @contextlib.contextmanager
-def answering(denoiser: nn.Module, names: list[str], answers: dict[int, Callable[[], Any]]) -> Iterator[None]:
+def answering(
+    denoiser: nn.Module, names: list[str], answers: dict[int, Callable[[], Any]]
+) -> Iterator[None]:
     """Segments, by their place in `names`, that give what their function gives and compute nothing."""
     with contextlib.ExitStack() as undo:
         for place, answer in answers.items():
-            undo.enter_context(replaced(denoiser.get_submodule(names[place]), "forward", lambda *_, answer=answer, **__: answer()))
+            undo.enter_context(
+                replaced(
+                    denoiser.get_submodule(names[place]),
+                    "forward",
+                    lambda *_, answer=answer, **__: answer(),
+                )
+            )
         yield
 
 
@@ -89,8 +109,14 @@ def needed_until(denoiser: nn.Module, order: Order, inputs: tuple[tuple, dict]) 
     modules, found = [denoiser.get_submodule(name) for name in order.names], []
     for poisoned in range(len(modules)):
         seen = [poisoned]
-        hooks = (module.register_forward_pre_hook(partial(note_nan, seen, i), with_kwargs=True) for i, module in enumerate(modules))
-        answers = {i: partial(order.stand_in, 0, i, float("nan") if i == poisoned else 1.0) for i in range(len(modules))}
+        hooks = (
+            module.register_forward_pre_hook(partial(note_nan, seen, i), with_kwargs=True)
+            for i, module in enumerate(modules)
+        )
+        answers = {
+            i: partial(order.stand_in, 0, i, float("nan") if i == poisoned else 1.0)
+            for i in range(len(modules))
+        }
         with hooked(hooks), answering(denoiser, order.names, answers), torch.no_grad():
             denoiser(*inputs[0], **inputs[1])
         found.append(max(seen))
@@ -98,5 +124,8 @@ def needed_until(denoiser: nn.Module, order: Order, inputs: tuple[tuple, dict]) 
 
 
 def note_nan(seen: list[int], place: int, module: nn.Module, args: tuple, kwargs: dict) -> None:
-    if any(isinstance(x, Tensor) and x.is_floating_point() and x.isnan().any() for x in tree_iter((args, kwargs))):
+    if any(
+        isinstance(x, Tensor) and x.is_floating_point() and x.isnan().any()
+        for x in tree_iter((args, kwargs))
+    ):
         seen.append(place)

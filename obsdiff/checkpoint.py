@@ -26,15 +26,22 @@ from .settings import usable_device
 from .stored import read_json
 
 
-def load_pipeline(folder: Folder, dtype: str | None = None, device: str | None = None) -> tuple[Any, dict[str, str]]:
+def load_pipeline(
+    folder: Folder, dtype: str | None = None, device: str | None = None
+) -> tuple[Any, dict[str, str]]:
     """The pipeline of a folder on its device, and the format of each component's weights to save it in again.
 
     Loads in `dtype`, or as stored; on a CPU, which only emulates half precision (far slower and less exact), stored
     half precision is computed in float32 and goes back to its format when it is saved.
     """
     where = usable_device("device", device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    formats = {name: dtype or tensors.dtype or "float32" for name, tensors in folder.components.items()}
-    loaded = {name: "float32" if where.type == "cpu" and dtype is None else f for name, f in formats.items()}
+    formats = {
+        name: dtype or tensors.dtype or "float32" for name, tensors in folder.components.items()
+    }
+    loaded = {
+        name: "float32" if where.type == "cpu" and dtype is None else f
+        for name, f in formats.items()
+    }
     pipe = open_pipeline(folder, {name: getattr(torch, f) for name, f in loaded.items()})
     return pipe.to(where), formats
 
@@ -45,12 +52,20 @@ def cast_(pipe: Any, formats: dict[str, str]) -> None:
         module = getattr(pipe, name, None)
         if isinstance(module, nn.Module):
             module.to(getattr(torch, format))
-            lost = [weight for weight, value in module.state_dict().items() if format == "float16" and not value.isfinite().all()]
+            lost = [
+                weight
+                for weight, value in module.state_dict().items()
+                if format == "float16" and not value.isfinite().all()
+            ]
             if lost:
-                raise RunFailed(f"{name}.{lost[0]}: it has inf or NaN in float16, which the pipeline is stored in; prune and save it with --dtype bfloat16")
+                raise RunFailed(
+                    f"{name}.{lost[0]}: it has inf or NaN in float16, which the pipeline is stored in; prune and save it with --dtype bfloat16"
+                )
 
 
-def save_pruned(pipe: Any, output: str | Path, report: PruningReport, *, overwrite: bool = False) -> Path:
+def save_pruned(
+    pipe: Any, output: str | Path, report: PruningReport, *, overwrite: bool = False
+) -> Path:
     """Save a pruned pipeline with its record, in the formats its components have now. The folder appears complete or not at
     all; an existing one raises UserError unless `overwrite`. Returns the folder."""
     with whole_folder(Path(output), overwrite) as inside:

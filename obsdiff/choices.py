@@ -13,7 +13,11 @@ METHODS = {
     "random": ("structured",),
 }
 REPAIRING = {"obs", "alps"}  # methods that change the weights that they keep
-NO_HESSIAN = {"magnitude", "l1", "random"}  # their choice does not depend on the calibration, which only measures the layer errors
+NO_HESSIAN = {
+    "magnitude",
+    "l1",
+    "random",
+}  # their choice does not depend on the calibration, which only measures the layer errors
 STEP_WEIGHTINGS = ("log_decrease", "log_increase", "linear_decrease", "linear_increase", "uniform")
 CALIBRATIONS = ("live", "replay", "single")
 REFINEMENTS = ("none", "lstsq", "swaps")
@@ -24,7 +28,10 @@ TARGETS = {  # what each prunes: see Tap.part
     "ffn": ("ffn",),
     "conv": ("attention", "ffn", "conv"),
 }
-MOST_ALLOCATED = {"unstructured": 0.9, "structured": 0.8}  # sparsity up to which something can be moved from layer to layer
+MOST_ALLOCATED = {
+    "unstructured": 0.9,
+    "structured": 0.8,
+}  # sparsity up to which something can be moved from layer to layer
 DEFAULTS = {  # of fields that a preset may set
     "method": "obs",
     "refine": "none",
@@ -47,7 +54,10 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
     "fast": {kind: fields | {"allocation_prompts": 1} for kind, fields in BEST.items()},
 }
 SIZES = ("target_parameters", "target_macs", "target_bytes")
-BUDGETS = (*SIZES, "target_latency")  # settings that give a share of the dense denoiser instead of a sparsity
+BUDGETS = (
+    *SIZES,
+    "target_latency",
+)  # settings that give a share of the dense denoiser instead of a sparsity
 DTYPES = ("float32", "bfloat16", "float16")
 DEFAULT_SPARSITY = 0.5
 DEFAULT_PACKAGES = 4

@@ -45,7 +45,10 @@ def main(argv: list[str] | None = None) -> int:
         complain(f"failed: {error}{GO_ON if isinstance(error, RunStopped) else ''}", error)
         return 1
     except KeyboardInterrupt:
-        print(f"interrupted{GO_ON if args.run in (evaluate, prune) else '; nothing was written'}", file=sys.stderr)
+        print(
+            f"interrupted{GO_ON if args.run in (evaluate, prune) else '; nothing was written'}",
+            file=sys.stderr,
+        )
         return 1
     except BrokenPipeError:  # the reader of stdout has had enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -54,7 +57,10 @@ def main(argv: list[str] | None = None) -> int:
         if not is_of_memory(error):
             raise
         reason = str(error).strip().splitlines()[0] if str(error).strip() else "MemoryError"
-        print(f"failed: out of memory ({reason[:160]}); take a smaller --memory-budget-gib or --batch-size{GO_ON}", file=sys.stderr)
+        print(
+            f"failed: out of memory ({reason[:160]}); take a smaller --memory-budget-gib or --batch-size{GO_ON}",
+            file=sys.stderr,
+        )
         return 1
     return 0
 
@@ -68,7 +74,11 @@ def complain(line: str, error: Exception) -> None:
 def is_of_memory(error: Exception) -> bool:
     """Whether an error says that there was not enough memory: Python's, torch's on a CPU, torch's on a device."""
     words = str(error)
-    return isinstance(error, MemoryError) or "can't allocate memory" in words or "out of memory" in words
+    return (
+        isinstance(error, MemoryError)
+        or "can't allocate memory" in words
+        or "out of memory" in words
+    )
 
 
 def hush() -> None:
@@ -80,31 +90,71 @@ def hush() -> None:
 
 
 def parser() -> Parser:
-    top = Parser(prog="obsdiff", description="Prune text-to-image diffusion pipelines in one shot, without training.")
-    commands = top.add_subparsers(title="commands", required=True, parser_class=Parser, metavar="COMMAND")
+    top = Parser(
+        prog="obsdiff",
+        description="Prune text-to-image diffusion pipelines in one shot, without training.",
+    )
+    commands = top.add_subparsers(
+        title="commands", required=True, parser_class=Parser, metavar="COMMAND"
+    )
 
-    p = commands.add_parser("prune", help="prune a pipeline and save it", formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    p = commands.add_parser(
+        "prune",
+        help="prune a pipeline and save it",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
     add_model(p)
-    p.add_argument("--output", required=True, metavar="DIR", type=Path, help="folder to write; appears complete or not at all")
-    p.add_argument("--resume", action="store_true", help="go on from a run that was killed; the result is the same")
+    p.add_argument(
+        "--output",
+        required=True,
+        metavar="DIR",
+        type=Path,
+        help="folder to write; appears complete or not at all",
+    )
+    p.add_argument(
+        "--resume",
+        action="store_true",
+        help="go on from a run that was killed; the result is the same",
+    )
     p.add_argument("--overwrite", action="store_true", help="replace an existing output folder")
     p.add_argument("--json", action="store_true", help="print the record on stdout")
-    p.add_argument("--timeout-minutes", type=float, default=30.0, help="how long one of several processes (torchrun) waits for the others")
+    p.add_argument(
+        "--timeout-minutes",
+        type=float,
+        default=30.0,
+        help="how long one of several processes (torchrun) waits for the others",
+    )
     add_config(p, several=True)
     p.set_defaults(run=prune)
 
-    p = commands.add_parser("inspect", help="what would be pruned, packages, memory; for structured the parameters and MACs that would be left; nothing is run")
+    p = commands.add_parser(
+        "inspect",
+        help="what would be pruned, packages, memory; for structured the parameters and MACs that would be left; nothing is run",
+    )
     add_model(p)
     p.add_argument("--json", action="store_true", help="print the plan on stdout as JSON")
-    p.add_argument("--paper-count", action="store_true", help='with --pattern structured: count parameters and "TFLOPs" as the OBS-Diff paper does, too')
+    p.add_argument(
+        "--paper-count",
+        action="store_true",
+        help='with --pattern structured: count parameters and "TFLOPs" as the OBS-Diff paper does, too',
+    )
     add_config(p)
     p.set_defaults(run=inspect_)
 
-    p = commands.add_parser("evaluate", help="the same prompts and seeds through pruned pipelines and the dense one: pictures, results.json, a table")
+    p = commands.add_parser(
+        "evaluate",
+        help="the same prompts and seeds through pruned pipelines and the dense one: pictures, results.json, a table",
+    )
     p.add_argument("runs", metavar="DIR", nargs="+", type=Path, help="pruned pipelines")
     p.add_argument("--against", required=True, metavar="MODEL", help=f"the dense pipeline: {MODEL}")
     p.add_argument("--config", metavar="FOLDER", type=Path, help=CONFIG)
-    p.add_argument("--output", required=True, metavar="RUN", type=Path, help="folder to write; appears complete or not at all")
+    p.add_argument(
+        "--output",
+        required=True,
+        metavar="RUN",
+        type=Path,
+        help="folder to write; appears complete or not at all",
+    )
     add_evaluation(p)
     p.set_defaults(run=evaluate)
 
@@ -114,7 +164,9 @@ def parser() -> Parser:
     p.add_argument("--overwrite", action="store_true", help="replace an existing page")
     p.set_defaults(run=report)
 
-    p = commands.add_parser("verify", help="check a pruned folder against its record: hashes, shapes, zeros, pattern")
+    p = commands.add_parser(
+        "verify", help="check a pruned folder against its record: hashes, shapes, zeros, pattern"
+    )
     p.add_argument("folder", metavar="DIR", type=Path, help="folder that obsdiff prune wrote")
     p.set_defaults(run=verify)
 
@@ -134,18 +186,52 @@ def add_model(p: argparse.ArgumentParser) -> None:
 def add_evaluation(p: argparse.ArgumentParser) -> None:
     """How `evaluate` calls the pipelines. The settings of the pipeline call are described once, in PruningConfig."""
     p.add_argument(
-        "--prompts", metavar="FILE", type=Path, help="prompts, UTF-8, one a line (default: a built-in's evaluation prompts, else the general captions)"
+        "--prompts",
+        metavar="FILE",
+        type=Path,
+        help="prompts, UTF-8, one a line (default: a built-in's evaluation prompts, else the general captions)",
     )
-    p.add_argument("--num-prompts", type=int, default=64, metavar="PROMPTS", help="the first so many prompts (default %(default)s)")
-    p.add_argument("--seed", type=int, default=1_000_000, help="prompt i starts from seed + i (default %(default)s, far from calibration's)")
-    p.add_argument("--batch-size", type=int, default=4, metavar="SIZE", help="prompts in one pipeline call (default %(default)s)")
-    p.add_argument("--rounds", type=int, default=5, help="timed pictures, dense and pruned in turn; 0 times nothing (default %(default)s)")
-    p.add_argument("--component", help="pipeline component that was pruned (default: what the records of the pruned folders name, else as for prune)")
+    p.add_argument(
+        "--num-prompts",
+        type=int,
+        default=64,
+        metavar="PROMPTS",
+        help="the first so many prompts (default %(default)s)",
+    )
+    p.add_argument(
+        "--seed",
+        type=int,
+        default=1_000_000,
+        help="prompt i starts from seed + i (default %(default)s, far from calibration's)",
+    )
+    p.add_argument(
+        "--batch-size",
+        type=int,
+        default=4,
+        metavar="SIZE",
+        help="prompts in one pipeline call (default %(default)s)",
+    )
+    p.add_argument(
+        "--rounds",
+        type=int,
+        default=5,
+        help="timed pictures, dense and pruned in turn; 0 times nothing (default %(default)s)",
+    )
+    p.add_argument(
+        "--component",
+        help="pipeline component that was pruned (default: what the records of the pruned folders name, else as for prune)",
+    )
     fields = {field.name: field for field in dataclasses.fields(PruningConfig)}
     for name in CALL:
         kind = float if name == "guidance_scale" else int
         flag, text = "--" + name.replace("_", "-"), fields[name].metadata["help"]
-        p.add_argument(flag, type=kind, default=argparse.SUPPRESS, metavar=name.split("_")[-1].upper(), help=text)
+        p.add_argument(
+            flag,
+            type=kind,
+            default=argparse.SUPPRESS,
+            metavar=name.split("_")[-1].upper(),
+            help=text,
+        )
     add_judges(p)
     p.add_argument("--resume", action="store_true", help="go on from a run that was killed")
     p.add_argument("--overwrite", action="store_true", help="replace an existing run")
@@ -155,9 +241,14 @@ def add_evaluation(p: argparse.ArgumentParser) -> None:
 def add_judges(p: argparse.ArgumentParser) -> None:
     """The metric models. They are files at hand, or hub ids that lie in the hub's cache; what is not given is reported as not run."""
     group = p.add_argument_group(
-        "metric models", "paths, or ids that lie in the hub's cache; nothing is downloaded. A metric without its model is not run, and says so"
+        "metric models",
+        "paths, or ids that lie in the hub's cache; nothing is downloaded. A metric without its model is not run, and says so",
     )
-    group.add_argument("--clip", metavar="PATH", help="CLIPModel folder for CLIP score (default: for a built-in emoji-clip)")
+    group.add_argument(
+        "--clip",
+        metavar="PATH",
+        help="CLIPModel folder for CLIP score (default: for a built-in emoji-clip)",
+    )
     group.add_argument(
         "--features",
         metavar="inception|PATH",
@@ -168,19 +259,36 @@ def add_judges(p: argparse.ArgumentParser) -> None:
         metavar="FOLDER|FILE",
         help="real pictures for FID and KID, or their saved features (.safetensors) (default: for a built-in what ships with it)",
     )
-    group.add_argument("--lpips", metavar="FILE", help="AlexNet's weights for LPIPS (default: torchvision's file in torch's cache)")
+    group.add_argument(
+        "--lpips",
+        metavar="FILE",
+        help="AlexNet's weights for LPIPS (default: torchvision's file in torch's cache)",
+    )
     group.add_argument("--pickscore", metavar="PATH", help="PickScore folder (a CLIPModel)")
-    group.add_argument("--image-reward", metavar="FOLDER", help="ImageReward folder: its weights, med_config.json, BERT's tokenizer")
+    group.add_argument(
+        "--image-reward",
+        metavar="FOLDER",
+        help="ImageReward folder: its weights, med_config.json, BERT's tokenizer",
+    )
 
 
 def add_config(p: argparse.ArgumentParser, several: bool = False) -> None:
     """A flag for every field of PruningConfig, and --prompts. A flag left out is no attribute, so that defaults stay in one place."""
-    p.add_argument("--prompts", metavar="FILE", type=Path, help="calibration prompts, UTF-8, one a line (default: a built-in's own, else 120 general captions)")
+    p.add_argument(
+        "--prompts",
+        metavar="FILE",
+        type=Path,
+        help="calibration prompts, UTF-8, one a line (default: a built-in's own, else 120 general captions)",
+    )
     kinds = typing.get_type_hints(PruningConfig)
     for field in dataclasses.fields(PruningConfig):
         flag = NEGATED.get(field.name, "--" + field.name.replace("_", "-"))
         text, choices, metavar = (field.metadata[key] for key in ("help", "choices", "metavar"))
-        options: dict[str, Any] = {"dest": field.name, "default": argparse.SUPPRESS, "help": text.replace("%", "%%")}
+        options: dict[str, Any] = {
+            "dest": field.name,
+            "default": argparse.SUPPRESS,
+            "help": text.replace("%", "%%"),
+        }
         if kinds[field.name] is bool:
             p.add_argument(flag, action="store_false", **options)
             continue
@@ -194,5 +302,18 @@ def add_config(p: argparse.ArgumentParser, several: bool = False) -> None:
         elif field.name in SEVERAL and several:
             options["nargs"] = "+"
             options["help"] += SEVERAL[field.name]
-        numeric = next((t for t in (int, float) if t in (kinds[field.name], *typing.get_args(kinds[field.name]))), str)
-        p.add_argument(flag, type=numeric, metavar=metavar or ("{" + ",".join(choices) + "}" if choices else field.name.split("_")[-1].upper()), **options)
+        numeric = next(
+            (
+                t
+                for t in (int, float)
+                if t in (kinds[field.name], *typing.get_args(kinds[field.name]))
+            ),
+            str,
+        )
+        p.add_argument(
+            flag,
+            type=numeric,
+            metavar=metavar
+            or ("{" + ",".join(choices) + "}" if choices else field.name.split("_")[-1].upper()),
+            **options,
+        )

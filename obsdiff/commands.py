@@ -47,19 +47,27 @@ def quiet() -> None:
     warnings.showwarning = lambda message, *_, **__: say(f"warning: {message}")
 
 
-def with_recommended(config: PruningConfig, folder: Folder, args: argparse.Namespace) -> PruningConfig:
+def with_recommended(
+    config: PruningConfig, folder: Folder, args: argparse.Namespace
+) -> PruningConfig:
     """The config, with a built-in's recommended settings for every flag that was not given."""
     info = builtin_info(folder.path)
     known = info.get("settings", {}) | info.get("calibration", {})
-    return dataclasses.replace(config, **{name: value for name, value in known.items() if name not in args})
+    return dataclasses.replace(
+        config, **{name: value for name, value in known.items() if name not in args}
+    )
 
 
 def inspect_(args: argparse.Namespace) -> None:
     config = config_of(args)
     if args.paper_count and config.pattern != "structured":
-        raise UserError(f"paper-count goes with --pattern structured; found pattern {config.pattern}")
+        raise UserError(
+            f"paper-count goes with --pattern structured; found pattern {config.pattern}"
+        )
     if config.target_latency is not None:
-        raise UserError(f"target_latency is measured by obsdiff prune, inspect runs nothing; found {config.target_latency:g}, give a sparsity")
+        raise UserError(
+            f"target_latency is measured by obsdiff prune, inspect runs nothing; found {config.target_latency:g}, give a sparsity"
+        )
     folder = open_model(args.model, args.config, weights=False)
     config = with_recommended(config, folder, args)
     prompts = len(read_prompts(args.prompts)) if args.prompts else config.num_prompts
@@ -73,7 +81,11 @@ def inspect_(args: argparse.Namespace) -> None:
 def evaluate(args: argparse.Namespace) -> None:
     for name, least in (("num_prompts", 1), ("batch_size", 1), ("seed", 0), ("rounds", 0)):
         whole(name, getattr(args, name), least)
-    config = config_of(argparse.Namespace(seed=args.seed, **{name: getattr(args, name) for name in CALL if hasattr(args, name)}))
+    config = config_of(
+        argparse.Namespace(
+            seed=args.seed, **{name: getattr(args, name) for name in CALL if hasattr(args, name)}
+        )
+    )
     check_output(args.output, args.overwrite)
     dense = open_model(args.against, args.config)
     dense.require_text()
@@ -92,40 +104,72 @@ def evaluate(args: argparse.Namespace) -> None:
     quiet()
     settings = {name: getattr(config, name) for name in CALL if getattr(config, name) is not None}
     seeds = [args.seed + i for i in range(len(prompts))]
-    job = Job(dense, runs, prompts, seeds, settings, component, args.batch_size, args.rounds, args.against, judges=judges)
+    job = Job(
+        dense,
+        runs,
+        prompts,
+        seeds,
+        settings,
+        component,
+        args.batch_size,
+        args.rounds,
+        args.against,
+        judges=judges,
+    )
     results = run_job(job, args.output, args.resume, args.overwrite)
     show_json(results) if args.json else print(results_table(results))
-    say(f"{args.output}: pictures and results.json; obsdiff report {args.output} --output page.html shows them")
+    say(
+        f"{args.output}: pictures and results.json; obsdiff report {args.output} --output page.html shows them"
+    )
 
 
 def existing(path: Path) -> Path:
     if not path.is_dir():
-        raise UserError(f"evaluate: expected the folder of a pruned pipeline, found {str(path)!r}, which is none")
+        raise UserError(
+            f"evaluate: expected the folder of a pruned pipeline, found {str(path)!r}, which is none"
+        )
     return path
 
 
 def require_one_class(dense: Folder, runs: dict[str, Folder]) -> None:
     for folder in runs.values():
         if folder.pipeline != dense.pipeline:
-            raise UserError(f"evaluate: {dense.source} is a {dense.pipeline}, {folder.path} is a {folder.pipeline}; compare pipelines of one class")
+            raise UserError(
+                f"evaluate: {dense.source} is a {dense.pipeline}, {folder.path} is a {folder.pipeline}; compare pipelines of one class"
+            )
 
 
 def pruned_component(runs: dict[str, Folder]) -> str | None:
     """The component that the records of the pruned folders name; None if they have no record."""
     records = [folder.path / RECORD for folder in runs.values()]
-    found = sorted({str(component) for file in records if file.is_file() and (component := read_json(file).get("component"))})
+    found = sorted(
+        {
+            str(component)
+            for file in records
+            if file.is_file() and (component := read_json(file).get("component"))
+        }
+    )
     if len(found) > 1:
-        raise UserError(f"component: expected runs of one pruned component, found {' and '.join(found)}; evaluate them apart, or give --component")
+        raise UserError(
+            f"component: expected runs of one pruned component, found {' and '.join(found)}; evaluate them apart, or give --component"
+        )
     return found[0] if found else None
 
 
 def named_runs(folders: list[Folder]) -> dict[str, Folder]:
     """Run folders by their names; with their parent's where two would be called the same."""
     short = [folder.path.resolve().name for folder in folders]
-    long = [f"{folder.path.resolve().parent.name}-{name}" for folder, name in zip(folders, short, strict=True)]
-    names = [b if short.count(a) > 1 or a == "dense" else a for a, b in zip(short, long, strict=True)]
+    long = [
+        f"{folder.path.resolve().parent.name}-{name}"
+        for folder, name in zip(folders, short, strict=True)
+    ]
+    names = [
+        b if short.count(a) > 1 or a == "dense" else a for a, b in zip(short, long, strict=True)
+    ]
     if len(set(names)) < len(names):
-        raise UserError(f"evaluate: the same folder, or the same name, twice: {', '.join(str(folder.path) for folder in folders)}")
+        raise UserError(
+            f"evaluate: the same folder, or the same name, twice: {', '.join(str(folder.path) for folder in folders)}"
+        )
     return dict(zip(names, folders, strict=True))
 
 
@@ -154,9 +198,13 @@ def verify(args: argparse.Namespace) -> None:
 def check_page(page: Path, overwrite: bool) -> None:
     """UserError unless the page can be written, and replaces at most another page."""
     if page.is_dir() or page.suffix not in (".html", ".htm"):
-        raise UserError(f"output: expected the name of a page that ends in .html, found {str(page)!r}")
+        raise UserError(
+            f"output: expected the name of a page that ends in .html, found {str(page)!r}"
+        )
     if page.exists() and not overwrite:
-        raise UserError(f"output: {page} exists already; choose another, or give --overwrite to replace it")
+        raise UserError(
+            f"output: {page} exists already; choose another, or give --overwrite to replace it"
+        )
     check_output(page.with_name(page.name + ".part"), overwrite=True)
 
 

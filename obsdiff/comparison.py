@@ -33,8 +33,15 @@ LEGEND = "~ the difference to the best of the column is inside the noise: the 95
 
 def figures_of(results: dict[str, Any], metric: str) -> dict[str, dict[str, Any]]:
     """Name of a run, or "dense": its figure of a metric, where it was measured."""
-    rows = {DENSE: results.get("dense_metrics", {}), **{run["name"]: run["metrics"] for run in results["runs"]}}
-    return {name: row[metric] for name, row in rows.items() if row.get(metric) and row[metric]["value"] is not None}
+    rows = {
+        DENSE: results.get("dense_metrics", {}),
+        **{run["name"]: run["metrics"] for run in results["runs"]},
+    }
+    return {
+        name: row[metric]
+        for name, row in rows.items()
+        if row.get(metric) and row[metric]["value"] is not None
+    }
 
 
 def measured_metrics(results: dict[str, Any]) -> list[str]:
@@ -47,7 +54,11 @@ def near_best(figures: dict[str, dict[str, Any]], higher_is_better: bool) -> set
         return set()
     choose = max if higher_is_better else min
     best = choose(figures, key=lambda name: figures[name]["value"])
-    return {name for name, figure in figures.items() if name != best and inside_noise(figure, figures[best])}
+    return {
+        name
+        for name, figure in figures.items()
+        if name != best and inside_noise(figure, figures[best])
+    }
 
 
 def inside_noise(a: dict[str, Any], b: dict[str, Any], seed: int = 0) -> bool:
@@ -66,9 +77,15 @@ def reasons(results: dict[str, Any]) -> list[str]:
     """One line for each metric, or run of it, that was not measured: why. What all runs share is said once."""
     lines = []
     for key, metric in METRICS.items():
-        why = {run["name"]: run["metrics"][key]["why_not"] for run in results["runs"] if key in run["metrics"] and run["metrics"][key]["why_not"]}
+        why = {
+            run["name"]: run["metrics"][key]["why_not"]
+            for run in results["runs"]
+            if key in run["metrics"] and run["metrics"][key]["why_not"]
+        }
         if len(set(why.values())) == 1 and len(why) == len(results["runs"]):
             lines.append(f"{metric.title}: not run: {next(iter(why.values()))}")
         else:
-            lines += [f"{metric.title} of {name}: not run: {reason}" for name, reason in why.items()]
+            lines += [
+                f"{metric.title} of {name}: not run: {reason}" for name, reason in why.items()
+            ]
     return lines

@@ -42,22 +42,41 @@ def run_demo(output: Path, overwrite: bool = False) -> None:
     began = time.perf_counter()
     with whole_folder(output, overwrite) as inside:
         say("one dense pass over the calibration prompts, which all six share")
-        configs = {name: PruningConfig(num_prompts=CALIBRATION_PROMPTS, **settings, **changes) for name, changes in ROADS.items()}
+        configs = {
+            name: PruningConfig(num_prompts=CALIBRATION_PROMPTS, **settings, **changes)
+            for name, changes in ROADS.items()
+        }
         known = read_prompts(path / "calibration_prompts.txt")
         runs = {}
         with dense_pass(load_pipeline(folder)[0], known, list(configs.values())) as dense:
             for name, config in configs.items():
                 say(f"{name}: pruning ({time.perf_counter() - began:.0f} s so far)")
-                target = inside / "models" / name.replace(" %", "").replace(" ", "-").replace(":", "of")
+                target = (
+                    inside / "models" / name.replace(" %", "").replace(" ", "-").replace(":", "of")
+                )
                 runs[name] = prune_into(target, folder, known, config, dense)
-        say(f"drawing {len(prompts)} prompts with each, measuring ({time.perf_counter() - began:.0f} s so far)")
-        job = Job(folder, runs, prompts, seeds, settings, folder.denoiser(None), rounds=ROUNDS, label=MODEL, judges=find_judges({}, path))
+        say(
+            f"drawing {len(prompts)} prompts with each, measuring ({time.perf_counter() - began:.0f} s so far)"
+        )
+        job = Job(
+            folder,
+            runs,
+            prompts,
+            seeds,
+            settings,
+            folder.denoiser(None),
+            rounds=ROUNDS,
+            label=MODEL,
+            judges=find_judges({}, path),
+        )
         evaluate(job, inside / "run")
         write_page([inside / "run"], inside / "demo.html")
     say(f"{output / 'demo.html'}: the page ({time.perf_counter() - began:.0f} s in all)")
 
 
-def prune_into(target: Path, folder: Folder, prompts: list[str], config: PruningConfig, dense: DensePass) -> Any:
+def prune_into(
+    target: Path, folder: Folder, prompts: list[str], config: PruningConfig, dense: DensePass
+) -> Any:
     """Prune the dense pipeline of a folder into another one; the new folder, opened."""
     pipe, formats = load_pipeline(folder)
     report = prune_(pipe, prompts, config, dense=dense)

@@ -27,10 +27,21 @@ class DenseStream:
     `reach`: first and last segment of each package. CalibrationError for a layer whose tokens are not those of the pruned model.
     """
 
-    def __init__(self, run: Run, denoiser: nn.Module, trajectory: Trajectory, packages: list[Package], reach: list[tuple[int, int]]):
-        expert = next((layer for package in packages for layer in package.layers if is_expert(layer)), None)
+    def __init__(
+        self,
+        run: Run,
+        denoiser: nn.Module,
+        trajectory: Trajectory,
+        packages: list[Package],
+        reach: list[tuple[int, int]],
+    ):
+        expert = next(
+            (layer for package in packages for layer in package.layers if is_expert(layer)), None
+        )
         if expert:
-            raise CalibrationError(f"asymmetric: {expert} may be sent other tokens by the pruned model; leave it out with --exclude '*.experts.*'")
+            raise CalibrationError(
+                f"asymmetric: {expert} may be sent other tokens by the pruned model; leave it out with --exclude '*.experts.*'"
+            )
         self.run, self.denoiser, self.packages, self.reach = run, denoiser, packages, reach
         self.trajectory = replace(trajectory, outputs=[{} for _ in trajectory.recording.calls])
         self.copies: dict[str, Twin] = {}
@@ -51,8 +62,15 @@ class DenseStream:
 
     def go_on(self, package: int) -> None:
         """Copy the segments of a package that packages before it prune, before they do, and forget those that are left behind."""
-        first = self.reach[package][0] if package < len(self.packages) else len(self.trajectory.order.names)
-        shared = [self.trajectory.order.names[i] for i in range(first, max(last for _, last in self.reach[:package]) + 1)]
+        first = (
+            self.reach[package][0]
+            if package < len(self.packages)
+            else len(self.trajectory.order.names)
+        )
+        shared = [
+            self.trajectory.order.names[i]
+            for i in range(first, max(last for _, last in self.reach[:package]) + 1)
+        ]
         self.keep(shared)
 
     def keep(self, names: list[str]) -> None:
@@ -70,9 +88,22 @@ class DenseStream:
         border = following[0][0] if following else first
         seen: dict[Tap, list[Tensor]] = {tap: [] for tap in self.packages[package].taps}
         with self.dense():
-            hooks = (self.denoiser.get_submodule(tap.layers[0]).register_forward_pre_hook(partial(note, inputs)) for tap, inputs in seen.items())
+            hooks = (
+                self.denoiser.get_submodule(tap.layers[0]).register_forward_pre_hook(
+                    partial(note, inputs)
+                )
+                for tap, inputs in seen.items()
+            )
             with hooked(hooks):
-                again(self.run, self.denoiser, self.trajectory, number, first, border, max(last, border - 1))
+                again(
+                    self.run,
+                    self.denoiser,
+                    self.trajectory,
+                    number,
+                    first,
+                    border,
+                    max(last, border - 1),
+                )
         return seen
 
     @contextlib.contextmanager
@@ -92,4 +123,6 @@ class DenseStream:
 
 
 def note(inputs: list[Tensor], module: nn.Module, args: tuple[Tensor, ...]) -> None:
-    inputs.append(args[0].detach().clone())  # a block may change its input in place once it has been read
+    inputs.append(
+        args[0].detach().clone()
+    )  # a block may change its input in place once it has been read

@@ -13,7 +13,9 @@ from .errors import UserError
 from .running import Prompt, arguments_of, refused, replaced
 
 
-def draw(pipe: Any, prompts: list[str], seeds: list[int], settings: dict[str, Any], batch_size: int = 4) -> tuple[list[Image], torch.Tensor]:
+def draw(
+    pipe: Any, prompts: list[str], seeds: list[int], settings: dict[str, Any], batch_size: int = 4
+) -> tuple[list[Image], torch.Tensor]:
     """Pictures, and the final latents (N, C, h, w) as the VAE got them, a seed for each prompt. The pipeline's progress bar is
     switched off."""
     images: list[Image] = []
@@ -21,8 +23,12 @@ def draw(pipe: Any, prompts: list[str], seeds: list[int], settings: dict[str, An
     pipe.set_progress_bar_config(disable=True)
     with recorded_latents(pipe, latents), refused(pipe), torch.no_grad():
         for i in range(0, len(prompts), batch_size):
-            generators = [torch.Generator(pipe.device).manual_seed(s) for s in seeds[i : i + batch_size]]
-            images += pipe(prompt=prompts[i : i + batch_size], generator=generators, **settings).images
+            generators = [
+                torch.Generator(pipe.device).manual_seed(s) for s in seeds[i : i + batch_size]
+            ]
+            images += pipe(
+                prompt=prompts[i : i + batch_size], generator=generators, **settings
+            ).images
     return images, torch.cat(latents)
 
 
@@ -39,7 +45,9 @@ def recorded_latents(pipe: Any, latents: list[torch.Tensor]) -> Iterator[None]:
         yield
 
 
-def denoiser_call(pipe: Any, denoiser: torch.nn.Module, prompt: Prompt, settings: dict[str, Any]) -> dict[str, Any]:
+def denoiser_call(
+    pipe: Any, denoiser: torch.nn.Module, prompt: Prompt, settings: dict[str, Any]
+) -> dict[str, Any]:
     """The keyword arguments of the denoiser's first call when the pipeline draws one picture."""
     found: list[dict[str, Any]] = []
 
@@ -54,11 +62,16 @@ def denoiser_call(pipe: Any, denoiser: torch.nn.Module, prompt: Prompt, settings
     handle = denoiser.register_forward_pre_hook(hook, with_kwargs=True)
     try:
         with contextlib.suppress(Enough), refused(pipe), torch.no_grad():
-            pipe(**settings | arguments_of([prompt]), generator=torch.Generator(pipe.device).manual_seed(0))
+            pipe(
+                **settings | arguments_of([prompt]),
+                generator=torch.Generator(pipe.device).manual_seed(0),
+            )
     finally:
         handle.remove()
     if not found:
-        raise UserError(f"{type(pipe).__name__} draws without calling this {type(denoiser).__name__}: expected its denoiser; see --component")
+        raise UserError(
+            f"{type(pipe).__name__} draws without calling this {type(denoiser).__name__}: expected its denoiser; see --component"
+        )
     return found[0]
 
 

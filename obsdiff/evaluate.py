@@ -34,7 +34,12 @@ from .unfinished import WORK, check_place, finish, kept_json, open_part, write_j
 
 SCHEMA = 1
 RESULTS = "results.json"
-OF_DENOISER = ("sample_size", "in_channels", "out_channels", "patch_size")  # what fixes the shape of the latents
+OF_DENOISER = (
+    "sample_size",
+    "in_channels",
+    "out_channels",
+    "patch_size",
+)  # what fixes the shape of the latents
 OF_VAE = ("latent_channels", "block_out_channels")  # and how many pixels they become
 
 
@@ -61,20 +66,41 @@ class Job:
 
     def key(self, name: str) -> str:
         """The name of a run's folder of pictures: its place, and its name as far as a file system takes it."""
-        return f"{list(self.folders).index(name):02}-{re.sub(r'[^0-9A-Za-z]+', '-', name).strip('-')}"
+        return (
+            f"{list(self.folders).index(name):02}-{re.sub(r'[^0-9A-Za-z]+', '-', name).strip('-')}"
+        )
 
     def fingerprint(self) -> dict[str, Any]:
         """What has to be the same for a run to go on from another's files."""
-        models = {name: [str(folder.path.absolute()), stamps(folder)] for name, folder in self.folders.items()}
-        call = {"prompts": self.prompts, "seeds": self.seeds, "settings": self.settings, "batch_size": self.batch_size}
-        return {"models": models, "component": self.component, **call, "rounds": self.rounds, "versions": versions()}
+        models = {
+            name: [str(folder.path.absolute()), stamps(folder)]
+            for name, folder in self.folders.items()
+        }
+        call = {
+            "prompts": self.prompts,
+            "seeds": self.seeds,
+            "settings": self.settings,
+            "batch_size": self.batch_size,
+        }
+        return {
+            "models": models,
+            "component": self.component,
+            **call,
+            "rounds": self.rounds,
+            "versions": versions(),
+        }
 
 
 def stamps(folder: Folder) -> dict[str, list[int]]:
     """Size and time of every file of a pipeline, by its path."""
-    files = sorted(file for file in folder.path.rglob("*") if file.suffix in (".json", ".safetensors"))
+    files = sorted(
+        file for file in folder.path.rglob("*") if file.suffix in (".json", ".safetensors")
+    )
     files += [folder.single_file] if folder.single_file else []
-    return {os.path.relpath(file, folder.path): [file.stat().st_size, file.stat().st_mtime_ns] for file in files}
+    return {
+        os.path.relpath(file, folder.path): [file.stat().st_size, file.stat().st_mtime_ns]
+        for file in files
+    }
 
 
 def check_comparable(dense: Folder, runs: dict[str, Folder], component: str) -> None:
@@ -92,8 +118,14 @@ def check_comparable(dense: Folder, runs: dict[str, Folder], component: str) -> 
 
 def way_of_drawing(folder: Folder, component: str) -> dict[str, dict[str, Any]]:
     """What has to be the same for two pipelines to draw the same pictures, but for their weights: by part and setting."""
-    denoiser, vae = folder.config(folder.denoiser(component)), folder.config("vae") if "vae" in folder.components else {}
-    sizes = {"vae": {key: vae.get(key) for key in OF_VAE}, component: {key: denoiser.get(key) for key in OF_DENOISER}}
+    denoiser, vae = (
+        folder.config(folder.denoiser(component)),
+        folder.config("vae") if "vae" in folder.components else {},
+    )
+    sizes = {
+        "vae": {key: vae.get(key) for key in OF_VAE},
+        component: {key: denoiser.get(key) for key in OF_DENOISER},
+    }
     return sizes | {"scheduler": scheduler_of(folder)}
 
 
@@ -102,18 +134,27 @@ def scheduler_of(folder: Folder) -> dict[str, Any]:
     import diffusers
 
     name = (read_json(folder.path / "model_index.json").get("scheduler") or [None])[-1]
-    kind, file = getattr(diffusers, str(name), None), folder.path / "scheduler" / "scheduler_config.json"
+    kind, file = (
+        getattr(diffusers, str(name), None),
+        folder.path / "scheduler" / "scheduler_config.json",
+    )
     if kind is None:
-        raise UserError(f"{folder.path}: expected a scheduler of diffusers in model_index.json, found {name!r}")
+        raise UserError(
+            f"{folder.path}: expected a scheduler of diffusers in model_index.json, found {name!r}"
+        )
     config = read_json(file)
     try:
         settings = kind.from_config(config).config
     except (TypeError, ValueError, AttributeError, RuntimeError) as error:
         raise UserError(f"{file}: diffusers can't make a {name} of it: {error}") from error
-    return {"class": name} | {key: value for key, value in settings.items() if not key.startswith("_")}
+    return {"class": name} | {
+        key: value for key, value in settings.items() if not key.startswith("_")
+    }
 
 
-def evaluate(job: Job, output: Path, resume: bool = False, overwrite: bool = False) -> dict[str, Any]:
+def evaluate(
+    job: Job, output: Path, resume: bool = False, overwrite: bool = False
+) -> dict[str, Any]:
     """Run the job and write the folder; returns what results.json holds. UserError for an output that can't be written."""
     check_output(output, overwrite)
     check_place(output, [folder.path for folder in job.folders.values()])
@@ -127,7 +168,9 @@ def fill(job: Job, part: Path, output: Path) -> dict[str, Any]:
     latents = {name: drawn_latents(job, name, part) for name in job.folders}
     metrics = measure(job, images, latents, part)
     costs = {name: cost(job, name, part) for name in job.folders}
-    runs = [entry(name, job, costs[name], metrics[name], images[name], part.parent) for name in job.runs]
+    runs = [
+        entry(name, job, costs[name], metrics[name], images[name], part.parent) for name in job.runs
+    ]
     results = results_of(job, images[DENSE], costs[DENSE], metrics[DENSE], runs)
     write_json(part / RESULTS, results)
     finish(part, output)
@@ -140,15 +183,25 @@ def draw_missing(job: Job, name: str, part: Path) -> list[str]:
     folder = part / WORK / "latents" / job.key(name)
     folder.mkdir(parents=True, exist_ok=True)
     firsts = range(0, len(job.prompts), job.batch_size)
-    batches = {i: [folder / f"{i:06}.safetensors", *(part / path for path in paths[i : i + job.batch_size])] for i in firsts}
+    batches = {
+        i: [
+            folder / f"{i:06}.safetensors",
+            *(part / path for path in paths[i : i + job.batch_size]),
+        ]
+        for i in firsts
+    }
     missing = [i for i in firsts if not all(file.exists() for file in batches[i])]
     if missing:
         pipe, _ = load_pipeline(job.folders[name])
         with counting(f"drawing {name}", len(job.prompts)) as advance:
-            advance(sum(len(job.prompts[i : i + job.batch_size]) for i in firsts if i not in missing))
+            advance(
+                sum(len(job.prompts[i : i + job.batch_size]) for i in firsts if i not in missing)
+            )
             for i in missing:
                 prompts = job.prompts[i : i + job.batch_size]
-                images, latents = draw(pipe, prompts, job.seeds[i : i + job.batch_size], job.settings, job.batch_size)
+                images, latents = draw(
+                    pipe, prompts, job.seeds[i : i + job.batch_size], job.settings, job.batch_size
+                )
                 save_images(images, part, paths[i : i + job.batch_size])
                 beside = folder / f"{i:06}.part"
                 save_file({"latents": latents.contiguous()}, beside)
@@ -158,13 +211,23 @@ def draw_missing(job: Job, name: str, part: Path) -> list[str]:
 
 
 def drawn_latents(job: Job, name: str, part: Path) -> torch.Tensor:
-    return torch.cat([load_file(file)["latents"] for file in sorted((part / WORK / "latents" / job.key(name)).glob("*.safetensors"))])
+    return torch.cat(
+        [
+            load_file(file)["latents"]
+            for file in sorted((part / WORK / "latents" / job.key(name)).glob("*.safetensors"))
+        ]
+    )
 
 
-def measure(job: Job, images: dict[str, list[str]], latents: dict[str, torch.Tensor], part: Path) -> Scores:
+def measure(
+    job: Job, images: dict[str, list[str]], latents: dict[str, torch.Tensor], part: Path
+) -> Scores:
     """The figures of every pipeline, from the pictures as they were saved."""
     say(f"measuring the pictures of {len(images)} pipelines")
-    pictures = {name: [Image.open(part / file).convert("RGB") for file in files] for name, files in images.items()}
+    pictures = {
+        name: [Image.open(part / file).convert("RGB") for file in files]
+        for name, files in images.items()
+    }
     return all_figures(pictures, latents, DENSE, job.prompts, job.judges)
 
 
@@ -183,7 +246,10 @@ def measure_cost(job: Job, name: str) -> dict[str, Any]:
     found: dict[str, Any] = cost_on_disk(folder.components[job.component])
     pipe, _ = load_pipeline(folder)
     pipe.set_progress_bar_config(disable=True)
-    found["macs"] = step_macs(getattr(pipe, job.component), denoiser_call(pipe, getattr(pipe, job.component), job.prompts[0], job.settings))
+    found["macs"] = step_macs(
+        getattr(pipe, job.component),
+        denoiser_call(pipe, getattr(pipe, job.component), job.prompts[0], job.settings),
+    )
     record = record_of(folder)
     found |= leaving(record.get("groups", []))
     if record:
@@ -205,7 +271,14 @@ def record_of(folder: Folder) -> dict[str, Any]:
     return read_record(folder.path) if (folder.path / RECORD).is_file() else {}
 
 
-def entry(name: str, job: Job, cost: dict[str, Any], metrics: dict[str, Any], images: list[str], near: Path) -> dict[str, Any]:
+def entry(
+    name: str,
+    job: Job,
+    cost: dict[str, Any],
+    metrics: dict[str, Any],
+    images: list[str],
+    near: Path,
+) -> dict[str, Any]:
     """One element of `runs` in results.json. A pipeline below the folder `near`, where the run lies, is named relative to it."""
     folder, record = job.runs[name].path, record_of(job.runs[name])
     return {
@@ -214,13 +287,21 @@ def entry(name: str, job: Job, cost: dict[str, Any], metrics: dict[str, Any], im
         "config": record.get("config", {}),
         "cost": cost,
         "metrics": metrics,
-        "prompts_calibrated_on": len(set(job.prompts) & {p for p in record.get("prompts", []) if isinstance(p, str)}),
+        "prompts_calibrated_on": len(
+            set(job.prompts) & {p for p in record.get("prompts", []) if isinstance(p, str)}
+        ),
         "layers": record.get("layers", []),
         "images": images,
     }
 
 
-def results_of(job: Job, dense_images: list[str], dense_cost: dict[str, Any], dense_metrics: dict[str, Any], runs: list[dict]) -> dict[str, Any]:
+def results_of(
+    job: Job,
+    dense_images: list[str],
+    dense_cost: dict[str, Any],
+    dense_metrics: dict[str, Any],
+    runs: list[dict],
+) -> dict[str, Any]:
     """results.json, schema 1. Image paths are relative to the folder."""
     return {
         "schema": SCHEMA,

@@ -29,8 +29,12 @@ class Folder:
     pipeline: str
     components: dict[str, Tensors]
     left_out: tuple[str, ...] = ()  # components that model_index.json declares as null
-    classes: dict[str, tuple[str, str]] = field(default_factory=dict)  # library and class of each component
-    single_file: Path | None = None  # holds the weights, in its authors' layout; `path` has the configs
+    classes: dict[str, tuple[str, str]] = field(
+        default_factory=dict
+    )  # library and class of each component
+    single_file: Path | None = (
+        None  # holds the weights, in its authors' layout; `path` has the configs
+    )
 
     @property
     def source(self) -> Path:
@@ -40,7 +44,9 @@ class Folder:
     def denoiser(self, component: str | None) -> str:
         """Name of the component to prune, or a UserError that says which there are."""
         if component is not None and component not in self.components:
-            raise UserError(f"component: {self.source} has {', '.join(self.components)}; found {component!r}")
+            raise UserError(
+                f"component: {self.source} has {', '.join(self.components)}; found {component!r}"
+            )
         self.require_unquantised()
         for name in (component,) if component else DENOISERS:
             if name in self.components:
@@ -59,7 +65,9 @@ class Folder:
         for (variant, variants), names in chosen.items():
             others = " and ".join(v for v in variants if v != variant)
             what = f"{self.source}: takes the {variant or 'plain'} files of {', '.join(names)}"
-            lines.append(what + (f"; there are {others} files, too" if others else "; there are no others"))
+            lines.append(
+                what + (f"; there are {others} files, too" if others else "; there are no others")
+            )
         return lines + (self.single_file_notes() if self.single_file else [])
 
     def single_file_notes(self) -> list[str]:
@@ -67,7 +75,13 @@ class Folder:
         own = [name for name, tensors in self.components.items() if not tensors.original]
         without = [name for name in self.left_out if (self.path / name).is_dir()]
         taken = [f"{self.source}: holds no {', '.join(own)}: taken from {self.path}"] if own else []
-        return taken + ([f"{self.source}: holds no {', '.join(without)}, and {self.path} has no weights: left out"] if without else [])
+        return taken + (
+            [
+                f"{self.source}: holds no {', '.join(without)}, and {self.path} has no weights: left out"
+            ]
+            if without
+            else []
+        )
 
     def require_text(self) -> None:
         """UserError for a pipeline whose text encoders are all declared as missing."""
@@ -85,9 +99,15 @@ class Folder:
             packed = tensors.packed
             if declared or packed:
                 method = declared.get("quant_method") if isinstance(declared, dict) else declared
-                found = f"quantization_config of {method!r} in its config.json" if declared else f"{tensors.formats[packed]} in {packed}"
+                found = (
+                    f"quantization_config of {method!r} in its config.json"
+                    if declared
+                    else f"{tensors.formats[packed]} in {packed}"
+                )
                 where = self.source if tensors.original and not declared else self.path / name
-                raise UserError(f"{where}: expected unquantised weights, found {found}; prune the unquantised pipeline, then quantise the result")
+                raise UserError(
+                    f"{where}: expected unquantised weights, found {found}; prune the unquantised pipeline, then quantise the result"
+                )
 
     def config(self, component: str) -> dict[str, Any]:
         return read_json(self.path / component / "config.json")
@@ -114,7 +134,9 @@ def find_model(model: str) -> Path:
         raise UserError(f"model: expected a pipeline folder, found the file {path}")
     if re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", model):
         return download(model)
-    raise UserError(f"model: no folder and no built-in model is named {model!r}; built-in: {', '.join(BUILTINS)}")
+    raise UserError(
+        f"model: no folder and no built-in model is named {model!r}; built-in: {', '.join(BUILTINS)}"
+    )
 
 
 def download(hub_id: str) -> Path:
@@ -122,10 +144,18 @@ def download(hub_id: str) -> Path:
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     try:
-        return Path(snapshot_download(hub_id, allow_patterns=["*.json", "*.safetensors", "*.txt", "*.model"], etag_timeout=5))
+        return Path(
+            snapshot_download(
+                hub_id,
+                allow_patterns=["*.json", "*.safetensors", "*.txt", "*.model"],
+                etag_timeout=5,
+            )
+        )
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise UserError(f"model: {hub_id!r} is no folder here, and the hub did not give it: {reason[:160]}") from None
+        raise UserError(
+            f"model: {hub_id!r} is no folder here, and the hub did not give it: {reason[:160]}"
+        ) from None
 
 
 def open_folder(path: Path, weights: bool = True) -> Folder:
@@ -134,12 +164,18 @@ def open_folder(path: Path, weights: bool = True) -> Folder:
     index_file = path / "model_index.json"
     if not index_file.is_file():
         lora = path / "pytorch_lora_weights.safetensors"
-        what = f"it has {lora.name} alone, a LoRA; load it into its pipeline and {FUSE}" if lora.is_file() else "it has no model_index.json"
+        what = (
+            f"it has {lora.name} alone, a LoRA; load it into its pipeline and {FUSE}"
+            if lora.is_file()
+            else "it has no model_index.json"
+        )
         raise UserError(f"{path} is no diffusers pipeline: {what}")
     index = read_json(index_file)
     pipeline = index.get("_class_name")
     if not isinstance(pipeline, str):
-        raise UserError(f"{index_file}: expected a pipeline class in _class_name, found {pipeline!r}")
+        raise UserError(
+            f"{index_file}: expected a pipeline class in _class_name, found {pipeline!r}"
+        )
     components, classes, left_out = {}, {}, []
     for name, value in index.items():
         if name.startswith("_") or not isinstance(value, list):
@@ -149,12 +185,18 @@ def open_folder(path: Path, weights: bool = True) -> Folder:
             continue
         folder = path / name
         if not re.fullmatch(r"\w{1,100}", name) or not folder.is_dir():
-            raise UserError(f"{path}: model_index.json names the component {name!r}, but there is no such folder")
+            raise UserError(
+                f"{path}: model_index.json names the component {name!r}, but there is no such folder"
+            )
         if not any(folder.iterdir()):
-            raise UserError(f"{folder} is empty, but model_index.json names this component; fetch the pipeline again")
+            raise UserError(
+                f"{folder} is empty, but model_index.json names this component; fetch the pipeline again"
+            )
         if (folder / "config.json").is_file():
             if len(value) != 2 or not all(isinstance(part, str) for part in value):
-                raise UserError(f"{index_file}: expected [library, class] for {name}, found {value!r}")
+                raise UserError(
+                    f"{index_file}: expected [library, class] for {name}, found {value!r}"
+                )
             components[name], classes[name] = read_component(folder, weights), tuple(value)
     return Folder(path, pipeline, components, tuple(left_out), classes)
 
@@ -164,7 +206,9 @@ def read_prompts(file: Path) -> list[str]:
     try:
         lines = file.read_text(encoding="utf-8-sig").splitlines()
     except UnicodeDecodeError as error:
-        raise UserError(f"prompts: {file} is not UTF-8: byte {error.start} is {error.object[error.start]:#04x}; save it as UTF-8") from None
+        raise UserError(
+            f"prompts: {file} is not UTF-8: byte {error.start} is {error.object[error.start]:#04x}; save it as UTF-8"
+        ) from None
     except OSError as error:
         raise UserError(f"prompts: {file} can't be read: {error.strerror}") from None
     prompts = [line.strip() for line in lines if line.strip()]
@@ -180,7 +224,9 @@ def check_output(output: Path, overwrite: bool) -> None:
     if output.is_file():
         raise UserError(f"output: {output} is a file; choose another name")
     if (output.exists() or output.is_symlink()) and not overwrite:
-        raise UserError(f"output: {output} exists already; choose another, or give --overwrite to replace it")
+        raise UserError(
+            f"output: {output} exists already; choose another, or give --overwrite to replace it"
+        )
     parent = output.absolute().parent
     while not parent.exists():
         parent = parent.parent
@@ -189,4 +235,6 @@ def check_output(output: Path, overwrite: bool) -> None:
     try:
         Path(tempfile.mkdtemp(prefix=".obsdiff-", dir=parent)).rmdir()
     except OSError as error:
-        raise UserError(f"output: {output} can't be written: {error.strerror} in {parent}") from None
+        raise UserError(
+            f"output: {output} can't be written: {error.strerror} in {parent}"
+        ) from None

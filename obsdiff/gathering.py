@@ -56,7 +56,9 @@ class Site:
         for tap, hessian in hessians.items():
             self.ranks.add_(hessian, self.owners.get(tap))
             if not hessian.samples:
-                raise CalibrationError(f"{tap.layers[0]} saw no token in any of {self.ranks.size} processes; take more prompts or steps")
+                raise CalibrationError(
+                    f"{tap.layers[0]} saw no token in any of {self.ranks.size} processes; take more prompts or steps"
+                )
         return hessians
 
 
@@ -73,28 +75,58 @@ class DensePass:
     def of(self, taps: tuple[Tap, ...]) -> Hessians:
         missing = [tap.layers[0] for tap in taps if tap.layers[0] not in self.hessians]
         if missing:
-            raise UserError(f"dense pass: it has no Hessian for {missing[0]} and {len(missing) - 1} others; give dense_pass this config as well")
+            raise UserError(
+                f"dense pass: it has no Hessian for {missing[0]} and {len(missing) - 1} others; give dense_pass this config as well"
+            )
         return {tap: self.hessians[tap.layers[0]] for tap in taps}
 
 
-def live(site: Site, packages: list[Package], dense: DensePass | None = None, solved: Set[str] = frozenset()) -> Iterator[Hessians]:
+def live(
+    site: Site,
+    packages: list[Package],
+    dense: DensePass | None = None,
+    solved: Set[str] = frozenset(),
+) -> Iterator[Hessians]:
     """The paper's: every package draws all calibration prompts anew."""
     for package in packages:
         if solved >= set(package.layers):
             yield {}
         else:
-            yield site.added_up(calibrate(site.run, site.denoiser, list(package.taps), site.plan, site.device, site.on_call))
+            yield site.added_up(
+                calibrate(
+                    site.run,
+                    site.denoiser,
+                    list(package.taps),
+                    site.plan,
+                    site.device,
+                    site.on_call,
+                )
+            )
 
 
-def single(site: Site, packages: list[Package], dense: DensePass | None = None, solved: Set[str] = frozenset()) -> Iterator[Hessians]:
+def single(
+    site: Site,
+    packages: list[Package],
+    dense: DensePass | None = None,
+    solved: Set[str] = frozenset(),
+) -> Iterator[Hessians]:
     """Everything from one dense pass."""
-    wanted = [[tap for tap in package.taps if not solved >= set(tap.layers)] for package in packages]
-    own = dense or (gather(site, list(chain(*wanted)), "single") if any(wanted) else DensePass(site.plan))
+    wanted = [
+        [tap for tap in package.taps if not solved >= set(tap.layers)] for package in packages
+    ]
+    own = dense or (
+        gather(site, list(chain(*wanted)), "single") if any(wanted) else DensePass(site.plan)
+    )
     for taps in wanted:
         yield own.of(tuple(taps))
 
 
-def replay(site: Site, packages: list[Package], dense: DensePass | None = None, solved: Set[str] = frozenset()) -> Iterator[Hessians]:
+def replay(
+    site: Site,
+    packages: list[Package],
+    dense: DensePass | None = None,
+    solved: Set[str] = frozenset(),
+) -> Iterator[Hessians]:
     """The first package from the dense pass, the others by replay."""
     done = leading(packages, solved)
     if done == len(packages):
@@ -102,7 +134,13 @@ def replay(site: Site, packages: list[Package], dense: DensePass | None = None, 
         return
     first, begin = () if done else packages[0].taps, max(1, done)
     own = dense or gather(site, list(first), "replay")
-    stream = DenseStream(site.run, site.denoiser, own.trajectory, packages, spans(packages, own.trajectory)) if site.asymmetric else None
+    stream = (
+        DenseStream(
+            site.run, site.denoiser, own.trajectory, packages, spans(packages, own.trajectory)
+        )
+        if site.asymmetric
+        else None
+    )
     with contextlib.closing(stream) if stream else contextlib.nullcontext():
         if stream:
             stream.begin(begin)
@@ -110,16 +148,33 @@ def replay(site: Site, packages: list[Package], dense: DensePass | None = None, 
         if not dense:
             own.hessians.clear()
         yield from ({} for _ in packages[1:done])
-        for found in replayed(site.run, site.denoiser, own.trajectory, packages, site.plan, site.device, site.on_call, begin, stream):
+        for found in replayed(
+            site.run,
+            site.denoiser,
+            own.trajectory,
+            packages,
+            site.plan,
+            site.device,
+            site.on_call,
+            begin,
+            stream,
+        ):
             yield site.added_up(found)
 
 
 def leading(packages: list[Package], solved: Set[str]) -> int:
     """How many packages, from the first on, are solved."""
-    return next((i for i, package in enumerate(packages) if not solved >= set(package.layers)), len(packages))
+    return next(
+        (i for i, package in enumerate(packages) if not solved >= set(package.layers)),
+        len(packages),
+    )
 
 
-GATHER: dict[str, Callable[..., Iterator[Hessians]]] = {"live": live, "replay": replay, "single": single}
+GATHER: dict[str, Callable[..., Iterator[Hessians]]] = {
+    "live": live,
+    "replay": replay,
+    "single": single,
+}
 
 
 def gather(site: Site, taps: list[Tap], calibration: str) -> DensePass:
@@ -127,19 +182,37 @@ def gather(site: Site, taps: list[Tap], calibration: str) -> DensePass:
     trajectory = None
     if calibration == "replay":
         shelf = Shelf(site.store, site.device)
-        trajectory, found = record(site.run, site.denoiser, site.blocks, taps, site.plan, shelf, site.device, site.on_call)
+        trajectory, found = record(
+            site.run, site.denoiser, site.blocks, taps, site.plan, shelf, site.device, site.on_call
+        )
     else:
-        found = calibrate(site.run, site.denoiser, taps, site.plan, site.device, site.on_call, store=site.store)
+        found = calibrate(
+            site.run, site.denoiser, taps, site.plan, site.device, site.on_call, store=site.store
+        )
     site.added_up(found)
     if site.plan.held_out:
         for tap, hessian in held_out(site, taps).items():
             found[tap].held_out = hessian
-    return DensePass(site.plan, {layer: hessian for tap, hessian in found.items() for layer in tap.layers}, trajectory)
+    return DensePass(
+        site.plan,
+        {layer: hessian for tap, hessian in found.items() for layer in tap.layers},
+        trajectory,
+    )
 
 
 def held_out(site: Site, taps: list[Tap]) -> Hessians:
     """The Hessians of the prompts that are kept apart, in the same dense pass after the others."""
     try:
-        return site.added_up(calibrate(site.run, site.denoiser, taps, site.plan.held_out, site.device, site.on_call, store=site.store))
+        return site.added_up(
+            calibrate(
+                site.run,
+                site.denoiser,
+                taps,
+                site.plan.held_out,
+                site.device,
+                site.on_call,
+                store=site.store,
+            )
+        )
     except CalibrationError as error:
         raise CalibrationError(f"held-out prompts: {error}") from None

@@ -39,7 +39,12 @@ def dampings(config: PruningConfig) -> list[float]:
     return [config.damping * step for step in STEPS] if config.choose_damping else [config.damping]
 
 
-def best(tries: list[float], solve: Callable[[float], Solved], used: Callable[[Solved], float], error: Callable[[Solved], float]) -> Solved:
+def best(
+    tries: list[float],
+    solve: Callable[[float], Solved],
+    used: Callable[[Solved], float],
+    error: Callable[[Solved], float],
+) -> Solved:
     """(3): of solve(d), d from `tries` in ascending order, the one with the least error, the least damped of equal ones. used(solved): the
     damping that it took; where a failed factorisation had raised it, what lies between is not tried again.
 
@@ -69,7 +74,9 @@ def best(tries: list[float], solve: Callable[[float], Solved], used: Callable[[S
 def does_harm(weight: Tensor, repaired: Tensor, kept: Tensor, hessian: Tensor) -> bool:
     """(4): whether a repaired weight (O, I) is worse on a held-out Hessian (I, I) than the weight under
     its mask kept, (O, I) or (I,), alone."""
-    return squared_error(weight, repaired, hessian) > squared_error(weight, weight.to(repaired) * kept, hessian)
+    return squared_error(weight, repaired, hessian) > squared_error(
+        weight, weight.to(repaired) * kept, hessian
+    )
 
 
 def unrepaired(weight: Tensor, solution: Solution, hessian: Tensor) -> Solution:

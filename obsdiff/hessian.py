@@ -31,7 +31,9 @@ MIX = 0.6180339887498949  # fractional multiples of the golden ratio: fixed, unr
 TILE = (256, 512)  # rows and columns of xx that are summed together
 SPLIT = 256  # rows whose sums are computed together
 FEW = 64  # images of fewer tokens than this are not searched for equal ones
-REPEATED = 0.9  # an image with a smaller share of distinct tokens than this has its equal ones merged
+REPEATED = (
+    0.9  # an image with a smaller share of distinct tokens than this has its equal ones merged
+)
 
 
 @dataclass
@@ -51,17 +53,26 @@ class Hessian:
     cross: Tensor | None = field(default=None, repr=False)
 
     @classmethod
-    def zeros(cls, columns: int, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> "Hessian":
+    def zeros(
+        cls, columns: int, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
+    ) -> "Hessian":
         """No tokens yet."""
-        return cls(torch.zeros(columns, columns, device=device, dtype=dtype), torch.zeros(columns, device=device, dtype=dtype))
+        return cls(
+            torch.zeros(columns, columns, device=device, dtype=dtype),
+            torch.zeros(columns, device=device, dtype=dtype),
+        )
 
     @classmethod
     def mapped(cls, columns: int, file: Path) -> "Hessian":
         """No tokens yet, and the sums (float32) in a new memory-mapped file: the system keeps in memory what fits."""
         with stopped_by_disk(file), file.open("wb") as opened:
-            if hasattr(os, "posix_fallocate"):  # else a disk that fills up later ends the process on the spot
+            if hasattr(
+                os, "posix_fallocate"
+            ):  # else a disk that fills up later ends the process on the spot
                 os.posix_fallocate(opened.fileno(), 0, 4 * columns * columns)
-        xx = torch.from_file(str(file), shared=True, size=columns * columns, dtype=torch.float32).view(columns, columns)
+        xx = torch.from_file(
+            str(file), shared=True, size=columns * columns, dtype=torch.float32
+        ).view(columns, columns)
         return cls(xx, torch.zeros(columns))
 
     @property
@@ -83,7 +94,9 @@ class Hessian:
         for tile, left, right in self.tiles():
             tile.addmm_(a[:, left].T, b[:, right], alpha=weight)
         if dense is not None:
-            self.cross.addmm_((dense.reshape(-1, self.columns).to(rows) - rows).T, rows, alpha=weight)
+            self.cross.addmm_(
+                (dense.reshape(-1, self.columns).to(rows) - rows).T, rows, alpha=weight
+            )
         self.x.add_(rows.sum(0), alpha=weight)
         self.samples += len(rows)
         self.alpha += weight * len(rows)
@@ -163,15 +176,27 @@ class Hessian:
 
     def variance(self) -> Tensor:
         """Weighted variance (I,) of every input about its `mean`; rounding below zero counts as zero."""
-        square = self.placed(self.xx.diagonal() / self.alpha) if self.samples else torch.zeros_like(self.x)
+        square = (
+            self.placed(self.xx.diagonal() / self.alpha)
+            if self.samples
+            else torch.zeros_like(self.x)
+        )
         return (square - self.mean().square()).clamp_(min=0)
 
 
 def row_sums(rows: Tensor) -> Tensor:
     """A number for each row (T,) by which equal rows are known: equal ones have equal numbers, others hardly ever."""
     numbers = rows if rows.dtype == torch.float64 else rows.float()
-    mix = torch.arange(1, rows.shape[1] + 1, device=rows.device, dtype=torch.float64).mul_(MIX).frac_()
-    mix, found, mixed = mix.to(numbers), numbers.new_empty(len(rows)), numbers.new_empty(min(len(rows), SPLIT), rows.shape[1])
+    mix = (
+        torch.arange(1, rows.shape[1] + 1, device=rows.device, dtype=torch.float64)
+        .mul_(MIX)
+        .frac_()
+    )
+    mix, found, mixed = (
+        mix.to(numbers),
+        numbers.new_empty(len(rows)),
+        numbers.new_empty(min(len(rows), SPLIT), rows.shape[1]),
+    )
     for top in range(0, len(rows), SPLIT):  # new memory would cost more than the sums
         part = numbers[top : top + SPLIT]
         torch.sum(torch.mul(part, mix, out=mixed[: len(part)]), 1, out=found[top : top + SPLIT])
@@ -182,7 +207,9 @@ def factors(rows: Tensor, sums: Tensor, image: int) -> tuple[Tensor, Tensor]:
     """Two matrices whose product a^T b is the sum of x x^T over the rows (T, I), of which every `image` are an image's tokens."""
     if image < FEW:
         return rows, rows
-    pairs = [merged(part, its) for part, its in zip(rows.split(image), sums.split(image), strict=True)]
+    pairs = [
+        merged(part, its) for part, its in zip(rows.split(image), sums.split(image), strict=True)
+    ]
     if all(a is b for a, b in pairs):
         return rows, rows
     return torch.cat([a for a, _ in pairs]), torch.cat([b for _, b in pairs])
@@ -193,6 +220,8 @@ def merged(image: Tensor, sums: Tensor) -> tuple[Tensor, Tensor]:
     distinct, which, times = sums.unique(return_inverse=True, return_counts=True)
     if len(distinct) > REPEATED * len(image):
         return image, image
-    one = torch.empty_like(distinct, dtype=torch.long).scatter_(0, which, torch.arange(len(image), device=image.device))
+    one = torch.empty_like(distinct, dtype=torch.long).scatter_(
+        0, which, torch.arange(len(image), device=image.device)
+    )
     rows = image[one]
     return (rows * times.unsqueeze(1), rows) if torch.equal(rows[which], image) else (image, image)

@@ -23,16 +23,24 @@ from .stored import read_json
 from .surgery import layer_shapes
 
 LONGEST = 100_000  # text tokens
-PIXELS = ("DDPM", "DDIM", "IF")  # pipelines that draw pixels, without an autoencoder, by the start of their names
+PIXELS = (
+    "DDPM",
+    "DDIM",
+    "IF",
+)  # pipelines that draw pixels, without an autoencoder, by the start of their names
 
 
-def describe(folder: Folder, config: PruningConfig, prompts: int, paper_count: bool = False) -> dict[str, Any]:
+def describe(
+    folder: Folder, config: PruningConfig, prompts: int, paper_count: bool = False
+) -> dict[str, Any]:
     """The plan as JSON. UserError for everything that would keep the run from starting. A folder without weights is read by its
     config.json alone."""
     component = folder.denoiser(config.component)
     others = other_denoisers(folder.components, component)
     tensors = folder.components[component]
-    linears = tensors.layers(config.target) or layers_of_config(folder.config(component), config.target)
+    linears = tensors.layers(config.target) or layers_of_config(
+        folder.config(component), config.target
+    )
     blocks = require_blocks(linears, f"{folder.path}/{component}", config.target)
     units = select(blocks, config, linears)
     packages = plan_packages(blocks, linears, config)
@@ -83,17 +91,32 @@ def drawings(blocks: list[Block], packages: list[Package], config: PruningConfig
     """How many prompts allocation draws beside the calibration's: for every layer input or group once, and twice before."""
     if config.allocation != "sensitivity":
         return 0
-    tried = select_groups(blocks, config) if config.pattern == "structured" else [tap for package in packages for tap in package.taps]
+    tried = (
+        select_groups(blocks, config)
+        if config.pattern == "structured"
+        else [tap for package in packages for tap in package.taps]
+    )
     return (len(tried) + 2) * min(config.allocation_prompts, config.num_prompts - config.held_out)
 
 
-def memory(packages: list[Package], linears: Mapping[str, Shape], config: PruningConfig) -> dict[str, Any]:
+def memory(
+    packages: list[Package], linears: Mapping[str, Shape], config: PruningConfig
+) -> dict[str, Any]:
     """GiB that the run takes beside model and activations: the largest package's Hessians, of those what waits on disk (known with a
     budget alone), and the work of solving."""
     hessians = max(package.hessian_bytes for package in packages)
     work = work_bytes((tap for package in packages for tap in package.taps), linears, config)
-    on_disk = max(0.0, hessians - room(config, packages, linears)) if config.calibrating == "single" and config.memory_budget_gib else 0.0
-    return {"hessians_gib": hessians / GIB, "on_disk_gib": on_disk / GIB, "solving_gib": work / GIB, "budget_gib": config.memory_budget_gib}
+    on_disk = (
+        max(0.0, hessians - room(config, packages, linears))
+        if config.calibrating == "single" and config.memory_budget_gib
+        else 0.0
+    )
+    return {
+        "hessians_gib": hessians / GIB,
+        "on_disk_gib": on_disk / GIB,
+        "solving_gib": work / GIB,
+        "budget_gib": config.memory_budget_gib,
+    }
 
 
 def parameters(folder: Folder, component: str) -> int:
@@ -104,15 +127,24 @@ def parameters(folder: Folder, component: str) -> int:
     return sum(p.numel() for p in build_on_meta(folder.config(component)).parameters())
 
 
-def at_budget(folder: Folder, component: str, config: PruningConfig, settings: dict[str, Any]) -> PruningConfig:
+def at_budget(
+    folder: Folder, component: str, config: PruningConfig, settings: dict[str, Any]
+) -> PruningConfig:
     """The config with the uniform sparsity that would meet its target; as it is without one. UserError for a target that can't be reached."""
     if not config.budget:
         return config
     denoiser = build_on_meta(folder.config(component))
     inputs = example_inputs(denoiser, *latents_of(folder, settings), text_tokens(folder) or 0)
     if inputs is None and config.target_macs is not None:
-        raise UserError(f"inspect: target_macs: the arguments of {type(denoiser).__name__} are not known here; give target_parameters")
-    groups = select_groups(require_blocks(layer_shapes(denoiser, config.target), type(denoiser).__name__, config.target), config)
+        raise UserError(
+            f"inspect: target_macs: the arguments of {type(denoiser).__name__} are not known here; give target_parameters"
+        )
+    groups = select_groups(
+        require_blocks(
+            layer_shapes(denoiser, config.target), type(denoiser).__name__, config.target
+        ),
+        config,
+    )
     require_prunable(denoiser, groups)
     sparsity = counted(*config.budget, denoiser, groups, config, inputs or {}).sparsity
     return replace(config, sparsity=sparsity, **dict.fromkeys(BUDGETS))
@@ -125,14 +157,28 @@ def latents_of(folder: Folder, settings: dict[str, Any]) -> tuple[int, int]:
     return settings["height"] // vae_factor(folder), settings["width"] // vae_factor(folder)
 
 
-def prediction(folder: Folder, component: str, config: PruningConfig, settings: dict[str, Any], paper_count: bool) -> dict[str, Any]:
+def prediction(
+    folder: Folder,
+    component: str,
+    config: PruningConfig,
+    settings: dict[str, Any],
+    paper_count: bool,
+) -> dict[str, Any]:
     """What structured pruning would leave, counted on the meta device."""
     latents, tokens = latents_of(folder, settings), text_tokens(folder)
-    if not tokens and folder.config(component).get("_class_name", "").removeprefix(PREFIX) not in UNCONDITIONAL:
-        raise UserError(f"inspect: the number of text tokens is not known: {folder.path} has no tokenizer/tokenizer_config.json")
+    if (
+        not tokens
+        and folder.config(component).get("_class_name", "").removeprefix(PREFIX)
+        not in UNCONDITIONAL
+    ):
+        raise UserError(
+            f"inspect: the number of text tokens is not known: {folder.path} has no tokenizer/tokenizer_config.json"
+        )
     found = predict(folder.config(component), config, latents, tokens or 0)
     if paper_count:
-        found["as_the_paper_counts"] = as_the_paper_counts(folder.config(component), config, vae_factor(folder))
+        found["as_the_paper_counts"] = as_the_paper_counts(
+            folder.config(component), config, vae_factor(folder)
+        )
     return found
 
 
@@ -142,13 +188,17 @@ def resolve(folder: Folder, config: PruningConfig) -> dict[str, Any]:
 
     pipeline = getattr(diffusers, folder.pipeline, None)
     if pipeline is None:
-        raise UserError(f"{folder.path}: the installed diffusers has no pipeline {folder.pipeline!r}")
+        raise UserError(
+            f"{folder.path}: the installed diffusers has no pipeline {folder.pipeline!r}"
+        )
     known = inspect.signature(pipeline.__call__).parameters
     settings = {}
     for name in ("num_inference_steps", "guidance_scale", "height", "width"):
         default = known[name].default if name in known else None
         own = getattr(config, name)
-        settings[name] = own if own is not None else (None if default is inspect.Parameter.empty else default)
+        settings[name] = (
+            own if own is not None else (None if default is inspect.Parameter.empty else default)
+        )
     side = folder.config(folder.denoiser(config.component)).get("sample_size")
     for name in ("height", "width"):
         if settings[name] is None and isinstance(side, int):
@@ -160,7 +210,11 @@ def vae_factor(folder: Folder) -> int:
     """Pixels for each latent along a side."""
     if folder.pipeline.startswith(PIXELS):
         return 1
-    levels = folder.config("vae").get("block_out_channels", [0] * 4) if "vae" in folder.components else [0] * 4
+    levels = (
+        folder.config("vae").get("block_out_channels", [0] * 4)
+        if "vae" in folder.components
+        else [0] * 4
+    )
     return 2 ** (len(levels) - 1)
 
 
@@ -170,12 +224,20 @@ def tokens_per_call(folder: Folder, component: str, settings: dict[str, Any]) ->
     config = folder.config(component)
     text = text_tokens(folder)
     halves = 2 if guidance and guidance > 1 and not config.get("guidance_embeds") else 1
-    patch = 2 if component == "transformer" and folder.pipeline.startswith("Flux") else config.get("patch_size", 1)
+    patch = (
+        2
+        if component == "transformer" and folder.pipeline.startswith("Flux")
+        else config.get("patch_size", 1)
+    )
 
     def tokens(tap: Tap) -> int | None:
         if not height or not width:
             return None
-        down = vae_factor(folder) * (patch if isinstance(patch, int) else 1) * 2 ** level(tap.layers[0], config)
+        down = (
+            vae_factor(folder)
+            * (patch if isinstance(patch, int) else 1)
+            * 2 ** level(tap.layers[0], config)
+        )
         image = (height // down) * (width // down)
         each = {"image": image, "text": text, "joint": text and image + text}[tap.stream]
         return each and halves * each
@@ -190,7 +252,12 @@ def level(layer: str, config: dict[str, Any]) -> int:
     if parts[0] == "mid_block":
         return depth
     sampled = {"downsamplers": 1, "upsamplers": -1}.get(parts[2], 0) if len(parts) > 2 else 0
-    return sampled + {"down_blocks": int(parts[1]), "up_blocks": depth - int(parts[1])}.get(parts[0], 0) if parts[1].isdigit() else 0
+    return (
+        sampled
+        + {"down_blocks": int(parts[1]), "up_blocks": depth - int(parts[1])}.get(parts[0], 0)
+        if parts[1].isdigit()
+        else 0
+    )
 
 
 def text_tokens(folder: Folder) -> int | None:
@@ -199,19 +266,27 @@ def text_tokens(folder: Folder) -> int | None:
         return 512
     file = folder.path / "tokenizer" / "tokenizer_config.json"
     length = read_json(file).get("model_max_length", 77) if file.is_file() else None
-    if not isinstance(length, int) or not 0 < length < LONGEST:  # transformers writes 1e30 where there is no limit
+    if (
+        not isinstance(length, int) or not 0 < length < LONGEST
+    ):  # transformers writes 1e30 where there is no limit
         return None
     return length + 256 if folder.pipeline.startswith("StableDiffusion3") else length
 
 
 def as_text(plan: dict[str, Any]) -> str:
     """The plan for people."""
-    settings = ", ".join(f"{name} {value}" for name, value in plan["settings"].items() if value is not None)
+    settings = ", ".join(
+        f"{name} {value}" for name, value in plan["settings"].items() if value is not None
+    )
     kinds: dict[str, int] = {}
     for block in plan["blocks"]:
         kinds[block["kind"]] = kinds.get(block["kind"], 0) + 1
-    what = "linear layers and convolutions" if plan["config"]["target"] == "conv" else "linear layers"
-    held_out = f", {plan['config']['held_out']} of them held out" if plan["config"]["held_out"] else ""
+    what = (
+        "linear layers and convolutions" if plan["config"]["target"] == "conv" else "linear layers"
+    )
+    held_out = (
+        f", {plan['config']['held_out']} of them held out" if plan["config"]["held_out"] else ""
+    )
     lines = [
         f"{plan['path']}: {plan['pipeline']}, {plan['component']} of {plan['parameters'] / 1e6:.2f} M parameters in {plan['dtype']}, {plan['bytes'] / 1e6:.1f} MB",
         f"blocks      {', '.join(f'{count} x {kind}' for kind, count in kinds.items())}",
@@ -224,17 +299,31 @@ def as_text(plan: dict[str, Any]) -> str:
         "package  layers  Hessians GiB  tokens per column  first layer",
     ]
     for i, package in enumerate(plan["packages"]):
-        columns = [tap["tokens_per_column"] for tap in package["taps"] if tap["tokens_per_column"] is not None]
+        columns = [
+            tap["tokens_per_column"]
+            for tap in package["taps"]
+            if tap["tokens_per_column"] is not None
+        ]
         fewest = f"{min(columns):.1f}" if columns else "?"
-        lines.append(f"{i + 1:7}  {package['layers']:6}  {package['hessian_gib']:12.4f}  {fewest:>17}  {package['taps'][0]['layers'][0]}")
+        lines.append(
+            f"{i + 1:7}  {package['layers']:6}  {package['hessian_gib']:12.4f}  {fewest:>17}  {package['taps'][0]['layers'][0]}"
+        )
     lines += prediction_lines(plan["prediction"]) if plan["prediction"] else []
     if plan["budget"]:
         unit, target = plan["budget"]
         lines.append(
             f"budget      at most {target:g} of the {UNITS[unit]}: as uniform pruning at sparsity {plan['removed']:g}, which is shown; a run moves items between groups"
         )
-    lines += ["", *plan["notes"], "tokens per column: the fewest in the package, repeats counted; a run counts distinct ones"]
-    lines.append(f"not covered by any table entry, stay dense: {', '.join(plan['uncovered'])}" if plan["uncovered"] else "every layer of the blocks is covered")
+    lines += [
+        "",
+        *plan["notes"],
+        "tokens per column: the fewest in the package, repeats counted; a run counts distinct ones",
+    ]
+    lines.append(
+        f"not covered by any table entry, stay dense: {', '.join(plan['uncovered'])}"
+        if plan["uncovered"]
+        else "every layer of the blocks is covered"
+    )
     return "\n".join(lines)
 
 
@@ -247,14 +336,30 @@ def memory_line(found: dict[str, Any]) -> str:
 def prediction_lines(found: dict[str, Any]) -> list[str]:
     dense, pruned = found["dense"], found["pruned"]
     before, after = dense["parameters"], pruned["parameters"]
-    lines = ["", f"leave       {in_words(found) or 'nothing'}", f"parameters  {before / 1e6:.2f} M -> {after / 1e6:.2f} M ({after / before:.1%})"]
+    lines = [
+        "",
+        f"leave       {in_words(found) or 'nothing'}",
+        f"parameters  {before / 1e6:.2f} M -> {after / 1e6:.2f} M ({after / before:.1%})",
+    ]
     if dense["macs"]["total"] and pruned["macs"]["total"]:
         before, after = dense["macs"]["total"], pruned["macs"]["total"]
-        kinds = ", ".join(f"{kind} {dense['macs'][kind] / 1e9:.2f} -> {pruned['macs'][kind] / 1e9:.2f} G" for kind in ("linear", "convolution", "attention"))
-        lines.append(f"MACs        {before / 1e9:.2f} G -> {after / 1e9:.2f} G ({after / before:.1%}) in one forward for one picture: {kinds}")
+        kinds = ", ".join(
+            f"{kind} {dense['macs'][kind] / 1e9:.2f} -> {pruned['macs'][kind] / 1e9:.2f} G"
+            for kind in ("linear", "convolution", "attention")
+        )
+        lines.append(
+            f"MACs        {before / 1e9:.2f} G -> {after / 1e9:.2f} G ({after / before:.1%}) in one forward for one picture: {kinds}"
+        )
     else:
-        lines.append(f"MACs        not counted: {dense['macs']['why_not'] or pruned['macs']['why_not']}")
+        lines.append(
+            f"MACs        not counted: {dense['macs']['why_not'] or pruned['macs']['why_not']}"
+        )
     if paper := found.get("as_the_paper_counts"):
-        cells = [f'{paper[k]["parameters_billions"]:.3f} B, {paper[k]["teraflops"]:.3f} "TFLOPs"' for k in ("dense", "pruned")]
-        lines.append(f"the paper   {cells[0]} -> {cells[1]}: linear and convolution layers only, 1024 x 1024, 77 text tokens")
+        cells = [
+            f'{paper[k]["parameters_billions"]:.3f} B, {paper[k]["teraflops"]:.3f} "TFLOPs"'
+            for k in ("dense", "pruned")
+        ]
+        lines.append(
+            f"the paper   {cells[0]} -> {cells[1]}: linear and convolution layers only, 1024 x 1024, 77 text tokens"
+        )
     return lines

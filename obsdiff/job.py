@@ -15,7 +15,14 @@ from .packages import Package, plan_packages, select_groups
 from .prune_structured import require_prunable
 from .ranks import Ranks
 from .running import Prompt
-from .settings import call_settings, check_devices, check_prompts, choose_prompts, denoiser_name, scheduler_name
+from .settings import (
+    call_settings,
+    check_devices,
+    check_prompts,
+    choose_prompts,
+    denoiser_name,
+    scheduler_name,
+)
 from .surgery import layer_shapes
 from .unfolding import refusal
 
@@ -58,7 +65,15 @@ def job_of(pipe: Any, prompts: Sequence[Prompt], config: PruningConfig) -> Job:
     weighting = (config.step_weighting, config.step_weight_min, config.step_weight_max)
     ranks = Ranks.here()
     count = config.calibrating_of(len(chosen))
-    plan = Plan(chosen[:count], seeds[:count], call_settings(pipe, config), config.batch_size, weighting, ranks.rank, ranks.size)
+    plan = Plan(
+        chosen[:count],
+        seeds[:count],
+        call_settings(pipe, config),
+        config.batch_size,
+        weighting,
+        ranks.rank,
+        ranks.size,
+    )
     if config.held_out:
         plan = replace(plan, held_out=replace(plan, prompts=chosen[count:], seeds=seeds[count:]))
     for part in plan.parts:
@@ -69,7 +84,9 @@ def job_of(pipe: Any, prompts: Sequence[Prompt], config: PruningConfig) -> Job:
 def require_batches(plan: Plan) -> None:
     """UserError if there is no batch for one of several processes."""
     if len(list(replace(plan, rank=0, ranks=1).batches())) < plan.ranks:
-        raise UserError(f"batch_size: {plan.ranks} processes share {len(plan.prompts)} prompts in batches of {plan.batch_size}, so some would have none")
+        raise UserError(
+            f"batch_size: {plan.ranks} processes share {len(plan.prompts)} prompts in batches of {plan.batch_size}, so some would have none"
+        )
 
 
 def require_usable(denoiser: nn.Module, layers: list[str]) -> None:

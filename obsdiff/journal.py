@@ -38,11 +38,16 @@ class Journal:
     fingerprint: dict[str, Any]
 
     def __post_init__(self) -> None:
-        file, wanted = self.folder / FINGERPRINT, json.loads(json.dumps(self.fingerprint, default=str))
+        file, wanted = (
+            self.folder / FINGERPRINT,
+            json.loads(json.dumps(self.fingerprint, default=str)),
+        )
         if file.is_file():
             differ = differences(read_json(file), wanted)
             if differ:
-                raise UserError(f"resume: {self.folder} is of a run with another {differ[0]}; give what that run was given, or start anew with --overwrite")
+                raise UserError(
+                    f"resume: {self.folder} is of a run with another {differ[0]}; give what that run was given, or start anew with --overwrite"
+                )
         else:
             write_json(file, wanted)
 
@@ -71,7 +76,9 @@ class Journal:
             records = json.loads(notes["records"])
             if notes["sha256"] != digest(sorted(tensors.items())):
                 return None
-            layers = [LayerRecord(**row | {"shape": tuple(row["shape"])}) for row in records["layers"]]
+            layers = [
+                LayerRecord(**row | {"shape": tuple(row["shape"])}) for row in records["layers"]
+            ]
             return Outcome.of(tensors, layers, [GroupRecord(**row) for row in records["groups"]])
         except (SafetensorError, KeyError, ValueError, TypeError):
             return None
@@ -79,10 +86,17 @@ class Journal:
     def write(self, piece: Piece, outcome: Outcome) -> None:
         """Keep an outcome. RunStopped if the disk does not take it."""
         tensors = {name: tensor.contiguous() for name, tensor in outcome.tensors.items()}
-        records = {kind: [dataclasses.asdict(row) for row in getattr(outcome, kind)] for kind in ("layers", "groups")}
+        records = {
+            kind: [dataclasses.asdict(row) for row in getattr(outcome, kind)]
+            for kind in ("layers", "groups")
+        }
         beside = self.file(piece).with_suffix(".part")
         with stopped_by_disk(beside):
-            save_file(tensors, beside, {"records": json.dumps(records), "sha256": digest(sorted(tensors.items()))})
+            save_file(
+                tensors,
+                beside,
+                {"records": json.dumps(records), "sha256": digest(sorted(tensors.items()))},
+            )
             beside.replace(self.file(piece))
 
 
@@ -90,7 +104,11 @@ def fingerprint(pipe: Any, job: Job, model: dict[str, str] | None = None) -> dic
     """What has to be the same for a run to go on; `model` is what `model_hashes` gave, if it was asked before."""
     return {
         "model": model or model_hashes(pipe),
-        "scheduler": {name: dict(part.config) for name, part in pipe.components.items() if hasattr(part, "config") and hasattr(part, "timesteps")},
+        "scheduler": {
+            name: dict(part.config)
+            for name, part in pipe.components.items()
+            if hasattr(part, "config") and hasattr(part, "timesteps")
+        },
         "prompts": prompts_hash(*job.plan.drawn),
         "config": job.config.to_dict(),
         "settings": job.plan.settings,

@@ -43,7 +43,9 @@ def in_cells(savings: Rows, wanted: float) -> tuple[list[list[int]], int]:
     every = [saved for row in savings for saved in row]
     grain = math.gcd(*map(int, every)) if all(float(saved).is_integer() for saved in every) else 0
     if grain and wanted <= grain * CELLS:
-        return [[int(saved) // grain for saved in row] for row in savings], math.ceil(wanted / grain)
+        return [[int(saved) // grain for saved in row] for row in savings], math.ceil(
+            wanted / grain
+        )
     cells = [[math.floor(saved / wanted * CELLS) for saved in row] for row in savings]
     return cells, min(CELLS, sum(row[-1] for row in cells))
 
@@ -76,7 +78,9 @@ def filled_up(errors: Rows, savings: Rows, wanted: float, steps: list[int]) -> l
         for i, (row, saved) in enumerate(zip(errors, savings, strict=True)):
             k = next((k for k in range(steps[i] + 1, len(row)) if saved[k] > saved[steps[i]]), None)
             if k:
-                ways.append(((row[k] - row[steps[i]]) / min(short, saved[k] - saved[steps[i]]), i, k))
+                ways.append(
+                    ((row[k] - row[steps[i]]) / min(short, saved[k] - saved[steps[i]]), i, k)
+                )
         if not ways:  # all are taken: what is short is the rounding of a sum
             return steps
         _, i, k = min(ways)
@@ -89,7 +93,11 @@ def given_back(errors: Rows, savings: Rows, wanted: float, steps: list[int]) -> 
     steps = list(steps)
     while True:
         spare = total(savings, steps) - wanted
-        ways = [(errors[i][k] - errors[i][k - 1], -i) for i, k in enumerate(steps) if k and savings[i][k] - savings[i][k - 1] <= spare]
+        ways = [
+            (errors[i][k] - errors[i][k - 1], -i)
+            for i, k in enumerate(steps)
+            if k and savings[i][k] - savings[i][k - 1] <= spare
+        ]
         if not ways:
             return steps
         steps[-max(ways)[1]] -= 1

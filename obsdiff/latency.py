@@ -46,7 +46,9 @@ def meet(pipe: Any, job: Job) -> dict[str, Any]:
     tried: list[tuple[float, float]] = []
 
     def share(sparsity: float, rounds: int = ROUNDS) -> tuple[float, float, float]:
-        found = timed(job.denoiser, replace(job.config, sparsity=sparsity, target_latency=None), call, rounds)
+        found = timed(
+            job.denoiser, replace(job.config, sparsity=sparsity, target_latency=None), call, rounds
+        )
         tried.append((sparsity, found[0]))
         return found
 
@@ -66,16 +68,24 @@ def meet(pipe: Any, job: Job) -> dict[str, Any]:
 
 
 def out_of_reach(target: float, least: float) -> UserError:
-    return UserError(f"target_latency: expected a share that pruning can reach, found {target:g}; with sparsity {MOST} a step takes {least:.3f} of dense's")
+    return UserError(
+        f"target_latency: expected a share that pruning can reach, found {target:g}; with sparsity {MOST} a step takes {least:.3f} of dense's"
+    )
 
 
-def timed(dense: nn.Module, config: PruningConfig, call: dict[str, Any], rounds: int) -> tuple[float, float, float]:
+def timed(
+    dense: nn.Module, config: PruningConfig, call: dict[str, Any], rounds: int
+) -> tuple[float, float, float]:
     """A step's time at a config as a share of the dense one's, median of the rounds' ratios; the median seconds of both."""
     return raced(dense, shrunk(dense, config)[0], call, rounds)
 
 
-def raced(dense: nn.Module, model: nn.Module, call: dict[str, Any], rounds: int) -> tuple[float, float, float]:
+def raced(
+    dense: nn.Module, model: nn.Module, call: dict[str, Any], rounds: int
+) -> tuple[float, float, float]:
     """A step's time of a model as a share of the dense one's, median of the rounds' ratios; the median seconds of both."""
-    seconds = interleaved({"dense": partial(dense, **call), "pruned": partial(model, **call)}, rounds)
+    seconds = interleaved(
+        {"dense": partial(dense, **call), "pruned": partial(model, **call)}, rounds
+    )
     share = median(p / d for p, d in zip(seconds["pruned"], seconds["dense"], strict=True))
     return share, median(seconds["pruned"]), median(seconds["dense"])

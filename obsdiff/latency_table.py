@@ -38,7 +38,9 @@ ROUNDS = 9
 SHORTEST = 2e-3  # seconds; what is shorter is called several times in a round
 
 
-def seconds_saved(denoiser: nn.Module, groups: list[Group], call: dict[str, Any], config: PruningConfig) -> tuple[dict[str, list[float]], list[dict[str, Any]]]:
+def seconds_saved(
+    denoiser: nn.Module, groups: list[Group], call: dict[str, Any], config: PruningConfig
+) -> tuple[dict[str, list[float]], list[dict[str, Any]]]:
     """Seconds saved after 0, 1, 2 ... steps of each group, by its name, and the table as it was measured: for all groups of a row their `seconds`
     with so many items `left`."""
     found: dict[str, list[float]] = {}
@@ -49,7 +51,14 @@ def seconds_saved(denoiser: nn.Module, groups: list[Group], call: dict[str, Any]
         steps = levels(most // step)
         left = [total - step * k for k in steps]
         seconds = timed(denoiser, group, call, left)
-        table.append({"groups": [group_name(one) for one in alike], "kind": group.kind, "left": left, "seconds": seconds})
+        table.append(
+            {
+                "groups": [group_name(one) for one in alike],
+                "kind": group.kind,
+                "left": left,
+                "seconds": seconds,
+            }
+        )
         found |= dict.fromkeys(table[-1]["groups"], between(steps, seconds))
     return found, table
 
@@ -65,7 +74,10 @@ def between(steps: list[int], seconds: list[float]) -> list[float]:
     found = [0.0]
     for i in range(1, len(steps)):
         first, last = steps[i - 1], steps[i]
-        found += [saved[i - 1] + (saved[i] - saved[i - 1]) * (k - first) / (last - first) for k in range(first + 1, last + 1)]
+        found += [
+            saved[i - 1] + (saved[i] - saved[i - 1]) * (k - first) / (last - first)
+            for k in range(first + 1, last + 1)
+        ]
     return found
 
 
@@ -79,7 +91,9 @@ def timed(denoiser: nn.Module, group: Group, call: dict[str, Any], left: list[in
         shrink_(alone, group, list(range(count)))
         calls[str(count)] = partial(alone.get_submodule(part), *args, **kwargs)
     often = repeats(calls[str(left[0])])
-    seconds = interleaved({name: partial(repeated, one, often) for name, one in calls.items()}, ROUNDS)
+    seconds = interleaved(
+        {name: partial(repeated, one, often) for name, one in calls.items()}, ROUNDS
+    )
     return [median(seconds[str(count)]) / often for count in left]
 
 
@@ -94,10 +108,14 @@ def part_of(group: Group) -> str:
     return ".".join(together)
 
 
-def arguments_of(denoiser: nn.Module, part: str, call: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
+def arguments_of(
+    denoiser: nn.Module, part: str, call: dict[str, Any]
+) -> tuple[tuple, dict[str, Any]]:
     """What a module is called with in a step."""
     found: list[tuple[tuple, dict[str, Any]]] = []
-    handle = denoiser.get_submodule(part).register_forward_pre_hook(lambda module, args, kwargs: found.append((args, kwargs)), with_kwargs=True)
+    handle = denoiser.get_submodule(part).register_forward_pre_hook(
+        lambda module, args, kwargs: found.append((args, kwargs)), with_kwargs=True
+    )
     try:
         with torch.no_grad():
             denoiser(**call)
@@ -132,14 +150,20 @@ def repeated(call: Callable[[], Any], often: int) -> None:
 
 def same(model: nn.Module, groups: list[Group], call: Callable[[], Any]) -> list[list[Group]]:
     """Groups that cost the same: of one kind and part, whose layers have the same shapes and read as much in a call."""
-    layers = list(dict.fromkeys(name for group in groups for name in (*group.producers, *group.consumers)))
+    layers = list(
+        dict.fromkeys(name for group in groups for name in (*group.producers, *group.consumers))
+    )
     with noting(model, layers) as reads, torch.no_grad():
         call()
     found: dict[tuple, list[Group]] = {}
     for group in groups:
         names = (*group.producers, *group.consumers)
-        shapes = tuple((tuple(model.get_submodule(name).weight.shape), reads.get(name)) for name in names)
-        found.setdefault((group.kind, role(group.owner), items(model, group), shapes), []).append(group)
+        shapes = tuple(
+            (tuple(model.get_submodule(name).weight.shape), reads.get(name)) for name in names
+        )
+        found.setdefault((group.kind, role(group.owner), items(model, group), shapes), []).append(
+            group
+        )
     return list(found.values())
 
 
@@ -151,7 +175,9 @@ def noting(model: nn.Module, layers: list[str]) -> Iterator[Reads]:
     def hook(name: str, module: nn.Module, args: tuple) -> None:
         reads[name] = tuple(args[0].shape)
 
-    handles = [model.get_submodule(name).register_forward_pre_hook(partial(hook, name)) for name in layers]
+    handles = [
+        model.get_submodule(name).register_forward_pre_hook(partial(hook, name)) for name in layers
+    ]
     try:
         yield reads
     finally:

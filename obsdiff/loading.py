@@ -30,21 +30,46 @@ REFUSALS = (
 def open_pipeline(folder: Folder, types: dict[str, torch.dtype]) -> Any:
     """The pipeline on the CPU, its components in these formats. UserError, in one line, for whatever keeps it from opening."""
     try:
-        parts = {name: load_component(folder, name, types[name]) for name in folder.components if loadable(folder, name)}
-        parts |= dict.fromkeys(folder.left_out)  # diffusers wants to be told that a required component is meant to be missing
-        pipe = from_file(folder, parts, types) if folder.single_file else from_folder(folder, parts, types)
+        parts = {
+            name: load_component(folder, name, types[name])
+            for name in folder.components
+            if loadable(folder, name)
+        }
+        parts |= dict.fromkeys(
+            folder.left_out
+        )  # diffusers wants to be told that a required component is meant to be missing
+        pipe = (
+            from_file(folder, parts, types)
+            if folder.single_file
+            else from_folder(folder, parts, types)
+        )
     except UserError:
         raise
     except REFUSALS as error:
-        reason = f"the weights lack {error}" if isinstance(error, KeyError) else " ".join(str(error).split())
-        raise UserError(f"{folder.source}: diffusers can't load this {folder.pipeline}: {reason[:300]}") from error
+        reason = (
+            f"the weights lack {error}"
+            if isinstance(error, KeyError)
+            else " ".join(str(error).split())
+        )
+        raise UserError(
+            f"{folder.source}: diffusers can't load this {folder.pipeline}: {reason[:300]}"
+        ) from error
     return pipe
 
 
 def from_folder(folder: Folder, parts: dict[str, Any], types: dict[str, torch.dtype]) -> Any:
     """The pipeline around `parts`; diffusers itself opens what is no part, such as tokenizers."""
-    others = [tensors.variant for name, tensors in folder.components.items() if name not in parts and tensors.variant]
-    how = {"dtype": types | {"default": torch.float32}, "variant": next(iter(others), None), "use_safetensors": True, "local_files_only": True}
+    others = [
+        tensors.variant
+        for name, tensors in folder.components.items()
+        if name not in parts and tensors.variant
+    ]
+    how = {
+        "dtype": types | {"default": torch.float32},
+        "variant": next(iter(others), None),
+        "use_safetensors": True,
+        "local_files_only": True,
+    }
     return diffusers.DiffusionPipeline.from_pretrained(folder.path, **how, **parts)
 
 
@@ -52,12 +77,22 @@ def from_file(folder: Folder, parts: dict[str, Any], types: dict[str, torch.dtyp
     """A single-file checkpoint, by the configs of its folder. `parts` are the components that the file does not hold."""
     cls = getattr(diffusers, folder.pipeline, None)
     if not hasattr(cls, "from_single_file"):
-        raise UserError(f"{folder.path}: diffusers opens no single files as {folder.pipeline}; give the config folder of another pipeline class")
+        raise UserError(
+            f"{folder.path}: diffusers opens no single files as {folder.pipeline}; give the config folder of another pipeline class"
+        )
     inside = {name: types[name] for name, tensors in folder.components.items() if tensors.original}
-    common = next(iter(inside.values())) if len(set(inside.values())) == 1 else torch.float32  # diffusers takes one format for all
-    known = {name: part for name, part in parts.items() if name in inspect.signature(cls.__init__).parameters}
+    common = (
+        next(iter(inside.values())) if len(set(inside.values())) == 1 else torch.float32
+    )  # diffusers takes one format for all
+    known = {
+        name: part
+        for name, part in parts.items()
+        if name in inspect.signature(cls.__init__).parameters
+    }
     how = {"config": str(folder.path), "dtype": common, "local_files_only": True}
-    with replaced(single_file_model, "dispatch_model", looked_at(folder, single_file_model.dispatch_model)):
+    with replaced(
+        single_file_model, "dispatch_model", looked_at(folder, single_file_model.dispatch_model)
+    ):
         pipe = cls.from_single_file(str(folder.single_file), **how, **known)
     for name, dtype in inside.items():
         require_filled(f"{folder.source}: {name}", getattr(pipe, name))
@@ -84,24 +119,43 @@ def loadable(folder: Folder, name: str) -> bool:
 def component_class(folder: Folder, name: str) -> Any:
     """The model class that model_index.json names, from diffusers (its pipelines included), transformers or obsdiff; else None."""
     library, cls = folder.classes[name]
-    module = getattr(diffusers.pipelines, library, None) or (importlib.import_module(library) if library in LIBRARIES else None)
+    module = getattr(diffusers.pipelines, library, None) or (
+        importlib.import_module(library) if library in LIBRARIES else None
+    )
     found = getattr(module, cls, None)
-    return found if isinstance(found, type) and issubclass(found, nn.Module) and hasattr(found, "from_pretrained") else None
+    return (
+        found
+        if isinstance(found, type)
+        and issubclass(found, nn.Module)
+        and hasattr(found, "from_pretrained")
+        else None
+    )
 
 
 def load_component(folder: Folder, name: str, dtype: torch.dtype) -> nn.Module:
     """One component, from the variant of its files that was chosen. UserError for keys its files lack."""
     cls, variant = component_class(folder, name), folder.components[name].variant
-    model, info = cls.from_pretrained(folder.path / name, dtype=dtype, variant=variant, use_safetensors=True, local_files_only=True, output_loading_info=True)
+    model, info = cls.from_pretrained(
+        folder.path / name,
+        dtype=dtype,
+        variant=variant,
+        use_safetensors=True,
+        local_files_only=True,
+        output_loading_info=True,
+    )
     require_keys(f"{folder.path / name}", cls.__name__, sorted(info["missing_keys"]))
     return model
 
 
 def require_filled(where: str, model: nn.Module) -> None:
     """UserError for a parameter that nothing filled: from_single_file leaves it without memory and says nothing."""
-    require_keys(where, type(model).__name__, [key for key, p in model.named_parameters() if p.is_meta])
+    require_keys(
+        where, type(model).__name__, [key for key, p in model.named_parameters() if p.is_meta]
+    )
 
 
 def require_keys(where: str, cls: str, missing: list[str]) -> None:
     if missing:
-        raise UserError(f"{where}: its weights lack {first_of(missing)}, which {cls} needs; fetch them again, or check that the config fits the weights")
+        raise UserError(
+            f"{where}: its weights lack {first_of(missing)}, which {cls} needs; fetch them again, or check that the config fits the weights"
+        )

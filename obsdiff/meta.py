@@ -27,7 +27,11 @@ def denoiser_class(name: str) -> type[nn.Module]:
         found = pruned_class(name) if name.startswith(PREFIX) else getattr(diffusers, name, None)
     except AttributeError:
         found = None
-    if not inspect.isclass(found) or not issubclass(found, diffusers.ModelMixin) or not hasattr(found, "from_config"):
+    if (
+        not inspect.isclass(found)
+        or not issubclass(found, diffusers.ModelMixin)
+        or not hasattr(found, "from_config")
+    ):
         raise UserError(f"the installed diffusers has no model class {name!r}")
     return found
 
@@ -37,14 +41,27 @@ def build_on_meta(config: Mapping[str, Any]) -> nn.Module:
     cls = denoiser_class(str(config.get("_class_name")))
     try:
         with torch.device("meta"):
-            return cls.from_config({key: value for key, value in config.items() if key != "quantization_config"}).eval()
+            return cls.from_config(
+                {key: value for key, value in config.items() if key != "quantization_config"}
+            ).eval()
     except UserError:
         raise
-    except (TypeError, ValueError, LookupError, RuntimeError, AttributeError, ArithmeticError) as error:
-        raise UserError(f"{cls.__name__} can't be built from this config.json: {' '.join(str(error).split())[:200]}") from None
+    except (
+        TypeError,
+        ValueError,
+        LookupError,
+        RuntimeError,
+        AttributeError,
+        ArithmeticError,
+    ) as error:
+        raise UserError(
+            f"{cls.__name__} can't be built from this config.json: {' '.join(str(error).split())[:200]}"
+        ) from None
 
 
-def layers_of_config(config: Mapping[str, Any], target: str = "linear") -> dict[str, tuple[int, int]]:
+def layers_of_config(
+    config: Mapping[str, Any], target: str = "linear"
+) -> dict[str, tuple[int, int]]:
     """Layer name -> (O, I) of the layers of the model that a config.json describes, convolutions among them for target conv."""
     return layer_shapes(build_on_meta(config), target)
 
@@ -55,7 +72,9 @@ def on_meta(value: Any) -> Any:
         return value.to("meta")
     if isinstance(value, Mapping):
         return {key: on_meta(item) for key, item in value.items()}
-    return type(value)(on_meta(item) for item in value) if isinstance(value, list | tuple) else value
+    return (
+        type(value)(on_meta(item) for item in value) if isinstance(value, list | tuple) else value
+    )
 
 
 def forward_macs(model: nn.Module, inputs: Inputs) -> Macs:
@@ -70,7 +89,10 @@ def macs_or_why_not(model: nn.Module, inputs: Inputs) -> dict[str, Any]:
         return forward_macs(model, inputs).to_dict() | {"why_not": None}
     except (RuntimeError, TypeError, ValueError, ArithmeticError, LookupError) as error:
         reason = " ".join(str(error).split())[:160]
-        return {"total": None, "why_not": f"{type(model).__name__} can't be run on the meta device: {reason}"}
+        return {
+            "total": None,
+            "why_not": f"{type(model).__name__} can't be run on the meta device: {reason}",
+        }
 
 
 def example_inputs(model: nn.Module, height: int, width: int, text_tokens: int) -> Inputs | None:
@@ -110,13 +132,24 @@ def unet_inputs(config: Mapping[str, Any], height: int, width: int, text_tokens:
         "encoder_hidden_states": torch.empty(1, text_tokens, config["cross_attention_dim"]),
     }
     if config.get("addition_embed_type") == "text_time":
-        pooled = config["projection_class_embeddings_input_dim"] - SIZES * config["addition_time_embed_dim"]
-        inputs["added_cond_kwargs"] = {"text_embeds": torch.empty(1, pooled), "time_ids": torch.empty(1, SIZES)}
+        pooled = (
+            config["projection_class_embeddings_input_dim"]
+            - SIZES * config["addition_time_embed_dim"]
+        )
+        inputs["added_cond_kwargs"] = {
+            "text_embeds": torch.empty(1, pooled),
+            "time_ids": torch.empty(1, SIZES),
+        }
     return inputs
 
 
-def unconditional_inputs(config: Mapping[str, Any], height: int, width: int, text_tokens: int) -> Inputs:
-    return {"sample": torch.empty(1, config["in_channels"], height, width), "timestep": torch.empty(1)}
+def unconditional_inputs(
+    config: Mapping[str, Any], height: int, width: int, text_tokens: int
+) -> Inputs:
+    return {
+        "sample": torch.empty(1, config["in_channels"], height, width),
+        "timestep": torch.empty(1),
+    }
 
 
 INPUTS = {

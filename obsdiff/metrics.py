@@ -23,7 +23,10 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torchmetrics.functional.image import peak_signal_noise_ratio, structural_similarity_index_measure
+from torchmetrics.functional.image import (
+    peak_signal_noise_ratio,
+    structural_similarity_index_measure,
+)
 
 RESAMPLES = 2000
 GROUPS = 128  # the jackknife leaves out one prompt at a time; with more prompts than this, one group of them
@@ -33,11 +36,23 @@ Figure = dict[str, Any]
 
 def not_run(why: str) -> Figure:
     """The figure of a metric that was not measured."""
-    return {"value": None, "low": None, "high": None, "why_not": " ".join(why.split()), "per_prompt": None}
+    return {
+        "value": None,
+        "low": None,
+        "high": None,
+        "why_not": " ".join(why.split()),
+        "per_prompt": None,
+    }
 
 
 def measured(value: float, low: float, high: float, per_prompt: np.ndarray) -> Figure:
-    return {"value": float(value), "low": float(low), "high": float(high), "why_not": None, "per_prompt": [float(x) for x in per_prompt]}
+    return {
+        "value": float(value),
+        "low": float(low),
+        "high": float(high),
+        "why_not": None,
+        "per_prompt": [float(x) for x in per_prompt],
+    }
 
 
 def mean_of(per_prompt: np.ndarray, seed: int = 0) -> Figure:
@@ -50,7 +65,9 @@ def mean_of(per_prompt: np.ndarray, seed: int = 0) -> Figure:
 def squared_errors(pruned: Tensor, dense: Tensor) -> tuple[np.ndarray, np.ndarray]:
     """For each prompt the mean squared difference, and the mean squared deviation of dense from its overall mean: (N,), (N,)."""
     x, d = pruned.double(), dense.double()
-    return (x - d).square().flatten(1).mean(1).numpy(), (d - d.mean()).square().flatten(1).mean(1).numpy()
+    return (x - d).square().flatten(1).mean(1).numpy(), (d - d.mean()).square().flatten(1).mean(
+        1
+    ).numpy()
 
 
 def relative_latent_error(pruned: Tensor, dense: Tensor, seed: int = 0) -> Figure:
@@ -67,7 +84,9 @@ def psnr(pruned: Tensor, dense: Tensor) -> Figure:
     nearer. Infinite for equal pictures, and then not a figure."""
     equal = int((pruned == dense).flatten(1).all(1).sum())
     if equal:
-        return not_run(f"{equal} of {len(dense)} pictures are equal to dense's, and their PSNR is infinite")
+        return not_run(
+            f"{equal} of {len(dense)} pictures are equal to dense's, and their PSNR is infinite"
+        )
     return mean_of(each(peak_signal_noise_ratio, pruned, dense))
 
 
@@ -88,7 +107,9 @@ def fid(drawn: Tensor, real: Tensor) -> Figure:
     0 is the same. With few pictures it is too high: compare figures of the same N only."""
     x, r = drawn.double(), real.double()
     if len(x) < 3 or len(r) < 2:
-        return not_run(f"expected at least 3 drawn pictures and 2 real ones, found {len(x)} and {len(r)}")
+        return not_run(
+            f"expected at least 3 drawn pictures and 2 real ones, found {len(x)} and {len(r)}"
+        )
     mean, root = r.mean(0), covariance_root(r)
     return jackknife(lambda rows: frechet_distance(x[rows], mean, root), len(x))
 
@@ -115,14 +136,18 @@ def kid(drawn: Tensor, real: Tensor) -> Figure:
     below, for pictures of one kind."""
     x, r = drawn.double(), real.double()
     if len(x) < 3 or len(r) < 2:
-        return not_run(f"expected at least 3 drawn pictures and 2 real ones, found {len(x)} and {len(r)}")
+        return not_run(
+            f"expected at least 3 drawn pictures and 2 real ones, found {len(x)} and {len(r)}"
+        )
     among, across = kernel(x, x), torch.cat([kernel(rows, r).mean(1) for rows in x.split(ROWS)])
     total = sum(kernel(rows, r).sum() for rows in r.split(ROWS)) - kernel_diagonal(r).sum()
     constant = total / (len(r) * (len(r) - 1))
 
     def distance(rows: Tensor) -> float:
         n, part = len(rows), among[rows][:, rows]
-        return float((part.sum() - part.diag().sum()) / (n * (n - 1)) + constant - 2 * across[rows].mean())
+        return float(
+            (part.sum() - part.diag().sum()) / (n * (n - 1)) + constant - 2 * across[rows].mean()
+        )
 
     return jackknife(distance, len(x))
 

@@ -48,7 +48,9 @@ def select(blocks: list[Block], config: PruningConfig, linears: Mapping[str, Sha
         reading = {layer for group in select_groups(blocks, config) for layer in group.consumers}
         units = [reads for block in kept for unit in block.units if (reads := only(unit, reading))]
     else:
-        units = [narrowed for block in kept for unit in block.units if (narrowed := narrow(unit, config))]
+        units = [
+            narrowed for block in kept for unit in block.units if (narrowed := narrow(unit, config))
+        ]
     if not units:
         raise UserError(
             f"nothing is left to prune: blocks {config.blocks or 'all'}, target {config.target}, include {list(config.include)}, exclude {list(config.exclude)}"
@@ -61,11 +63,15 @@ def chosen_blocks(blocks: list[Block], config: PruningConfig) -> list[Block]:
     """The blocks that config.blocks and, for structured, keep_first_last leave to prune."""
     chosen = parse_blocks(config.blocks)
     if chosen and chosen[1] >= len(blocks):
-        raise UserError(f"blocks: this model has blocks 0-{len(blocks) - 1}, found {config.blocks!r}")
+        raise UserError(
+            f"blocks: this model has blocks 0-{len(blocks) - 1}, found {config.blocks!r}"
+        )
     kept = blocks[chosen[0] : chosen[1] + 1] if chosen else blocks
     for wild in config.include + config.exclude:
         if not any(fnmatchcase(layer, wild) for block in blocks for layer in block.layers):
-            raise UserError(f"include/exclude: no prunable layer matches {wild!r}; names look like {blocks[0].layers[0]}")
+            raise UserError(
+                f"include/exclude: no prunable layer matches {wild!r}; names look like {blocks[0].layers[0]}"
+            )
     if config.pattern == "structured" and config.keep_first_last is not False:
         whole = blocks if config.keep_first_last else [b for b in blocks if b.keep_ends]
         kept = [block for block in kept if block not in (whole[:1] + whole[-1:])]
@@ -75,13 +81,24 @@ def chosen_blocks(blocks: list[Block], config: PruningConfig) -> list[Block]:
 def select_groups(blocks: list[Block], config: PruningConfig) -> list[Group]:
     """The groups that structured pruning shrinks: those that target and include leave in, and none of whose layers is excluded."""
     parts = {"heads": "attention", "neurons": "ffn", "channels": "conv"}
-    return [group for block in chosen_blocks(blocks, config) for group in block.groups if wanted_group(group, parts[group.kind], config)]
+    return [
+        group
+        for block in chosen_blocks(blocks, config)
+        for group in block.groups
+        if wanted_group(group, parts[group.kind], config)
+    ]
 
 
 def wanted_group(group: Group, part: str, config: PruningConfig) -> bool:
     """All layers that write and read a group shrink together, so excluding one of them leaves it whole; including one that reads it includes it."""
-    included = not config.include or any(fnmatchcase(layer, w) for layer in group.consumers for w in config.include)
-    excluded = any(fnmatchcase(layer, w) for layer in (*group.producers, *group.consumers) for w in config.exclude)
+    included = not config.include or any(
+        fnmatchcase(layer, w) for layer in group.consumers for w in config.include
+    )
+    excluded = any(
+        fnmatchcase(layer, w)
+        for layer in (*group.producers, *group.consumers)
+        for w in config.exclude
+    )
     return part in TARGETS[config.target] and included and not excluded
 
 
@@ -101,7 +118,10 @@ def narrow(unit: Unit, config: PruningConfig) -> Unit:
             and not any(fnmatchcase(layer, w) for w in config.exclude)
         )
 
-    taps = (Tap(tuple(x for x in tap.layers if wanted(x, tap.part)), tap.part, tap.stream) for tap in unit)
+    taps = (
+        Tap(tuple(x for x in tap.layers if wanted(x, tap.part)), tap.part, tap.stream)
+        for tap in unit
+    )
     return tuple(tap for tap in taps if tap.layers)
 
 
@@ -110,7 +130,9 @@ def check_columns(units: list[Unit], config: PruningConfig, linears: Mapping[str
         m = config.group[1]
         for layer in (layer for unit in units for tap in unit for layer in tap.layers):
             if linears[layer][1] % m:
-                raise UserError(f"pattern {config.pattern}: {layer} has {linears[layer][1]} input columns, which {m} does not divide")
+                raise UserError(
+                    f"pattern {config.pattern}: {layer} has {linears[layer][1]} input columns, which {m} does not divide"
+                )
 
 
 def work_bytes(taps: Iterable[Tap], linears: Mapping[str, Shape], config: PruningConfig) -> int:
@@ -122,7 +144,14 @@ def work_bytes(taps: Iterable[Tap], linears: Mapping[str, Shape], config: Prunin
     the weights that are aimed at."""
     structured = config.pattern == "structured"
     apart = config.held_out > 0
-    copies = max(10 if config.method == "alps" else 4, {"none": 4, "lstsq": 8, "swaps": 16}[config.refine]) + 2 * apart + 2 * config.asymmetric
+    copies = (
+        max(
+            10 if config.method == "alps" else 4,
+            {"none": 4, "lstsq": 8, "swaps": 16}[config.refine],
+        )
+        + 2 * apart
+        + 2 * config.asymmetric
+    )
     squares = 14 + 4 * apart + 4 * config.removed * structured
 
     def of(tap: Tap) -> int:
@@ -137,7 +166,9 @@ def passes(config: PruningConfig, packages: int) -> float:
     but the last one twice more in all, as a package is run again when it is pruned, together with the next; three times with the dense model
     beside it."""
     again = (packages - 1) / packages
-    return {"live": packages, "single": 1, "replay": 1 + (3 if config.asymmetric else 2) * again}[config.calibrating]
+    return {"live": packages, "single": 1, "replay": 1 + (3 if config.asymmetric else 2) * again}[
+        config.calibrating
+    ]
 
 
 def room(config: PruningConfig, packages: list[Package], linears: Mapping[str, Shape]) -> float:
@@ -145,12 +176,16 @@ def room(config: PruningConfig, packages: list[Package], linears: Mapping[str, S
     and, for replay, the largest package leave; without a budget half of the memory that is free now."""
     if config.memory_budget_gib is None:
         return psutil.virtual_memory().available / 2
-    largest = max(package.hessian_bytes for package in packages) if config.calibrating != "single" else 0
+    largest = (
+        max(package.hessian_bytes for package in packages) if config.calibrating != "single" else 0
+    )
     work = work_bytes((tap for package in packages for tap in package.taps), linears, config)
     return max(0.0, config.memory_budget_gib * GIB - largest - work)
 
 
-def plan_packages(blocks: list[Block], linears: Mapping[str, Shape], config: PruningConfig) -> list[Package]:
+def plan_packages(
+    blocks: list[Block], linears: Mapping[str, Shape], config: PruningConfig
+) -> list[Package]:
     """What `select` leaves of a model's blocks, in consecutive packages in forward order: config.packages of them with nearly equal numbers of units (by default 4, or one a
     unit if there are fewer), or as few as config.memory_budget_gib allows. A unit larger than the budget is split into its taps."""
     units = select(blocks, config, linears)
@@ -160,7 +195,9 @@ def plan_packages(blocks: list[Block], linears: Mapping[str, Shape], config: Pru
     if config.memory_budget_gib is not None:
         return by_budget(units, linears, config)
     if config.packages is not None and config.packages > len(units):
-        raise UserError(f"packages: expected at most one for each of the {len(units)} basic units, found {config.packages}")
+        raise UserError(
+            f"packages: expected at most one for each of the {len(units)} basic units, found {config.packages}"
+        )
     count = min(config.packages or config.default_packages, len(units))
     edges = [round(i * len(units) / count) for i in range(count + 1)]
     if config.calibrating == "replay":
@@ -172,7 +209,9 @@ def require_work(units: list[Unit], linears: Mapping[str, Shape], config: Prunin
     """UserError if the budget is too small for the work of solving; Hessians can wait on disk."""
     work = work_bytes((tap for unit in units for tap in unit), linears, config) / GIB
     if config.memory_budget_gib is not None and config.memory_budget_gib < work:
-        raise UserError(f"memory_budget_gib: solving the largest layer alone needs {work:.3g} GiB, found a budget of {config.memory_budget_gib:g}")
+        raise UserError(
+            f"memory_budget_gib: solving the largest layer alone needs {work:.3g} GiB, found a budget of {config.memory_budget_gib:g}"
+        )
 
 
 def snapped(edges: list[int], units: list[Unit], inside: Mapping[str, str]) -> list[int]:
@@ -184,7 +223,9 @@ def snapped(edges: list[int], units: list[Unit], inside: Mapping[str, str]) -> l
     return moved if all(a < b for a, b in pairwise(moved)) else edges
 
 
-def by_budget(units: list[Unit], linears: Mapping[str, Shape], config: PruningConfig) -> list[Package]:
+def by_budget(
+    units: list[Unit], linears: Mapping[str, Shape], config: PruningConfig
+) -> list[Package]:
     """As few packages as the budget allows beside the work of solving. Structured units stay whole: their streams are pruned together."""
     work = work_bytes((tap for unit in units for tap in unit), linears, config)
     budget = config.memory_budget_gib * GIB - work
@@ -198,7 +239,9 @@ def by_budget(units: list[Unit], linears: Mapping[str, Shape], config: PruningCo
         size = make(part, linears, sets_of(config)).hessian_bytes
         if size > budget:
             needed = f"{size / GIB:.3g} GiB, and solving {work / GIB:.3g}"
-            raise UserError(f"memory_budget_gib: the Hessian of {part[0].layers[0]} alone needs {needed}, found a budget of {config.memory_budget_gib:g}")
+            raise UserError(
+                f"memory_budget_gib: the Hessian of {part[0].layers[0]} alone needs {needed}, found a budget of {config.memory_budget_gib:g}"
+            )
         if open_taps and make(open_taps + part, linears, sets_of(config)).hessian_bytes > budget:
             packages.append(make(open_taps, linears, sets_of(config)))
             open_taps = ()

@@ -19,8 +19,12 @@ class Comparison:
 
     results: Results
     folders: list[Path]  # the first one holds the dense pictures
-    homes: dict[str, Path] = field(default_factory=dict)  # name of a run: the folder of its pictures
-    evaluated: dict[str, dict[str, Any]] = field(default_factory=dict)  # name of a run: versions, threads and judges of its evaluation
+    homes: dict[str, Path] = field(
+        default_factory=dict
+    )  # name of a run: the folder of its pictures
+    evaluated: dict[str, dict[str, Any]] = field(
+        default_factory=dict
+    )  # name of a run: versions, threads and judges of its evaluation
     why: str = ""  # why it is not part of another one
 
 
@@ -34,7 +38,11 @@ def merge(sets: list[tuple[Path, Results]]) -> list[Comparison]:
             bins[reasons.index([])].append((folder, results))
             continue
         nearest = min(range(len(bins)), key=lambda i: len(reasons[i]), default=None)
-        whys.append("" if nearest is None else f"Not merged with the runs of {bins[nearest][0][0].name}: {'; '.join(reasons[nearest])}.")
+        whys.append(
+            ""
+            if nearest is None
+            else f"Not merged with the runs of {bins[nearest][0][0].name}: {'; '.join(reasons[nearest])}."
+        )
         bins.append([(folder, results)])
     return [joined(members, why) for members, why in zip(bins, whys, strict=True)]
 
@@ -46,18 +54,32 @@ def differences(a: Results, b: Results) -> list[str]:
     for key in ("parameters", "zeros"):
         if all(sizes) and sizes[0][key] != sizes[1][key]:
             found.append(f"{sizes[1][key]:,} {key} in the dense model, not {sizes[0][key]:,}")
-    found += [line for key in ("prompts", "seeds") if (line := list_difference(key, a[key], b[key]))]
+    found += [
+        line for key in ("prompts", "seeds") if (line := list_difference(key, a[key], b[key]))
+    ]
     settings = [results.get("settings", {}) for results in (a, b)]
-    found += [f"{key} {settings[1].get(key)}, not {settings[0].get(key)}" for key in settings[0] | settings[1] if settings[0].get(key) != settings[1].get(key)]
+    found += [
+        f"{key} {settings[1].get(key)}, not {settings[0].get(key)}"
+        for key in settings[0] | settings[1]
+        if settings[0].get(key) != settings[1].get(key)
+    ]
     judges = [results.get("judges", {}) for results in (a, b)]
-    return found + [f"{key} judged by {judges[1][key]}, not {judges[0][key]}" for key in judges[0] if judges[1].get(key) not in (None, judges[0][key])]
+    return found + [
+        f"{key} judged by {judges[1][key]}, not {judges[0][key]}"
+        for key in judges[0]
+        if judges[1].get(key) not in (None, judges[0][key])
+    ]
 
 
 def list_difference(title: str, a: list[Any], b: list[Any]) -> str:
     if len(a) != len(b):
         return f"{len(b)} {title}, not {len(a)}"
     differ = [i for i, (x, y) in enumerate(zip(a, b, strict=True)) if x != y]
-    return f"other {title}: {len(differ)} of {len(a)}, the first is {short(b[differ[0]])}, not {short(a[differ[0]])}" if differ else ""
+    return (
+        f"other {title}: {len(differ)} of {len(a)}, the first is {short(b[differ[0]])}, not {short(a[differ[0]])}"
+        if differ
+        else ""
+    )
 
 
 def short(value: Any, longest: int = 60) -> str:
@@ -69,7 +91,12 @@ def union(members: list[tuple[Path, Results]]) -> Results:
     first = members[0][1]
     merged = first | {"runs": [run for _, results in members for run in results["runs"]]}
     for key, is_there in (("dense_metrics", measured), ("dense_cost", measured), ("judges", bool)):
-        merged[key] = {name: value for _, results in reversed(members) for name, value in results.get(key, {}).items() if is_there(value)}
+        merged[key] = {
+            name: value
+            for _, results in reversed(members)
+            for name, value in results.get(key, {}).items()
+            if is_there(value)
+        }
     return merged
 
 
@@ -82,10 +109,20 @@ def joined(members: list[tuple[Path, Results]], why: str) -> Comparison:
     """The comparison of results that compare, every run under a name of its own."""
     owners = [(folder, results) for folder, results in members for _ in results["runs"]]
     merged = union(members)
-    names = names_apart([(folder, run) for (folder, _), run in zip(owners, merged["runs"], strict=True)])
+    names = names_apart(
+        [(folder, run) for (folder, _), run in zip(owners, merged["runs"], strict=True)]
+    )
     merged["runs"] = [run | {"name": name} for name, run in zip(names, merged["runs"], strict=True)]
-    evaluated = {name: circumstances(results) for name, (_, results) in zip(names, owners, strict=True)}
-    return Comparison(merged, [folder for folder, _ in members], {name: folder for name, (folder, _) in zip(names, owners, strict=True)}, evaluated, why)
+    evaluated = {
+        name: circumstances(results) for name, (_, results) in zip(names, owners, strict=True)
+    }
+    return Comparison(
+        merged,
+        [folder for folder, _ in members],
+        {name: folder for name, (folder, _) in zip(names, owners, strict=True)},
+        evaluated,
+        why,
+    )
 
 
 def circumstances(results: Results) -> dict[str, Any]:
@@ -100,7 +137,10 @@ def names_apart(runs: list[tuple[Path, dict[str, Any]]]) -> list[str]:
     names = [run["name"] for _, run in runs]
     for longer in (of_pipeline, of_run, of_run_in_its_place):
         taken = Counter([DENSE, *names])
-        names = [longer(home, run) if taken[name] > 1 else name for name, (home, run) in zip(names, runs, strict=True)]
+        names = [
+            longer(home, run) if taken[name] > 1 else name
+            for name, (home, run) in zip(names, runs, strict=True)
+        ]
     return numbered(names)
 
 

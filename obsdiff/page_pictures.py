@@ -28,7 +28,10 @@ def rows_of(comparison: Comparison, room: int, side: int) -> tuple[list[dict[str
     rows: list[dict[str, Any]] = []
     used = 0
     results = comparison.results
-    columns = [(comparison.folders[0], results.get("dense_images", [])), *((comparison.homes[run["name"]], run["images"]) for run in results["runs"])]
+    columns = [
+        (comparison.folders[0], results.get("dense_images", [])),
+        *((comparison.homes[run["name"]], run["images"]) for run in results["runs"]),
+    ]
     names = sum(len(text_bytes(run["name"])) for run in results["runs"])
     for i, prompt in enumerate(results["prompts"]):
         urls = [picture(home, images, i, side) for home, images in columns]
@@ -57,7 +60,9 @@ def picture(folder: Path, images: list[str], index: int, side: int) -> str:
     except (OSError, ValueError, RuntimeError):  # no name of a file
         found = False
     if not found:
-        raise UserError(f"{folder / 'results.json'}: there is no picture {images[index]!r} in its folder")
+        raise UserError(
+            f"{folder / 'results.json'}: there is no picture {images[index]!r} in its folder"
+        )
     return data_url(file, side)
 
 

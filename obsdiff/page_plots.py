@@ -17,7 +17,14 @@ WIDE = 20.0  # from this ratio on, errors stand on a logarithmic axis
 def plots(comparison: Comparison) -> list[dict[str, Any]]:
     """What the page shows of a comparison: {"title", "svg", "legend", "caption"}, without svg where there is nothing to draw."""
     points = points_of(comparison.results["runs"])
-    quality = next((key for key in ("clip_score", *METRICS) if key != ERROR and set(figures_of(comparison.results, key)) - {DENSE}), None)
+    quality = next(
+        (
+            key
+            for key in ("clip_score", *METRICS)
+            if key != ERROR and set(figures_of(comparison.results, key)) - {DENSE}
+        ),
+        None,
+    )
     shown = [against_sparsity(comparison, points, ERROR)]
     shown += [against_sparsity(comparison, points, quality)] if quality else []
     return [*shown, against_speed(comparison, points), layer_errors(points), phases(points)]
@@ -37,16 +44,30 @@ def against_sparsity(comparison: Comparison, points: list[Point], metric: str) -
         axes.axhspan(dense["low"], dense["high"], color=GREY, alpha=0.13, linewidth=0)
         axes.axhline(dense["value"], color=GREY, linewidth=1, linestyle="--")
     for group in dict.fromkeys(point.group for point in shown):
-        line = sorted((point for point in shown if point.group == group), key=lambda point: point.removed)
-        draw_line(axes, [100 * point.removed for point in line], [figures[point.name] for point in line], line[0])
+        line = sorted(
+            (point for point in shown if point.group == group), key=lambda point: point.removed
+        )
+        draw_line(
+            axes,
+            [100 * point.removed for point in line],
+            [figures[point.name] for point in line],
+            line[0],
+        )
     error_axis(axes, [figures[point.name] for point in shown], metric)
     axes.set_xlabel("targeted weights removed, %")
     axes.margins(x=0.12)
     way = "higher" if about.higher_is_better else "lower"
-    caption = f"{way.capitalize()} is better; bars are 95 % intervals over prompts." + (" Dashed: the dense pipeline, and its interval." if dense else "")
+    caption = f"{way.capitalize()} is better; bars are 95 % intervals over prompts." + (
+        " Dashed: the dense pipeline, and its interval." if dense else ""
+    )
     if metric == ERROR:
         caption += " 0 is the same picture, about 2 an unrelated one: mean((x − d)²) / mean((d − mean d)²) over the final latents."
-    return {"title": title, "svg": as_svg(figure), "legend": legend(shown), "caption": caption + without(left, "no figure, or no record of its layers")}
+    return {
+        "title": title,
+        "svg": as_svg(figure),
+        "legend": legend(shown),
+        "caption": caption + without(left, "no figure, or no record of its layers"),
+    }
 
 
 def against_speed(comparison: Comparison, points: list[Point]) -> dict[str, Any]:
@@ -56,17 +77,31 @@ def against_speed(comparison: Comparison, points: list[Point]) -> dict[str, Any]
     shown = [point for point in timed if point.name in figures]
     title = "relative latent error against measured speed"
     if not shown:
-        return nothing(title, "No run was timed, so there is no speed to show: evaluate with --rounds 1 or more.")
+        return nothing(
+            title,
+            "No run was timed, so there is no speed to show: evaluate with --rounds 1 or more.",
+        )
     figure, axes = canvas()
     axes.axvline(1, color=GREY, linewidth=1, linestyle="--")
     for point in shown:
         speed = point.run["cost"]["step"]
         draw_line(
-            axes, [speed["speedup"]], [figures[point.name]], point, [[max(0, speed["speedup"] - speed["low"])], [max(0, speed["high"] - speed["speedup"])]]
+            axes,
+            [speed["speedup"]],
+            [figures[point.name]],
+            point,
+            [[max(0, speed["speedup"] - speed["low"])], [max(0, speed["high"] - speed["speedup"])]],
         )
         if point.removed is not None:
             above = (speed["speedup"], figures[point.name]["value"])
-            axes.annotate(f"{100 * point.removed:.0f} %", above, (6, 6), textcoords="offset points", color=GREY, fontsize=8)
+            axes.annotate(
+                f"{100 * point.removed:.0f} %",
+                above,
+                (6, 6),
+                textcoords="offset points",
+                color=GREY,
+                fontsize=8,
+            )
     error_axis(axes, [figures[point.name] for point in shown], ERROR)
     axes.set_xlabel("speed of a step, as a multiple of dense's")
     axes.margins(x=0.15)
@@ -88,13 +123,31 @@ def layer_errors(points: list[Point]) -> dict[str, Any]:
     figure, axes = canvas()
     for point in shown:
         errors = [max(row["error"], 1e-12) for row in point.run["layers"]]
-        axes.plot(range(1, len(errors) + 1), errors, color=point.colour, linewidth=1.3, linestyle=point.dash[0], marker="." if len(errors) < 8 else "")
+        axes.plot(
+            range(1, len(errors) + 1),
+            errors,
+            color=point.colour,
+            linewidth=1.3,
+            linestyle=point.dash[0],
+            marker="." if len(errors) < 8 else "",
+        )
     axes.set_yscale("log")
     axes.set_xlabel("pruned layer, in forward order")
     axes.set_ylabel("layer error")
-    entries = [{"colour": point.colour, "dash": point.dash[1], "glyph": "", "text": point.name} for point in shown]
-    caption = "Share of the layer's output energy that pruning changed, on the calibration's inputs: tr(D H Dᵀ) / tr(W H Wᵀ)." + first_of(shown, recorded)
-    return {"title": "what each layer lost", "svg": as_svg(figure), "legend": entries, "caption": caption}
+    entries = [
+        {"colour": point.colour, "dash": point.dash[1], "glyph": "", "text": point.name}
+        for point in shown
+    ]
+    caption = (
+        "Share of the layer's output energy that pruning changed, on the calibration's inputs: tr(D H Dᵀ) / tr(W H Wᵀ)."
+        + first_of(shown, recorded)
+    )
+    return {
+        "title": "what each layer lost",
+        "svg": as_svg(figure),
+        "legend": entries,
+        "caption": caption,
+    }
 
 
 def phases(points: list[Point]) -> dict[str, Any]:
@@ -109,23 +162,38 @@ def phases(points: list[Point]) -> dict[str, Any]:
     lefts = [0.0] * len(shown)
     for i, phase in enumerate(names):
         widths = [row.get(phase, 0) for row in seconds]
-        axes.barh(range(len(shown)), widths, left=lefts, color=COLOURS[i % len(COLOURS)], height=0.6)
+        axes.barh(
+            range(len(shown)), widths, left=lefts, color=COLOURS[i % len(COLOURS)], height=0.6
+        )
         lefts = [left + width for left, width in zip(lefts, widths, strict=True)]
     axes.set_yticks(range(len(shown)), [in_plot(point.name) for point in shown])
     axes.set_ylim(max(len(shown), 5) - 0.4, -0.6)
     axes.set_xlabel("seconds to prune")
-    entries = [{"colour": COLOURS[i % len(COLOURS)], "dash": "", "glyph": "■", "text": phase} for i, phase in enumerate(names)]
-    return {"title": "where the time went", "svg": as_svg(figure), "legend": entries, "caption": "Seconds of pruning, by phase." + first_of(shown, recorded)}
+    entries = [
+        {"colour": COLOURS[i % len(COLOURS)], "dash": "", "glyph": "■", "text": phase}
+        for i, phase in enumerate(names)
+    ]
+    return {
+        "title": "where the time went",
+        "svg": as_svg(figure),
+        "legend": entries,
+        "caption": "Seconds of pruning, by phase." + first_of(shown, recorded),
+    }
 
 
 def nothing(title: str, why: str) -> dict[str, Any]:
     return {"title": title, "svg": "", "legend": [], "caption": why}
 
 
-def draw_line(axes: Any, x: list[float], figures: list[dict[str, Any]], point: Point, xerr: Any = None) -> None:
+def draw_line(
+    axes: Any, x: list[float], figures: list[dict[str, Any]], point: Point, xerr: Any = None
+) -> None:
     """Points with their intervals, joined by a line, in a group's colour and shape."""
     y = [figure["value"] for figure in figures]
-    bars = [[max(0, f["value"] - f["low"]) for f in figures], [max(0, f["high"] - f["value"]) for f in figures]]
+    bars = [
+        [max(0, f["value"] - f["low"]) for f in figures],
+        [max(0, f["high"] - f["value"]) for f in figures],
+    ]
     style = {"color": point.colour, "marker": point.marker[0], "markersize": 6, "linewidth": 1.4}
     axes.errorbar(x, y, yerr=bars, xerr=xerr, elinewidth=1.1, capsize=2.5, **style)
 
@@ -147,7 +215,11 @@ def without(names: list[str], why: str) -> str:
 
 
 def first_of(shown: list[Point], all_of_them: list[Point]) -> str:
-    return f" Shown are the first {len(shown)} of {len(all_of_them)} runs." if len(shown) < len(all_of_them) else ""
+    return (
+        f" Shown are the first {len(shown)} of {len(all_of_them)} runs."
+        if len(shown) < len(all_of_them)
+        else ""
+    )
 
 
 def in_plot(name: str, longest: int = 22) -> str:
@@ -160,7 +232,15 @@ def canvas(height: float = 3.0) -> tuple[Any, Any]:
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 
-    with rc_context({"axes.labelcolor": GREY, "xtick.color": GREY, "ytick.color": GREY, "axes.edgecolor": GREY, "font.size": 9}):
+    with rc_context(
+        {
+            "axes.labelcolor": GREY,
+            "xtick.color": GREY,
+            "ytick.color": GREY,
+            "axes.edgecolor": GREY,
+            "font.size": 9,
+        }
+    ):
         figure = Figure(figsize=(4.4, height), layout="constrained")
         axes = figure.subplots()
     axes.spines[["top", "right"]].set_visible(False)
@@ -172,7 +252,9 @@ def as_svg(figure: Any) -> str:
     from matplotlib import rc_context
 
     buffer = io.StringIO()
-    with rc_context({"svg.fonttype": "none", "svg.hashsalt": "obsdiff", "font.family": "sans-serif"}):
+    with rc_context(
+        {"svg.fonttype": "none", "svg.hashsalt": "obsdiff", "font.family": "sans-serif"}
+    ):
         figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
     text = buffer.getvalue()
     return re.sub(rf"(fill|stroke): {GREY}", r"\1: currentColor", text[text.index("<svg") :])

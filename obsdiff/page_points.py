@@ -37,11 +37,23 @@ def points_of(runs: list[dict[str, Any]]) -> list[Point]:
         i = order.index(groups[run["name"]])
         dash = DASHES[seen[order[i]] % len(DASHES)]
         seen[order[i]] += 1
-        points.append(Point(run, order[i], COLOURS[i % len(COLOURS)], MARKERS[(i + i // len(COLOURS)) % len(MARKERS)], dash, removed(run)))
+        points.append(
+            Point(
+                run,
+                order[i],
+                COLOURS[i % len(COLOURS)],
+                MARKERS[(i + i // len(COLOURS)) % len(MARKERS)],
+                dash,
+                removed(run),
+            )
+        )
     return points
 
 
 def legend(points: list[Point]) -> list[dict[str, str]]:
     """An entry for each group."""
     groups = {point.group: point for point in points}
-    return [{"colour": point.colour, "dash": "", "glyph": point.marker[1], "text": group} for group, point in groups.items()]
+    return [
+        {"colour": point.colour, "dash": "", "glyph": point.marker[1], "text": group}
+        for group, point in groups.items()
+    ]

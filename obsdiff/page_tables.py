@@ -23,21 +23,42 @@ def quality_table(comparison: Comparison) -> dict[str, Any]:
     seconds of pruning."""
     results = comparison.results
     metrics = measured_metrics(results)
-    about = {title: column for title, column in PRUNING_COLUMNS.items() if title != HELD_OUT or any(column(run)["text"] for run in results["runs"])}
+    about = {
+        title: column
+        for title, column in PRUNING_COLUMNS.items()
+        if title != HELD_OUT or any(column(run)["text"] for run in results["runs"])
+    }
     figures = {metric: quality_cells(results, metric) for metric in metrics}
-    rows = [[cell(DENSE), *(figures[metric][DENSE] for metric in metrics), *(cell() for _ in about)]]
-    rows += [[cell(run["name"]), *(figures[metric][run["name"]] for metric in metrics), *(column(run) for column in about.values())] for run in results["runs"]]
-    return {"columns": ["run", *(METRICS[metric].title for metric in metrics), *about], "rows": rows}
+    rows = [
+        [cell(DENSE), *(figures[metric][DENSE] for metric in metrics), *(cell() for _ in about)]
+    ]
+    rows += [
+        [
+            cell(run["name"]),
+            *(figures[metric][run["name"]] for metric in metrics),
+            *(column(run) for column in about.values()),
+        ]
+        for run in results["runs"]
+    ]
+    return {
+        "columns": ["run", *(METRICS[metric].title for metric in metrics), *about],
+        "rows": rows,
+    }
 
 
 def quality_cells(results: dict[str, Any], metric: str) -> dict[str, Cell]:
     """Name of a pipeline -> its figure with its interval, marked where it can't be told from the best of its column."""
     figures, about = figures_of(results, metric), METRICS[metric]
     near = near_best(figures, about.higher_is_better)
-    cells = {DENSE: cell(about.of_dense, OF_DENSE.get(about.of_dense, about.of_dense)), **{run["name"]: cell() for run in results["runs"]}}
+    cells = {
+        DENSE: cell(about.of_dense, OF_DENSE.get(about.of_dense, about.of_dense)),
+        **{run["name"]: cell() for run in results["runs"]},
+    }
     for name, figure in figures.items():
         value, low, high = (f"{figure[key]:.{about.decimals}f}" for key in ("value", "low", "high"))
-        cells[name] = cell(value + ("~" if name in near else ""), figure["value"], f"{low} to {high}")
+        cells[name] = cell(
+            value + ("~" if name in near else ""), figure["value"], f"{low} to {high}"
+        )
     return cells
 
 
@@ -53,7 +74,11 @@ def median_of(key: str) -> Callable[[dict], Cell]:
 
 def share_gone(run: dict[str, Any]) -> Cell:
     share = removed(run)
-    return cell() if share is None else cell(f"{100 * share:.2f} % of {len(run['layers'])} layers", share)
+    return (
+        cell()
+        if share is None
+        else cell(f"{100 * share:.2f} % of {len(run['layers'])} layers", share)
+    )
 
 
 def seconds_to_prune(run: dict[str, Any]) -> Cell:
@@ -62,7 +87,9 @@ def seconds_to_prune(run: dict[str, Any]) -> Cell:
 
 
 HELD_OUT = "held-out layer error, median"
-PRUNING_COLUMNS: dict[str, Callable[[dict], Cell]] = {  # what pruning did to the layers, and how long it took
+PRUNING_COLUMNS: dict[
+    str, Callable[[dict], Cell]
+] = {  # what pruning did to the layers, and how long it took
     "layer error, median": median_of("error"),
     HELD_OUT: median_of("held_out_error"),
     "zeros, or columns gone, in pruned layers": share_gone,
@@ -75,12 +102,18 @@ def removed(run: dict[str, Any]) -> float | None:
     sizes = [row["shape"][0] * row["shape"][1] for row in run["layers"]]
     if not sum(sizes):
         return None
-    return sum(row["sparsity"] * size for row, size in zip(run["layers"], sizes, strict=True)) / sum(sizes)
+    return sum(
+        row["sparsity"] * size for row, size in zip(run["layers"], sizes, strict=True)
+    ) / sum(sizes)
 
 
 def gone(cost: dict[str, Any]) -> Cell:
     counts = [cost[kind] for kind in KINDS if cost.get(kind, {}).get("total")]
-    return cell(in_words(cost), sum(row["removed"] / row["total"] for row in counts) / len(counts)) if counts else cell()
+    return (
+        cell(in_words(cost), sum(row["removed"] / row["total"] for row in counts) / len(counts))
+        if counts
+        else cell()
+    )
 
 
 def amount(key: str, unit: float, decimals: int, word: str) -> Callable[[dict], Cell]:
@@ -96,7 +129,13 @@ def amount(key: str, unit: float, decimals: int, word: str) -> Callable[[dict], 
 
 
 def zeros(cost: dict[str, Any]) -> Cell:
-    return cell(f"{100 * cost['zeros'] / cost['parameters']:.1f} %", cost["zeros"] / cost["parameters"]) if cost.get("parameters") else cell()
+    return (
+        cell(
+            f"{100 * cost['zeros'] / cost['parameters']:.1f} %", cost["zeros"] / cost["parameters"]
+        )
+        if cost.get("parameters")
+        else cell()
+    )
 
 
 def speed(what: str) -> Callable[[dict], Cell]:
@@ -104,7 +143,11 @@ def speed(what: str) -> Callable[[dict], Cell]:
 
     def column(cost: dict[str, Any]) -> Cell:
         row = cost.get(what)
-        return cell(f"{row['speedup']:.2f}x", row["speedup"], f"{row['low']:.2f} to {row['high']:.2f}") if row else cell()
+        return (
+            cell(f"{row['speedup']:.2f}x", row["speedup"], f"{row['low']:.2f} to {row['high']:.2f}")
+            if row
+            else cell()
+        )
 
     return column
 
@@ -124,17 +167,30 @@ COST_COLUMNS: dict[str, Callable[[dict], Cell]] = {
 def cost_table(comparison: Comparison) -> dict[str, Any]:
     """What dense and pruned cost; a column that nobody has is left out."""
     results = comparison.results
-    costs = {DENSE: results.get("dense_cost", {}), **{run["name"]: run["cost"] for run in results["runs"]}}
-    columns = {title: [column(cost) for cost in costs.values()] for title, column in COST_COLUMNS.items()}
+    costs = {
+        DENSE: results.get("dense_cost", {}),
+        **{run["name"]: run["cost"] for run in results["runs"]},
+    }
+    columns = {
+        title: [column(cost) for cost in costs.values()] for title, column in COST_COLUMNS.items()
+    }
     used = {title: cells for title, cells in columns.items() if any(each["text"] for each in cells)}
-    return {"columns": ["run", *used], "rows": [[cell(name), *(cells[i] for cells in used.values())] for i, name in enumerate(costs)]}
+    return {
+        "columns": ["run", *used],
+        "rows": [
+            [cell(name), *(cells[i] for cells in used.values())] for i, name in enumerate(costs)
+        ],
+    }
 
 
 def cost_reasons(comparison: Comparison) -> list[str]:
     """Why a cost was not measured, and for which pipelines."""
     results = comparison.results
     found: dict[str, list[str]] = {}
-    for name, cost in {DENSE: results.get("dense_cost", {}), **{run["name"]: run["cost"] for run in results["runs"]}}.items():
+    for name, cost in {
+        DENSE: results.get("dense_cost", {}),
+        **{run["name"]: run["cost"] for run in results["runs"]},
+    }.items():
         for key, title in (("macs", "MACs"), ("memory", "peak memory")):
             if why := cost.get(key, {}).get("why_not"):
                 found.setdefault(f"{title}: not measured: {why}", []).append(name)
@@ -144,15 +200,23 @@ def cost_reasons(comparison: Comparison) -> list[str]:
 def config_table(comparison: Comparison) -> dict[str, Any]:
     """Only the settings in which the runs differ; `shared` and `evaluated` say the others in words."""
     differ, settings, shared = configuration(comparison)
-    rows = [[cell(name), *(setting_cell(row, key) for key in differ)] for name, row in settings.items()]
+    rows = [
+        [cell(name), *(setting_cell(row, key) for key in differ)] for name, row in settings.items()
+    ]
     return {"columns": ["run", *differ], "rows": rows if differ else [], **in_two(shared)}
 
 
 def in_two(shared: dict[str, str]) -> dict[str, list[str]]:
     """What all runs share: how they were pruned, and with what they were evaluated."""
     return {
-        "shared": [f"{key} {value}" for key, value in shared.items() if not key.startswith(EVALUATED)],
-        "evaluated": [f"{key.removeprefix(EVALUATED)} {value}" for key, value in shared.items() if key.startswith(EVALUATED)],
+        "shared": [
+            f"{key} {value}" for key, value in shared.items() if not key.startswith(EVALUATED)
+        ],
+        "evaluated": [
+            f"{key.removeprefix(EVALUATED)} {value}"
+            for key, value in shared.items()
+            if key.startswith(EVALUATED)
+        ],
     }
 
 

@@ -30,7 +30,9 @@ def paper_count(model: nn.Module, pixels_per_latent: int) -> dict[str, float]:
     inputs = example_inputs(model, side, side, TEXT_TOKENS)
     parameters = sum(p.numel() for p in model.parameters())
     if inputs is None:
-        raise UserError(f"paper-count: the paper counts SD3, SDXL and FLUX models; found {type(model).__name__}")
+        raise UserError(
+            f"paper-count: the paper counts SD3, SDXL and FLUX models; found {type(model).__name__}"
+        )
     extras: list[int] = []
     handles = [module.register_forward_hook(counting(extras)) for module in model.modules()]
     try:
@@ -39,7 +41,9 @@ def paper_count(model: nn.Module, pixels_per_latent: int) -> dict[str, float]:
         for handle in handles:
             handle.remove()
     if counted["total"] is None:
-        raise UserError(f"paper-count: the paper counts at {SIDE} x {SIDE}, and {counted['why_not']}")
+        raise UserError(
+            f"paper-count: the paper counts at {SIDE} x {SIDE}, and {counted['why_not']}"
+        )
     layers = counted["linear"] + counted["convolution"]
     operations = 2 * layers + sum(extras) if "UNet" in type(model).__name__ else layers
     return {"parameters_billions": parameters / 1e9, "teraflops": operations / 1e12}

@@ -37,7 +37,9 @@ def mapped(tensor: Tensor, file: Path) -> Tensor:
     """The same numbers, in a file and mapped from there: at the beginning of a page, since where they lie in memory decides how products round."""
     with stopped_by_disk(file):
         tensor.detach().contiguous().flatten().view(torch.uint8).numpy().tofile(file)
-    return torch.from_file(str(file), shared=False, size=tensor.numel(), dtype=tensor.dtype).view(tensor.shape)
+    return torch.from_file(str(file), shared=False, size=tensor.numel(), dtype=tensor.dtype).view(
+        tensor.shape
+    )
 
 
 @dataclass(frozen=True)

@@ -28,8 +28,23 @@ from .solvers.permutation import kept, permutation
 from .surgery import FIXED, columns, items, normalised, refusal, sections
 from .unfolding import matrix
 
-ROLES = {"q": "q", "query": "q", "k": "k", "key": "k", "v": "v", "value": "v", "qkv": "qkv", "kv": "kv", "gate": "g", "g": "g"}  # by words of a layer's name
-MOVED = ("v", "g", "neurons")  # rows that go with the columns: values, gates on what the heads give, neurons
+ROLES = {
+    "q": "q",
+    "query": "q",
+    "k": "k",
+    "key": "k",
+    "v": "v",
+    "value": "v",
+    "qkv": "qkv",
+    "kv": "kv",
+    "gate": "g",
+    "g": "g",
+}  # by words of a layer's name
+MOVED = (
+    "v",
+    "g",
+    "neurons",
+)  # rows that go with the columns: values, gates on what the heads give, neurons
 PAST_OUTPUT = "EasyAnimateAttnProcessor2_0"  # whose heads are read past their output projection
 TINY = 1e-30
 
@@ -57,7 +72,11 @@ def movable(denoiser: nn.Module, group: Group, m: int) -> Movable | str:
         rows[name] = [(first, size) for role, first, size in parts if role in MOVED]
         widths |= {size for role, _, size in parts if role in ("v", "neurons")}
     width = widths.pop() // count
-    if widths or reads.shape[1] % width or any(size % (count * width) for parts in rows.values() for _, size in parts):
+    if (
+        widths
+        or reads.shape[1] % width
+        or any(size % (count * width) for parts in rows.values() for _, size in parts)
+    ):
         return f"{group.owner}: rows and columns of its {group.kind} do not fit each other"
     if width % m or int(reads[0, 0]) % m:
         return f"{group.owner}: {m} does not divide {'the width of a head' if group.kind == 'heads' else 'where its neurons begin and end'}"
@@ -71,7 +90,10 @@ def fixed(denoiser: nn.Module, group: Group) -> str | None:
     owner = denoiser.get_submodule(group.owner)
     if group.refused:
         return f"{group.owner}: {group.refused}"
-    if type(getattr(owner, "processor", None)).__name__ == PAST_OUTPUT and len(group.consumers) <= FIXED[PAST_OUTPUT][0]:
+    if (
+        type(getattr(owner, "processor", None)).__name__ == PAST_OUTPUT
+        and len(group.consumers) <= FIXED[PAST_OUTPUT][0]
+    ):
         return f"{group.owner}: {FIXED[PAST_OUTPUT][1]}"
     for name, module in owner.named_modules():
         words = set(name.rpartition(".")[2].split("_"))
@@ -85,7 +107,9 @@ def parts_of(denoiser: nn.Module, group: Group, producer: str) -> list[tuple[str
     found, own, first = [], [], 0
     its = sections(denoiser, group, producer)
     of_kind = sum(kind == group.kind for kind, _ in its)
-    word = next((ROLES[word] for word in producer.rpartition(".")[2].split("_") if word in ROLES), "")
+    word = next(
+        (ROLES[word] for word in producer.rpartition(".")[2].split("_") if word in ROLES), ""
+    )
     own = ["neurons"] * of_kind if group.kind == "neurons" else list(word)
     if len(own) != of_kind:
         return None
@@ -95,11 +119,18 @@ def parts_of(denoiser: nn.Module, group: Group, producer: str) -> list[tuple[str
     return found
 
 
-def reached(denoiser: nn.Module, blocks: list[Block], config: PruningConfig, layers: set[str]) -> tuple[list[Movable], dict[str, str]]:
+def reached(
+    denoiser: nn.Module, blocks: list[Block], config: PruningConfig, layers: set[str]
+) -> tuple[list[Movable], dict[str, str]]:
     """The groups that some of the layers read and that can have another order, and of the layers that read others the reason. Heads and
     neurons are looked at, channels of convolutions are not."""
     found, left = [], {}
-    for group in (group for block in blocks for group in block.groups if group.kind in ("heads", "neurons") and layers & set(group.consumers)):
+    for group in (
+        group
+        for block in blocks
+        for group in block.groups
+        if group.kind in ("heads", "neurons") and layers & set(group.consumers)
+    ):
         mine = movable(denoiser, group, config.group[1])
         if isinstance(mine, Movable):
             found.append(mine)
@@ -108,24 +139,51 @@ def reached(denoiser: nn.Module, blocks: list[Block], config: PruningConfig, lay
     return found, left
 
 
-def orders_of(site: Site, blocks: list[Block], hessians: Hessians, config: PruningConfig) -> dict[str, Any]:
+def orders_of(
+    site: Site, blocks: list[Block], hessians: Hessians, config: PruningConfig
+) -> dict[str, Any]:
     """{"orders": K lists of D a group, by its name, "record": the report's}. In several processes each searches for some of the groups,
     and all get all."""
-    mine = {tap: hessian for tap, hessian in hessians.items() if site.owners.get(tap, site.ranks.rank) == site.ranks.rank}
-    diagonals = site.ranks.collect({layer: hessian.diagonal().cpu() for tap, hessian in mine.items() for layer in tap.layers})
+    mine = {
+        tap: hessian
+        for tap, hessian in hessians.items()
+        if site.owners.get(tap, site.ranks.rank) == site.ranks.rank
+    }
+    diagonals = site.ranks.collect(
+        {layer: hessian.diagonal().cpu() for tap, hessian in mine.items() for layer in tap.layers}
+    )
     found, left = reached(site.denoiser, blocks, config, set(diagonals))
     orders, shares = {}, {}
     for movable in found[site.ranks.rank :: site.ranks.size]:
         scores, name = scores_of(site.denoiser, movable, diagonals), group_name(movable.group)
-        order, whole = permutation(scores, *config.group, seed=config.seed), scores.sum(dtype=torch.float64)
+        order, whole = (
+            permutation(scores, *config.group, seed=config.seed),
+            scores.sum(dtype=torch.float64),
+        )
         if whole > 0:  # else every order keeps all there is
-            shares[name] = [(kept(scores, places, *config.group).sum() / whole).item() for places in (None, order)]
-        if not torch.equal(order, torch.arange(order.shape[1], device=order.device).expand_as(order)):
+            shares[name] = [
+                (kept(scores, places, *config.group).sum() / whole).item()
+                for places in (None, order)
+            ]
+        if not torch.equal(
+            order, torch.arange(order.shape[1], device=order.device).expand_as(order)
+        ):
             orders[name] = order.tolist()
     orders, shares = site.ranks.collect(orders), list(site.ranks.collect(shares).values())
-    layers = {layer for movable in found for layer in movable.group.consumers if layer in diagonals and group_name(movable.group) in orders}
+    layers = {
+        layer
+        for movable in found
+        for layer in movable.group.consumers
+        if layer in diagonals and group_name(movable.group) in orders
+    }
     before, after = (sum(row[i] for row in shares) / max(1, len(shares)) for i in range(2))
-    record = {"layers": len(layers), "left": len(left), "kept_before": before, "kept_after": after, "why_left": next(iter(left.values()), "")}
+    record = {
+        "layers": len(layers),
+        "left": len(left),
+        "kept_before": before,
+        "kept_after": after,
+        "why_left": next(iter(left.values()), ""),
+    }
     return {"orders": orders, "record": record}
 
 
@@ -137,25 +195,48 @@ def scores_of(denoiser: nn.Module, movable: Movable, diagonals: Mapping[str, Ten
         places = reads.to(weight.device)
         scores = weight[:, places].float().square_().mul_(diagonals[name].to(weight.device)[places])
         scores /= scores.sum().clamp(min=TINY)
-        parts.append(scores.view(len(scores), movable.sets, -1, movable.width).permute(1, 0, 2, 3).flatten(1, 2))
+        parts.append(
+            scores.view(len(scores), movable.sets, -1, movable.width)
+            .permute(1, 0, 2, 3)
+            .flatten(1, 2)
+        )
     return torch.cat(parts, 1)
 
 
-def permute_by_(site: Site, blocks: list[Block], orders: Mapping[str, Any], dense: DensePass, config: PruningConfig) -> DensePass:
+def permute_by_(
+    site: Site,
+    blocks: list[Block],
+    orders: Mapping[str, Any],
+    dense: DensePass,
+    config: PruningConfig,
+) -> DensePass:
     """Put the groups into their orders, in the model, and say what the dense pass has to say in them. The pass itself stays as it is."""
     takes: dict[str, Tensor] = {}
-    for group in (group for block in blocks for group in block.groups if group_name(group) in orders):
-        mine, order = movable(site.denoiser, group, config.group[1]), torch.tensor(orders[group_name(group)], device="cpu")
+    for group in (
+        group for block in blocks for group in block.groups if group_name(group) in orders
+    ):
+        mine, order = (
+            movable(site.denoiser, group, config.group[1]),
+            torch.tensor(orders[group_name(group)], device="cpu"),
+        )
         changed = [name for name, parts in mine.rows.items() if parts] + list(group.consumers)
         if config.memory_budget_gib:
             own_(site.denoiser, changed)
         permute_(site.denoiser, mine, order)
         if config.memory_budget_gib:
             park_(site.denoiser, changed, site.store)
-        for name in group.consumers:  # of two kinds, heads and neurons, the one leaves the other's columns
+        for (
+            name
+        ) in group.consumers:  # of two kinds, heads and neurons, the one leaves the other's columns
             take = reading(site.denoiser, mine, order, name)
             takes[name] = takes[name][take] if name in takes else take
-    return replace(dense, hessians={name: hessian.reordered(takes[name]) if name in takes else hessian for name, hessian in dense.hessians.items()})
+    return replace(
+        dense,
+        hessians={
+            name: hessian.reordered(takes[name]) if name in takes else hessian
+            for name, hessian in dense.hessians.items()
+        },
+    )
 
 
 def permute_(denoiser: nn.Module, movable: Movable, order: Tensor) -> None:

@@ -46,7 +46,10 @@ class Piece:
     @property
     def touched(self) -> set[str]:
         """All layers that are changed: of groups what writes the heads or neurons, too."""
-        return {*self.layers, *(layer for group in self.groups for layer in (*group.producers, *group.consumers))}
+        return {
+            *self.layers,
+            *(layer for group in self.groups for layer in (*group.producers, *group.consumers)),
+        }
 
 
 @dataclass(frozen=True)
@@ -59,7 +62,9 @@ class Outcome:
     biases: dict[str, Tensor] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, tensors: Mapping[str, Tensor], layers: list[LayerRecord], groups: list[GroupRecord]) -> "Outcome":
+    def of(
+        cls, tensors: Mapping[str, Tensor], layers: list[LayerRecord], groups: list[GroupRecord]
+    ) -> "Outcome":
         """From what `tensors` gave. KeyError for a weight that is missing."""
         names = [row.name for row in layers]
         biases = {name: tensors[f"{name}.bias"] for name in names if f"{name}.bias" in tensors}
@@ -88,10 +93,18 @@ def pieces_of(packages: list[Package], groups: list[Group]) -> list[Piece]:
 def cost(piece: Piece, linears: Mapping[str, Shape]) -> float:
     """About how many multiplications a piece takes: its factors, and the sweep of its weights (O, I)."""
     sizes = [linears[layer] for layer in piece.layers]
-    return sum(linears[tap.layers[0]][1] ** 3 for tap in piece.taps) + sum(outputs * inputs**2 for outputs, inputs in sizes)
+    return sum(linears[tap.layers[0]][1] ** 3 for tap in piece.taps) + sum(
+        outputs * inputs**2 for outputs, inputs in sizes
+    )
 
 
-def solve_(denoiser: nn.Module, piece: Piece, hessians: Mapping[Tap, Hessian], config: PruningConfig, shares: Mapping[str, float]) -> Outcome:
+def solve_(
+    denoiser: nn.Module,
+    piece: Piece,
+    hessians: Mapping[Tap, Hessian],
+    config: PruningConfig,
+    shares: Mapping[str, float],
+) -> Outcome:
     """Prune a piece in place, and use up its Hessians. `shares`: the sparsity of each layer, or how many items each
     group keeps, where it is not the config that says so."""
     groups: list[GroupRecord] = []
@@ -99,12 +112,24 @@ def solve_(denoiser: nn.Module, piece: Piece, hessians: Mapping[Tap, Hessian], c
         config = replace(config, sparsity=shares[piece.layers[0]])
     if piece.groups:
         by_layer = {layer: hessians[tap] for tap in piece.taps for layer in tap.layers}
-        layers, groups = prune_groups_(denoiser, list(piece.groups), by_layer, config, piece.package, shares)
+        layers, groups = prune_groups_(
+            denoiser, list(piece.groups), by_layer, config, piece.package, shares
+        )
     else:
-        layers = [row for tap in piece.taps for row in prune_tap_(denoiser, tap, hessians[tap], config, piece.package)]
+        layers = [
+            row
+            for tap in piece.taps
+            for row in prune_tap_(denoiser, tap, hessians[tap], config, piece.package)
+        ]
     modules = {row.name: denoiser.get_submodule(row.name) for row in layers}
-    biases = {name: module.bias.detach() for name, module in modules.items() if config.correct_bias and has_bias(module)}
-    return Outcome({name: module.weight.detach() for name, module in modules.items()}, layers, groups, biases)
+    biases = {
+        name: module.bias.detach()
+        for name, module in modules.items()
+        if config.correct_bias and has_bias(module)
+    }
+    return Outcome(
+        {name: module.weight.detach() for name, module in modules.items()}, layers, groups, biases
+    )
 
 
 def apply_(denoiser: nn.Module, piece: Piece, outcome: Outcome) -> None:
@@ -119,7 +144,9 @@ def apply_(denoiser: nn.Module, piece: Piece, outcome: Outcome) -> None:
             denoiser.get_submodule(layer).bias.copy_(bias)
 
 
-def prune_tap_(denoiser: nn.Module, tap: Tap, hessian: Hessian, config: PruningConfig, package: int) -> list[LayerRecord]:
+def prune_tap_(
+    denoiser: nn.Module, tap: Tap, hessian: Hessian, config: PruningConfig, package: int
+) -> list[LayerRecord]:
     """Prune the layers of one tap with their common Hessian, in place."""
     began = time.perf_counter()
     modules = [denoiser.get_submodule(layer) for layer in tap.layers]
@@ -133,16 +160,25 @@ def prune_tap_(denoiser: nn.Module, tap: Tap, hessian: Hessian, config: PruningC
         return solutions_of(weights, inputs, config, damping)
 
     def error_apart(solutions: list[Solution]) -> float:
-        return sum(layer_error(w, solution.weight, apart) for w, solution in zip(weights, solutions, strict=True))
+        return sum(
+            layer_error(w, solution.weight, apart)
+            for w, solution in zip(weights, solutions, strict=True)
+        )
 
     try:
-        solutions = best(dampings(config), solve, lambda solutions: solutions[0].damping, error_apart)
+        solutions = best(
+            dampings(config), solve, lambda solutions: solutions[0].damping, error_apart
+        )
     except NotPositiveDefinite as error:
         raise NotPositiveDefinite(f"{tap.layers[0]}: {error}") from None
     records = []
-    for layer, module, weight, solution in zip(tap.layers, modules, weights, solutions, strict=True):
+    for layer, module, weight, solution in zip(
+        tap.layers, modules, weights, solutions, strict=True
+    ):
         if not solution.weight.isfinite().all():
-            raise NotPositiveDefinite(f"{layer}: the pruned weight has inf or NaN; raise the damping (now {solution.damping:g})")
+            raise NotPositiveDefinite(
+                f"{layer}: the pruned weight has inf or NaN; raise the damping (now {solution.damping:g})"
+            )
         judged = apart is not None and config.repairs
         repaired = not does_harm(weight, solution.weight, solution.kept, apart) if judged else None
         if repaired is False:
@@ -156,16 +192,40 @@ def prune_tap_(denoiser: nn.Module, tap: Tap, hessian: Hessian, config: PruningC
         seconds = (time.perf_counter() - began) / len(tap.layers)
         per_column = hessian.distinct / hessian.columns
         damping = max(solution.damping, aimed)
-        records.append(LayerRecord(layer, tuple(weight.shape), package, zeros, solution.loss, error, damping, per_column, seconds, held_out, repaired))
+        records.append(
+            LayerRecord(
+                layer,
+                tuple(weight.shape),
+                package,
+                zeros,
+                solution.loss,
+                error,
+                damping,
+                per_column,
+                seconds,
+                held_out,
+                repaired,
+            )
+        )
     return records
 
 
-def solutions_of(weights: list[Tensor], inputs: Inputs, config: PruningConfig, damping: float) -> list[Solution]:
+def solutions_of(
+    weights: list[Tensor], inputs: Inputs, config: PruningConfig, damping: float
+) -> list[Solution]:
     """The solver's answer with one damping, re-solved if the config says so."""
     target = Target(config.removed, config.group, damping, config.compensation)
-    solutions = SOLVERS[config.method]([w.to(inputs.hessian.device) for w in weights], inputs, target)
+    solutions = SOLVERS[config.method](
+        [w.to(inputs.hessian.device) for w in weights], inputs, target
+    )
     if config.refine == "lstsq":
-        solutions = [refined(w, solution, inputs.hessian, damping) for w, solution in zip(weights, solutions, strict=True)]
+        solutions = [
+            refined(w, solution, inputs.hessian, damping)
+            for w, solution in zip(weights, solutions, strict=True)
+        ]
     if config.refine == "swaps":
-        solutions = [swapped(w, solution, inputs.hessian, damping, config.group) for w, solution in zip(weights, solutions, strict=True)]
+        solutions = [
+            swapped(w, solution, inputs.hessian, damping, config.group)
+            for w, solution in zip(weights, solutions, strict=True)
+        ]
     return solutions

@@ -19,7 +19,12 @@ from .record import leaving
 from .surgery import items, layer_shapes, shrink_, unit
 
 
-def predict(model_config: Mapping[str, Any], config: PruningConfig, latents: tuple[int, int], text_tokens: int) -> dict[str, Any]:
+def predict(
+    model_config: Mapping[str, Any],
+    config: PruningConfig,
+    latents: tuple[int, int],
+    text_tokens: int,
+) -> dict[str, Any]:
     """Parameters and MACs of one forward for one picture, dense and pruned, and the heads and neurons that leave, apart.
 
     latents: height and width of the latents. MACs that can't be counted have a total of None and say `why_not`. UserError for a
@@ -28,7 +33,13 @@ def predict(model_config: Mapping[str, Any], config: PruningConfig, latents: tup
     dense = build_on_meta(model_config)
     inputs = example_inputs(dense, *latents, text_tokens)
     pruned, gone = shrunk(dense, config)
-    return {"dense": count(dense, inputs), "pruned": count(pruned, inputs), **gone, "latents": list(latents), "text_tokens": text_tokens}
+    return {
+        "dense": count(dense, inputs),
+        "pruned": count(pruned, inputs),
+        **gone,
+        "latents": list(latents),
+        "text_tokens": text_tokens,
+    }
 
 
 def count(model: nn.Module, inputs: Inputs | None) -> dict[str, Any]:
@@ -41,7 +52,10 @@ def shrunk(dense: nn.Module, config: PruningConfig) -> tuple[nn.Module, dict[str
     """A copy of a model on the meta device with as many heads and neurons taken out as a run with this config takes out, and how
     many those are."""
     model = copy.deepcopy(dense)
-    groups = select_groups(require_blocks(layer_shapes(model, config.target), type(model).__name__, config.target), config)
+    groups = select_groups(
+        require_blocks(layer_shapes(model, config.target), type(model).__name__, config.target),
+        config,
+    )
     require_prunable(model, groups)
     rows = []
     for group in groups:
@@ -52,7 +66,12 @@ def shrunk(dense: nn.Module, config: PruningConfig) -> tuple[nn.Module, dict[str
     return model, leaving(rows)
 
 
-def as_the_paper_counts(model_config: Mapping[str, Any], config: PruningConfig, pixels_per_latent: int) -> dict[str, dict[str, float]]:
+def as_the_paper_counts(
+    model_config: Mapping[str, Any], config: PruningConfig, pixels_per_latent: int
+) -> dict[str, dict[str, float]]:
     """Billions of parameters and "TFLOPs" of dense and pruned, as the OBS-Diff paper prints them; see paper_count.py."""
     dense = build_on_meta(model_config)
-    return {"dense": paper_count(dense, pixels_per_latent), "pruned": paper_count(shrunk(dense, config)[0], pixels_per_latent)}
+    return {
+        "dense": paper_count(dense, pixels_per_latent),
+        "pruned": paper_count(shrunk(dense, config)[0], pixels_per_latent),
+    }

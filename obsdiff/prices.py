@@ -85,7 +85,9 @@ def given_back(steps: Tensor, costs: Tensor, savings: Tensor, wanted: Tensor) ->
     while True:
         spare = (savings.T.double() @ steps.double()) - wanted
         free = (steps > 0) & (savings <= spare + ROUNDING * wanted).all(1)
-        gains = costs.gather(1, steps.unsqueeze(1)).squeeze(1) - costs.gather(1, (steps - 1).clamp(min=0).unsqueeze(1)).squeeze(1)
+        gains = costs.gather(1, steps.unsqueeze(1)).squeeze(1) - costs.gather(
+            1, (steps - 1).clamp(min=0).unsqueeze(1)
+        ).squeeze(1)
         gains = gains.masked_fill(~free, -1)
         if gains.max() < 0:
             return steps

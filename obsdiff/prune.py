@@ -88,10 +88,16 @@ def prune_(
     if config.device:
         pipe.to(config.device)
     ranks, pieces = Ranks.here(), pieces_of(job.packages, job.groups)
-    kept = ranks.agree(lambda: Journal(Path(journal), fingerprint(pipe, job, model))) if journal else None
+    kept = (
+        ranks.agree(lambda: Journal(Path(journal), fingerprint(pipe, job, model)))
+        if journal
+        else None
+    )
     job, budget = aimed(pipe, job, kept, report)
     config = job.config
-    solved = set(ranks.agree(lambda: [piece.number for piece in pieces if kept and kept.read(piece)]))
+    solved = set(
+        ranks.agree(lambda: [piece.number for piece in pieces if kept and kept.read(piece)])
+    )
     owners = shared_out([cost(piece, job.linears) for piece in pieces], ranks.size)
     passes = len(job.packages) if config.calibrating != "single" else 1
     with (
@@ -102,9 +108,35 @@ def prune_(
     ):
         owner_of = {tap: owners[piece.number] for piece in pieces for tap in piece.taps}
         advance = partial(bar.advance_of, run)
-        site = Site(run, job.denoiser, job.blocks, job.plan, waiting, config.offload_device, advance, ranks, owner_of, config.asymmetric)
-        shares, dense = allotted(site, job, dense, kept, report, bar, partial(spent, budget, pipe, job) if budget else None)
-        dense = in_order(site, job, dense, kept, report, {layer for piece in pieces if piece.number in solved for layer in piece.layers})
+        site = Site(
+            run,
+            job.denoiser,
+            job.blocks,
+            job.plan,
+            waiting,
+            config.offload_device,
+            advance,
+            ranks,
+            owner_of,
+            config.asymmetric,
+        )
+        shares, dense = allotted(
+            site,
+            job,
+            dense,
+            kept,
+            report,
+            bar,
+            partial(spent, budget, pipe, job) if budget else None,
+        )
+        dense = in_order(
+            site,
+            job,
+            dense,
+            kept,
+            report,
+            {layer for piece in pieces if piece.number in solved for layer in piece.layers},
+        )
         at_work = AtWork(job.denoiser, config, kept, solved, waiting, ranks, owners, shares)
         for outcome in outcomes(site, at_work, job.packages, pieces, dense, report, bar):
             report.layers += outcome.layers
@@ -116,15 +148,21 @@ def prune_(
         if config.allocation == "uniform":  # else it is what allocation chose
             note_untouched(report, config)
     report.parameters["after"] = sum(p.numel() for p in job.denoiser.parameters())
-    if config.method in ("obs", "alps") or config.refine != "none":  # the diagonal, all that the other methods read, needs few tokens
+    if (
+        config.method in ("obs", "alps") or config.refine != "none"
+    ):  # the diagonal, all that the other methods read, needs few tokens
         note_few_tokens(report)
     note_unrepaired(report)
-    if config.correct_bias and not any(has_bias(job.denoiser.get_submodule(row.name)) for row in report.layers):
+    if config.correct_bias and not any(
+        has_bias(job.denoiser.get_submodule(row.name)) for row in report.layers
+    ):
         note(report, "correct_bias: none of the layers that were pruned has a bias")
     return report
 
 
-def aimed(pipe: Any, job: Job, kept: Journal | None, report: PruningReport) -> tuple[Job, Budget | None]:
+def aimed(
+    pipe: Any, job: Job, kept: Journal | None, report: PruningReport
+) -> tuple[Job, Budget | None]:
     """The job with the uniform sparsity that meets its target, if it has one, and the budget where allocation is to meet it. A run that goes
     on finds both noted."""
     if not job.config.budget and job.config.target_latency is None:
@@ -150,7 +188,13 @@ def aimed(pipe: Any, job: Job, kept: Journal | None, report: PruningReport) -> t
 
 
 def allotted(
-    site: Site, job: Job, dense: DensePass | None, kept: Journal | None, report: PruningReport, bar: Progress, spending: Spending | None
+    site: Site,
+    job: Job,
+    dense: DensePass | None,
+    kept: Journal | None,
+    report: PruningReport,
+    bar: Progress,
+    spending: Spending | None,
 ) -> tuple[dict[str, float], DensePass | None]:
     """The sparsity of every layer, or what every group keeps, where it is not the config that says so, and the dense pass that it took. A
     run that goes on finds it noted."""
@@ -163,7 +207,9 @@ def allotted(
             dense = dense or gather(site, taps, job.config.calibrating)
         with seconds(report, "allocation"):
             if job.groups:
-                found = allocate_groups(site, job.groups, taps, dense, job.config, bar.trying, spending)
+                found = allocate_groups(
+                    site, job.groups, taps, dense, job.config, bar.trying, spending
+                )
             else:
                 found = allocate(site, taps, dense, job.config, bar.trying)
         if kept and site.ranks.rank == 0:
@@ -173,7 +219,14 @@ def allotted(
     return found["shares"], dense
 
 
-def in_order(site: Site, job: Job, dense: DensePass | None, kept: Journal | None, report: PruningReport, done: Set[str]) -> DensePass | None:
+def in_order(
+    site: Site,
+    job: Job,
+    dense: DensePass | None,
+    kept: Journal | None,
+    report: PruningReport,
+    done: Set[str],
+) -> DensePass | None:
     """With permute, neurons and heads' value dimensions put into the order in which the pattern keeps most, and the dense pass as this pruning
     is to read it. A run that goes on finds the order noted; `done` are the layers that it solved."""
     if not job.config.permute:
@@ -181,8 +234,12 @@ def in_order(site: Site, job: Job, dense: DensePass | None, kept: Journal | None
     taps = tuple(tap for package in job.packages for tap in package.taps)
     found = site.ranks.agree(lambda: kept.recall("permutation")) if kept else None
     wanted = [tap for tap in taps if found is None or not done >= set(tap.layers)]
-    with seconds(report, "calibration"):  # before the model changes: a sum in another order has other bits
-        dense = dense or (gather(site, wanted, job.config.calibrating) if wanted else DensePass(job.plan))
+    with seconds(
+        report, "calibration"
+    ):  # before the model changes: a sum in another order has other bits
+        dense = dense or (
+            gather(site, wanted, job.config.calibrating) if wanted else DensePass(job.plan)
+        )
     with seconds(report, "permutation"):
         found = found or orders_of(site, job.blocks, dense.of(taps), job.config)
         if kept and site.ranks.rank == 0:
@@ -190,22 +247,35 @@ def in_order(site: Site, job: Job, dense: DensePass | None, kept: Journal | None
         dense = permute_by_(site, job.blocks, found["orders"], dense, job.config)
     report.permutation = found["record"]
     if not found["orders"]:
-        note(report, f"permute: no layer got another order of its inputs; {found['record']['why_left'] or 'none keeps more in another one'}")
+        note(
+            report,
+            f"permute: no layer got another order of its inputs; {found['record']['why_left'] or 'none keeps more in another one'}",
+        )
     return dense
 
 
 def outcomes(
-    site: Site, at_work: AtWork, packages: list[Package], pieces: list[Piece], dense: DensePass | None, report: PruningReport, bar: Progress
+    site: Site,
+    at_work: AtWork,
+    packages: list[Package],
+    pieces: list[Piece],
+    dense: DensePass | None,
+    report: PruningReport,
+    bar: Progress,
 ) -> Iterator[Outcome]:
     """Steps 3 and 4, package after package."""
     done = {layer for piece in pieces if piece.number in at_work.solved for layer in piece.layers}
-    with contextlib.closing(GATHER[at_work.config.calibrating](site, packages, dense, done)) as gathered:
+    with contextlib.closing(
+        GATHER[at_work.config.calibrating](site, packages, dense, done)
+    ) as gathered:
         for index in range(len(packages)):
             bar.package(index)
             with seconds(report, "calibration"):
                 hessians = next(gathered)
             with seconds(report, "solve"):
-                yield from at_work.package([piece for piece in pieces if piece.package == index], hessians)
+                yield from at_work.package(
+                    [piece for piece in pieces if piece.package == index], hessians
+                )
 
 
 @contextlib.contextmanager
@@ -220,9 +290,18 @@ def report_of(pipe: Any, job: Job) -> PruningReport:
     """The report as it is before anything is pruned."""
     plan = job.plan
     prompts, seeds = plan.drawn
-    report = PruningReport(job.config.to_dict(), plan.settings, described_prompts(prompts), seeds, job.component, [list(p.layers) for p in job.packages])
+    report = PruningReport(
+        job.config.to_dict(),
+        plan.settings,
+        described_prompts(prompts),
+        seeds,
+        job.component,
+        [list(p.layers) for p in job.packages],
+    )
     report.threads = torch.get_num_threads()
-    report.hashes["prompts"] = prompts_hash(report.prompts, seeds)  # what is described is not hashed again
+    report.hashes["prompts"] = prompts_hash(
+        report.prompts, seeds
+    )  # what is described is not hashed again
     report.parameters["before"] = sum(p.numel() for p in job.denoiser.parameters())
     if job.config.component is None and (others := denoisers_besides(pipe, job.component)):
         note(report, chosen_denoiser(type(pipe).__name__, job.component, others))
@@ -236,12 +315,18 @@ def note_untouched(report: PruningReport, config: PruningConfig) -> None:
     whole = [row for row in report.groups if row.kept == row.total]
     if whole and config.removed > 0:
         first = f"{whole[0].owner} keeps all its {whole[0].total} {whole[0].kind}"
-        note(report, f"{len(whole)} of {len(report.groups)} groups lost nothing at sparsity {config.removed:g} and round_to {config.round_to}: {first}")
+        note(
+            report,
+            f"{len(whole)} of {len(report.groups)} groups lost nothing at sparsity {config.removed:g} and round_to {config.round_to}: {first}",
+        )
 
 
 def note_few_tokens(report: PruningReport) -> None:
     """One warning for all layers that saw fewer distinct tokens than they have columns."""
-    few = sorted((row for row in report.layers if row.tokens_per_column < 1), key=lambda row: row.tokens_per_column)
+    few = sorted(
+        (row for row in report.layers if row.tokens_per_column < 1),
+        key=lambda row: row.tokens_per_column,
+    )
     if few:
         worst = f"{few[0].name} has {few[0].tokens_per_column:.2f}"
         note(

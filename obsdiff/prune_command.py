@@ -42,7 +42,9 @@ def prune(args: argparse.Namespace) -> None:
     quiet()
     with joined(args.timeout_minutes) as ranks, contextlib.ExitStack() as held:
         job = {"command": "prune", "outputs": names}
-        part = ranks.agree(lambda: held.enter_context(open_part(args.output, job, args.resume, args.overwrite)))
+        part = ranks.agree(
+            lambda: held.enter_context(open_part(args.output, job, args.resume, args.overwrite))
+        )
         if ranks.agree(lambda: is_placed(args.output)):  # and not killed a moment later
             if ranks.rank == 0:
                 put_in_place(part, args.output, args.overwrite)
@@ -81,7 +83,11 @@ def all_configs(args: argparse.Namespace) -> list[PruningConfig]:
             raise UserError(f"{name}: the same value twice: {' '.join(map(str, values))}")
     given = [{} if pattern is None else {"pattern": pattern} for pattern in patterns]
     mixed = len(patterns) > 1
-    return [config_of(args, **one, sparsity=s) for one in given for s in ([None] if mixed and ":" in one["pattern"] else sparsities)]
+    return [
+        config_of(args, **one, sparsity=s)
+        for one in given
+        for s in ([None] if mixed and ":" in one["pattern"] else sparsities)
+    ]
 
 
 def folder_names(configs: list[PruningConfig]) -> list[str]:
@@ -89,14 +95,27 @@ def folder_names(configs: list[PruningConfig]) -> list[str]:
     mixed = len({config.pattern for config in configs}) > 1
     names = [f"{config.removed:.2f}" for config in configs]
     if mixed:
-        names = [c.pattern.replace(":", "-") if c.group else f"{c.pattern}-{name}" for c, name in zip(configs, names, strict=True)]
+        names = [
+            c.pattern.replace(":", "-") if c.group else f"{c.pattern}-{name}"
+            for c, name in zip(configs, names, strict=True)
+        ]
     if len(set(names)) < len(names):
         found = " ".join(f"{config.removed:g}" for config in configs)
-        raise UserError(f"sparsity: several values are written into folders of two decimals, so they have to differ there; found {found}")
+        raise UserError(
+            f"sparsity: several values are written into folders of two decimals, so they have to differ there; found {found}"
+        )
     return names
 
 
-def prune_all(folder: Folder, prompts: list[str], configs: list[PruningConfig], names: list[str], part: Path, output: Path, ranks: Any) -> None:
+def prune_all(
+    folder: Folder,
+    prompts: list[str],
+    configs: list[PruningConfig],
+    names: list[str],
+    part: Path,
+    output: Path,
+    ranks: Any,
+) -> None:
     """Prune the model with each config and write it into OUTPUT.part/new; several configs share one dense pass where there is one. What
     a killed run had finished is left as it is."""
     from .checkpoint import load_pipeline
@@ -105,35 +124,58 @@ def prune_all(folder: Folder, prompts: list[str], configs: list[PruningConfig], 
     from .prune import prune_
 
     every = list(zip(names, configs, targets(part, names), strict=True))
-    missing = [every[i] for i in ranks.agree(lambda: [i for i, (_, _, target) in enumerate(every) if not (target / RECORD).is_file()])]
+    missing = [
+        every[i]
+        for i in ranks.agree(
+            lambda: [i for i, (_, _, target) in enumerate(every) if not (target / RECORD).is_file()]
+        )
+    ]
     notes, model, dense = iter(folder.notes() if ranks.rank == 0 else ()), None, None
     with contextlib.ExitStack() as stack:
         for name, config, target in missing:
             began = time.perf_counter()
             pipe, formats = load_pipeline(folder, config.dtype, config.device)
-            for line in notes:  # once, and not before the model is open: one that can't be is one line, and no more
+            for line in (
+                notes
+            ):  # once, and not before the model is open: one that can't be is one line, and no more
                 say(line)
             if model is None and ranks.rank == 0 and emulated(pipe, formats, config):
-                say("computing in float32, since a CPU only emulates the stored half precision; the result is saved as stored")
+                say(
+                    "computing in float32, since a CPU only emulates the stored half precision; the result is saved as stored"
+                )
             loaded = time.perf_counter() - began
             model = model or model_hashes(pipe)
             if len(missing) > 1 and dense is None and config.calibrating != "live":
-                dense = stack.enter_context(dense_pass(pipe, prompts, [config for _, config, _ in missing]))
+                dense = stack.enter_context(
+                    dense_pass(pipe, prompts, [config for _, config, _ in missing])
+                )
             pieces = part / WORK / "pieces" / name
             report = prune_(pipe, prompts, config, dense=dense, journal=pieces, model=model)
             report.seconds = {"load": loaded} | report.seconds
             if ranks.rank == 0:
                 write_whole(pipe, formats, report, part / WORK / "writing", target)
                 shutil.rmtree(pieces)
-                say(summary(output / name if len(names) > 1 else output, report, time.perf_counter() - began))
+                say(
+                    summary(
+                        output / name if len(names) > 1 else output,
+                        report,
+                        time.perf_counter() - began,
+                    )
+                )
 
 
 def emulated(pipe: Any, formats: dict[str, str], config: PruningConfig) -> bool:
     """Whether a CPU computes in float32 what is stored in half precision."""
-    return pipe.device.type == "cpu" and config.dtype is None and bool(set(formats.values()) & {"float16", "bfloat16"})
+    return (
+        pipe.device.type == "cpu"
+        and config.dtype is None
+        and bool(set(formats.values()) & {"float16", "bfloat16"})
+    )
 
 
-def write_whole(pipe: Any, formats: dict[str, str], report: Any, beside: Path, target: Path) -> None:
+def write_whole(
+    pipe: Any, formats: dict[str, str], report: Any, beside: Path, target: Path
+) -> None:
     """Write a pruned pipeline beside its target, and give it its name when it is whole."""
     from .checkpoint import cast_, write_pruned
 
@@ -147,7 +189,11 @@ def write_whole(pipe: Any, formats: dict[str, str], report: Any, beside: Path, t
 
 def summary(output: Path, report: Any, seconds: float) -> str:
     errors = sorted(row.error for row in report.layers)
-    done = report.gone() if report.groups else f"{report.sparsity:.2%} zeros in {len(report.layers)} layers"
+    done = (
+        report.gone()
+        if report.groups
+        else f"{report.sparsity:.2%} zeros in {len(report.layers)} layers"
+    )
     if met := report.latency:
         done += f" (sparsity {met['sparsity']:g}: a step takes {met['measured']:.2f} of dense's time, asked for {met['target']:g})"
     if met := report.budget:
@@ -171,4 +217,6 @@ def make_plan(folder: Folder, config: PruningConfig) -> tuple[str, list[Package]
         from .meta import layers_of_config
 
         linears = layers_of_config(folder.config(name), config.target)
-    return name, plan_packages(require_blocks(linears, f"{folder.path}/{name}", config.target), linears, config)
+    return name, plan_packages(
+        require_blocks(linears, f"{folder.path}/{name}", config.target), linears, config
+    )

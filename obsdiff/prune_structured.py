@@ -54,7 +54,9 @@ def require_prunable(denoiser: nn.Module, groups: list[Group]) -> None:
         if reason:
             why = "" if group.kind == "channels" else ": what stays would change with what leaves"
             ffn = ", or leave all heads with --target ffn" if group.kind == "heads" else ""
-            raise UserError(f"structured: {reason}{why}; leave it out with --exclude '{group.consumers[0]}'{ffn}")
+            raise UserError(
+                f"structured: {reason}{why}; leave it out with --exclude '{group.consumers[0]}'{ffn}"
+            )
 
 
 def prune_groups_(
@@ -75,20 +77,42 @@ def prune_groups_(
         matrices = taken({name: hessians[name] for name in names})
         before, aimed = aims(before, {name: hessians[name] for name in names}, matrices, config)
         apart = taken({name: other for name in names if (other := hessians[name].held_out)})
-        consumers, gone = solved_best(partial(solved, denoiser, together, before, matrices, package, left), before, apart, config)
+        consumers, gone = solved_best(
+            partial(solved, denoiser, together, before, matrices, package, left),
+            before,
+            apart,
+            config,
+        )
         records += gone
         for name, consumer in consumers.items():
-            repaired = keep_if_good_(consumer, before[name], apart[name]) if apart and config.repairs else None
+            repaired = (
+                keep_if_good_(consumer, before[name], apart[name])
+                if apart and config.repairs
+                else None
+            )
             error = layer_error(before[name], consumer.weight, matrices[name])
             if config.method != "obs" or not config.compensation or repaired is False:
                 consumer.loss = squared_error(before[name], consumer.weight, matrices[name]) / 2
             consumer.damping = max(consumer.damping, aimed[name])
-            row = record(name, before[name], consumer, error, hessians[name], package, time.perf_counter() - began)
+            row = record(
+                name,
+                before[name],
+                consumer,
+                error,
+                hessians[name],
+                package,
+                time.perf_counter() - began,
+            )
             held_out = layer_error(before[name], consumer.weight, apart[name]) if apart else None
             layers.append(replace(row, held_out_error=held_out, repaired=repaired))
             write_(name, denoiser.get_submodule(name), consumer.weight)
             if config.correct_bias:
-                correct_(denoiser.get_submodule(name), before[name], consumer.weight, hessians[name].mean())
+                correct_(
+                    denoiser.get_submodule(name),
+                    before[name],
+                    consumer.weight,
+                    hessians[name].mean(),
+                )
         for group, chosen in zip(together, gone, strict=True):
             shrink_(denoiser, group, left_items(denoiser, group, chosen))
     return layers, records
@@ -96,11 +120,16 @@ def prune_groups_(
 
 def taken(hessians: Mapping[str, Hessian]) -> Matrices:
     """H of each layer, in the memory of its sums; layers that read one input share it."""
-    squares = {number: hessian.take() for number, hessian in {id(hessian): hessian for hessian in hessians.values()}.items()}
+    squares = {
+        number: hessian.take()
+        for number, hessian in {id(hessian): hessian for hessian in hessians.values()}.items()
+    }
     return {name: squares[id(hessian)] for name, hessian in hessians.items()}
 
 
-def aims(before: Matrices, hessians: Mapping[str, Hessian], matrices: Matrices, config: PruningConfig) -> tuple[Matrices, dict[str, float]]:
+def aims(
+    before: Matrices, hessians: Mapping[str, Hessian], matrices: Matrices, config: PruningConfig
+) -> tuple[Matrices, dict[str, float]]:
     """What each layer aims at, layers of one Hessian together, and the damping that it took."""
     together: dict[int, list[str]] = {}
     for name, hessian in hessians.items():
@@ -109,17 +138,27 @@ def aims(before: Matrices, hessians: Mapping[str, Hessian], matrices: Matrices, 
     dampings: dict[str, float] = {}
     for first, *others in together.values():
         names = [first, *others]
-        weights, damping = aimed_at(first, [before[name] for name in names], hessians[first], matrices[first], config)
+        weights, damping = aimed_at(
+            first, [before[name] for name in names], hessians[first], matrices[first], config
+        )
         found |= zip(names, weights, strict=True)
         dampings |= dict.fromkeys(names, damping)
     return {name: found[name] for name in before}, dampings
 
 
-def solved_best(solve: Callable[[PruningConfig], Solved], before: Matrices, apart: Matrices, config: PruningConfig) -> Solved:
+def solved_best(
+    solve: Callable[[PruningConfig], Solved],
+    before: Matrices,
+    apart: Matrices,
+    config: PruningConfig,
+) -> Solved:
     """What `solve` gives with the config's damping, or with the one that does best on the held-out Hessians `apart`, if it is to be chosen."""
 
     def error(found: Solved) -> float:
-        return sum(layer_error(before[name], consumer.weight, apart[name]) for name, consumer in found[0].items())
+        return sum(
+            layer_error(before[name], consumer.weight, apart[name])
+            for name, consumer in found[0].items()
+        )
 
     return best(
         dampings(config),
@@ -130,7 +169,13 @@ def solved_best(solve: Callable[[PruningConfig], Solved], before: Matrices, apar
 
 
 def solved(
-    denoiser: nn.Module, together: list[Group], before: Matrices, matrices: Matrices, package: int, left: Mapping[str, float], config: PruningConfig
+    denoiser: nn.Module,
+    together: list[Group],
+    before: Matrices,
+    matrices: Matrices,
+    package: int,
+    left: Mapping[str, float],
+    config: PruningConfig,
 ) -> Solved:
     """Consumers without what leaves the groups that share them, and what that is; nothing of it is in the model yet."""
     consumers = {name: begin(name, before[name], matrices[name], config) for name in before}
@@ -164,7 +209,9 @@ def by_consumer(groups: list[Group]) -> list[list[Group]]:
     return [sorted(some, key=lambda g: g.kind) for some in together.values()]
 
 
-def begin(name: str, weight: torch.Tensor, hessian: torch.Tensor, config: PruningConfig) -> Consumer:
+def begin(
+    name: str, weight: torch.Tensor, hessian: torch.Tensor, config: PruningConfig
+) -> Consumer:
     if config.method != "obs":
         return Consumer.untouched(weight, hessian)
     try:
@@ -173,7 +220,14 @@ def begin(name: str, weight: torch.Tensor, hessian: torch.Tensor, config: Prunin
         raise NotPositiveDefinite(f"{name}: {error}") from None
 
 
-def choose(denoiser: nn.Module, group: Group, consumers: dict[str, Consumer], config: PruningConfig, package: int, left: Mapping[str, float]) -> GroupRecord:
+def choose(
+    denoiser: nn.Module,
+    group: Group,
+    consumers: dict[str, Consumer],
+    config: PruningConfig,
+    package: int,
+    left: Mapping[str, float],
+) -> GroupRecord:
     """Choose what leaves one group and take it out of its consumers."""
     total = items(denoiser, group)
     kept = int(left.get(group_name(group), left_of(group, total, config)))
@@ -185,25 +239,56 @@ def choose(denoiser: nn.Module, group: Group, consumers: dict[str, Consumer], co
         removed, scores = obs_neurons(mine[0], reads.flatten(), total - kept, config.compensation)
     else:
         read = [consumer.weight[:, reads].transpose(0, 1) for consumer in mine]
-        written = [denoiser.get_submodule(name).weight.detach()[rows(denoiser, group, name, total)] for name in group.producers]
-        removed, scores = BASELINES[config.method](read, written, total - kept, seed=config.seed ^ zlib.crc32(group.owner.encode()))
+        written = [
+            denoiser.get_submodule(name).weight.detach()[rows(denoiser, group, name, total)]
+            for name in group.producers
+        ]
+        removed, scores = BASELINES[config.method](
+            read, written, total - kept, seed=config.seed ^ zlib.crc32(group.owner.encode())
+        )
         for consumer in mine:
             consumer.drop(reads[removed].flatten())
     each = unit(denoiser, group)
-    gone, every = [i * each + j for i in removed for j in range(each)], [score for score in scores for _ in range(each)]
+    gone, every = (
+        [i * each + j for i in removed for j in range(each)],
+        [score for score in scores for _ in range(each)],
+    )
     return GroupRecord(group.owner, group.kind, total * each, kept * each, gone, every, package)
 
 
-def refine_(name: str, consumer: Consumer, before: torch.Tensor, hessian: torch.Tensor, damping: float) -> None:
+def refine_(
+    name: str, consumer: Consumer, before: torch.Tensor, hessian: torch.Tensor, damping: float
+) -> None:
     """The best weight with the columns that are left."""
     kept = consumer.left.expand(len(before), -1)
     try:
-        consumer.weight, consumer.damping = lstsq(before.to(hessian), kept, hessian, damping), damping
+        consumer.weight, consumer.damping = (
+            lstsq(before.to(hessian), kept, hessian, damping),
+            damping,
+        )
     except NotPositiveDefinite as error:
         raise NotPositiveDefinite(f"{name}: {error}") from None
 
 
-def record(name: str, before: torch.Tensor, consumer: Consumer, error: float, hessian: Hessian, package: int, seconds: float) -> LayerRecord:
+def record(
+    name: str,
+    before: torch.Tensor,
+    consumer: Consumer,
+    error: float,
+    hessian: Hessian,
+    package: int,
+    seconds: float,
+) -> LayerRecord:
     gone = 1 - consumer.left.float().mean().item()
     per_column = hessian.distinct / hessian.columns
-    return LayerRecord(name, tuple(before.shape), package, gone, consumer.loss, error, consumer.damping, per_column, seconds)
+    return LayerRecord(
+        name,
+        tuple(before.shape),
+        package,
+        gone,
+        consumer.loss,
+        error,
+        consumer.damping,
+        per_column,
+        seconds,
+    )

@@ -29,28 +29,44 @@ def pruned_class(name: str) -> type[ModelMixin]:
     if not name.startswith(PREFIX) or not inspect.isclass(base) or not issubclass(base, ModelMixin):
         raise AttributeError(f"module 'obsdiff' has no attribute {name!r}")
 
-    def __init__(self: Any, *args: Any, pruned_layout: Mapping[str, Any] | None = None, **kwargs: Any) -> None:  # noqa: N807
+    def __init__(  # noqa: N807 - it becomes a method
+        self: Any, *args: Any, pruned_layout: Mapping[str, Any] | None = None, **kwargs: Any
+    ) -> None:
         base.__init__(self, *args, **kwargs)
         shrink_to_(self, pruned_layout or {})
         self.register_to_config(pruned_layout=dict(pruned_layout or {}))
 
     signature = inspect.signature(base.__init__)
     own = inspect.Parameter("pruned_layout", inspect.Parameter.KEYWORD_ONLY, default=None)
-    __init__.__signature__ = signature.replace(parameters=[*signature.parameters.values(), own])  # diffusers reads configs by it
+    __init__.__signature__ = signature.replace(
+        parameters=[*signature.parameters.values(), own]
+    )  # diffusers reads configs by it
     text = f"{base.__name__} with heads, neurons or channels taken out, as its config's pruned_layout says."
-    return type(name, (base,), {"__init__": __init__, "__doc__": text, "__module__": "obsdiff"} | itself(base) | guarded(base))
+    return type(
+        name,
+        (base,),
+        {"__init__": __init__, "__doc__": text, "__module__": "obsdiff"}
+        | itself(base)
+        | guarded(base),
+    )
 
 
 def itself(base: type[ModelMixin]) -> dict[str, Any]:
     """diffusers opens some old classes as newer ones, by their names; a pruned class is the one that was pruned."""
     plain = {"from_config": ConfigMixin.from_config, "from_pretrained": ModelMixin.from_pretrained}
-    return {name: classmethod(method.__func__) for name, method in plain.items()} if issubclass(base, LegacyConfigMixin) else {}
+    return (
+        {name: classmethod(method.__func__) for name, method in plain.items()}
+        if issubclass(base, LegacyConfigMixin)
+        else {}
+    )
 
 
 def mark_pruned_(model: nn.Module, layout: Layout) -> nn.Module:
     """Make a model whose shapes were changed to `layout` one of the pruned class, so that it saves itself as such."""
     before = dict(model.config.get("pruned_layout") or {})
-    merged = {owner: {**before.get(owner, {}), **layout.get(owner, {})} for owner in {**before, **layout}}
+    merged = {
+        owner: {**before.get(owner, {}), **layout.get(owner, {})} for owner in {**before, **layout}
+    }
     name = type(model).__name__
     model.__class__ = pruned_class(name if name.startswith(PREFIX) else PREFIX + name)
     model.register_to_config(pruned_layout=merged)

@@ -34,7 +34,11 @@ class Ranks:
     @classmethod
     def here(cls) -> "Ranks":
         """As torch.distributed has it; one process where it is not in use."""
-        return cls(dist.get_rank(), dist.get_world_size()) if dist.is_available() and dist.is_initialized() else cls()
+        return (
+            cls(dist.get_rank(), dist.get_world_size())
+            if dist.is_available() and dist.is_initialized()
+            else cls()
+        )
 
     def agree(self, ask: Callable[[], Any]) -> Any:
         """What process 0 answers, everywhere; if it raises what a user is told, so do all."""
@@ -67,11 +71,16 @@ class Ranks:
         """Add up the sums of a Hessian at its owner, where alone they are good afterwards, or everywhere (None)."""
         if self.size == 1:
             return
-        numbers = torch.tensor([hessian.samples, hessian.alpha], dtype=torch.float64, device=hessian.x.device)
+        numbers = torch.tensor(
+            [hessian.samples, hessian.alpha], dtype=torch.float64, device=hessian.x.device
+        )
         seen: list[Any] = [None] * self.size
         squares = [square for square in (hessian.xx, hessian.cross) if square is not None]
         with answered():
-            for part in (*(part for square in squares for part in square.flatten().split(AT_ONCE)), hessian.x):
+            for part in (
+                *(part for square in squares for part in square.flatten().split(AT_ONCE)),
+                hessian.x,
+            ):
                 dist.all_reduce(part) if owner is None else dist.reduce(part, owner)
             dist.all_reduce(numbers)
             dist.all_gather_object(seen, hessian.seen)
@@ -80,14 +89,24 @@ class Ranks:
         if owner not in (None, self.rank):
             hessian.xx, hessian.cross = hessian.xx.new_empty(0, 0), None
 
-    def give(self, tensors: dict[str, Tensor] | None, notes: Any, owner: int, device: torch.device) -> tuple[dict[str, Tensor], Any]:
+    def give(
+        self, tensors: dict[str, Tensor] | None, notes: Any, owner: int, device: torch.device
+    ) -> tuple[dict[str, Tensor], Any]:
         """Named tensors and what belongs to them, from their owner to all."""
-        head: list[Any] = [[(name, t.shape, t.dtype) for name, t in tensors.items()], notes] if self.rank == owner else [None, None]
+        head: list[Any] = (
+            [[(name, t.shape, t.dtype) for name, t in tensors.items()], notes]
+            if self.rank == owner
+            else [None, None]
+        )
         found = {}
         with answered():
             dist.broadcast_object_list(head, src=owner)
             for name, shape, dtype in head[0]:
-                tensor = tensors[name].to(device).contiguous() if self.rank == owner else torch.empty(shape, dtype=dtype, device=device)
+                tensor = (
+                    tensors[name].to(device).contiguous()
+                    if self.rank == owner
+                    else torch.empty(shape, dtype=dtype, device=device)
+                )
                 dist.broadcast(tensor, src=owner)
                 found[name] = tensor
         return found, head[1]
@@ -108,7 +127,9 @@ def answered() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:  # of gloo and NCCL alike
-        raise RunStopped(f"process {Ranks.here().rank}: {LOST} ({str(error).strip().splitlines()[0][:120]})") from error
+        raise RunStopped(
+            f"process {Ranks.here().rank}: {LOST} ({str(error).strip().splitlines()[0][:120]})"
+        ) from error
 
 
 @contextlib.contextmanager
@@ -121,13 +142,17 @@ def joined(timeout_minutes: float) -> Iterator[Ranks]:
     if cuda:
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
     with answered():
-        dist.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo", timeout=timedelta(minutes=timeout_minutes))
+        dist.init_process_group(
+            "cpu:gloo,cuda:nccl" if cuda else "gloo", timeout=timedelta(minutes=timeout_minutes)
+        )
     before = signal.signal(signal.SIGTERM, ended)
     try:
         yield Ranks.here()
         signal.signal(signal.SIGTERM, before)
     except BaseException:
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # torchrun is about to send it; what went wrong is still to be said
+        signal.signal(
+            signal.SIGTERM, signal.SIG_IGN
+        )  # torchrun is about to send it; what went wrong is still to be said
         raise
     finally:
         with contextlib.suppress(RuntimeError):  # the others may be gone

@@ -111,7 +111,11 @@ def leaving(groups: list[dict[str, Any]]) -> dict[str, dict[str, int]]:
 
 def in_words(counts: dict[str, dict[str, int]]) -> str:
     """ "8 of 20 heads and 3072 of 10240 neurons" of what `leaving` gives."""
-    return " and ".join(f"{row['removed']} of {row['total']} {kind}" for kind in KINDS if (row := counts.get(kind)) and row["total"])
+    return " and ".join(
+        f"{row['removed']} of {row['total']} {kind}"
+        for kind in KINDS
+        if (row := counts.get(kind)) and row["total"]
+    )
 
 
 def versions() -> dict[str, str]:

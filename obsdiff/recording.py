@@ -44,11 +44,22 @@ class Shelf:
         if file:
             with stopped_by_disk(file):
                 save_file({"x": tensor.detach().cpu().contiguous()}, file)
-        return Kept(file or tensor.detach().to(self.device or tensor.device, copy=True, memory_format=torch.contiguous_format), tensor.device, size)
+        return Kept(
+            file
+            or tensor.detach().to(
+                self.device or tensor.device, copy=True, memory_format=torch.contiguous_format
+            ),
+            tensor.device,
+            size,
+        )
 
     def get(self, kept: Kept) -> Tensor:
         """The tensor, contiguous. One from a file is copied out of it: where it lies in memory decides how products round."""
-        return load_file(kept.held)["x"].to(kept.home, copy=True) if isinstance(kept.held, Path) else kept.held.to(kept.home)
+        return (
+            load_file(kept.held)["x"].to(kept.home, copy=True)
+            if isinstance(kept.held, Path)
+            else kept.held.to(kept.home)
+        )
 
     def drop(self, kept: Kept) -> None:
         """Give a tensor's room back; whoever has the Kept forgets it."""
@@ -87,13 +98,20 @@ class Recording:
         """Write a call down; leaves that equal those of the call before are not kept again."""
         leaves, spec = tree_flatten((args, kwargs))
         before = tree_flatten(self.calls[-1].inputs)[0] if self.calls else []
-        kept = [self.same(x, before[i] if i < len(before) else None) if isinstance(x, Tensor) else x for i, x in enumerate(leaves)]
+        kept = [
+            self.same(x, before[i] if i < len(before) else None) if isinstance(x, Tensor) else x
+            for i, x in enumerate(leaves)
+        ]
         self.calls.append(Call(run.step, run.prompts, tree_unflatten(kept, spec)))
 
     def same(self, tensor: Tensor, before: Any) -> Kept:
         if isinstance(before, Kept):
             other = self.shelf.get(before)
-            if (other.shape, other.dtype, other.device) == (tensor.shape, tensor.dtype, tensor.device) and torch.equal(other, tensor):
+            if (other.shape, other.dtype, other.device) == (
+                tensor.shape,
+                tensor.dtype,
+                tensor.device,
+            ) and torch.equal(other, tensor):
                 return before
         return self.shelf.put(tensor)
 

@@ -29,7 +29,14 @@ from .trajectory import Trajectory, again
 
 
 def record(
-    run: Run, denoiser: nn.Module, blocks: list[Block], taps: list[Tap], plan: Plan, shelf: Shelf, device: str | None, on_call: Callable[[int], None]
+    run: Run,
+    denoiser: nn.Module,
+    blocks: list[Block],
+    taps: list[Tap],
+    plan: Plan,
+    shelf: Shelf,
+    device: str | None,
+    on_call: Callable[[int], None],
 ) -> tuple[Trajectory, dict[Tap, Hessian]]:
     """Draw all calibration prompts with the dense model; the Hessians of `taps` come along."""
     recording, order = Recording(shelf), Order(blocks)
@@ -48,12 +55,17 @@ def spans(packages: list[Package], trajectory: Trajectory) -> list[tuple[int, in
     places = {name: i for i, name in enumerate(trajectory.order.names)}
     why_not, found = trajectory.why_not, []
     if not why_not:
-        inside = [[places[trajectory.order.segments[layer]] for layer in package.layers] for package in packages]
+        inside = [
+            [places[trajectory.order.segments[layer]] for layer in package.layers]
+            for package in packages
+        ]
         found = [(min(some), max(some)) for some in inside]
         if found != sorted(found):
             why_not = "its packages do not follow the order in which its blocks are called"
     if why_not:
-        raise CalibrationError(f"calibration replay can't run this model block by block: {why_not}; take live or single")
+        raise CalibrationError(
+            f"calibration replay can't run this model block by block: {why_not}; take live or single"
+        )
     return found
 
 
@@ -74,14 +86,22 @@ def replayed(
     trajectory.outputs = [{} for _ in trajectory.recording.calls]
     run.recorded_steps = trajectory.recording.steps
     try:
-        starts = [0, *(first for first, _ in reach[begin:])]  # nothing is on the shelf before the first replay, whatever blocks stay dense
-        for index, (start, (border, last)) in enumerate(zip(starts, reach[begin:], strict=False), begin):
+        starts = [
+            0,
+            *(first for first, _ in reach[begin:]),
+        ]  # nothing is on the shelf before the first replay, whatever blocks stay dense
+        for index, (start, (border, last)) in enumerate(
+            zip(starts, reach[begin:], strict=False), begin
+        ):
             package = packages[index]
             hessians = new_hessians(denoiser, list(package.taps), device, crossed=dense is not None)
             account = Account(others=trajectory.recording.others.copy())
             for number in range(len(trajectory.recording.calls)):
                 seen = dense.read(number, index) if dense else {}
-                with tapped(run, denoiser, hessians, account, plan.weighting, on_call, seen), stopped_early(denoiser, trajectory, package):
+                with (
+                    tapped(run, denoiser, hessians, account, plan.weighting, on_call, seen),
+                    stopped_early(denoiser, trajectory, package),
+                ):
                     again(run, denoiser, trajectory, number, start, border, last)
             account.settle(list(package.layers), run.steps, plan.ranks)
             if dense:
@@ -109,6 +129,9 @@ def stopped_early(denoiser: nn.Module, trajectory: Trajectory, package: Package)
         if not left:
             raise Stop
 
-    hooks = [(denoiser, begin), *((denoiser.get_submodule(layer), partial(seen, layer)) for layer in package.layers)]
+    hooks = [
+        (denoiser, begin),
+        *((denoiser.get_submodule(layer), partial(seen, layer)) for layer in package.layers),
+    ]
     with hooked(module.register_forward_pre_hook(hook) for module, hook in hooks):
         yield

@@ -32,9 +32,15 @@ def write_page(folders: list[Path], page: Path) -> None:
     """Write the page of the results in `folders`. UserError for a folder without a whole results.json, or of another schema."""
     folders = [Path(folder) for folder in folders]
     places = [folder.resolve() for folder in folders]
-    twice = [str(folder) for folder, place in zip(folders, places, strict=True) if places.count(place) > 1]
+    twice = [
+        str(folder)
+        for folder, place in zip(folders, places, strict=True)
+        if places.count(place) > 1
+    ]
     if twice:
-        raise UserError(f"report: expected each run once, found the same folder twice: {', '.join(twice)}; leave one out")
+        raise UserError(
+            f"report: expected each run once, found the same folder twice: {', '.join(twice)}; leave one out"
+        )
     html = fitting_page(merge([(folder, read_results(folder)) for folder in folders]))
     page.parent.mkdir(parents=True, exist_ok=True)
     beside = page.with_name(f".{page.name}.part")
@@ -48,11 +54,15 @@ def read_results(folder: Path) -> dict[str, Any]:
     file = folder / "results.json"
     results = read_json(file)
     if results.get("schema") != SCHEMA:
-        raise UserError(f"{file}: expected schema {SCHEMA}, found {results.get('schema')!r}; write it again with this obsdiff")
+        raise UserError(
+            f"{file}: expected schema {SCHEMA}, found {results.get('schema')!r}; write it again with this obsdiff"
+        )
     try:
         check_results(results)
     except ValueError as error:
-        raise UserError(f"{file} does not follow schema {SCHEMA}: {error}; write it again with this obsdiff") from None
+        raise UserError(
+            f"{file} does not follow schema {SCHEMA}: {error}; write it again with this obsdiff"
+        ) from None
     return results
 
 
@@ -64,13 +74,23 @@ def check_finished(folder: Path) -> None:
     elif (folder / "results.json").is_file():
         return
     if (part / ".work").is_dir():
-        raise UserError(f"report: {folder} is not finished: {part} is of a run that did not end; go on with obsdiff evaluate ... --output {folder} --resume")
+        raise UserError(
+            f"report: {folder} is not finished: {part} is of a run that did not end; go on with obsdiff evaluate ... --output {folder} --resume"
+        )
     if (folder / RECORD).is_file():
         raise UserError(
             f"report: expected a run, found the pruned pipeline {folder}, without results.json; obsdiff evaluate {folder} --against MODEL makes a run"
         )
-    found = "a folder without results.json" if folder.is_dir() else "a file" if folder.exists() else "nothing"
-    raise UserError(f"report: expected the folder of a run, with its results.json, found {found} at {str(folder)!r}; obsdiff evaluate makes one")
+    found = (
+        "a folder without results.json"
+        if folder.is_dir()
+        else "a file"
+        if folder.exists()
+        else "nothing"
+    )
+    raise UserError(
+        f"report: expected the folder of a run, with its results.json, found {found} at {str(folder)!r}; obsdiff evaluate makes one"
+    )
 
 
 def fitting_page(comparisons: list[Comparison]) -> str:
@@ -78,8 +98,13 @@ def fitting_page(comparisons: list[Comparison]) -> str:
     sections = [section(comparison) for comparison in comparisons]
     left = LARGEST - MARGIN - len(rendered(sections).encode(errors="replace"))
     if left < 0:
-        raise UserError(f"report: the page would have {(LARGEST - left) / 1e6:.0f} MB without a picture, more than {LARGEST // 10**6}; give fewer runs")
-    order = sorted(range(len(sections)), key=lambda i: len(comparisons[i].results["prompts"]) * len(sections[i]["names"]))
+        raise UserError(
+            f"report: the page would have {(LARGEST - left) / 1e6:.0f} MB without a picture, more than {LARGEST // 10**6}; give fewer runs"
+        )
+    order = sorted(
+        range(len(sections)),
+        key=lambda i: len(comparisons[i].results["prompts"]) * len(sections[i]["names"]),
+    )
     for done, i in enumerate(order):
         sections[i]["prompts"], size = picture_rows(comparisons[i], left // (len(order) - done))
         left -= size
@@ -90,14 +115,18 @@ def rendered(sections: list[dict[str, Any]]) -> str:
     from jinja2 import Environment, FileSystemLoader
 
     page = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True)
-    page.filters["sha256"] = lambda text: base64.b64encode(hashlib.sha256(str(text).encode()).digest()).decode()
+    page.filters["sha256"] = lambda text: base64.b64encode(
+        hashlib.sha256(str(text).encode()).digest()
+    ).decode()
     return page.get_template("page.html").render(sections=sections)
 
 
 def section(comparison: Comparison) -> dict[str, Any]:
     """What the template shows of one comparison, without its pictures."""
     results = comparison.results
-    calibrated_on = [run["prompts_calibrated_on"] for run in results["runs"] if "prompts_calibrated_on" in run]
+    calibrated_on = [
+        run["prompts_calibrated_on"] for run in results["runs"] if "prompts_calibrated_on" in run
+    ]
     return {
         "dense": results["dense"],
         "why": comparison.why,

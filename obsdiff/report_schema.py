@@ -11,7 +11,13 @@ from .record import KINDS
 
 LARGEST = 1e30  # what plots can show
 NUMBER = (float,)  # or null
-FIGURE = {"value": NUMBER, "low": NUMBER, "high": NUMBER, "why_not": (str,), "per_prompt?": ([float],)}
+FIGURE = {
+    "value": NUMBER,
+    "low": NUMBER,
+    "high": NUMBER,
+    "why_not": (str,),
+    "per_prompt?": ([float],),
+}
 SPEED = {"speedup": float, "low": float, "high": float}
 COUNTS = {"removed": int, "total": int}
 MEASURED = {
@@ -65,7 +71,9 @@ def check_results(results: dict[str, Any]) -> None:
     for place, row in figures(results):
         ends = [row[key] for key in ("value", "low", "high")]
         if None in ends and ends != [None] * 3:
-            raise ValueError(f"{place}: expected value, low and high, or none of them; found {ends}")
+            raise ValueError(
+                f"{place}: expected value, low and high, or none of them; found {ends}"
+            )
     for i, run in enumerate(results["runs"]):
         check_shapes(run["layers"], f"runs[{i}].layers")
 
@@ -79,8 +87,16 @@ def check_shapes(layers: list[dict[str, Any]], place: str) -> None:
 
 def figures(results: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
     """Place and value of every figure."""
-    rows = {"dense_metrics": results.get("dense_metrics", {}), **{f"runs[{i}].metrics": run["metrics"] for i, run in enumerate(results["runs"])}}
-    return [(f"{place}.{metric}", row[metric]) for place, row in rows.items() for metric in METRICS if metric in row]
+    rows = {
+        "dense_metrics": results.get("dense_metrics", {}),
+        **{f"runs[{i}].metrics": run["metrics"] for i, run in enumerate(results["runs"])},
+    }
+    return [
+        (f"{place}.{metric}", row[metric])
+        for place, row in rows.items()
+        for metric in METRICS
+        if metric in row
+    ]
 
 
 def check(value: Any, wanted: Any, place: str) -> None:
@@ -119,6 +135,10 @@ def expect(value: Any, kind: type, place: str) -> None:
     """ValueError unless a value is of a kind; yes and no are no numbers, infinite ones neither."""
     kinds = (int, float) if kind is float else kind
     is_number = kind in (int, float)
-    if not isinstance(value, kinds) or (is_number and (isinstance(value, bool) or not abs(value) <= LARGEST)):
+    if not isinstance(value, kinds) or (
+        is_number and (isinstance(value, bool) or not abs(value) <= LARGEST)
+    ):
         found = repr(value)
-        raise ValueError(f"{place}: expected {WORDS[kind]}, found {found if len(found) <= 60 else found[:57] + '...'}")
+        raise ValueError(
+            f"{place}: expected {WORDS[kind]}, found {found if len(found) <= 60 else found[:57] + '...'}"
+        )

@@ -30,27 +30,39 @@ class Run:
     step: int = 0
     prompts: int = 0
     memory: dict[str, Any] = field(default_factory=dict)
-    recorded_steps: int | None = None  # T of a recording that is replayed: the scheduler may never have run here
+    recorded_steps: int | None = (
+        None  # T of a recording that is replayed: the scheduler may never have run here
+    )
 
     @property
     def steps(self) -> int:
         """T: the number of time steps of the schedule (2T - 1 denoiser calls for Heun, T + 1 for PNDM, count too)."""
         return self.recorded_steps or len(getattr(self.pipe, self.scheduler).timesteps)
 
-    def latents(self, prompts: list[Prompt], seeds: list[int], settings: dict[str, Any]) -> torch.Tensor:
+    def latents(
+        self, prompts: list[Prompt], seeds: list[int], settings: dict[str, Any]
+    ) -> torch.Tensor:
         """Final latents of one batch, through the pipeline's own __call__, a seed for each prompt. UserError if the pipeline refuses its arguments."""
         self.step, self.prompts = 0, len(prompts)
         device = getattr(self.pipe, "_execution_device", None) or self.pipe.device
         generators = [torch.Generator(device).manual_seed(seed) for seed in seeds]
-        one_for_all = isinstance(prompts[0], dict)  # the call of a dict may draw several pictures, from its one seed
-        arguments = settings | arguments_of(prompts) | {"generator": generators[0] if one_for_all else generators}
+        one_for_all = isinstance(
+            prompts[0], dict
+        )  # the call of a dict may draw several pictures, from its one seed
+        arguments = (
+            settings
+            | arguments_of(prompts)
+            | {"generator": generators[0] if one_for_all else generators}
+        )
         output = inspect.signature(self.pipe.__call__).parameters.get("output_type")
         if output and output.default != "pt":  # a prior gives tensors by itself
             arguments["output_type"] = "latent"
         with refused(self.pipe, lambda: self.step == 0), torch.no_grad():
             out = self.pipe(**arguments, return_dict=False)
         if self.step != self.steps:
-            raise RuntimeError(f"the scheduler completed {self.step} steps of {self.steps}: its steps could not be followed")
+            raise RuntimeError(
+                f"the scheduler completed {self.step} steps of {self.steps}: its steps could not be followed"
+            )
         return out[0] if isinstance(out, tuple) else out
 
 
@@ -62,19 +74,32 @@ def refused(pipe: Any, at_the_door: Callable[[], bool] = lambda: True) -> Iterat
         yield
     except (ValueError, TypeError, AttributeError) as error:
         absent = absent_encoders(pipe)
-        if not at_the_door() or isinstance(error, UserError) or (isinstance(error, AttributeError) and not absent):
+        if (
+            not at_the_door()
+            or isinstance(error, UserError)
+            or (isinstance(error, AttributeError) and not absent)
+        ):
             raise
         without = f" (it has no {' and no '.join(absent)})" if absent else ""
-        raise UserError(f"{type(pipe).__name__} does not take these prompts and settings{without}: {' '.join(str(error).split())}") from error
+        raise UserError(
+            f"{type(pipe).__name__} does not take these prompts and settings{without}: {' '.join(str(error).split())}"
+        ) from error
 
 
 def absent_encoders(pipe: Any) -> list[str]:
     """Text encoders that the pipeline could have and does not."""
-    return [name for name, part in pipe.components.items() if name.startswith("text_encoder") and part is None]
+    return [
+        name
+        for name, part in pipe.components.items()
+        if name.startswith("text_encoder") and part is None
+    ]
 
 
 def has_encoder(pipe: Any) -> bool:
-    return any(name.startswith("text_encoder") and part is not None for name, part in pipe.components.items())
+    return any(
+        name.startswith("text_encoder") and part is not None
+        for name, part in pipe.components.items()
+    )
 
 
 def arguments_of(prompts: list[Prompt]) -> dict[str, Any]:
@@ -88,9 +113,15 @@ def arguments_of(prompts: list[Prompt]) -> dict[str, Any]:
 def prepared(pipe: Any, scheduler_name: str = "scheduler") -> Iterator[Run]:
     """A Run of the pipeline that follows one scheduler; on the way out everything is restored."""
     run = Run(pipe, scheduler_name)
-    schedulers = {name: part for name, part in pipe.components.items() if isinstance(part, SchedulerMixin) or name == scheduler_name}
+    schedulers = {
+        name: part
+        for name, part in pipe.components.items()
+        if isinstance(part, SchedulerMixin) or name == scheduler_name
+    }
     bar = dict(getattr(pipe, "_progress_bar_config", {}))
-    modules = [m for c in pipe.components.values() if isinstance(c, torch.nn.Module) for m in c.modules()]
+    modules = [
+        m for c in pipe.components.values() if isinstance(c, torch.nn.Module) for m in c.modules()
+    ]
     modes = [m.training for m in modules]
     with contextlib.ExitStack() as undo:
         undo.enter_context(torch.random.fork_rng(devices=range(torch.cuda.device_count())))
@@ -154,7 +185,9 @@ def no_decoding(pipe: Any) -> Iterator[None]:
         yield
         return
 
-    def undecoded(latents: torch.Tensor, *args: Any, return_dict: bool = True, **kwargs: Any) -> Any:
+    def undecoded(
+        latents: torch.Tensor, *args: Any, return_dict: bool = True, **kwargs: Any
+    ) -> Any:
         from diffusers.models.autoencoders.vae import DecoderOutput
 
         return DecoderOutput(sample=latents) if return_dict else (latents,)

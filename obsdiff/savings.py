@@ -36,17 +36,25 @@ def amount(unit: str, denoiser: nn.Module, inputs: Mapping[str, Any]) -> int:
         return count_macs(partial(denoiser, **inputs)).total
     found = macs_or_why_not(denoiser, dict(inputs))
     if found["total"] is None:
-        raise UserError(f"target_macs: expected a denoiser whose operations can be counted; {found['why_not']}; take target_parameters")
+        raise UserError(
+            f"target_macs: expected a denoiser whose operations can be counted; {found['why_not']}; take target_parameters"
+        )
     return found["total"]
 
 
-def of_an_item(unit: str, denoiser: nn.Module, groups: list[Group], inputs: Mapping[str, Any]) -> dict[str, float]:
+def of_an_item(
+    unit: str, denoiser: nn.Module, groups: list[Group], inputs: Mapping[str, Any]
+) -> dict[str, float]:
     """What leaves with one item of each group, by its name; 0 for a group of one item, which stays."""
     way: Callable[[Group], float] = partial(size_of_an_item, unit, denoiser)
     if unit == "macs":
         arguments = on_meta(inputs) if is_on_meta(denoiser) else inputs
-        way = partial(macs_of_an_item, macs_by_module(denoiser, partial(denoiser, **arguments)), denoiser)
-    return {group_name(group): way(group) if items(denoiser, group) > 1 else 0.0 for group in groups}
+        way = partial(
+            macs_of_an_item, macs_by_module(denoiser, partial(denoiser, **arguments)), denoiser
+        )
+    return {
+        group_name(group): way(group) if items(denoiser, group) > 1 else 0.0 for group in groups
+    }
 
 
 def size_of_an_item(unit: str, denoiser: nn.Module, group: Group) -> float:
@@ -59,17 +67,29 @@ def size_of_an_item(unit: str, denoiser: nn.Module, group: Group) -> float:
         found += count * len(layer.weight) * each(unit, layer)
     if group.norm:
         norm = denoiser.get_submodule(group.norm)
-        found += width(denoiser, group) * sum(each(unit, norm) for part in (norm.weight, norm.bias) if part is not None)
+        found += width(denoiser, group) * sum(
+            each(unit, norm) for part in (norm.weight, norm.bias) if part is not None
+        )
     return found
 
 
-def macs_of_an_item(macs: Mapping[str, tuple[int, int]], denoiser: nn.Module, group: Group) -> float:
+def macs_of_an_item(
+    macs: Mapping[str, tuple[int, int]], denoiser: nn.Module, group: Group
+) -> float:
     """macs: those of each module in one call, of layers and of attention. A layer that the call leaves out has none."""
     total, found = items(denoiser, group), 0.0
     for name in group.producers:
-        found += rows(denoiser, group, name, total).shape[1] * macs.get(name, (0, 0))[0] / len(denoiser.get_submodule(name).weight)
+        found += (
+            rows(denoiser, group, name, total).shape[1]
+            * macs.get(name, (0, 0))[0]
+            / len(denoiser.get_submodule(name).weight)
+        )
     for name in group.consumers:
-        found += columns(denoiser, group, total).shape[1] * macs.get(name, (0, 0))[0] / matrix(denoiser.get_submodule(name)).shape[1]
+        found += (
+            columns(denoiser, group, total).shape[1]
+            * macs.get(name, (0, 0))[0]
+            / matrix(denoiser.get_submodule(name)).shape[1]
+        )
     return found + (macs.get(group.owner, (0, 0))[1] / total if group.kind == "heads" else 0.0)
 
 
@@ -82,7 +102,9 @@ def size_of(unit: str, modules: Iterable[nn.Module]) -> int:
     """Parameters of modules, or bytes of what is stored of them."""
     if unit == "parameters":
         return sum(p.numel() for module in modules for p in module.parameters())
-    return sum(t.numel() * t.element_size() for module in modules for t in module.state_dict().values())
+    return sum(
+        t.numel() * t.element_size() for module in modules for t in module.state_dict().values()
+    )
 
 
 def is_on_meta(denoiser: nn.Module) -> bool:

@@ -26,7 +26,9 @@ from .unfolding import matrix
 
 NOTHING = 1e-7  # a layer error from which no effect on the latents could be told
 SAME = 1e-6  # relative latent error up to which two drawings are the same
-Trying = Callable[[int, int], None]  # called with how many of how many layers or groups have been tried
+Trying = Callable[
+    [int, int], None
+]  # called with how many of how many layers or groups have been tried
 
 
 @dataclass(frozen=True)
@@ -38,7 +40,9 @@ class Tried:
     weights: dict[str, Tensor]
 
 
-def allocate(site: Site, taps: list[Tap], dense: DensePass, config: PruningConfig, trying: Trying) -> dict[str, dict[str, float]]:
+def allocate(
+    site: Site, taps: list[Tap], dense: DensePass, config: PruningConfig, trying: Trying
+) -> dict[str, dict[str, float]]:
     """{"shares": sparsity of every layer, "sensitivity": relative latent error of pruning its tap alone, where that was measured}."""
     rows: dict[str, tuple[float, list[float]]] = {}
     mine = [tap for tap in taps if site.owners.get(tap, 0) == site.ranks.rank]
@@ -48,17 +52,34 @@ def allocate(site: Site, taps: list[Tap], dense: DensePass, config: PruningConfi
         rows[tap.layers[0]] = measured(site, tap, dense, config, base)
     rows = site.ranks.collect(rows)
     figures = [rows[tap.layers[0]] for tap in taps]
-    sizes = torch.tensor([sum(matrix(site.denoiser.get_submodule(layer)).numel() for layer in tap.layers) for tap in taps], dtype=torch.float64)
+    sizes = torch.tensor(
+        [
+            sum(matrix(site.denoiser.get_submodule(layer)).numel() for layer in tap.layers)
+            for tap in taps
+        ],
+        dtype=torch.float64,
+    )
     values = torch.tensor([row[1] for row in figures], dtype=torch.float64)
-    spread = {"obs": by_loss, "sensitivity": by_loss, "owl": by_outliers, "alpha": by_spectrum}[config.allocation]
+    spread = {"obs": by_loss, "sensitivity": by_loss, "owl": by_outliers, "alpha": by_spectrum}[
+        config.allocation
+    ]
     shares = spread(values, sizes, config.removed).tolist()
-    found = {"shares": {layer: share for tap, share in zip(taps, shares, strict=True) for layer in tap.layers}, "sensitivity": {}}
+    found = {
+        "shares": {
+            layer: share for tap, share in zip(taps, shares, strict=True) for layer in tap.layers
+        },
+        "sensitivity": {},
+    }
     if base is not None:
-        found["sensitivity"] = {layer: row[0] for tap, row in zip(taps, figures, strict=True) for layer in tap.layers}
+        found["sensitivity"] = {
+            layer: row[0] for tap, row in zip(taps, figures, strict=True) for layer in tap.layers
+        }
     return found
 
 
-def measured(site: Site, tap: Tap, dense: DensePass, config: PruningConfig, base: Tensor | None) -> tuple[float, list[float] | float]:
+def measured(
+    site: Site, tap: Tap, dense: DensePass, config: PruningConfig, base: Tensor | None
+) -> tuple[float, list[float] | float]:
     """(latent error of pruning the tap alone, what its share goes by: costs at the GRID, or one number)."""
     weights = [matrix(site.denoiser.get_submodule(layer)) for layer in tap.layers]
     if config.allocation == "alpha":
@@ -72,7 +93,9 @@ def measured(site: Site, tap: Tap, dense: DensePass, config: PruningConfig, base
     if base is None:
         return 0.0, tried.errors
     if tried.error <= NOTHING:
-        telling = [share for share, error in zip(GRID, tried.errors, strict=True) if error > NOTHING]
+        telling = [
+            share for share, error in zip(GRID, tried.errors, strict=True) if error > NOTHING
+        ]
         if not telling:
             return 0.0, [0.0 for _ in GRID]
         tried = try_out(tap, weights, inputs, replace(config, sparsity=telling[0]))
@@ -84,24 +107,41 @@ def measured(site: Site, tap: Tap, dense: DensePass, config: PruningConfig, base
 def try_out(tap: Tap, weights: list[Tensor], inputs: Inputs, config: PruningConfig) -> Tried:
     """The sweep of a tap at every sparsity. By (2) of solvers/obs.py its losses are half of the squared error, damping included, where it repairs."""
     whole = [squared_error(w, None, inputs.hessian) for w in weights]
-    targets = [Target(share, None, config.damping, config.compensation) for share in (*GRID, config.removed)]
+    targets = [
+        Target(share, None, config.damping, config.compensation)
+        for share in (*GRID, config.removed)
+    ]
 
     def lost(w: Tensor, solution: Solution) -> float:
-        return 2 * solution.loss if config.compensation else squared_error(w, solution.weight, inputs.hessian)
+        return (
+            2 * solution.loss
+            if config.compensation
+            else squared_error(w, solution.weight, inputs.hessian)
+        )
 
     errors = []
     try:
         for solutions in obs_each([w.to(inputs.hessian.device) for w in weights], inputs, targets):
-            errors.append(sum(lost(w, s) / energy for w, s, energy in zip(weights, solutions, whole, strict=True) if energy > 0))
+            errors.append(
+                sum(
+                    lost(w, s) / energy
+                    for w, s, energy in zip(weights, solutions, whole, strict=True)
+                    if energy > 0
+                )
+            )
     except NotPositiveDefinite as error:
         raise NotPositiveDefinite(f"{tap.layers[0]}: {error}") from None
-    return Tried(errors[:-1], errors[-1], dict(zip(tap.layers, (s.weight for s in solutions), strict=True)))
+    return Tried(
+        errors[:-1], errors[-1], dict(zip(tap.layers, (s.weight for s in solutions), strict=True))
+    )
 
 
 def latents(site: Site, count: int) -> Tensor:
     """Final latents of the first `count` calibration prompts, with the denoiser as it is. What a scheduler draws by itself starts from the
     same seed every time."""
-    few = replace(site.plan, prompts=site.plan.prompts[:count], seeds=site.plan.seeds[:count], rank=0, ranks=1)
+    few = replace(
+        site.plan, prompts=site.plan.prompts[:count], seeds=site.plan.seeds[:count], rank=0, ranks=1
+    )
     found = []
     for prompts, seeds in few.batches():
         torch.manual_seed(seeds[0])  # prepared() has set the user's state aside
@@ -114,9 +154,16 @@ def first_latents(site: Site, config: PruningConfig) -> Tensor | None:
     CalibrationError if the pipeline does not draw the same twice."""
     if config.allocation != "sensitivity":
         return None
-    hooks = [name for module in site.denoiser.modules() if hasattr(module, "_diffusers_hook") for name in module._diffusers_hook.hooks]
+    hooks = [
+        name
+        for module in site.denoiser.modules()
+        if hasattr(module, "_diffusers_hook")
+        for name in module._diffusers_hook.hooks
+    ]
     if any("group_offloading" in name for name in hooks):
-        raise UserError("allocation sensitivity: group offloading puts the weights back that are to be tried without; take allocation obs, or another offload")
+        raise UserError(
+            "allocation sensitivity: group offloading puts the weights back that are to be tried without; take allocation obs, or another offload"
+        )
     base, again = (latents(site, config.allocation_prompts) for _ in range(2))
     different = relative_latent_error(again, base)["value"]
     if not different < SAME:
@@ -126,12 +173,16 @@ def first_latents(site: Site, config: PruningConfig) -> Tensor | None:
     return base
 
 
-def effect_of(site: Site, weights: Mapping[str, Tensor], base: Tensor, config: PruningConfig) -> float:
+def effect_of(
+    site: Site, weights: Mapping[str, Tensor], base: Tensor, config: PruningConfig
+) -> float:
     """Relative latent error of the model with these weights. CalibrationError if it is no number."""
     with with_weights(site.denoiser, weights):
         effect = relative_latent_error(latents(site, config.allocation_prompts), base)["value"]
     if not math.isfinite(effect):
-        raise CalibrationError(f"{next(iter(weights))}: pruned alone it leaves latents with inf or NaN; try another --dtype")
+        raise CalibrationError(
+            f"{next(iter(weights))}: pruned alone it leaves latents with inf or NaN; try another --dtype"
+        )
     return effect
 
 

@@ -32,7 +32,11 @@ class AtWork:
 
     def package(self, pieces: list[Piece], hessians: Hessians) -> Iterator[Outcome]:
         """Outcomes of a package's pieces, in order; each has been applied to the model by then. The Hessians are used up."""
-        return self.alone(pieces, hessians) if self.ranks.size == 1 else self.together(pieces, hessians)
+        return (
+            self.alone(pieces, hessians)
+            if self.ranks.size == 1
+            else self.together(pieces, hessians)
+        )
 
     def alone(self, pieces: list[Piece], hessians: Hessians) -> Iterator[Outcome]:
         for piece in pieces:
@@ -55,7 +59,11 @@ class AtWork:
                 own[piece.number] = self.solve(piece, hessians)
         for piece in pieces:
             old, owner = piece.number in self.solved, self.owners[piece.number]
-            mine = self.journal.read(piece) if old and self.ranks.rank == 0 else own.pop(piece.number, None)
+            mine = (
+                self.journal.read(piece)
+                if old and self.ranks.rank == 0
+                else own.pop(piece.number, None)
+            )
             outcome = self.exchange(mine, 0 if old else owner)
             if old or owner != self.ranks.rank:
                 self.begin(piece)
@@ -72,7 +80,13 @@ class AtWork:
         return Outcome.of(tensors, layers, groups)
 
     def solve(self, piece: Piece, hessians: Hessians) -> Outcome:
-        return solve_(self.denoiser, piece, {tap: hessians.pop(tap) for tap in piece.taps}, self.config, self.shares)
+        return solve_(
+            self.denoiser,
+            piece,
+            {tap: hessians.pop(tap) for tap in piece.taps},
+            self.config,
+            self.shares,
+        )
 
     def keep(self, piece: Piece, outcome: Outcome) -> None:
         if self.journal:

@@ -54,7 +54,10 @@ class Store:
 def store(room: float) -> Iterator[Store]:
     """A store in a new folder (TMPDIR says where), which vanishes on the way out. Folders of killed runs vanish, too."""
     sweep_up(Path(tempfile.gettempdir()))
-    with tempfile.TemporaryDirectory(prefix=PREFIX, ignore_cleanup_errors=True) as folder, FileLock(Path(folder) / LOCK):
+    with (
+        tempfile.TemporaryDirectory(prefix=PREFIX, ignore_cleanup_errors=True) as folder,
+        FileLock(Path(folder) / LOCK),
+    ):
         yield Store(room, Path(folder))
 
 

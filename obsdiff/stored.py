@@ -17,7 +17,20 @@ from .errors import UserError
 
 PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
-BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1, "F8_E4M3": 1, "F8_E5M2": 1}
+BYTES = {
+    "F64": 8,
+    "F32": 4,
+    "F16": 2,
+    "BF16": 2,
+    "I64": 8,
+    "I32": 4,
+    "I16": 2,
+    "I8": 1,
+    "U8": 1,
+    "BOOL": 1,
+    "F8_E4M3": 1,
+    "F8_E5M2": 1,
+}
 
 
 @dataclass(frozen=True)
@@ -45,14 +58,22 @@ class Tensors:
     @property
     def packed(self) -> str | None:
         """The first weight matrix stored in a format that is no plain floating point: quantised weights."""
-        matrices = (name for name, shape in self.shapes.items() if name.endswith("weight") and len(shape) == 2)
+        matrices = (
+            name
+            for name, shape in self.shapes.items()
+            if name.endswith("weight") and len(shape) == 2
+        )
         return next((name for name in matrices if self.formats[name] not in DTYPES), None)
 
     def layers(self, target: str = "linear") -> dict[str, tuple[int, int]]:
         """Layer name -> (O, I) of the linear layers and, for target conv, of every convolution (O, C, kh, kw) as its matrix
         (O, C kh kw); empty where the names are not those of the layers."""
         sides = (2, 4) if target == "conv" else (2,)
-        matrices = {n.removesuffix(".weight"): (s[0], math.prod(s[1:])) for n, s in self.shapes.items() if n.endswith(".weight") and len(s) in sides}
+        matrices = {
+            n.removesuffix(".weight"): (s[0], math.prod(s[1:]))
+            for n, s in self.shapes.items()
+            if n.endswith(".weight") and len(s) in sides
+        }
         return {} if self.original else matrices
 
 
@@ -68,7 +89,9 @@ def read_component(folder: Path, weights: bool = True) -> Tensors:
                 f"{folder} has only pickled weights ({pickles[0]}), which can run code when opened; convert them first with save_pretrained(..., safe_serialization=True)"
             )
         if any(folder.glob("*.gguf")):
-            raise UserError(f"{folder} has only GGUF weights, which are quantised; prune the unquantised pipeline, then quantise the result")
+            raise UserError(
+                f"{folder} has only GGUF weights, which are quantised; prune the unquantised pipeline, then quantise the result"
+            )
         raise UserError(f"{folder} has no weights: expected .safetensors files")
     variants = tuple(sorted({variant for f in files if (variant := variant_of(f))}))
     variant = None if any(not variant_of(f) for f in files) else variants[0]
@@ -78,7 +101,9 @@ def read_component(folder: Path, weights: bool = True) -> Tensors:
     for file in chosen:
         for name, info in read_header(file).items():
             shapes[name], formats[name] = tuple(info["shape"]), info["dtype"]
-    return Tensors(shapes, formats, sum(f.stat().st_size for f in chosen), tuple(chosen), variant, variants)
+    return Tensors(
+        shapes, formats, sum(f.stat().st_size for f in chosen), tuple(chosen), variant, variants
+    )
 
 
 def variant_of(file: Path) -> str | None:
@@ -98,10 +123,14 @@ def whole_set(files: list[Path], variant: str | None) -> list[Path]:
     missing = sorted(set(range(1, parts[1] + 1)) - here)
     if missing:
         absent = files[0].name.replace(f"-{parts[0]:05}-of-", f"-{missing[0]:05}-of-", 1)
-        raise UserError(f"{files[0].parent}: shard {absent} is missing: expected {parts[1]} shards, found {len(here)}; fetch the pipeline again")
+        raise UserError(
+            f"{files[0].parent}: shard {absent} is missing: expected {parts[1]} shards, found {len(here)}; fetch the pipeline again"
+        )
     index = index_file(files[0].parent, variant)
     if index is None:
-        raise UserError(f"{files[0].parent} has {len(files)} shards, but no index: expected a .safetensors.index.json; fetch the pipeline again")
+        raise UserError(
+            f"{files[0].parent} has {len(files)} shards, but no index: expected a .safetensors.index.json; fetch the pipeline again"
+        )
     check_index(index)
     return files
 
@@ -122,17 +151,25 @@ def check_index(index: Path) -> None:
     """UserError for a shard that the index names and that is not there, or that lacks a tensor the index promises."""
     promised: dict[str, list[str]] = {}
     weight_map = read_json(index).get("weight_map")
-    if not isinstance(weight_map, dict) or not all(isinstance(file, str) for file in weight_map.values()):
-        raise UserError(f"{index}: expected the tensors' files in weight_map, found {weight_map!r:.80}")
+    if not isinstance(weight_map, dict) or not all(
+        isinstance(file, str) for file in weight_map.values()
+    ):
+        raise UserError(
+            f"{index}: expected the tensors' files in weight_map, found {weight_map!r:.80}"
+        )
     for tensor, file in weight_map.items():
         promised.setdefault(file, []).append(tensor)
     for file, tensors in promised.items():
         if not (index.parent / Path(file).name).is_file():
-            raise UserError(f"{index.parent}: shard {file} is missing: {index.name} names it; fetch the pipeline again")
+            raise UserError(
+                f"{index.parent}: shard {file} is missing: {index.name} names it; fetch the pipeline again"
+            )
         header = read_header(index.parent / Path(file).name)
         lacking = [tensor for tensor in tensors if tensor not in header]
         if lacking:
-            raise UserError(f"{index.parent / file} lacks {first_of(lacking)}, which {index.name} promises; fetch the pipeline again")
+            raise UserError(
+                f"{index.parent / file} lacks {first_of(lacking)}, which {index.name} promises; fetch the pipeline again"
+            )
 
 
 def first_of(names: list[str], shown: int = 3) -> str:
@@ -148,16 +185,22 @@ def read_header(file: Path) -> dict[str, dict]:
         start = handle.read(8)
         length = struct.unpack("<Q", start)[0] if len(start) == 8 else 0
         if not 2 <= length <= min(size - 8, 100_000_000):
-            raise UserError(f"{file} is no whole safetensors file: its header does not fit into its {size} bytes; fetch it again")
+            raise UserError(
+                f"{file} is no whole safetensors file: its header does not fit into its {size} bytes; fetch it again"
+            )
         raw = handle.read(length)
     try:
         header = json.loads(raw)
         tensors = {name: info for name, info in header.items() if name != "__metadata__"}
         end = max((check_tensor(info) for info in tensors.values()), default=0)
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
-        raise UserError(f"{file} is no safetensors file: its header can't be read; fetch it again") from None
+        raise UserError(
+            f"{file} is no safetensors file: its header can't be read; fetch it again"
+        ) from None
     if 8 + length + end != size:
-        raise UserError(f"{file} is cut off or damaged: its header promises {8 + length + end} bytes, found {size}; fetch it again")
+        raise UserError(
+            f"{file} is cut off or damaged: its header promises {8 + length + end} bytes, found {size}; fetch it again"
+        )
     return tensors
 
 

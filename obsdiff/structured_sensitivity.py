@@ -56,28 +56,52 @@ class Curve:
         return self.errors[steps] if steps < len(self.errors) else torch.inf
 
 
-Spending = Callable[[Mapping[str, Curve]], dict[str, Any]]  # a budget's way: {"shares": ..., and what else is to be recorded}
+Spending = Callable[
+    [Mapping[str, Curve]], dict[str, Any]
+]  # a budget's way: {"shares": ..., and what else is to be recorded}
 
 
 def allocate_groups(
-    site: Site, groups: list[Group], taps: list[Tap], dense: DensePass, config: PruningConfig, trying: Trying, spending: Spending | None = None
+    site: Site,
+    groups: list[Group],
+    taps: list[Tap],
+    dense: DensePass,
+    config: PruningConfig,
+    trying: Trying,
+    spending: Spending | None = None,
 ) -> dict[str, Any]:
     """{"shares": how many items of every group stay, "sensitivity": relative latent error of pruning it alone, where that was measured}, and what `spending`
     says where it is that which shares out."""
     base = first_latents(site, config)
     tap_of = {layer: tap for tap in taps for layer in tap.layers}
-    mine = [group for group in groups if site.owners.get(tap_of[group.consumers[0]], 0) == site.ranks.rank]
+    mine = [
+        group
+        for group in groups
+        if site.owners.get(tap_of[group.consumers[0]], 0) == site.ranks.rank
+    ]
     own, saved = {}, savings_of(site, groups)
     for i, group in enumerate(mine):
         trying(i, len(mine))
-        curve = curve_of(site, group, dense.of(tuple({tap_of[name]: 0 for name in group.consumers})), config, base)
-        own[group_name(group)] = replace(curve, saved=tuple(part[group_name(group)] for part in saved))
+        curve = curve_of(
+            site,
+            group,
+            dense.of(tuple({tap_of[name]: 0 for name in group.consumers})),
+            config,
+            base,
+        )
+        own[group_name(group)] = replace(
+            curve, saved=tuple(part[group_name(group)] for part in saved)
+        )
     curves: dict[str, Curve] = site.ranks.collect(own)
     names = [group_name(group) for group in groups]
-    effects = {"sensitivity": {name: curves[name].effect for name in names} if base is not None else {}}
+    effects = {
+        "sensitivity": {name: curves[name].effect for name in names} if base is not None else {}
+    }
     if spending:
         return site.ranks.agree(lambda: spending({name: curves[name] for name in names})) | effects
-    return {"shares": dict(zip(names, spread([curves[name] for name in names]), strict=True))} | effects
+    return {
+        "shares": dict(zip(names, spread([curves[name] for name in names]), strict=True))
+    } | effects
 
 
 def savings_of(site: Site, groups: list[Group]) -> tuple[dict[str, float], ...]:
@@ -96,14 +120,26 @@ def spread(curves: list[Curve]) -> list[int]:
         return left
     saved = torch.tensor([curve.saved for curve in some], dtype=torch.float64)
     wanted = torch.tensor([curve.uniform for curve in some], dtype=torch.float64) @ saved
-    steps = cheapest([curve.errors for curve in some], saved * torch.tensor([[curve.step] for curve in some]), wanted)
-    if steps and sum(curve.errors[k] for curve, k in zip(some, steps, strict=True)) < sum(curve.at_uniform for curve in some):
+    steps = cheapest(
+        [curve.errors for curve in some],
+        saved * torch.tensor([[curve.step] for curve in some]),
+        wanted,
+    )
+    if steps and sum(curve.errors[k] for curve, k in zip(some, steps, strict=True)) < sum(
+        curve.at_uniform for curve in some
+    ):
         for i, curve, k in zip(places, some, steps, strict=True):
             left[i] = curve.total - k * curve.step
     return left
 
 
-def curve_of(site: Site, group: Group, hessians: Mapping[Tap, Hessian], config: PruningConfig, base: Tensor | None) -> Curve:
+def curve_of(
+    site: Site,
+    group: Group,
+    hessians: Mapping[Tap, Hessian],
+    config: PruningConfig,
+    base: Tensor | None,
+) -> Curve:
     """Let the group's items leave, and put nothing into the model."""
     denoiser = site.denoiser
     weights = {name: matrix(denoiser.get_submodule(name)) for name in group.consumers}
@@ -111,13 +147,22 @@ def curve_of(site: Site, group: Group, hessians: Mapping[Tap, Hessian], config: 
     squares = {name: by_layer[name].matrix() for name in group.consumers}
     energies = [squared_error(weights[name], None, squares[name]) for name in group.consumers]
     try:
-        consumers = [Consumer.begin(weights[name], squares.pop(name) if config.compensation else squares[name], config.damping) for name in group.consumers]
+        consumers = [
+            Consumer.begin(
+                weights[name],
+                squares.pop(name) if config.compensation else squares[name],
+                config.damping,
+            )
+            for name in group.consumers
+        ]
     except NotPositiveDefinite as error:
         raise NotPositiveDefinite(f"{group.consumers[0]}: {error}") from None
     total = items(denoiser, group)
     uniform = total - left_of(group, total, config)
     step, most = steps_of(group, total, config)
-    stride, steps = (step, most // step) if movable(group, total, config) else (uniform, int(uniform > 0))
+    stride, steps = (
+        (step, most // step) if movable(group, total, config) else (uniform, int(uniform > 0))
+    )
     tried = min(max(uniform, stride), steps * stride)  # so many are tried alone
     left, errors, there = columns(denoiser, group, total), [0.0], None
     for k in range(1, steps + 1):
@@ -128,12 +173,22 @@ def curve_of(site: Site, group: Group, hessians: Mapping[Tap, Hessian], config: 
                 raise NotPositiveDefinite(f"{group.consumers[0]}: {error}") from None
             break  # so much can't leave this group
         lost = (
-            squared_error(weights[name], consumer.weight, squares[name]) if squares else 2 * consumer.loss
+            squared_error(weights[name], consumer.weight, squares[name])
+            if squares
+            else 2 * consumer.loss
             for name, consumer in zip(group.consumers, consumers, strict=True)
         )
-        errors.append(sum(loss / energy for loss, energy in zip(lost, energies, strict=True) if energy > 0))
+        errors.append(
+            sum(loss / energy for loss, energy in zip(lost, energies, strict=True) if energy > 0)
+        )
         if there is None and k * stride >= tried and errors[-1] > NOTHING:
-            there = (errors[-1], {name: consumer.weight.clone() for name, consumer in zip(group.consumers, consumers, strict=True)})
+            there = (
+                errors[-1],
+                {
+                    name: consumer.weight.clone()
+                    for name, consumer in zip(group.consumers, consumers, strict=True)
+                },
+            )
     effect = 0.0
     for consumer in consumers:
         consumer.finish()  # drawing needs its memory
@@ -155,13 +210,17 @@ def steps_of(group: Group, total: int, config: PruningConfig) -> tuple[int, int]
     if group.kind != "neurons":
         return 1, total - 1
     if not movable(group, total, config):
-        most = total - left_of(group, total, replace(config, sparsity=MOST_ALLOCATED["structured"], **NO_TARGET))
+        most = total - left_of(
+            group, total, replace(config, sparsity=MOST_ALLOCATED["structured"], **NO_TARGET)
+        )
         return max(1, most), most
     step = config.round_to * max(1, total // (LEVELS * config.round_to))
     return step, total - max(step, total // LEAST)
 
 
-def gone_from(group: Group, consumers: list[Consumer], left: Tensor, step: int, compensate: bool) -> Tensor:
+def gone_from(
+    group: Group, consumers: list[Consumer], left: Tensor, step: int, compensate: bool
+) -> Tensor:
     """Take the next items out of the consumers; which of the columns that were left (N, D) are left then (N,), as a mask."""
     if group.kind == "neurons":
         removed, _ = obs_neurons(consumers[0], left.flatten(), step, compensate)

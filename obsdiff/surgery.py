@@ -21,15 +21,35 @@ from .unfolding import refusal as not_unfolded
 
 Layout = dict[str, dict[str, int]]
 
-HEADS = ("heads", "num_heads", "num_attention_heads", "n_heads")  # what attention modules call the number of their query heads
+HEADS = (
+    "heads",
+    "num_heads",
+    "num_attention_heads",
+    "n_heads",
+)  # what attention modules call the number of their query heads
 COUNTS = {  # figures of a module that shrink with its heads or neurons
-    "heads": (*HEADS, "kv_heads", "num_kv_heads", "num_key_value_heads", "inner_dim", "inner_kv_dim", "kv_inner_dim", "sliceable_head_dim"),
+    "heads": (
+        *HEADS,
+        "kv_heads",
+        "num_kv_heads",
+        "num_key_value_heads",
+        "inner_dim",
+        "inner_kv_dim",
+        "kv_inner_dim",
+        "sliceable_head_dim",
+    ),
     "neurons": ("mlp_hidden_dim",),
 }
 # attention processors for which all heads must be there: with at most so many output projections, and why
 FIXED = {
-    "EasyAnimateAttnProcessor2_0": (1, "the text gets the heads themselves, past the output projection"),
-    "MochiAttnProcessor2_0": (2, "every head has rotary frequencies of its own, which all blocks share"),
+    "EasyAnimateAttnProcessor2_0": (
+        1,
+        "the text gets the heads themselves, past the output projection",
+    ),
+    "MochiAttnProcessor2_0": (
+        2,
+        "every head has rotary frequencies of its own, which all blocks share",
+    ),
     "OmniGenAttnProcessor2_0": (1, "its processor wants as many channels of heads as of outputs"),
 }
 
@@ -38,7 +58,11 @@ def layer_shapes(denoiser: nn.Module, target: str = "linear") -> dict[str, tuple
     """Name and weight shape (O, I) of every Linear of a module, in registration order; for target conv of every Conv2d, too, by the
     shape of its weight as a matrix, (O, C kh kw)."""
     kinds = (nn.Linear, nn.Conv2d) if target == "conv" else nn.Linear
-    return {name: tuple(matrix(module).shape) for name, module in denoiser.named_modules() if isinstance(module, kinds)}
+    return {
+        name: tuple(matrix(module).shape)
+        for name, module in denoiser.named_modules()
+        if isinstance(module, kinds)
+    }
 
 
 def items(denoiser: nn.Module, group: Group) -> int:
@@ -49,7 +73,12 @@ def items(denoiser: nn.Module, group: Group) -> int:
     if group.kind == "channels":
         return denoiser.get_submodule(group.norm).num_groups
     width = reads_of(denoiser, group) // heads(denoiser.get_submodule(group.owner))
-    return min(size // width for name in group.producers for kind, size in sections(denoiser, group, name) if kind == "heads")
+    return min(
+        size // width
+        for name in group.producers
+        for kind, size in sections(denoiser, group, name)
+        if kind == "heads"
+    )
 
 
 def unit(denoiser: nn.Module, group: Group) -> int:
@@ -64,7 +93,9 @@ def heads(attention: nn.Module) -> int:
 
 def reads_of(denoiser: nn.Module, group: Group) -> int:
     """How many columns of its consumers are of the group's kind."""
-    consumer, producer = (denoiser.get_submodule(names[0]) for names in (group.consumers, group.producers))
+    consumer, producer = (
+        denoiser.get_submodule(names[0]) for names in (group.consumers, group.producers)
+    )
     if group.kind == "channels":
         return consumer.in_channels
     if group.beside:
@@ -72,24 +103,37 @@ def reads_of(denoiser: nn.Module, group: Group) -> int:
     if group.rows:  # out = a D + b N, in = D + N
         a, b = (group.rows[0].count(kind) for kind in ("heads", "neurons"))
         columns_of_heads = (producer.out_features - b * consumer.in_features) // (a - b)
-        return columns_of_heads if group.kind == "heads" else consumer.in_features - columns_of_heads
-    return min(consumer.in_features, producer.out_features) if group.kind == "heads" else consumer.in_features
+        return (
+            columns_of_heads if group.kind == "heads" else consumer.in_features - columns_of_heads
+        )
+    return (
+        min(consumer.in_features, producer.out_features)
+        if group.kind == "heads"
+        else consumer.in_features
+    )
 
 
 def sections(denoiser: nn.Module, group: Group, producer: str) -> list[tuple[str, int]]:
     """Kind and number of a producer's consecutive rows: q, k and v, or gate and up, may be one layer."""
     out, mine = len(denoiser.get_submodule(producer).weight), reads_of(denoiser, group)
     if not group.rows:
-        count = max(1, out // mine)  # fewer rows than columns: keys and values of grouped-query attention
+        count = max(
+            1, out // mine
+        )  # fewer rows than columns: keys and values of grouped-query attention
         return [(group.kind, out // count)] * count
     other = denoiser.get_submodule(group.consumers[0]).in_features - mine
-    return [(kind, mine if kind == group.kind else other) for kind in group.rows[group.producers.index(producer)]]
+    return [
+        (kind, mine if kind == group.kind else other)
+        for kind in group.rows[group.producers.index(producer)]
+    ]
 
 
 def columns(denoiser: nn.Module, group: Group, count: int) -> Tensor:
     """Columns (count, D) of a consumer that belong to each head, neuron or norm group: heads come first, neurons last."""
     consumer = denoiser.get_submodule(group.consumers[0])
-    mine = reads_of(denoiser, group) * consumer.weight[0, 0].numel()  # a channel has a column for each position of the kernel
+    mine = (
+        reads_of(denoiser, group) * consumer.weight[0, 0].numel()
+    )  # a channel has a column for each position of the kernel
     first = matrix(consumer).shape[1] - mine if group.kind == "neurons" else 0
     return torch.arange(first, first + mine, device="cpu").view(count, -1)
 
@@ -117,8 +161,13 @@ def kept_rows(denoiser: nn.Module, group: Group, producer: str, count: int, kept
 def shrink_(denoiser: nn.Module, group: Group, kept: list[int]) -> None:
     """Keep only these heads, neurons or norm groups (in this order) of a group, in place."""
     count = items(denoiser, group)
-    index = torch.as_tensor(kept, dtype=torch.long, device="cpu")  # indices stay here, whatever the default device is
-    reads, all_rows = columns(denoiser, group, count), {name: kept_rows(denoiser, group, name, count, index) for name in group.producers}
+    index = torch.as_tensor(
+        kept, dtype=torch.long, device="cpu"
+    )  # indices stay here, whatever the default device is
+    reads, all_rows = (
+        columns(denoiser, group, count),
+        {name: kept_rows(denoiser, group, name, count, index) for name in group.producers},
+    )
     for name, take in all_rows.items():
         layer = denoiser.get_submodule(name)
         for part in ("weight", "bias"):
@@ -126,7 +175,10 @@ def shrink_(denoiser: nn.Module, group: Group, kept: list[int]) -> None:
         measure_(layer)
     for name in group.consumers:
         layer = denoiser.get_submodule(name)
-        first, last = int(reads[0, 0]), int(reads[-1, -1]) + 1  # what lies around them is of the other kind
+        first, last = (
+            int(reads[0, 0]),
+            int(reads[-1, -1]) + 1,
+        )  # what lies around them is of the other kind
         everything = torch.arange(matrix(layer).shape[1], device="cpu")
         take = torch.cat([everything[:first], reads[index].flatten(), everything[last:]])
         keep_(layer, "weight", take, of_columns=True)
@@ -152,7 +204,11 @@ def keep_(layer: nn.Module, part: str, take: Tensor, of_columns: bool = False) -
 
 def measure_(layer: nn.Module) -> None:
     """Figures of a layer's inputs and outputs, as its weight has them now."""
-    names = ("out_features", "in_features") if isinstance(layer, nn.Linear) else ("out_channels", "in_channels")
+    names = (
+        ("out_features", "in_features")
+        if isinstance(layer, nn.Linear)
+        else ("out_channels", "in_channels")
+    )
     for name, size in zip(names, layer.weight.shape, strict=False):
         setattr(layer, name, size)
 
@@ -168,25 +224,41 @@ def recount_(owner: nn.Module, kind: str, before: int, after: int) -> None:
 def shrink_to_(denoiser: nn.Module, layout: Mapping[str, Any]) -> None:
     """Give a dense model the shapes of a layout, in place. UserError for a layout that does not fit the model."""
     if not isinstance(layout, Mapping):
-        raise UserError(f"pruned layout: expected an object of owners, found {type(layout).__name__}")
-    groups = {(g.owner, g.kind): g for block in find_blocks(layer_shapes(denoiser, target_of(layout))) for g in block.groups}
+        raise UserError(
+            f"pruned layout: expected an object of owners, found {type(layout).__name__}"
+        )
+    groups = {
+        (g.owner, g.kind): g
+        for block in find_blocks(layer_shapes(denoiser, target_of(layout)))
+        for g in block.groups
+    }
     for owner, kinds in layout.items():
         if not isinstance(kinds, Mapping):
-            raise UserError(f"pruned layout: {owner!r}: expected an object such as {{'heads': 4}}, found {kinds!r}")
+            raise UserError(
+                f"pruned layout: {owner!r}: expected an object such as {{'heads': 4}}, found {kinds!r}"
+            )
         for kind, left in kinds.items():
             group = groups.get((owner, kind))
             if group is None:
-                raise UserError(f"pruned layout: {type(denoiser).__name__} has no {kind!r} in {owner!r}")
+                raise UserError(
+                    f"pruned layout: {type(denoiser).__name__} has no {kind!r} in {owner!r}"
+                )
             count, each = items(denoiser, group), unit(denoiser, group)
             if type(left) is not int or not 1 <= left <= count * each or left % each:
                 steps = f" in steps of {each}" if each > 1 else ""
-                raise UserError(f"pruned layout: {owner} has {count * each} {kind}, so {each} to {count * each}{steps} can be left; found {left!r}")
+                raise UserError(
+                    f"pruned layout: {owner} has {count * each} {kind}, so {each} to {count * each}{steps} can be left; found {left!r}"
+                )
             shrink_(denoiser, group, list(range(left // each)))
 
 
 def target_of(layout: Mapping[str, Any]) -> str:
     """The target whose layers hold all that a layout speaks of."""
-    return "conv" if any("channels" in kinds for kinds in layout.values() if isinstance(kinds, Mapping)) else "linear"
+    return (
+        "conv"
+        if any("channels" in kinds for kinds in layout.values() if isinstance(kinds, Mapping))
+        else "linear"
+    )
 
 
 def refusal(denoiser: nn.Module, group: Group) -> str | None:
@@ -200,9 +272,19 @@ def refusal(denoiser: nn.Module, group: Group) -> str | None:
     if group.kind == "heads" and processor in FIXED and len(group.consumers) <= FIXED[processor][0]:
         return f"{group.owner}: {FIXED[processor][1]}"
     count = items(denoiser, group)
-    widths = {size for name in group.producers for kind, size in sections(denoiser, group, name) if kind == group.kind}
+    widths = {
+        size
+        for name in group.producers
+        for kind, size in sections(denoiser, group, name)
+        if kind == group.kind
+    }
     for name, norm in owner.named_modules():
-        if "norm" in type(norm).__name__.lower() and count > 1 and normalised(norm) in widths and (group.kind == "neurons" or is_of_heads(name)):
+        if (
+            "norm" in type(norm).__name__.lower()
+            and count > 1
+            and normalised(norm) in widths
+            and (group.kind == "neurons" or is_of_heads(name))
+        ):
             return f"{group.owner}.{name} normalises all {count} {group.kind} together"
     return None
 
@@ -212,7 +294,10 @@ def refusal_of_channels(denoiser: nn.Module, group: Group) -> str | None:
     norm = getattr(denoiser.get_submodule(group.owner), group.norm.rpartition(".")[2], None)
     if not isinstance(norm, nn.GroupNorm):
         return f"{group.norm} is a {type(norm).__name__}, not a GroupNorm"
-    reasons = {name: not_unfolded(denoiser.get_submodule(name)) for name in (*group.producers, *group.consumers)}
+    reasons = {
+        name: not_unfolded(denoiser.get_submodule(name))
+        for name in (*group.producers, *group.consumers)
+    }
     return next((f"{name}: {reason}" for name, reason in reasons.items() if reason), None)
 
 

@@ -15,7 +15,10 @@ def results_table(results: dict[str, Any]) -> str:
     quality = [quality_cells(results, metric) for metric in measured_metrics(results)]
     rows = [["run", *(METRICS[metric].title + " " for metric in measured_metrics(results))]]
     rows += [[name, *(cells[name] for cells in quality)] for name in costs]
-    below = [["run", *(title for title, _ in COLUMNS)], *([name, *(cell(cost, dense) for _, cell in COLUMNS)] for name, cost in costs.items())]
+    below = [
+        ["run", *(title for title, _ in COLUMNS)],
+        *([name, *(cell(cost, dense) for _, cell in COLUMNS)] for name, cost in costs.items()),
+    ]
     return "\n".join([*aligned(rows), "", *aligned(below), *notes(results, costs)])
 
 
@@ -23,7 +26,13 @@ def aligned(rows: list[Row]) -> list[str]:
     """Lines of a table; a column that is empty below its title is left out."""
     used = [j for j in range(len(rows[0])) if j == 0 or any(row[j] for row in rows[1:])]
     widths = [max(len(row[j]) for row in rows) for j in used]
-    return ["  ".join(row[j].ljust(w) if j == 0 else row[j].rjust(w) for j, w in zip(used, widths, strict=True)).rstrip() for row in rows]
+    return [
+        "  ".join(
+            row[j].ljust(w) if j == 0 else row[j].rjust(w)
+            for j, w in zip(used, widths, strict=True)
+        ).rstrip()
+        for row in rows
+    ]
 
 
 def quality_cells(results: dict[str, Any], metric: str) -> dict[str, str]:
@@ -31,7 +40,10 @@ def quality_cells(results: dict[str, Any], metric: str) -> dict[str, str]:
     figures, d = figures_of(results, metric), METRICS[metric].decimals
     near = near_best(figures, METRICS[metric].higher_is_better)
     cells = {DENSE: METRICS[metric].of_dense + " ", **{run["name"]: "" for run in results["runs"]}}
-    return cells | {name: f"{m['value']:.{d}f} ({m['low']:.{d}f} to {m['high']:.{d}f}){'~' if name in near else ' '}" for name, m in figures.items()}
+    return cells | {
+        name: f"{m['value']:.{d}f} ({m['low']:.{d}f} to {m['high']:.{d}f}){'~' if name in near else ' '}"
+        for name, m in figures.items()
+    }
 
 
 def gone(kind: str) -> Any:
@@ -45,7 +57,9 @@ def gone(kind: str) -> Any:
 
 
 def parameters(cost: dict, dense: dict) -> str:
-    return f"{cost['parameters'] / 1e6:.2f} M" + (f" ({cost['parameters'] / dense['parameters']:.1%})" if cost is not dense else "")
+    return f"{cost['parameters'] / 1e6:.2f} M" + (
+        f" ({cost['parameters'] / dense['parameters']:.1%})" if cost is not dense else ""
+    )
 
 
 def zeros(cost: dict, dense: dict) -> str:
@@ -58,7 +72,11 @@ def size(cost: dict, dense: dict) -> str:
 
 def macs(cost: dict, dense: dict) -> str:
     own, whole = (c.get("macs", {}).get("total") for c in (cost, dense))
-    return f"{own / 1e9:.2f} G" + (f" ({own / whole:.1%})" if whole and cost is not dense else "") if own else ""
+    return (
+        f"{own / 1e9:.2f} G" + (f" ({own / whole:.1%})" if whole and cost is not dense else "")
+        if own
+        else ""
+    )
 
 
 def speed(what: str) -> Any:
@@ -90,10 +108,19 @@ COLUMNS = [
 
 def notes(results: dict[str, Any], costs: dict[str, dict]) -> list[str]:
     """What the figures are, and what was not measured, and why."""
-    timed = ", and the quartiles of the speed over rounds" if any("step" in run["cost"] for run in results["runs"]) else ""
-    lines = ["", f"{len(results['prompts'])} prompts; in brackets the 95 % interval over prompts{timed}"]
+    timed = (
+        ", and the quartiles of the speed over rounds"
+        if any("step" in run["cost"] for run in results["runs"])
+        else ""
+    )
+    lines = [
+        "",
+        f"{len(results['prompts'])} prompts; in brackets the 95 % interval over prompts{timed}",
+    ]
     if len(results["prompts"]) == 1:
-        lines.append("one prompt has no spread: its intervals have no width, and say nothing of other prompts")
+        lines.append(
+            "one prompt has no spread: its intervals have no width, and say nothing of other prompts"
+        )
     lines += [LEGEND, *reasons(results)]
     for name, cost in costs.items():
         for what in ("macs", "memory"):

@@ -12,7 +12,9 @@ from typing import Any
 import torch
 
 
-def interleaved(calls: Mapping[str, Callable[[], Any]], rounds: int, warmup: int = 1) -> dict[str, list[float]]:
+def interleaved(
+    calls: Mapping[str, Callable[[], Any]], rounds: int, warmup: int = 1
+) -> dict[str, list[float]]:
     """Seconds of each call in each of `rounds` rounds, after `warmup` untimed ones; whatever runs on a GPU is waited for."""
     seconds: dict[str, list[float]] = {name: [] for name in calls}
     names = list(calls)
@@ -38,7 +40,11 @@ def compared(seconds: Mapping[str, list[float]], name: str, base: str) -> dict[s
     """Median seconds of a call and of the one it is compared with, how many times faster it is (median of the rounds' ratios) with
     the quartiles of those ratios, and the number of rounds."""
     ratios = [b / s for s, b in zip(seconds[name], seconds[base], strict=True)]
-    low, high = statistics.quantiles(ratios, n=4, method="inclusive")[::2] if len(ratios) > 1 else (ratios[0], ratios[0])
+    low, high = (
+        statistics.quantiles(ratios, n=4, method="inclusive")[::2]
+        if len(ratios) > 1
+        else (ratios[0], ratios[0])
+    )
     return {
         "seconds": statistics.median(seconds[name]),
         "dense_seconds": statistics.median(seconds[base]),

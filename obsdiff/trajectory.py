@@ -31,15 +31,30 @@ class Trajectory:
         self.outputs = []
 
 
-def again(run: Run, denoiser: nn.Module, trajectory: Trajectory, number: int, start: int, border: int, last: int) -> None:
+def again(
+    run: Run,
+    denoiser: nn.Module,
+    trajectory: Trajectory,
+    number: int,
+    start: int,
+    border: int,
+    last: int,
+) -> None:
     """Run one recorded call from segment `start` to `last`, and keep what those before `border` give: they never change again. All before
     `start` answer from the shelf."""
     call: Call = trajectory.recording.calls[number]
-    shelf, order, outputs, until = trajectory.recording.shelf, trajectory.order, trajectory.outputs[number], trajectory.until
+    shelf, order, outputs, until = (
+        trajectory.recording.shelf,
+        trajectory.order,
+        trajectory.outputs[number],
+        trajectory.until,
+    )
 
     def answer(place: int) -> Any:
         if place not in outputs and until[place] >= start:
-            raise RuntimeError(f"replay lost what {order.names[place]} gave, which a later block needs")
+            raise RuntimeError(
+                f"replay lost what {order.names[place]} gave, which a later block needs"
+            )
         return shelf.get_all(outputs[place]) if place in outputs else order.stand_in(number, place)
 
     def keep(place: int, module: nn.Module, args: Any, output: Any) -> None:
@@ -49,11 +64,21 @@ def again(run: Run, denoiser: nn.Module, trajectory: Trajectory, number: int, st
     def stop() -> None:
         raise Stop
 
-    hooks = (denoiser.get_submodule(order.names[i]).register_forward_hook(partial(keep, i)) for i in range(start, border))
-    answers = {i: partial(answer, i) for i in range(start)} | dict.fromkeys(range(last + 1, len(order.names)), stop)
+    hooks = (
+        denoiser.get_submodule(order.names[i]).register_forward_hook(partial(keep, i))
+        for i in range(start, border)
+    )
+    answers = {i: partial(answer, i) for i in range(start)} | dict.fromkeys(
+        range(last + 1, len(order.names)), stop
+    )
     run.step, run.prompts = call.step, call.prompts
     args, kwargs = shelf.get_all(call.inputs)
-    with hooked(hooks), answering(denoiser, order.names, answers), torch.no_grad(), contextlib.suppress(Stop):
+    with (
+        hooked(hooks),
+        answering(denoiser, order.names, answers),
+        torch.no_grad(),
+        contextlib.suppress(Stop),
+    ):
         denoiser(*args, **kwargs)
     for place in [place for place in outputs if until[place] < border]:
         shelf.drop_all(outputs.pop(place))

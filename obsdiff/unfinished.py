@@ -30,7 +30,9 @@ def check_place(output: Path, inputs: list[Path]) -> None:
     for folder in inputs:
         other = folder.resolve()
         if place == other or place in other.parents or other in place.parents:
-            raise UserError(f"output: {output} and the model {folder} lie in one another; choose a folder apart from the models")
+            raise UserError(
+                f"output: {output} and the model {folder} lie in one another; choose a folder apart from the models"
+            )
 
 
 @contextlib.contextmanager
@@ -40,11 +42,15 @@ def open_part(output: Path, job: dict[str, Any], resume: bool, overwrite: bool) 
     part = output.with_name(output.name + ".part")
     require_own(part, resume, overwrite)
     (part / WORK).mkdir(parents=True, exist_ok=True)
-    lock = FileLock(part / WORK / LOCK, blocking=False)  # the system lets go of it when the process ends, however it ends
+    lock = FileLock(
+        part / WORK / LOCK, blocking=False
+    )  # the system lets go of it when the process ends, however it ends
     try:
         lock.acquire()
     except Timeout:
-        raise UserError(f"output: another run is writing {output}; wait for it, or choose another folder") from None
+        raise UserError(
+            f"output: another run is writing {output}; wait for it, or choose another folder"
+        ) from None
     with lock:
         begin(part, json.loads(json.dumps(job)), resume, overwrite)
         yield part
@@ -54,8 +60,14 @@ def require_own(part: Path, resume: bool, overwrite: bool) -> None:
     """UserError for a folder in the way that no run of ours made."""
     if part.exists() and not (part / WORK).is_dir():
         if resume:
-            raise UserError(f"output: {part} has no {WORK}/{JOB}, so no run can go on from it; move it away, or leave out --resume")
-        to_do = "move it away" if overwrite else "move it away, it is nothing that --resume could go on from"
+            raise UserError(
+                f"output: {part} has no {WORK}/{JOB}, so no run can go on from it; move it away, or leave out --resume"
+            )
+        to_do = (
+            "move it away"
+            if overwrite
+            else "move it away, it is nothing that --resume could go on from"
+        )
         raise UserError(f"output: {part} is in the way, and no run of obsdiff made it; {to_do}")
 
 
@@ -64,13 +76,17 @@ def begin(part: Path, job: dict[str, Any], resume: bool, overwrite: bool) -> Non
     file = part / WORK / JOB
     if file.is_file() and not resume:
         if not overwrite:
-            raise UserError(f"output: {part} is there from a run that did not end; go on with --resume, or start anew with --overwrite")
+            raise UserError(
+                f"output: {part} is there from a run that did not end; go on with --resume, or start anew with --overwrite"
+            )
         clear(part)
     if file.is_file():
         found = read_json(file)
         differ = [key for key in job if found.get(key) != job[key]]
         if differ:
-            raise UserError(f"output: {part} was begun with other {', '.join(differ)}; start anew with --overwrite")
+            raise UserError(
+                f"output: {part} was begun with other {', '.join(differ)}; start anew with --overwrite"
+            )
         return
     if resume:
         say(f"nothing to go on from: there is no {part}; starting anew")

@@ -18,7 +18,9 @@ from torch.nn import functional as F
 
 from .errors import RunFailed
 
-AT_ONCE = 2**24  # entries of the patches that are unfolded together, if one row of output positions has no more
+AT_ONCE = (
+    2**24
+)  # entries of the patches that are unfolded together, if one row of output positions has no more
 
 
 def matrix(layer: nn.Module) -> Tensor:
@@ -32,7 +34,9 @@ def write_(name: str, layer: nn.Module, weight: Tensor) -> None:
         layer.weight.copy_(weight.reshape(layer.weight.shape))
     if not layer.weight.isfinite().all():
         format = str(layer.weight.dtype).removeprefix("torch.")
-        raise RunFailed(f"{name}: the pruned weight, up to {weight.abs().max():.3g}, has inf or NaN in {format}; raise the damping, or take another --dtype")
+        raise RunFailed(
+            f"{name}: the pruned weight, up to {weight.abs().max():.3g}, has inf or NaN in {format}; raise the damping, or take another --dtype"
+        )
 
 
 def tokens(layer: nn.Module, x: Tensor, at_once: int = AT_ONCE) -> Iterator[Tensor]:
@@ -44,17 +48,25 @@ def tokens(layer: nn.Module, x: Tensor, at_once: int = AT_ONCE) -> Iterator[Tens
         return
     across, down = layer.padding[1], layer.padding[0]
     x = F.pad(x if x.dim() == 4 else x.unsqueeze(0), (across, across, down, down))
-    height, width = ((side - span) // stride + 1 for side, span, stride in zip(x.shape[2:], reach(layer), layer.stride, strict=True))
+    height, width = (
+        (side - span) // stride + 1
+        for side, span, stride in zip(x.shape[2:], reach(layer), layer.stride, strict=True)
+    )
     rows = max(1, at_once // (width * layer.weight[0].numel()))
     for picture, first in itertools.product(x.split(1), range(0, height, rows)):
         last = min(first + rows, height)
-        band = picture[:, :, first * layer.stride[0] : (last - 1) * layer.stride[0] + reach(layer)[0]]
+        band = picture[
+            :, :, first * layer.stride[0] : (last - 1) * layer.stride[0] + reach(layer)[0]
+        ]
         yield F.unfold(band, layer.kernel_size, layer.dilation, 0, layer.stride).transpose(1, 2)
 
 
 def reach(layer: nn.Conv2d) -> tuple[int, int]:
     """Height and width of the input that one output position spans."""
-    down, across = (dilation * (side - 1) + 1 for dilation, side in zip(layer.dilation, layer.kernel_size, strict=True))
+    down, across = (
+        dilation * (side - 1) + 1
+        for dilation, side in zip(layer.dilation, layer.kernel_size, strict=True)
+    )
     return down, across
 
 

@@ -15,7 +15,13 @@ from .report_schema import check, check_shapes
 from .stored import read_json
 
 LAYER = {"name": str, "shape": [int], "sparsity": float}
-WANTED = {"schema": int, "component": str, "config": {"pattern": str}, "layers": [LAYER], "hashes": {"files": {"*": str}}}
+WANTED = {
+    "schema": int,
+    "component": str,
+    "config": {"pattern": str},
+    "layers": [LAYER],
+    "hashes": {"files": {"*": str}},
+}
 CARD = "README.md"
 SHOWN = 5  # of the differences
 
@@ -43,7 +49,9 @@ def verify_folder(folder: Path) -> Findings:
         check_layers(folder / record["component"], record, found)
     if found.wrong:
         more = f" and {len(found.wrong) - SHOWN} more" if len(found.wrong) > SHOWN else ""
-        raise RunFailed(f"{folder} is not what its record says: {'; '.join(found.wrong[:SHOWN])}{more}")
+        raise RunFailed(
+            f"{folder} is not what its record says: {'; '.join(found.wrong[:SHOWN])}{more}"
+        )
     return found
 
 
@@ -56,7 +64,9 @@ def read_record(folder: Path) -> dict[str, Any]:
         check(record, WANTED, "")
         check_shapes(record["layers"], "layers")
     except ValueError as error:
-        raise UserError(f"{file} does not follow schema {SCHEMA}: {error}; it can't be verified") from None
+        raise UserError(
+            f"{file} does not follow schema {SCHEMA}: {error}; it can't be verified"
+        ) from None
     if record["schema"] != SCHEMA:
         raise UserError(f"{file} has schema {record['schema']}: expected {SCHEMA}")
     return record
@@ -64,7 +74,9 @@ def read_record(folder: Path) -> dict[str, Any]:
 
 def check_files(folder: Path, hashes: dict[str, str], found: Findings) -> None:
     """Every recorded file is there, inside the folder and as it was; and no weights are there that the record does not know."""
-    here = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()}
+    here = {
+        path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()
+    }
     for name, wanted in hashes.items():
         found.files += 1
         file = here.get(name)
@@ -83,25 +95,45 @@ def check_layers(component: Path, record: dict[str, Any], found: Findings) -> No
         try:
             with safe_open(file, "pt") as opened:
                 for name in rows.keys() & set(opened.keys()):
-                    check_layer(rows.pop(name), opened.get_tensor(name).flatten(1), group, pattern == "structured", found)
+                    check_layer(
+                        rows.pop(name),
+                        opened.get_tensor(name).flatten(1),
+                        group,
+                        pattern == "structured",
+                        found,
+                    )
         except SafetensorError as error:
             found.note(False, f"{file.name} can't be read: {error}")
     for name in rows:
         found.note(False, f"{name} is missing")
 
 
-def check_layer(row: dict[str, Any], weight: Tensor, group: tuple[int, int] | None, structured: bool, found: Findings) -> None:
+def check_layer(
+    row: dict[str, Any],
+    weight: Tensor,
+    group: tuple[int, int] | None,
+    structured: bool,
+    found: Findings,
+) -> None:
     """A weight (O, I): of a structured run its columns have left, of any other its share of zeros is at least the recorded one (half
     precision makes a few more)."""
     found.layers += 1
     name, (outputs, inputs), share = row["name"], row["shape"], row["sparsity"]
     if structured:
         wanted = round(inputs * (1 - share))
-        found.note(weight.shape[1] == wanted, f"{name} has {weight.shape[1]} columns, expected {wanted}")
+        found.note(
+            weight.shape[1] == wanted, f"{name} has {weight.shape[1]} columns, expected {wanted}"
+        )
         return
-    found.note(tuple(weight.shape) == (outputs, inputs), f"{name} is {tuple(weight.shape)}, expected {(outputs, inputs)}")
+    found.note(
+        tuple(weight.shape) == (outputs, inputs),
+        f"{name} is {tuple(weight.shape)}, expected {(outputs, inputs)}",
+    )
     zeros = (weight == 0).double().mean().item()
     found.note(zeros >= share - 1e-6, f"{name} has {zeros:.4%} zeros, expected {share:.4%}")
     if group and weight.shape[1] % group[1] == 0:
         most = int((weight.unflatten(1, (-1, group[1])) != 0).sum(2).max())
-        found.note(most <= group[0], f"{name} has {most} of {group[1]} consecutive weights, expected at most {group[0]}")
+        found.note(
+            most <= group[0],
+            f"{name} has {most} of {group[1]} consecutive weights, expected at most {group[0]}",
+        )

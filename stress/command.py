@@ -14,7 +14,13 @@ QUIET = {"HF_HUB_OFFLINE": "1", "PYTHONWARNINGS": "ignore"}
 def start(*arguments: Any, **environment: str) -> subprocess.Popen:
     """Begin `obsdiff ARGUMENTS`."""
     command = [sys.executable, "-m", "obsdiff", *map(str, arguments)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ | QUIET | environment)
+    return subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | QUIET | environment,
+    )
 
 
 def run(*arguments: Any, timeout: float = 600, **environment: str) -> tuple[int, str]:
@@ -31,7 +37,10 @@ def run(*arguments: Any, timeout: float = 600, **environment: str) -> tuple[int,
 
 def weights(folder: Path) -> dict[str, str]:
     """SHA-256 of every weight file below a folder."""
-    return {str(file.relative_to(folder)): hashlib.sha256(file.read_bytes()).hexdigest() for file in sorted(folder.rglob("*.safetensors"))}
+    return {
+        str(file.relative_to(folder)): hashlib.sha256(file.read_bytes()).hexdigest()
+        for file in sorted(folder.rglob("*.safetensors"))
+    }
 
 
 def records(folder: Path) -> list[Any]:
@@ -39,5 +48,10 @@ def records(folder: Path) -> list[Any]:
     found = []
     for file in sorted(folder.rglob("obsdiff.json")):
         record = json.loads(file.read_text())
-        found.append([[{k: v for k, v in row.items() if k != "seconds"} for row in record["layers"]], record["groups"]])
+        found.append(
+            [
+                [{k: v for k, v in row.items() if k != "seconds"} for row in record["layers"]],
+                record["groups"],
+            ]
+        )
     return found

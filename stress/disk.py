@@ -22,7 +22,12 @@ KIND = "live"
 @contextlib.contextmanager
 def mounted(folder: Path, size: int) -> Iterator[None]:
     """A tmpfs of so many MiB for a while."""
-    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}m", "tmpfs", folder], check=True, capture_output=True, text=True)
+    subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", f"size={size}m", "tmpfs", folder],
+        check=True,
+        capture_output=True,
+        text=True,
+    )
     try:
         yield
     finally:
@@ -67,7 +72,9 @@ def read_only(place: Path) -> None:
 
 def main(given: list[str] | None = None) -> int:
     """How many full disks were survived."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--sizes", type=int, nargs="+", default=[5, 20, 45, 70], metavar="MIB")
     args = parser.parse_args(given)
     with tempfile.TemporaryDirectory(prefix="stress-") as folder:

@@ -49,7 +49,11 @@ WORDS = (
     "transformer", "os.system", "x" * 500,
 )  # fmt: skip
 TEXTS = st.one_of(st.text(max_size=12), st.sampled_from(WORDS))
-NUMBERS = st.one_of(st.integers(-(2**70), 2**70), st.floats(), st.sampled_from([0, -1, 1, 2**31, 2**63, 1e308, 1e-308]))
+NUMBERS = st.one_of(
+    st.integers(-(2**70), 2**70),
+    st.floats(),
+    st.sampled_from([0, -1, 1, 2**31, 2**63, 1e308, 1e-308]),
+)
 VALUES = st.recursive(
     st.one_of(st.none(), st.booleans(), NUMBERS, TEXTS),
     lambda inner: st.one_of(st.lists(inner, max_size=3), st.dictionaries(TEXTS, inner, max_size=3)),
@@ -59,7 +63,13 @@ VALUES = st.recursive(
 
 def places(value: Any, above: tuple = ()) -> Iterator[tuple]:
     """The paths of all values inside a JSON value."""
-    for key, inner in value.items() if isinstance(value, dict) else enumerate(value[:4]) if isinstance(value, list) else ():
+    for key, inner in (
+        value.items()
+        if isinstance(value, dict)
+        else enumerate(value[:4])
+        if isinstance(value, list)
+        else ()
+    ):
         yield (*above, key)
         yield from places(inner, (*above, key))
 
@@ -93,7 +103,10 @@ def mutated_bytes(draw: Callable, content: bytes) -> bytes:
     """Cut off, with bytes changed, or with others put in."""
     if not content:
         return draw(st.binary(max_size=20))
-    what, place = draw(st.sampled_from(["cut", "change", "insert", "other"])), draw(st.integers(0, len(content) - 1))
+    what, place = (
+        draw(st.sampled_from(["cut", "change", "insert", "other"])),
+        draw(st.integers(0, len(content) - 1)),
+    )
     some = draw(st.binary(min_size=1, max_size=8))
     return {
         "cut": content[:place],
@@ -120,18 +133,39 @@ class Ground:
 
         self.folder, self.counts = folder, Counter()
         pipe = sd3()
-        report = obsdiff.prune_(pipe, PROMPTS[:2], PruningConfig(pattern="structured", sparsity=0.5, round_to=1, **QUICK))
+        report = obsdiff.prune_(
+            pipe,
+            PROMPTS[:2],
+            PruningConfig(pattern="structured", sparsity=0.5, round_to=1, **QUICK),
+        )
         self.model = obsdiff.save_pruned(pipe, folder / "model", report)
         self.run = folder / "run"
         (folder / "prompts.txt").write_text("\n".join(PROMPTS))
         sd3().save_pretrained(folder / "dense")
-        arguments = ["evaluate", self.model, "--against", folder / "dense", "--output", self.run, "--prompts", folder / "prompts.txt", "--num-prompts", 2]
-        code = self.main(*arguments, "--rounds", 0, "--num-inference-steps", 2, "--height", 16, "--width", 16)[0]
+        arguments = [
+            "evaluate",
+            self.model,
+            "--against",
+            folder / "dense",
+            "--output",
+            self.run,
+            "--prompts",
+            folder / "prompts.txt",
+            "--num-prompts",
+            2,
+        ]
+        code = self.main(
+            *arguments, "--rounds", 0, "--num-inference-steps", 2, "--height", 16, "--width", 16
+        )[0]
         assert code == 0, code
         self.here = self.listing()
 
     def listing(self) -> set[Path]:
-        return {path for path in self.folder.rglob("*") if "out" not in path.parts[len(self.folder.parts) : len(self.folder.parts) + 1]}
+        return {
+            path
+            for path in self.folder.rglob("*")
+            if "out" not in path.parts[len(self.folder.parts) : len(self.folder.parts) + 1]
+        }
 
     def main(self, *arguments: Any) -> tuple[int, str]:
         """Exit code and stderr of the command line, in this process."""
@@ -179,16 +213,34 @@ def watched_pickle() -> Iterator[None]:
     def found(*_: Any, **__: Any) -> None:
         raise AssertionError("something was unpickled")
 
-    with mock.patch.object(pickle, "load", found), mock.patch.object(pickle, "Unpickler", found), mock.patch.object(torch, "load", found):
+    with (
+        mock.patch.object(pickle, "load", found),
+        mock.patch.object(pickle, "Unpickler", found),
+        mock.patch.object(torch, "load", found),
+    ):
         yield
 
 
 def targets(ground: Ground) -> dict[str, Callable[[], None]]:
     """What is fuzzed: hypothesis tests, to be called."""
-    index, record, layout = ground.model / "model_index.json", ground.model / "obsdiff.json", ground.model / "transformer" / "config.json"
-    results, weights, prompts = ground.run / "results.json", ground.model / WEIGHTS, ground.folder / "prompts.txt"
+    index, record, layout = (
+        ground.model / "model_index.json",
+        ground.model / "obsdiff.json",
+        ground.model / "transformer" / "config.json",
+    )
+    results, weights, prompts = (
+        ground.run / "results.json",
+        ground.model / WEIGHTS,
+        ground.folder / "prompts.txt",
+    )
 
-    def with_file(strategy: st.SearchStrategy, file: Path, kind: str, *arguments: Any, codes: tuple[int, ...] = (0, 2)) -> Callable[[], None]:
+    def with_file(
+        strategy: st.SearchStrategy,
+        file: Path,
+        kind: str,
+        *arguments: Any,
+        codes: tuple[int, ...] = (0, 2),
+    ) -> Callable[[], None]:
         """A command while a file has other content."""
 
         @given(strategy)
@@ -209,9 +261,18 @@ def targets(ground: Ground) -> dict[str, Callable[[], None]]:
             assert time.perf_counter() - began < SLOW
         ground.settle("layout in config.json", code)
 
-    @given(st.lists(st.tuples(st.sampled_from(FLAGS), st.one_of(st.none(), NUMBERS.map(str), TEXTS)), max_size=4))
+    @given(
+        st.lists(
+            st.tuples(st.sampled_from(FLAGS), st.one_of(st.none(), NUMBERS.map(str), TEXTS)),
+            max_size=4,
+        )
+    )
     def flags(given_flags: list[tuple[str, str | None]]) -> None:
-        arguments = [part for flag, value in given_flags for part in ((flag,) if value is None else (flag, value))]
+        arguments = [
+            part
+            for flag, value in given_flags
+            for part in ((flag,) if value is None else (flag, value))
+        ]
         ground.command("flags of inspect", "inspect", ground.model, *arguments)
 
     @given(st.one_of(TEXTS, st.from_regex(r"-?[0-9]{1,5}:-?[0-9]{1,5}", fullmatch=True)))
@@ -220,11 +281,43 @@ def targets(ground: Ground) -> dict[str, Callable[[], None]]:
 
     page = ("--output", ground.folder / "out.html", "--overwrite")
     return {
-        "model_index": with_file(mutated_json(index.read_text()), index, "model_index.json", "inspect", ground.model, "--json"),
-        "obsdiff_json": with_file(mutated_json(record.read_text()), record, "obsdiff.json", "verify", ground.model, codes=(0, 1, 2)),
-        "results_json": with_file(mutated_json(results.read_text()), results, "results.json", "report", ground.run, *page),
-        "header": with_file(mutated_header(weights.read_bytes()), weights, "safetensors header", "inspect", ground.model, "--json"),
-        "prompts_file": with_file(mutated_bytes(prompts.read_bytes()), prompts, "prompts", "inspect", ground.model, "--prompts", prompts, "--json"),
+        "model_index": with_file(
+            mutated_json(index.read_text()),
+            index,
+            "model_index.json",
+            "inspect",
+            ground.model,
+            "--json",
+        ),
+        "obsdiff_json": with_file(
+            mutated_json(record.read_text()),
+            record,
+            "obsdiff.json",
+            "verify",
+            ground.model,
+            codes=(0, 1, 2),
+        ),
+        "results_json": with_file(
+            mutated_json(results.read_text()), results, "results.json", "report", ground.run, *page
+        ),
+        "header": with_file(
+            mutated_header(weights.read_bytes()),
+            weights,
+            "safetensors header",
+            "inspect",
+            ground.model,
+            "--json",
+        ),
+        "prompts_file": with_file(
+            mutated_bytes(prompts.read_bytes()),
+            prompts,
+            "prompts",
+            "inspect",
+            ground.model,
+            "--prompts",
+            prompts,
+            "--json",
+        ),
         "layout_json": layout_json,
         "flags": flags,
         "pattern": pattern,
@@ -252,7 +345,9 @@ def fuzz(inputs: int, names: list[str] | None = None, seed: bool = False) -> Cou
 
 
 def main(given_arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--inputs", type=int, default=10_000)
     parser.add_argument("--targets", nargs="+")
     args = parser.parse_args(given_arguments)

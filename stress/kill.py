@@ -25,7 +25,16 @@ KINDS = {
     "replay": ("--calibration", "replay", "--packages", 4),
     "asymmetric": ("--calibration", "replay", "--packages", 4, "--asymmetric"),
     "single": (),
-    "structured": ("--pattern", "structured", "--sparsity", 0.3, "--calibration", "live", "--packages", 2),
+    "structured": (
+        "--pattern",
+        "structured",
+        "--sparsity",
+        0.3,
+        "--calibration",
+        "live",
+        "--packages",
+        2,
+    ),
     "several": ("--sparsity", 0.3, 0.5),
     "best": ("--preset", "best", "--allocation-prompts", 1),
 }
@@ -71,12 +80,16 @@ def once(kind: str, output: Path, expected: tuple[dict, list, float], chance: ra
     assert code == 0 or whole, f"{kind}: --resume ended with {code}: {err}"
     assert command.weights(output) == hashes, f"{kind}: other weights than undisturbed"
     assert command.records(output) == records, f"{kind}: other records than undisturbed"
-    assert [path.name for path in output.parent.iterdir()] == [output.name], f"{kind}: left beside: {list(output.parent.iterdir())}"
+    assert [path.name for path in output.parent.iterdir()] == [output.name], (
+        f"{kind}: left beside: {list(output.parent.iterdir())}"
+    )
     return kills
 
 
 def main(given: list[str] | None = None) -> Counter:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--times", type=int, default=25)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--kinds", nargs="+", default=list(KINDS), choices=KINDS)
@@ -94,7 +107,9 @@ def main(given: list[str] | None = None) -> Counter:
             counts["runs"] += 1
             counts["kills"] += kills
             print(f"{i + 1}/{args.times} {kind}: killed {kills} times, the same bits", flush=True)
-    print(f"{counts['runs']} runs, killed {counts['kills']} times, ended with the bits of undisturbed ones")
+    print(
+        f"{counts['runs']} runs, killed {counts['kills']} times, ended with the bits of undisturbed ones"
+    )
     return counts
 
 

@@ -26,7 +26,16 @@ KINDS = {
     "live": ("--calibration", "live", "--packages", 2),
     "replay": ("--calibration", "replay", "--packages", 2),
     "asymmetric": ("--calibration", "replay", "--packages", 2, "--asymmetric"),
-    "structured": ("--pattern", "structured", "--sparsity", 0.3, "--calibration", "live", "--packages", 2),
+    "structured": (
+        "--pattern",
+        "structured",
+        "--sparsity",
+        0.3,
+        "--calibration",
+        "live",
+        "--packages",
+        2,
+    ),
     "several": ("--sparsity", 0.3, 0.5),
     "held out": ("--held-out", 2, "--choose-damping"),
     "budget": ("--pattern", "structured", "--target-macs", 0.8),
@@ -44,9 +53,21 @@ def arguments(kind: str, output: Path) -> list[str]:
 
 def start(size: int, given: list[str]) -> subprocess.Popen:
     """`obsdiff` in so many processes of torchrun, two threads among them."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(size), "-m", "obsdiff", *given]
+    command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc-per-node",
+        str(size),
+        "-m",
+        "obsdiff",
+        *given,
+    ]
     environment = os.environ | QUIET | {"OMP_NUM_THREADS": str(max(1, 2 // size))}
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
+    return subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
+    )
 
 
 def finished(process: subprocess.Popen, seconds: float = 900) -> str:
@@ -66,10 +87,15 @@ def masks_differ(one: Path, other: Path) -> tuple[int, int]:
         a, b = load_file(one / file), load_file(other / file)
         assert a.keys() == b.keys()
         for name, weight in a.items():
-            assert weight.shape == b[name].shape, f"{name}: {tuple(weight.shape)} and {tuple(b[name].shape)}"
+            assert weight.shape == b[name].shape, (
+                f"{name}: {tuple(weight.shape)} and {tuple(b[name].shape)}"
+            )
             differ += int(((weight == 0) != (b[name] == 0)).sum())
             total += weight.numel()
-    chosen = [[set(group["removed"]) for _, groups in records(folder) for group in groups] for folder in (one, other)]
+    chosen = [
+        [set(group["removed"]) for _, groups in records(folder) for group in groups]
+        for folder in (one, other)
+    ]
     if chosen[0]:  # what stays of a weight has moved up; the records say what left
         return sum(len(a - b) for a, b in zip(*chosen, strict=True)), sum(map(len, chosen[0]))
     return differ, total
@@ -81,10 +107,16 @@ def compare(kind: str, sizes: list[int], folder: Path) -> dict[int, tuple[int, i
     for size in sizes:
         err = finished(start(size, arguments(kind, outputs[size])))
         said = [line for line in err.splitlines() if line.startswith(str(outputs[size]))]
-        assert len(said) == len(list(outputs[size].rglob("obsdiff.json"))), f"{kind}: {said} is not one line for each output"
+        assert len(said) == len(list(outputs[size].rglob("obsdiff.json"))), (
+            f"{kind}: {said} is not one line for each output"
+        )
         found[size] = masks_differ(outputs[sizes[0]], outputs[size])
         print(f"{kind}, {size} processes: {found[size][0]} of {found[size][1]} differ", flush=True)
-        assert found[size][0] < (CLOSE if kind in ("structured", "budget", "best", "asymmetric") else TIES) * found[size][1]
+        assert (
+            found[size][0]
+            < (CLOSE if kind in ("structured", "budget", "best", "asymmetric") else TIES)
+            * found[size][1]
+        )
     return found
 
 
@@ -92,7 +124,11 @@ def workers(process: subprocess.Popen, size: int, seconds: float = 120) -> list[
     """The obsdiff processes below torchrun, once all are there."""
     began = time.perf_counter()
     while time.perf_counter() - began < seconds:
-        found = [child for child in psutil.Process(process.pid).children(recursive=True) if "obsdiff" in child.cmdline()]
+        found = [
+            child
+            for child in psutil.Process(process.pid).children(recursive=True)
+            if "obsdiff" in child.cmdline()
+        ]
         if len(found) == size:
             return found
         time.sleep(0.2)
@@ -120,12 +156,17 @@ def death(folder: Path, expected: Path, size: int = 2, then: int = 1) -> None:
     else:
         finished(start(then, given))
     differ, total = masks_differ(expected, output)
-    print(f"one of {size} processes killed, gone on with {then}: {differ} of {total} differ", flush=True)
+    print(
+        f"one of {size} processes killed, gone on with {then}: {differ} of {total} differ",
+        flush=True,
+    )
     assert differ < TIES * total
 
 
 def main(given: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--sizes", type=int, nargs="+", default=[1, 2, 4])
     parser.add_argument("--kinds", nargs="+", default=list(KINDS), choices=KINDS)
     args = parser.parse_args(given)

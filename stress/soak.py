@@ -33,7 +33,9 @@ RUNS: list[dict[str, Any]] = [
     {"method": "wanda"},
     {"memory_budget_gib": 0.5},
 ]
-WARM = 0.25  # share of the prunings before which memory is not compared: libraries fill their caches
+WARM = (
+    0.25  # share of the prunings before which memory is not compared: libraries fill their caches
+)
 FLAT = 0.02
 
 
@@ -44,7 +46,12 @@ def is_ours(hook: Any) -> bool:
 
 def state(pipe: Any) -> dict[str, Any]:
     """What of a pipeline a pruning has to leave alone: hooks, modes, formats, devices, scheduler, random state."""
-    modules = {f"{name}.{path}": m for name, part in pipe.components.items() if isinstance(part, nn.Module) for path, m in part.named_modules()}
+    modules = {
+        f"{name}.{path}": m
+        for name, part in pipe.components.items()
+        if isinstance(part, nn.Module)
+        for path, m in part.named_modules()
+    }
     return {
         "hooks": [name for name, m in modules.items() for hook in (*m._forward_hooks.values(), *m._forward_pre_hooks.values()) if is_ours(hook)],
         "modes": {name: m.training for name, m in modules.items()},
@@ -84,9 +91,16 @@ def one(make: Any, settings: dict[str, Any], fails: bool) -> None:
     else:
         obsdiff.prune_(pipe, PROMPTS, PruningConfig(**QUICK | settings))
     after = state(pipe)
-    if settings.get("pattern") == "structured":  # modules were replaced by smaller ones; their modes and formats are the others'
+    if (
+        settings.get("pattern") == "structured"
+    ):  # modules were replaced by smaller ones; their modes and formats are the others'
         before["modes"], after["modes"] = (
-            {k: v for k, v in s["modes"].items() if k in before["modes"].keys() & after["modes"].keys()} for s in (before, after)
+            {
+                k: v
+                for k, v in s["modes"].items()
+                if k in before["modes"].keys() & after["modes"].keys()
+            }
+            for s in (before, after)
         )
     differ = [key for key in before if before[key] != after[key]]
     assert not differ, f"{settings}, {'failed' if fails else 'done'}: changed {', '.join(differ)}"
@@ -100,9 +114,15 @@ def soak(make: Any, times: int) -> tuple[float, float]:
         one(make, RUNS[i % len(RUNS)], fails=i % 5 == 4)
         gc.collect()
         memory.append(anonymous() / 2**30)
-    left = {name for name in set(os.listdir(tempfile.gettempdir())) - files if name.startswith("obsdiff-")}
+    left = {
+        name
+        for name in set(os.listdir(tempfile.gettempdir())) - files
+        if name.startswith("obsdiff-")
+    }
     assert not left, f"temporary files: {left}"
-    assert threading.active_count() == threads, f"{threading.active_count()} threads, {threads} before"
+    assert threading.active_count() == threads, (
+        f"{threading.active_count()} threads, {threads} before"
+    )
     warm = int(WARM * times)
     span = max(1, times // 20)
     return sorted(memory[warm : warm + span])[span // 2], sorted(memory[-span:])[span // 2]
@@ -114,11 +134,15 @@ def main(given: list[str] | None = None) -> None:
     from tests.conftest import sd3
 
     warnings.simplefilter("ignore")
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--times", type=int, default=200)
     args = parser.parse_args(given)
     before, after = soak(sd3, args.times)
-    print(f"{args.times} prunings: {before:.4f} GiB of anonymous memory after a quarter of them, {after:.4f} GiB at the end ({after / before - 1:+.2%})")
+    print(
+        f"{args.times} prunings: {before:.4f} GiB of anonymous memory after a quarter of them, {after:.4f} GiB at the end ({after / before - 1:+.2%})"
+    )
     assert after < (1 + FLAT) * before, "memory grows"
     print(f"nothing left in {Path(tempfile.gettempdir())}")
 

@@ -19,16 +19,34 @@ from diffusers import (
     UNet2DModel,
 )
 from tokenizers import pre_tokenizers
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer, T5Config, T5EncoderModel
+from transformers import (
+    CLIPTextConfig,
+    CLIPTextModel,
+    CLIPTextModelWithProjection,
+    CLIPTokenizer,
+    T5Config,
+    T5EncoderModel,
+)
 
-PROMPTS = ["red apple", "green pear", "blue bird", "old house", "two cats", "a moon", "snow", "fish"]
+PROMPTS = [
+    "red apple",
+    "green pear",
+    "blue bird",
+    "old house",
+    "two cats",
+    "a moon",
+    "snow",
+    "fish",
+]
 
 
 def tokenizer(length: int = 24) -> CLIPTokenizer:
     """Every byte, alone and at a word's end, and the two special tokens; their ids are not 2."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     tokens = alphabet + [a + "</w>" for a in alphabet] + ["<|startoftext|>", "<|endoftext|>"]
-    return CLIPTokenizer(vocab={t: i for i, t in enumerate(tokens)}, merges=[], model_max_length=length)
+    return CLIPTokenizer(
+        vocab={t: i for i, t in enumerate(tokens)}, merges=[], model_max_length=length
+    )
 
 
 def text_config(width: int = 16, length: int = 24) -> CLIPTextConfig:
@@ -62,7 +80,15 @@ def sd3(layers: int = 3, dual: tuple[int, ...] = ()) -> StableDiffusion3Pipeline
     )  # fmt: skip
     encoders = [CLIPTextModelWithProjection(text_config()) for _ in range(2)]
     return StableDiffusion3Pipeline(
-        randomise(transformer), FlowMatchEulerDiscreteScheduler(shift=1.0), vae(), encoders[0], tokenizer(), encoders[1], tokenizer(), None, None
+        randomise(transformer),
+        FlowMatchEulerDiscreteScheduler(shift=1.0),
+        vae(),
+        encoders[0],
+        tokenizer(),
+        encoders[1],
+        tokenizer(),
+        None,
+        None,
     )
 
 
@@ -73,7 +99,16 @@ def sd() -> StableDiffusionPipeline:
         attention_head_dim=4, down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"), up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
     )  # fmt: skip
     scheduler = DDIMScheduler(clip_sample=False, steps_offset=1, set_alpha_to_one=False)
-    return StableDiffusionPipeline(vae(), CLIPTextModel(text_config()), tokenizer(), randomise(unet), scheduler, None, None, requires_safety_checker=False)
+    return StableDiffusionPipeline(
+        vae(),
+        CLIPTextModel(text_config()),
+        tokenizer(),
+        randomise(unet),
+        scheduler,
+        None,
+        None,
+        requires_safety_checker=False,
+    )
 
 
 def ddpm(**changes) -> DDPMPipeline:
@@ -84,7 +119,9 @@ def ddpm(**changes) -> DDPMPipeline:
         "norm_eps": 1e-6, "attention_head_dim": None, "downsample_padding": 0, "flip_sin_to_cos": False, "freq_shift": 1,
         "down_block_types": ("DownBlock2D", "AttnDownBlock2D", "DownBlock2D"), "up_block_types": ("UpBlock2D", "AttnUpBlock2D", "UpBlock2D"),
     }  # fmt: skip
-    return DDPMPipeline(randomise(UNet2DModel(**settings | changes)), DDPMScheduler(num_train_timesteps=1000))
+    return DDPMPipeline(
+        randomise(UNet2DModel(**settings | changes)), DDPMScheduler(num_train_timesteps=1000)
+    )
 
 
 def flux() -> FluxPipeline:
@@ -93,9 +130,28 @@ def flux() -> FluxPipeline:
         patch_size=1, in_channels=16, num_layers=2, num_single_layers=2, attention_head_dim=16, num_attention_heads=2, joint_attention_dim=16,
         pooled_projection_dim=16, guidance_embeds=True, axes_dims_rope=(4, 6, 6),
     )  # fmt: skip
-    t5 = T5EncoderModel(T5Config(vocab_size=514, d_model=16, d_kv=8, d_ff=32, num_layers=1, num_heads=2, pad_token_id=513, eos_token_id=513)).eval()
+    t5 = T5EncoderModel(
+        T5Config(
+            vocab_size=514,
+            d_model=16,
+            d_kv=8,
+            d_ff=32,
+            num_layers=1,
+            num_heads=2,
+            pad_token_id=513,
+            eos_token_id=513,
+        )
+    ).eval()
     scheduler = FlowMatchEulerDiscreteScheduler()
-    return FluxPipeline(scheduler, vae(4, 0.1), CLIPTextModel(text_config()), tokenizer(), t5, tokenizer(), randomise(transformer))
+    return FluxPipeline(
+        scheduler,
+        vae(4, 0.1),
+        CLIPTextModel(text_config()),
+        tokenizer(),
+        t5,
+        tokenizer(),
+        randomise(transformer),
+    )
 
 
 @pytest.fixture
@@ -128,5 +184,19 @@ def sdxl() -> StableDiffusionXLPipeline:
         projection_class_embeddings_input_dim=6 * 8 + 16,
     )  # fmt: skip
     encoders = CLIPTextModel(text_config(8)), CLIPTextModelWithProjection(text_config(16))
-    scheduler = EulerDiscreteScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", steps_offset=1, timestep_spacing="leading")
-    return StableDiffusionXLPipeline(vae(), *encoders, tokenizer(), tokenizer(), randomise(unet), scheduler, add_watermarker=False)
+    scheduler = EulerDiscreteScheduler(
+        beta_start=0.00085,
+        beta_end=0.012,
+        beta_schedule="scaled_linear",
+        steps_offset=1,
+        timestep_spacing="leading",
+    )
+    return StableDiffusionXLPipeline(
+        vae(),
+        *encoders,
+        tokenizer(),
+        tokenizer(),
+        randomise(unet),
+        scheduler,
+        add_watermarker=False,
+    )

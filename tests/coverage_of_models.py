@@ -32,10 +32,16 @@ from .tiny_models import FLOAT32, LEFT_OUT, NOT_PRUNED, TINY
 
 TARGETS = {"heads": "attention", "neurons": "ffn"}
 PAGE = Path(__file__).parents[1] / "docs" / "models.md"
-HOMES = ("diffusers.models.transformers", "diffusers.models.unets")  # where diffusers keeps its denoisers; a few are with their pipelines
+HOMES = (
+    "diffusers.models.transformers",
+    "diffusers.models.unets",
+)  # where diffusers keeps its denoisers; a few are with their pipelines
 ELSEWHERE = ("AudioLDM2UNet2DConditionModel", "UniDiffuserModel")
 Arguments = Callable[[], dict[str, Any]]
-EXACT = {torch.float64: 1e-9, torch.float32: 1e-4}  # differences of outputs, relative to the largest
+EXACT = {
+    torch.float64: 1e-9,
+    torch.float32: 1e-4,
+}  # differences of outputs, relative to the largest
 
 
 @dataclass(frozen=True)
@@ -52,8 +58,17 @@ class Row:
 
 def denoiser_classes() -> list[str]:
     """Every model class that diffusers exports from where it keeps its denoisers."""
-    found = [name for name in dir(diffusers) if isinstance(thing := getattr(diffusers, name), type) and issubclass(thing, diffusers.ModelMixin)]
-    return [name for name in found if name in ELSEWHERE or getattr(diffusers, name).__module__.startswith(HOMES)]
+    found = [
+        name
+        for name in dir(diffusers)
+        if isinstance(thing := getattr(diffusers, name), type)
+        and issubclass(thing, diffusers.ModelMixin)
+    ]
+    return [
+        name
+        for name in found
+        if name in ELSEWHERE or getattr(diffusers, name).__module__.startswith(HOMES)
+    ]
 
 
 def build(name: str, **other: Any) -> tuple[nn.Module, Arguments]:
@@ -62,7 +77,9 @@ def build(name: str, **other: Any) -> tuple[nn.Module, Arguments]:
     torch.manual_seed(0)
     model = getattr(diffusers, name)(**config | other)
     for parameter in model.parameters():
-        if parameter.ndim == 3:  # experts in one tensor, which diffusers leaves as it finds the memory
+        if (
+            parameter.ndim == 3
+        ):  # experts in one tensor, which diffusers leaves as it finds the memory
             torch.nn.init.normal_(parameter, std=0.1)
     return randomise(model), arguments
 
@@ -78,14 +95,23 @@ def examine(name: str) -> Row:
     assert blocks, f"{name}: no block is found; its linear layers: {list(linears)[:12]}"
     assert not forgotten, f"{name}: no entry covers {forgotten}"
     left_out = LEFT_OUT.get(name, ())
-    layers = [layer for block in blocks for layer in block.layers if not any(fnmatchcase(layer, wild) for wild in left_out)]
+    layers = [
+        layer
+        for block in blocks
+        for layer in block.layers
+        if not any(fnmatchcase(layer, wild) for wild in left_out)
+    ]
     halve(model, arguments, layers, left_out)
     two_of_four(model, arguments, layers, left_out)
-    groups = [group for block in blocks for group in block.groups if set(group.consumers) & set(layers)]
+    groups = [
+        group for block in blocks for group in block.groups if set(group.consumers) & set(layers)
+    ]
     refused = {(g.owner, g.kind): reason for g in groups if (reason := refusal(model, g))}
     if any((g.owner, g.kind) not in refused for g in groups):
         take_out(model, arguments, groups, refused, left_out)
-    rest = "".join(f"; never calls `{wild}`: `--exclude` them" for wild in left_out) + experts(model)
+    rest = "".join(f"; never calls `{wild}`: `--exclude` them" for wild in left_out) + experts(
+        model
+    )
     return Row(
         name,
         in_words(blocks),
@@ -104,25 +130,55 @@ def run(model: nn.Module, arguments: Arguments, **settings) -> tuple[nn.Module, 
     return pipe.transformer, report
 
 
-def halve(model: nn.Module, arguments: Arguments, layers: list[str], left_out: tuple[str, ...]) -> None:
+def halve(
+    model: nn.Module, arguments: Arguments, layers: list[str], left_out: tuple[str, ...]
+) -> None:
     pruned, _ = run(model, arguments, exclude=left_out)
     for layer in layers:
         weight = pruned.get_submodule(layer).weight
-        assert 0.45 < (weight == 0).float().mean() < 0.55, f"{layer}: {(weight == 0).float().mean():.2f} of the weights are zero"
+        assert 0.45 < (weight == 0).float().mean() < 0.55, (
+            f"{layer}: {(weight == 0).float().mean():.2f} of the weights are zero"
+        )
 
 
-def two_of_four(model: nn.Module, arguments: Arguments, layers: list[str], left_out: tuple[str, ...]) -> None:
+def two_of_four(
+    model: nn.Module, arguments: Arguments, layers: list[str], left_out: tuple[str, ...]
+) -> None:
     pruned, _ = run(model, arguments, pattern="2:4", method="magnitude", exclude=left_out)
     for layer in layers:
-        assert (pruned.get_submodule(layer).weight.unflatten(1, (-1, 4)) != 0).sum(2).max() <= 2, layer
+        assert (pruned.get_submodule(layer).weight.unflatten(1, (-1, 4)) != 0).sum(2).max() <= 2, (
+            layer
+        )
 
 
-def take_out(model: nn.Module, arguments: Arguments, groups: list[Group], refused: dict, left_out: tuple[str, ...]) -> None:
+def take_out(
+    model: nn.Module,
+    arguments: Arguments,
+    groups: list[Group],
+    refused: dict,
+    left_out: tuple[str, ...],
+) -> None:
     """Structured pruning of all that isn't refused; then the same shapes again, and shrunk against masked."""
     free = [g for g in groups if (g.owner, g.kind) not in refused]
     for target, mine in by_target(free, refused).items():
-        exclude = tuple({layer for g in groups if (g.owner, g.kind) in refused and target in ("linear", TARGETS[g.kind]) for layer in g.consumers})
-        pruned, report = run(model, arguments, pattern="structured", target=target, sparsity=0.5, round_to=4, keep_first_last=False, exclude=exclude + left_out)
+        exclude = tuple(
+            {
+                layer
+                for g in groups
+                if (g.owner, g.kind) in refused and target in ("linear", TARGETS[g.kind])
+                for layer in g.consumers
+            }
+        )
+        pruned, report = run(
+            model,
+            arguments,
+            pattern="structured",
+            target=target,
+            sparsity=0.5,
+            round_to=4,
+            keep_first_last=False,
+            exclude=exclude + left_out,
+        )
         assert {(row.owner, row.kind) for row in report.groups} == {(g.owner, g.kind) for g in mine}
         again = type(pruned).from_config(pruned.config)
         again.load_state_dict(pruned.state_dict())
@@ -134,7 +190,9 @@ def take_out(model: nn.Module, arguments: Arguments, groups: list[Group], refuse
         shrink_(shrunk, group, [i for i in range(items(model, group)) if i not in gone])
     expected = results(masked, arguments)
     assert_equal(results(shrunk, arguments), expected, "shrunk against masked")
-    assert any(not torch.allclose(a, b) for a, b in zip(expected, results(model, arguments), strict=True)), "masking changed nothing"
+    assert any(
+        not torch.allclose(a, b) for a, b in zip(expected, results(model, arguments), strict=True)
+    ), "masking changed nothing"
 
 
 def by_target(free: list[Group], refused: dict) -> dict[str, list[Group]]:
@@ -147,7 +205,11 @@ def by_target(free: list[Group], refused: dict) -> dict[str, list[Group]]:
 
 def results(model: nn.Module, arguments: Arguments) -> list[Tensor]:
     """Outputs in float64, where the class can."""
-    return outputs(model, arguments, torch.float32 if type(model).__name__.removeprefix("Pruned") in FLOAT32 else torch.float64)
+    return outputs(
+        model,
+        arguments,
+        torch.float32 if type(model).__name__.removeprefix("Pruned") in FLOAT32 else torch.float64,
+    )
 
 
 def leavers(index: int, kind: str, count: int) -> list[int]:
@@ -166,7 +228,10 @@ def mask_(model: nn.Module, group: Group, gone: list[int]) -> None:
 
 
 def assert_equal(found: list[Tensor], expected: list[Tensor], what: str) -> None:
-    worst = max(((a - b).abs().max() / b.abs().max().clamp(min=1e-30)).item() for a, b in zip(found, expected, strict=True))
+    worst = max(
+        ((a - b).abs().max() / b.abs().max().clamp(min=1e-30)).item()
+        for a, b in zip(found, expected, strict=True)
+    )
     assert worst < EXACT[found[0].dtype], f"{what}: the outputs differ by {worst:.1e}"
 
 
@@ -177,7 +242,11 @@ def in_words(blocks: list[Block]) -> str:
 
 def experts(model: nn.Module) -> str:
     """Experts whose weights are one tensor are no linear layers."""
-    return "; experts, held in one tensor, stay dense" if any("experts" in name and p.ndim == 3 for name, p in model.named_parameters()) else ""
+    return (
+        "; experts, held in one tensor, stay dense"
+        if any("experts" in name and p.ndim == 3 for name, p in model.named_parameters())
+        else ""
+    )
 
 
 def cell(kind: str, groups: list[Group], refused: dict) -> str:
@@ -199,7 +268,10 @@ def short(owner: str, reason: str) -> str:
 
 def page(rows: list[Row]) -> str:
     head = ["class", "blocks", "unstructured", "N:M", "heads", "FFN neurons"]
-    lines = ["| " + " | ".join(cells) + " |" for cells in (head, ["---"] * len(head), *(astuple(row) for row in rows))]
+    lines = [
+        "| " + " | ".join(cells) + " |"
+        for cells in (head, ["---"] * len(head), *(astuple(row) for row in rows))
+    ]
     return "\n".join([TITLE.format(version=diffusers.__version__, counts=counts(rows)), *lines, ""])
 
 
@@ -215,8 +287,12 @@ With grouped-query attention the query heads that share a key head leave togethe
 
 def counts(rows: list[Row]) -> str:
     """The counts in one line."""
-    zeros, heads, neurons = (covered(rows, column) for column in ("unstructured", "heads", "neurons"))
-    structured = f"structured {len(heads | neurons)} (heads {len(heads)}, FFN neurons {len(neurons)})"
+    zeros, heads, neurons = (
+        covered(rows, column) for column in ("unstructured", "heads", "neurons")
+    )
+    structured = (
+        f"structured {len(heads | neurons)} (heads {len(heads)}, FFN neurons {len(neurons)})"
+    )
     return f"{len(rows)} classes: unstructured and N:M {len(zeros)}, {structured}, refused {len(rows) - len(zeros)}."
 
 

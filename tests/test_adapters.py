@@ -35,29 +35,61 @@ def denoiser_of(pipe):
 def pruned(make, **settings):
     """A pipeline without half of its heads and neurons; which ones does not matter here."""
     pipe = make()
-    prune_(pipe, PROMPTS[:1], PruningConfig(method="random", pattern="structured", packages=1, **QUICK | settings))
+    prune_(
+        pipe,
+        PROMPTS[:1],
+        PruningConfig(method="random", pattern="structured", packages=1, **QUICK | settings),
+    )
     return pipe
 
 
 def latents(pipe, **more):
-    return pipe(PROMPTS[0], generator=torch.Generator().manual_seed(0), output_type="latent", **QUICK, **more).images
+    return pipe(
+        PROMPTS[0],
+        generator=torch.Generator().manual_seed(0),
+        output_type="latent",
+        **QUICK,
+        **more,
+    ).images
 
 
 def lora(pipe, *layers: str, prefix: bool = True) -> dict[str, torch.Tensor]:
     """A LoRA of rank 2 for the layers with these endings, in the shapes the denoiser has."""
     torch.manual_seed(1)
     start = f"{component(pipe)}." if prefix else ""
-    shapes = {name: s for name, s in layer_shapes(denoiser_of(pipe)).items() if name.endswith(layers)}
-    down = {f"{start}{name}.lora_A.weight": torch.randn(2, columns) for name, (_, columns) in shapes.items()}
-    return down | {f"{start}{name}.lora_B.weight": torch.randn(rows, 2) for name, (rows, _) in shapes.items()}
+    shapes = {
+        name: s for name, s in layer_shapes(denoiser_of(pipe)).items() if name.endswith(layers)
+    }
+    down = {
+        f"{start}{name}.lora_A.weight": torch.randn(2, columns)
+        for name, (_, columns) in shapes.items()
+    }
+    return down | {
+        f"{start}{name}.lora_B.weight": torch.randn(rows, 2) for name, (rows, _) in shapes.items()
+    }
 
 
 def ip_adapter(unet, width: int = 16) -> dict:
     """An IP-Adapter for a UNet in the shapes it has: 4 image tokens of pictures with 8 features."""
-    owners = [unet.get_submodule(name.removesuffix(".processor")) for name in unet.attn_processors if name.endswith("attn2.processor")]
-    keys = {f"{2 * i + 1}.to_{kind}_ip.weight": torch.randn(a.to_k.out_features, width) for i, a in enumerate(owners) for kind in "kv"}
+    owners = [
+        unet.get_submodule(name.removesuffix(".processor"))
+        for name in unet.attn_processors
+        if name.endswith("attn2.processor")
+    ]
+    keys = {
+        f"{2 * i + 1}.to_{kind}_ip.weight": torch.randn(a.to_k.out_features, width)
+        for i, a in enumerate(owners)
+        for kind in "kv"
+    }
     norm = {"norm.weight": torch.ones(width), "norm.bias": torch.zeros(width)}
-    return {"ip_adapter": keys, "image_proj": {"proj.weight": torch.randn(4 * width, 8), "proj.bias": torch.zeros(4 * width), **norm}}
+    return {
+        "ip_adapter": keys,
+        "image_proj": {
+            "proj.weight": torch.randn(4 * width, 8),
+            "proj.bias": torch.zeros(4 * width),
+            **norm,
+        },
+    }
 
 
 def load_ip_adapter(pipe, weights) -> None:
@@ -75,7 +107,9 @@ def test_the_pruned_shapes_are_those_of_the_model_whatever_hangs_on_it(make):
     pytest.importorskip("peft")
     pipe = pruned(make)
     now, dense = layer_shapes(denoiser_of(pipe)), layer_shapes(denoiser_of(make()))
-    assert pruned_shapes(denoiser_of(pipe)) == {name: now[name] for name in now if now[name] != dense[name]}
+    assert pruned_shapes(denoiser_of(pipe)) == {
+        name: now[name] for name in now if now[name] != dense[name]
+    }
     expected = pruned_shapes(denoiser_of(pipe))
     pipe.load_lora_weights(lora(pipe, "to_q"))
     assert pruned_shapes(denoiser_of(pipe)) == expected
@@ -102,7 +136,10 @@ def test_every_road_into_the_denoiser_is_guarded(layers, tmp_path):
     pytest.importorskip("peft")
     pipe, weights = pruned(sd3), lora(sd3(), *layers)
     bare = lora(sd3(), *layers, prefix=False)
-    old = {name.replace("lora_A", "lora.down").replace("lora_B", "lora.up"): w for name, w in weights.items()}
+    old = {
+        name.replace("lora_A", "lora.down").replace("lora_B", "lora.up"): w
+        for name, w in weights.items()
+    }
     save_file(weights, tmp_path / "lora.safetensors")
     for call in (
         lambda: pipe.load_lora_weights(tmp_path, weight_name="lora.safetensors"),
@@ -110,7 +147,9 @@ def test_every_road_into_the_denoiser_is_guarded(layers, tmp_path):
         lambda: pipe.load_lora_weights(weights, low_cpu_mem_usage=True),
         lambda: pipe.transformer.load_lora_adapter(weights),
         lambda: pipe.transformer.load_lora_adapter(str(tmp_path), weight_name="lora.safetensors"),
-        lambda: pipe.transformer.load_lora_adapter(pretrained_model_name_or_path_or_dict=bare, prefix=None),
+        lambda: pipe.transformer.load_lora_adapter(
+            pretrained_model_name_or_path_or_dict=bare, prefix=None
+        ),
     ):
         with pytest.raises(UserError, match=r"transformer_blocks\.1\."):
             call()
@@ -145,7 +184,9 @@ def test_flux_widens_its_layers_before_the_model_is_asked():
     pytest.importorskip("peft")
     with pytest.raises(RuntimeError, match="size mismatch for bias"):
         pruned(flux).load_lora_weights(lora(flux(), "to_q"))
-    with pytest.raises(UserError, match=r"transformer_blocks\.1\.attn\.to_out\.0 of this PrunedFlux"):
+    with pytest.raises(
+        UserError, match=r"transformer_blocks\.1\.attn\.to_out\.0 of this PrunedFlux"
+    ):
         pruned(flux).load_lora_weights(lora(flux(), "attn.to_out.0"))
     with pytest.raises(UserError, match=r"transformer_blocks\.1\.attn\.to_q of this PrunedFlux"):
         pruned(flux).transformer.load_lora_adapter(lora(flux(), "to_q"))
@@ -170,7 +211,9 @@ def test_pruning_refuses_a_peft_model_and_a_lora_on_a_text_encoder():
     peft = pytest.importorskip("peft")
     config = PruningConfig(method="magnitude", packages=1, **QUICK)
     pipe = sd3()
-    pipe.transformer = peft.get_peft_model(pipe.transformer, peft.LoraConfig(r=2, target_modules=["to_q"]))
+    pipe.transformer = peft.get_peft_model(
+        pipe.transformer, peft.LoraConfig(r=2, target_modules=["to_q"])
+    )
     with pytest.raises(UserError, match="transformer: expected plain layers"):
         prune_(pipe, PROMPTS[:1], config)
     pipe = sd()
@@ -183,7 +226,9 @@ def test_an_ip_adapter_needs_all_heads():
     """diffusers itself would load it and read its wider keys as more image tokens: pictures, but wrong ones."""
     weights, pipe = ip_adapter(sd().unet), pruned(sd)
     before = latents(pipe)
-    with pytest.raises(UserError, match=r"attn1 of this PrunedUNet2DConditionModel has only 2 left") as error:
+    with pytest.raises(
+        UserError, match=r"attn1 of this PrunedUNet2DConditionModel has only 2 left"
+    ) as error:
         load_ip_adapter(pipe, weights)
     one_line(error)
     assert torch.equal(latents(pipe), before)
@@ -207,7 +252,9 @@ def test_pruning_refuses_a_loaded_ip_adapter():
     pipe = sd()
     load_ip_adapter(pipe, ip_adapter(pipe.unet))
     config = PruningConfig(method="magnitude", packages=1, **QUICK)
-    with pytest.raises(UserError, match=r"IPAdapterAttnProcessor2_0 at .*unload_ip_adapter\(\) first") as error:
+    with pytest.raises(
+        UserError, match=r"IPAdapterAttnProcessor2_0 at .*unload_ip_adapter\(\) first"
+    ) as error:
         prune_(pipe, PROMPTS[:1], config)
     one_line(error)
     pipe.unload_ip_adapter()
@@ -225,9 +272,13 @@ def test_a_controlnet_of_the_dense_unet_steers_the_pruned_one():
     with torch.no_grad():
         for p in net.controlnet_down_blocks.parameters():
             p.add_(torch.randn(p.shape, generator=torch_seed))
-    steered = StableDiffusionControlNetPipeline(**pipe.components, controlnet=net, requires_safety_checker=False)
+    steered = StableDiffusionControlNetPipeline(
+        **pipe.components, controlnet=net, requires_safety_checker=False
+    )
     picture = torch.rand(1, 3, 16, 16, generator=torch_seed)
-    assert torch.equal(latents(steered, image=picture, controlnet_conditioning_scale=0.0), latents(pipe))
+    assert torch.equal(
+        latents(steered, image=picture, controlnet_conditioning_scale=0.0), latents(pipe)
+    )
     moved = latents(steered, image=picture)
     assert moved.isfinite().all()
     assert not torch.allclose(moved, latents(pipe), atol=1e-3)
@@ -235,7 +286,9 @@ def test_a_controlnet_of_the_dense_unet_steers_the_pruned_one():
 
 def test_a_controlnet_of_the_dense_transformer_steers_the_pruned_one():
     pipe = pruned(sd3)
-    net = SD3ControlNetModel.from_transformer(sd3().transformer, num_layers=2, num_extra_conditioning_channels=0)
+    net = SD3ControlNetModel.from_transformer(
+        sd3().transformer, num_layers=2, num_extra_conditioning_channels=0
+    )
     torch.manual_seed(2)
     steered = StableDiffusion3ControlNetPipeline(**pipe.components, controlnet=randomise(net))
     moved = latents(steered, control_image=torch.rand(1, 3, 16, 16))
@@ -245,7 +298,10 @@ def test_a_controlnet_of_the_dense_transformer_steers_the_pruned_one():
 
 def test_a_controlnet_can_not_be_begun_from_a_pruned_unet():
     """ControlNetModel.from_unet copies weights into dense shapes; torch names the first that does not fit."""
-    with pytest.raises(RuntimeError, match=r"size mismatch for 0\.attentions\.0\.transformer_blocks\.0\.attn1\.to_q\.weight"):
+    with pytest.raises(
+        RuntimeError,
+        match=r"size mismatch for 0\.attentions\.0\.transformer_blocks\.0\.attn1\.to_q\.weight",
+    ):
         controlnet(pruned(sd).unet)
     with pytest.raises(RuntimeError, match=r"size mismatch for 1\.attn\.to_q\.weight"):
         SD3ControlNetModel.from_transformer(pruned(sd3).transformer, num_layers=2)
@@ -253,7 +309,9 @@ def test_a_controlnet_can_not_be_begun_from_a_pruned_unet():
 
 def test_other_pipelines_take_the_pruned_model():
     pipe = pruned(sd)
-    other = StableDiffusionImg2ImgPipeline.from_pipe(pipe, unet=pipe.unet)  # diffusers wants it named: its class is not the exact one
+    other = StableDiffusionImg2ImgPipeline.from_pipe(
+        pipe, unet=pipe.unet
+    )  # diffusers wants it named: its class is not the exact one
     assert other.unet is pipe.unet
     back = StableDiffusionPipeline.from_pipe(other, unet=other.unet)
     assert torch.equal(latents(back), latents(pipe))
@@ -264,7 +322,9 @@ def test_quantised_weights_in_memory_are_refused(pattern):
     torchao = pytest.importorskip("torchao.quantization")
     pipe = sd3()
     torchao.quantize_(pipe.transformer.transformer_blocks[1].ff, torchao.Int8WeightOnlyConfig())
-    with pytest.raises(UserError, match=r"Int8Tensor in transformer_blocks\.1\.ff.*then quantise the result") as error:
+    with pytest.raises(
+        UserError, match=r"Int8Tensor in transformer_blocks\.1\.ff.*then quantise the result"
+    ) as error:
         prune_(pipe, PROMPTS[:1], PruningConfig(pattern=pattern, packages=1, **QUICK))
     one_line(error)
 
@@ -275,5 +335,7 @@ def test_packed_weights_in_memory_are_refused(dtype):
     pipe = sd3()
     layer = pipe.transformer.transformer_blocks[0].attn.to_q
     layer.weight = nn.Parameter(layer.weight.detach().to(dtype), requires_grad=False)
-    with pytest.raises(UserError, match=rf"found {dtype} in transformer_blocks\.0\.attn\.to_q\.weight"):
+    with pytest.raises(
+        UserError, match=rf"found {dtype} in transformer_blocks\.0\.attn\.to_q\.weight"
+    ):
         prune_(pipe, PROMPTS[:1], PruningConfig(packages=1, **QUICK))

@@ -27,7 +27,11 @@ def test_it_beats_the_sweep_and_its_resolve(removed, group):
         w, h = problem(32, 256, seed=seed)
         (swept,), (found,) = (SOLVERS[name]([w], seen(h), target) for name in ("obs", "alps"))
         assert found.kept.sum() == swept.kept.sum()
-        assert layer_error(w, found.weight, h) < layer_error(w, refined(w, swept, h, target.damping).weight, h) < layer_error(w, swept.weight, h)
+        assert (
+            layer_error(w, found.weight, h)
+            < layer_error(w, refined(w, swept, h, target.damping).weight, h)
+            < layer_error(w, swept.weight, h)
+        )
 
 
 def test_tiny_problems_come_near_the_best_of_all_masks():
@@ -35,9 +39,15 @@ def test_tiny_problems_come_near_the_best_of_all_masks():
     for seed in range(12):
         w, h = problem(1, 10, seed=seed)
         nothing = torch.zeros(10, dtype=w.dtype)
-        best = min(squared_error(w, best_kept(w[0], h, nothing, list(free))[None], h) for free in itertools.combinations(range(10), 5))
+        best = min(
+            squared_error(w, best_kept(w[0], h, nothing, list(free))[None], h)
+            for free in itertools.combinations(range(10), 5)
+        )
         for name, found in ratios.items():
-            found.append(squared_error(w, SOLVERS[name]([w], seen(h), Target(0.5, damping=0.0))[0].weight, h) / best)
+            found.append(
+                squared_error(w, SOLVERS[name]([w], seen(h), Target(0.5, damping=0.0))[0].weight, h)
+                / best
+            )
     assert all(ratio > 1 - 1e-6 for ratio in ratios["alps"])
     assert statistics.mean(ratios["alps"]) < 1.15
     assert statistics.mean(ratios["alps"]) < statistics.mean(ratios["obs"])

@@ -22,13 +22,20 @@ def shapes(make) -> dict:
         # one block down, one in the middle, two up; 8 attention and 2 FFN linears in 6 units each
         (sd, {"self and cross attention": 4}, 4 * 10, 4 * 6),
         # two double blocks of 12 linears in 4 units, two single ones of q, k, v, MLP and output in 2 units
-        (flux, {"joint attention": 2, "parallel attention and FFN": 2}, 2 * 12 + 2 * 5, 2 * 4 + 2 * 2),
+        (
+            flux,
+            {"joint attention": 2, "parallel attention and FFN": 2},
+            2 * 12 + 2 * 5,
+            2 * 4 + 2 * 2,
+        ),
     ],
 )
 def test_blocks_layers_and_units_of_each_kind(make, kinds, layers, units):
     linears = shapes(make)
     blocks = find_blocks(linears)
-    assert {kind: sum(b.entry == kind for b in blocks) for kind in {b.entry for b in blocks}} == kinds
+    assert {
+        kind: sum(b.entry == kind for b in blocks) for kind in {b.entry for b in blocks}
+    } == kinds
     assert sum(len(b.layers) for b in blocks) == layers
     assert sum(len(b.units) for b in blocks) == units
     assert uncovered(linears, blocks) == []
@@ -47,7 +54,12 @@ def test_ten_blocks_are_in_the_order_of_their_numbers():
 
 
 def test_a_unet_runs_down_middle_up():
-    assert [b.name.split(".")[0] for b in find_blocks(shapes(sd))] == ["down_blocks", "mid_block", "up_blocks", "up_blocks"]
+    assert [b.name.split(".")[0] for b in find_blocks(shapes(sd))] == [
+        "down_blocks",
+        "mid_block",
+        "up_blocks",
+        "up_blocks",
+    ]
 
 
 def test_an_unknown_model_is_refused_by_its_linears():

@@ -51,7 +51,10 @@ def array(value: float, last: float = 0.0) -> np.ndarray:
         (lambda: array(0), lambda: array(1)),
         (lambda: array(0), lambda: array(0).astype(np.float64)),
         (lambda: array(0), lambda: array(0).reshape(40, 120)),
-        (lambda: torch.zeros(2000), lambda: torch.cat([torch.zeros(1000), torch.ones(1), torch.zeros(999)])),
+        (
+            lambda: torch.zeros(2000),
+            lambda: torch.cat([torch.zeros(1000), torch.ones(1), torch.zeros(999)]),
+        ),
         (lambda: torch.zeros(4), lambda: torch.zeros(4).half()),
         (lambda: [picture(), array(0)], lambda: [picture(), array(1)]),
         (lambda: {"x": [torch.zeros(3)]}, lambda: {"x": [torch.ones(3)]}),
@@ -68,13 +71,30 @@ def test_seeds_names_and_order_count():
     prompts = [{"prompt": "a"}, {"prompt": "b"}]
     hashes = {
         prompts_hash(p, s)
-        for p, s in ((prompts, [0, 1]), (prompts, [1, 0]), (prompts[::-1], [0, 1]), ([{"negative_prompt": "a"}, prompts[1]], [0, 1]), (["a", "b"], [0, 1]))
+        for p, s in (
+            (prompts, [0, 1]),
+            (prompts, [1, 0]),
+            (prompts[::-1], [0, 1]),
+            ([{"negative_prompt": "a"}, prompts[1]], [0, 1]),
+            (["a", "b"], [0, 1]),
+        )
     }
     assert len(hashes) == 5
 
 
 def test_text_is_recorded_as_it_is():
-    assert described_prompts(["a cat", {"prompt": "a dog", "strength": 0.5, "steps": np.int64(3), "nothing": None, "size": (1, 2)}]) == [
+    assert described_prompts(
+        [
+            "a cat",
+            {
+                "prompt": "a dog",
+                "strength": 0.5,
+                "steps": np.int64(3),
+                "nothing": None,
+                "size": (1, 2),
+            },
+        ]
+    ) == [
         "a cat",
         {"prompt": "a dog", "strength": 0.5, "steps": 3, "nothing": None, "size": [1, 2]},
     ]
@@ -108,20 +128,32 @@ def test_a_run_on_such_prompts_is_saved_and_goes_on(kind, tmp_path):
     def run(change: float = 0.0):
         pipe = sd3() if kind == "tensors" else StableDiffusion3Img2ImgPipeline(**sd3().components)
         prompt = {
-            "picture": lambda: {"prompt": "red", "strength": 1.0, "image": picture("blue" if change else "red")},
+            "picture": lambda: {
+                "prompt": "red",
+                "strength": 1.0,
+                "image": picture("blue" if change else "red"),
+            },
             "array": lambda: {"prompt": "red", "strength": 1.0, "image": array(change)[None]},
             "tensors": lambda: {name: value + change for name, value in encoded().items()},
         }[kind]()
         settings = SMALL | {"guidance_scale": 1.0}
         if kind != "tensors":
-            settings = {name: settings[name] for name in ("num_inference_steps", "num_prompts", "guidance_scale")}
-        return pipe, obsdiff.prune_(pipe, [prompt], PruningConfig(**settings), journal=tmp_path / "journal")
+            settings = {
+                name: settings[name]
+                for name in ("num_inference_steps", "num_prompts", "guidance_scale")
+            }
+        return pipe, obsdiff.prune_(
+            pipe, [prompt], PruningConfig(**settings), journal=tmp_path / "journal"
+        )
 
     pipe, report = run()
     folder = obsdiff.save_pruned(pipe, tmp_path / "out", report)
     assert any("sha256" in str(value) for value in read_record(folder)["prompts"][0].values())
     again, _ = run()
-    assert all(torch.equal(a, b) for a, b in zip(pipe.transformer.parameters(), again.transformer.parameters(), strict=True))
+    assert all(
+        torch.equal(a, b)
+        for a, b in zip(pipe.transformer.parameters(), again.transformer.parameters(), strict=True)
+    )
     with pytest.raises(UserError, match="another prompts"):
         run(1.0)
 
@@ -130,9 +162,13 @@ def test_a_dense_pass_serves_equal_tensors_and_no_others():
     config = PruningConfig(**SMALL | {"guidance_scale": 1.0})
     pipe, prompt = sd3(), encoded()
     with obsdiff.dense_pass(pipe, [prompt], [config]) as dense:
-        obsdiff.prune_(sd3(), [{name: value.clone() for name, value in prompt.items()}], config, dense=dense)
+        obsdiff.prune_(
+            sd3(), [{name: value.clone() for name, value in prompt.items()}], config, dense=dense
+        )
         with pytest.raises(UserError, match="other prompts"):
-            obsdiff.prune_(sd3(), [{name: value + 1 for name, value in prompt.items()}], config, dense=dense)
+            obsdiff.prune_(
+                sd3(), [{name: value + 1 for name, value in prompt.items()}], config, dense=dense
+            )
 
 
 @pytest.mark.parametrize(
@@ -157,5 +193,10 @@ def test_what_is_no_pipeline_or_no_config_is_refused():
 
 
 def test_an_argument_that_a_pipeline_swallows_unnamed_is_said():
-    with pytest.warns(obsdiff.CalibrationWarning, match="StableDiffusionPipeline names no argument 'negative_promt'"):
-        obsdiff.prune_(sd(), [{"prompt": "a cat", "negative_promt": "a dog"}], PruningConfig(**SMALL))
+    with pytest.warns(
+        obsdiff.CalibrationWarning,
+        match="StableDiffusionPipeline names no argument 'negative_promt'",
+    ):
+        obsdiff.prune_(
+            sd(), [{"prompt": "a cat", "negative_promt": "a dog"}], PruningConfig(**SMALL)
+        )

@@ -21,7 +21,10 @@ ROWS, COLUMNS, TOKENS = 6, 20, 80
 def problem() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """A weight (O, I), the inputs in the dense model (T, I), those in the pruned one (T, I)."""
     make = torch.Generator().manual_seed(0)
-    w, dense, noise = (torch.randn(*shape, generator=make, dtype=torch.float64) for shape in ((ROWS, COLUMNS), (TOKENS, COLUMNS), (TOKENS, COLUMNS)))
+    w, dense, noise = (
+        torch.randn(*shape, generator=make, dtype=torch.float64)
+        for shape in ((ROWS, COLUMNS), (TOKENS, COLUMNS), (TOKENS, COLUMNS))
+    )
     mixed = 0.8 * dense + 0.3 * dense.roll(1, 1) + 0.2 * noise
     return w, dense, mixed
 
@@ -44,7 +47,9 @@ def test_damping_holds_it_to_the_weight():
     stacked = torch.cat([x * (2 / TOKENS) ** 0.5, d.sqrt() * torch.eye(COLUMNS, dtype=w.dtype)])
     wanted = torch.cat([dense @ w.T * (2 / TOKENS) ** 0.5, d.sqrt() * w.T])
     (found,), _ = asymmetric([w], hessian, cross, 0.1)
-    torch.testing.assert_close(found, torch.linalg.lstsq(stacked, wanted).solution.T, rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(
+        found, torch.linalg.lstsq(stacked, wanted).solution.T, rtol=1e-9, atol=1e-9
+    )
 
 
 def test_what_a_sparse_weight_misses_of_the_dense_outputs_is_what_it_misses_of_the_aim_and_a_constant():
@@ -53,7 +58,9 @@ def test_what_a_sparse_weight_misses_of_the_dense_outputs_is_what_it_misses_of_t
     constants = []
     for seed in range(3):
         sparse = w * (torch.rand(w.shape, generator=torch.Generator().manual_seed(seed)) > 0.5)
-        constants.append(((dense @ w.T - x @ sparse.T) ** 2).sum() - ((x @ (aim - sparse).T) ** 2).sum())
+        constants.append(
+            ((dense @ w.T - x @ sparse.T) ** 2).sum() - ((x @ (aim - sparse).T) ** 2).sum()
+        )
     torch.testing.assert_close(constants[0].expand(3), torch.stack(constants))
     assert constants[0] > 0
 
@@ -71,15 +78,25 @@ def test_without_a_difference_the_weights_stay_what_they_are():
 def test_half_precision_does_not_round_the_aim():
     w, dense, x = problem()
     hessian, cross = sums(dense, x)
-    exact, found = (asymmetric([v], hessian, cross.clone(), 0.01)[0][0] for v in (w.bfloat16().double(), w.bfloat16()))
+    exact, found = (
+        asymmetric([v], hessian, cross.clone(), 0.01)[0][0]
+        for v in (w.bfloat16().double(), w.bfloat16())
+    )
     torch.testing.assert_close(found, exact)
 
 
 def test_weights_on_a_gpu_come_to_the_hessians_device(monkeypatch):
     """Tensors without data, which know their devices."""
-    monkeypatch.setattr(solvers.asymmetric, "inverse_factor", lambda hessian, damping: (hessian, None, damping))
+    monkeypatch.setattr(
+        solvers.asymmetric, "inverse_factor", lambda hessian, damping: (hessian, None, damping)
+    )
     with FakeTensorMode():
-        (found,), _ = asymmetric([torch.empty(ROWS, COLUMNS, device="cuda")], torch.empty(COLUMNS, COLUMNS), torch.empty(COLUMNS, COLUMNS), 0.01)
+        (found,), _ = asymmetric(
+            [torch.empty(ROWS, COLUMNS, device="cuda")],
+            torch.empty(COLUMNS, COLUMNS),
+            torch.empty(COLUMNS, COLUMNS),
+            0.01,
+        )
     assert found.device.type == "cpu"
 
 
@@ -106,4 +123,6 @@ def test_it_takes_no_more_memory_than_is_planned_for_solving(rows, columns):
     hessian.update(x, 1.0, 1.1 * x)
     square = hessian.take()
     peak = peak_of(lambda: aimed_at("x", [w], hessian, square, config))
-    assert 4 * rows * columns < peak < work_bytes([Tap(("x",), "ffn")], {"x": (rows, columns)}, config)
+    assert (
+        4 * rows * columns < peak < work_bytes([Tap(("x",), "ffn")], {"x": (rows, columns)}, config)
+    )

@@ -13,14 +13,34 @@ from .conftest import PROMPTS, flux, sd, sd3
 from .test_calibration import denoiser_of
 from .test_gathering import SMALL, pruned
 
-MAGNITUDE = {"method": "magnitude", "step_weighting": "uniform", "step_weight_min": 1.0, "step_weight_max": 1.0}
-STRUCTURED = {"pattern": "structured", "method": "l1", "sparsity": 0.5, "round_to": 1, "keep_first_last": False}
+MAGNITUDE = {
+    "method": "magnitude",
+    "step_weighting": "uniform",
+    "step_weight_min": 1.0,
+    "step_weight_max": 1.0,
+}
+STRUCTURED = {
+    "pattern": "structured",
+    "method": "l1",
+    "sparsity": 0.5,
+    "round_to": 1,
+    "keep_first_last": False,
+}
 
 
-@pytest.mark.parametrize("layer", [nn.Linear(6, 4, dtype=torch.float64), nn.Conv2d(3, 4, 3, dtype=torch.float64)], ids=["linear", "convolution"])
+@pytest.mark.parametrize(
+    "layer",
+    [nn.Linear(6, 4, dtype=torch.float64), nn.Conv2d(3, 4, 3, dtype=torch.float64)],
+    ids=["linear", "convolution"],
+)
 def test_the_mean_output_over_the_calibration_stays(layer):
     torch.manual_seed(0)
-    x = torch.randn(*((50, 6) if isinstance(layer, nn.Linear) else (50, 3, 3, 3)), dtype=torch.float64) + 1
+    x = (
+        torch.randn(
+            *((50, 6) if isinstance(layer, nn.Linear) else (50, 3, 3, 3)), dtype=torch.float64
+        )
+        + 1
+    )
     before, dense = layer.weight.detach().flatten(1).clone(), layer(x)
     after = before * (torch.rand_like(before) > 0.5)
     layer.weight.data.copy_(after.view_as(layer.weight))
@@ -32,7 +52,11 @@ def test_the_mean_output_over_the_calibration_stays(layer):
 def test_no_other_bias_is_better():
     """The weighted squared error falls with it, and rises when it is moved on."""
     torch.manual_seed(0)
-    layer, x, alpha = nn.Linear(5, 3, dtype=torch.float64), torch.randn(40, 5, dtype=torch.float64) + 1, torch.rand(40, dtype=torch.float64)
+    layer, x, alpha = (
+        nn.Linear(5, 3, dtype=torch.float64),
+        torch.randn(40, 5, dtype=torch.float64) + 1,
+        torch.rand(40, dtype=torch.float64),
+    )
     before, dense = layer.weight.detach().clone(), layer(x).detach()
     after = before * (torch.rand_like(before) > 0.4)
     layer.weight.data.copy_(after)
@@ -45,7 +69,11 @@ def mean_output(pipe, layer: str, weight: torch.Tensor, bias: torch.Tensor) -> t
     """Over all tokens of the calibration prompts, each with its seed, of a layer with that weight and bias in the dense model."""
     seen = []
     pipe.set_progress_bar_config(disable=True)
-    with denoiser_of(pipe).get_submodule(layer).register_forward_pre_hook(lambda m, args: seen.append(args[0].flatten(0, -2))):
+    with (
+        denoiser_of(pipe)
+        .get_submodule(layer)
+        .register_forward_pre_hook(lambda m, args: seen.append(args[0].flatten(0, -2)))
+    ):
         for i, prompt in enumerate(PROMPTS[:3]):
             pipe(prompt, generator=torch.Generator().manual_seed(i), output_type="latent", **SMALL)
     return torch.cat(seen).mean(0) @ weight.T + bias
@@ -55,12 +83,17 @@ def test_a_pruned_layer_gives_the_dense_mean_for_the_dense_inputs():
     pipe, (after, _) = sd3(), pruned(sd3, calibration="single", correct_bias=True, **MAGNITUDE)
     bare, _ = pruned(sd3, calibration="single", **MAGNITUDE)
     layer, dense = "transformer_blocks.1.ff.net.2", denoiser_of(pipe).state_dict()
-    means = [mean_output(pipe, layer, state[f"{layer}.weight"], state[f"{layer}.bias"]) for state in (dense, after, bare)]
+    means = [
+        mean_output(pipe, layer, state[f"{layer}.weight"], state[f"{layer}.bias"])
+        for state in (dense, after, bare)
+    ]
     torch.testing.assert_close(means[1], means[0], rtol=1e-4, atol=1e-5)
     assert (means[2] - means[0]).norm() > 100 * (means[1] - means[0]).norm()
 
 
-@pytest.mark.parametrize("settings", [MAGNITUDE, STRUCTURED, {"pattern": "2:4"}], ids=["magnitude", "structured", "2:4"])
+@pytest.mark.parametrize(
+    "settings", [MAGNITUDE, STRUCTURED, {"pattern": "2:4"}], ids=["magnitude", "structured", "2:4"]
+)
 @pytest.mark.parametrize("make", [sd3, sd, flux])
 def test_biases_alone_change(make, settings):
     plain, _ = pruned(make, calibration="single", **settings)

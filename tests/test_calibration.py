@@ -1,6 +1,13 @@
 import pytest
 import torch
-from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, EulerDiscreteScheduler, FlowMatchHeunDiscreteScheduler, HeunDiscreteScheduler, PNDMScheduler
+from diffusers import (
+    DDIMScheduler,
+    DPMSolverMultistepScheduler,
+    EulerDiscreteScheduler,
+    FlowMatchHeunDiscreteScheduler,
+    HeunDiscreteScheduler,
+    PNDMScheduler,
+)
 
 from obsdiff.architectures import Tap, find_blocks
 from obsdiff.calibration import Plan, calibrate
@@ -17,11 +24,29 @@ def denoiser_of(pipe):
 
 
 def taps_of(pipe) -> list[Tap]:
-    return [tap for block in find_blocks(layer_shapes(denoiser_of(pipe))) for unit in block.units for tap in unit]
+    return [
+        tap
+        for block in find_blocks(layer_shapes(denoiser_of(pipe)))
+        for unit in block.units
+        for tap in unit
+    ]
 
 
-def plan(prompts: int = 2, steps: int = 3, batch: int = 4, guidance: float = 3.0, weighting=("log_decrease", 0.8, 1.2), **settings) -> Plan:
-    return Plan(PROMPTS[:prompts], list(range(prompts)), {"num_inference_steps": steps, "guidance_scale": guidance} | settings, batch, weighting)
+def plan(
+    prompts: int = 2,
+    steps: int = 3,
+    batch: int = 4,
+    guidance: float = 3.0,
+    weighting=("log_decrease", 0.8, 1.2),
+    **settings,
+) -> Plan:
+    return Plan(
+        PROMPTS[:prompts],
+        list(range(prompts)),
+        {"num_inference_steps": steps, "guidance_scale": guidance} | settings,
+        batch,
+        weighting,
+    )
 
 
 def gather(pipe, job: Plan, taps=None):
@@ -32,27 +57,52 @@ def gather(pipe, job: Plan, taps=None):
 def by_hand(pipe, layer: str, job: Plan, weights: list[float]) -> torch.Tensor:
     """2 sum_t alpha_t E[x x^T] from inputs recorded in a plain pipeline call, one prompt at a time."""
     seen = []
-    handle = denoiser_of(pipe).get_submodule(layer).register_forward_pre_hook(lambda m, args: seen.append(args[0].double().flatten(0, -2)))
+    handle = (
+        denoiser_of(pipe)
+        .get_submodule(layer)
+        .register_forward_pre_hook(lambda m, args: seen.append(args[0].double().flatten(0, -2)))
+    )
     for prompt, seed in zip(job.prompts, job.seeds, strict=True):
-        pipe(prompt, generator=torch.Generator().manual_seed(seed), output_type="latent", **job.settings)
+        pipe(
+            prompt,
+            generator=torch.Generator().manual_seed(seed),
+            output_type="latent",
+            **job.settings,
+        )
     handle.remove()
     tokens = sum(len(x) for x in seen)
     return 2 * sum(weights[i % len(weights)] * x.T @ x for i, x in enumerate(seen)) / tokens
 
 
-@pytest.mark.parametrize("layer", ["transformer_blocks.0.attn.to_q", "transformer_blocks.1.ff_context.net.2", "transformer_blocks.2.attn.add_k_proj"])
+@pytest.mark.parametrize(
+    "layer",
+    [
+        "transformer_blocks.0.attn.to_q",
+        "transformer_blocks.1.ff_context.net.2",
+        "transformer_blocks.2.attn.add_k_proj",
+    ],
+)
 def test_the_hessian_is_its_definition_with_both_guidance_halves(layer):
     pipe, job = sd3(), plan()
-    weights = [1.2, 0.8 + 0.4 * torch.tensor(2.0).log().item() / torch.tensor(3.0).log().item(), 0.8]
+    weights = [
+        1.2,
+        0.8 + 0.4 * torch.tensor(2.0).log().item() / torch.tensor(3.0).log().item(),
+        0.8,
+    ]
     found = {x: h for tap, h in gather(pipe, job).items() for x in tap.layers}[layer]
-    torch.testing.assert_close(found.matrix().double(), by_hand(pipe, layer, job, weights), rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(
+        found.matrix().double(), by_hand(pipe, layer, job, weights), rtol=1e-4, atol=1e-6
+    )
 
 
 @pytest.mark.parametrize("make", [sd3, lambda: sd3(dual=(0, 1)), sd, flux])
 def test_one_hessian_for_each_input_and_every_call_counted(make):
     pipe = make()
     hessians = gather(pipe, plan(height=16, width=16))
-    assert all(h.samples > 0 and h.xx.isfinite().all() and (h.xx.diagonal() >= 0).all() for h in hessians.values())
+    assert all(
+        h.samples > 0 and h.xx.isfinite().all() and (h.xx.diagonal() >= 0).all()
+        for h in hessians.values()
+    )
     assert set(hessians) == set(taps_of(pipe))
 
 
@@ -65,7 +115,13 @@ def test_batch_size_changes_nothing_but_rounding():
 
 @pytest.mark.parametrize(
     ("scheduler", "calls"),
-    [(DDIMScheduler, 3), (PNDMScheduler, 4), (HeunDiscreteScheduler, 5), (EulerDiscreteScheduler, 3), (DPMSolverMultistepScheduler, 3)],
+    [
+        (DDIMScheduler, 3),
+        (PNDMScheduler, 4),
+        (HeunDiscreteScheduler, 5),
+        (EulerDiscreteScheduler, 3),
+        (DPMSolverMultistepScheduler, 3),
+    ],
 )
 def test_every_scheduler_has_its_own_number_of_calls(scheduler, calls):
     pipe = sd()
@@ -96,7 +152,11 @@ def test_a_layer_that_misses_calls_fails_the_run():
 
     def lazy(hidden_states, encoder_hidden_states, **kwargs):
         calls.append(1)
-        return (encoder_hidden_states, hidden_states) if len(calls) == 2 else forward(hidden_states, encoder_hidden_states, **kwargs)
+        return (
+            (encoder_hidden_states, hidden_states)
+            if len(calls) == 2
+            else forward(hidden_states, encoder_hidden_states, **kwargs)
+        )
 
     block.forward = lazy
     with pytest.raises(CalibrationError, match=r"transformer_blocks\.1\.attn\.to_q \(2\)"):
@@ -105,7 +165,9 @@ def test_a_layer_that_misses_calls_fails_the_run():
 
 def test_inputs_that_a_table_wrongly_calls_shared_are_found():
     pipe = sd3()
-    wrong = Tap(("transformer_blocks.0.attn.to_q", "transformer_blocks.0.attn.add_q_proj"), "attention")
+    wrong = Tap(
+        ("transformer_blocks.0.attn.to_q", "transformer_blocks.0.attn.add_q_proj"), "attention"
+    )
     with pytest.raises(CalibrationError, match="inputs differ"):
         gather(pipe, plan(), [wrong])
 
@@ -119,7 +181,10 @@ def test_nan_is_named_by_layer_and_step():
         return output * float("nan") if len(calls) == 2 else output
 
     pipe.transformer.transformer_blocks[0].ff.net[0].register_forward_hook(poison)
-    with pytest.raises(CalibrationError, match=r"transformer_blocks\.0\.ff\.net\.2: the input of step 2 has inf or NaN"):
+    with pytest.raises(
+        CalibrationError,
+        match=r"transformer_blocks\.0\.ff\.net\.2: the input of step 2 has inf or NaN",
+    ):
         gather(pipe, plan())
     assert not any(m._forward_pre_hooks for m in pipe.transformer.modules())
 
@@ -148,7 +213,9 @@ def gather_routed(order: list[tuple[int, ...]], prefix: str = "experts"):
     model = Routed(order)
     if prefix != "experts":
         model._modules[prefix] = model._modules.pop("experts")
-        model.forward = lambda: sum(model._modules[prefix][i](torch.randn(3, 4)) for i in next(model.order))
+        model.forward = lambda: sum(
+            model._modules[prefix][i](torch.randn(3, 4)) for i in next(model.order)
+        )
     pipe = DirectPipeline(model, dict, steps=len(order))
     taps = [Tap((f"{prefix}.{i}",), "ffn") for i in range(2)]
     with prepared(pipe) as run:
@@ -161,11 +228,16 @@ def test_every_expert_has_the_tokens_it_was_sent():
 
 
 def test_an_idle_expert_is_named():
-    with pytest.raises(CalibrationError, match=r"1 experts saw no token: experts\.1; take more prompts"):
+    with pytest.raises(
+        CalibrationError, match=r"1 experts saw no token: experts\.1; take more prompts"
+    ):
         gather_routed([(0,), (0,)])
 
 
 def test_a_module_may_be_used_more_than_once_in_a_call_but_always_as_often():
     assert [h.samples for h in gather_routed([(0, 1, 0), (0, 1, 0)], "shared").values()] == [12, 6]
-    with pytest.raises(CalibrationError, match=r"of 2 denoiser calls these layers saw fewer or more: shared\.0 \(3\)"):
+    with pytest.raises(
+        CalibrationError,
+        match=r"of 2 denoiser calls these layers saw fewer or more: shared\.0 \(3\)",
+    ):
         gather_routed([(0, 1, 0), (0, 1)], "shared")

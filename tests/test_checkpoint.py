@@ -22,7 +22,9 @@ def test_a_saved_pipeline_loads_in_plain_diffusers_and_draws_the_same(tmp_path):
     report = prune_(pipe, PROMPTS[:2], PruningConfig(packages=1, **QUICK))
     folder = save_pruned(pipe, tmp_path / "out", report)
     again = DiffusionPipeline.from_pretrained(folder)
-    pictures = [p("fish", generator=torch.Generator().manual_seed(0), **DRAW).images for p in (pipe, again)]
+    pictures = [
+        p("fish", generator=torch.Generator().manual_seed(0), **DRAW).images for p in (pipe, again)
+    ]
     assert torch.equal(*pictures)
     record = read_record(folder)
     assert record["config"]["method"] == "obs"
@@ -32,11 +34,20 @@ def test_a_saved_pipeline_loads_in_plain_diffusers_and_draws_the_same(tmp_path):
 
 def test_nothing_but_safetensors_json_and_text_is_written(tmp_path):
     pipe = sd3()
-    folder = save_pruned(pipe, tmp_path / "out", prune_(pipe, PROMPTS[:1], PruningConfig(packages=1, **QUICK)))
-    assert {f.suffix for f in folder.rglob("*") if f.is_file()} <= {".safetensors", ".json", ".md", ".txt"}
+    folder = save_pruned(
+        pipe, tmp_path / "out", prune_(pipe, PROMPTS[:1], PruningConfig(packages=1, **QUICK))
+    )
+    assert {f.suffix for f in folder.rglob("*") if f.is_file()} <= {
+        ".safetensors",
+        ".json",
+        ".md",
+        ".txt",
+    }
 
 
-def test_stored_half_precision_is_computed_in_float32_on_a_cpu_and_saved_as_stored(sd3_folder, tmp_path):
+def test_stored_half_precision_is_computed_in_float32_on_a_cpu_and_saved_as_stored(
+    sd3_folder, tmp_path
+):
     pipe, formats = load_pipeline(open_folder(Path(sd3_folder)), device="cpu")
     assert pipe.transformer.dtype == torch.float32
     assert set(formats.values()) == {"float16"}
@@ -100,5 +111,8 @@ def test_an_output_that_appears_meanwhile_is_kept(tmp_path):
 def test_a_weight_that_its_format_does_not_hold_is_named(sd3_folder):
     pipe, formats = load_pipeline(open_folder(Path(sd3_folder)), device="cpu")
     pipe.transformer.transformer_blocks[1].attn.to_q.weight.data[0, 0] = 1e5
-    with pytest.raises(RunFailed, match=r"transformer\.transformer_blocks\.1\.attn\.to_q\.weight: it has inf or NaN in float16"):
+    with pytest.raises(
+        RunFailed,
+        match=r"transformer\.transformer_blocks\.1\.attn\.to_q\.weight: it has inf or NaN in float16",
+    ):
         cast_(pipe, formats)

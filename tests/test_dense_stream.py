@@ -29,7 +29,12 @@ UNITS = 0  # as many packages as basic units
 def inputs_of(denoiser, layer: str, calls) -> list[torch.Tensor]:
     """What a layer reads (T, I) in each of the recorded calls."""
     seen = []
-    with torch.no_grad(), denoiser.get_submodule(layer).register_forward_pre_hook(lambda m, args: seen.append(args[0].double().flatten(0, -2))):
+    with (
+        torch.no_grad(),
+        denoiser.get_submodule(layer).register_forward_pre_hook(
+            lambda m, args: seen.append(args[0].double().flatten(0, -2))
+        ),
+    ):
         for args, kwargs in calls:
             denoiser(*args, **kwargs)
     return seen
@@ -38,18 +43,26 @@ def inputs_of(denoiser, layer: str, calls) -> list[torch.Tensor]:
 def crossed_all(pipe, settings: dict, change, begin: int = 1, room: float = 1e9):
     """Every package's Hessians by replay beside the dense stream, from package `begin` on; change(package, hessians) stands for pruning it."""
     denoiser, config = denoiser_of(pipe), PruningConfig(calibration="replay", **settings)
-    dense, linears, job = copy.deepcopy(denoiser), layer_shapes(denoiser), plan(height=16, width=16, weighting=("uniform", 1.0, 1.0))
+    dense, linears, job = (
+        copy.deepcopy(denoiser),
+        layer_shapes(denoiser),
+        plan(height=16, width=16, weighting=("uniform", 1.0, 1.0)),
+    )
     blocks = find_blocks(linears)
     packages = plan_packages(blocks, linears, config)
     with store(room) as waiting, prepared(pipe) as run:
         shelf = Shelf(waiting)
-        trajectory, first = record(run, denoiser, blocks, list(packages[0].taps), job, shelf, None, lambda n: None)
+        trajectory, first = record(
+            run, denoiser, blocks, list(packages[0].taps), job, shelf, None, lambda n: None
+        )
         calls = [shelf.get_all(call.inputs) for call in trajectory.recording.calls]
         stream = DenseStream(run, denoiser, trajectory, packages, spans(packages, trajectory))
         stream.begin(begin)
         for i in range(begin):
             change(packages[i], first)
-        later = replayed(run, denoiser, trajectory, packages, job, None, lambda n: None, begin, stream)
+        later = replayed(
+            run, denoiser, trajectory, packages, job, None, lambda n: None, begin, stream
+        )
         differences = []
         for package, hessians in zip(packages[begin:], later, strict=True):
             differences.append(check(dense, denoiser, package, hessians, calls))
@@ -114,20 +127,33 @@ def test_a_run_that_goes_on_has_the_dense_stream_where_it_left_off(begin):
 @pytest.mark.parametrize("packages", [2, UNITS])
 def test_shrunk_blocks_do_not_shrink_the_dense_stream(make, packages):
     pipe = make()
-    denoiser, settings = denoiser_of(pipe), {"pattern": "structured", "sparsity": 0.5, "keep_first_last": False, "round_to": 1}
+    denoiser, settings = (
+        denoiser_of(pipe),
+        {"pattern": "structured", "sparsity": 0.5, "keep_first_last": False, "round_to": 1},
+    )
     linears = layer_shapes(denoiser)
     blocks, config = find_blocks(linears), PruningConfig(**settings)
     groups = select_groups(blocks, config)
 
     def shrink(package, hessians) -> None:
         inside = [group for group in groups if group.consumers[0] in package.layers]
-        prune_groups_(denoiser, inside, {layer: h for tap, h in hessians.items() for layer in tap.layers}, config, 0)
+        prune_groups_(
+            denoiser,
+            inside,
+            {layer: h for tap, h in hessians.items() for layer in tap.layers},
+            config,
+            0,
+        )
 
     count = packages or len(select(blocks, config, linears))
     crossed_all(pipe, settings | {"packages": count}, shrink)
 
 
-@pytest.mark.parametrize("settings", [{}, {"pattern": "2:4", "method": "alps"}, {"pattern": "structured", "keep_first_last": False}], ids=str)
+@pytest.mark.parametrize(
+    "settings",
+    [{}, {"pattern": "2:4", "method": "alps"}, {"pattern": "structured", "keep_first_last": False}],
+    ids=str,
+)
 @pytest.mark.parametrize("make", [sd3, sd, flux])
 def test_the_whole_pruning_changes_from_the_second_package_on(make, settings):
     plain, _ = pruned(make, calibration="replay", packages=3, **settings)
@@ -141,21 +167,38 @@ def test_later_packages_bring_the_outputs_nearer_to_the_dense_model():
     """On the calls that calibrated, last block's output by asymmetric against plain replay."""
     dense, errors = sd3(), []
     with torch.no_grad():
-        latents = [dense_latents(pipe) for pipe in (dense, *(made(asymmetric) for asymmetric in (False, True)))]
+        latents = [
+            dense_latents(pipe)
+            for pipe in (dense, *(made(asymmetric) for asymmetric in (False, True)))
+        ]
     errors = [(x - latents[0]).norm() / latents[0].norm() for x in latents[1:]]
     assert errors[1] < errors[0]
 
 
 def made(asymmetric: bool):
     pipe = sd3()
-    obsdiff.prune_(pipe, PROMPTS[:3], PruningConfig(calibration="replay", packages=6, asymmetric=asymmetric, **SMALL | {"num_inference_steps": 1}))
+    obsdiff.prune_(
+        pipe,
+        PROMPTS[:3],
+        PruningConfig(
+            calibration="replay",
+            packages=6,
+            asymmetric=asymmetric,
+            **SMALL | {"num_inference_steps": 1},
+        ),
+    )
     return pipe
 
 
 def dense_latents(pipe) -> torch.Tensor:
     generators = [torch.Generator().manual_seed(i) for i in range(3)]
     pipe.set_progress_bar_config(disable=True)
-    return pipe(PROMPTS[:3], generator=generators, output_type="latent", **SMALL | {"num_inference_steps": 1}).images
+    return pipe(
+        PROMPTS[:3],
+        generator=generators,
+        output_type="latent",
+        **SMALL | {"num_inference_steps": 1},
+    ).images
 
 
 def test_packages_of_one_pass_have_nothing_to_repair():
@@ -169,8 +212,14 @@ def test_packages_of_one_pass_have_nothing_to_repair():
     [
         ({}, "needs calibration replay; found single"),
         ({"calibration": "live"}, "needs calibration replay; found live"),
-        ({"calibration": "replay", "method": "magnitude"}, "method magnitude repairs nothing here; take alps or obs, or refine lstsq"),
-        ({"calibration": "replay", "compensation": False}, "no-compensation repairs nothing; leave one of them out"),
+        (
+            {"calibration": "replay", "method": "magnitude"},
+            "method magnitude repairs nothing here; take alps or obs, or refine lstsq",
+        ),
+        (
+            {"calibration": "replay", "compensation": False},
+            "no-compensation repairs nothing; leave one of them out",
+        ),
         ({"calibration": "replay", "asymmetric": "yes"}, "expected True or False, found 'yes'"),
     ],
 )

@@ -55,7 +55,9 @@ def empty_component(model):
 
 def climbing_component(model):
     index = json.loads((model / "model_index.json").read_text())
-    (model / "model_index.json").write_text(json.dumps(index | {"../evil": ["diffusers", "AutoencoderKL"]}))
+    (model / "model_index.json").write_text(
+        json.dumps(index | {"../evil": ["diffusers", "AutoencoderKL"]})
+    )
     return "'../evil'"
 
 
@@ -146,13 +148,21 @@ def test_a_pipeline_without_a_denoiser(model):
 
 def declared(model):
     file = model / "transformer" / "config.json"
-    file.write_text(json.dumps(json.loads(file.read_text()) | {"quantization_config": {"quant_method": "bitsandbytes"}}))
+    file.write_text(
+        json.dumps(
+            json.loads(file.read_text()) | {"quantization_config": {"quant_method": "bitsandbytes"}}
+        )
+    )
     return "transformer: expected unquantised weights, found quantization_config of 'bitsandbytes'"
 
 
 def declared_by_another_component(model):
     file = model / "text_encoder" / "config.json"
-    file.write_text(json.dumps(json.loads(file.read_text()) | {"quantization_config": {"quant_method": "torchao"}}))
+    file.write_text(
+        json.dumps(
+            json.loads(file.read_text()) | {"quantization_config": {"quant_method": "torchao"}}
+        )
+    )
     return "text_encoder: expected unquantised weights, found quantization_config of 'torchao'"
 
 
@@ -166,7 +176,11 @@ def stored_as(format):
     return store
 
 
-QUANTISED = [declared, declared_by_another_component, *map(stored_as, ("I8", "U8", "F8_E4M3", "F8_E5M2"))]
+QUANTISED = [
+    declared,
+    declared_by_another_component,
+    *map(stored_as, ("I8", "U8", "F8_E4M3", "F8_E5M2")),
+]
 
 
 @pytest.mark.parametrize("quantise", QUANTISED)
@@ -194,8 +208,12 @@ VARIANTS = {"transformer": "fp16", "vae": "fp16", "text_encoder": None, "text_en
 
 def test_variants_are_found(model):
     for component in ("transformer", "vae"):
-        (model / component / "diffusion_pytorch_model.safetensors").rename(model / component / "diffusion_pytorch_model.fp16.safetensors")
-    assert {name: tensors.variant for name, tensors in open_folder(model).components.items()} == VARIANTS
+        (model / component / "diffusion_pytorch_model.safetensors").rename(
+            model / component / "diffusion_pytorch_model.fp16.safetensors"
+        )
+    assert {
+        name: tensors.variant for name, tensors in open_folder(model).components.items()
+    } == VARIANTS
     assert variant_of(Path("model.fp16-00001-of-00002.safetensors")) == "fp16"
     assert variant_of(Path("model-00001-of-00002.safetensors")) is None
 

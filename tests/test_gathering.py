@@ -22,7 +22,12 @@ def pruned(make, **settings):
 def test_with_one_package_all_calibrations_are_the_same(make, pattern):
     live, report = pruned(make, pattern=pattern, calibration="live", packages=1)
     for calibration in ("single", "replay"):
-        other, same = pruned(make, pattern=pattern, calibration=calibration, **({"packages": 1} if calibration == "replay" else {}))
+        other, same = pruned(
+            make,
+            pattern=pattern,
+            calibration=calibration,
+            **({"packages": 1} if calibration == "replay" else {}),
+        )
         assert all(torch.equal(other[name], w) for name, w in live.items())
         assert [row.error for row in same.layers] == [row.error for row in report.layers]
 
@@ -62,10 +67,15 @@ def test_recordings_that_do_not_fit_wait_on_disk_and_change_nothing(monkeypatch)
 
 
 def test_packages_of_replay_follow_from_a_budget():
-    few, many = (len(pruned(sd3, calibration="replay", memory_budget_gib=budget / 2**30)[1].packages) for budget in (1e9, 500_000))
+    few, many = (
+        len(pruned(sd3, calibration="replay", memory_budget_gib=budget / 2**30)[1].packages)
+        for budget in (1e9, 500_000)
+    )
     assert few == 1 < many
 
 
 def test_single_has_one_package():
-    with pytest.raises(UserError, match="single takes all Hessians from one pass, so there is 1, found 4"):
+    with pytest.raises(
+        UserError, match="single takes all Hessians from one pass, so there is 1, found 4"
+    ):
         PruningConfig(calibration="single", packages=4)

@@ -80,7 +80,9 @@ def test_images_add_up_to_the_same_whatever_the_batch(columns):
         parts.update(image.unsqueeze(0), 0.9)
     torch.testing.assert_close(whole.xx, parts.xx, rtol=1e-5, atol=1e-4)
     rows = x.flatten(0, 1).double()
-    torch.testing.assert_close(whole.matrix().double(), 2 * 0.9 * rows.T @ rows / 320, rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(
+        whole.matrix().double(), 2 * 0.9 * rows.T @ rows / 320, rtol=1e-4, atol=1e-6
+    )
     torch.testing.assert_close(whole.matrix(), whole.matrix().T)
 
 

@@ -22,8 +22,22 @@ RUNS = {
     "asymmetric": {"calibration": "replay", "packages": 3, "asymmetric": True},
     "single": {"calibration": "single"},
     "2:4": {"pattern": "2:4", "calibration": "live", "packages": 2},
-    "structured live": {"pattern": "structured", "sparsity": 0.5, "round_to": 1, "keep_first_last": False, "calibration": "live", "packages": 2},
-    "structured replay": {"pattern": "structured", "sparsity": 0.5, "round_to": 1, "keep_first_last": False, "calibration": "replay", "packages": 2},
+    "structured live": {
+        "pattern": "structured",
+        "sparsity": 0.5,
+        "round_to": 1,
+        "keep_first_last": False,
+        "calibration": "live",
+        "packages": 2,
+    },
+    "structured replay": {
+        "pattern": "structured",
+        "sparsity": 0.5,
+        "round_to": 1,
+        "keep_first_last": False,
+        "calibration": "replay",
+        "packages": 2,
+    },
     "structured asymmetric": {
         "pattern": "structured",
         "sparsity": 0.5,
@@ -83,11 +97,17 @@ def test_killed_three_times_it_ends_with_the_same_bits(tmp_path, monkeypatch, ma
     solved = len(list(tmp_path.glob("*.safetensors")))
     assert solved == 5
     pipe = make()
-    assert_same(weights_and_layers(pipe, obsdiff.prune_(pipe, PROMPTS[:3], config, journal=tmp_path)), expected)
+    assert_same(
+        weights_and_layers(pipe, obsdiff.prune_(pipe, PROMPTS[:3], config, journal=tmp_path)),
+        expected,
+    )
     calls = []
     pipe = make()
     denoiser_of(pipe).register_forward_pre_hook(lambda *_: calls.append(1))
-    assert_same(weights_and_layers(pipe, obsdiff.prune_(pipe, PROMPTS[:3], config, journal=tmp_path)), expected)
+    assert_same(
+        weights_and_layers(pipe, obsdiff.prune_(pipe, PROMPTS[:3], config, journal=tmp_path)),
+        expected,
+    )
     assert not calls  # all of it was there
 
 
@@ -110,7 +130,10 @@ def test_a_damaged_piece_is_solved_again(tmp_path, monkeypatch):
     second.write_bytes(changed)
     save_file(load_file(third), third)  # without its records
     pipe = sd3()
-    assert_same(weights_and_layers(pipe, obsdiff.prune_(pipe, PROMPTS[:3], config, journal=tmp_path)), expected)
+    assert_same(
+        weights_and_layers(pipe, obsdiff.prune_(pipe, PROMPTS[:3], config, journal=tmp_path)),
+        expected,
+    )
 
 
 @pytest.mark.parametrize(
@@ -122,7 +145,9 @@ def test_a_damaged_piece_is_solved_again(tmp_path, monkeypatch):
         ({"version": "9.9"}, r"another versions\.torch"),
     ],
 )
-def test_a_run_with_other_input_is_refused_and_says_what_differs(tmp_path, monkeypatch, changes, word):
+def test_a_run_with_other_input_is_refused_and_says_what_differs(
+    tmp_path, monkeypatch, changes, word
+):
     config = {**STEPS, "calibration": "live", "packages": 3}
     half_done(tmp_path, monkeypatch, PruningConfig(**config))
     if "version" in changes:
@@ -135,7 +160,12 @@ def test_a_run_with_other_input_is_refused_and_says_what_differs(tmp_path, monke
         pipe.transformer.proj_out.weight.data[0, 0] += 1
     before = {name: w.clone() for name, w in pipe.transformer.state_dict().items()}
     with pytest.raises(UserError, match=word):
-        obsdiff.prune_(pipe, changes.get("prompts", PROMPTS[:3]), PruningConfig(**config | changes.get("config", {})), journal=tmp_path)
+        obsdiff.prune_(
+            pipe,
+            changes.get("prompts", PROMPTS[:3]),
+            PruningConfig(**config | changes.get("config", {})),
+            journal=tmp_path,
+        )
     assert all(torch.equal(w, before[name]) for name, w in pipe.transformer.state_dict().items())
 
 
@@ -149,12 +179,21 @@ def test_a_full_disk_stops_the_run_in_one_line(tmp_path, monkeypatch):
 
 
 def test_differences_are_named_with_both_values():
-    assert differences({"a": 1, "b": {"c": 2, "d": 3}}, {"a": 1, "b": {"c": 2, "d": 4}, "e": None}) == ["b.d (3 there, 4 here)"]
+    assert differences(
+        {"a": 1, "b": {"c": 2, "d": 3}}, {"a": 1, "b": {"c": 2, "d": 4}, "e": None}
+    ) == ["b.d (3 there, 4 here)"]
     assert differences({"a": "x" * 99}, {}) == ["a"]
 
 
 def test_a_digest_tells_names_formats_shapes_and_bytes_apart():
     x = torch.arange(4.0)
-    variants = [("x", x), ("y", x), ("x", x.double()), ("x", x.view(2, 2)), ("x", x + 1), ("x", x[:0])]
+    variants = [
+        ("x", x),
+        ("y", x),
+        ("x", x.double()),
+        ("x", x.view(2, 2)),
+        ("x", x + 1),
+        ("x", x[:0]),
+    ]
     assert len({digest([v]) for v in variants}) == len(variants)
     assert digest([("x", x.expand(3, 4).T)]) == digest([("x", x.expand(3, 4).T.contiguous())])

@@ -9,8 +9,21 @@ from obsdiff import PruningConfig, UserError, prune_, save_pruned
 from .support import kin_pipelines as kin
 
 pytestmark = pytest.mark.filterwarnings("ignore::obsdiff.errors.CalibrationWarning")
-PICTURE = {"prompt": "red apple", "height": 16, "width": 16, "use_resolution_binning": False, "clean_caption": False, "max_sequence_length": 8}
-VIDEO = {"prompt": "red apple", "height": 64, "width": 64, "num_frames": 5, "max_sequence_length": 6}
+PICTURE = {
+    "prompt": "red apple",
+    "height": 16,
+    "width": 16,
+    "use_resolution_binning": False,
+    "clean_caption": False,
+    "max_sequence_length": 8,
+}
+VIDEO = {
+    "prompt": "red apple",
+    "height": 64,
+    "width": 64,
+    "num_frames": 5,
+    "max_sequence_length": 6,
+}
 
 # what one call is given; denoiser calls in a step; linear layers; attentions and FFNs that structured pruning shrinks
 CALLS = {
@@ -24,7 +37,13 @@ EVERY = pytest.mark.parametrize("make", CALLS, ids=lambda make: make.__name__)
 
 
 def latents(pipe, arguments) -> torch.Tensor:
-    out = pipe(**arguments, num_inference_steps=2, generator=torch.Generator().manual_seed(0), output_type="latent", return_dict=False)[0]
+    out = pipe(
+        **arguments,
+        num_inference_steps=2,
+        generator=torch.Generator().manual_seed(0),
+        output_type="latent",
+        return_dict=False,
+    )[0]
     return torch.as_tensor(out)
 
 
@@ -41,7 +60,11 @@ def test_pruned_saved_opened_called(make, pattern, tmp_path):
     arguments, _, layers, heads, neurons = CALLS[make]
     pipe = make()
     target = "linear" if heads or pattern != "structured" else "ffn"
-    report = prune_(pipe, [arguments, arguments], PruningConfig(pattern=pattern, target=target, num_inference_steps=2, packages=1))
+    report = prune_(
+        pipe,
+        [arguments, arguments],
+        PruningConfig(pattern=pattern, target=target, num_inference_steps=2, packages=1),
+    )
     if pattern == "structured":
         assert [g.kind for g in report.groups].count("heads") == heads
         assert [g.kind for g in report.groups].count("neurons") == neurons
@@ -63,5 +86,11 @@ def test_denoiser_calls_of_a_step(make):
 
 def test_wans_heads_are_refused_by_name():
     arguments = CALLS[kin.wan][0]
-    with pytest.raises(UserError, match=r"blocks\.0\.attn1\.norm_q normalises all 4 heads together.*--target ffn"):
-        prune_(kin.wan(), [arguments], PruningConfig(pattern="structured", num_inference_steps=2, packages=1))
+    with pytest.raises(
+        UserError, match=r"blocks\.0\.attn1\.norm_q normalises all 4 heads together.*--target ffn"
+    ):
+        prune_(
+            kin.wan(),
+            [arguments],
+            PruningConfig(pattern="structured", num_inference_steps=2, packages=1),
+        )

@@ -45,37 +45,88 @@ def folders(tmp_path_factory) -> dict[str, Path]:
 @pytest.mark.parametrize("pattern", ["unstructured", "2:4", "structured"])
 @pytest.mark.parametrize("name", MODELS)
 def test_from_disk_to_a_drawing(folders, prompts_file, tmp_path, name, pattern):
-    argv = ["prune", str(folders[name]), "--output", str(tmp_path / "out"), "--prompts", prompts_file, "--pattern", pattern]
-    quick = ["--num-prompts", "2", "--num-inference-steps", "2", "--height", "16", "--width", "16", "--packages", "2"]
-    assert main([*argv, *quick, *(["--no-keep-first-last", "--round-to", "1"] if pattern == "structured" else [])]) == 0
+    argv = [
+        "prune",
+        str(folders[name]),
+        "--output",
+        str(tmp_path / "out"),
+        "--prompts",
+        prompts_file,
+        "--pattern",
+        pattern,
+    ]
+    quick = [
+        "--num-prompts",
+        "2",
+        "--num-inference-steps",
+        "2",
+        "--height",
+        "16",
+        "--width",
+        "16",
+        "--packages",
+        "2",
+    ]
+    assert (
+        main(
+            [
+                *argv,
+                *quick,
+                *(["--no-keep-first-last", "--round-to", "1"] if pattern == "structured" else []),
+            ]
+        )
+        == 0
+    )
     record = json.loads((tmp_path / "out" / "obsdiff.json").read_text())
     if pattern == "structured":
-        assert {(g["kind"], g["kept"] / g["total"]) for g in record["groups"]} == {("heads", 0.5), ("neurons", 0.5)}
+        assert {(g["kind"], g["kept"] / g["total"]) for g in record["groups"]} == {
+            ("heads", 0.5),
+            ("neurons", 0.5),
+        }
     else:
         assert len(record["layers"]) == LAYERS[name]
         assert record["sparsity"] == pytest.approx(0.5, abs=0.01)
-    done = subprocess.run([sys.executable, "-c", DRAW, str(tmp_path / "out"), pattern], capture_output=True, text=True)
-    assert done.stdout.strip() == {"sdxl": "StableDiffusionXLPipeline", "flux": "FluxPipeline"}[name], done.stderr
+    done = subprocess.run(
+        [sys.executable, "-c", DRAW, str(tmp_path / "out"), pattern], capture_output=True, text=True
+    )
+    assert (
+        done.stdout.strip() == {"sdxl": "StableDiffusionXLPipeline", "flux": "FluxPipeline"}[name]
+    ), done.stderr
 
 
 def test_a_denoiser_that_the_table_does_not_know(sd3_folder, tmp_path, capsys):
     folder = Path(shutil.copytree(sd3_folder, tmp_path / "model"))
     save_file(
-        {f"blocks.{i}.mixer.{x}.weight": torch.ones(2, 2) for i in range(5) for x in "ab"}, folder / "transformer" / "diffusion_pytorch_model.safetensors"
+        {f"blocks.{i}.mixer.{x}.weight": torch.ones(2, 2) for i in range(5) for x in "ab"},
+        folder / "transformer" / "diffusion_pytorch_model.safetensors",
     )
-    words = "linear layers that no table entry covers: blocks.0.mixer.a, blocks.0.mixer.b, blocks.1.mixer.a", "and 2 more"
-    refused(capsys, ["prune", str(folder), "--output", str(tmp_path / "out")], f"{folder}/transformer", *words)
+    words = (
+        "linear layers that no table entry covers: blocks.0.mixer.a, blocks.0.mixer.b, blocks.1.mixer.a",
+        "and 2 more",
+    )
+    refused(
+        capsys,
+        ["prune", str(folder), "--output", str(tmp_path / "out")],
+        f"{folder}/transformer",
+        *words,
+    )
 
 
 @pytest.mark.parametrize("key", ["num_frames", "frame_rate"])
 def test_video_settings_for_an_image_model(key):
-    with pytest.raises(UserError, match=rf"StableDiffusion3Pipeline takes no '{key}'; give dicts.*prompt") as error:
+    with pytest.raises(
+        UserError, match=rf"StableDiffusion3Pipeline takes no '{key}'; give dicts.*prompt"
+    ) as error:
         prune_(sd3(), [{"prompt": "fish", key: 16}], PruningConfig(packages=1))
     assert "\n" not in str(error.value)
 
 
 def test_video_settings_are_no_flags(folders, tmp_path, capsys):
-    refused(capsys, ["prune", str(folders["sdxl"]), "--output", str(tmp_path / "out"), "--fps", "16"], "--fps")
+    refused(
+        capsys,
+        ["prune", str(folders["sdxl"]), "--output", str(tmp_path / "out"), "--fps", "16"],
+        "--fps",
+    )
 
 
 def test_prompts_for_a_pipeline_without_a_text_encoder(tmp_path, prompts_file, capsys):
@@ -85,7 +136,18 @@ def test_prompts_for_a_pipeline_without_a_text_encoder(tmp_path, prompts_file, c
         prune_(pipe, ["fish"], PruningConfig(packages=1))
     check_prompts(pipe, [{"prompt_embeds": torch.zeros(1, 24, 16)}])
     pipe.save_pretrained(tmp_path / "model")
-    refused(capsys, ["prune", str(tmp_path / "model"), "--output", str(tmp_path / "out"), "--prompts", prompts_file], "has no text_encoder")
+    refused(
+        capsys,
+        [
+            "prune",
+            str(tmp_path / "model"),
+            "--output",
+            str(tmp_path / "out"),
+            "--prompts",
+            prompts_file,
+        ],
+        "has no text_encoder",
+    )
 
 
 def test_prompts_for_a_pipeline_with_half_of_its_text_encoders():
@@ -97,6 +159,12 @@ def test_prompts_for_a_pipeline_with_half_of_its_text_encoders():
 
 
 def test_prompts_for_a_pipeline_that_takes_none():
-    unet = UNet2DModel(sample_size=8, block_out_channels=(8, 8), down_block_types=("DownBlock2D",) * 2, up_block_types=("UpBlock2D",) * 2, norm_num_groups=4)
+    unet = UNet2DModel(
+        sample_size=8,
+        block_out_channels=(8, 8),
+        down_block_types=("DownBlock2D",) * 2,
+        up_block_types=("UpBlock2D",) * 2,
+        norm_num_groups=4,
+    )
     with pytest.raises(UserError, match=r"DDPMPipeline takes no text; give dicts.*batch_size"):
         check_prompts(DDPMPipeline(unet, DDPMScheduler()), ["fish"])

@@ -9,14 +9,22 @@ from obsdiff import knapsack
 from obsdiff.knapsack import cheapest_saving, total
 
 
-def some(seed: int, groups: int, steps: int, whole: bool) -> tuple[list[list[float]], list[list[float]]]:
+def some(
+    seed: int, groups: int, steps: int, whole: bool
+) -> tuple[list[list[float]], list[list[float]]]:
     """Errors and savings that grow, the savings of one group alike in every step, or each of its own size."""
     g = torch.Generator().manual_seed(seed)
-    errors = [[0.0, *torch.rand(steps, generator=g, dtype=torch.float64).cumsum(0).tolist()] for _ in range(groups)]
+    errors = [
+        [0.0, *torch.rand(steps, generator=g, dtype=torch.float64).cumsum(0).tolist()]
+        for _ in range(groups)
+    ]
     if whole:
         each = torch.randint(1, 9, (groups,), generator=g).tolist()
         return errors, [[float(12 * size * k) for k in range(steps + 1)] for size in each]
-    return errors, [[0.0, *torch.rand(steps, generator=g, dtype=torch.float64).cumsum(0).tolist()] for _ in range(groups)]
+    return errors, [
+        [0.0, *torch.rand(steps, generator=g, dtype=torch.float64).cumsum(0).tolist()]
+        for _ in range(groups)
+    ]
 
 
 def least(errors: list[list[float]], savings: list[list[float]], wanted: float) -> float:
@@ -43,7 +51,9 @@ def test_savings_that_fit_no_cell_are_saved_in_full(seed, cells, monkeypatch):
         wanted = part * sum(row[-1] for row in savings)
         found = cheapest_saving(errors, savings, wanted)
         assert total(savings, found) >= wanted
-        assert total(errors, found) <= least(errors, savings, wanted) * (1.0 + 1e-9 if cells > 40 else 1.35)
+        assert total(errors, found) <= least(errors, savings, wanted) * (
+            1.0 + 1e-9 if cells > 40 else 1.35
+        )
 
 
 @pytest.mark.parametrize("whole", [True, False])
@@ -56,7 +66,10 @@ def test_no_step_could_be_given_back(whole):
 
 
 def test_steps_that_save_nothing_are_passed_over_and_rows_may_be_short():
-    errors, savings = [[0.0, 1.0, 2.0, 3.0], [0.0], [0.0, 9.0]], [[0.0, 0.0, 0.0, 5.0], [0.0], [0.0, 5.0]]
+    errors, savings = (
+        [[0.0, 1.0, 2.0, 3.0], [0.0], [0.0, 9.0]],
+        [[0.0, 0.0, 0.0, 5.0], [0.0], [0.0, 5.0]],
+    )
     assert cheapest_saving(errors, savings, 5.0) == [3, 0, 0]
     assert cheapest_saving(errors, savings, 10.0) == [3, 0, 1]
     assert cheapest_saving(errors, savings, 0.0) == [0, 0, 0]

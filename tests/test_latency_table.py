@@ -53,7 +53,9 @@ def test_every_group_has_a_row_for_its_steps(monkeypatch):
         assert len(row) == most // step + 1
         assert row[0] == 0
         assert row == sorted(row)
-    assert sorted(name for row in table for name in row["groups"]) == sorted(map(group_name, groups))
+    assert sorted(name for row in table for name in row["groups"]) == sorted(
+        map(group_name, groups)
+    )
     assert all(seconds > 0 for row in table for seconds in row["seconds"])
     assert sum(p.numel() for p in denoiser.parameters()) == parameters
     assert len(table) == len(latency_table.same(denoiser, groups, partial(denoiser, **call)))

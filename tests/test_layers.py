@@ -37,7 +37,17 @@ FLOORS = [
     ],
     ["architectures", "folder", "progress", "running"],
     ["single_file", "loading"],
-    ["recording", "parking", "unfinished", "packages", "settings", "surgery", "card", "drawing", "judges"],
+    [
+        "recording",
+        "parking",
+        "unfinished",
+        "packages",
+        "settings",
+        "surgery",
+        "card",
+        "drawing",
+        "judges",
+    ],
     ["calibration", "chain"],
     ["trajectory"],
     ["dense_stream"],
@@ -82,11 +92,15 @@ def imports(file: Path) -> set[str]:
     depth = len(file.relative_to(PACKAGE).parts)
     for node in ast.walk(ast.parse(file.read_text())):
         if isinstance(node, ast.ImportFrom) and node.level == depth:
-            found |= {node.module.split(".")[0]} if node.module else {alias.name for alias in node.names}
+            found |= (
+                {node.module.split(".")[0]} if node.module else {alias.name for alias in node.names}
+            )
     return found
 
 
-@pytest.mark.parametrize("file", sorted(PACKAGE.rglob("*.py")), ids=lambda f: str(f.relative_to(PACKAGE)))
+@pytest.mark.parametrize(
+    "file", sorted(PACKAGE.rglob("*.py")), ids=lambda f: str(f.relative_to(PACKAGE))
+)
 def test_imports_go_down(file):
     name = file.relative_to(PACKAGE).parts[0].removesuffix(".py")
     if name == "__init__":
@@ -99,10 +113,23 @@ def test_imports_go_down(file):
 @pytest.mark.parametrize("file", sorted((PACKAGE / "solvers").glob("*.py")), ids=lambda f: f.name)
 def test_solvers_see_tensors_alone(file):
     assert not {"architectures", "config", "running", "folder"} & imports(file)
-    lines = [ast.unparse(n) for n in ast.walk(ast.parse(file.read_text())) if isinstance(n, ast.Import | ast.ImportFrom)]
+    lines = [
+        ast.unparse(n)
+        for n in ast.walk(ast.parse(file.read_text()))
+        if isinstance(n, ast.Import | ast.ImportFrom)
+    ]
     assert not [line for line in lines if "diffusers" in line or "torch.nn" in line]
 
 
 def test_checks_need_nothing_heavy():
-    code = "import sys, obsdiff.cli, obsdiff.commands; obsdiff.cli.parser(); print(sorted(set(sys.modules) & {" + ",".join(map(repr, HEAVY)) + "}))"
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
+    code = (
+        "import sys, obsdiff.cli, obsdiff.commands; obsdiff.cli.parser(); print(sorted(set(sys.modules) & {"
+        + ",".join(map(repr, HEAVY))
+        + "}))"
+    )
+    assert (
+        subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, check=True
+        ).stdout.strip()
+        == "[]"
+    )

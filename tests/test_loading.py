@@ -14,7 +14,11 @@ from obsdiff.folder import open_folder
 from .conftest import sd, sd3
 from .test_cli import refused
 
-FILES = {"transformer": "diffusion_pytorch_model", "vae": "diffusion_pytorch_model", "text_encoder_2": "model"}
+FILES = {
+    "transformer": "diffusion_pytorch_model",
+    "vae": "diffusion_pytorch_model",
+    "text_encoder_2": "model",
+}
 
 
 @pytest.mark.parametrize("component", FILES)
@@ -23,16 +27,26 @@ def test_keys_that_weights_lack_are_named(sd3_folder, capsys, prompts_file, tmp_
     file = folder / component / f"{FILES[component]}.safetensors"
     weights = load_file(file)
     gone = sorted(name for name in weights if name.endswith("bias"))[:5]
-    save_file({name: w for name, w in weights.items() if name not in gone}, file, metadata={"format": "pt"})
+    save_file(
+        {name: w for name, w in weights.items() if name not in gone},
+        file,
+        metadata={"format": "pt"},
+    )
     argv = ["prune", str(folder), "--output", str(tmp_path / "out"), "--prompts", prompts_file]
-    refused(capsys, argv, f"{folder / component}: its weights lack {gone[0]}, {gone[1]}, {gone[2]} and 2 more")
+    refused(
+        capsys,
+        argv,
+        f"{folder / component}: its weights lack {gone[0]}, {gone[1]}, {gone[2]} and 2 more",
+    )
     assert not (tmp_path / "out").exists()
 
 
 def test_old_names_of_attention_weights_are_no_missing_keys(tmp_path):
     """The VAEs of Stable Diffusion's first releases call to_q query; diffusers renames them."""
     pipe = sd()
-    pipe.register_modules(vae=type(pipe.vae)(**{**pipe.vae.config, "mid_block_add_attention": True}))
+    pipe.register_modules(
+        vae=type(pipe.vae)(**{**pipe.vae.config, "mid_block_add_attention": True})
+    )
     pipe.save_pretrained(tmp_path / "model")
     file = tmp_path / "model" / "vae" / "diffusion_pytorch_model.safetensors"
     old = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}
@@ -53,7 +67,9 @@ def test_shapes_that_do_not_fit_the_config_are_one_line(sd3_folder, tmp_path):
         load_pipeline(open_folder(folder), device="cpu")
 
 
-@pytest.mark.parametrize(("key", "value"), [("patch_size", 1930), ("num_attention_heads", 0), ("pos_embed_max_size", -1)])
+@pytest.mark.parametrize(
+    ("key", "value"), [("patch_size", 1930), ("num_attention_heads", 0), ("pos_embed_max_size", -1)]
+)
 def test_a_config_that_diffusers_stumbles_over_is_one_line(tmp_path, key, value):
     folder = tmp_path / "model"
     sd3().save_pretrained(folder)

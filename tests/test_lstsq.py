@@ -15,7 +15,12 @@ TARGETS = [Target(0.5), Target(0.5, (2, 4))]
 
 def optimum(weight: torch.Tensor, kept: torch.Tensor, hessian: torch.Tensor) -> torch.Tensor:
     nothing = torch.zeros(weight.shape[1], dtype=weight.dtype)
-    return torch.stack([best_kept(row, hessian, nothing, mask.nonzero().flatten().tolist()) for row, mask in zip(weight, kept, strict=True)])
+    return torch.stack(
+        [
+            best_kept(row, hessian, nothing, mask.nonzero().flatten().tolist())
+            for row, mask in zip(weight, kept, strict=True)
+        ]
+    )
 
 
 def random_mask(rows: int, columns: int) -> torch.Tensor:
@@ -36,7 +41,11 @@ def test_small_errors_are_solved_as_well_as_large_ones(mean, damping, dtype):
     """Inputs with a large mean have an energy that dwarfs the error: what is left to gain is measured by the error."""
     generator = torch.Generator().manual_seed(0)
     w = torch.randn(40, 96, generator=generator, dtype=torch.float64)
-    x = torch.randn(300, 96, generator=generator, dtype=torch.float64) * torch.logspace(0, -2, 96, dtype=torch.float64) + mean
+    x = (
+        torch.randn(300, 96, generator=generator, dtype=torch.float64)
+        * torch.logspace(0, -2, 96, dtype=torch.float64)
+        + mean
+    )
     h, kept = 2 * x.T @ x / 300, random_mask(40, 96)
     more = h + damping * h.diagonal().mean() * torch.eye(96, dtype=h.dtype)
     best = squared_error(w, optimum(w, kept, more), more)

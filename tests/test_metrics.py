@@ -14,7 +14,9 @@ from obsdiff.metrics import GROUPS, fid, kid, mean_of, not_run, psnr, relative_l
 
 
 def pictures(n: int, side: int = 32, seed: int = 0) -> torch.Tensor:
-    return torch.randint(0, 256, (n, 3, side, side), dtype=torch.uint8, generator=torch.Generator().manual_seed(seed))
+    return torch.randint(
+        0, 256, (n, 3, side, side), dtype=torch.uint8, generator=torch.Generator().manual_seed(seed)
+    )
 
 
 def features(n: int, width: int, shift: float = 0.0, seed: int = 0) -> torch.Tensor:
@@ -59,8 +61,12 @@ def test_scale_and_shift_of_the_vae_change_nothing():
 
 def test_psnr_by_hand():
     dense = torch.full((2, 3, 16, 16), 100, dtype=torch.uint8)
-    pruned = torch.stack([dense[0] + 51, dense[1] + 5])  # a fifth of the range: 10 log10(25); 5 / 255: 10 log10(51^2)
-    assert psnr(pruned, dense)["per_prompt"] == pytest.approx([10 * np.log10(25), 20 * np.log10(51)], rel=1e-5)
+    pruned = torch.stack(
+        [dense[0] + 51, dense[1] + 5]
+    )  # a fifth of the range: 10 log10(25); 5 / 255: 10 log10(51^2)
+    assert psnr(pruned, dense)["per_prompt"] == pytest.approx(
+        [10 * np.log10(25), 20 * np.log10(51)], rel=1e-5
+    )
 
 
 def test_equal_pictures_have_no_psnr_and_say_so():
@@ -90,7 +96,10 @@ def test_fid_is_torchmetrics(drawn):
 
 def test_fid_by_hand():
     """Two Gaussians on a line: (m1 - m2)^2 + (s1 - s2)^2."""
-    x, real = torch.tensor([[1.0], [3.0], [5.0]]), torch.tensor([[0.0], [1.0], [2.0]])  # means 3 and 1, deviations 2 and 1
+    x, real = (
+        torch.tensor([[1.0], [3.0], [5.0]]),
+        torch.tensor([[0.0], [1.0], [2.0]]),
+    )  # means 3 and 1, deviations 2 and 1
     assert fid(x, real)["value"] == pytest.approx(4 + 1)
 
 
@@ -137,11 +146,17 @@ def test_the_bootstrap_of_a_mean_is_its_standard_error():
 def test_noise_is_judged_prompt_by_prompt():
     rng = np.random.default_rng(0)
     hard = rng.normal(size=64)  # how hard a prompt is moves both runs alike
-    best, slightly_worse, alike = mean_of(hard), mean_of(hard + 0.1 + 0.01 * rng.normal(size=64)), mean_of(hard + 0.5 * rng.normal(size=64))
+    best, slightly_worse, alike = (
+        mean_of(hard),
+        mean_of(hard + 0.1 + 0.01 * rng.normal(size=64)),
+        mean_of(hard + 0.5 * rng.normal(size=64)),
+    )
     assert slightly_worse["low"] < best["high"]  # their intervals overlap, and yet
     assert not inside_noise(slightly_worse, best)
     assert inside_noise(alike, best)
-    assert near_best({"a": best, "b": slightly_worse, "c": alike}, False) == {"a", "c"} - {min("ac", key=lambda n: {"a": best, "c": alike}[n]["value"])}
+    assert near_best({"a": best, "b": slightly_worse, "c": alike}, False) == {"a", "c"} - {
+        min("ac", key=lambda n: {"a": best, "c": alike}[n]["value"])
+    }
     without = [{**figure, "per_prompt": None} for figure in (best, slightly_worse)]
     assert inside_noise(*without)  # then overlapping intervals have to do
 
@@ -151,5 +166,8 @@ def test_what_was_not_run_is_said_once_for_all_runs():
         {"name": name, "metrics": {"fid": not_run("no real pictures"), "psnr": figure}}
         for name, figure in (("a", not_run("equal")), ("b", mean_of(np.ones(3))))
     ]
-    assert reasons({"runs": runs}) == ["PSNR, dB of a: not run: equal", "FID: not run: no real pictures"]
+    assert reasons({"runs": runs}) == [
+        "PSNR, dB of a: not run: equal",
+        "FID: not run: no real pictures",
+    ]
     assert measured_metrics({"runs": runs}) == ["psnr"]

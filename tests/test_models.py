@@ -16,7 +16,9 @@ pytestmark = pytest.mark.filterwarnings("ignore")
 
 
 def written() -> dict[str, Row]:
-    lines = [line for line in PAGE.read_text(encoding="utf-8").splitlines() if line.startswith("| ")]
+    lines = [
+        line for line in PAGE.read_text(encoding="utf-8").splitlines() if line.startswith("| ")
+    ]
     return {row.name: row for row in (Row(*line.strip("| ").split(" | ")) for line in lines[2:])}
 
 
@@ -30,21 +32,35 @@ def test_every_class_of_diffusers_is_known():
 
 def test_every_known_class_is_still_there():
     gone = sorted(KNOWN - set(denoiser_classes()))
-    assert not gone, f"diffusers {diffusers.__version__} has no {', '.join(gone)} any more: rename or remove them in tests/tiny_models.py, {AGAIN}"
+    assert not gone, (
+        f"diffusers {diffusers.__version__} has no {', '.join(gone)} any more: rename or remove them in tests/tiny_models.py, {AGAIN}"
+    )
 
 
 @pytest.mark.parametrize("name", sorted(KNOWN))
 def test_the_table_is_true(name):
     found = examine(name)
-    assert written().get(name) == found, f"{PAGE.name} says something else of {name} than a run finds; if the run is right, {AGAIN}"
+    assert written().get(name) == found, (
+        f"{PAGE.name} says something else of {name} than a run finds; if the run is right, {AGAIN}"
+    )
 
 
 # which run their blocks, or independent streams, in another order than names can tell; order decides what is pruned first, no more
-OTHER_ORDER = {"Kandinsky3UNet", "UniDiffuserModel", "WanAnimateTransformer3DModel", "ZImageTransformer2DModel"}
+OTHER_ORDER = {
+    "Kandinsky3UNet",
+    "UniDiffuserModel",
+    "WanAnimateTransformer3DModel",
+    "ZImageTransformer2DModel",
+}
 
 
 def test_blocks_are_found_in_the_order_in_which_they_run():
-    assert {name for name in TINY if running_order(*build(name)) != [b.name for b in find_blocks(layer_shapes(build(name)[0]))]} == OTHER_ORDER
+    assert {
+        name
+        for name in TINY
+        if running_order(*build(name))
+        != [b.name for b in find_blocks(layer_shapes(build(name)[0]))]
+    } == OTHER_ORDER
 
 
 @torch.no_grad()
@@ -52,7 +68,9 @@ def running_order(model, arguments) -> list[str]:
     order: dict[str, None] = {}
     for block in find_blocks(layer_shapes(model)):
         for layer in block.layers:
-            model.get_submodule(layer).register_forward_pre_hook(lambda *_, name=block.name: order.setdefault(name))
+            model.get_submodule(layer).register_forward_pre_hook(
+                lambda *_, name=block.name: order.setdefault(name)
+            )
     model(**arguments())
     return list(order)
 
@@ -72,4 +90,9 @@ def test_the_targets_of_coverage():
     assert len(structured) >= 30
     wanted = """PixArt Sana HunyuanDiT2D AuraFlow Lumina2 CogView3Plus CogView4 Chroma Flux2 QwenImage ZImage HiDreamImage Kandinsky5 Bria DiT Latte CogVideoX
         LTXVideo HunyuanVideo Mochi Wan"""
-    assert not [name for name in wanted.split() if not {f"{name}Transformer2DModel", f"{name}Transformer3DModel", f"{name}Model"} & structured]
+    assert not [
+        name
+        for name in wanted.split()
+        if not {f"{name}Transformer2DModel", f"{name}Transformer3DModel", f"{name}Model"}
+        & structured
+    ]

@@ -42,7 +42,18 @@ def tokens_of(kind: str) -> torch.Tensor:
 
 @pytest.mark.parametrize("target", TARGETS, ids=["half", "2:4"])
 @pytest.mark.parametrize("method", SOLVERS)
-@pytest.mark.parametrize("kind", ["all zero", "constant", "one token", "duplicated columns", "one column a thousand times the others", "1e14", "1e-14"])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "all zero",
+        "constant",
+        "one token",
+        "duplicated columns",
+        "one column a thousand times the others",
+        "1e14",
+        "1e-14",
+    ],
+)
 def test_every_solver_answers_in_numbers(kind, method, target):
     _, solution = solved(tokens_of(kind), target, method)
     assert solution.weight.isfinite().all()
@@ -72,7 +83,10 @@ def test_the_scale_of_the_inputs_changes_nothing():
 
 @pytest.mark.parametrize("factor", [1e30, 1e-30, 1e-42])
 def test_squares_that_float32_can_not_hold_are_an_error_with_layer_and_step(factor):
-    with pytest.raises(CalibrationError, match=r"ff\.net\.2: the input of step 3 is up to .*: expected between 1e-15 and 1e\+15"):
+    with pytest.raises(
+        CalibrationError,
+        match=r"ff\.net\.2: the input of step 3 is up to .*: expected between 1e-15 and 1e\+15",
+    ):
         require_usable(torch.randn(4, 4) * factor, "ff.net.2", 3)
 
 

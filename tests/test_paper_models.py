@@ -51,7 +51,9 @@ def denoiser_of(pipe):
 
 
 def latents(pipe, settings) -> torch.Tensor:
-    return pipe(PROMPTS[0], generator=torch.Generator().manual_seed(0), output_type="latent", **settings).images
+    return pipe(
+        PROMPTS[0], generator=torch.Generator().manual_seed(0), output_type="latent", **settings
+    ).images
 
 
 def again(folder):
@@ -71,7 +73,10 @@ def test_counts_by_hand(make):
     assert (len(found), sum(len(b.layers) for b in found)) == (blocks, layers)
     assert len(select(found, PruningConfig(), linears)) == units
     groups = select_groups(found, PruningConfig(pattern="structured"))
-    assert ([g.kind for g in groups].count("heads"), [g.kind for g in groups].count("neurons")) == (heads, neurons)
+    assert ([g.kind for g in groups].count("heads"), [g.kind for g in groups].count("neurons")) == (
+        heads,
+        neurons,
+    )
 
 
 @EVERY
@@ -80,7 +85,9 @@ def test_pruned_saved_opened_drawn(make, pattern, tmp_path):
     """Every layer is accounted for: prune_ fails if one misses a call. The opened pipeline draws the same latents."""
     pipe, settings = make(), settings_of(make)
     method = "magnitude" if pattern == "2:4" else "obs"
-    report = prune_(pipe, PROMPTS[:1], PruningConfig(method=method, pattern=pattern, packages=2, **settings))
+    report = prune_(
+        pipe, PROMPTS[:1], PruningConfig(method=method, pattern=pattern, packages=2, **settings)
+    )
     assert report.warnings == [text for text in report.warnings if "table entry" not in text]
     assert len(report.packages) == 2
     if pattern == "structured":
@@ -103,11 +110,15 @@ def test_shrunk_equals_masked(make):
             denoiser_of(masked).get_submodule(name).weight.data[:, reads] = 0
         shrink_(denoiser_of(shrunk), group, [i for i in range(count) if i not in gone])
     settings = settings_of(make)
-    torch.testing.assert_close(latents(masked, settings), latents(shrunk, settings), rtol=1e-8, atol=1e-10)
+    torch.testing.assert_close(
+        latents(masked, settings), latents(shrunk, settings), rtol=1e-8, atol=1e-10
+    )
 
 
 SCHEDULES = {
-    "sd15 ddim": lambda: models.sd15(DDIMScheduler(clip_sample=False, set_alpha_to_one=False, **models.NOISE)),
+    "sd15 ddim": lambda: models.sd15(
+        DDIMScheduler(clip_sample=False, set_alpha_to_one=False, **models.NOISE)
+    ),
     "sd15 dpm": lambda: models.dpm(models.sd15()),
     "sd21 epsilon": lambda: models.sd21("epsilon"),
     "sd21 v dpm": lambda: models.sd21("v_prediction", DPMSolverMultistepScheduler),
@@ -127,6 +138,8 @@ def test_other_schedules_and_predictions(make):
 @pytest.mark.parametrize("steps", [1, 4])
 def test_distilled_sdxl_without_guidance(steps):
     pipe, settings = models.sdxl_distilled(), ALONE | {"num_inference_steps": steps}
-    report = prune_(pipe, PROMPTS[:1], PruningConfig(method="magnitude", pattern="2:4", packages=1, **settings))
+    report = prune_(
+        pipe, PROMPTS[:1], PruningConfig(method="magnitude", pattern="2:4", packages=1, **settings)
+    )
     assert len(report.layers) == 700
     assert latents(pipe, settings).isfinite().all()

@@ -47,9 +47,21 @@ def test_a_budget_changes_nothing_in_the_weights():
         found = []
         for budget in (None, 1.0):
             pipe = sd3()
-            report = obsdiff.prune_(pipe, PROMPTS[:2], PruningConfig(num_inference_steps=2, pattern=pattern, calibration="single", memory_budget_gib=budget))
+            report = obsdiff.prune_(
+                pipe,
+                PROMPTS[:2],
+                PruningConfig(
+                    num_inference_steps=2,
+                    pattern=pattern,
+                    calibration="single",
+                    memory_budget_gib=budget,
+                ),
+            )
             found.append(pipe.transformer.state_dict())
-            assert not STATUS.exists() or report.memory["peak_bytes"] >= report.memory["before_bytes"] > 0
+            assert (
+                not STATUS.exists()
+                or report.memory["peak_bytes"] >= report.memory["before_bytes"] > 0
+            )
         assert all(torch.equal(w, found[1][name]) for name, w in found[0].items())
 
 
@@ -71,7 +83,9 @@ def test_what_is_written_and_parked_leaves_nothing_in_memory_while_others_use_th
 
 @pytest.mark.parametrize("room", [0, 1e9])
 def test_a_twin_is_a_copy_that_lies_where_there_is_room(room):
-    module = torch.nn.Sequential(torch.nn.Linear(64, 64), torch.nn.BatchNorm1d(64), torch.nn.Linear(64, 8).bfloat16())
+    module = torch.nn.Sequential(
+        torch.nn.Linear(64, 64), torch.nn.BatchNorm1d(64), torch.nn.Linear(64, 8).bfloat16()
+    )
     before = {name: value.clone() for name, value in module.state_dict().items()}
     with store(room) as waiting:
         twin = Twin.of(module, waiting)
@@ -80,7 +94,9 @@ def test_a_twin_is_a_copy_that_lies_where_there_is_room(room):
         with torch.no_grad():
             for value in module.state_dict().values():
                 value.zero_()
-        assert all(torch.equal(value, before[name]) for name, value in twin.module.state_dict().items())
+        assert all(
+            torch.equal(value, before[name]) for name, value in twin.module.state_dict().items()
+        )
         assert all(p.data_ptr() % 64 == 0 for p in twin.module.parameters())  # as torch has it
         twin.give_back(waiting)
         assert (waiting.used, waiting.on_disk, list(waiting.folder.glob("0*"))) == (0, 0, [])

@@ -19,7 +19,14 @@ from .conftest import PROMPTS, flux, sd, sd3
 from .coverage_of_models import build, results
 from .test_journal import Killed, assert_same, denoiser_of, killed_after, weights_and_layers
 
-QUICK = {"pattern": "2:4", "num_inference_steps": 2, "height": 16, "width": 16, "guidance_scale": 3.0, "num_prompts": 3}
+QUICK = {
+    "pattern": "2:4",
+    "num_inference_steps": 2,
+    "height": 16,
+    "width": 16,
+    "guidance_scale": 3.0,
+    "num_prompts": 3,
+}
 MODELS = {  # class -> kinds that are moved
     "SD3Transformer2DModel": {"heads", "neurons"},
     "FluxTransformer2DModel": {"heads", "neurons"},
@@ -35,7 +42,9 @@ def shuffled_(model, m: int = 4) -> tuple[list, list[str]]:
     for group in (group for block in find_blocks(layer_shapes(model)) for group in block.groups):
         mine = movable(model, group, m)
         if isinstance(mine, Movable):
-            permute_(model, mine, torch.stack([torch.randperm(mine.width) for _ in range(mine.sets)]))
+            permute_(
+                model, mine, torch.stack([torch.randperm(mine.width) for _ in range(mine.sets)])
+            )
             moved.append(mine)
         else:
             left.append(mine)
@@ -45,7 +54,10 @@ def shuffled_(model, m: int = 4) -> tuple[list, list[str]]:
 @pytest.mark.parametrize(("name", "kinds"), MODELS.items())
 def test_another_order_is_the_same_function(name, kinds):
     model, arguments = build(name)
-    before, weights = results(model, arguments), {key: value.clone() for key, value in model.state_dict().items()}
+    before, weights = (
+        results(model, arguments),
+        {key: value.clone() for key, value in model.state_dict().items()},
+    )
     moved, _ = shuffled_(model)
     assert {mine.group.kind for mine in moved} == kinds
     for layer in (layer for mine in moved for layer in mine.group.consumers):
@@ -57,13 +69,18 @@ def test_another_order_is_the_same_function(name, kinds):
 def test_both_streams_of_joint_attention_move_together():
     moved, _ = shuffled_(sd3().transformer)
     joint = next(mine for mine in moved if mine.group.kind == "heads")
-    assert {name.rpartition(".")[2] for name, parts in joint.rows.items() if parts} == {"to_v", "add_v_proj"}
+    assert {name.rpartition(".")[2] for name, parts in joint.rows.items() if parts} == {
+        "to_v",
+        "add_v_proj",
+    }
     assert len(joint.group.consumers) == 2
 
 
 def test_what_m_does_not_divide_stays():
     model = sd3().transformer  # heads of 8
-    assert all("does not divide the width of a head" in reason for reason in shuffled_(model, 16)[1])
+    assert all(
+        "does not divide the width of a head" in reason for reason in shuffled_(model, 16)[1]
+    )
     assert {mine.group.kind for mine in shuffled_(model, 16)[0]} == {"neurons"}
 
 
@@ -71,7 +88,12 @@ def test_a_hessian_in_another_order():
     hessian = Hessian.zeros(6)
     hessian.update(torch.randn(9, 6), 1.5)
     order = torch.tensor([2, 0, 1, 5, 4, 3])
-    other, square, mean, variance = hessian.reordered(order), hessian.matrix(), hessian.mean(), hessian.variance()
+    other, square, mean, variance = (
+        hessian.reordered(order),
+        hessian.matrix(),
+        hessian.mean(),
+        hessian.variance(),
+    )
     assert torch.equal(other.matrix(), square[order][:, order])
     assert torch.equal(other.diagonal(), square.diagonal()[order])
     assert torch.equal(other.mean(), mean[order])
@@ -119,17 +141,25 @@ def test_a_killed_run_goes_on_to_the_same_bits(monkeypatch, tmp_path, method, af
 
 def test_a_shared_pass_stays_as_it_is():
     with_, without = PruningConfig(permute=True, **QUICK), PruningConfig(**QUICK)
-    alone = [weights_and_layers(pipe, prune_(pipe, PROMPTS, config)) for config, pipe in ((with_, sd3()), (without, sd3()))]
+    alone = [
+        weights_and_layers(pipe, prune_(pipe, PROMPTS, config))
+        for config, pipe in ((with_, sd3()), (without, sd3()))
+    ]
     pipe = sd3()
     with dense_pass(pipe, PROMPTS, [with_, without]) as dense:
         assert isinstance(dense, DensePass)
         for config, expected in zip((with_, without, with_), (*alone, alone[0]), strict=True):
             pipe = sd3()
-            assert_same(weights_and_layers(pipe, prune_(pipe, PROMPTS, config, dense=dense)), expected)
+            assert_same(
+                weights_and_layers(pipe, prune_(pipe, PROMPTS, config, dense=dense)), expected
+            )
 
 
 def test_a_memory_budget_gives_the_same_kept_scores():
-    reports = [prune_(sd3(), PROMPTS, PruningConfig(permute=True, calibration="single", **budget, **QUICK)) for budget in ({}, {"memory_budget_gib": 1.0})]
+    reports = [
+        prune_(sd3(), PROMPTS, PruningConfig(permute=True, calibration="single", **budget, **QUICK))
+        for budget in ({}, {"memory_budget_gib": 1.0})
+    ]
     assert reports[0].permutation == reports[1].permutation
 
 
@@ -163,7 +193,9 @@ def test_what_carries_nothing_has_no_score_and_keeps_its_order(tmp_path):
     """An FFN whose neurons are all dead: no share of its score could be said."""
     pipe, dead = sd3(), "transformer_blocks.1.ff"
     pipe.transformer.get_submodule(f"{dead}.net.2").weight.data.zero_()
-    found = prune_(pipe, PROMPTS, PruningConfig(permute=True, **QUICK), journal=tmp_path / "journal").permutation
+    found = prune_(
+        pipe, PROMPTS, PruningConfig(permute=True, **QUICK), journal=tmp_path / "journal"
+    ).permutation
     assert 0.5 < found["kept_before"] < found["kept_after"] < 1
     orders = json.loads((tmp_path / "journal" / "permutation.json").read_text())["orders"]
     assert f"{dead} neurons" not in orders

@@ -18,13 +18,20 @@ from obsdiff.surgery import layer_shapes
 from .conftest import PROMPTS, sd3
 
 
-def problem(rows: int, columns: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> tuple[torch.Tensor, torch.Tensor]:
+def problem(
+    rows: int, columns: int, seed: int = 0, dtype: torch.dtype = torch.float64
+) -> tuple[torch.Tensor, torch.Tensor]:
     """A weight (O, I) and the Hessian (I, I) of correlated inputs, the third of which is always zero."""
     g = torch.Generator().manual_seed(seed)
     x = torch.randn(4 * columns, columns, generator=g, dtype=torch.float64)
-    x = x @ (torch.eye(columns, dtype=torch.float64) + torch.randn(columns, columns, generator=g, dtype=torch.float64) / columns**0.5)
+    x = x @ (
+        torch.eye(columns, dtype=torch.float64)
+        + torch.randn(columns, columns, generator=g, dtype=torch.float64) / columns**0.5
+    )
     x[:, 2] = 0
-    return torch.randn(rows, columns, generator=g, dtype=torch.float64).to(dtype), (2 * x.T @ x / len(x)).to(dtype)
+    return torch.randn(rows, columns, generator=g, dtype=torch.float64).to(dtype), (
+        2 * x.T @ x / len(x)
+    ).to(dtype)
 
 
 def ours(weights: list[torch.Tensor], hessian: torch.Tensor, target: Target) -> list[torch.Tensor]:
@@ -33,7 +40,10 @@ def ours(weights: list[torch.Tensor], hessian: torch.Tensor, target: Target) -> 
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
-@pytest.mark.parametrize(("columns", "group", "sparsity"), [(384, None, 0.5), (200, None, 0.3), (384, (2, 4), 0.5), (200, (4, 8), 0.5)])
+@pytest.mark.parametrize(
+    ("columns", "group", "sparsity"),
+    [(384, None, 0.5), (200, None, 0.3), (384, (2, 4), 0.5), (200, (4, 8), 0.5)],
+)
 def test_the_masks_and_errors_are_those_of_the_plain_algorithm(columns, group, sparsity, dtype):
     w, h = problem(96, columns)
     three = [w, w.flip(0), w.roll(1, 1)]
@@ -42,7 +52,9 @@ def test_the_masks_and_errors_are_those_of_the_plain_algorithm(columns, group, s
         plain = solve(before, h, sparsity, group)
         same = ((plain == 0) == (mine == 0)).double().mean().item()
         assert same >= 0.999
-        assert layer_error(before, mine, h) == pytest.approx(layer_error(before, plain, h), rel=0.005)
+        assert layer_error(before, mine, h) == pytest.approx(
+            layer_error(before, plain, h), rel=0.005
+        )
 
 
 def test_the_plain_algorithm_in_float32_answers_as_in_float64():
@@ -51,14 +63,21 @@ def test_the_plain_algorithm_in_float32_answers_as_in_float64():
     assert ((low == 0) == (high == 0)).double().mean() >= 0.999
 
 
-@pytest.mark.parametrize(("parts", "count", "heads"), [(list(torch.arange(96).split(8)), 5, True), (list(torch.arange(24, 120).split(1)), 40, False)])
+@pytest.mark.parametrize(
+    ("parts", "count", "heads"),
+    [(list(torch.arange(96).split(8)), 5, True), (list(torch.arange(24, 120).split(1)), 40, False)],
+)
 def test_the_same_heads_and_neurons_leave(parts, count, heads):
     """The neurons' layer has 24 columns before them that stay."""
     streams = [problem(48, 96 if heads else 120, seed) for seed in ((0, 1) if heads else (2,))]
     for _, h in streams:
         h[2, 2] = 1.0  # an input that is always zero costs nothing, which ties
     consumers = [Consumer.begin(w, h, 0.01) for w, h in streams]
-    mine, _ = obs_heads(consumers, parts, count) if heads else obs_neurons(consumers[0], torch.cat(parts), count)
+    mine, _ = (
+        obs_heads(consumers, parts, count)
+        if heads
+        else obs_neurons(consumers[0], torch.cat(parts), count)
+    )
     plain, weights = remove_parts(streams, parts, count, heads)
     assert mine == plain
     for consumer, weight in zip(consumers, weights, strict=True):
@@ -75,14 +94,26 @@ def test_both_hessians_are_one_but_for_the_tokens_of_an_image():
     torch.testing.assert_close(plain.matrix, 9 * mine.matrix())
 
 
-LIVE = {"calibration": "live"} if "calibration" in PruningConfig.__dataclass_fields__ else {}  # the plain algorithm calibrates live
+LIVE = (
+    {"calibration": "live"} if "calibration" in PruningConfig.__dataclass_fields__ else {}
+)  # the plain algorithm calibrates live
 
 
 @pytest.mark.filterwarnings("ignore::obsdiff.errors.CalibrationWarning")
 @pytest.mark.parametrize("packages", [1, 2])
-@pytest.mark.parametrize("pattern", [{}, {"pattern": "2:4"}, {"pattern": "structured", "sparsity": 0.25}])
+@pytest.mark.parametrize(
+    "pattern", [{}, {"pattern": "2:4"}, {"pattern": "structured", "sparsity": 0.25}]
+)
 def test_a_whole_pipeline_is_pruned_as_by_the_plain_algorithm(pattern, packages):
-    config = PruningConfig(packages=packages, num_inference_steps=3, guidance_scale=4.0, height=16, width=16, **pattern, **LIVE)
+    config = PruningConfig(
+        packages=packages,
+        num_inference_steps=3,
+        guidance_scale=4.0,
+        height=16,
+        width=16,
+        **pattern,
+        **LIVE,
+    )
     plain, mine = sd3(), sd3()
     prune_plain_(plain, PROMPTS[:6], config)
     report = prune_(mine, PROMPTS[:6], config)

@@ -23,7 +23,9 @@ def test_near_the_best_of_all_ways():
         )
         ratios.append(sum(errors[i][k] for i, k in enumerate(found.tolist())) / best)
     assert min(ratios) >= 1 - 1e-9
-    assert sum(ratios) / len(ratios) < 1.1  # in steps this coarse; the more groups, the less is lost
+    assert (
+        sum(ratios) / len(ratios) < 1.1
+    )  # in steps this coarse; the more groups, the less is lost
 
 
 def test_convex_errors_and_one_resource_are_solved_exactly():
@@ -33,7 +35,9 @@ def test_convex_errors_and_one_resource_are_solved_exactly():
 
 
 def test_no_step_is_taken_that_could_stay():
-    found = cheapest([[0.0, 1.0, 2.0], [0.0, 0.5, 9.0]], torch.tensor([[1.0], [1.0]]), torch.tensor([2.0]))
+    found = cheapest(
+        [[0.0, 1.0, 2.0], [0.0, 0.5, 9.0]], torch.tensor([[1.0], [1.0]]), torch.tensor([2.0])
+    )
     assert found == [1, 1]
 
 
@@ -42,7 +46,9 @@ def test_too_much_to_save_is_none():
 
 
 def test_nothing_to_save_takes_nothing():
-    assert cheapest([[0.0, 1.0, 3.0], [0.0, 0.1, 0.2]], torch.tensor([[1.0], [2.0]]), torch.tensor([0.0])) == [0, 0]
+    assert cheapest(
+        [[0.0, 1.0, 3.0], [0.0, 0.1, 0.2]], torch.tensor([[1.0], [2.0]]), torch.tensor([0.0])
+    ) == [0, 0]
 
 
 def test_a_resource_that_nobody_wants_has_no_price():
@@ -51,5 +57,7 @@ def test_a_resource_that_nobody_wants_has_no_price():
 
 
 def test_a_group_ends_where_its_errors_end():
-    found = cheapest([[0.0, 0.0], [0.0, 5.0, 9.0, 20.0]], torch.tensor([[1.0], [1.0]]), torch.tensor([3.0]))
+    found = cheapest(
+        [[0.0, 0.0], [0.0, 5.0, 9.0, 20.0]], torch.tensor([[1.0], [1.0]]), torch.tensor([3.0])
+    )
     assert found == [1, 2]

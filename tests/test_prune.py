@@ -19,7 +19,16 @@ def weights(pipe) -> dict[str, torch.Tensor]:
 
 
 @pytest.mark.parametrize("make", [sd3, lambda: sd3(dual=(0, 1)), sd, flux])
-@pytest.mark.parametrize(("method", "pattern"), [("obs", "unstructured"), ("obs", "2:4"), ("obs", "4:8"), ("magnitude", "unstructured"), ("magnitude", "1:4")])
+@pytest.mark.parametrize(
+    ("method", "pattern"),
+    [
+        ("obs", "unstructured"),
+        ("obs", "2:4"),
+        ("obs", "4:8"),
+        ("magnitude", "unstructured"),
+        ("magnitude", "1:4"),
+    ],
+)
 def test_every_layer_has_its_sparsity_and_nothing_else_moved(make, pattern, method):
     pipe = make()
     before = weights(pipe)
@@ -45,9 +54,13 @@ def test_the_baselines_on_input_statistics_go_the_same_road(make, pattern):
     for method in ("magnitude", "wanda", "dsnot"):
         pipe = make()
         before = weights(pipe)
-        report = prune_(pipe, PROMPTS[:2], PruningConfig(method=method, pattern=pattern, packages=2, **QUICK))
+        report = prune_(
+            pipe, PROMPTS[:2], PruningConfig(method=method, pattern=pattern, packages=2, **QUICK)
+        )
         after = weights(pipe)
-        masks[method] = torch.cat([(after[row.name + ".weight"] != 0).flatten() for row in report.layers])
+        masks[method] = torch.cat(
+            [(after[row.name + ".weight"] != 0).flatten() for row in report.layers]
+        )
         for row in report.layers:
             name = row.name + ".weight"
             assert (after[name] == 0).float().mean() == pytest.approx(0.5, abs=2e-3)
@@ -61,8 +74,17 @@ def test_the_baselines_on_input_statistics_go_the_same_road(make, pattern):
 
 def test_later_packages_see_what_earlier_ones_broke():
     """With one package the second block is calibrated on the dense first one, with two on the pruned one."""
-    reports = [prune_(sd3(), PROMPTS[:2], PruningConfig(packages=n, sparsity=0.7, **QUICK)) for n in (1, 12)]
-    first, later = ([[row.error for row in r.layers if row.name.startswith(f"transformer_blocks.{b}.")] for r in reports] for b in (0, 2))
+    reports = [
+        prune_(sd3(), PROMPTS[:2], PruningConfig(packages=n, sparsity=0.7, **QUICK))
+        for n in (1, 12)
+    ]
+    first, later = (
+        [
+            [row.error for row in r.layers if row.name.startswith(f"transformer_blocks.{b}.")]
+            for r in reports
+        ]
+        for b in (0, 2)
+    )
     assert first[0][:3] == pytest.approx(first[1][:3], rel=1e-4)
     assert later[0] != pytest.approx(later[1], rel=1e-4)
 
@@ -83,11 +105,16 @@ def test_the_same_run_twice_is_the_same():
     for pipe in pipes:
         torch.rand(1)  # the caller's random state plays no part
         prune_(pipe, PROMPTS, PruningConfig(num_prompts=3, **QUICK))
-    assert all(torch.equal(a, b) for a, b in zip(weights(pipes[0]).values(), weights(pipes[1]).values(), strict=True))
+    assert all(
+        torch.equal(a, b)
+        for a, b in zip(weights(pipes[0]).values(), weights(pipes[1]).values(), strict=True)
+    )
 
 
 def test_the_record_says_what_was_done():
-    report = prune_(sd3(), PROMPTS, PruningConfig(num_prompts=3, seed=7, blocks="1", packages=4, **QUICK))
+    report = prune_(
+        sd3(), PROMPTS, PruningConfig(num_prompts=3, seed=7, blocks="1", packages=4, **QUICK)
+    )
     assert len(report.prompts) == 3
     assert report.seeds == [7, 8, 9]
     assert [row.package for row in report.layers] == [0] * 6 + [1] * 2 + [2] * 2 + [3] * 2
@@ -104,11 +131,17 @@ def test_the_recorded_error_is_that_of_the_weights():
     report = prune_(pipe, PROMPTS[:2], PruningConfig(include="*.0.attn.to_q", packages=1, **QUICK))
     inputs = []
     layer = "transformer_blocks.0.attn.to_q"
-    dense.transformer.get_submodule(layer).register_forward_pre_hook(lambda m, args: inputs.append(args[0].flatten(0, -2).double()))
+    dense.transformer.get_submodule(layer).register_forward_pre_hook(
+        lambda m, args: inputs.append(args[0].flatten(0, -2).double())
+    )
     for i, prompt in enumerate(PROMPTS[:2]):
         dense(prompt, generator=torch.Generator().manual_seed(i), output_type="latent", **QUICK)
     weighted = sum(a * x.T @ x for a, x in zip([1.2, 0.8] * 2, inputs, strict=True))
-    error = layer_error(dense.transformer.get_submodule(layer).weight, pipe.transformer.get_submodule(layer).weight, weighted)
+    error = layer_error(
+        dense.transformer.get_submodule(layer).weight,
+        pipe.transformer.get_submodule(layer).weight,
+        weighted,
+    )
     assert report.layers[0].error == pytest.approx(error, rel=1e-3)
 
 
@@ -122,7 +155,14 @@ def test_half_precision_pipelines_stay_in_their_format(dtype):
 
 
 def test_prompts_as_dicts_are_calls_of_their_own():
-    report = prune_(sd3(), [{"prompt": "fish", "negative_prompt": "bird"}, {"prompt": "moon", "negative_prompt": "sun"}], PruningConfig(packages=1, **QUICK))
+    report = prune_(
+        sd3(),
+        [
+            {"prompt": "fish", "negative_prompt": "bird"},
+            {"prompt": "moon", "negative_prompt": "sun"},
+        ],
+        PruningConfig(packages=1, **QUICK),
+    )
     assert len(report.seeds) == 2
 
 
@@ -142,13 +182,18 @@ def test_wrong_input_is_refused_before_anything_is_run(prompts, settings, words)
     with pytest.raises(UserError) as error:
         prune_(pipe, prompts, PruningConfig(**QUICK | settings))
     assert words in str(error.value)
-    assert all(torch.equal(a, b) for a, b in zip(before.values(), weights(pipe).values(), strict=True))
+    assert all(
+        torch.equal(a, b) for a, b in zip(before.values(), weights(pipe).values(), strict=True)
+    )
 
 
 def test_nan_in_a_weight_is_named():
     pipe = sd3()
     pipe.transformer.transformer_blocks[2].ff.net[2].weight.data[0, 0] = float("nan")
-    with pytest.raises(obsdiff.CalibrationError, match=r"transformer_blocks\.2\.ff\.net\.2: its weight has inf or NaN"):
+    with pytest.raises(
+        obsdiff.CalibrationError,
+        match=r"transformer_blocks\.2\.ff\.net\.2: its weight has inf or NaN",
+    ):
         prune_(pipe, PROMPTS[:1], PruningConfig(packages=1, **QUICK))
 
 
@@ -161,7 +206,9 @@ def test_a_linear_the_table_forgets_stays_dense_and_is_named():
 
 def test_too_few_tokens_are_warned_about_and_recorded():
     config = PruningConfig(include="*.0.ff.net.2", num_inference_steps=2, guidance_scale=3.0)
-    with pytest.warns(obsdiff.CalibrationWarning, match=r"1 layers saw less than one distinct token per column"):
+    with pytest.warns(
+        obsdiff.CalibrationWarning, match=r"1 layers saw less than one distinct token per column"
+    ):
         report = prune_(sd3(), PROMPTS[:1], config)
     assert report.layers[0].tokens_per_column == 0.5
     assert "transformer_blocks.0.ff.net.2 has 0.50" in report.warnings[0]

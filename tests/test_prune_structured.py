@@ -27,7 +27,9 @@ def denoiser_of(pipe):
 
 
 def latents(pipe):
-    return pipe(PROMPTS[0], generator=torch.Generator().manual_seed(0), output_type="latent", **QUICK).images
+    return pipe(
+        PROMPTS[0], generator=torch.Generator().manual_seed(0), output_type="latent", **QUICK
+    ).images
 
 
 def again(folder, **changes):
@@ -43,7 +45,18 @@ def again(folder, **changes):
 @pytest.mark.parametrize("method", ["obs", "l1", "random"])
 def test_the_shapes_are_those_of_the_layout(make, method):
     pipe = make()
-    report = prune_(pipe, PROMPTS[:2], PruningConfig(method=method, pattern="structured", sparsity=0.3, packages=2, keep_first_last=False, **QUICK))
+    report = prune_(
+        pipe,
+        PROMPTS[:2],
+        PruningConfig(
+            method=method,
+            pattern="structured",
+            sparsity=0.3,
+            packages=2,
+            keep_first_last=False,
+            **QUICK,
+        ),
+    )
     denoiser = denoiser_of(pipe)
     shapes = layer_shapes(denoiser)
     for group in [g for block in find_blocks(shapes) for g in block.groups]:
@@ -53,16 +66,32 @@ def test_the_shapes_are_those_of_the_layout(make, method):
         else:
             assert left % 8 == 0
             assert shapes[group.producers[0]][0] in (left, 2 * left)
-    assert report.parameters["after"] == sum(p.numel() for p in denoiser.parameters()) < report.parameters["before"]
+    assert (
+        report.parameters["after"]
+        == sum(p.numel() for p in denoiser.parameters())
+        < report.parameters["before"]
+    )
     for row in report.groups:
-        assert (len(row.removed), len(set(row.removed)), len(row.scores)) == (row.total - row.kept, row.total - row.kept, row.total)
+        assert (len(row.removed), len(set(row.removed)), len(row.scores)) == (
+            row.total - row.kept,
+            row.total - row.kept,
+            row.total,
+        )
     assert latents(pipe).isfinite().all()
 
 
 @pytest.mark.parametrize("make", [sd3, sd, flux])
 def test_a_saved_one_opens_with_plain_from_pretrained_and_saves_again(make, tmp_path):
     pipe = make()
-    folder = save_pruned(pipe, tmp_path / "out", prune_(pipe, PROMPTS[:1], PruningConfig(pattern="structured", sparsity=0.4, packages=1, **QUICK)))
+    folder = save_pruned(
+        pipe,
+        tmp_path / "out",
+        prune_(
+            pipe,
+            PROMPTS[:1],
+            PruningConfig(pattern="structured", sparsity=0.4, packages=1, **QUICK),
+        ),
+    )
     opened = again(folder)
     assert torch.equal(latents(opened), latents(pipe))
     opened.save_pretrained(tmp_path / "second", max_shard_size="100KB", variant="fp16")
@@ -74,8 +103,16 @@ def test_a_saved_one_opens_with_plain_from_pretrained_and_saves_again(make, tmp_
 
 def test_pruning_twice_gives_one_layout(tmp_path):
     pipe = sd3()
-    prune_(pipe, PROMPTS[:1], PruningConfig(pattern="structured", sparsity=0.25, target="attention", packages=1, **QUICK))
-    report = prune_(pipe, PROMPTS[:1], PruningConfig(pattern="structured", sparsity=0.25, target="ffn", packages=1, **QUICK))
+    prune_(
+        pipe,
+        PROMPTS[:1],
+        PruningConfig(pattern="structured", sparsity=0.25, target="attention", packages=1, **QUICK),
+    )
+    report = prune_(
+        pipe,
+        PROMPTS[:1],
+        PruningConfig(pattern="structured", sparsity=0.25, target="ffn", packages=1, **QUICK),
+    )
     assert dict(pipe.transformer.config.pruned_layout) == {
         "transformer_blocks.1.attn": {"heads": 3},
         "transformer_blocks.1.ff": {"neurons": 96},
@@ -88,7 +125,18 @@ def test_obs_beats_l1_and_compensation_pays():
     def drift(**settings) -> float:
         pipe = sd3()
         dense = latents(pipe)
-        prune_(pipe, PROMPTS[:4], PruningConfig(pattern="structured", sparsity=0.3, packages=1, keep_first_last=False, **settings, **QUICK))
+        prune_(
+            pipe,
+            PROMPTS[:4],
+            PruningConfig(
+                pattern="structured",
+                sparsity=0.3,
+                packages=1,
+                keep_first_last=False,
+                **settings,
+                **QUICK,
+            ),
+        )
         return (latents(pipe) - dense).square().mean().item()
 
     repaired = drift()
@@ -108,31 +156,48 @@ def test_how_many_stay():
     heads, neurons = groups[0], next(g for g in groups if g.kind == "neurons")
     assert [left_of(heads, n, config) for n in (38, 24, 10, 2, 1)] == [28, 18, 7, 1, 1]
     assert left_of(neurons, 9728, config) == 7296
-    assert left_of(neurons, 9728, PruningConfig(pattern="structured", sparsity=0.15)) == 8272  # 8268.8 in multiples of 8
-    assert left_of(neurons, 9728, PruningConfig(pattern="structured", sparsity=0.15, round_to=1)) == 8269
+    assert (
+        left_of(neurons, 9728, PruningConfig(pattern="structured", sparsity=0.15)) == 8272
+    )  # 8268.8 in multiples of 8
+    assert (
+        left_of(neurons, 9728, PruningConfig(pattern="structured", sparsity=0.15, round_to=1))
+        == 8269
+    )
     assert left_of(neurons, 128, PruningConfig(pattern="structured", sparsity=0.99)) == 8
 
 
 def test_a_norm_over_all_heads_is_refused():
     pipe = sd3()
     pipe.transformer.transformer_blocks[1].attn.norm_k = torch.nn.RMSNorm(32)
-    with pytest.raises(UserError, match=r"transformer_blocks\.1\.attn\.norm_k normalises all 4 heads"):
+    with pytest.raises(
+        UserError, match=r"transformer_blocks\.1\.attn\.norm_k normalises all 4 heads"
+    ):
         prune_(pipe, PROMPTS[:1], PruningConfig(pattern="structured", **QUICK))
 
 
 def test_a_tampered_layout_is_refused_on_loading(tmp_path):
     pipe = sd3()
-    folder = save_pruned(pipe, tmp_path / "out", prune_(pipe, PROMPTS[:1], PruningConfig(pattern="structured", packages=1, **QUICK)))
+    folder = save_pruned(
+        pipe,
+        tmp_path / "out",
+        prune_(pipe, PROMPTS[:1], PruningConfig(pattern="structured", packages=1, **QUICK)),
+    )
     file = folder / "transformer" / "config.json"
     config = json.loads(file.read_text())
-    file.write_text(json.dumps(config | {"pruned_layout": {"transformer_blocks.1.attn": {"heads": -3}}}))
+    file.write_text(
+        json.dumps(config | {"pruned_layout": {"transformer_blocks.1.attn": {"heads": -3}}})
+    )
     with pytest.raises(UserError, match="found -3"):
         again(folder)
 
 
 def test_without_obsdiff_the_error_names_it(tmp_path):
     pipe = sd3()
-    folder = save_pruned(pipe, tmp_path / "out", prune_(pipe, PROMPTS[:1], PruningConfig(pattern="structured", packages=1, **QUICK)))
+    folder = save_pruned(
+        pipe,
+        tmp_path / "out",
+        prune_(pipe, PROMPTS[:1], PruningConfig(pattern="structured", packages=1, **QUICK)),
+    )
     code = "import sys; from diffusers import DiffusionPipeline; DiffusionPipeline.from_pretrained(sys.argv[1], text_encoder_3=None, tokenizer_3=None)"
     done = subprocess.run([sys.executable, "-c", code, str(folder)], capture_output=True, text=True)
     assert done.returncode == 1
@@ -142,7 +207,19 @@ def test_without_obsdiff_the_error_names_it(tmp_path):
 
 def test_the_command_line_prunes_structured(sd3_folder, prompts_file, tmp_path, capsys):
     out = tmp_path / "out"
-    flags = ["--pattern", "structured", "--sparsity", "0.3", "--num-prompts", "2", "--num-inference-steps", "2", "--guidance-scale", "3", "--json"]
+    flags = [
+        "--pattern",
+        "structured",
+        "--sparsity",
+        "0.3",
+        "--num-prompts",
+        "2",
+        "--num-inference-steps",
+        "2",
+        "--guidance-scale",
+        "3",
+        "--json",
+    ]
     assert main(["prune", sd3_folder, "--output", str(out), "--prompts", prompts_file, *flags]) == 0
     record = json.loads(capsys.readouterr().out)
     assert [(row["owner"], row["kept"]) for row in record["groups"]] == [
@@ -163,12 +240,19 @@ def test_unknown_pruned_names_are_no_attributes():
 def test_baselines_leave_what_stays_as_it_was(method):
     """Also columns whose input was always zero in calibration; and they say what was lost."""
     pipe = sd3()
-    up, down = (pipe.transformer.get_submodule(f"transformer_blocks.1.ff.net.{name}") for name in ("0.proj", "2"))
+    up, down = (
+        pipe.transformer.get_submodule(f"transformer_blocks.1.ff.net.{name}")
+        for name in ("0.proj", "2")
+    )
     with torch.no_grad():
         up.weight[:40] = 0
         up.bias[:40] = 0  # gelu(0) = 0: forty inputs of the next layer are dead
     before = down.weight.detach().clone()
-    report = prune_(pipe, PROMPTS[:1], PruningConfig(method=method, pattern="structured", sparsity=0.3, target="ffn", **QUICK))
+    report = prune_(
+        pipe,
+        PROMPTS[:1],
+        PruningConfig(method=method, pattern="structured", sparsity=0.3, target="ffn", **QUICK),
+    )
     gone = next(g for g in report.groups if g.owner == "transformer_blocks.1.ff").removed
     kept = [i for i in range(before.shape[1]) if i not in gone]
     assert torch.equal(down.weight, before[:, kept])
@@ -179,6 +263,10 @@ def test_baselines_leave_what_stays_as_it_was(method):
 
 def test_where_nothing_leaves_the_report_says_so():
     with pytest.warns(obsdiff.CalibrationWarning, match="keeps all its 4 heads"):
-        report = prune_(sd3(), PROMPTS[:1], PruningConfig(pattern="structured", sparsity=0.1, target="attention", **QUICK))
+        report = prune_(
+            sd3(),
+            PROMPTS[:1],
+            PruningConfig(pattern="structured", sparsity=0.1, target="attention", **QUICK),
+        )
     assert any("lost nothing" in text for text in report.warnings)
     assert report.gone() == "0 of 4 heads are gone"

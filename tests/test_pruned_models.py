@@ -27,7 +27,9 @@ def folders(tmp_path_factory) -> dict[str, Path]:
     saved = {}
     for name, make in {"sd3": sd3, "sd": sd, "flux": flux}.items():
         pipe = make()
-        saved[name] = save_pruned(pipe, tmp_path_factory.mktemp("pruned") / name, prune_(pipe, PROMPTS[:1], config))
+        saved[name] = save_pruned(
+            pipe, tmp_path_factory.mktemp("pruned") / name, prune_(pipe, PROMPTS[:1], config)
+        )
     return saved
 
 
@@ -50,7 +52,9 @@ def denoiser_of(pipe):
 
 
 def latents(pipe):
-    return pipe(PROMPTS[0], generator=torch.Generator().manual_seed(0), output_type="latent", **QUICK).images
+    return pipe(
+        PROMPTS[0], generator=torch.Generator().manual_seed(0), output_type="latent", **QUICK
+    ).images
 
 
 def close(pipe, folder: Path, tolerance: float = 1e-5) -> bool:
@@ -67,7 +71,9 @@ def test_compiled_after_loading(folders):
 
 def test_compiled_in_memory(folders):
     pipe = sd3()
-    prune_(pipe, PROMPTS[:1], PruningConfig(method="random", pattern="structured", packages=1, **QUICK))
+    prune_(
+        pipe, PROMPTS[:1], PruningConfig(method="random", pattern="structured", packages=1, **QUICK)
+    )
     pipe.transformer = torch.compile(pipe.transformer, backend="eager")
     assert close(pipe, folders["sd3"])
 
@@ -90,7 +96,9 @@ def test_compiled_by_inductor(folders):
     with torch.no_grad():
         expected = block(*inputs)
         block.compile(fullgraph=True)
-        assert all(torch.allclose(a, b, atol=1e-5) for a, b in zip(block(*inputs), expected, strict=True))
+        assert all(
+            torch.allclose(a, b, atol=1e-5) for a, b in zip(block(*inputs), expected, strict=True)
+        )
 
 
 def by_turns(model: nn.Module) -> dict[str, str]:
@@ -101,8 +109,12 @@ def by_turns(model: nn.Module) -> dict[str, str]:
 OFFLOADS = {
     "cpu_offload": lambda model, where: cpu_offload(model, execution_device=CPU),
     "disk_offload": lambda model, where: disk_offload(model, where, execution_device=CPU),
-    "dispatch_model": lambda model, where: dispatch_model(model, by_turns(model), main_device="cpu", offload_dir=where),
-    "group_offload": lambda model, where: model.enable_group_offload(onload_device=CPU, offload_type="leaf_level"),
+    "dispatch_model": lambda model, where: dispatch_model(
+        model, by_turns(model), main_device="cpu", offload_dir=where
+    ),
+    "group_offload": lambda model, where: model.enable_group_offload(
+        onload_device=CPU, offload_type="leaf_level"
+    ),
 }
 
 
@@ -116,7 +128,9 @@ def test_offloaded_by_hooks(folder, offload, tmp_path):
 def test_loaded_with_a_device_map(folder, tmp_path):
     plain = denoiser_of(load(folder))
     for device_map in ("auto", by_turns(plain)):
-        model = type(plain).from_pretrained(folder, subfolder=component(folder), device_map=device_map, offload_folder=str(tmp_path))
+        model = type(plain).from_pretrained(
+            folder, subfolder=component(folder), device_map=device_map, offload_folder=str(tmp_path)
+        )
         assert close(load(folder, **{component(folder): model}), folder)
     assert close(load(folder, device_map="balanced"), folder)
 
@@ -134,7 +148,9 @@ def test_loaded_with_and_without_low_cpu_mem_usage(folder, low):
 
 def test_layerwise_casting_stores_it_in_half_precision(folder):
     pipe = load(folder)
-    denoiser_of(pipe).enable_layerwise_casting(storage_dtype=torch.bfloat16, compute_dtype=torch.float32)
+    denoiser_of(pipe).enable_layerwise_casting(
+        storage_dtype=torch.bfloat16, compute_dtype=torch.float32
+    )
     assert close(pipe, folder, 0.02)
 
 
@@ -144,13 +160,21 @@ def int8() -> TorchAoConfig:
 
 
 def kinds(pipe) -> set[str]:
-    return {type(module.weight).__name__ for module in denoiser_of(pipe).modules() if isinstance(module, nn.Linear)}
+    return {
+        type(module.weight).__name__
+        for module in denoiser_of(pipe).modules()
+        if isinstance(module, nn.Linear)
+    }
 
 
 @pytest.fixture
 def quantised(folder):
     """The pipeline with its denoiser quantised while it is loaded, at pipeline level."""
-    return load(folder, dtype=torch.float32, quantization_config=PipelineQuantizationConfig(quant_mapping={component(folder): int8()}))
+    return load(
+        folder,
+        dtype=torch.float32,
+        quantization_config=PipelineQuantizationConfig(quant_mapping={component(folder): int8()}),
+    )
 
 
 def test_quantised_at_pipeline_level_saved_and_loaded_again(quantised, folder, tmp_path):
@@ -165,7 +189,9 @@ def test_quantised_at_pipeline_level_saved_and_loaded_again(quantised, folder, t
 
 def test_quantised_at_component_level(folder):
     name = type(denoiser_of(load(folder))).__name__
-    model = getattr(obsdiff, name).from_pretrained(folder, subfolder=component(folder), quantization_config=int8(), dtype=torch.float32)
+    model = getattr(obsdiff, name).from_pretrained(
+        folder, subfolder=component(folder), quantization_config=int8(), dtype=torch.float32
+    )
     pipe = load(folder, **{component(folder): model})
     assert kinds(pipe) == {"Int8Tensor"}
     assert close(pipe, folder, 0.05)

@@ -12,7 +12,11 @@ def files(folder):
 
 @pytest.mark.parametrize("room", [0, 1e9])
 def test_trees_come_back_as_they_were_from_memory_and_disk(room):
-    tree = (torch.arange(6.0).view(2, 3).T, {"a": [torch.ones(2, dtype=torch.bfloat16), None, "text"]}, 3)
+    tree = (
+        torch.arange(6.0).view(2, 3).T,
+        {"a": [torch.ones(2, dtype=torch.bfloat16), None, "text"]},
+        3,
+    )
     with store(room) as waiting:
         shelf = Shelf(waiting)
         kept = shelf.put_all(tree)

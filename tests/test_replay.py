@@ -28,7 +28,10 @@ MAKERS = [sd3, lambda: sd3(dual=(0, 1)), sd, flux]
 
 def hooks(model: torch.nn.Module) -> int:
     """How much hangs on a model's modules: hooks, and forwards of their own."""
-    return sum(len(m._forward_pre_hooks) + len(m._forward_hooks) + ("forward" in vars(m)) for m in model.modules())
+    return sum(
+        len(m._forward_pre_hooks) + len(m._forward_hooks) + ("forward" in vars(m))
+        for m in model.modules()
+    )
 
 
 def replay_all(pipe, packages: int, change, room: float = 1e9, job=None, wanted: str | None = None):
@@ -36,13 +39,27 @@ def replay_all(pipe, packages: int, change, room: float = 1e9, job=None, wanted:
     denoiser, found = denoiser_of(pipe), {}
     before = hooks(denoiser)
     linears = layer_shapes(denoiser)
-    blocks, config = find_blocks(linears), PruningConfig(packages=packages, calibration="replay", blocks=wanted)
+    blocks, config = (
+        find_blocks(linears),
+        PruningConfig(packages=packages, calibration="replay", blocks=wanted),
+    )
     plans = plan_packages(blocks, linears, config)
     with store(room) as waiting, prepared(pipe) as run:
         shelf = Shelf(waiting)
-        trajectory, first = record(run, denoiser, blocks, list(plans[0].taps), job or plan(height=16, width=16), shelf, None, lambda n: None)
+        trajectory, first = record(
+            run,
+            denoiser,
+            blocks,
+            list(plans[0].taps),
+            job or plan(height=16, width=16),
+            shelf,
+            None,
+            lambda n: None,
+        )
         inputs = [shelf.get_all(call.inputs) for call in trajectory.recording.calls]
-        later = replayed(run, denoiser, trajectory, plans, job or plan(height=16, width=16), None, lambda n: None)
+        later = replayed(
+            run, denoiser, trajectory, plans, job or plan(height=16, width=16), None, lambda n: None
+        )
         for i, package in enumerate(plans):
             hessians = first if i == 0 else next(later)
             found |= {layer: h for tap, h in hessians.items() for layer in tap.layers}
@@ -60,7 +77,12 @@ def test_nothing_pruned_gives_the_hessians_of_one_dense_pass(make, room, wanted)
     pipe = make()
     found, plans, _ = replay_all(pipe, 4, lambda package: None, room, wanted=wanted)
     with prepared(pipe) as run:
-        dense = calibrate(run, denoiser_of(pipe), [tap for p in plans for tap in p.taps], plan(height=16, width=16))
+        dense = calibrate(
+            run,
+            denoiser_of(pipe),
+            [tap for p in plans for tap in p.taps],
+            plan(height=16, width=16),
+        )
     for tap, hessian in dense.items():
         other = found[tap.layers[0]]
         assert (other.xx - hessian.xx).norm() < 1e-5 * hessian.xx.norm()
@@ -84,13 +106,19 @@ def test_later_packages_see_the_changed_model_on_the_recorded_inputs(make, packa
         for layer in package.layers:  # undo the last change: its Hessians were gathered before
             denoiser.get_submodule(layer).weight.data.mul_(2)
     layer, seen = plans[-1].layers[-1], []
-    handle = denoiser.get_submodule(layer).register_forward_pre_hook(lambda m, args: seen.append(args[0].double().flatten(0, -2)))
+    handle = denoiser.get_submodule(layer).register_forward_pre_hook(
+        lambda m, args: seen.append(args[0].double().flatten(0, -2))
+    )
     with torch.no_grad():
         for args, kwargs in inputs:
             denoiser(*args, **kwargs)
     handle.remove()
     unweighted = sum(x.T @ x for x in seen)
-    weights = [1.2, 0.8 + 0.4 * torch.tensor(2.0).log().item() / torch.tensor(3.0).log().item(), 0.8]
+    weights = [
+        1.2,
+        0.8 + 0.4 * torch.tensor(2.0).log().item() / torch.tensor(3.0).log().item(),
+        0.8,
+    ]
     weighted = sum(weights[i] * x.T @ x for i, x in enumerate(seen))
     assert not torch.allclose(weighted, unweighted)
     torch.testing.assert_close(found[layer].xx.double(), weighted, rtol=1e-4, atol=1e-6)
@@ -101,10 +129,14 @@ def test_what_can_not_be_replayed_says_so():
     block = pipe.transformer.transformer_blocks[1]
     forward = block.forward
     block.forward = lambda *args, **kwargs: (
-        (forward(*args, **kwargs), block._call_impl(*args, **kwargs))[0] if not nested.append(1) and len(nested) == 1 else forward(*args, **kwargs)
+        (forward(*args, **kwargs), block._call_impl(*args, **kwargs))[0]
+        if not nested.append(1) and len(nested) == 1
+        else forward(*args, **kwargs)
     )
     nested = []
-    with pytest.raises(CalibrationError, match="calibration replay can't run this model block by block"):
+    with pytest.raises(
+        CalibrationError, match="calibration replay can't run this model block by block"
+    ):
         replay_all(pipe, 2, lambda package: None, job=plan(steps=1))
 
 
@@ -112,9 +144,14 @@ def test_a_call_ends_when_the_package_has_seen_its_inputs():
     pipe, computed = sd3(), []
     layers = ["transformer_blocks.2.ff.net.2", "transformer_blocks.0.attn.to_q"]
     for layer in layers:
-        pipe.transformer.get_submodule(layer).register_forward_hook(lambda module, args, out, layer=layer: computed.append(layer))
+        pipe.transformer.get_submodule(layer).register_forward_hook(
+            lambda module, args, out, layer=layer: computed.append(layer)
+        )
     replay_all(pipe, 3, lambda package: None)
-    assert [computed.count(layer) for layer in layers] == [3, 3 + 3]  # the last layer in the recording alone; the first once more, pruned
+    assert [computed.count(layer) for layer in layers] == [
+        3,
+        3 + 3,
+    ]  # the last layer in the recording alone; the first once more, pruned
 
 
 @pytest.mark.parametrize("make", [sd3, sd, flux])
@@ -122,25 +159,57 @@ def test_shrunk_packages_are_replayed_as_they_are_then(make):
     """Structured: the Hessians of the last package are those of the recorded calls through the model without the heads and neurons
     that left before."""
     pipe = make()
-    denoiser, config = denoiser_of(pipe), PruningConfig(pattern="structured", sparsity=0.5, packages=2, calibration="replay", keep_first_last=False, round_to=1)
+    denoiser, config = (
+        denoiser_of(pipe),
+        PruningConfig(
+            pattern="structured",
+            sparsity=0.5,
+            packages=2,
+            calibration="replay",
+            keep_first_last=False,
+            round_to=1,
+        ),
+    )
     linears = layer_shapes(denoiser)
     blocks = find_blocks(linears)
     first, last = plan_packages(blocks, linears, config)
-    groups = [group for group in select_groups(blocks, config) if group.consumers[0] in first.layers]
+    groups = [
+        group for group in select_groups(blocks, config) if group.consumers[0] in first.layers
+    ]
     with store(1e9) as waiting, prepared(pipe) as run:
         shelf, job = Shelf(waiting), plan(height=16, width=16, weighting=("uniform", 1.0, 1.0))
-        trajectory, hessians = record(run, denoiser, blocks, list(first.taps), job, shelf, None, lambda n: None)
-        prune_groups_(denoiser, groups, {layer: h for tap, h in hessians.items() for layer in tap.layers}, config, 0)
-        found = {tap.layers[0]: h for tap, h in next(replayed(run, denoiser, trajectory, [first, last], job, None, lambda n: None)).items()}
+        trajectory, hessians = record(
+            run, denoiser, blocks, list(first.taps), job, shelf, None, lambda n: None
+        )
+        prune_groups_(
+            denoiser,
+            groups,
+            {layer: h for tap, h in hessians.items() for layer in tap.layers},
+            config,
+            0,
+        )
+        found = {
+            tap.layers[0]: h
+            for tap, h in next(
+                replayed(run, denoiser, trajectory, [first, last], job, None, lambda n: None)
+            ).items()
+        }
         seen = {layer: [] for layer in found}
         for layer in found:
-            denoiser.get_submodule(layer).register_forward_pre_hook(lambda m, args, layer=layer: seen[layer].append(args[0].double().flatten(0, -2)))
+            denoiser.get_submodule(layer).register_forward_pre_hook(
+                lambda m, args, layer=layer: seen[layer].append(args[0].double().flatten(0, -2))
+            )
         with torch.no_grad():
             for call in trajectory.recording.calls:
                 args, kwargs = shelf.get_all(call.inputs)
                 denoiser(*args, **kwargs)
     for layer, hessian in found.items():
-        torch.testing.assert_close(hessian.matrix().double(), 2 * sum(x.T @ x for x in seen[layer]) / hessian.samples, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(
+            hessian.matrix().double(),
+            2 * sum(x.T @ x for x in seen[layer]) / hessian.samples,
+            rtol=1e-4,
+            atol=1e-5,
+        )
 
 
 @pytest.mark.parametrize("name", ["Kandinsky3UNet", "I2VGenXLUNet"])
@@ -149,7 +218,11 @@ def test_blocks_without_a_number_stand_in_segments_too(name):
     found, (model, arguments) = {}, build(name)
     linears = layer_shapes(model)
     units = len(select(find_blocks(linears), PruningConfig(), linears))
-    for way in ({"calibration": "live"}, {"calibration": "replay"}, {"calibration": "replay", "asymmetric": True}):
+    for way in (
+        {"calibration": "live"},
+        {"calibration": "replay"},
+        {"calibration": "replay", "asymmetric": True},
+    ):
         pipe = DirectPipeline(copy.deepcopy(model), arguments, steps=1)
         prune_(pipe, [{}], PruningConfig(packages=units, **way))
         found[str(way)] = pipe.transformer.state_dict()

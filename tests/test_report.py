@@ -24,8 +24,18 @@ from obsdiff.page_pictures import data_url
 from obsdiff.page_tables import gone
 from obsdiff.report import read_results, write_page
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking", "--disable-component-update", "--disable-sync"]
+CHROMIUM = (
+    shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+)
+FLAGS = [
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
 in_a_browser = pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this machine")
 
 
@@ -36,13 +46,23 @@ def run(tmp_path) -> Path:
         (tmp_path / name).mkdir()
         for i in range(2):
             Image.new("RGB", (64, 64), colour).save(tmp_path / name / f"{i:03}.png")
-    layers = [{"name": f"l{i}", "shape": [8, 4], "sparsity": 0.5, "error": 0.01 * (i + 1), "loss": 1.0} for i in range(5)]
+    layers = [
+        {"name": f"l{i}", "shape": [8, 4], "sparsity": 0.5, "error": 0.01 * (i + 1), "loss": 1.0}
+        for i in range(5)
+    ]
     entry = {
         "name": "half",
         "path": "models/half",
         "config": {"method": "obs"},
-        "cost": {"parameters": 1000, "zeros": 400, "bytes_on_disk": 2000, "seconds": {"calibration": 3.0, "solve": 1.0}},
-        "metrics": {"relative_latent_error": {"value": 0.1234, "low": 0.1, "high": 0.2, "why_not": None}},
+        "cost": {
+            "parameters": 1000,
+            "zeros": 400,
+            "bytes_on_disk": 2000,
+            "seconds": {"calibration": 3.0, "solve": 1.0},
+        },
+        "metrics": {
+            "relative_latent_error": {"value": 0.1234, "low": 0.1, "high": 0.2, "why_not": None}
+        },
         "layers": layers,
         "images": ["half/000.png", "half/001.png"],
     }
@@ -112,9 +132,17 @@ def test_every_measured_metric_has_a_column_and_the_others_a_reason(run):
     metrics = entry["metrics"] | {"clip_score": {"value": 20.0, **near}, "pickscore": missing}
     other = entry | {
         "name": "third",
-        "metrics": entry["metrics"] | {"clip_score": {"value": 10.0, "low": 9.0, "high": 11.0, "why_not": None}, "pickscore": missing},
+        "metrics": entry["metrics"]
+        | {
+            "clip_score": {"value": 10.0, "low": 9.0, "high": 11.0, "why_not": None},
+            "pickscore": missing,
+        },
     }
-    change(run, runs=[entry | {"metrics": metrics}, other], dense_metrics={"clip_score": {"value": 20.5, **near}})
+    change(
+        run,
+        runs=[entry | {"metrics": metrics}, other],
+        dense_metrics={"clip_score": {"value": 20.5, **near}},
+    )
     write_page([run], run / "page.html")
     page = (run / "page.html").read_text()
     assert '<th scope="col">CLIP score</th>' in page
@@ -139,7 +167,9 @@ def test_errors_on_held_out_prompts_have_a_column_where_a_run_has_them(run):
     assert page.count('data-value="0.06"') == 1
     assert "0.0600" in page
     change(run, runs=[entry | {"layers": [entry["layers"][0] | {"held_out_error": "none"}]}])
-    with pytest.raises(UserError, match=r"runs\[0\].layers\[0\].held_out_error: expected a number, found 'none'"):
+    with pytest.raises(
+        UserError, match=r"runs\[0\].layers\[0\].held_out_error: expected a number, found 'none'"
+    ):
         write_page([run], run / "page.html")
 
 
@@ -174,7 +204,10 @@ def test_what_is_no_run_is_refused(run, capsys):
         ({"seeds": [1]}, "2 prompts and 1 seeds"),
         ({"settings": [1]}, "settings: expected an object, found [1]"),
         ({"dense_cost": {"zeros": 1}}, "dense_cost.parameters is missing"),
-        ({"dense_metrics": {"fid": {"value": 1.0, "low": None, "high": 2.0, "why_not": None}}}, "dense_metrics.fid: expected value, low and high, or none"),
+        (
+            {"dense_metrics": {"fid": {"value": 1.0, "low": None, "high": 2.0, "why_not": None}}},
+            "dense_metrics.fid: expected value, low and high, or none",
+        ),
         ({"runs": [{"name": 3}]}, "runs[0].name: expected a text, found 3"),
     ],
 )
@@ -195,7 +228,24 @@ def test_whatever_is_in_results_json_is_a_page_or_one_line(run):
     for _ in range(40):
         broken = json.loads(json.dumps(whole))
         holder, key = draw.choice(list(places(broken)))
-        holder[key] = draw.choice([None, -1, 0, 1e300, 10**400, float("nan"), float("inf"), "text", "\ud800\x00", [], {}, [None], True, ["dense/000.png"]])
+        holder[key] = draw.choice(
+            [
+                None,
+                -1,
+                0,
+                1e300,
+                10**400,
+                float("nan"),
+                float("inf"),
+                "text",
+                "\ud800\x00",
+                [],
+                {},
+                [None],
+                True,
+                ["dense/000.png"],
+            ]
+        )
         (run / "results.json").write_text(json.dumps(broken))
         try:
             write_page([run], run / "page.html")
@@ -222,7 +272,9 @@ def test_a_run_that_did_not_end_says_how_to_go_on(tmp_path, capsys):
 
     (tmp_path / "run.part" / ".work").mkdir(parents=True)
     for folder in (tmp_path / "run", tmp_path / "run.part"):
-        assert f"go on with obsdiff evaluate ... --output {tmp_path / 'run'} --resume" in refused(folder)
+        assert f"go on with obsdiff evaluate ... --output {tmp_path / 'run'} --resume" in refused(
+            folder
+        )
     (tmp_path / "pruned").mkdir()
     (tmp_path / "pruned" / "obsdiff.json").write_text("{}")
     assert f"obsdiff evaluate {tmp_path / 'pruned'} --against MODEL" in refused(tmp_path / "pruned")
@@ -244,11 +296,25 @@ def test_the_same_folder_twice_and_a_broken_picture_are_refused(run):
 
 def test_runs_that_compare_are_merged_under_names_apart(run):
     missing = {"value": None, "low": None, "high": None, "why_not": "no CLIP"}
-    change(run, runs=[renamed(run, "0.50", path="models/obs/0.50"), renamed(run, "only")], dense_metrics={"clip_score": missing})
-    others = [renamed(run, "0.50", path="/models/wanda/0.50", metrics={"clip_score": figure(20.0)}), renamed(run, "third", images=["half/001.png"])]
-    second = another(run, "second", runs=others, dense_metrics={"clip_score": figure(21.0)}, judges={"clip": "a"})
+    change(
+        run,
+        runs=[renamed(run, "0.50", path="models/obs/0.50"), renamed(run, "only")],
+        dense_metrics={"clip_score": missing},
+    )
+    others = [
+        renamed(run, "0.50", path="/models/wanda/0.50", metrics={"clip_score": figure(20.0)}),
+        renamed(run, "third", images=["half/001.png"]),
+    ]
+    second = another(
+        run, "second", runs=others, dense_metrics={"clip_score": figure(21.0)}, judges={"clip": "a"}
+    )
     (one,) = merge([(folder, read_results(folder)) for folder in (run, second)])
-    assert [entry["name"] for entry in one.results["runs"]] == ["obs/0.50", "only", "wanda/0.50", "third"]
+    assert [entry["name"] for entry in one.results["runs"]] == [
+        "obs/0.50",
+        "only",
+        "wanda/0.50",
+        "third",
+    ]
     assert one.homes == {"obs/0.50": run, "only": run, "wanda/0.50": second, "third": second}
     assert one.results["dense_metrics"]["clip_score"]["value"] == 21.0
     page = page_of(run, second)
@@ -262,15 +328,23 @@ def test_names_that_are_the_same_in_every_folder_still_differ(tmp_path):
     a, b = tmp_path / "x" / "run", tmp_path / "y" / "run"
     half = {"name": "half", "path": "models/half"}
     assert names_apart([(a, half), (b, half)]) == ["x/run/half", "y/run/half"]
-    assert names_apart([(a, half), (a, half), (a, {"name": "dense"}), (a, {"name": "quarter"})]) == ["x/run/half", "x/run/half (2)", "run/dense", "quarter"]
+    assert names_apart(
+        [(a, half), (a, half), (a, {"name": "dense"}), (a, {"name": "quarter"})]
+    ) == ["x/run/half", "x/run/half (2)", "run/dense", "quarter"]
 
 
 @pytest.mark.parametrize(
     ("changes", "why"),
     [
         ({"dense": "other"}, "dense model other, not tiny"),
-        ({"dense_cost": {"parameters": 2000, "zeros": 0, "bytes_on_disk": 2000}}, "2,000 parameters in the dense model, not 1,000"),
-        ({"prompts": ["a fish", "sun"]}, "other prompts: 2 of 2, the first is &#39;a fish&#39;, not &#39;a &lt;b&gt;fish&lt;/b&gt;&#39;"),
+        (
+            {"dense_cost": {"parameters": 2000, "zeros": 0, "bytes_on_disk": 2000}},
+            "2,000 parameters in the dense model, not 1,000",
+        ),
+        (
+            {"prompts": ["a fish", "sun"]},
+            "other prompts: 2 of 2, the first is &#39;a fish&#39;, not &#39;a &lt;b&gt;fish&lt;/b&gt;&#39;",
+        ),
         ({"prompts": ["a fish"], "seeds": [1]}, "1 prompts, not 2; 1 seeds, not 2"),
         ({"seeds": [1, 3]}, "other seeds: 1 of 2, the first is 3, not 2"),
         ({"settings": {"num_inference_steps": 4}}, "num_inference_steps 4, not 2"),
@@ -279,19 +353,46 @@ def test_names_that_are_the_same_in_every_folder_still_differ(tmp_path):
 )
 def test_runs_that_do_not_compare_stand_apart_and_the_page_says_why(run, changes, why):
     change(run, judges={"clip": "a"})
-    page = page_of(run, another(run, "second", **changes), another(run, "third", versions={"torch": "3"}))
+    page = page_of(
+        run, another(run, "second", **changes), another(run, "third", versions={"torch": "3"})
+    )
     assert page.count("<section") == 2  # the third one compares with the first
     assert "2 comparisons, since not all runs compare" in page
     assert f"Not merged with the runs of {run.name}: {why}." in page
 
 
 def test_only_settings_that_differ_are_in_the_table(run):
-    config = {"method": "obs", "pattern": "unstructured", "sparsity": 0.3, "damping": 0.01, "compensation": True}
-    change(run, runs=[renamed(run, "a", config=config), renamed(run, "b", config=config | {"sparsity": 0.5}), renamed(run, "foreign", config={}, layers=[])])
-    second = another(run, "second", runs=[renamed(run, "c", config=config | {"compensation": False})], versions={"torch": "3"}, threads=4)
+    config = {
+        "method": "obs",
+        "pattern": "unstructured",
+        "sparsity": 0.3,
+        "damping": 0.01,
+        "compensation": True,
+    }
+    change(
+        run,
+        runs=[
+            renamed(run, "a", config=config),
+            renamed(run, "b", config=config | {"sparsity": 0.5}),
+            renamed(run, "foreign", config={}, layers=[]),
+        ],
+    )
+    second = another(
+        run,
+        "second",
+        runs=[renamed(run, "c", config=config | {"compensation": False})],
+        versions={"torch": "3"},
+        threads=4,
+    )
     page = page_of(run, second)
     table = page[page.index("<h2>Configuration</h2>") :]
-    assert re.findall(r'<th scope="col">([^<]*)</th>', table) == ["run", "sparsity", "compensation", "evaluated with torch", "evaluated with threads"]
+    assert re.findall(r'<th scope="col">([^<]*)</th>', table) == [
+        "run",
+        "sparsity",
+        "compensation",
+        "evaluated with torch",
+        "evaluated with threads",
+    ]
     assert '<td data-value="0.3">0.3</td>' in table
     assert "<td>no</td>" in table
     assert "All share: method obs, pattern unstructured, damping 0.01" in table
@@ -300,9 +401,19 @@ def test_only_settings_that_differ_are_in_the_table(run):
 
 def test_a_line_of_a_plot_holds_runs_that_differ_in_sparsity_alone():
     obs = {"method": "obs", "pattern": "unstructured", "sparsity": 0.3, "compensation": True}
-    configs = {"a": obs, "b": obs | {"sparsity": 0.5, "batch_size": 8}, "c": obs | {"pattern": "2:4"}, "foreign": {}}
+    configs = {
+        "a": obs,
+        "b": obs | {"sparsity": 0.5, "batch_size": 8},
+        "c": obs | {"pattern": "2:4"},
+        "foreign": {},
+    }
     runs = [{"name": name, "config": config} for name, config in configs.items()]
-    assert group_names(runs) == {"a": "obs unstructured", "b": "obs unstructured", "c": "obs 2:4", "foreign": "foreign"}
+    assert group_names(runs) == {
+        "a": "obs unstructured",
+        "b": "obs unstructured",
+        "c": "obs 2:4",
+        "foreign": "foreign",
+    }
     runs.append({"name": "d", "config": obs | {"compensation": False}})
     assert group_names(runs)["a"] == group_names(runs)["b"] == "obs unstructured, compensation yes"
     assert group_names(runs)["d"] == "obs unstructured, compensation no"
@@ -319,7 +430,15 @@ def test_speed_is_plotted_where_it_was_measured(run):
 
 
 def test_a_page_without_runs_or_records_is_a_page(run):
-    bare = renamed(run, "bare", config={}, layers=[], images=[], cost={"parameters": 0, "zeros": 0, "bytes_on_disk": 0}, metrics={})
+    bare = renamed(
+        run,
+        "bare",
+        config={},
+        layers=[],
+        images=[],
+        cost={"parameters": 0, "zeros": 0, "bytes_on_disk": 0},
+        metrics={},
+    )
     change(run, runs=[], dense_images=[])
     assert "<svg" not in page_of(run)
     change(run, runs=[bare])
@@ -336,24 +455,42 @@ def noisy(run: Path, prompts: int, runs: int, side: int) -> None:
     for name in names:
         Image.fromarray(rng.integers(0, 255, (side, side, 3), dtype=np.uint8)).save(run / name)
     entries = [renamed(run, f"run {i}", images=names) for i in range(runs)]
-    change(run, runs=entries, dense_images=names, prompts=[f"prompt {i} & more" for i in range(prompts)], seeds=list(range(prompts)))
+    change(
+        run,
+        runs=entries,
+        dense_images=names,
+        prompts=[f"prompt {i} & more" for i in range(prompts)],
+        seeds=list(range(prompts)),
+    )
 
 
 def test_the_page_stays_below_its_size_and_says_what_is_left_out(run, monkeypatch):
     noisy(run, prompts=14, runs=2, side=260)
-    small = another(run, "small", prompts=["a", "b"], seeds=[1, 2], runs=[renamed(run, "one", images=[])], dense_images=["dense/000.png", "dense/001.png"])
+    small = another(
+        run,
+        "small",
+        prompts=["a", "b"],
+        seeds=[1, 2],
+        runs=[renamed(run, "one", images=[])],
+        dense_images=["dense/000.png", "dense/001.png"],
+    )
     assert "to keep the page small" not in page_of(run, small)
     monkeypatch.setattr(report, "LARGEST", 2_500_000)
     page = page_of(run, small)
     assert 2_000_000 < len(page.encode()) <= 2_500_000
     shown = page.count('<div class="prompt">prompt ')
     assert 8 <= shown < 14
-    assert f"First {shown} of 14 prompts, to keep the page small; all are in {run.name}/images." in page
+    assert (
+        f"First {shown} of 14 prompts, to keep the page small; all are in {run.name}/images."
+        in page
+    )
     assert page.count("<img") == 3 * shown + 2  # the small comparison has all of its pictures
     monkeypatch.setattr(report, "LARGEST", 600_000)
     page = page_of(run, small)
     assert len(page.encode()) <= 600_000
-    assert page.count('<div class="prompt">prompt ') >= 8  # smaller pictures rather than fewer prompts than these
+    assert (
+        page.count('<div class="prompt">prompt ') >= 8
+    )  # smaller pictures rather than fewer prompts than these
     monkeypatch.setattr(report, "LARGEST", 60_000)
     with pytest.raises(UserError, match="without a picture"):
         page_of(run, small)
@@ -361,13 +498,27 @@ def test_the_page_stays_below_its_size_and_says_what_is_left_out(run, monkeypatc
 
 def test_pictures_are_shown_small_and_small_ones_as_they_are(tmp_path):
     rng = np.random.default_rng(0)
-    photo = Image.fromarray(rng.integers(0, 255, (12, 24, 3), dtype=np.uint8)).resize((800, 400), Image.Resampling.BICUBIC)
+    photo = Image.fromarray(rng.integers(0, 255, (12, 24, 3), dtype=np.uint8)).resize(
+        (800, 400), Image.Resampling.BICUBIC
+    )
     photo.save(tmp_path / "photo.png")
-    shown = Image.open(io.BytesIO(base64.b64decode(data_url(tmp_path / "photo.png", 256).split(",")[1])))
+    shown = Image.open(
+        io.BytesIO(base64.b64decode(data_url(tmp_path / "photo.png", 256).split(",")[1]))
+    )
     assert shown.size == (256, 128)
-    assert np.abs(np.asarray(shown.convert("RGB")).astype(float) - np.asarray(photo.resize((256, 128), Image.Resampling.LANCZOS))).mean() < 4
+    assert (
+        np.abs(
+            np.asarray(shown.convert("RGB")).astype(float)
+            - np.asarray(photo.resize((256, 128), Image.Resampling.LANCZOS))
+        ).mean()
+        < 4
+    )
     Image.fromarray(np.eye(64) > 0).save(tmp_path / "flat.png")
-    assert data_url(tmp_path / "flat.png", 256) == "data:image/png;base64," + base64.b64encode((tmp_path / "flat.png").read_bytes()).decode()
+    assert (
+        data_url(tmp_path / "flat.png", 256)
+        == "data:image/png;base64,"
+        + base64.b64encode((tmp_path / "flat.png").read_bytes()).decode()
+    )
 
 
 EVIL = "</script><script>document.title='evil'</script>\"'><img src=x onerror=\"document.title='evil'\">{{ 7 * 7 }}$x$"
@@ -375,11 +526,28 @@ EVIL = "</script><script>document.title='evil'</script>\"'><img src=x onerror=\"
 
 def evil(run: Path) -> str:
     """A page whose every text tries to be markup."""
-    cost = results_of(run)["runs"][0]["cost"] | {"seconds": {EVIL: 1.0}, "step": {"speedup": 1.1, "low": 1.0, "high": 1.2}, "memory": {"why_not": EVIL}}
+    cost = results_of(run)["runs"][0]["cost"] | {
+        "seconds": {EVIL: 1.0},
+        "step": {"speedup": 1.1, "low": 1.0, "high": 1.2},
+        "memory": {"why_not": EVIL},
+    }
     missing = {"value": None, "low": None, "high": None, "why_not": EVIL}
     config = {"method": EVIL, "pattern": EVIL, EVIL: EVIL}
-    entry = renamed(run, EVIL, path=EVIL, config=config, cost=cost, metrics=results_of(run)["runs"][0]["metrics"] | {"fid": missing})
-    texts = {"dense": EVIL, "prompts": [EVIL, EVIL], "settings": {EVIL: EVIL}, "versions": {EVIL: EVIL}, "judges": {EVIL: EVIL}}
+    entry = renamed(
+        run,
+        EVIL,
+        path=EVIL,
+        config=config,
+        cost=cost,
+        metrics=results_of(run)["runs"][0]["metrics"] | {"fid": missing},
+    )
+    texts = {
+        "dense": EVIL,
+        "prompts": [EVIL, EVIL],
+        "settings": {EVIL: EVIL},
+        "versions": {EVIL: EVIL},
+        "judges": {EVIL: EVIL},
+    }
     change(run, runs=[entry, entry | {"config": {}}, entry | {"config": {EVIL: 3}}], **texts)
     return page_of(run, another(run, "second", seeds=[3, 4], dense=EVIL + "2"))
 
@@ -393,7 +561,9 @@ def test_every_text_is_text(run):
     assert "{{ 7 * 7 }}" in page
     policy = re.search(r"script-src 'sha256-([^']+)'", page)[1]
     script = re.search(r"<script>(.*)</script>", page, re.DOTALL)[1]
-    assert base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() == policy  # no other script would run
+    assert (
+        base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() == policy
+    )  # no other script would run
 
 
 @in_a_browser
@@ -401,8 +571,19 @@ def test_every_text_is_text(run):
 def test_a_browser_shows_the_pictures_in_light_and_dark(run, tmp_path, dark):
     write_page([run], run / "page.html")
     shot = tmp_path / "shot.png"
-    flags = FLAGS + (["--force-dark-mode", "--blink-settings=preferredColorScheme=0"] if dark else ["--blink-settings=preferredColorScheme=1"])
-    command = [CHROMIUM, *flags, f"--user-data-dir={tmp_path / 'profile'}", "--window-size=1100,1600", f"--screenshot={shot}", (run / "page.html").as_uri()]
+    flags = FLAGS + (
+        ["--force-dark-mode", "--blink-settings=preferredColorScheme=0"]
+        if dark
+        else ["--blink-settings=preferredColorScheme=1"]
+    )
+    command = [
+        CHROMIUM,
+        *flags,
+        f"--user-data-dir={tmp_path / 'profile'}",
+        "--window-size=1100,1600",
+        f"--screenshot={shot}",
+        (run / "page.html").as_uri(),
+    ]
     subprocess.run(command, check=True, capture_output=True, timeout=120)
     pixels = np.asarray(Image.open(shot).convert("RGB")).astype(int)
     for colour in ((20, 180, 60), (220, 40, 40)):  # both columns are really drawn
@@ -430,7 +611,9 @@ document.querySelector("iframe").onload = event => {{
 def ask(page: str, question: str, tmp_path: Path, width: int):
     """What a script, run beside the page in a window of some width, returns."""
     frame = tmp_path / "frame.html"
-    frame.write_text(IN_A_FRAME.format(width=width, page=html.escape(page), question=question), encoding="utf-8")
+    frame.write_text(
+        IN_A_FRAME.format(width=width, page=html.escape(page), question=question), encoding="utf-8"
+    )
     command = [
         CHROMIUM,
         *FLAGS,
@@ -447,7 +630,12 @@ def ask(page: str, question: str, tmp_path: Path, width: int):
 def several(run: Path) -> str:
     """A page of four runs, whose figures sort otherwise as numbers than as texts."""
     cost = results_of(run)["runs"][0]["cost"]
-    rows = [("b", 0.9, 300, "obs"), ("a", 0.05, 20, "wanda"), ("d", 0.9, 1000, "obs"), ("c", 0.1, None, "dsnot")]
+    rows = [
+        ("b", 0.9, 300, "obs"),
+        ("a", 0.05, 20, "wanda"),
+        ("d", 0.9, 1000, "obs"),
+        ("c", 0.1, None, "dsnot"),
+    ]
     entries = [
         renamed(
             run, name, config={"method": method, "sparsity": error}, metrics={"relative_latent_error": figure(error)},
@@ -472,9 +660,21 @@ def test_a_click_on_a_title_sorts_its_table(run, tmp_path):
                names: sorted(quality, 0, 1), method: sorted(config, 1, 1), hint: page.querySelector(".hint").hidden,
                focus: (quality.querySelector("button").focus(), page.activeElement.tagName) };"""
     found = ask(several(run), question, tmp_path, 1280)
-    assert found["error"] == ["dense a c a_nam b d", "ascending", 1]  # the dense pipeline's 0 is sorted like the others
-    assert found["down"] == ["b d a_nam c a dense", "descending", 1]  # b and d are equal and stay in their order
-    assert found["seconds"] == ["a_nam a b d c dense", "ascending", 1]  # by number, what has none last
+    assert found["error"] == [
+        "dense a c a_nam b d",
+        "ascending",
+        1,
+    ]  # the dense pipeline's 0 is sorted like the others
+    assert found["down"] == [
+        "b d a_nam c a dense",
+        "descending",
+        1,
+    ]  # b and d are equal and stay in their order
+    assert found["seconds"] == [
+        "a_nam a b d c dense",
+        "ascending",
+        1,
+    ]  # by number, what has none last
     assert found["longest"] == ["d b a a_nam c dense", "descending", 1]
     assert found["names"] == ["a a_nam b c d dense", "ascending", 1]
     assert found["method"][0] == "c b d a_nam a"
@@ -518,7 +718,10 @@ def test_the_names_stay_in_sight_while_scrolling(run, tmp_path, width, runs):
 @in_a_browser
 def test_no_text_becomes_a_script(run, tmp_path):
     found = ask(
-        evil(run), "return [page.title, page.scripts.length, page.images.length, page.body.textContent.includes('{{ 7 * 7 }}'), view.origin];", tmp_path, 1280
+        evil(run),
+        "return [page.title, page.scripts.length, page.images.length, page.body.textContent.includes('{{ 7 * 7 }}'), view.origin];",
+        tmp_path,
+        1280,
     )
     assert found[:4] == ["obsdiff: dense and pruned", 1, 16, True]
 
@@ -526,9 +729,7 @@ def test_no_text_becomes_a_script(run, tmp_path):
 @in_a_browser
 def test_without_a_script_the_tables_are_whole(run, tmp_path):
     page = re.sub(r"<script>.*</script>", "", several(run), flags=re.DOTALL)
-    question = (
-        "return [page.querySelectorAll('button').length, page.querySelector('.hint').hidden, page.querySelector('table.sortable').tBodies[0].rows.length];"
-    )
+    question = "return [page.querySelectorAll('button').length, page.querySelector('.hint').hidden, page.querySelector('table.sortable').tBodies[0].rows.length];"
     assert ask(page, question, tmp_path, 1280) == [0, True, 6]
 
 

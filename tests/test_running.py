@@ -45,7 +45,12 @@ def test_everything_is_restored_even_after_an_error():
     pipe = sd3()
     pipe.transformer.train()
     pipe.set_progress_bar_config(desc="mine")
-    before = pipe.scheduler, pipe.scheduler.timesteps.clone(), dict(vars(pipe)), torch.random.get_rng_state()
+    before = (
+        pipe.scheduler,
+        pipe.scheduler.timesteps.clone(),
+        dict(vars(pipe)),
+        torch.random.get_rng_state(),
+    )
     try:
         with prepared(pipe) as run:
             run.latents(PROMPTS[:1], [0], SETTINGS)

@@ -58,4 +58,6 @@ def test_bytes_go_by_the_number_format_of_each_layer():
     denoiser, groups, call = opened(sd3)
     whole = of_an_item("bytes", denoiser, groups, call)
     denoiser.half()
-    assert of_an_item("bytes", denoiser, groups, call) == {name: saved // 2 for name, saved in whole.items()}
+    assert of_an_item("bytes", denoiser, groups, call) == {
+        name: saved // 2 for name, saved in whole.items()
+    }

@@ -16,7 +16,13 @@ from obsdiff.solvers import SOLVERS, Inputs, Target
 
 from .conftest import PROMPTS, sd, sd3
 
-QUICK = {"num_inference_steps": 2, "height": 16, "width": 16, "guidance_scale": 3.0, "num_prompts": 3}
+QUICK = {
+    "num_inference_steps": 2,
+    "height": 16,
+    "width": 16,
+    "guidance_scale": 3.0,
+    "num_prompts": 3,
+}
 
 
 @pytest.mark.parametrize("make", [sd3, sd])
@@ -39,10 +45,22 @@ def test_sensitivity_is_the_error_of_a_model_with_one_tap_pruned():
 
     def draw() -> torch.Tensor:
         seeds = [torch.Generator().manual_seed(seed) for seed in report.seeds]
-        return pipe(report.prompts, generator=seeds, output_type="latent", num_inference_steps=2, height=16, width=16, guidance_scale=3.0).images
+        return pipe(
+            report.prompts,
+            generator=seeds,
+            output_type="latent",
+            num_inference_steps=2,
+            height=16,
+            width=16,
+            guidance_scale=3.0,
+        ).images
 
     base, layer = draw(), dense.get_submodule("transformer_blocks.1.ff.net.2")
-    (solution,) = SOLVERS["obs"]([layer.weight.detach()], Inputs(hessian.matrix(), hessian.mean(), hessian.variance()), Target(0.5))
+    (solution,) = SOLVERS["obs"](
+        [layer.weight.detach()],
+        Inputs(hessian.matrix(), hessian.mean(), hessian.variance()),
+        Target(0.5),
+    )
     with with_weights(dense, {"transformer_blocks.1.ff.net.2": solution.weight}):
         error = relative_latent_error(draw(), base)["value"]
     assert report.sensitivity["transformer_blocks.1.ff.net.2"] == pytest.approx(error, rel=1e-3)
@@ -69,7 +87,10 @@ def test_weights_are_put_back_whatever_happens():
     ("wrong", "words"),
     [
         ({"pattern": "2:4"}, "allocation: pattern 2:4 does uniform; found obs"),
-        ({"pattern": "structured", "allocation": "owl"}, "allocation: pattern structured does uniform, obs, sensitivity; found owl"),
+        (
+            {"pattern": "structured", "allocation": "owl"},
+            "allocation: pattern structured does uniform, obs, sensitivity; found owl",
+        ),
         ({"calibration": "live"}, "calibration single; found live"),
         ({"packages": 4}, "calibration single; found live"),
         ({"pattern": "structured", "method": "l1"}, "by the losses of method obs, found l1"),
@@ -112,11 +133,22 @@ def test_a_pipeline_that_never_draws_the_same_is_refused(monkeypatch):
 def test_latents_that_are_no_numbers_name_the_layer(monkeypatch):
     figures = iter([0.0, float("nan")])
     monkeypatch.setattr(sensitivity, "relative_latent_error", lambda *_: {"value": next(figures)})
-    with pytest.raises(CalibrationError, match=r"transformer_blocks\.0\.attn\.to_q: pruned alone it leaves latents with inf or NaN"):
+    with pytest.raises(
+        CalibrationError,
+        match=r"transformer_blocks\.0\.attn\.to_q: pruned alone it leaves latents with inf or NaN",
+    ):
         prune_(sd3(), PROMPTS, PruningConfig(allocation="sensitivity", **QUICK))
 
 
-@pytest.mark.parametrize("settings", [{"method": "alps"}, {"method": "magnitude", "refine": "lstsq"}, {"preset": "best"}, {"preset": "fast", "pattern": "2:4"}])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"method": "alps"},
+        {"method": "magnitude", "refine": "lstsq"},
+        {"preset": "best"},
+        {"preset": "fast", "pattern": "2:4"},
+    ],
+)
 def test_it_goes_with_offloading_budgets_and_half_precision(settings):
     quick = QUICK | {"batch_size": 1}
     plain = prune_(sd3(), PROMPTS, PruningConfig(**settings, **quick))
@@ -137,11 +169,16 @@ def test_one_dense_pass_serves_several_allocations():
         for config in configs:
             dense.append(prune_(sd3(), PROMPTS, config, dense=gathered))
     for config, report in zip(configs, dense, strict=True):
-        assert [row.sparsity for row in report.layers] == [row.sparsity for row in prune_(sd3(), PROMPTS, config).layers]
+        assert [row.sparsity for row in report.layers] == [
+            row.sparsity for row in prune_(sd3(), PROMPTS, config).layers
+        ]
 
 
 def test_inspect_counts_the_drawings(capsys):
-    assert main(["inspect", "emoji-sd3", "--preset", "fast", "--num-inference-steps", "5", "--json"]) == 0
+    assert (
+        main(["inspect", "emoji-sd3", "--preset", "fast", "--num-inference-steps", "5", "--json"])
+        == 0
+    )
     plan = json.loads(capsys.readouterr().out)
     taps = sum(len(package["taps"]) for package in plan["packages"])
     assert plan["allocation_passes"] == (taps + 2) * 5
@@ -160,11 +197,19 @@ def test_a_layer_to_which_the_target_does_nothing_is_not_free():
 
 
 def test_what_is_tried_without_repair_costs_what_pruning_costs():
-    pipe, config = sd3(), PruningConfig(sparsity=0.5, include="*.1.ff.net.2", compensation=False, **QUICK)
+    pipe, config = (
+        sd3(),
+        PruningConfig(sparsity=0.5, include="*.1.ff.net.2", compensation=False, **QUICK),
+    )
     with dense_pass(pipe, PROMPTS, [config]) as dense:
         ((layer, hessian),) = dense.hessians.items()
         inputs = Inputs(hessian.matrix(), hessian.mean(), hessian.variance())
-        tried = try_out(Tap((layer,), "ffn"), [pipe.transformer.get_submodule(layer).weight.detach()], inputs, config)
+        tried = try_out(
+            Tap((layer,), "ffn"),
+            [pipe.transformer.get_submodule(layer).weight.detach()],
+            inputs,
+            config,
+        )
         (row,) = prune_(pipe, PROMPTS, config, dense=dense).layers
     assert tried.error == pytest.approx(row.error, rel=1e-4)
     assert tried.error == tried.errors[4]
@@ -177,5 +222,11 @@ def test_a_matrix_of_zeros_says_nothing_of_those_beside_it():
         if zero:
             pipe.transformer.get_submodule("transformer_blocks.1.attn.to_v").weight.data.zero_()
         report = prune_(pipe, PROMPTS, PruningConfig(sparsity=0.5, allocation="alpha", **QUICK))
-        shares.append(next(row.sparsity for row in report.layers if row.name == "transformer_blocks.1.attn.to_q"))
+        shares.append(
+            next(
+                row.sparsity
+                for row in report.layers
+                if row.name == "transformer_blocks.1.attn.to_q"
+            )
+        )
     assert shares[1] == pytest.approx(shares[0], abs=0.1)

@@ -14,17 +14,27 @@ from obsdiff.hessian import Hessian
 from obsdiff.solvers import BASELINES, SOLVERS, Inputs, Target
 from obsdiff.solvers.dsnot import CYCLES, THRESHOLD, dsnot
 from obsdiff.solvers.obs import ERROR, condition, inverse_factor, narrow_, obs, sweep_
-from obsdiff.solvers.solution import kth_smallest, layer_error, lowest, lowest_in_groups, lowest_in_rows
+from obsdiff.solvers.solution import (
+    kth_smallest,
+    layer_error,
+    lowest,
+    lowest_in_groups,
+    lowest_in_rows,
+)
 from obsdiff.solvers.wanda import wanda
 
 HALF = Target(0.5)
 
 
-def problem(outputs: int, inputs: int, tokens: int = 2000, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+def problem(
+    outputs: int, inputs: int, tokens: int = 2000, seed: int = 0
+) -> tuple[torch.Tensor, torch.Tensor]:
     """A weight (O, I) and the Hessian (I, I) of correlated inputs, float64."""
     g = torch.Generator().manual_seed(seed)
     mix = torch.randn(inputs, inputs, generator=g, dtype=torch.float64) / inputs**0.5
-    x = torch.randn(tokens, inputs, generator=g, dtype=torch.float64) @ (torch.eye(inputs, dtype=torch.float64) + mix)
+    x = torch.randn(tokens, inputs, generator=g, dtype=torch.float64) @ (
+        torch.eye(inputs, dtype=torch.float64) + mix
+    )
     return torch.randn(outputs, inputs, generator=g, dtype=torch.float64), 2 * x.T @ x / tokens
 
 
@@ -38,18 +48,24 @@ def seen(hessian: torch.Tensor) -> Inputs:
 @pytest.mark.parametrize(("rows", "columns"), [(3, 5), (300, 700)])
 def test_the_layer_error_is_its_definition(rows, columns):
     g = torch.Generator().manual_seed(rows)
-    w, x, d = (torch.randn(n, columns, dtype=torch.float64, generator=g) for n in (rows, 2000, rows))
+    w, x, d = (
+        torch.randn(n, columns, dtype=torch.float64, generator=g) for n in (rows, 2000, rows)
+    )
     error = ((x @ d.T).square().sum() / (x @ w.T).square().sum()).item()
     assert layer_error(w, w + d, x.T @ x) == pytest.approx(error, rel=1e-9)
 
 
-def best_kept(weight: torch.Tensor, hessian: torch.Tensor, fixed: torch.Tensor, free: list[int]) -> torch.Tensor:
+def best_kept(
+    weight: torch.Tensor, hessian: torch.Tensor, fixed: torch.Tensor, free: list[int]
+) -> torch.Tensor:
     """The row (I,) nearest to `weight` in the Hessian's norm whose entries outside `free` are those of `fixed`."""
     held = [i for i in range(len(weight)) if i not in free]
     change = torch.zeros_like(weight)
     change[held] = fixed[held] - weight[held]
     if free:
-        change[free] = -torch.linalg.solve(hessian[free][:, free], hessian[free][:, held] @ change[held])
+        change[free] = -torch.linalg.solve(
+            hessian[free][:, free], hessian[free][:, held] @ change[held]
+        )
     return weight + change
 
 
@@ -64,14 +80,24 @@ def by_definition(weight: torch.Tensor, hessian: torch.Tensor, kept: torch.Tenso
 
 @pytest.mark.parametrize("table", [SOLVERS, BASELINES])
 def test_all_have_one_signature(table):
-    assert len({tuple((p.name, p.kind) for p in inspect.signature(solver).parameters.values()) for solver in table.values()}) == 1
+    assert (
+        len(
+            {
+                tuple((p.name, p.kind) for p in inspect.signature(solver).parameters.values())
+                for solver in table.values()
+            }
+        )
+        == 1
+    )
 
 
 @pytest.mark.parametrize("method", SOLVERS)
 @pytest.mark.parametrize("columns", [32, 128, 200, 256])
 def test_unstructured_sparsity_is_exact_in_every_matrix(method, columns):
     w, h = problem(24, columns)
-    for s, matrix in zip(SOLVERS[method]([w, 2 * w.flip(0)], seen(h), Target(0.3)), (w, 2 * w.flip(0)), strict=True):
+    for s, matrix in zip(
+        SOLVERS[method]([w, 2 * w.flip(0)], seen(h), Target(0.3)), (w, 2 * w.flip(0)), strict=True
+    ):
         assert abs((s.weight == 0).double().mean().item() - 0.3) < 1e-3
         assert torch.equal(s.kept, s.weight != 0)
         assert s.weight.shape == matrix.shape
@@ -95,7 +121,9 @@ def test_the_weights_of_a_whole_last_block_are_the_constrained_least_squares_opt
     swept = w.T.contiguous()
     sweep_(swept, factor, lambda s: ~next(columns).T)
     for before, after in zip(w, swept.T, strict=True):
-        torch.testing.assert_close(after, best_kept(before, h, after, list(range(128, 160))), rtol=1e-9, atol=1e-9)
+        torch.testing.assert_close(
+            after, best_kept(before, h, after, list(range(128, 160))), rtol=1e-9, atol=1e-9
+        )
 
 
 @pytest.mark.parametrize("columns", [6, 33, 131])
@@ -131,13 +159,19 @@ def test_loss_is_never_above_magnitudes(group):
     for seed in range(5):
         w, h = problem(32, 192, seed=seed)
         target = Target(1 - group[0] / group[1], group) if group else HALF
-        errors = {name: layer_error(w, SOLVERS[name]([w], seen(h), target)[0].weight, h) for name in ("obs", "magnitude")}
+        errors = {
+            name: layer_error(w, SOLVERS[name]([w], seen(h), target)[0].weight, h)
+            for name in ("obs", "magnitude")
+        }
         assert errors["obs"] < errors["magnitude"]
 
 
 def test_compensation_helps_and_can_be_left_out():
     w, h = problem(32, 192)
-    repaired, bare = obs([w], seen(h), HALF)[0], obs([w], seen(h), replace(HALF, compensate=False))[0]
+    repaired, bare = (
+        obs([w], seen(h), HALF)[0],
+        obs([w], seen(h), replace(HALF, compensate=False))[0],
+    )
     assert torch.equal(bare.weight, torch.where(bare.kept, w, 0))
     assert layer_error(w, repaired.weight, h) < layer_error(w, bare.weight, h)
 
@@ -243,29 +277,52 @@ def test_wandas_loss_is_the_true_one_of_a_single_weight():
     assert s.loss == pytest.approx((d @ h @ d.T).item() / 2)
 
 
-def dsnot_of(row: list[float], mean: list[float], variance: list[float], target: Target = HALF) -> list[float]:
+def dsnot_of(
+    row: list[float], mean: list[float], variance: list[float], target: Target = HALF
+) -> list[float]:
     """What dsnot leaves of a single row."""
     w, m, v = (torch.tensor(values, dtype=torch.float64) for values in (row, mean, variance))
-    return dsnot([w.unsqueeze(0)], Inputs(torch.diag(2 * (v + m**2)), m, v), target)[0].weight[0].tolist()
+    return (
+        dsnot([w.unsqueeze(0)], Inputs(torch.diag(2 * (v + m**2)), m, v), target)[0]
+        .weight[0]
+        .tolist()
+    )
 
 
 def test_dsnot_by_hand():
     """Wanda's scores are 4 sqrt 2, sqrt 8, 2 sqrt 3, sqrt 5 / 2: it keeps 4 and -2. Removed are c = 2 and c = 1, E = 3.
     Growing: 2 / 4 against 1 / 1, so 0.5 comes back. Pruning: of 4 (c = 4) and -2 (c = -2) only the latter helps. E = 3 - 1 - 2 = 0."""
-    assert dsnot_of([4.0, 1.0, -2.0, 0.5], [1.0, 2.0, 1.0, 2.0], [1.0, 4.0, 2.0, 1.0]) == [4.0, 0.0, 0.0, 0.5]
+    assert dsnot_of([4.0, 1.0, -2.0, 0.5], [1.0, 2.0, 1.0, 2.0], [1.0, 4.0, 2.0, 1.0]) == [
+        4.0,
+        0.0,
+        0.0,
+        0.5,
+    ]
 
 
 def test_dsnot_may_pass_zero_and_moves_a_weight_once():
     """All inputs alike, mean 1 and variance 1: c is the weight. Wanda keeps 5, -4, -3; E = 2 + 1 - 0.5 = 2.5.
     2 for -3: E = -2.5. -0.5 for 5 (2 would be cheaper, but has just come): E = 3. 1 for -4: E = -2. No removed weight below
     zero is left but those that have just gone."""
-    assert dsnot_of([5.0, -4.0, -3.0, 2.0, 1.0, -0.5], [1.0] * 6, [1.0] * 6) == [0.0, 0.0, 0.0, 2.0, 1.0, -0.5]
+    assert dsnot_of([5.0, -4.0, -3.0, 2.0, 1.0, -0.5], [1.0] * 6, [1.0] * 6) == [
+        0.0,
+        0.0,
+        0.0,
+        2.0,
+        1.0,
+        -0.5,
+    ]
 
 
 def test_dsnot_swaps_within_groups():
     """1:2, c is the weight. Wanda keeps 3 and -4, E = 3.5. Growing 2 would help more, but only its own 3 could go, which
     (3) forbids; so 1.5 for -4: E = -2."""
-    assert dsnot_of([3.0, 2.0, -4.0, 1.5], [1.0] * 4, [1.0] * 4, Target(0.5, (1, 2))) == [3.0, 0.0, 0.0, 1.5]
+    assert dsnot_of([3.0, 2.0, -4.0, 1.5], [1.0] * 4, [1.0] * 4, Target(0.5, (1, 2))) == [
+        3.0,
+        0.0,
+        0.0,
+        1.5,
+    ]
 
 
 @pytest.mark.parametrize("times", [1, 500])
@@ -274,7 +331,9 @@ def test_dsnots_threshold_is_a_mean_over_tokens(times):
     root of the variance have those means and variances, and have them 500 times over, too."""
     assert (THRESHOLD, CYCLES) == (0.1, 50)
     spread = torch.tensor([1.0, 4.0, 2.0, 1.0], dtype=torch.float64).sqrt()
-    tokens = torch.tensor([1.0, 2.0, 1.0, 2.0], dtype=torch.float64) + torch.stack([spread, -spread])
+    tokens = torch.tensor([1.0, 2.0, 1.0, 2.0], dtype=torch.float64) + torch.stack(
+        [spread, -spread]
+    )
     seen_tokens = Hessian.zeros(4)
     seen_tokens.update(tokens.repeat(times, 1))
     inputs = Inputs(seen_tokens.matrix(), seen_tokens.mean(), seen_tokens.variance())
@@ -285,10 +344,22 @@ def test_dsnots_threshold_is_a_mean_over_tokens(times):
 
 
 def test_dsnot_grows_an_input_that_never_varies_first():
-    assert dsnot_of([4.0, 1.0, -2.0, 0.5], [1.0, 2.0, 1.0, 2.0], [1.0, 0.0, 2.0, 1.0]) == [4.0, 1.0, 0.0, 0.0]
+    assert dsnot_of([4.0, 1.0, -2.0, 0.5], [1.0, 2.0, 1.0, 2.0], [1.0, 0.0, 2.0, 1.0]) == [
+        4.0,
+        1.0,
+        0.0,
+        0.0,
+    ]
 
 
-def swapped_by_definition(row: torch.Tensor, kept: torch.Tensor, norm: torch.Tensor, mean: torch.Tensor, variance: torch.Tensor, m: int) -> torch.Tensor:
+def swapped_by_definition(
+    row: torch.Tensor,
+    kept: torch.Tensor,
+    norm: torch.Tensor,
+    mean: torch.Tensor,
+    variance: torch.Tensor,
+    m: int,
+) -> torch.Tensor:
     """DSnoT's cycles, weight by weight: the kept mask (I,) of one row that starts with `kept`; swaps within m columns."""
     kept, moved = kept.clone(), set()
     for _ in range(CYCLES):
@@ -298,7 +369,14 @@ def swapped_by_definition(row: torch.Tensor, kept: torch.Tensor, norm: torch.Ten
         sign = 1 if error > 0 else -1
         use = [(sign * row[k] * mean[k]).item() for k in range(len(row))]
         may_go = [k for k in range(len(row)) if kept[k] and k not in moved and use[k] < 0]
-        may_come = [k for k in range(len(row)) if not kept[k] and k not in moved and use[k] > 0 and any(j // m == k // m for j in may_go)]
+        may_come = [
+            k
+            for k in range(len(row))
+            if not kept[k]
+            and k not in moved
+            and use[k] > 0
+            and any(j // m == k // m for j in may_go)
+        ]
         if not may_come:
             break
         comes = max(may_come, key=lambda k: use[k] / variance[k])
@@ -314,7 +392,14 @@ def test_dsnot_is_its_definition(group):
     target = Target(1 - group[0] / group[1], group) if group else HALF
     at_first, (s,) = wanda([w], seen(h), target)[0].kept, dsnot([w], seen(h), target)
     for row, before, after in zip(w, at_first, s.kept, strict=True):
-        expected = swapped_by_definition(row, before, h.diagonal().sqrt(), seen(h).mean, seen(h).variance, group[1] if group else 96)
+        expected = swapped_by_definition(
+            row,
+            before,
+            h.diagonal().sqrt(),
+            seen(h).mean,
+            seen(h).variance,
+            group[1] if group else 96,
+        )
         assert torch.equal(after, expected)
 
 
@@ -382,7 +467,9 @@ def test_a_badly_conditioned_float32_hessian_is_factored_in_float64():
     exact, _, _ = inverse_factor(h.double(), 1e-5)
     assert 320 * condition(h, factor) > ERROR
     assert (used, factor.dtype) == (1e-5, torch.float32)
-    torch.testing.assert_close(factor, exact.float(), rtol=1e-5, atol=1e-7 * exact.abs().max().item())
+    torch.testing.assert_close(
+        factor, exact.float(), rtol=1e-5, atol=1e-7 * exact.abs().max().item()
+    )
     quick, slow = obs([w.float()], seen(h), target)[0], obs([w], seen(h.double()), target)[0]
     assert (quick.kept != slow.kept).double().mean() < 1e-3
 
@@ -391,7 +478,9 @@ def test_float32_agrees_with_float64():
     w, h = problem(64, 320)
     exact, quick = obs([w], seen(h), HALF)[0], obs([w.float()], seen(h.float()), HALF)[0]
     assert (exact.kept != quick.kept).double().mean() < 1e-3
-    assert layer_error(w, quick.weight, h) == pytest.approx(layer_error(w, exact.weight, h), rel=1e-3)
+    assert layer_error(w, quick.weight, h) == pytest.approx(
+        layer_error(w, exact.weight, h), rel=1e-3
+    )
 
 
 @pytest.mark.parametrize("pattern", ["half", "2:4"])

@@ -18,7 +18,12 @@ def test_every_phase_has_its_functions():
 def test_phases_add_up_and_nothing_stays_wrapped():
     pipe = sd3()
     before = [getattr(owner, name) for _, owner, name in places()]
-    found = measured(pipe, lambda: draw(pipe, PROMPTS[:2], [0, 1], {"num_inference_steps": 2, "height": 16, "width": 16}))
+    found = measured(
+        pipe,
+        lambda: draw(
+            pipe, PROMPTS[:2], [0, 1], {"num_inference_steps": 2, "height": 16, "width": 16}
+        ),
+    )
     assert sum(found["phases"].values()) == pytest.approx(found["cpu"])
     assert {"text", "denoiser", "VAE"} <= set(found["phases"])
     assert before == [getattr(owner, name) for _, owner, name in places()]
@@ -27,14 +32,20 @@ def test_phases_add_up_and_nothing_stays_wrapped():
 
 
 def test_the_plain_figure_for_more_packages_counts_the_solves_once():
-    once = {"cpu": 100.0, "phases": {"denoiser": 60.0, "VAE": 10.0, "Hessian": 16.0, "factor": 6.0, "sweep": 8.0}}
+    once = {
+        "cpu": 100.0,
+        "phases": {"denoiser": 60.0, "VAE": 10.0, "Hessian": 16.0, "factor": 6.0, "sweep": 8.0},
+    }
     assert plain_seconds(once, 4) == pytest.approx(100.0)
     assert plain_seconds(once, 12) == pytest.approx(30.0 + 3 * 70.0)
 
 
 def test_a_run_is_compared_with_the_inference_of_its_own_round():
     one = {"phases": {"denoiser": 1.0}}
-    found = {"inference": [one | {"cpu": c} for c in (10.0, 20.0, 10.0)], "whole/default": [one | {"cpu": c} for c in (30.0, 40.0, 10.0)]}
+    found = {
+        "inference": [one | {"cpu": c} for c in (10.0, 20.0, 10.0)],
+        "whole/default": [one | {"cpu": c} for c in (30.0, 40.0, 10.0)],
+    }
     (row,) = rows_of(found | {"plain": [{"cpu": 62.0, "phases": {}}]})
     assert row["runs"] == [3.0, 2.0, 1.0]
     assert (row["value"], row["plain"]) == (2.0, pytest.approx(6.2))
@@ -42,7 +53,13 @@ def test_a_run_is_compared_with_the_inference_of_its_own_round():
 
 def test_rows_are_merged_by_name_in_the_order_of_the_table(tmp_path):
     def row(name: str, value: float) -> dict:
-        return {"name": name, "value": value, "target": ROWS[name].target, "plain": 1.0, "runs": [value]}
+        return {
+            "name": name,
+            "value": value,
+            "target": ROWS[name].target,
+            "plain": 1.0,
+            "runs": [value],
+        }
 
     keep_rows([row("memory/solve", 3.0), row("hessian/1536", 2.0)], tmp_path)
     rows = keep_rows([row("hessian/1536", 5.0)], tmp_path)

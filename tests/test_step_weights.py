@@ -10,7 +10,14 @@ def weights(kind: str, steps: int = 25) -> list[float]:
 
 def test_log_decrease_has_the_papers_values():
     w = weights("log_decrease")
-    assert [round(w[t], 3) for t in (0, 1, 2, 12, 23, 24)] == [1.200, 1.195, 1.190, 1.119, 0.886, 0.800]
+    assert [round(w[t], 3) for t in (0, 1, 2, 12, 23, 24)] == [
+        1.200,
+        1.195,
+        1.190,
+        1.119,
+        0.886,
+        0.800,
+    ]
 
 
 def test_the_increasing_schedules_are_the_decreasing_ones_backwards():

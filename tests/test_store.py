@@ -34,4 +34,6 @@ def test_folders_of_killed_runs_are_swept_up_and_those_in_use_are_not(tmp_path):
     with FileLock(used / LOCK):
         os.utime(used / LOCK, (0, time.time() - NEW - 1))
         sweep_up(tmp_path)
-    assert sorted(folder.name for folder in tmp_path.iterdir()) == sorted(folder.name for folder in (new, used, other))
+    assert sorted(folder.name for folder in tmp_path.iterdir()) == sorted(
+        folder.name for folder in (new, used, other)
+    )

@@ -26,7 +26,14 @@ def test_two_processes_prune_as_one_does_and_go_on_when_one_dies(tmp_path):
 def test_mutated_input_is_refused_in_one_line():
     counts = fuzz.fuzz(400)
     assert sum(counts.values()) >= 300
-    assert {kind for kind, _ in counts} >= {"model_index.json", "obsdiff.json", "results.json", "safetensors header", "layout in config.json", "prompts"}
+    assert {kind for kind, _ in counts} >= {
+        "model_index.json",
+        "obsdiff.json",
+        "results.json",
+        "safetensors header",
+        "layout in config.json",
+        "prompts",
+    }
 
 
 def test_many_prunings_in_one_process_leave_nothing():
@@ -36,6 +43,8 @@ def test_many_prunings_in_one_process_leave_nothing():
     assert after < 1.1 * before  # too few to see more; the full run asks for 2 %
 
 
-@pytest.mark.skipif(disk.why_not() is not None, reason=f"no small file system here: {disk.why_not()}")
+@pytest.mark.skipif(
+    disk.why_not() is not None, reason=f"no small file system here: {disk.why_not()}"
+)
 def test_a_disk_that_fills_up_stops_the_run_which_then_goes_on():
     assert disk.main(["--sizes", "20"]) == 1

@@ -58,7 +58,12 @@ def test_what_is_left_is_the_least_squares_optimum(count):
     assert len(losses) == 40
     free = [i for i in range(40) if i not in removed]
     for before, after in zip(w, consumer.weight, strict=True):
-        torch.testing.assert_close(after, best_kept(before, h, torch.zeros(40, dtype=torch.float64), free), rtol=1e-7, atol=1e-9)
+        torch.testing.assert_close(
+            after,
+            best_kept(before, h, torch.zeros(40, dtype=torch.float64), free),
+            rtol=1e-7,
+            atol=1e-9,
+        )
 
 
 def test_heads_and_neurons_of_one_consumer_share_its_inverse():
@@ -70,7 +75,12 @@ def test_heads_and_neurons_of_one_consumer_share_its_inverse():
     free = [i for i in range(50) if i not in gone]
     assert consumer.left.nonzero().flatten().tolist() == free
     for before, after in zip(w, consumer.weight, strict=True):
-        torch.testing.assert_close(after, best_kept(before, h, torch.zeros(50, dtype=torch.float64), free), rtol=1e-7, atol=1e-9)
+        torch.testing.assert_close(
+            after,
+            best_kept(before, h, torch.zeros(50, dtype=torch.float64), free),
+            rtol=1e-7,
+            atol=1e-9,
+        )
 
 
 def test_compensation_pays_and_can_be_left_out():
@@ -95,8 +105,14 @@ def test_dead_inputs_leave_first():
 def test_l1_by_hand():
     """Three neurons, read by one layer with two outputs and written by one row each, or two (GEGLU)."""
     reads = [torch.tensor([[1.0, -2.0], [0.5, 0.5], [-3.0, 0.0]])]
-    assert l1(reads, [torch.tensor([[1.0, 1.0], [-4.0, 1.0], [0.0, 0.5]])], 2) == ([2, 0], [5.0, 6.0, 3.5])
-    assert l1(reads, [torch.tensor([[[2.0], [-2.0]], [[0.0], [1.0]], [[1.0], [1.0]]])], 1) == ([1], [7.0, 2.0, 5.0])
+    assert l1(reads, [torch.tensor([[1.0, 1.0], [-4.0, 1.0], [0.0, 0.5]])], 2) == (
+        [2, 0],
+        [5.0, 6.0, 3.5],
+    )
+    assert l1(reads, [torch.tensor([[[2.0], [-2.0]], [[0.0], [1.0]], [[1.0], [1.0]]])], 1) == (
+        [1],
+        [7.0, 2.0, 5.0],
+    )
 
 
 def test_l1_counts_all_that_leaves_with_a_head():
@@ -115,13 +131,17 @@ def test_random_is_its_seeds_draw_and_sees_no_weight():
     assert (removed, scores) == random([-reads[0]], [torch.ones(10, 3)], 4, seed=3)
     counts = [sum(i in random(reads, writes, 4, seed=s)[0] for s in range(500)) for i in range(10)]
     assert sum(counts) == 2000
-    assert all(150 < count < 250 for count in counts)  # 4 of 10 each time: 200 expected, standard deviation 11
+    assert all(
+        150 < count < 250 for count in counts
+    )  # 4 of 10 each time: 200 expected, standard deviation 11
 
 
 def test_rankings_are_fused_by_reciprocal_ranks():
     """By hand: the first stream ranks the heads 2, 0, 1, the second 0, 1, 2 (most important first)."""
     found = fused([torch.tensor([2.0, 1.0, 3.0]), torch.tensor([9.0, 8.0, 7.0])])
-    torch.testing.assert_close(found, torch.tensor([1 / 62 + 1 / 61, 1 / 63 + 1 / 62, 1 / 61 + 1 / 63]))
+    torch.testing.assert_close(
+        found, torch.tensor([1 / 62 + 1 / 61, 1 / 63 + 1 / 62, 1 / 61 + 1 / 63])
+    )
 
 
 def test_groups_shrink_and_end_where_they_should():

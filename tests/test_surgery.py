@@ -10,8 +10,19 @@ from obsdiff.surgery import columns, items, layer_shapes, refusal, rows, shrink_
 from .conftest import PROMPTS, flux, sd, sd3
 from .coverage_of_models import build
 
-CALL = {"num_inference_steps": 2, "guidance_scale": 3.0, "height": 16, "width": 16, "output_type": "latent"}
-MAKES = {"sd3": sd3, "sd3 with a second attention": lambda: sd3(dual=(0, 1)), "sd": sd, "flux": flux}
+CALL = {
+    "num_inference_steps": 2,
+    "guidance_scale": 3.0,
+    "height": 16,
+    "width": 16,
+    "output_type": "latent",
+}
+MAKES = {
+    "sd3": sd3,
+    "sd3 with a second attention": lambda: sd3(dual=(0, 1)),
+    "sd": sd,
+    "flux": flux,
+}
 
 
 def denoiser_of(pipe):
@@ -51,7 +62,9 @@ def test_shrunk_equals_masked_for_every_group(make):
     a, b = latents(masked), latents(shrunk)
     torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-11)
     assert not torch.allclose(a, dense)
-    assert sum(p.numel() for p in denoiser_of(shrunk).parameters()) < sum(p.numel() for p in denoiser_of(masked).parameters())
+    assert sum(p.numel() for p in denoiser_of(shrunk).parameters()) < sum(
+        p.numel() for p in denoiser_of(masked).parameters()
+    )
 
 
 @pytest.mark.parametrize(
@@ -72,12 +85,19 @@ def test_rows_of_a_gated_ffn_come_in_pairs():
     unet = sd().unet
     group = next(g for g in groups_of(unet) if g.kind == "neurons")
     count = items(unet, group)
-    assert rows(unet, group, group.producers[0], count)[:3].tolist() == [[0, count], [1, count + 1], [2, count + 2]]
+    assert rows(unet, group, group.producers[0], count)[:3].tolist() == [
+        [0, count],
+        [1, count + 1],
+        [2, count + 2],
+    ]
 
 
 def test_neurons_of_a_single_block_come_after_its_heads():
     transformer = flux().transformer
-    heads, neurons = (next(g for g in groups_of(transformer) if g.kind == k and "single" in g.consumers[0]) for k in ("heads", "neurons"))
+    heads, neurons = (
+        next(g for g in groups_of(transformer) if g.kind == k and "single" in g.consumers[0])
+        for k in ("heads", "neurons")
+    )
     assert columns(transformer, heads, 2).flatten().tolist() == list(range(32))
     assert columns(transformer, neurons, 128).flatten().tolist() == list(range(32, 160))
 
@@ -101,7 +121,10 @@ def test_a_layout_gives_a_dense_model_its_shapes():
         ({"transformer_blocks.1.attn": {"heads": 5}}, "found 5"),
         ({"transformer_blocks.1.attn": {"heads": True}}, "found True"),
         ({"transformer_blocks.1.attn": {"heads": "2"}}, "found '2'"),
-        ({"transformer_blocks.1.attn": {"neurons": 2}}, "no 'neurons' in 'transformer_blocks.1.attn'"),
+        (
+            {"transformer_blocks.1.attn": {"neurons": 2}},
+            "no 'neurons' in 'transformer_blocks.1.attn'",
+        ),
         ({"transformer_blocks.9.attn": {"heads": 2}}, "transformer_blocks.9.attn"),
         ({"__class__": {"heads": 2}}, "__class__"),
         ({"transformer_blocks.1.attn": 2}, "found 2"),
@@ -119,16 +142,27 @@ def test_a_norm_over_all_heads_is_refused_by_name():
     group = groups_of(transformer)[0]
     assert refusal(transformer, group) is None
     transformer.transformer_blocks[0].attn.norm_q = torch.nn.RMSNorm(32)
-    assert refusal(transformer, group) == "transformer_blocks.0.attn.norm_q normalises all 4 heads together"
+    assert (
+        refusal(transformer, group)
+        == "transformer_blocks.0.attn.norm_q normalises all 4 heads together"
+    )
 
 
 def test_one_layer_may_write_queries_keys_values_gate_and_neurons():
     """FLUX.2's single blocks: heads of 16 and 128 neurons; rows are q, k, v, gate, up, columns heads, then neurons."""
     transformer, _ = build("Flux2Transformer2DModel")
-    heads, neurons = (next(g for g in groups_of(transformer) if g.kind == k and "single" in g.owner) for k in ("heads", "neurons"))
+    heads, neurons = (
+        next(g for g in groups_of(transformer) if g.kind == k and "single" in g.owner)
+        for k in ("heads", "neurons")
+    )
     assert (items(transformer, heads), items(transformer, neurons)) == (4, 128)
-    assert rows(transformer, heads, heads.producers[0], 4)[1].tolist() == [first + i for first in (16, 64 + 16, 128 + 16) for i in range(16)]
-    assert rows(transformer, neurons, neurons.producers[0], 128)[5].tolist() == [192 + 5, 192 + 128 + 5]
+    assert rows(transformer, heads, heads.producers[0], 4)[1].tolist() == [
+        first + i for first in (16, 64 + 16, 128 + 16) for i in range(16)
+    ]
+    assert rows(transformer, neurons, neurons.producers[0], 128)[5].tolist() == [
+        192 + 5,
+        192 + 128 + 5,
+    ]
     assert columns(transformer, neurons, 128)[0].tolist() == [64]
 
 
@@ -139,7 +173,11 @@ def test_query_heads_that_share_a_key_head_leave_together():
     assert items(model, group) == 2
     shrink_(model, group, [1])
     assert (attention.heads, attention.kv_heads) == (2, 1)
-    assert [attention.get_submodule(name).out_features for name in ("to_q", "to_k", "to_v")] == [32, 16, 16]
+    assert [attention.get_submodule(name).out_features for name in ("to_q", "to_k", "to_v")] == [
+        32,
+        16,
+        16,
+    ]
     assert attention.to_out[0].in_features == 32
 
 
@@ -147,10 +185,22 @@ def test_query_heads_that_share_a_key_head_leave_together():
     ("name", "owner", "words"),
     [
         ("WanTransformer3DModel", "blocks.1.attn2", "norm_q normalises all 4 heads together"),
-        ("LTXVideoTransformer3DModel", "transformer_blocks.0.attn1", "norm_q normalises all 4 heads together"),
-        ("HiDreamImageTransformer2DModel", "double_stream_blocks.0.block.attn1", "q_rms_norm normalises all 4 heads together"),
+        (
+            "LTXVideoTransformer3DModel",
+            "transformer_blocks.0.attn1",
+            "norm_q normalises all 4 heads together",
+        ),
+        (
+            "HiDreamImageTransformer2DModel",
+            "double_stream_blocks.0.block.attn1",
+            "q_rms_norm normalises all 4 heads together",
+        ),
         ("LuminaNextDiT2DModel", "layers.0.attn2", "two attentions share one output projection"),
-        ("EasyAnimateTransformer3DModel", "transformer_blocks.1.attn1", "past the output projection"),
+        (
+            "EasyAnimateTransformer3DModel",
+            "transformer_blocks.1.attn1",
+            "past the output projection",
+        ),
         ("MochiTransformer3DModel", "transformer_blocks.0.attn1", "rotary frequencies"),
     ],
 )

@@ -41,7 +41,9 @@ def test_a_share_of_the_promising_swaps_is_made(m, share):
     w, square, kept, before = resolved(m)
     gradient, scale = gradient_of(before, w, square)[0], spread(square, 0.5)
     most = exchanged(before, kept, gradient, scale, ALL, torch.ones(24, 1, dtype=w.dtype), m)[1]
-    mask, swaps = exchanged(before, kept, gradient, scale, ALL, torch.full((24, 1), share, dtype=w.dtype), m)
+    mask, swaps = exchanged(
+        before, kept, gradient, scale, ALL, torch.full((24, 1), share, dtype=w.dtype), m
+    )
     assert torch.equal(swaps, (most * share).ceil())
     assert torch.equal((kept & ~mask).sum(1), swaps.long())
     assert torch.equal((mask & ~kept).sum(1), swaps.long())
@@ -62,10 +64,14 @@ def test_what_one_removal_and_one_return_promise_is_exact():
     block = h[inside][:, inside].inverse()
     for place, i in enumerate(inside):
         rest = [k for k in inside if k != i]
-        assert error(rest) - error(inside) == pytest.approx((best[i] ** 2 / block[place, place] / 2).item())  # (1)
+        assert error(rest) - error(inside) == pytest.approx(
+            (best[i] ** 2 / block[place, place] / 2).item()
+        )  # (1)
     for j in (1, 4, 5, 7):
         c = h[j, j] - h[j, inside] @ block @ h[inside, j]
-        assert error(inside) - error([*inside, j]) == pytest.approx((gradient[j] ** 2 / c / 2).item())  # (2)
+        assert error(inside) - error([*inside, j]) == pytest.approx(
+            (gradient[j] ** 2 / c / 2).item()
+        )  # (2)
 
 
 def test_the_spread_is_what_is_left_of_an_input_by_the_others():

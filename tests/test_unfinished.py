@@ -5,7 +5,17 @@ import itertools
 import pytest
 
 from obsdiff.errors import UserError
-from obsdiff.unfinished import JOB, NEW, WORK, finish, is_placed, kept_json, open_part, put_in_place, write_json
+from obsdiff.unfinished import (
+    JOB,
+    NEW,
+    WORK,
+    finish,
+    is_placed,
+    kept_json,
+    open_part,
+    put_in_place,
+    write_json,
+)
 
 TASK = {"prompts": ["a fish"], "seeds": [1]}
 
@@ -41,7 +51,11 @@ def test_a_folder_of_somebody_else_stays(tmp_path):
     other = tmp_path / "run.part" / "thesis.txt"
     other.parent.mkdir()
     other.touch()
-    for resume, overwrite, word in ((False, True, "is in the way"), (True, False, "has no .work/job.json"), (False, False, "is in the way")):
+    for resume, overwrite, word in (
+        (False, True, "is in the way"),
+        (True, False, "has no .work/job.json"),
+        (False, False, "is in the way"),
+    ):
         with pytest.raises(UserError, match=word):
             opened(tmp_path / "run", resume=resume, overwrite=overwrite)
         assert [file.name for file in other.parent.iterdir()] == [other.name]
@@ -70,7 +84,9 @@ def test_an_output_is_replaced_whole(tmp_path):
 
 @pytest.mark.parametrize("killed_at", ["touch", "rename", "rmtree"])
 @pytest.mark.parametrize("before", [False, True])
-def test_killed_on_its_way_to_its_place_an_output_still_gets_there(tmp_path, monkeypatch, killed_at, before):
+def test_killed_on_its_way_to_its_place_an_output_still_gets_there(
+    tmp_path, monkeypatch, killed_at, before
+):
     output = tmp_path / "out"
     if before:
         output.mkdir()
@@ -83,7 +99,9 @@ def test_killed_on_its_way_to_its_place_an_output_still_gets_there(tmp_path, mon
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr("shutil.rmtree" if killed_at == "rmtree" else f"pathlib.Path.{killed_at}", killed)
+        patched.setattr(
+            "shutil.rmtree" if killed_at == "rmtree" else f"pathlib.Path.{killed_at}", killed
+        )
         with pytest.raises(KeyboardInterrupt):
             put_in_place(part, output, overwrite=before)
     assert is_placed(output) == (killed_at == "rmtree")

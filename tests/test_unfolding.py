@@ -57,7 +57,9 @@ def test_the_hessian_measures_the_squared_error_of_the_output(shape):
     write_("layer", layer, before + torch.randn_like(before))
     change = (layer(x) - out).square().sum()
     assert hessian.samples == out.numel() / out.shape[1]
-    assert squared_error(before, matrix(layer), hessian.matrix()) == pytest.approx(2 * change.item() / hessian.samples)
+    assert squared_error(before, matrix(layer), hessian.matrix()) == pytest.approx(
+        2 * change.item() / hessian.samples
+    )
 
 
 def test_memory_is_bounded():
@@ -98,7 +100,10 @@ def test_columns_are_in_the_order_of_the_weight_kernel_position_last():
 def test_obs_repairs_the_convolution(group):
     """Compared with the same weights taken out and nothing repaired, on the convolution's own output."""
     torch.manual_seed(0)
-    layer, x = nn.Conv2d(8, 6, 3, padding=1).double(), torch.randn(4, 8, 10, 10, dtype=torch.float64).cumsum(2)
+    layer, x = (
+        nn.Conv2d(8, 6, 3, padding=1).double(),
+        torch.randn(4, 8, 10, 10, dtype=torch.float64).cumsum(2),
+    )
     before, out = matrix(layer).clone(), layer(x)
     (solution,) = obs([before], seen(gathered(layer, x).matrix()), Target(0.5, group))
     errors = []
@@ -127,5 +132,7 @@ def test_what_is_no_such_convolution_says_why(layer, words):
 
 def test_a_weight_that_the_layers_format_does_not_hold_is_refused():
     layer = nn.Linear(4, 2).half()
-    with pytest.raises(RunFailed, match=r"block\.0\.up: the pruned weight, up to 1e\+05, has inf or NaN in float16"):
+    with pytest.raises(
+        RunFailed, match=r"block\.0\.up: the pruned weight, up to 1e\+05, has inf or NaN in float16"
+    ):
         write_("block.0.up", layer, torch.full((2, 4), 1e5))

@@ -16,7 +16,11 @@ from .conftest import PROMPTS, sd3
 
 QUICK = {"num_inference_steps": 2, "height": 16, "width": 16}
 WEIGHTS = "transformer/diffusion_pytorch_model.safetensors"
-RUNS = [{"sparsity": 0.5}, {"pattern": "2:4"}, {"pattern": "structured", "sparsity": 0.5, "round_to": 1}]
+RUNS = [
+    {"sparsity": 0.5},
+    {"pattern": "2:4"},
+    {"pattern": "structured", "sparsity": 0.5, "round_to": 1},
+]
 
 
 def saved(folder, dtype=torch.float32, **settings):
@@ -47,7 +51,11 @@ def test_every_file_and_every_byte_counts_but_for_the_card(capsys, tmp_path):
     folder = saved(tmp_path)
     (folder / "README.md").write_text("mine")
     assert main(["verify", str(folder)]) == 0
-    for file in [path for path in folder.rglob("*") if path.is_file() and path.name not in (RECORD, "README.md")]:
+    for file in [
+        path
+        for path in folder.rglob("*")
+        if path.is_file() and path.name not in (RECORD, "README.md")
+    ]:
         before = file.read_bytes()
         for after, word in ((before + b" ", "has changed"), (None, "is missing")):
             file.unlink() if after is None else file.write_bytes(after)
@@ -68,7 +76,9 @@ def fill_all(weights):
 
 
 def cut(weights):
-    weights["transformer_blocks.1.attn.to_out.0.weight"] = weights["transformer_blocks.1.attn.to_out.0.weight"][:, 1:].contiguous()
+    weights["transformer_blocks.1.attn.to_out.0.weight"] = weights[
+        "transformer_blocks.1.attn.to_out.0.weight"
+    ][:, 1:].contiguous()
 
 
 def drop(weights):
@@ -79,7 +89,11 @@ def drop(weights):
     ("settings", "change", "word"),
     [
         (RUNS[0], fill_all, "transformer_blocks.0.attn.to_q has 0.0000% zeros, expected 50"),
-        (RUNS[1], fill_one_group, "transformer_blocks.0.attn.to_q has 4 of 4 consecutive weights, expected at most 2"),
+        (
+            RUNS[1],
+            fill_one_group,
+            "transformer_blocks.0.attn.to_q has 4 of 4 consecutive weights, expected at most 2",
+        ),
         (RUNS[0], cut, "transformer_blocks.1.attn.to_out.0 is (32, 31), expected (32, 32)"),
         (RUNS[2], cut, "transformer_blocks.1.attn.to_out.0 has 15 columns, expected 16"),
         (RUNS[2], drop, "transformer_blocks.1.attn.to_out.0.weight is missing"),

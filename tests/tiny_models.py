@@ -34,20 +34,44 @@ def ids(rows: int, axes: int = 3) -> Tensor:
 
 
 # FLUX and its kin: packed image tokens beside text
-FLUX = HEADS | {"num_layers": 1, "num_single_layers": 2, "in_channels": 16, "joint_attention_dim": 24, "axes_dims_rope": (4, 6, 6)}
+FLUX = HEADS | {
+    "num_layers": 1,
+    "num_single_layers": 2,
+    "in_channels": 16,
+    "joint_attention_dim": 24,
+    "axes_dims_rope": (4, 6, 6),
+}
 
 
 def flux(**more: Any) -> dict[str, Any]:
-    found = {"hidden_states": x(B, 16, 16), "encoder_hidden_states": x(B, TEXT, 24), "timestep": t() / 1000, "img_ids": ids(16), "txt_ids": ids(TEXT)}
+    found = {
+        "hidden_states": x(B, 16, 16),
+        "encoder_hidden_states": x(B, TEXT, 24),
+        "timestep": t() / 1000,
+        "img_ids": ids(16),
+        "txt_ids": ids(TEXT),
+    }
     return found | more
 
 
 # Wan and its kin: video latents, text by cross attention
-WAN = HEADS | {"in_channels": 4, "out_channels": 4, "text_dim": 24, "freq_dim": 32, "ffn_dim": 48, "num_layers": 2, "rope_max_seq_len": 32}
+WAN = HEADS | {
+    "in_channels": 4,
+    "out_channels": 4,
+    "text_dim": 24,
+    "freq_dim": 32,
+    "ffn_dim": 48,
+    "num_layers": 2,
+    "rope_max_seq_len": 32,
+}
 
 
 def wan(channels: int = 4, **more: Any) -> dict[str, Any]:
-    return {"hidden_states": x(B, channels, 2, SIDE, SIDE), "timestep": t().long(), "encoder_hidden_states": x(B, TEXT, 24)} | more
+    return {
+        "hidden_states": x(B, channels, 2, SIDE, SIDE),
+        "timestep": t().long(),
+        "encoder_hidden_states": x(B, TEXT, 24),
+    } | more
 
 
 COGVIDEO = HEADS | {
@@ -57,7 +81,11 @@ COGVIDEO = HEADS | {
 
 
 def cogvideo() -> dict[str, Any]:
-    return {"hidden_states": x(B, 2, 4, SIDE, SIDE), "encoder_hidden_states": x(B, TEXT, 24), "timestep": t().long()}
+    return {
+        "hidden_states": x(B, 2, 4, SIDE, SIDE),
+        "encoder_hidden_states": x(B, TEXT, 24),
+        "timestep": t().long(),
+    }
 
 
 COGVIEW = HEADS | {
@@ -66,8 +94,14 @@ COGVIEW = HEADS | {
 
 
 def cogview() -> dict[str, Any]:
-    sizes = {name: torch.tensor([[8.0, 8.0]]) for name in ("original_size", "target_size", "crop_coords")}
-    return {"hidden_states": x(B, 4, SIDE, SIDE), "encoder_hidden_states": x(B, TEXT, 24), "timestep": t().long()} | sizes
+    sizes = {
+        name: torch.tensor([[8.0, 8.0]]) for name in ("original_size", "target_size", "crop_coords")
+    }
+    return {
+        "hidden_states": x(B, 4, SIDE, SIDE),
+        "encoder_hidden_states": x(B, TEXT, 24),
+        "timestep": t().long(),
+    } | sizes
 
 
 HUNYUAN_VIDEO = HEADS | {
@@ -97,20 +131,39 @@ def ltx2() -> dict[str, Any]:
     }  # fmt: skip
 
 
-JOY = {"in_channels": 4, "hidden_size": 64, "num_attention_heads": 4, "text_dim": 24, "num_layers": 2, "rope_dim_list": [4, 6, 6]}
+JOY = {
+    "in_channels": 4,
+    "hidden_size": 64,
+    "num_attention_heads": 4,
+    "text_dim": 24,
+    "num_layers": 2,
+    "rope_dim_list": [4, 6, 6],
+}
 UNET = {
     "in_channels": 4, "out_channels": 4, "block_out_channels": (16, 32), "layers_per_block": 1, "norm_num_groups": 4, "cross_attention_dim": 24,
     "attention_head_dim": 4, "down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D"), "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D"),
 }  # fmt: skip
-UNET_3D = UNET | {"down_block_types": ("CrossAttnDownBlock3D", "DownBlock3D"), "up_block_types": ("UpBlock3D", "CrossAttnUpBlock3D")}
-LUMINA = {"in_channels": 4, "hidden_size": 64, "num_layers": 2, "num_attention_heads": 4, "num_kv_heads": 2, "multiple_of": 16}
+UNET_3D = UNET | {
+    "down_block_types": ("CrossAttnDownBlock3D", "DownBlock3D"),
+    "up_block_types": ("UpBlock3D", "CrossAttnUpBlock3D"),
+}
+LUMINA = {
+    "in_channels": 4,
+    "hidden_size": 64,
+    "num_layers": 2,
+    "num_attention_heads": 4,
+    "num_kv_heads": 2,
+    "multiple_of": 16,
+}
 
 
 def allegro_positions() -> tuple:
     """Rotary frequencies of 2 x 4 x 4 patches, as Allegro's pipeline makes them."""
     from diffusers.models.embeddings import get_3d_rotary_pos_embed_allegro
 
-    *freqs, grid_t, grid_h, grid_w = get_3d_rotary_pos_embed_allegro(24, ((0, 0), (4, 4)), (4, 4), 2)
+    *freqs, grid_t, grid_h, grid_w = get_3d_rotary_pos_embed_allegro(
+        24, ((0, 0), (4, 4)), (4, 4), 2
+    )
     places = torch.cartesian_prod(*(grid.long() for grid in (grid_t, grid_h, grid_w)))
     return tuple(freqs), tuple(places.T.reshape(3, 1, -1).contiguous())
 
@@ -128,7 +181,11 @@ def cosmos3() -> dict[str, Any]:
 
 def minimax_h3() -> dict[str, Any]:
     """Text, video and audio tokens in one sequence."""
-    text, video, audio = torch.arange(TEXT), torch.arange(TEXT, TEXT + 16), torch.arange(TEXT + 16, TEXT + 20)
+    text, video, audio = (
+        torch.arange(TEXT),
+        torch.arange(TEXT, TEXT + 16),
+        torch.arange(TEXT + 16, TEXT + 20),
+    )
     tags = torch.tensor([1] * len(text) + [0] * len(video) + [2] * len(audio))
     return {
         "hidden_states": x(B, 16, 16), "audio_hidden_states": x(B, 4, 4), "encoder_hidden_states": x(B, TEXT, 24), "timestep": torch.tensor([0.0, 0.5]),
@@ -159,11 +216,19 @@ def wan_animate_2() -> dict[str, Any]:
 
 
 def picture(**more: Any) -> dict[str, Any]:
-    return {"hidden_states": x(B, 4, SIDE, SIDE), "timestep": t(), "encoder_hidden_states": x(B, TEXT, 24)} | more
+    return {
+        "hidden_states": x(B, 4, SIDE, SIDE),
+        "timestep": t(),
+        "encoder_hidden_states": x(B, TEXT, 24),
+    } | more
 
 
 def sample(**more: Any) -> dict[str, Any]:
-    return {"sample": x(B, 4, SIDE, SIDE), "timestep": t(), "encoder_hidden_states": x(B, TEXT, 24)} | more
+    return {
+        "sample": x(B, 4, SIDE, SIDE),
+        "timestep": t(),
+        "encoder_hidden_states": x(B, TEXT, 24),
+    } | more
 
 
 TINY = {
@@ -460,7 +525,12 @@ TINY = {
 }  # fmt: skip
 
 # layers that a class has and its forward leaves out: all audio; without camera positions what reads them
-LEFT_OUT = {"SanaWMLTX2RefinerTransformer3DModel": ("*audio*",), "SanaWMTransformer3DModel": ("*_cam",)}
+LEFT_OUT = {
+    "SanaWMLTX2RefinerTransformer3DModel": ("*audio*",),
+    "SanaWMTransformer3DModel": ("*_cam",),
+}
 # classes that make float32 tensors on their way, so that they do not run in float64
 FLOAT32 = ("Kandinsky5Transformer3DModel", "MotifVideoTransformer3DModel")
-NOT_PRUNED = {"MotionAdapter": "no denoiser: weights that UNetMotionModel takes over, without a forward of its own"}
+NOT_PRUNED = {
+    "MotionAdapter": "no denoiser: weights that UNetMotionModel takes over, without a forward of its own"
+}

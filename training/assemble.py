@@ -24,7 +24,15 @@ from diffusers import (
     StableDiffusionPipeline,
     UNet2DConditionModel,
 )
-from transformers import CLIPModel, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer, T5Config, T5EncoderModel, T5Tokenizer
+from transformers import (
+    CLIPModel,
+    CLIPTextModel,
+    CLIPTextModelWithProjection,
+    CLIPTokenizer,
+    T5Config,
+    T5EncoderModel,
+    T5Tokenizer,
+)
 
 from obsdiff.builtin import BUILTINS, HERE
 
@@ -39,13 +47,25 @@ from .vae import OUT as VAE
 SETTINGS = {"num_inference_steps": 25, "height": 64, "width": 64}
 GUIDANCE = {"emoji-sd3": 4.0, "emoji-unet": 3.0}
 CALIBRATION, EVALUATION = 200, 128
-NUM_PROMPTS = {"emoji-sd3": 24, "emoji-unet": 100}  # 60 image tokens per column of the widest layers; a word for every column of the text's
+NUM_PROMPTS = {
+    "emoji-sd3": 24,
+    "emoji-unet": 100,
+}  # 60 image tokens per column of the widest layers; a word for every column of the text's
 
 
 def silent_encoder() -> tuple[T5EncoderModel, T5Tokenizer]:
     """A T5 encoder that answers zeros, and its tokenizer."""
-    tokenizer = T5Tokenizer(vocab=[("<pad>", 0.0), ("</s>", 0.0), ("<unk>", -1.0), ("\u2581", -2.0)], extra_ids=0)
-    config = T5Config(vocab_size=len(tokenizer), d_model=CONFIG["joint_attention_dim"], d_kv=8, d_ff=8, num_layers=1, num_heads=1)
+    tokenizer = T5Tokenizer(
+        vocab=[("<pad>", 0.0), ("</s>", 0.0), ("<unk>", -1.0), ("\u2581", -2.0)], extra_ids=0
+    )
+    config = T5Config(
+        vocab_size=len(tokenizer),
+        d_model=CONFIG["joint_attention_dim"],
+        d_kv=8,
+        d_ff=8,
+        num_layers=1,
+        num_heads=1,
+    )
     encoder = T5EncoderModel(config)
     torch.nn.init.zeros_(encoder.encoder.final_layer_norm.weight)
     return encoder.eval(), tokenizer
@@ -72,7 +92,9 @@ def unet_pipeline() -> StableDiffusionPipeline:
     """The trained pipeline in float32. DDIM, epsilon; no safety checker."""
     return StableDiffusionPipeline(
         vae=AutoencoderKL.from_pretrained(SHARED / "vae", torch_dtype=torch.float32).eval(),
-        text_encoder=CLIPTextModel.from_pretrained(SHARED / "text_encoder", dtype=torch.float32).eval(),
+        text_encoder=CLIPTextModel.from_pretrained(
+            SHARED / "text_encoder", dtype=torch.float32
+        ).eval(),
         tokenizer=CLIPTokenizer.from_pretrained(SHARED / "tokenizer"),
         unet=UNet2DConditionModel.from_pretrained(UNET).eval(),
         scheduler=DDIMScheduler(**SCHEDULE),
@@ -84,15 +106,22 @@ def unet_pipeline() -> StableDiffusionPipeline:
 
 def settings_of(model: str) -> dict[str, float]:
     """Recommended settings of the pipeline's call."""
-    return {"num_inference_steps": SETTINGS["num_inference_steps"], "guidance_scale": GUIDANCE[model]} | SETTINGS
+    return {
+        "num_inference_steps": SETTINGS["num_inference_steps"],
+        "guidance_scale": GUIDANCE[model],
+    } | SETTINGS
 
 
 def save_clips() -> None:
     """The CLIPs that judge, beside the pipelines."""
     for name in ("clip", "judge"):
         if (CLIP / name).exists():
-            CLIPModel.from_pretrained(CLIP / name).to(torch.float16).save_pretrained(HERE / f"emoji-{name}", safe_serialization=True)
-            CLIPTokenizer.from_pretrained(CLIP / "tokenizer").save_pretrained(HERE / f"emoji-{name}")
+            CLIPModel.from_pretrained(CLIP / name).to(torch.float16).save_pretrained(
+                HERE / f"emoji-{name}", safe_serialization=True
+            )
+            CLIPTokenizer.from_pretrained(CLIP / "tokenizer").save_pretrained(
+                HERE / f"emoji-{name}"
+            )
 
 
 def save_prompts(folder: Path) -> None:
@@ -105,7 +134,9 @@ def save_prompts(folder: Path) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("model", nargs="?", default="emoji-sd3", choices=BUILTINS)
     model = parser.parse_args().model
     folder = HERE / model
@@ -114,12 +145,22 @@ def main() -> None:
     made = sd3_pipeline() if model == "emoji-sd3" else unet_pipeline()
     made.to(torch.float16).save_pretrained(folder, safe_serialization=True)
     for file in folder.glob("*/config.json"):  # where the parts lay here is nobody's business
-        config = {key: value for key, value in json.loads(file.read_text()).items() if key != "_name_or_path"}
+        config = {
+            key: value
+            for key, value in json.loads(file.read_text()).items()
+            if key != "_name_or_path"
+        }
         file.write_text(json.dumps(config, indent=2) + "\n")
     if card:
         (folder / "README.md").write_text(card)
     save_prompts(folder)
-    (folder / "builtin.json").write_text(json.dumps({"settings": settings_of(model), "calibration": {"num_prompts": NUM_PROMPTS[model]}}, indent=1) + "\n")
+    (folder / "builtin.json").write_text(
+        json.dumps(
+            {"settings": settings_of(model), "calibration": {"num_prompts": NUM_PROMPTS[model]}},
+            indent=1,
+        )
+        + "\n"
+    )
     if model == "emoji-sd3":
         save_clips()
     size = sum(f.stat().st_size for f in folder.rglob("*") if f.is_file())

@@ -12,7 +12,13 @@ import torch
 from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, trainers
 from torch import nn
 from torch.nn import functional as F
-from transformers import CLIPConfig, CLIPModel, CLIPTextConfig, CLIPTextModelWithProjection, CLIPTokenizer
+from transformers import (
+    CLIPConfig,
+    CLIPModel,
+    CLIPTextConfig,
+    CLIPTextModelWithProjection,
+    CLIPTokenizer,
+)
 
 from obsdiff.builtin import HERE
 
@@ -32,10 +38,19 @@ def build_tokenizer(captions: list[str]) -> CLIPTokenizer:
     learned.normalizer = normalizers.Sequence([normalizers.NFC(), normalizers.Lowercase()])
     word = Regex(r"[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+")
     learned.pre_tokenizer = pre_tokenizers.Sequence(
-        [pre_tokenizers.Split(word, behavior="removed", invert=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+        [
+            pre_tokenizers.Split(word, behavior="removed", invert=True),
+            pre_tokenizers.ByteLevel(add_prefix_space=False),
+        ]
     )
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    trainer = trainers.BpeTrainer(vocab_size=len(alphabet) + MERGES, initial_alphabet=alphabet, end_of_word_suffix="</w>", min_frequency=2, show_progress=False)
+    trainer = trainers.BpeTrainer(
+        vocab_size=len(alphabet) + MERGES,
+        initial_alphabet=alphabet,
+        end_of_word_suffix="</w>",
+        min_frequency=2,
+        show_progress=False,
+    )
     learned.train_from_iterator(captions, trainer)
     merges = [tuple(m) for m in json.loads(learned.to_str())["model"]["merges"]]
     tokens = alphabet + [a + "</w>" for a in alphabet]
@@ -70,7 +85,9 @@ def clip_config(tokenizer: CLIPTokenizer) -> CLIPConfig:
         "patch_size": 16,
         "projection_dim": 256,
     }
-    return CLIPConfig(text_config=text_config(tokenizer, 3).to_dict(), vision_config=vision, projection_dim=256)
+    return CLIPConfig(
+        text_config=text_config(tokenizer, 3).to_dict(), vision_config=vision, projection_dim=256
+    )
 
 
 class Captioner(nn.Module):
@@ -89,7 +106,9 @@ class Captioner(nn.Module):
             texts.append(F.normalize(self.second(input_ids=ids).text_embeds, dim=-1))
         target = torch.arange(len(x))
         logits = [scale * out.image_embeds @ text.T for text in texts]
-        loss = sum(F.cross_entropy(z, target) + F.cross_entropy(z.T, target) for z in logits) / (2 * len(logits))
+        loss = sum(F.cross_entropy(z, target) + F.cross_entropy(z.T, target) for z in logits) / (
+            2 * len(logits)
+        )
         return {"loss": loss, "top1": (logits[0].argmax(1) == target).float().mean().detach()}
 
 
@@ -105,7 +124,9 @@ def augment(x: torch.Tensor) -> torch.Tensor:
 
 
 def tokenize(tokenizer: CLIPTokenizer, captions: list[str]) -> torch.Tensor:
-    return tokenizer(captions, padding="max_length", max_length=LENGTH, truncation=True, return_tensors="pt").input_ids
+    return tokenizer(
+        captions, padding="max_length", max_length=LENGTH, truncation=True, return_tensors="pt"
+    ).input_ids
 
 
 @torch.no_grad()
@@ -116,7 +137,9 @@ def retrieval(clip: CLIPModel, pictures: torch.Tensor, ids: torch.Tensor) -> flo
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--judge", action="store_true")
     parser.add_argument("--steps", type=int, default=900)
     parser.add_argument("--batch-size", type=int, default=128)
@@ -128,8 +151,12 @@ def main() -> None:
     pictures, rows = load()
     known = torch.tensor([not row["held_out"] for row in rows])
     shipped = HERE / "emoji-clip"
-    if (OUT / "tokenizer").exists() or (args.judge and shipped.exists()):  # the judges read the same words
-        tokenizer = CLIPTokenizer.from_pretrained(OUT / "tokenizer" if (OUT / "tokenizer").exists() else shipped)
+    if (OUT / "tokenizer").exists() or (
+        args.judge and shipped.exists()
+    ):  # the judges read the same words
+        tokenizer = CLIPTokenizer.from_pretrained(
+            OUT / "tokenizer" if (OUT / "tokenizer").exists() else shipped
+        )
     else:
         tokenizer = build_tokenizer([row["caption"] for row in rows if not row["held_out"]])
         tokenizer.save_pretrained(OUT / "tokenizer")
@@ -143,10 +170,20 @@ def main() -> None:
         with torch.autocast("cpu", torch.bfloat16, enabled=args.bf16):
             return model(train_ids[chosen], augment(as_input(train_set[chosen])))
 
-    train(name, model, optimizers(model, ("encoder.layers",), lr=1.5e-3, weight_decay=0.05), loss_of, args.steps, ema_decay=0.99, seed=args.judge + 1)
+    train(
+        name,
+        model,
+        optimizers(model, ("encoder.layers",), lr=1.5e-3, weight_decay=0.05),
+        loss_of,
+        args.steps,
+        ema_decay=0.99,
+        seed=args.judge + 1,
+    )
     model.clip.save_pretrained(OUT / name)
     if not args.judge:
-        first = CLIPTextModelWithProjection.from_pretrained(OUT / name, config=text_config(tokenizer, 3))
+        first = CLIPTextModelWithProjection.from_pretrained(
+            OUT / name, config=text_config(tokenizer, 3)
+        )
         first.save_pretrained(OUT / "text_encoder")
         model.second.save_pretrained(OUT / "text_encoder_2")
     chosen = torch.randperm(len(train_set), generator=torch.Generator().manual_seed(5))[:200]

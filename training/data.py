@@ -35,7 +35,9 @@ def fetch(package: str) -> dict:
     if not kept.exists():
         CACHE.mkdir(parents=True, exist_ok=True)
         spec = f"@iconify-json/{package}"
-        done = subprocess.run(["npm", "pack", "--silent", spec], cwd=CACHE, check=True, capture_output=True, text=True)
+        done = subprocess.run(
+            ["npm", "pack", "--silent", spec], cwd=CACHE, check=True, capture_output=True, text=True
+        )
         archive = CACHE / done.stdout.strip().splitlines()[-1]
         with tarfile.open(archive) as tar:
             kept.write_bytes(tar.extractfile("package/icons.json").read())
@@ -45,7 +47,9 @@ def fetch(package: str) -> dict:
 
 def is_skin_tone(name: str, icons: dict) -> bool:
     """Whether a name is the variant of another icon ("farmer-medium-dark" of "farmer")."""
-    return "skin-tone" in name or any(name.endswith(t) and name.removesuffix(t) in icons for t in TONES)
+    return "skin-tone" in name or any(
+        name.endswith(t) and name.removesuffix(t) in icons for t in TONES
+    )
 
 
 def rasterise(body: str, width: float, height: float) -> np.ndarray:
@@ -53,7 +57,9 @@ def rasterise(body: str, width: float, height: float) -> np.ndarray:
     side = max(width, height)
     box = f"{(width - side) / 2} {(height - side) / 2} {side} {side}"
     svg = f'<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" viewBox="{box}">{body}</svg>'
-    png = resvg_py.svg_to_bytes(svg_string=svg, background="#ffffff", width=SIZE, height=SIZE, skip_system_fonts=True)
+    png = resvg_py.svg_to_bytes(
+        svg_string=svg, background="#ffffff", width=SIZE, height=SIZE, skip_system_fonts=True
+    )
     return np.asarray(Image.open(io.BytesIO(bytes(png))).convert("RGB"))
 
 
@@ -82,7 +88,9 @@ def load() -> tuple[torch.Tensor, list[dict]]:
     """Pictures (N, 64, 64, 3) uint8 and their rows {name, style, caption, held_out}."""
     if not (CACHE / "data.json").exists():
         build()
-    return load_file(CACHE / "data.safetensors")["pictures"], json.loads((CACHE / "data.json").read_text())
+    return load_file(CACHE / "data.safetensors")["pictures"], json.loads(
+        (CACHE / "data.json").read_text()
+    )
 
 
 def as_input(pictures: torch.Tensor) -> torch.Tensor:

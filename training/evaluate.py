@@ -29,14 +29,23 @@ from .null_token import OneNullToken
 COUNT = 200
 
 
-def draw(pipe: Any, captions: list[str], steps: int, guidance: float, batch: int = 20, **call) -> torch.Tensor:
+def draw(
+    pipe: Any, captions: list[str], steps: int, guidance: float, batch: int = 20, **call
+) -> torch.Tensor:
     """Pictures (N, 64, 64, 3) uint8, prompt i from seed i."""
     pipe.set_progress_bar_config(disable=True)
     parts = []
     for i in range(0, len(captions), batch):
         prompts = captions[i : i + batch]
         generators = [torch.Generator().manual_seed(i + j) for j in range(len(prompts))]
-        images = pipe(prompts, num_inference_steps=steps, guidance_scale=guidance, generator=generators, output_type="np", **call).images
+        images = pipe(
+            prompts,
+            num_inference_steps=steps,
+            guidance_scale=guidance,
+            generator=generators,
+            output_type="np",
+            **call,
+        ).images
         parts.append(torch.from_numpy(images * 255).round().to(torch.uint8))
         print(f"{i + len(prompts)}/{len(captions)}", flush=True)
     return torch.cat(parts)
@@ -58,21 +67,32 @@ def sheet(real: torch.Tensor, drawn: torch.Tensor, path: Path, columns: int = 16
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("model", nargs="?", default="emoji-sd3", choices=BUILTINS)
     parser.add_argument("--held-out", action="store_true")
     parser.add_argument("--steps", type=int, default=None)
     parser.add_argument("--guidance", type=float, default=None)
     parser.add_argument("--count", type=int, default=COUNT)
-    parser.add_argument("--genuine", action="store_true", help="all 256 null text tokens instead of one with their weight (the same, four times slower)")
+    parser.add_argument(
+        "--genuine",
+        action="store_true",
+        help="all 256 null text tokens instead of one with their weight (the same, four times slower)",
+    )
     parser.add_argument("--threads", type=int, default=2)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     own = settings_of(args.model)
-    steps, guidance = args.steps or own["num_inference_steps"], args.guidance or own["guidance_scale"]
+    steps, guidance = (
+        args.steps or own["num_inference_steps"],
+        args.guidance or own["guidance_scale"],
+    )
     pictures, rows = load()
     pool = [i for i, row in enumerate(rows) if row["held_out"] == args.held_out]
-    chosen = torch.randperm(len(pool), generator=torch.Generator().manual_seed(5))[: args.count].tolist()
+    chosen = torch.randperm(len(pool), generator=torch.Generator().manual_seed(5))[
+        : args.count
+    ].tolist()
     chosen = [pool[i] for i in chosen]
     captions, real = [rows[i]["caption"] for i in chosen], pictures[chosen]
     pipe, _ = load_pipeline(open_folder(builtin_path(args.model)))
@@ -84,15 +104,28 @@ def main() -> None:
     with torch.no_grad():
         drawn = draw(pipe, captions, steps, guidance, **call)
     ids = tokenize(CLIPTokenizer.from_pretrained(HERE / "emoji-clip"), captions)
-    result = {"model": args.model, "captions": len(captions), "held_out": args.held_out, "steps": steps, "guidance": guidance}
+    result = {
+        "model": args.model,
+        "captions": len(captions),
+        "held_out": args.held_out,
+        "steps": steps,
+        "guidance": guidance,
+    }
     for name, folder in {"clip": HERE / "emoji-clip", "judge": CLIP / "judge"}.items():
         if folder.exists():
             judge = CLIPModel.from_pretrained(folder, dtype=torch.float32).eval()
-            result[name] = {"real": round(retrieval(judge, real, ids), 4), "drawn": round(retrieval(judge, drawn, ids), 4)}
+            result[name] = {
+                "real": round(retrieval(judge, real, ids), 4),
+                "drawn": round(retrieval(judge, drawn, ids), 4),
+            }
     result["pixels"] = {"drawn": round(nearest_pixels(drawn, real), 4)}
-    kind = ("" if args.model == "emoji-sd3" else f"{args.model}-") + ("held-out" if args.held_out else "trained")
+    kind = ("" if args.model == "emoji-sd3" else f"{args.model}-") + (
+        "held-out" if args.held_out else "trained"
+    )
     sheet(real, drawn, CACHE / f"sheet-{kind}.png")
-    (CACHE / f"evaluation-{kind}.json").write_text(json.dumps(result | {"sheet": captions[:64]}, indent=1))
+    (CACHE / f"evaluation-{kind}.json").write_text(
+        json.dumps(result | {"sheet": captions[:64]}, indent=1)
+    )
     print(json.dumps(result))
 
 

@@ -15,9 +15,13 @@ from .data import CACHE
 BF16 = "autocast to bfloat16: twice as fast on a CPU with bf16 units, fifty times slower without"
 
 
-def arguments(text: str, name: str, steps: int, batch_size: int, lr: float) -> argparse.ArgumentParser:
+def arguments(
+    text: str, name: str, steps: int, batch_size: int, lr: float
+) -> argparse.ArgumentParser:
     """The flags that the commands of both denoisers share."""
-    parser = argparse.ArgumentParser(description=text, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=text, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--steps", type=int, default=steps)
     parser.add_argument("--batch-size", type=int, default=batch_size)
     parser.add_argument("--lr", type=float, default=lr)
@@ -25,8 +29,16 @@ def arguments(text: str, name: str, steps: int, batch_size: int, lr: float) -> a
     parser.add_argument("--compile", action="store_true")
     parser.add_argument("--bf16", action="store_true", help=BF16)
     parser.add_argument("--name", default=name)
-    parser.add_argument("--start", metavar="NAME", help="begin with the moving-average weights of another run, and a new schedule")
-    parser.add_argument("--export", action="store_true", help="save the moving-average weights of the last checkpoint and stop")
+    parser.add_argument(
+        "--start",
+        metavar="NAME",
+        help="begin with the moving-average weights of another run, and a new schedule",
+    )
+    parser.add_argument(
+        "--export",
+        action="store_true",
+        help="save the moving-average weights of the last checkpoint and stop",
+    )
     return parser
 
 
@@ -68,7 +80,9 @@ def train(
         for optimizer, kept in zip(optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(kept)
         print(f"{name}: going on from step {start}", flush=True)
-    peaks = [[group.setdefault("peak", group["lr"]) for group in o.param_groups] for o in optimizers]
+    peaks = [
+        [group.setdefault("peak", group["lr"]) for group in o.param_groups] for o in optimizers
+    ]
     sums: dict[str, float] = {}
     began = time.perf_counter()
     for step in range(start, steps):
@@ -90,7 +104,11 @@ def train(
         for key, value in losses.items():
             sums[key] = sums.get(key, 0.0) + value.item() / 20
         if (step + 1) % 20 == 0:
-            row = {"step": step + 1, "seconds": round(time.perf_counter() - began, 1), **{k: round(v, 5) for k, v in sums.items()}}
+            row = {
+                "step": step + 1,
+                "seconds": round(time.perf_counter() - began, 1),
+                **{k: round(v, 5) for k, v in sums.items()},
+            }
             with curve.open("a") as file:
                 file.write(json.dumps(row) + "\n")
             print(f"{name} {step + 1}/{steps}", row, flush=True)

@@ -54,7 +54,9 @@ def build() -> SD3Transformer2DModel:
         if isinstance(module, nn.Linear):
             nn.init.xavier_uniform_(module.weight)
             nn.init.zeros_(module.bias)
-            if name.endswith(("norm1.linear", "norm1_context.linear", "norm_out.linear", "proj_out")):
+            if name.endswith(
+                ("norm1.linear", "norm1_context.linear", "norm_out.linear", "proj_out")
+            ):
                 nn.init.zeros_(module.weight)
     return model
 
@@ -76,15 +78,26 @@ def cached_latents(pictures: torch.Tensor) -> torch.Tensor:
     """Latents of the pictures, encoded once and kept in the cache."""
     file = CACHE / "latents.safetensors"
     if not file.exists():
-        save_file({"latents": encode(AutoencoderKL.from_pretrained(VAE).eval(), pictures).contiguous()}, file)
+        save_file(
+            {"latents": encode(AutoencoderKL.from_pretrained(VAE).eval(), pictures).contiguous()},
+            file,
+        )
     return load_file(file)["latents"]
 
 
-def flow_loss(model: nn.Module, x: torch.Tensor, tokens: torch.Tensor, pooled: torch.Tensor) -> torch.Tensor:
+def flow_loss(
+    model: nn.Module, x: torch.Tensor, tokens: torch.Tensor, pooled: torch.Tensor
+) -> torch.Tensor:
     noise = torch.randn_like(x)
     s = torch.sigmoid(torch.randn(len(x)))
     mixed = torch.lerp(x, noise, s[:, None, None, None])
-    v = model(mixed, encoder_hidden_states=tokens, pooled_projections=pooled, timestep=s * 1000, return_dict=False)[0]
+    v = model(
+        mixed,
+        encoder_hidden_states=tokens,
+        pooled_projections=pooled,
+        timestep=s * 1000,
+        return_dict=False,
+    )[0]
     return F.mse_loss(v, noise - x)
 
 
@@ -95,7 +108,11 @@ def check() -> float:
     model = build().double().eval()
     for p in model.parameters():
         p.add_(0.05 * torch.randn_like(p))
-    x, text, pooled = torch.randn(2, 4, 16, 16).double(), torch.randn(2, 16, 512).double(), torch.randn(2, 512).double()
+    x, text, pooled = (
+        torch.randn(2, 4, 16, 16).double(),
+        torch.randn(2, 16, 512).double(),
+        torch.randn(2, 512).double(),
+    )
     t = torch.tensor([900.0, 100.0]).double()
     many = model(x, F.pad(text, (0, 0, 0, NULL_TOKENS)), pooled, t, return_dict=False)[0]
     for block in model.transformer_blocks:
@@ -106,8 +123,14 @@ def check() -> float:
 
 def main() -> None:
     parser = arguments(__doc__, "mmdit", steps=1050, batch_size=96, lr=1.5e-3)
-    parser.add_argument("--adamw", action="store_true", help="AdamW for every parameter instead of Muon for the matrices")
-    parser.add_argument("--check", action="store_true", help="compare one weighted null token with 256")
+    parser.add_argument(
+        "--adamw",
+        action="store_true",
+        help="AdamW for every parameter instead of Muon for the matrices",
+    )
+    parser.add_argument(
+        "--check", action="store_true", help="compare one weighted null token with 256"
+    )
     args = parser.parse_args()
     if args.check:
         print(f"one weighted null token against {NULL_TOKENS}: largest difference {check():.1e}")
@@ -126,7 +149,9 @@ def main() -> None:
     for block in model.transformer_blocks:
         block.attn.set_processor(OneNullToken())
     if args.compile:
-        inductor.pattern_matcher = False  # its attention pattern does not fit ours, and stops the compilation
+        inductor.pattern_matcher = (
+            False  # its attention pattern does not fit ours, and stops the compilation
+        )
         for block in model.transformer_blocks:
             block.compile()
 
@@ -138,7 +163,14 @@ def main() -> None:
         return {"loss": flow_loss(model, latents[chosen], text, pool)}
 
     inside = () if args.adamw else ("attn.", "ff.", "ff_context.")
-    model = train(args.name, model, optimizers(model, inside, lr=args.lr, weight_decay=0.01), loss_of, args.steps, ema_decay=0.99)
+    model = train(
+        args.name,
+        model,
+        optimizers(model, inside, lr=args.lr, weight_decay=0.01),
+        loss_of,
+        args.steps,
+        ema_decay=0.99,
+    )
     model.save_pretrained(OUT)
 
 

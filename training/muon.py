@@ -64,15 +64,21 @@ class Muon(torch.optim.Optimizer):
                 p.add_(update, alpha=-group["lr"] * 0.2 * max(len(p), p[0].numel()) ** 0.5)
 
 
-def split(model: nn.Module, inside: tuple[str, ...]) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
+def split(
+    model: nn.Module, inside: tuple[str, ...]
+) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
     """Parameters for Muon (matrices and convolutions whose name holds one of `inside`) and the others, for AdamW."""
     matrices, others = [], []
     for name, p in model.named_parameters():
-        (matrices if p.ndim in (2, 4) and any(part in name for part in inside) else others).append(p)
+        (matrices if p.ndim in (2, 4) and any(part in name for part in inside) else others).append(
+            p
+        )
     return matrices, others
 
 
-def optimizers(model: nn.Module, inside: tuple[str, ...], lr: float, weight_decay: float = 0.0) -> list[torch.optim.Optimizer]:
+def optimizers(
+    model: nn.Module, inside: tuple[str, ...], lr: float, weight_decay: float = 0.0
+) -> list[torch.optim.Optimizer]:
     matrices, others = split(model, inside)
     adamw = torch.optim.AdamW(others, lr=lr, betas=(0.9, 0.98), weight_decay=weight_decay)
     return [Muon(matrices, lr=lr, weight_decay=weight_decay), adamw] if matrices else [adamw]

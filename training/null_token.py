@@ -20,8 +20,14 @@ class OneNullToken:
             return x.unflatten(2, (attn.heads, -1)).transpose(1, 2)
 
         image, text = hidden_states, encoder_hidden_states
-        q = torch.cat([attn.norm_q(heads(attn.to_q(image))), attn.norm_added_q(heads(attn.add_q_proj(text)))], 2)
-        k = torch.cat([attn.norm_k(heads(attn.to_k(image))), attn.norm_added_k(heads(attn.add_k_proj(text)))], 2)
+        q = torch.cat(
+            [attn.norm_q(heads(attn.to_q(image))), attn.norm_added_q(heads(attn.add_q_proj(text)))],
+            2,
+        )
+        k = torch.cat(
+            [attn.norm_k(heads(attn.to_k(image))), attn.norm_added_k(heads(attn.add_k_proj(text)))],
+            2,
+        )
         v = torch.cat([heads(attn.to_v(image)), heads(attn.add_v_proj(text))], 2)
         logits = q @ k.transpose(2, 3) / math.sqrt(q.shape[-1])
         shift = torch.zeros(k.shape[2], dtype=q.dtype)

@@ -37,7 +37,11 @@ def curves() -> None:
     """Loss against step of each training run, and the numbers as JSON lines."""
     for file in CACHE.glob("*.jsonl"):
         shutil.copy(file, DOCS / "curves" / file.name)
-    found = {name: DOCS / "curves" / f"{name}.jsonl" for name in CURVES if (DOCS / "curves" / f"{name}.jsonl").exists()}
+    found = {
+        name: DOCS / "curves" / f"{name}.jsonl"
+        for name in CURVES
+        if (DOCS / "curves" / f"{name}.jsonl").exists()
+    }
     figure = Figure(figsize=(2.2 * len(found), 2.6), layout="constrained")
     for axes, (name, file) in zip(figure.subplots(1, len(found)), found.items(), strict=True):
         rows = [json.loads(line) for line in file.read_text().splitlines()]
@@ -51,23 +55,32 @@ def curves() -> None:
 def strip(demo: Path, rows: int = 6) -> None:
     """Dense and pruned pictures of the demo's first prompts, one column a method."""
     results = json.loads((demo / "run" / "results.json").read_text())
-    images = {"dense": results["dense_images"], **{run["name"]: run["images"] for run in results["runs"]}}
+    images = {
+        "dense": results["dense_images"],
+        **{run["name"]: run["images"] for run in results["runs"]},
+    }
     side, text, head = 96, 220, 26
     sheet = Image.new("RGB", (text + len(STRIP) * (side + 8), head + rows * (side + 8)), "white")
     pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(13)
     for j, (name, title) in enumerate(STRIP.items()):
         pen.text((text + j * (side + 8), 6), title, fill="#333", font=font)
         for i in range(rows):
-            picture = Image.open(demo / "run" / images[name][i]).resize((side, side), Image.Resampling.LANCZOS)
+            picture = Image.open(demo / "run" / images[name][i]).resize(
+                (side, side), Image.Resampling.LANCZOS
+            )
             sheet.paste(picture, (text + j * (side + 8), head + i * (side + 8)))
     for i, prompt in enumerate(results["prompts"][:rows]):
         words, tail = prompt.split(", ")
-        pen.multiline_text((8, head + i * (side + 8) + side // 2 - 14), f"{words},\n{tail}", fill="#333", font=font)
+        pen.multiline_text(
+            (8, head + i * (side + 8) + side // 2 - 14), f"{words},\n{tail}", fill="#333", font=font
+        )
     sheet.save(DOCS / "dense-pruned.png", optimize=True)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--demo", type=Path)
     args = parser.parse_args()
     (DOCS / "curves").mkdir(parents=True, exist_ok=True)

@@ -22,18 +22,26 @@ SEED = 5
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--count", type=int, default=COUNT)
     parser.add_argument("--threads", type=int, default=1)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     pictures, rows = load()
     known = torch.tensor([not row["held_out"] for row in rows]).nonzero().flatten()
-    chosen = known[torch.randperm(len(known), generator=torch.Generator().manual_seed(SEED))[: args.count]]
+    chosen = known[
+        torch.randperm(len(known), generator=torch.Generator().manual_seed(SEED))[: args.count]
+    ]
     images = (Image.fromarray(picture.numpy()) for picture in pictures[chosen])
     features = features_of(images, open_extractor(EMOJI_CLIP)).half()
     file = EMOJI_CLIP / "real.safetensors"
-    save_file({"features": features.contiguous()}, file, {"digest": digest(EMOJI_CLIP), "pictures": "training, known names", "seed": str(SEED)})
+    save_file(
+        {"features": features.contiguous()},
+        file,
+        {"digest": digest(EMOJI_CLIP), "pictures": "training, known names", "seed": str(SEED)},
+    )
     print(f"{file.name}: {tuple(features.shape)}, {file.stat().st_size / 1e6:.2f} MB")
 
 

@@ -48,7 +48,14 @@ CONFIG = {
     "cross_attention_dim": 256,
     "norm_num_groups": 16,
 }
-SCHEDULE = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012, "clip_sample": False, "set_alpha_to_one": False, "steps_offset": 1}
+SCHEDULE = {
+    "beta_schedule": "scaled_linear",
+    "beta_start": 0.00085,
+    "beta_end": 0.012,
+    "clip_sample": False,
+    "set_alpha_to_one": False,
+    "steps_offset": 1,
+}
 OUT = CACHE / "unet"
 
 
@@ -69,7 +76,13 @@ def cached_latents(pictures: torch.Tensor) -> torch.Tensor:
     return load_file(file)["latents"]
 
 
-def noise_loss(unet: UNet2DConditionModel, x: torch.Tensor, text: torch.Tensor, alphas: torch.Tensor, weighting: str) -> dict[str, torch.Tensor]:
+def noise_loss(
+    unet: UNet2DConditionModel,
+    x: torch.Tensor,
+    text: torch.Tensor,
+    alphas: torch.Tensor,
+    weighting: str,
+) -> dict[str, torch.Tensor]:
     """Weighted and plain mean squared error of the predicted noise. alphas: (1000,), the products a_t."""
     t = torch.randint(len(alphas), (len(x),))
     a, noise = alphas[t], torch.randn_like(x)
@@ -94,9 +107,14 @@ def main() -> None:
     nothing = encode_text([""])
     alphas = DDIMScheduler(**SCHEDULE).alphas_cumprod
     unet = UNet2DConditionModel(**CONFIG)
-    unet = (averaged(unet, args.start) if args.start else unet).to(memory_format=torch.channels_last)
+    unet = (averaged(unet, args.start) if args.start else unet).to(
+        memory_format=torch.channels_last
+    )
     unet.set_attn_processor(AttnProcessor())  # the fused CPU attention has a slow backward
-    print(f"{sum(p.numel() for p in unet.parameters()) / 1e6:.2f} M parameters, {len(latents)} pictures", flush=True)
+    print(
+        f"{sum(p.numel() for p in unet.parameters()) / 1e6:.2f} M parameters, {len(latents)} pictures",
+        flush=True,
+    )
     if args.compile:
         unet.compile()
 
@@ -104,10 +122,23 @@ def main() -> None:
         chosen = torch.randint(len(latents), (args.batch_size,))
         drop = torch.rand(args.batch_size) < DROP
         with torch.autocast("cpu", torch.bfloat16, enabled=args.bf16):
-            return noise_loss(unet, latents[chosen], torch.where(drop[:, None, None], nothing, text[chosen]), alphas, args.weighting)
+            return noise_loss(
+                unet,
+                latents[chosen],
+                torch.where(drop[:, None, None], nothing, text[chosen]),
+                alphas,
+                args.weighting,
+            )
 
     inside = ("resnets.", "attentions.", "samplers.")
-    train(args.name, unet, optimizers(unet, inside, lr=args.lr, weight_decay=0.01), loss_of, args.steps, ema_decay=0.995)
+    train(
+        args.name,
+        unet,
+        optimizers(unet, inside, lr=args.lr, weight_decay=0.01),
+        loss_of,
+        args.steps,
+        ema_decay=0.995,
+    )
     unet.save_pretrained(OUT)
 
 

@@ -59,7 +59,9 @@ def psnr(vae: AutoencoderKL, pictures: torch.Tensor) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--steps", type=int, default=2200)
     parser.add_argument("--batch-size", type=int, default=16)
     parser.add_argument("--threads", type=int, default=1)
@@ -80,7 +82,9 @@ def main() -> None:
     vae.register_to_config(scaling_factor=1.0)
     vae.register_to_config(scaling_factor=round(1 / encode(vae, train_set[::8]).std().item(), 5))
     vae.save_pretrained(OUT)
-    print(f"PSNR {psnr(vae, train_set[:256]):.2f} dB trained, {psnr(vae, pictures[~known]):.2f} dB held out, scaling {vae.config.scaling_factor}")
+    print(
+        f"PSNR {psnr(vae, train_set[:256]):.2f} dB trained, {psnr(vae, pictures[~known]):.2f} dB held out, scaling {vae.config.scaling_factor}"
+    )
 
 
 if __name__ == "__main__":

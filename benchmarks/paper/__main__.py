@@ -26,12 +26,22 @@ def check(lab: Lab) -> None:
     """Relative latent error that drawing with one null token makes, dense and pruned."""
     pruned = lab.pruned(PruningConfig(sparsity=0.5), lab.hessians())[0]
     for name, denoiser in {"dense": lab.dense, "50 %": pruned}.items():
-        print(f"{lab.model}, {name}: one weighted null token against all: relative latent error {lab.difference_of_null_tokens(denoiser):.1e}")
+        print(
+            f"{lab.model}, {name}: one weighted null token against all: relative latent error {lab.difference_of_null_tokens(denoiser):.1e}"
+        )
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("tables", nargs="+", choices=[*TABLES, "all", "check", "write"], metavar="TABLE", help=", ".join([*TABLES, "all", "check", "write"]))
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "tables",
+        nargs="+",
+        choices=[*TABLES, "all", "check", "write"],
+        metavar="TABLE",
+        help=", ".join([*TABLES, "all", "check", "write"]),
+    )
     parser.add_argument("--model", nargs="+", default=list(BUILTINS), choices=list(BUILTINS))
     parser.add_argument("--num-inference-steps", type=int, default=STEPS)
     parser.add_argument("--num-prompts", type=int, default=PROMPTS, help="evaluation prompts")

@@ -61,22 +61,40 @@ class ByStep:
         return total
 
 
-def gather(run: Run, denoiser: torch.nn.Module, taps: list[Tap], plan: Plan, steps: int, keep: dict[int, list[str]], folder: Path) -> None:
+def gather(
+    run: Run,
+    denoiser: torch.nn.Module,
+    taps: list[Tap],
+    plan: Plan,
+    steps: int,
+    keep: dict[int, list[str]],
+    folder: Path,
+) -> None:
     """One pass over the plan's prompts. keep: number of prompts -> weightings whose Hessians are then written to `folder`."""
     modules = dict(denoiser.named_modules())
-    sums = {tap: ByStep(run, [Sums.zeros(modules[tap.layers[0]].in_features) for _ in range(steps)]) for tap in taps}
+    sums = {
+        tap: ByStep(run, [Sums.zeros(modules[tap.layers[0]].in_features) for _ in range(steps)])
+        for tap in taps
+    }
     account, done = Account(), 0
     with contextlib.ExitStack() as stack:
-        stack.enter_context(tapped(run, denoiser, sums, account, (PAPERS, LOW, HIGH), lambda prompts: None))
+        stack.enter_context(
+            tapped(run, denoiser, sums, account, (PAPERS, LOW, HIGH), lambda prompts: None)
+        )
         advance = stack.enter_context(counting("one dense pass", len(plan.prompts)))
         for upto in sorted(keep):
-            part = Plan(plan.prompts[done:upto], plan.seeds[done:upto], plan.settings, plan.batch_size)
+            part = Plan(
+                plan.prompts[done:upto], plan.seeds[done:upto], plan.settings, plan.batch_size
+            )
             for prompts, seeds in part.batches():
                 run.latents(prompts, seeds, plan.settings)
                 advance(len(prompts))
             done = upto
             for kind in keep[upto]:
-                write(folder / f"{upto:03}-{kind}.safetensors", {tap: by_step.weighted(kind) for tap, by_step in sums.items()})
+                write(
+                    folder / f"{upto:03}-{kind}.safetensors",
+                    {tap: by_step.weighted(kind) for tap, by_step in sums.items()},
+                )
     account.settle([layer for tap in taps for layer in tap.layers], run.steps)
 
 
@@ -98,6 +116,11 @@ def read(file: Path) -> Hessians:
     with safe_open(file, "pt") as stored:
         for name, about in stored.metadata().items():
             samples, alpha = about.split()
-            hessian = Sums(stored.get_tensor(f"{name}:xx"), stored.get_tensor(f"{name}:x"), int(samples), float(alpha))
+            hessian = Sums(
+                stored.get_tensor(f"{name}:xx"),
+                stored.get_tensor(f"{name}:x"),
+                int(samples),
+                float(alpha),
+            )
             found |= dict.fromkeys(name.split("+"), hessian)
     return found

@@ -83,7 +83,9 @@ class Lab:
         """What a config prunes, package by package."""
         return plan_packages(find_blocks(self.linears), self.linears, config)
 
-    def hessians(self, seed: int = 0, count: int = CALIBRATION, weighting: str = PAPERS) -> Hessians:
+    def hessians(
+        self, seed: int = 0, count: int = CALIBRATION, weighting: str = PAPERS
+    ) -> Hessians:
         """Hessians of the dense model over `count` calibration prompts, from disk if they were gathered before."""
         folder = CACHE / f"{self.model}-{self.steps}" / f"seed{seed}"
         file = folder / f"{count:03}-{weighting}.safetensors"
@@ -103,26 +105,41 @@ class Lab:
                 )
         return read(file)
 
-    def pruned(self, config: PruningConfig, hessians: Hessians) -> tuple[torch.nn.Module, list[LayerRecord], list[GroupRecord], float]:
+    def pruned(
+        self, config: PruningConfig, hessians: Hessians
+    ) -> tuple[torch.nn.Module, list[LayerRecord], list[GroupRecord], float]:
         """A copy of the dense denoiser pruned in one package with these Hessians; its records; seconds of the solving."""
         denoiser = copy.deepcopy(self.dense)
         taps = [tap for package in self.packages(config) for tap in package.taps]
         began = time.perf_counter()
         if config.pattern == "structured":
-            layers, groups = prune_groups_(denoiser, select_groups(find_blocks(self.linears), config), hessians, config, 0)
+            layers, groups = prune_groups_(
+                denoiser, select_groups(find_blocks(self.linears), config), hessians, config, 0
+            )
             denoiser = mark_pruned_(denoiser, PruningReport({}, groups=groups).layout)
         else:
-            layers, groups = [row for tap in taps for row in prune_tap_(denoiser, tap, hessians[tap.layers[0]], config, 0)], []
+            layers, groups = (
+                [
+                    row
+                    for tap in taps
+                    for row in prune_tap_(denoiser, tap, hessians[tap.layers[0]], config, 0)
+                ],
+                [],
+            )
         return denoiser, layers, groups, time.perf_counter() - began
 
-    def draw(self, denoiser: torch.nn.Module, changes: dict[str, Any], scheduler: Scheduler | None = None) -> tuple[list[Image], torch.Tensor]:
+    def draw(
+        self, denoiser: torch.nn.Module, changes: dict[str, Any], scheduler: Scheduler | None = None
+    ) -> tuple[list[Image], torch.Tensor]:
         """Pictures and final latents of the evaluation prompts."""
         seeds = [FIRST_SEED + i for i in range(len(self.evaluation))]
         with self.drawing_with(denoiser, scheduler) as extra:
             return draw(self.pipe, self.evaluation, seeds, self.settings | extra | changes, BATCH)
 
     @contextmanager
-    def drawing_with(self, denoiser: torch.nn.Module, scheduler: Scheduler | None = None, genuine: bool = False) -> Iterator[dict[str, Any]]:
+    def drawing_with(
+        self, denoiser: torch.nn.Module, scheduler: Scheduler | None = None, genuine: bool = False
+    ) -> Iterator[dict[str, Any]]:
         """The pipeline with another denoiser and scheduler for a while; yields what its call needs in addition."""
         own, before, extra = self.pipe.scheduler, getattr(self.pipe, self.component), {}
         if self.model == "emoji-sd3" and not genuine:
@@ -138,14 +155,29 @@ class Lab:
             setattr(self.pipe, self.component, before)
             self.pipe.scheduler = own
 
-    def figures(self, denoiser: torch.nn.Module, key: str = "", changes: dict[str, Any] | None = None, scheduler: Scheduler | None = None) -> dict[str, Figure]:
+    def figures(
+        self,
+        denoiser: torch.nn.Module,
+        key: str = "",
+        changes: dict[str, Any] | None = None,
+        scheduler: Scheduler | None = None,
+    ) -> dict[str, Figure]:
         """Relative latent error, CLIP score and FID of a denoiser, drawn like the dense one under the same settings (`key` names them)."""
         if key not in self.drawn:
             self.drawn[key] = self.draw(self.dense, changes or {}, scheduler)
-        images, latents = self.drawn[key] if denoiser is self.dense else self.draw(denoiser, changes or {}, scheduler)
-        found = {"clip_score": mean_of(self.clip.clip_scores(images, self.evaluation)), "fid": fid(features_of(images, self.extract), self.real)}
+        images, latents = (
+            self.drawn[key]
+            if denoiser is self.dense
+            else self.draw(denoiser, changes or {}, scheduler)
+        )
+        found = {
+            "clip_score": mean_of(self.clip.clip_scores(images, self.evaluation)),
+            "fid": fid(features_of(images, self.extract), self.real),
+        }
         if denoiser is not self.dense:
-            found = {"relative_latent_error": relative_latent_error(latents, self.drawn[key][1])} | found
+            found = {
+                "relative_latent_error": relative_latent_error(latents, self.drawn[key][1])
+            } | found
         return found
 
     def cost(self, denoiser: torch.nn.Module) -> dict[str, Any]:
@@ -164,5 +196,7 @@ class Lab:
         latents, few = [], self.evaluation[:8]
         for genuine in (False, True):
             with self.drawing_with(denoiser, genuine=genuine) as extra:
-                latents.append(draw(self.pipe, few, list(range(len(few))), self.settings | extra, BATCH)[1])
+                latents.append(
+                    draw(self.pipe, few, list(range(len(few))), self.settings | extra, BATCH)[1]
+                )
         return relative_latent_error(*latents)["value"]

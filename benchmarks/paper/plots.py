@@ -9,7 +9,14 @@ from matplotlib.figure import Figure
 
 from obsdiff.comparison import METRICS
 
-COLOURS = {"magnitude": "#e0803a", "dsnot": "#8a8f98", "wanda": "#3b7dd8", "obs": "#2f9e6e", "l1": "#e0803a", "random": "#8a8f98"}
+COLOURS = {
+    "magnitude": "#e0803a",
+    "dsnot": "#8a8f98",
+    "wanda": "#3b7dd8",
+    "obs": "#2f9e6e",
+    "l1": "#e0803a",
+    "random": "#8a8f98",
+}
 PRESETS = {"paper": "#e0803a", "best": "#2f9e6e", "fast": "#3b7dd8"}
 SHOWN = ("relative_latent_error", "clip_score")
 
@@ -40,11 +47,28 @@ def lines(ax: Any, table: str, rows: dict[str, Any], metric: str) -> None:
     """One line a method, with its intervals; dense as a level."""
     _, x_of, log_x = XS[table]
     for method in dict.fromkeys(row["method"] for name, row in rows.items() if name != "dense"):
-        points = sorted((x_of(name, row), row["metrics"][metric]) for name, row in rows.items() if row.get("method") == method and name != "dense")
+        points = sorted(
+            (x_of(name, row), row["metrics"][metric])
+            for name, row in rows.items()
+            if row.get("method") == method and name != "dense"
+        )
         x = [p[0] for p in points]
         y = [p[1]["value"] for p in points]
-        spread = [[max(0.0, p[1]["value"] - p[1]["low"]) for p in points], [max(0.0, p[1]["high"] - p[1]["value"]) for p in points]]
-        ax.errorbar(x, y, yerr=spread, marker="o", markersize=4, capsize=2, linewidth=1.4, label=method, color=COLOURS.get(method))
+        spread = [
+            [max(0.0, p[1]["value"] - p[1]["low"]) for p in points],
+            [max(0.0, p[1]["high"] - p[1]["value"]) for p in points],
+        ]
+        ax.errorbar(
+            x,
+            y,
+            yerr=spread,
+            marker="o",
+            markersize=4,
+            capsize=2,
+            linewidth=1.4,
+            label=method,
+            color=COLOURS.get(method),
+        )
     level_and_scale(ax, rows, metric)
     if log_x:
         ax.set_xscale("log")
@@ -56,19 +80,44 @@ def points(ax: Any, rows: dict[str, Any], metric: str) -> None:
     targets = list(dict.fromkeys(name.split(": ")[1].split(", seed")[0] for name in names))
     for i, preset in enumerate(PRESETS):
         for target in targets:
-            figures = [rows[name]["metrics"][metric] for name in names if name.startswith(f"{preset}: {target}, seed")]
-            x = [targets.index(target) + 0.25 * (i - 1) + 0.06 * (k - 1) for k in range(len(figures))]
-            spread = [[max(0.0, f["value"] - f["low"]) for f in figures], [max(0.0, f["high"] - f["value"]) for f in figures]]
+            figures = [
+                rows[name]["metrics"][metric]
+                for name in names
+                if name.startswith(f"{preset}: {target}, seed")
+            ]
+            x = [
+                targets.index(target) + 0.25 * (i - 1) + 0.06 * (k - 1) for k in range(len(figures))
+            ]
+            spread = [
+                [max(0.0, f["value"] - f["low"]) for f in figures],
+                [max(0.0, f["high"] - f["value"]) for f in figures],
+            ]
             label = preset if target == targets[0] else None
-            ax.errorbar(x, [f["value"] for f in figures], yerr=spread, fmt="o", markersize=4, capsize=2, linewidth=1, label=label, color=PRESETS[preset])
-    ax.set_xticks(range(len(targets)), [target.replace("structured", "structured\n") for target in targets], fontsize=8)
+            ax.errorbar(
+                x,
+                [f["value"] for f in figures],
+                yerr=spread,
+                fmt="o",
+                markersize=4,
+                capsize=2,
+                linewidth=1,
+                label=label,
+                color=PRESETS[preset],
+            )
+    ax.set_xticks(
+        range(len(targets)),
+        [target.replace("structured", "structured\n") for target in targets],
+        fontsize=8,
+    )
     level_and_scale(ax, rows, metric)
 
 
 def level_and_scale(ax: Any, rows: dict[str, Any], metric: str) -> None:
     """The dense model's level where there is one; errors on a scale of ratios."""
     if metric in rows.get("dense", {}).get("metrics", {}):
-        ax.axhline(rows["dense"]["metrics"][metric]["value"], color="#999", linewidth=1, linestyle="--")
+        ax.axhline(
+            rows["dense"]["metrics"][metric]["value"], color="#999", linewidth=1, linestyle="--"
+        )
     if metric == "relative_latent_error":
         ax.set_yscale("log")
 

@@ -69,12 +69,23 @@ class Rows:
 
     def __post_init__(self) -> None:
         self.file = RESULTS / f"{self.lab.model}-{self.table}.json"
-        about = {"model": self.lab.model, "table": self.table, "settings": self.lab.settings, "prompts": len(self.lab.evaluation)}
-        self.about = about | {"versions": versions(), "threads": torch.get_num_threads(), "machine": platform.machine()}
+        about = {
+            "model": self.lab.model,
+            "table": self.table,
+            "settings": self.lab.settings,
+            "prompts": len(self.lab.evaluation),
+        }
+        self.about = about | {
+            "versions": versions(),
+            "threads": torch.get_num_threads(),
+            "machine": platform.machine(),
+        }
         if self.file.exists():
             kept = json.loads(self.file.read_text())
             if any(kept[key] != about[key] for key in about):
-                raise SystemExit(f"{self.file} was measured with other settings; move it away to measure it anew")
+                raise SystemExit(
+                    f"{self.file} was measured with other settings; move it away to measure it anew"
+                )
             self.rows = kept["rows"]
 
     def keep(self, name: str, measure: Callable[[], Row]) -> None:
@@ -97,7 +108,11 @@ def rounded(value: Any) -> Any:
 
 def in_short(row: Row) -> str:
     metrics = row.get("metrics", {})
-    return ", ".join(f"{name} {m['value']:.4f} ({m['low']:.4f} to {m['high']:.4f})" for name, m in metrics.items() if m["value"] is not None) or str(row)
+    return ", ".join(
+        f"{name} {m['value']:.4f} ({m['low']:.4f} to {m['high']:.4f})"
+        for name, m in metrics.items()
+        if m["value"] is not None
+    ) or str(row)
 
 
 def pruned_row(lab: Lab, config: PruningConfig, **hessians: Any) -> Row:
@@ -106,7 +121,9 @@ def pruned_row(lab: Lab, config: PruningConfig, **hessians: Any) -> Row:
     return row_of(lab, config, denoiser, layers, groups) | {"solve_seconds": seconds}
 
 
-def row_of(lab: Lab, config: PruningConfig, denoiser: torch.nn.Module, layers: list, groups: list) -> Row:
+def row_of(
+    lab: Lab, config: PruningConfig, denoiser: torch.nn.Module, layers: list, groups: list
+) -> Row:
     gone = leaving([vars(group) for group in groups])
     return {
         "method": config.method,
@@ -120,7 +137,13 @@ def row_of(lab: Lab, config: PruningConfig, denoiser: torch.nn.Module, layers: l
 
 
 def dense_row(lab: Lab) -> Row:
-    return {"method": "dense", "pattern": "", "sparsity": 0.0, "cost": lab.cost(lab.dense), "metrics": lab.figures(lab.dense)}
+    return {
+        "method": "dense",
+        "pattern": "",
+        "sparsity": 0.0,
+        "cost": lab.cost(lab.dense),
+        "metrics": lab.figures(lab.dense),
+    }
 
 
 def unstructured(lab: Lab, rows: Rows) -> None:
@@ -155,37 +178,73 @@ def weighting(lab: Lab, rows: Rows) -> None:
     for seed in SEEDS:
         for kind in STEP_WEIGHTINGS:
             config = PruningConfig(sparsity=0.5, step_weighting=kind, seed=seed)
-            rows.keep(f"{kind} seed {seed}", lambda config=config, seed=seed, kind=kind: pruned_row(lab, config, seed=seed, weighting=kind))
+            rows.keep(
+                f"{kind} seed {seed}",
+                lambda config=config, seed=seed, kind=kind: pruned_row(
+                    lab, config, seed=seed, weighting=kind
+                ),
+            )
 
 
 def prompts(lab: Lab, rows: Rows) -> None:
     """Figure 3: the number of calibration prompts, 50 %."""
     for count in (*COUNTS, CALIBRATION):
         config = PruningConfig(sparsity=0.5, num_prompts=count)
-        rows.keep(f"{count}", lambda config=config, count=count: pruned_row(lab, config, count=count))
+        rows.keep(
+            f"{count}", lambda config=config, count=count: pruned_row(lab, config, count=count)
+        )
 
 
 def packages(lab: Lab, rows: Rows) -> None:
     """Table 7: the number of packages, calibrated anew for each, 50 %."""
     for count in PACKAGES:
-        config = PruningConfig(sparsity=0.5, calibration="live", packages=count, num_prompts=LIVE_PROMPTS, **lab.settings)
+        config = PruningConfig(
+            sparsity=0.5,
+            calibration="live",
+            packages=count,
+            num_prompts=LIVE_PROMPTS,
+            **lab.settings,
+        )
         rows.keep(f"{count}", lambda config=config: live_row(lab, config))
 
 
 def calibration(lab: Lab, rows: Rows) -> None:
     """Ours: where the Hessians come from, from one dense pass to a pass for every package. 2:4 with three calibration sets."""
-    for way, settings in {"single": {}, "replay, 4 packages": {"packages": 4}, "live, 4 packages": {"packages": 4}}.items():
-        shared = settings | lab.settings | {"calibration": way.partition(",")[0], "num_prompts": CALIBRATED[lab.model]}
-        configs = {f"{s:.0%}": PruningConfig(sparsity=s, **shared) for s in (0.5, 0.6, 0.7)} | {"2:4": PruningConfig(pattern="2:4", **shared)}
+    for way, settings in {
+        "single": {},
+        "replay, 4 packages": {"packages": 4},
+        "live, 4 packages": {"packages": 4},
+    }.items():
+        shared = (
+            settings
+            | lab.settings
+            | {"calibration": way.partition(",")[0], "num_prompts": CALIBRATED[lab.model]}
+        )
+        configs = {f"{s:.0%}": PruningConfig(sparsity=s, **shared) for s in (0.5, 0.6, 0.7)} | {
+            "2:4": PruningConfig(pattern="2:4", **shared)
+        }
         configs |= {"structured 30%": PruningConfig(pattern="structured", sparsity=0.3, **shared)}
-        configs |= {f"2:4, seed {seed}": PruningConfig(pattern="2:4", seed=seed, **shared) for seed in SEEDS[1:]}
-        missing = {target: config for target, config in configs.items() if f"{way}: {target}" not in rows.rows}
+        configs |= {
+            f"2:4, seed {seed}": PruningConfig(pattern="2:4", seed=seed, **shared)
+            for seed in SEEDS[1:]
+        }
+        missing = {
+            target: config
+            for target, config in configs.items()
+            if f"{way}: {target}" not in rows.rows
+        }
         together = [config for config in missing.values() if config.seed == SEEDS[0]]
         with contextlib.ExitStack() as stack:
-            dense = stack.enter_context(dense_pass(lab.pipe, lab.calibration, together)) if together and shared["calibration"] != "live" else None
+            dense = (
+                stack.enter_context(dense_pass(lab.pipe, lab.calibration, together))
+                if together and shared["calibration"] != "live"
+                else None
+            )
             for target, config in missing.items():
                 mine = dense if config in together else None
-                rows.keep(f"{way}: {target}", lambda config=config, mine=mine: live_row(lab, config, mine))
+                rows.keep(
+                    f"{way}: {target}", lambda config=config, mine=mine: live_row(lab, config, mine)
+                )
 
 
 def presets(lab: Lab, rows: Rows) -> None:
@@ -194,19 +253,40 @@ def presets(lab: Lab, rows: Rows) -> None:
     for seed in SEEDS:
         shared = lab.settings | {"num_prompts": PRESET_PROMPTS[lab.model], "seed": seed}
         configs = {
-            f"{preset}: {target}, seed {seed}": PruningConfig(preset=preset, **settings, **shared) for preset in PRESETS for target, settings in TARGETS.items()
+            f"{preset}: {target}, seed {seed}": PruningConfig(preset=preset, **settings, **shared)
+            for preset in PRESETS
+            for target, settings in TARGETS.items()
         }
-        single = [config for name, config in configs.items() if config.calibrating == "single" and name not in rows.rows]
+        single = [
+            config
+            for name, config in configs.items()
+            if config.calibrating == "single" and name not in rows.rows
+        ]
         with contextlib.ExitStack() as stack:
             began = time.process_time()
-            dense = stack.enter_context(dense_pass(lab.pipe, lab.calibration, single)) if single else None
+            dense = (
+                stack.enter_context(dense_pass(lab.pipe, lab.calibration, single))
+                if single
+                else None
+            )
             shared_seconds = time.process_time() - began
-            for name, config in sorted(configs.items(), key=lambda item: item[1].calibrating, reverse=True):
-                mine, besides = (dense, shared_seconds) if config.calibrating == "single" else (None, 0.0)
-                rows.keep(name, lambda config=config, mine=mine, besides=besides: live_row(lab, config, mine, besides))
+            for name, config in sorted(
+                configs.items(), key=lambda item: item[1].calibrating, reverse=True
+            ):
+                mine, besides = (
+                    (dense, shared_seconds) if config.calibrating == "single" else (None, 0.0)
+                )
+                rows.keep(
+                    name,
+                    lambda config=config, mine=mine, besides=besides: live_row(
+                        lab, config, mine, besides
+                    ),
+                )
 
 
-def live(lab: Lab, config: PruningConfig, dense: DensePass | None = None) -> tuple[torch.nn.Module, Any]:
+def live(
+    lab: Lab, config: PruningConfig, dense: DensePass | None = None
+) -> tuple[torch.nn.Module, Any]:
     """Prune a copy of the dense denoiser the way `obsdiff prune` does; it and the report."""
     setattr(lab.pipe, lab.component, copy.deepcopy(lab.dense))
     try:
@@ -216,26 +296,41 @@ def live(lab: Lab, config: PruningConfig, dense: DensePass | None = None) -> tup
         setattr(lab.pipe, lab.component, lab.dense)
 
 
-def live_row(lab: Lab, config: PruningConfig, dense: DensePass | None = None, besides: float = 0.0) -> Row:
+def live_row(
+    lab: Lab, config: PruningConfig, dense: DensePass | None = None, besides: float = 0.0
+) -> Row:
     """Prune and measure; `besides`: seconds of CPU time that the shared dense pass took."""
     began = time.process_time()
     denoiser, report = live(lab, config, dense)
     spent = besides + time.process_time() - began
     largest = max(package.hessian_bytes for package in lab.packages(config))
-    return row_of(lab, config, denoiser, report.layers, report.groups) | {"seconds": report.seconds, "cpu_seconds": spent, "hessian_bytes": largest}
+    return row_of(lab, config, denoiser, report.layers, report.groups) | {
+        "seconds": report.seconds,
+        "cpu_seconds": spent,
+        "hessian_bytes": largest,
+    }
 
 
 def seconds(lab: Lab, rows: Rows) -> None:
     """Table 8: time to prune, against plain inference of the calibration prompts, in turn. Measure on an idle machine."""
     calls = {"plain inference": lambda: plain_inference(lab)}
     for method in (*METHODS, "structured"):
-        changes = {"pattern": "structured", "sparsity": 0.3} if method == "structured" else {"method": method}
-        config = PruningConfig(num_prompts=TIMED_PROMPTS, calibration="live", **changes, **lab.settings)
+        changes = (
+            {"pattern": "structured", "sparsity": 0.3}
+            if method == "structured"
+            else {"method": method}
+        )
+        config = PruningConfig(
+            num_prompts=TIMED_PROMPTS, calibration="live", **changes, **lab.settings
+        )
         calls[method] = lambda config=config: live(lab, config)
     for calibration in ("replay", "single"):
         config = PruningConfig(num_prompts=TIMED_PROMPTS, calibration=calibration, **lab.settings)
         calls[f"obs, {calibration}"] = lambda config=config: live(lab, config)
-    rows.keep("seconds", lambda: {"seconds": interleaved(calls, ROUNDS, warmup=0), "prompts": TIMED_PROMPTS})
+    rows.keep(
+        "seconds",
+        lambda: {"seconds": interleaved(calls, ROUNDS, warmup=0), "prompts": TIMED_PROMPTS},
+    )
 
 
 def plain_inference(lab: Lab) -> None:
@@ -254,13 +349,20 @@ def robustness(lab: Lab, rows: Rows) -> None:
         pruned[method] = cache(lambda config=config: lab.pruned(config, lab.hessians())[0])
     for way, (changes, scheduler) in ways(lab).items():
         for method, denoiser in pruned.items():
-            rows.keep(f"{method}, {way}", lambda d=denoiser, w=way, c=changes, s=scheduler: {"metrics": lab.figures(d(), w, c, s)})
+            rows.keep(
+                f"{method}, {way}",
+                lambda d=denoiser, w=way, c=changes, s=scheduler: {
+                    "metrics": lab.figures(d(), w, c, s)
+                },
+            )
 
 
 def ways(lab: Lab) -> dict[str, tuple[dict[str, Any], Scheduler | None]]:
     """Name -> changed settings of the call, and another scheduler."""
     own = lab.settings["guidance_scale"]
-    found: dict[str, tuple[dict[str, Any], Scheduler | None]] = {f"guidance {g:g}": ({"guidance_scale": float(g)}, None) for g in (own - 2, own, own + 3)}
+    found: dict[str, tuple[dict[str, Any], Scheduler | None]] = {
+        f"guidance {g:g}": ({"guidance_scale": float(g)}, None) for g in (own - 2, own, own + 3)
+    }
     found |= {name: ({}, scheduler) for name, scheduler in samplers(lab).items()}
     return found | {f"{n} steps": ({"num_inference_steps": n}, None) for n in (25, 50)}
 

@@ -29,7 +29,10 @@ Kept = dict[str, Any]  # one table of one model, as it lies on disk
 
 
 def write() -> None:
-    found = {table: {model: kept for model in BUILTINS if (kept := read(model, table))} for table in TABLES}
+    found = {
+        table: {model: kept for model in BUILTINS if (kept := read(model, table))}
+        for table in TABLES
+    }
     findings = sections(FINDINGS.read_text(encoding="utf-8"))
     parts = [findings.get("introduction", "").strip()]
     for table, kept in found.items():
@@ -37,9 +40,15 @@ def write() -> None:
             parts += [f"## {TITLES[table]}", findings.get(table, "").strip()]
             plot = draw_plots(table, kept, DOCS / "results")
             parts += [f"![{TITLES[table]}](results/{plot.name})"] if plot else []
-            parts += [f"**{model}**\n\n{WRITERS[table](one['rows'])}" for model, one in kept.items()]
+            parts += [
+                f"**{model}**\n\n{WRITERS[table](one['rows'])}" for model, one in kept.items()
+            ]
     parts.append(conditions(found))
-    text = "# The paper's tables on the built-in models\n\n" + "\n\n".join(part for part in parts if part) + "\n"
+    text = (
+        "# The paper's tables on the built-in models\n\n"
+        + "\n\n".join(part for part in parts if part)
+        + "\n"
+    )
     (DOCS / "results.md").write_text(text, encoding="utf-8")
     print(DOCS / "results.md")
 
@@ -56,7 +65,9 @@ def sections(text: str) -> dict[str, str]:
 
 
 def grid(head: list[str], lines: list[list[str]]) -> str:
-    return "\n".join("| " + " | ".join(cells) + " |" for cells in [head, ["---"] * len(head), *lines])
+    return "\n".join(
+        "| " + " | ".join(cells) + " |" for cells in [head, ["---"] * len(head), *lines]
+    )
 
 
 def cell(figure: Kept, metric: str, mark: str = "", bold: bool = False) -> str:
@@ -71,11 +82,24 @@ def compared(rows: dict[str, Kept], names: list[str], metric: str) -> list[str]:
     if not figures:
         return [""] * len(names)
     near = near_best(figures, METRICS[metric].higher_is_better)
-    best = (max if METRICS[metric].higher_is_better else min)(figures, key=lambda name: figures[name]["value"])
-    return [cell(figures[name], metric, "~" if name in near else "", name == best) if name in figures else "" for name in names]
+    best = (max if METRICS[metric].higher_is_better else min)(
+        figures, key=lambda name: figures[name]["value"]
+    )
+    return [
+        cell(figures[name], metric, "~" if name in near else "", name == best)
+        if name in figures
+        else ""
+        for name in names
+    ]
 
 
-def by_share(rows: dict[str, Kept], shares: tuple[Any, ...], methods: tuple[str, ...], label: Callable[[Any], str], more: Callable | None = None) -> str:
+def by_share(
+    rows: dict[str, Kept],
+    shares: tuple[Any, ...],
+    methods: tuple[str, ...],
+    label: Callable[[Any], str],
+    more: Callable | None = None,
+) -> str:
     """One grid a metric: a line a sparsity or pattern, a column a method."""
     grids = []
     for metric in SHOWN:
@@ -83,9 +107,23 @@ def by_share(rows: dict[str, Kept], shares: tuple[Any, ...], methods: tuple[str,
         for share in shares:
             names = [f"{method} {label(share)}" for method in methods]
             if any(name in rows for name in names):
-                lines.append([label(share), *(more(rows, names) if more else []), *compared(rows, names, metric)])
-        dense = "" if metric not in rows.get("dense", {}).get("metrics", {}) else f"; dense {cell(rows['dense']['metrics'][metric], metric)}"
-        head = [f"{METRICS[metric].title}{dense}", *(["gone", "parameters", "MACs"] if more else []), *methods]
+                lines.append(
+                    [
+                        label(share),
+                        *(more(rows, names) if more else []),
+                        *compared(rows, names, metric),
+                    ]
+                )
+        dense = (
+            ""
+            if metric not in rows.get("dense", {}).get("metrics", {})
+            else f"; dense {cell(rows['dense']['metrics'][metric], metric)}"
+        )
+        head = [
+            f"{METRICS[metric].title}{dense}",
+            *(["gone", "parameters", "MACs"] if more else []),
+            *methods,
+        ]
         grids.append(grid(head, lines))
     return "\n\n".join(grids)
 
@@ -94,15 +132,26 @@ def gone(rows: dict[str, Kept], names: list[str]) -> list[str]:
     """What left, and the parameters and MACs that went with it; the same for all methods of a line."""
     row = next(rows[name] for name in names if name in rows)
     dense = rows["dense"]["cost"]
-    return [in_words(row["gone"]), *(f"-{1 - row['cost'][key] / dense[key]:.1%}" for key in ("parameters", "macs"))]
+    return [
+        in_words(row["gone"]),
+        *(f"-{1 - row['cost'][key] / dense[key]:.1%}" for key in ("parameters", "macs")),
+    ]
 
 
-def lines_of(rows: dict[str, Kept], first: str, metrics: tuple[str, ...] = SHOWN, more: dict[str, Callable[[Kept], str]] | None = None) -> str:
+def lines_of(
+    rows: dict[str, Kept],
+    first: str,
+    metrics: tuple[str, ...] = SHOWN,
+    more: dict[str, Callable[[Kept], str]] | None = None,
+) -> str:
     """A line a row, a column a metric; marks compare within a column."""
     names = [name for name in rows if name != "dense"]
     columns = [compared(rows, names, metric) for metric in metrics]
     extra = more or {}
-    lines = [[name, *(column[i] for column in columns), *(show(rows[name]) for show in extra.values())] for i, name in enumerate(names)]
+    lines = [
+        [name, *(column[i] for column in columns), *(show(rows[name]) for show in extra.values())]
+        for i, name in enumerate(names)
+    ]
     return grid([first, *(METRICS[metric].title for metric in metrics), *extra], lines)
 
 
@@ -110,12 +159,26 @@ def weighting_table(rows: dict[str, Kept]) -> str:
     """Error by seed, and the difference to uniform: mean over seeds for each prompt, bootstrap over prompts."""
     lines = []
     for kind in STEP_WEIGHTINGS:
-        seeds = [seed for seed in SEEDS if f"{kind} seed {seed}" in rows and f"uniform seed {seed}" in rows]
+        seeds = [
+            seed
+            for seed in SEEDS
+            if f"{kind} seed {seed}" in rows and f"uniform seed {seed}" in rows
+        ]
         if not seeds:
             continue
-        mine, uniform = (np.array([rows[f"{k} seed {seed}"]["metrics"]["relative_latent_error"]["per_prompt"] for seed in seeds]) for k in (kind, "uniform"))
+        mine, uniform = (
+            np.array(
+                [
+                    rows[f"{k} seed {seed}"]["metrics"]["relative_latent_error"]["per_prompt"]
+                    for seed in seeds
+                ]
+            )
+            for k in (kind, "uniform")
+        )
         difference = (mine - uniform).mean(0)
-        picks = np.random.default_rng(0).integers(len(difference), size=(RESAMPLES, len(difference)))
+        picks = np.random.default_rng(0).integers(
+            len(difference), size=(RESAMPLES, len(difference))
+        )
         low, high = np.quantile(difference[picks].mean(1), [0.025, 0.975])
         by_seed = (mine - uniform).mean(1)
         lines.append(
@@ -127,15 +190,37 @@ def weighting_table(rows: dict[str, Kept]) -> str:
                 f"{by_seed.min():+.4f} to {by_seed.max():+.4f}",
             ]
         )
-    return grid(["weighting", *(f"error, seed {seed}" for seed in SEEDS), "mean", "minus uniform", "that by seed"], lines)
+    return grid(
+        [
+            "weighting",
+            *(f"error, seed {seed}" for seed in SEEDS),
+            "mean",
+            "minus uniform",
+            "that by seed",
+        ],
+        lines,
+    )
 
 
 def seconds_table(rows: dict[str, Kept]) -> str:
     taken = rows["seconds"]["seconds"]
     plain = taken["plain inference"]
-    ratio = {name: statistics.median(a / b for a, b in zip(values, plain, strict=True)) for name, values in taken.items()}
-    lines = [[name, f"{statistics.median(values):.1f}", f"{ratio[name]:.2f}"] for name, values in taken.items()]
-    return grid(["method", f"seconds, {rows['seconds']['prompts']} prompts, median of {len(plain)}", "times plain inference"], lines)
+    ratio = {
+        name: statistics.median(a / b for a, b in zip(values, plain, strict=True))
+        for name, values in taken.items()
+    }
+    lines = [
+        [name, f"{statistics.median(values):.1f}", f"{ratio[name]:.2f}"]
+        for name, values in taken.items()
+    ]
+    return grid(
+        [
+            "method",
+            f"seconds, {rows['seconds']['prompts']} prompts, median of {len(plain)}",
+            "times plain inference",
+        ],
+        lines,
+    )
 
 
 def robustness_table(rows: dict[str, Kept]) -> str:
@@ -143,13 +228,24 @@ def robustness_table(rows: dict[str, Kept]) -> str:
     lines = []
     for way in ways:
         errors = compared(rows, [f"wanda, {way}", f"obs, {way}"], "relative_latent_error")
-        scores = [cell(rows[name]["metrics"]["clip_score"], "clip_score") if (name := f"{m}, {way}") in rows else "" for m in ("dense", "wanda", "obs")]
+        scores = [
+            cell(rows[name]["metrics"]["clip_score"], "clip_score")
+            if (name := f"{m}, {way}") in rows
+            else ""
+            for m in ("dense", "wanda", "obs")
+        ]
         lines.append([way, *errors, *scores])
-    return grid(["drawn with", "error, wanda", "error, obs", "CLIP score, dense", "wanda", "obs"], lines)
+    return grid(
+        ["drawn with", "error, wanda", "error, obs", "CLIP score, dense", "wanda", "obs"], lines
+    )
 
 
 def packages_table(rows: dict[str, Kept]) -> str:
-    return lines_of(rows, "packages", more={"largest package's Hessians": lambda row: f"{row['hessian_bytes'] / 2**20:.0f} MiB"})
+    return lines_of(
+        rows,
+        "packages",
+        more={"largest package's Hessians": lambda row: f"{row['hessian_bytes'] / 2**20:.0f} MiB"},
+    )
 
 
 def calibration_table(rows: dict[str, Kept]) -> str:
@@ -157,7 +253,10 @@ def calibration_table(rows: dict[str, Kept]) -> str:
     ways = list(dict.fromkeys(name.partition(":")[0] for name in rows))
     targets = list(dict.fromkeys(name.partition(": ")[2] for name in rows))
     base = next((way for way in ways if way.startswith("live")), ways[0])
-    lines = [[target, *(against(rows, f"{way}: {target}", f"{base}: {target}") for way in ways)] for target in targets]
+    lines = [
+        [target, *(against(rows, f"{way}: {target}", f"{base}: {target}") for way in ways)]
+        for target in targets
+    ]
     return grid(["relative latent error", *ways], lines)
 
 
@@ -166,16 +265,38 @@ def presets_table(rows: dict[str, Kept]) -> str:
     of prompts that are drawn better, and CPU time over the paper's."""
     lines = []
     for target in TARGETS:
-        seeds = [seed for seed in SEEDS if all(f"{preset}: {target}, seed {seed}" in rows for preset in PRESETS)]
+        seeds = [
+            seed
+            for seed in SEEDS
+            if all(f"{preset}: {target}, seed {seed}" in rows for preset in PRESETS)
+        ]
         if seeds:
-            runs = {preset: [rows[f"{preset}: {target}, seed {seed}"] for seed in seeds] for preset in PRESETS}
-            others = [cell for preset in PRESETS if preset != "paper" for cell in beside(runs[preset], runs["paper"])]
-            lines.append([target, str(len(seeds)), f"{errors_of(runs['paper']).mean():.4f}", *others])
+            runs = {
+                preset: [rows[f"{preset}: {target}, seed {seed}"] for seed in seeds]
+                for preset in PRESETS
+            }
+            others = [
+                cell
+                for preset in PRESETS
+                if preset != "paper"
+                for cell in beside(runs[preset], runs["paper"])
+            ]
+            lines.append(
+                [target, str(len(seeds)), f"{errors_of(runs['paper']).mean():.4f}", *others]
+            )
     head = [
         f"{preset}: {what}"
         for preset in PRESETS
         if preset != "paper"
-        for what in ("error", "of paper's", "prompts better", "CLIP score", "FID", "zeros, parameters, MACs", "time")
+        for what in (
+            "error",
+            "of paper's",
+            "prompts better",
+            "CLIP score",
+            "FID",
+            "zeros, parameters, MACs",
+            "time",
+        )
     ]
     return grid(["relative latent error", "calibration sets", "paper", *head], lines)
 
@@ -189,12 +310,30 @@ def beside(mine: list[Kept], paper: list[Kept]) -> list[str]:
     """What one preset has beside the paper's, over the same calibration sets."""
     ours, theirs = errors_of(mine), errors_of(paper)
     picks = np.random.default_rng(0).integers(ours.shape[1], size=(RESAMPLES, ours.shape[1]))
-    low, high = np.quantile(ours[:, picks].mean((0, 2)) / theirs[:, picks].mean((0, 2)), [0.025, 0.975])
+    low, high = np.quantile(
+        ours[:, picks].mean((0, 2)) / theirs[:, picks].mean((0, 2)), [0.025, 0.975]
+    )
     by_seed = ours.mean(1) / theirs.mean(1)
     change = {
-        metric: np.mean([a["metrics"][metric]["value"] - b["metrics"][metric]["value"] for a, b in zip(mine, paper, strict=True)]) for metric in SHOWN[1:]
+        metric: np.mean(
+            [
+                a["metrics"][metric]["value"] - b["metrics"][metric]["value"]
+                for a, b in zip(mine, paper, strict=True)
+            ]
+        )
+        for metric in SHOWN[1:]
     }
-    cost = {key: np.mean([a["cost"][key] / b["cost"][key] - 1 for a, b in zip(mine, paper, strict=True) if b["cost"][key]] or [0]) for key in COSTS}
+    cost = {
+        key: np.mean(
+            [
+                a["cost"][key] / b["cost"][key] - 1
+                for a, b in zip(mine, paper, strict=True)
+                if b["cost"][key]
+            ]
+            or [0]
+        )
+        for key in COSTS
+    }
     time = np.mean([a["cpu_seconds"] / b["cpu_seconds"] for a, b in zip(mine, paper, strict=True)])
     return [
         f"{ours.mean():.4f}",
@@ -214,7 +353,9 @@ def against(rows: dict[str, Kept], name: str, base: str) -> str:
     figure = rows[name]["metrics"]["relative_latent_error"]
     if name == base or base not in rows:
         return f"{figure['value']:.4f}"
-    difference = np.array(figure["per_prompt"]) - np.array(rows[base]["metrics"]["relative_latent_error"]["per_prompt"])
+    difference = np.array(figure["per_prompt"]) - np.array(
+        rows[base]["metrics"]["relative_latent_error"]["per_prompt"]
+    )
     picks = np.random.default_rng(0).integers(len(difference), size=(RESAMPLES, len(difference)))
     low, high = np.quantile(difference[picks].mean(1), [0.025, 0.975])
     return f"{figure['value']:.4f} <sub>{difference.mean():+.4f}: {low:+.4f} to {high:+.4f}</sub>"
@@ -226,7 +367,10 @@ def conditions(found: dict[str, dict[str, Kept]]) -> str:
     if not some:
         return ""
     settings = {model: one["settings"] for kept in found.values() for model, one in kept.items()}
-    texts = [f"{model}: " + ", ".join(f"{key} {value}" for key, value in own.items()) for model, own in settings.items()]
+    texts = [
+        f"{model}: " + ", ".join(f"{key} {value}" for key, value in own.items())
+        for model, own in settings.items()
+    ]
     versions = ", ".join(f"{name} {version}" for name, version in some["versions"].items())
     return f"## Conditions\n\n{some['prompts']} evaluation prompts. {'; '.join(texts)}. {versions}; CPU, {some['machine']}."
 

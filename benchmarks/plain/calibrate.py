@@ -25,20 +25,39 @@ class Steps:
 
     done = 0
 
-    def __call__(self, pipe: Any, index: int, timestep: Tensor, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    def __call__(
+        self, pipe: Any, index: int, timestep: Tensor, tensors: dict[str, Tensor]
+    ) -> dict[str, Tensor]:
         self.done = index + 1
         return tensors
 
 
-def gather(pipe: Any, denoiser: nn.Module, layers: list[str], prompts: list[str], seeds: list[int], settings: dict[str, Any]) -> dict[str, RunningHessian]:
+def gather(
+    pipe: Any,
+    denoiser: nn.Module,
+    layers: list[str],
+    prompts: list[str],
+    seeds: list[int],
+    settings: dict[str, Any],
+) -> dict[str, RunningHessian]:
     """The Hessian of each layer over all prompts and steps; settings as for the pipeline's call, num_inference_steps among them."""
     steps, modules = Steps(), {layer: denoiser.get_submodule(layer) for layer in layers}
     hessians = {layer: RunningHessian(module.in_features) for layer, module in modules.items()}
-    hooks = [module.register_forward_hook(hook_of(hessians[layer], steps, settings["num_inference_steps"])) for layer, module in modules.items()]
+    hooks = [
+        module.register_forward_hook(
+            hook_of(hessians[layer], steps, settings["num_inference_steps"])
+        )
+        for layer, module in modules.items()
+    ]
     try:
         for i in range(0, len(prompts), BATCH):
             steps.done = 0
-            draw(pipe, prompts[i : i + BATCH], seeds[i : i + BATCH], settings | {"callback_on_step_end": steps})
+            draw(
+                pipe,
+                prompts[i : i + BATCH],
+                seeds[i : i + BATCH],
+                settings | {"callback_on_step_end": steps},
+            )
     finally:
         for hook in hooks:
             hook.remove()
@@ -52,7 +71,9 @@ def hook_of(hessian: RunningHessian, steps: Steps, total: int) -> Any:
     return hook
 
 
-def draw(pipe: Any, prompts: list[str], seeds: list[int], settings: dict[str, Any], output: str = "np") -> Any:
+def draw(
+    pipe: Any, prompts: list[str], seeds: list[int], settings: dict[str, Any], output: str = "np"
+) -> Any:
     """One call of the pipeline, a seed for each prompt."""
     generators = [torch.Generator().manual_seed(seed) for seed in seeds]
     with torch.no_grad():

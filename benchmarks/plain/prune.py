@@ -28,7 +28,10 @@ def prune_plain_(pipe: Any, prompts: list[str], config: PruningConfig) -> None:
     shapes = layer_shapes(denoiser)
     blocks = require_blocks(shapes, type(denoiser).__name__)
     groups = select_groups(blocks, config) if config.pattern == "structured" else []
-    settings = {name: getattr(config, name) for name in ("num_inference_steps", "guidance_scale", "height", "width")}
+    settings = {
+        name: getattr(config, name)
+        for name in ("num_inference_steps", "guidance_scale", "height", "width")
+    }
     seeds = [config.seed + i for i in range(len(prompts))]
     pipe.set_progress_bar_config(disable=True)
     for package in plan_packages(blocks, shapes, config):
@@ -39,18 +42,35 @@ def prune_plain_(pipe: Any, prompts: list[str], config: PruningConfig) -> None:
         for layer in () if groups else package.layers:
             with torch.no_grad():
                 weight = denoiser.get_submodule(layer).weight
-                weight.copy_(solve(weight, hessians[layer].matrix, config.removed, config.group, config.damping))
+                weight.copy_(
+                    solve(
+                        weight, hessians[layer].matrix, config.removed, config.group, config.damping
+                    )
+                )
 
 
-def remove_group_(denoiser: nn.Module, group: Group, hessians: dict[str, RunningHessian], config: PruningConfig) -> None:
+def remove_group_(
+    denoiser: nn.Module, group: Group, hessians: dict[str, RunningHessian], config: PruningConfig
+) -> None:
     """Take heads or neurons out of the layers that read them, and out of the model."""
     total = items(denoiser, group)
     count = min(total - 1, int(config.removed * total + 0.5))
     if group.kind == "neurons":
-        count = total - max(config.round_to, round((total - count) / config.round_to) * config.round_to)
+        count = total - max(
+            config.round_to, round((total - count) / config.round_to) * config.round_to
+        )
     weights = [denoiser.get_submodule(layer).weight.detach() for layer in group.consumers]
-    streams = [(weight, hessians[layer].matrix) for weight, layer in zip(weights, group.consumers, strict=True)]
-    removed, repaired = remove_parts(streams, list(columns(denoiser, group, total)), count, group.kind == "heads", damping=config.damping)
+    streams = [
+        (weight, hessians[layer].matrix)
+        for weight, layer in zip(weights, group.consumers, strict=True)
+    ]
+    removed, repaired = remove_parts(
+        streams,
+        list(columns(denoiser, group, total)),
+        count,
+        group.kind == "heads",
+        damping=config.damping,
+    )
     for weight, new in zip(weights, repaired, strict=True):
         weight.copy_(new)
     shrink_(denoiser, group, [j for j in range(total) if j not in set(removed)])

@@ -18,17 +18,29 @@ BLOCK = 128  # a multiple of every m of n:m
 DAMPING = 0.01
 
 
-def solve(weight: Tensor, hessian: Tensor, sparsity: float, group: tuple[int, int] | None = None, damping: float = DAMPING) -> Tensor:
+def solve(
+    weight: Tensor,
+    hessian: Tensor,
+    sparsity: float,
+    group: tuple[int, int] | None = None,
+    damping: float = DAMPING,
+) -> Tensor:
     """The pruned weight (O, I), its zeros the removed ones. group (n, m): at most n non-zeros in m consecutive columns."""
     rows, factor = prepare(weight, hessian, damping)
     for left in range(0, rows.shape[1], BLOCK):
         right = min(left + BLOCK, rows.shape[1])
         block, errors = rows[:, left:right].clone(), torch.zeros_like(rows[:, left:right])
         inside = factor[left:right, left:right]
-        away = torch.zeros_like(block, dtype=torch.bool) if group else below_threshold(block, inside, sparsity)
+        away = (
+            torch.zeros_like(block, dtype=torch.bool)
+            if group
+            else below_threshold(block, inside, sparsity)
+        )
         for q in range(right - left):
             if group and q % group[1] == 0:
-                away[:, q : q + group[1]] = weakest_of_group(block[:, q : q + group[1]], inside.diagonal()[q : q + group[1]], *group)
+                away[:, q : q + group[1]] = weakest_of_group(
+                    block[:, q : q + group[1]], inside.diagonal()[q : q + group[1]], *group
+                )
             removed = torch.where(away[:, q], block[:, q], 0)
             errors[:, q] = removed / inside[q, q]
             block[:, q:] -= errors[:, q].unsqueeze(1).matmul(inside[q, q:].unsqueeze(0))

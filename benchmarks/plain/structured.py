@@ -31,13 +31,18 @@ def remove_parts(
 ) -> tuple[list[int], list[Tensor]]:
     """Remove `count` of the parts, columns (D,) each, from every stream. Returns which, in the order they left, and the weights, zero there."""
     weights = [w.to(h.dtype, copy=True) for w, h in streams]
-    damped = [h + damping * h.diagonal().mean() * torch.eye(len(h), dtype=h.dtype) for _, h in streams]
+    damped = [
+        h + damping * h.diagonal().mean() * torch.eye(len(h), dtype=h.dtype) for _, h in streams
+    ]
     left, removed = list(range(len(parts))), []
     others = other_columns(parts, damped[0].shape[0])
     while len(removed) < count:
         columns = torch.cat([others, *(parts[j] for j in left)]).sort().values
         inverses = [inverse_of_left(h, columns, invert) for h in damped]
-        losses = [losses_of(w, inverse, [parts[j] for j in left]) for w, inverse in zip(weights, inverses, strict=True)]
+        losses = [
+            losses_of(w, inverse, [parts[j] for j in left])
+            for w, inverse in zip(weights, inverses, strict=True)
+        ]
         group = 1 if heads else shrinking_group(count - len(removed))
         weakest = [left[i] for i in importance(losses).argsort(stable=True)[:group].tolist()]
         gone = torch.cat([parts[j] for j in weakest])
@@ -65,7 +70,9 @@ def inverse_of_left(hessian: Tensor, columns: Tensor, invert: Callable[[Tensor],
 
 def losses_of(weight: Tensor, inverse: Tensor, parts: list[Tensor]) -> Tensor:
     """What the removal of each part costs: (parts,)."""
-    each = weight.square().sum(0) / (2 * inverse.diagonal().clamp(min=torch.finfo(weight.dtype).tiny))
+    each = weight.square().sum(0) / (
+        2 * inverse.diagonal().clamp(min=torch.finfo(weight.dtype).tiny)
+    )
     return each[torch.stack(parts)].sum(1)
 
 

@@ -23,12 +23,20 @@ SMOKE = 24  # micro rows with --smoke are so many times narrower
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("rows", nargs="*", metavar="ROW", help=f"of {', '.join(ROWS)} (default: all)")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "rows", nargs="*", metavar="ROW", help=f"of {', '.join(ROWS)} (default: all)"
+    )
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--models", nargs="+", default=list(MODELS), choices=MODELS)
-    parser.add_argument("--smoke", action="store_true", help="tiny sizes, one round: only to see that it runs; nothing is kept")
+    parser.add_argument(
+        "--smoke",
+        action="store_true",
+        help="tiny sizes, one round: only to see that it runs; nothing is kept",
+    )
     args = parser.parse_args(arguments)
     unknown = set(args.rows) - set(ROWS)
     if unknown:
@@ -41,7 +49,15 @@ def main(arguments: list[str] | None = None) -> None:
         run(args.rows or list(ROWS), args.rounds, args.models, whole.STEPS, 1, RESULTS, DOCS)
 
 
-def run(names: list[str], rounds: int, models: list[str], steps: int, shrink: int, results: Path, docs: Path) -> None:
+def run(
+    names: list[str],
+    rounds: int,
+    models: list[str],
+    steps: int,
+    shrink: int,
+    results: Path,
+    docs: Path,
+) -> None:
     """Measure the rows, keep them, draw the plots, print the table."""
     ready = pieces.pieces(shrink)
     for name in names:  # kept one by one: a run that is broken off has not been for nothing
@@ -53,8 +69,12 @@ def run(names: list[str], rounds: int, models: list[str], steps: int, shrink: in
     details: dict[str, dict[str, Any]] = keep_details({}, results)
     for model in models if any(name in whole.CONFIGS for name in names) else ():
         made = MODELS[model](shrink)
-        found = whole.measure(made, [name for name in names if name in whole.CONFIGS], rounds, steps)
-        details = keep_details({model: whole.details(found) | {"saving": whole.saving(made)}}, results)
+        found = whole.measure(
+            made, [name for name in names if name in whole.CONFIGS], rounds, steps
+        )
+        details = keep_details(
+            {model: whole.details(found) | {"saving": whole.saving(made)}}, results
+        )
         rows = whole.rows_of(found)
         print(f"{model}:\n{table(rows)}", flush=True)
         if model == OF_THE_TABLE:

@@ -97,7 +97,9 @@ def measured(pipe: Any, call: Callable[[], Any]) -> dict[str, Any]:
     with contextlib.ExitStack() as undo:
         clock = Clock()
         blocks = getattr(pipe.transformer, "transformer_blocks", [])
-        own = [("text", pipe, "encode_prompt"), ("VAE", pipe.vae, "decode")] + [("denoiser", m, "forward") for m in (pipe.transformer, *blocks)]
+        own = [("text", pipe, "encode_prompt"), ("VAE", pipe.vae, "decode")] + [
+            ("denoiser", m, "forward") for m in (pipe.transformer, *blocks)
+        ]
         for phase, owner, name in [*own, *places()]:
             undo.enter_context(wrapped(clock, phase, owner, name))
         forget_peak()
@@ -105,7 +107,12 @@ def measured(pipe: Any, call: Callable[[], Any]) -> dict[str, Any]:
         call()
         clock.turn()
     phases = dict(clock.seconds)
-    return {"cpu": sum(phases.values()), "wall": time.perf_counter() - began, "phases": phases, "peak_bytes": peak()}
+    return {
+        "cpu": sum(phases.values()),
+        "wall": time.perf_counter() - began,
+        "phases": phases,
+        "peak_bytes": peak(),
+    }
 
 
 def forget_peak() -> None:
@@ -122,4 +129,8 @@ def peak() -> int | None:
 def status(key: str) -> int | None:
     if not (PROC / "status").exists():
         return None
-    return next(int(line.split()[1]) * 1024 for line in (PROC / "status").read_text().splitlines() if line.startswith(key + ":"))
+    return next(
+        int(line.split()[1]) * 1024
+        for line in (PROC / "status").read_text().splitlines()
+        if line.startswith(key + ":")
+    )

@@ -33,7 +33,9 @@ NEURONS = Group("neurons", "ff", (UP,), (DOWN,))
 def in_child(way: str, kind: str, columns: int = COLUMNS) -> float:
     """Peak over Hessian, measured in a fresh process."""
     command = [sys.executable, "-m", "benchmarks.speed.memory", way, kind, str(columns)]
-    return json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()[-1])
+    return json.loads(
+        subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()[-1]
+    )
 
 
 def measure(rounds: int, columns: int = COLUMNS) -> dict[str, Any]:
@@ -42,16 +44,27 @@ def measure(rounds: int, columns: int = COLUMNS) -> dict[str, Any]:
     plain = {kind: in_child("plain", kind, columns) for kind in kinds}
     ours = [{kind: in_child("ours", kind, columns) for kind in kinds} for _ in range(rounds)]
     for kind in kinds:
-        print(f"{name}, {kind}: plain {plain[kind]:.2f}, obsdiff {' '.join(f'{one[kind]:.2f}' for one in ours)} times the Hessian", flush=True)
+        print(
+            f"{name}, {kind}: plain {plain[kind]:.2f}, obsdiff {' '.join(f'{one[kind]:.2f}' for one in ours)} times the Hessian",
+            flush=True,
+        )
     runs = [max(one.values()) for one in ours]
-    return {"name": name, "value": sorted(runs)[len(runs) // 2], "target": ROWS[name].target, "plain": max(plain.values()), "runs": runs}
+    return {
+        "name": name,
+        "value": sorted(runs)[len(runs) // 2],
+        "target": ROWS[name].target,
+        "plain": max(plain.values()),
+        "runs": runs,
+    }
 
 
 def ffn(columns: int) -> nn.Module:
     torch.manual_seed(0)
     model = nn.Module()
     model.ff = nn.Module()
-    model.ff.net = nn.ModuleList([nn.Linear(columns // 4, columns, bias=False), nn.Linear(columns, columns // 4, bias=False)])
+    model.ff.net = nn.ModuleList(
+        [nn.Linear(columns // 4, columns, bias=False), nn.Linear(columns, columns // 4, bias=False)]
+    )
     return model
 
 
@@ -82,7 +95,9 @@ def fill(hessian: Hessian | RunningHessian, columns: int) -> None:
 def ours_(model: nn.Module, hessian: Hessian, kind: str) -> None:
     """By the code that prune_ runs."""
     if kind == "structured":
-        prune_groups_(model, [NEURONS], {DOWN: hessian}, PruningConfig(pattern="structured", sparsity=0.25), 0)
+        prune_groups_(
+            model, [NEURONS], {DOWN: hessian}, PruningConfig(pattern="structured", sparsity=0.25), 0
+        )
     else:
         prune_tap_(model, TAP, hessian, PruningConfig(), 0)
 

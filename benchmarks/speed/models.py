@@ -3,7 +3,12 @@
 from typing import Any
 
 import torch
-from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, SD3Transformer2DModel, StableDiffusion3Pipeline
+from diffusers import (
+    AutoencoderKL,
+    FlowMatchEulerDiscreteScheduler,
+    SD3Transformer2DModel,
+    StableDiffusion3Pipeline,
+)
 from tokenizers import pre_tokenizers
 from transformers import CLIPTextConfig, CLIPTextModelWithProjection, CLIPTokenizer
 
@@ -13,7 +18,12 @@ from obsdiff.folder import open_folder, read_prompts
 
 TOKENS = 77  # of the CLIPs; the absent T5 adds 256 zero tokens
 HEAD = 64
-PROMPTS = ["a red fox in the snow", "two wooden boats on a lake", "an old clock on a stone wall", "a bowl of green apples"]
+PROMPTS = [
+    "a red fox in the snow",
+    "two wooden boats on a lake",
+    "an old clock on a stone wall",
+    "a bowl of green apples",
+]
 
 
 def random_sd3(blocks: int, heads: int, side: int) -> StableDiffusion3Pipeline:
@@ -29,7 +39,17 @@ def random_sd3(blocks: int, heads: int, side: int) -> StableDiffusion3Pipeline:
     )  # fmt: skip
     clips = [text_encoder().eval() for _ in range(2)]
     words = tokenizer()
-    return StableDiffusion3Pipeline(transformer.eval(), FlowMatchEulerDiscreteScheduler(shift=3.0), vae.eval(), clips[0], words, clips[1], words, None, None)
+    return StableDiffusion3Pipeline(
+        transformer.eval(),
+        FlowMatchEulerDiscreteScheduler(shift=3.0),
+        vae.eval(),
+        clips[0],
+        words,
+        clips[1],
+        words,
+        None,
+        None,
+    )
 
 
 def text_encoder() -> CLIPTextModelWithProjection:
@@ -45,19 +65,29 @@ def tokenizer() -> CLIPTokenizer:
     """Every byte, alone and at a word's end, and the two special tokens."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     tokens = alphabet + [a + "</w>" for a in alphabet] + ["<|startoftext|>", "<|endoftext|>"]
-    return CLIPTokenizer(vocab={t: i for i, t in enumerate(tokens)}, merges=[], model_max_length=TOKENS)
+    return CLIPTokenizer(
+        vocab={t: i for i, t in enumerate(tokens)}, merges=[], model_max_length=TOKENS
+    )
 
 
 def sd3_8x768(shrink: int = 1) -> tuple[Any, list[str], dict[str, Any]]:
     """Pipeline, calibration prompts, size and guidance of the pictures; a small one if it is to be shrunk."""
     blocks, heads, side = (8, 12, 32) if shrink == 1 else (4, 2, 8)
-    return random_sd3(blocks, heads, side), PROMPTS, {"height": 8 * side, "width": 8 * side, "guidance_scale": 7.0}
+    return (
+        random_sd3(blocks, heads, side),
+        PROMPTS,
+        {"height": 8 * side, "width": 8 * side, "guidance_scale": 7.0},
+    )
 
 
 def emoji_sd3(shrink: int = 1) -> tuple[Any, list[str], dict[str, Any]]:
     folder = builtin_path("emoji-sd3")
     prompts = read_prompts(folder / "calibration_prompts.txt")[: len(PROMPTS)]
-    return load_pipeline(open_folder(folder), dtype="float32")[0], prompts, {"height": 64, "width": 64, "guidance_scale": 4.0}
+    return (
+        load_pipeline(open_folder(folder), dtype="float32")[0],
+        prompts,
+        {"height": 64, "width": 64, "guidance_scale": 4.0},
+    )
 
 
 MODELS = {"sd3-8x768": sd3_8x768, "emoji-sd3": emoji_sd3}

@@ -38,13 +38,20 @@ class Piece(NamedTuple):
 def pieces(shrink: int = 1) -> dict[str, Callable[[], Piece]]:
     """Every row's piece, with all sizes divided by `shrink`."""
     narrow, wide = 1536 // shrink, 6144 // shrink
-    made: dict[str, Callable[[], Piece]] = {"hessian/1536": lambda: updates(narrow), "hessian/6144": lambda: updates(wide)}
+    made: dict[str, Callable[[], Piece]] = {
+        "hessian/1536": lambda: updates(narrow),
+        "hessian/6144": lambda: updates(wide),
+    }
     for kind, group in (("solve", None), ("solve24", (2, 4))):
         made[f"{kind}/qkv-1536"] = lambda group=group: solving([narrow] * 3, narrow, group)
         made[f"{kind}/6144x1536"] = lambda group=group: solving([wide], narrow, group)
         made[f"{kind}/1536x6144"] = lambda group=group: solving([narrow], wide, group)
-    made["structured/heads-24"] = lambda: removing(narrow, narrow, 2, list(torch.arange(narrow).split(narrow // 24)), 7)
-    made["structured/neurons-6144"] = lambda: removing(narrow, wide, 1, list(torch.arange(wide).split(1)), wide // 4)
+    made["structured/heads-24"] = lambda: removing(
+        narrow, narrow, 2, list(torch.arange(narrow).split(narrow // 24)), 7
+    )
+    made["structured/neurons-6144"] = lambda: removing(
+        narrow, wide, 1, list(torch.arange(wide).split(1)), wide // 4
+    )
     return made
 
 
@@ -87,7 +94,12 @@ def solving(rows: list[int], columns: int, group: tuple[int, int] | None) -> Pie
 
     def ours() -> Callable[[], list[Tensor]]:
         mine, variance = copy.deepcopy(hessian), hessian.variance()
-        return lambda: [s.weight for s in SOLVERS["obs"](weights, Inputs(mine.take(), mine.mean(), variance), Target(0.5, group, DAMPING))]
+        return lambda: [
+            s.weight
+            for s in SOLVERS["obs"](
+                weights, Inputs(mine.take(), mine.mean(), variance), Target(0.5, group, DAMPING)
+            )
+        ]
 
     return Piece(lambda: lambda: [solve(w, square, 0.5, group, DAMPING) for w in weights], ours)
 
@@ -102,13 +114,27 @@ def removing(rows: int, columns: int, streams: int, parts: list[Tensor], count: 
         mine = copy.deepcopy(hessians)
 
         def call() -> list[Tensor]:
-            consumers = [Consumer.begin(w, h.take(), DAMPING) for w, h in zip(weights, mine, strict=True)]
-            _ = obs_heads(consumers, parts, count) if heads else obs_neurons(consumers[0], torch.cat(parts), count)
+            consumers = [
+                Consumer.begin(w, h.take(), DAMPING) for w, h in zip(weights, mine, strict=True)
+            ]
+            _ = (
+                obs_heads(consumers, parts, count)
+                if heads
+                else obs_neurons(consumers[0], torch.cat(parts), count)
+            )
             return [consumer.weight for consumer in consumers]
 
         return call
 
-    return Piece(lambda: lambda: remove_parts(list(zip(weights, squares, strict=True)), parts, count, heads, damping=DAMPING)[1], ours, once=not heads)
+    return Piece(
+        lambda: (
+            lambda: remove_parts(
+                list(zip(weights, squares, strict=True)), parts, count, heads, damping=DAMPING
+            )[1]
+        ),
+        ours,
+        once=not heads,
+    )
 
 
 def measure(name: str, piece: Piece, rounds: int) -> dict[str, Any]:
@@ -125,13 +151,27 @@ def measure(name: str, piece: Piece, rounds: int) -> dict[str, Any]:
             seconds[way].append(time.process_time() - began)
     plain = seconds["plain"] * (rounds if piece.once else 1)
     runs = [p / o for p, o in zip(plain, seconds["ours"], strict=True)]
-    print(f"{name}: plain {median(plain):.2f} s of CPU time, obsdiff {median(seconds['ours']):.2f} s{agreement(answers)}", flush=True)
-    return {"name": name, "value": median(runs), "target": ROWS[name].target, "plain": 1.0, "runs": runs}
+    print(
+        f"{name}: plain {median(plain):.2f} s of CPU time, obsdiff {median(seconds['ours']):.2f} s{agreement(answers)}",
+        flush=True,
+    )
+    return {
+        "name": name,
+        "value": median(runs),
+        "target": ROWS[name].target,
+        "plain": 1.0,
+        "runs": runs,
+    }
 
 
 def agreement(answers: dict[str, list]) -> str:
     """By how much of the mask both agree, for pieces that prune."""
     if not isinstance(answers["plain"][0], Tensor):
         return ""
-    same = torch.cat([((p == 0) == (o == 0)).flatten() for p, o in zip(answers["plain"], answers["ours"], strict=True)])
+    same = torch.cat(
+        [
+            ((p == 0) == (o == 0)).flatten()
+            for p, o in zip(answers["plain"], answers["ours"], strict=True)
+        ]
+    )
     return f"; {same.double().mean().item():.4%} of the mask the same"

@@ -19,30 +19,62 @@ def draw_table(rows: list[dict[str, Any]], folder: Path = DOCS) -> Path:
     """Left what should be short, right what should be long; a tick is the target."""
     figure = Figure(figsize=(10, 4), layout="constrained")
     sides = [[row for row in rows if ROWS[row["name"]].less == less] for less in (True, False)]
-    for ax, some, title in zip(figure.subplots(1, 2), sides, ("less is better", "times faster than plain"), strict=True):
+    for ax, some, title in zip(
+        figure.subplots(1, 2), sides, ("less is better", "times faster than plain"), strict=True
+    ):
         for i, row in enumerate(reversed(some)):
-            ax.barh(i + 0.2, row["plain"], 0.38, color=COLOURS["plain"], label="plain algorithm" if i == 0 else None)
-            ax.barh(i - 0.2, row["value"], 0.38, color=COLOURS["ours"], label="obsdiff" if i == 0 else None)
-            ax.plot([row["target"]] * 2, [i - 0.42, i + 0.02], color=COLOURS["target"], linewidth=2, label="target" if i == 0 else None)
+            ax.barh(
+                i + 0.2,
+                row["plain"],
+                0.38,
+                color=COLOURS["plain"],
+                label="plain algorithm" if i == 0 else None,
+            )
+            ax.barh(
+                i - 0.2,
+                row["value"],
+                0.38,
+                color=COLOURS["ours"],
+                label="obsdiff" if i == 0 else None,
+            )
+            ax.plot(
+                [row["target"]] * 2,
+                [i - 0.42, i + 0.02],
+                color=COLOURS["target"],
+                linewidth=2,
+                label="target" if i == 0 else None,
+            )
         ax.set_yticks(range(len(some)), [row["name"] for row in reversed(some)])
         ax.set_title(title)
         ax.spines[["top", "right"]].set_visible(False)
-    figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False)
+    figure.legend(
+        *figure.axes[0].get_legend_handles_labels(),
+        loc="outside lower center",
+        ncols=3,
+        frameon=False,
+    )
     return saved(figure, folder / "speed-table.png")
 
 
 def draw_phases(details: dict[str, dict[str, Any]], folder: Path = DOCS) -> Path:
     """One axis a model, a bar a call, in units of plain inference."""
     figure = Figure(figsize=(10, 3.2 * len(details)), layout="constrained")
-    for ax, (model, calls) in zip(figure.subplots(len(details), 1, squeeze=False)[:, 0], details.items(), strict=True):
-        unit, calls = calls["inference"]["cpu"], {name: one for name, one in calls.items() if "phases" in one}
+    for ax, (model, calls) in zip(
+        figure.subplots(len(details), 1, squeeze=False)[:, 0], details.items(), strict=True
+    ):
+        unit, calls = (
+            calls["inference"]["cpu"],
+            {name: one for name, one in calls.items() if "phases" in one},
+        )
         for i, one in enumerate(reversed(calls.values())):
             left = 0.0
             for phase, colour in PHASES.items():
                 length = one["phases"].get(phase, 0.0) / unit
                 ax.barh(i, length, left=left, color=colour, label=phase if i == 0 else None)
                 left += length
-        ax.set_yticks(range(len(calls)), [label(name, one) for name, one in reversed(calls.items())])
+        ax.set_yticks(
+            range(len(calls)), [label(name, one) for name, one in reversed(calls.items())]
+        )
         ax.set(title=model, xlabel="CPU time / plain inference")
         ax.spines[["top", "right"]].set_visible(False)
     figure.axes[0].legend(frameon=False, ncols=2)

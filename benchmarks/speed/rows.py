@@ -19,7 +19,10 @@ class Row(NamedTuple):
     less: bool = False
 
 
-WHOLE, SOLVE = "whole pruning / plain inference of the calibration prompts", "times faster than plain"
+WHOLE, SOLVE = (
+    "whole pruning / plain inference of the calibration prompts",
+    "times faster than plain",
+)
 ROWS = {
     "whole/default": Row(f"{WHOLE}, default calibration", 2.0, less=True),
     "whole/live-4": Row(f"{WHOLE}, live, 4 packages", 4.5, less=True),
@@ -35,7 +38,11 @@ ROWS = {
     "solve24/1536x6144": Row(f"FFN down, 2:4, {SOLVE}", 2.2),
     "structured/heads-24": Row(f"7 of 24 heads of 64, two streams, {SOLVE}", 8.0),
     "structured/neurons-6144": Row(f"1,536 of 6,144 neurons, {SOLVE}", 18.0),
-    "memory/solve": Row("peak memory of a solve, its Hessian included / Hessian; the worse of unstructured and structured", 2.5, less=True),
+    "memory/solve": Row(
+        "peak memory of a solve, its Hessian included / Hessian; the worse of unstructured and structured",
+        2.5,
+        less=True,
+    ),
 }
 
 
@@ -46,7 +53,9 @@ def met(name: str, value: float) -> bool:
 def keep_rows(new: list[dict[str, Any]], folder: Path) -> list[dict[str, Any]]:
     """Merge new rows into speed.json by name, in the table's order; returns all that there are."""
     file = folder / "speed.json"
-    found = {row["name"]: row for row in (json.loads(file.read_text())["rows"] if file.exists() else [])} | {row["name"]: row for row in new}
+    found = {
+        row["name"]: row for row in (json.loads(file.read_text())["rows"] if file.exists() else [])
+    } | {row["name"]: row for row in new}
     rows = [found[name] for name in ROWS if name in found]
     write(file, {"rows": rows})
     return rows
@@ -76,5 +85,7 @@ def table(rows: list[dict[str, Any]]) -> str:
         sign = "<=" if ROWS[name].less else ">="
         spread = f"({min(runs):.2f} to {max(runs):.2f})"
         verdict = "" if met(name, row["value"]) else "  MISSED"
-        lines.append(f"{name:24} {row['plain']:7.2f} {sign:>3} {row['target']:5.1f} {row['value']:9.2f}  {spread:20}  {ROWS[name].what}{verdict}")
+        lines.append(
+            f"{name:24} {row['plain']:7.2f} {sign:>3} {row['target']:5.1f} {row['value']:9.2f}  {spread:20}  {ROWS[name].what}{verdict}"
+        )
     return "\n".join(lines)

@@ -30,7 +30,11 @@ CONFIGS: dict[str, dict[str, Any]] = {  # row -> settings of obsdiff
     "whole/structured": STRUCTURED,
 }
 AS_PLAIN: dict[str, dict[str, Any]] = {"plain": LIVE, "plain, structured": LIVE | STRUCTURED}
-ONCE = ("Hessian", "factor", "sweep")  # phases of the plain algorithm that do not grow with the number of packages
+ONCE = (
+    "Hessian",
+    "factor",
+    "sweep",
+)  # phases of the plain algorithm that do not grow with the number of packages
 Model = tuple[Any, list[str], dict[str, Any]]  # pipeline, prompts, settings of its call
 Measured = dict[str, list[dict[str, Any]]]  # call -> one entry a round
 
@@ -40,11 +44,21 @@ def measure(model: Model, rows: list[str], rounds: int, steps: int = STEPS) -> M
     pipe, prompts, settings = model
     dense, settings = pipe.transformer, settings | {"num_inference_steps": steps}
     pipe.set_progress_bar_config(disable=True)
-    calls: dict[str, Callable[[], Any]] = {"inference": lambda: draw(pipe, prompts, list(range(len(prompts))), settings, "latent")}
-    calls |= {row: partial(prune, pipe, prompts, PruningConfig(**CONFIGS[row], **settings)) for row in rows}
-    once = {name: partial(prune_plain_, pipe, prompts, PruningConfig(**AS_PLAIN[name], **settings)) for name in {plain_of(row): 0 for row in rows}}
+    calls: dict[str, Callable[[], Any]] = {
+        "inference": lambda: draw(pipe, prompts, list(range(len(prompts))), settings, "latent")
+    }
+    calls |= {
+        row: partial(prune, pipe, prompts, PruningConfig(**CONFIGS[row], **settings))
+        for row in rows
+    }
+    once = {
+        name: partial(prune_plain_, pipe, prompts, PruningConfig(**AS_PLAIN[name], **settings))
+        for name in {plain_of(row): 0 for row in rows}
+    }
     found: Measured = {}
-    spare = sum(p.numel() * p.element_size() for p in dense.parameters())  # the dense weights are kept for the next call
+    spare = sum(
+        p.numel() * p.element_size() for p in dense.parameters()
+    )  # the dense weights are kept for the next call
     draw(pipe, prompts[:1], [0], settings, "np")  # warm
     for i in range(rounds):
         names = [*calls, *(once if i == 0 else ())]
@@ -54,7 +68,10 @@ def measure(model: Model, rows: list[str], rounds: int, steps: int = STEPS) -> M
             if figures["peak_bytes"]:
                 figures["peak_bytes"] -= spare
             found.setdefault(name, []).append(figures)
-            print(f"round {i + 1}: {name}: {figures['cpu']:.1f} s of CPU time, {figures['wall']:.1f} s", flush=True)
+            print(
+                f"round {i + 1}: {name}: {figures['cpu']:.1f} s of CPU time, {figures['wall']:.1f} s",
+                flush=True,
+            )
     pipe.transformer = dense
     return found
 
@@ -73,7 +90,9 @@ def saving(model: Model) -> dict[str, float]:
     """CPU and wall seconds of saving a pruned pipeline, which no ratio counts. Which weights are zero makes no difference to it."""
     pipe, prompts, settings = model
     dense, pipe.transformer = pipe.transformer, copy.deepcopy(pipe.transformer)
-    report = prune(pipe, prompts[:1], PruningConfig(method="magnitude", num_inference_steps=1, **settings))
+    report = prune(
+        pipe, prompts[:1], PruningConfig(method="magnitude", num_inference_steps=1, **settings)
+    )
     with tempfile.TemporaryDirectory() as folder:
         cpu, wall = time.process_time(), time.perf_counter()
         save_pruned(pipe, Path(folder) / "pruned", report)
@@ -88,8 +107,18 @@ def rows_of(found: Measured) -> list[dict[str, Any]]:
     rows = []
     for name in (name for name in found if name in CONFIGS):
         runs = [one["cpu"] / inference for one, inference in zip(found[name], base, strict=True)]
-        plain = plain_seconds(found[plain_of(name)][0], 12 if name == "whole/replay-12" else PACKAGES) / median(base)
-        rows.append({"name": name, "value": median(runs), "target": ROWS[name].target, "plain": plain, "runs": runs})
+        plain = plain_seconds(
+            found[plain_of(name)][0], 12 if name == "whole/replay-12" else PACKAGES
+        ) / median(base)
+        rows.append(
+            {
+                "name": name,
+                "value": median(runs),
+                "target": ROWS[name].target,
+                "plain": plain,
+                "runs": runs,
+            }
+        )
     return rows
 
 
@@ -103,7 +132,10 @@ def details(found: Measured) -> dict[str, Any]:
     """Medians over the rounds of every call: CPU and wall seconds, CPU seconds by phase, peak bytes."""
     calls = {}
     for name, rounds in found.items():
-        phases = {phase: median(one["phases"].get(phase, 0.0) for one in rounds) for phase in {p: 0 for one in rounds for p in one["phases"]}}
+        phases = {
+            phase: median(one["phases"].get(phase, 0.0) for one in rounds)
+            for phase in {p: 0 for one in rounds for p in one["phases"]}
+        }
         peaks = [one["peak_bytes"] for one in rounds if one["peak_bytes"]]
         calls[name] = {
             "cpu": median(one["cpu"] for one in rounds),

@@ -41,8 +41,18 @@ class Clip:
         length = self.model.config.text_config.max_position_embeddings
         found = []
         for i in range(0, len(images), BATCH):
-            text = self.tokenizer(prompts[i : i + BATCH], padding=True, truncation=True, max_length=length, return_tensors="pt")
-            out = self.model(input_ids=text.input_ids, attention_mask=text.attention_mask, pixel_values=self.read(images[i : i + BATCH]))
+            text = self.tokenizer(
+                prompts[i : i + BATCH],
+                padding=True,
+                truncation=True,
+                max_length=length,
+                return_tensors="pt",
+            )
+            out = self.model(
+                input_ids=text.input_ids,
+                attention_mask=text.attention_mask,
+                pixel_values=self.read(images[i : i + BATCH]),
+            )
             found.append((out.image_embeds * out.text_embeds).sum(1))
         return torch.cat(found).double().numpy()
 
@@ -57,16 +67,26 @@ class Clip:
 
 def load(kind: Any, folder: Path) -> Any:
     """A model of transformers from a folder, in float32. NotAtHand if tensors are missing, which from_pretrained would make up."""
-    model, info = kind.from_pretrained(folder, dtype=torch.float32, use_safetensors=True, local_files_only=True, output_loading_info=True)
+    model, info = kind.from_pretrained(
+        folder,
+        dtype=torch.float32,
+        use_safetensors=True,
+        local_files_only=True,
+        output_loading_info=True,
+    )
     missing = sorted(info["missing_keys"])
     if missing:
-        raise NotAtHand(f"{folder} has not the weights of {kind.__name__}: {len(missing)} tensors are missing, such as {missing[0]}")
+        raise NotAtHand(
+            f"{folder} has not the weights of {kind.__name__}: {len(missing)} tensors are missing, such as {missing[0]}"
+        )
     return model.eval()
 
 
 def reader(folder: Path) -> Callable[[list[Image.Image]], Tensor]:
     """Pictures -> pixel values (B, 3, S, S), as the model in the folder wants them."""
-    if any((folder / name).is_file() for name in ("preprocessor_config.json", "processor_config.json")):
+    if any(
+        (folder / name).is_file() for name in ("preprocessor_config.json", "processor_config.json")
+    ):
         from transformers import CLIPImageProcessor
 
         processor = CLIPImageProcessor.from_pretrained(folder, local_files_only=True)

@@ -45,11 +45,18 @@ def features_of(images: Iterable[Image.Image], extract: Extractor) -> Tensor:
 def real_features(judges: Judges, extract: Extractor) -> Tensor:
     """Features (M, F) of the real pictures, which have been given: computed, or as saved by the same extractor."""
     if judges.real.is_dir():
-        return features_of((Image.open(file).convert("RGB") for file in picture_files(judges.real)), extract)
+        return features_of(
+            (Image.open(file).convert("RGB") for file in picture_files(judges.real)), extract
+        )
     with safe_open(judges.real, "pt") as file:
-        made_by, features = (file.metadata() or {}).get("digest"), file.get_tensor("features").float()
+        made_by, features = (
+            (file.metadata() or {}).get("digest"),
+            file.get_tensor("features").float(),
+        )
     if made_by and made_by != digest(judges.features):
-        raise NotAtHand(f"the features in {judges.real} were made by another extractor than --features; save them again with this one")
+        raise NotAtHand(
+            f"the features in {judges.real} were made by another extractor than --features; save them again with this one"
+        )
     return features
 
 

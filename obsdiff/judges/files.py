@@ -29,7 +29,10 @@ class Judges:
     def record(self) -> dict[str, str]:
         """What was given, for results.json; what ships with obsdiff by its name alone."""
         given = {name: path for name, path in vars(self).items() if path is not None}
-        return {name: str(path.relative_to(HERE) if path.is_relative_to(HERE) else path) for name, path in given.items()}
+        return {
+            name: str(path.relative_to(HERE) if path.is_relative_to(HERE) else path)
+            for name, path in given.items()
+        }
 
 
 def find_judges(given: dict[str, str | None], dense: Path) -> Judges:
@@ -50,9 +53,13 @@ def find_clip(flag: str, value: str, kinds: tuple[str, ...] = ("clip",)) -> Path
     folder = find_folder(flag, value)
     kind = read_json(folder / "config.json").get("model_type")
     if kind not in kinds:
-        raise UserError(f"{flag}: expected a CLIP model (model_type {' or '.join(kinds)}), found {kind!r} in {folder / 'config.json'}")
+        raise UserError(
+            f"{flag}: expected a CLIP model (model_type {' or '.join(kinds)}), found {kind!r} in {folder / 'config.json'}"
+        )
     read_component(folder)
-    if kinds == ("clip",) and not any((folder / name).is_file() for name in ("tokenizer.json", "vocab.json")):
+    if kinds == ("clip",) and not any(
+        (folder / name).is_file() for name in ("tokenizer.json", "vocab.json")
+    ):
         raise UserError(f"{flag}: {folder} has no tokenizer: expected tokenizer.json or vocab.json")
     return folder
 
@@ -68,13 +75,17 @@ def find_folder(flag: str, value: str) -> Path:
     try:
         return Path(snapshot_download(value, local_files_only=True))
     except (HFValidationError, LocalEntryNotFoundError, OSError):
-        raise UserError(f"{flag}: there is no folder {value!r}, and it is not in the hub's cache; fetch it with: hf download {value}") from None
+        raise UserError(
+            f"{flag}: there is no folder {value!r}, and it is not in the hub's cache; fetch it with: hf download {value}"
+        ) from None
 
 
 def find_weights(flag: str, value: str) -> Path:
     file = Path(value)
     if not file.is_file() or file.suffix not in WEIGHTS:
-        raise UserError(f"{flag}: expected a file of weights ({', '.join(WEIGHTS)}), found {value!r}")
+        raise UserError(
+            f"{flag}: expected a file of weights ({', '.join(WEIGHTS)}), found {value!r}"
+        )
     if file.suffix == ".safetensors":
         read_header(file)
     return file
@@ -94,10 +105,14 @@ def find_real(value: str) -> Path:
             raise UserError(f"real: {path} has no pictures ({', '.join(PICTURES)})")
         return path
     if path.suffix != ".safetensors" or not path.is_file():
-        raise UserError(f"real: expected a folder of pictures, or a .safetensors file of their features, found {value!r}")
+        raise UserError(
+            f"real: expected a folder of pictures, or a .safetensors file of their features, found {value!r}"
+        )
     shape = read_header(path).get("features", {}).get("shape")
     if not shape or len(shape) != 2:
-        raise UserError(f'real: {path}: expected a tensor "features" (pictures, numbers), found {"shape " + str(shape) if shape else "none"}')
+        raise UserError(
+            f'real: {path}: expected a tensor "features" (pictures, numbers), found {"shape " + str(shape) if shape else "none"}'
+        )
     return path
 
 
@@ -110,15 +125,26 @@ def find_image_reward(value: str) -> Path:
     """The folder of ImageReward: its weights, med_config.json and a BERT tokenizer."""
     folder = find_folder("image-reward", value)
     if not reward_weights(folder):
-        raise UserError(f"image-reward: {folder} has no weights: expected ImageReward.safetensors or ImageReward.pt")
+        raise UserError(
+            f"image-reward: {folder} has no weights: expected ImageReward.safetensors or ImageReward.pt"
+        )
     read_json(folder / "med_config.json")
     if not any((folder / name).is_file() for name in ("tokenizer.json", "vocab.txt")):
-        raise UserError(f"image-reward: {folder} has no tokenizer: expected BERT's tokenizer.json or vocab.txt (bert-base-uncased)")
+        raise UserError(
+            f"image-reward: {folder} has no tokenizer: expected BERT's tokenizer.json or vocab.txt (bert-base-uncased)"
+        )
     return folder
 
 
 def reward_weights(folder: Path) -> Path | None:
-    return next((folder / f"ImageReward{suffix}" for suffix in WEIGHTS if (folder / f"ImageReward{suffix}").is_file()), None)
+    return next(
+        (
+            folder / f"ImageReward{suffix}"
+            for suffix in WEIGHTS
+            if (folder / f"ImageReward{suffix}").is_file()
+        ),
+        None,
+    )
 
 
 FINDERS = {

@@ -56,7 +56,12 @@ class ImageReward(nn.Module):
         """Pixels (B, 3, S, S), ids and mask (B, T) -> rewards (B,)."""
         seen = self.vision(pixel_values=pixels).last_hidden_state
         everywhere = torch.ones(seen.shape[:2], dtype=torch.long)
-        read = self.text(input_ids=ids, attention_mask=mask, encoder_hidden_states=seen, encoder_attention_mask=everywhere)
+        read = self.text(
+            input_ids=ids,
+            attention_mask=mask,
+            encoder_hidden_states=seen,
+            encoder_attention_mask=everywhere,
+        )
         return (self.mlp["layers"](read.last_hidden_state[:, 0]).squeeze(1) - MEAN) / DEVIATION
 
 
@@ -79,14 +84,22 @@ class Rewarder:
         side = model.vision.config.image_size
         self.model = model
         self.tokenizer = BertTokenizer.from_pretrained(folder, local_files_only=True)
-        self.processor = CLIPImageProcessor(size={"shortest_edge": side}, crop_size={"height": side, "width": side})
+        self.processor = CLIPImageProcessor(
+            size={"shortest_edge": side}, crop_size={"height": side, "width": side}
+        )
 
     @torch.no_grad()
     def rewards(self, images: list[Image.Image], prompts: list[str]) -> np.ndarray:
         """One reward a picture (N,), about -2.5 to 2.5."""
         found = []
         for image, prompt in zip(images, prompts, strict=True):
-            text = self.tokenizer(prompt, padding="max_length", truncation=True, max_length=TOKENS, return_tensors="pt")
+            text = self.tokenizer(
+                prompt,
+                padding="max_length",
+                truncation=True,
+                max_length=TOKENS,
+                return_tensors="pt",
+            )
             pixels = self.processor(images=[image], return_tensors="pt").pixel_values
             found.append(self.model(pixels, text.input_ids, text.attention_mask))
         return torch.cat(found).double().numpy()
@@ -98,7 +111,9 @@ def load_image_reward(folder: Path) -> Rewarder:
     if file is None:
         raise NotAtHand(f"{folder} has no weights of ImageReward")
     weights = {renamed(name): value for name, value in read_weights(file).items()}
-    model = ImageReward(vision_config(weights, file), text_config(weights, read_json(folder / "med_config.json")))
+    model = ImageReward(
+        vision_config(weights, file), text_config(weights, read_json(folder / "med_config.json"))
+    )
     return Rewarder(fill_(model, weights, file), folder)
 
 
@@ -112,7 +127,10 @@ def vision_config(weights: dict[str, Tensor], file: Path) -> Any:
     """The image tower's sizes, read off its weights: ViT-L/16 at 224 pixels in the published ones."""
     from transformers import BlipVisionConfig
 
-    patches, positions = (weights.get(f"vision.embeddings.{name}") for name in ("patch_embedding.weight", "position_embedding"))
+    patches, positions = (
+        weights.get(f"vision.embeddings.{name}")
+        for name in ("patch_embedding.weight", "position_embedding")
+    )
     if patches is None or positions is None:
         raise NotAtHand(f"{file} has not the weights of ImageReward: no image tower in it")
     width, patch = patches.shape[0], patches.shape[-1]
@@ -129,7 +147,26 @@ def text_config(weights: dict[str, Tensor], med: dict[str, Any]) -> Any:
     """The text encoder's sizes, from the published med_config.json."""
     from transformers import BlipTextConfig
 
-    names = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "max_position_embeddings", "layer_norm_eps")
+    names = (
+        "vocab_size",
+        "hidden_size",
+        "intermediate_size",
+        "num_hidden_layers",
+        "num_attention_heads",
+        "max_position_embeddings",
+        "layer_norm_eps",
+    )
     seen = weights["vision.embeddings.patch_embedding.weight"].shape[0]
-    special = {"pad_token_id": 0, "bos_token_id": None, "eos_token_id": None, "sep_token_id": None}  # nothing is generated
-    return BlipTextConfig(**{name: med[name] for name in names}, encoder_hidden_size=seen, hidden_act="gelu", is_decoder=True, **special)
+    special = {
+        "pad_token_id": 0,
+        "bos_token_id": None,
+        "eos_token_id": None,
+        "sep_token_id": None,
+    }  # nothing is generated
+    return BlipTextConfig(
+        **{name: med[name] for name in names},
+        encoder_hidden_size=seen,
+        hidden_act="gelu",
+        is_decoder=True,
+        **special,
+    )

@@ -30,7 +30,14 @@ SIDE = 299
 class Conv(nn.Module):
     """Convolution without bias, batch norm, ReLU. Stride 1 keeps the size, unless `valid`."""
 
-    def __init__(self, inputs: int, outputs: int, kernel: int | tuple[int, int], stride: int = 1, valid: bool = False):
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        kernel: int | tuple[int, int],
+        stride: int = 1,
+        valid: bool = False,
+    ):
         super().__init__()
         sides = (kernel, kernel) if isinstance(kernel, int) else kernel
         padding = (0, 0) if valid or stride > 1 else (sides[0] // 2, sides[1] // 2)
@@ -56,7 +63,13 @@ def halve(x: Tensor) -> Tensor:
 class Block(nn.Module):
     """Branches side by side; the last one starts with a pool."""
 
-    def __init__(self, inputs: int, branches: list[list[Any]], pool: Callable[[Tensor], Tensor], pooled: int = 0):
+    def __init__(
+        self,
+        inputs: int,
+        branches: list[list[Any]],
+        pool: Callable[[Tensor], Tensor],
+        pooled: int = 0,
+    ):
         super().__init__()
         self.pool, self.branches = pool, branches
         self.branch_pool = Conv(inputs, pooled, 1) if pooled else nn.Identity()
@@ -69,7 +82,9 @@ class Block(nn.Module):
                 width = sum(layer[1] for layer in layers)
 
     def forward(self, x: Tensor) -> Tensor:
-        return torch.cat([*(self.run(branch, x) for branch in self.branches), self.branch_pool(self.pool(x))], 1)
+        return torch.cat(
+            [*(self.run(branch, x) for branch in self.branches), self.branch_pool(self.pool(x))], 1
+        )
 
     def run(self, branch: list[Any], x: Tensor) -> Tensor:
         for step in branch:
@@ -91,18 +106,29 @@ def block_b(inputs: int) -> Block:
 
 def block_c(inputs: int, c: int) -> Block:
     seven = [("branch7x7_1", c, 1), ("branch7x7_2", c, (1, 7)), ("branch7x7_3", 192, (7, 1))]
-    double = [("branch7x7dbl_1", c, 1)] + [(f"branch7x7dbl_{i}", 192 if i == 5 else c, (1, 7) if i % 2 else (7, 1)) for i in (2, 3, 4, 5)]
+    double = [("branch7x7dbl_1", c, 1)] + [
+        (f"branch7x7dbl_{i}", 192 if i == 5 else c, (1, 7) if i % 2 else (7, 1))
+        for i in (2, 3, 4, 5)
+    ]
     return Block(inputs, [[("branch1x1", 192, 1)], seven, double], average_pool, 192)
 
 
 def block_d(inputs: int) -> Block:
     three = [("branch3x3_1", 192, 1), ("branch3x3_2", 320, 3, 2)]
-    seven = [("branch7x7x3_1", 192, 1), ("branch7x7x3_2", 192, (1, 7)), ("branch7x7x3_3", 192, (7, 1)), ("branch7x7x3_4", 192, 3, 2)]
+    seven = [
+        ("branch7x7x3_1", 192, 1),
+        ("branch7x7x3_2", 192, (1, 7)),
+        ("branch7x7x3_3", 192, (7, 1)),
+        ("branch7x7x3_4", 192, 3, 2),
+    ]
     return Block(inputs, [three, seven], halve)
 
 
 def block_e(inputs: int, pool: Callable[[Tensor], Tensor]) -> Block:
-    three = [("branch3x3_1", 384, 1), [("branch3x3_2a", 384, (1, 3)), ("branch3x3_2b", 384, (3, 1))]]
+    three = [
+        ("branch3x3_1", 384, 1),
+        [("branch3x3_2a", 384, (1, 3)), ("branch3x3_2b", 384, (3, 1))],
+    ]
     fork = [("branch3x3dbl_3a", 384, (1, 3)), ("branch3x3dbl_3b", 384, (3, 1))]
     double = [("branch3x3dbl_1", 448, 1), ("branch3x3dbl_2", 384, 3), fork]
     return Block(inputs, [[("branch1x1", 320, 1)], three, double], pool, 192)
@@ -120,15 +146,23 @@ class Inception(nn.Module):
         self.Conv2d_3b_1x1 = Conv(64, 80, 1)
         self.Conv2d_4a_3x3 = Conv(80, 192, 3, valid=True)
         self.MaxPool_2 = nn.MaxPool2d(3, 2)
-        self.Mixed_5b, self.Mixed_5c, self.Mixed_5d = block_a(192, 32), block_a(256, 64), block_a(288, 64)
+        self.Mixed_5b, self.Mixed_5c, self.Mixed_5d = (
+            block_a(192, 32),
+            block_a(256, 64),
+            block_a(288, 64),
+        )
         self.Mixed_6a = block_b(288)
-        self.Mixed_6b, self.Mixed_6c, self.Mixed_6d, self.Mixed_6e = (block_c(768, c) for c in (128, 160, 160, 192))
+        self.Mixed_6b, self.Mixed_6c, self.Mixed_6d, self.Mixed_6e = (
+            block_c(768, c) for c in (128, 160, 160, 192)
+        )
         self.Mixed_7a = block_d(768)
         self.Mixed_7b, self.Mixed_7c = block_e(1280, average_pool), block_e(2048, max_pool)
 
     def forward(self, pictures: Tensor) -> Tensor:
         """(B, 3, H, W) uint8 -> (B, 2048)."""
-        x = F.interpolate(pictures.float(), (SIDE, SIDE), mode="bilinear", align_corners=False, antialias=True)
+        x = F.interpolate(
+            pictures.float(), (SIDE, SIDE), mode="bilinear", align_corners=False, antialias=True
+        )
         x = (x - 128) / 128
         for layer in self.children():
             x = layer(x)

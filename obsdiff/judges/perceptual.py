@@ -62,7 +62,9 @@ def heads() -> list[Tensor]:
 def lpips(net: AlexNet, weights: list[Tensor], x: Tensor, y: Tensor) -> Tensor:
     """Distances (B,) of pictures (B, 3, H, W) uint8, at least 31 pixels high and wide."""
     if min(x.shape[2:]) < SMALLEST:
-        raise NotAtHand(f"AlexNet needs pictures of at least {SMALLEST} pixels, found {x.shape[3]} x {x.shape[2]}")
+        raise NotAtHand(
+            f"AlexNet needs pictures of at least {SMALLEST} pixels, found {x.shape[3]} x {x.shape[2]}"
+        )
     shift, scale = (torch.tensor(v)[None, :, None, None] for v in (SHIFT, SCALE))
     features = [net((p.float() / 127.5 - 1 - shift) / scale) for p in (x, y)]
     layers = zip(weights, *features, strict=True)

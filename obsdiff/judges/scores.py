@@ -21,14 +21,20 @@ Scores = dict[str, dict[str, Figure]]  # pipeline -> metric -> figure
 BROKEN = (NotAtHand, OSError, ValueError, RuntimeError, KeyError, ImportError, SafetensorError)
 
 
-def all_figures(pictures: Pictures, latents: dict[str, Tensor], dense: str, prompts: list[str], judges: Judges) -> Scores:
+def all_figures(
+    pictures: Pictures, latents: dict[str, Tensor], dense: str, prompts: list[str], judges: Judges
+) -> Scores:
     """Every metric of every pipeline; of `dense` those that need no dense pictures to compare with."""
     models = judged(pictures, dense, prompts, judges)
     reference = torch.stack([as_tensor(image) for image in pictures[dense]])
     scores = {}
     for name, images in pictures.items():
         drawn = torch.stack([as_tensor(image) for image in images])
-        near = {"relative_latent_error": relative_latent_error(latents[name], latents[dense]), "psnr": psnr(drawn, reference), "ssim": ssim(drawn, reference)}
+        near = {
+            "relative_latent_error": relative_latent_error(latents[name], latents[dense]),
+            "psnr": psnr(drawn, reference),
+            "ssim": ssim(drawn, reference),
+        }
         scores[name] = models[name] if name == dense else near | models[name]
     return scores
 
@@ -58,7 +64,9 @@ def distances(pictures: Pictures, dense: str, prompts: list[str], judges: Judges
     for name, images in pictures.items():
         drawn = features_of(images, extract)
         if drawn.shape[1] != real.shape[1]:
-            raise NotAtHand(f"{judges.real} has {real.shape[1]} numbers a picture, the extractor gives {drawn.shape[1]}; save them again with this one")
+            raise NotAtHand(
+                f"{judges.real} has {real.shape[1]} numbers a picture, the extractor gives {drawn.shape[1]}; save them again with this one"
+            )
         found[name] = {"fid": fid(drawn, real), "kid": kid(drawn, real)}
     return found
 
@@ -70,9 +78,22 @@ def perceptual(pictures: Pictures, dense: str, prompts: list[str], judges: Judge
 
     def values(images: list[Image.Image]) -> np.ndarray:
         pairs = zip(images, references, strict=True)
-        return torch.cat([lpips(net, weights, as_tensor(image)[None], reference) for image, reference in pairs]).double().numpy()
+        return (
+            torch.cat(
+                [
+                    lpips(net, weights, as_tensor(image)[None], reference)
+                    for image, reference in pairs
+                ]
+            )
+            .double()
+            .numpy()
+        )
 
-    return {name: {"lpips": mean_of(values(images))} for name, images in pictures.items() if name != dense}
+    return {
+        name: {"lpips": mean_of(values(images))}
+        for name, images in pictures.items()
+        if name != dense
+    }
 
 
 def clip_score(pictures: Pictures, dense: str, prompts: list[str], judges: Judges) -> Scores:
@@ -90,10 +111,17 @@ def pickscore(pictures: Pictures, dense: str, prompts: list[str], judges: Judges
 def image_reward(pictures: Pictures, dense: str, prompts: list[str], judges: Judges) -> Scores:
     if judges.image_reward is None:
         raise NotAtHand("no ImageReward model was given: --image-reward FOLDER")
-    return by_prompt("image_reward", load_image_reward(judges.image_reward).rewards, pictures, prompts)
+    return by_prompt(
+        "image_reward", load_image_reward(judges.image_reward).rewards, pictures, prompts
+    )
 
 
-def by_prompt(metric: str, score: Callable[[list[Image.Image], list[str]], np.ndarray], pictures: Pictures, prompts: list[str]) -> Scores:
+def by_prompt(
+    metric: str,
+    score: Callable[[list[Image.Image], list[str]], np.ndarray],
+    pictures: Pictures,
+    prompts: list[str],
+) -> Scores:
     return {name: {metric: mean_of(score(images, prompts))} for name, images in pictures.items()}
 
 

@@ -19,10 +19,18 @@ class NotAtHand(Exception):
 def read_weights(file: Path) -> dict[str, Tensor]:
     """Name -> tensor of a .safetensors or .pth file."""
     try:
-        found = load_file(file) if file.suffix == ".safetensors" else torch.load(file, map_location="cpu", weights_only=True)
+        found = (
+            load_file(file)
+            if file.suffix == ".safetensors"
+            else torch.load(file, map_location="cpu", weights_only=True)
+        )
     except (UnpicklingError, EOFError) as error:
-        raise NotAtHand(f"{file} holds something else than tensors, and was not opened: {str(error).splitlines()[0]}") from None
-    if not isinstance(found, dict) or not all(isinstance(value, Tensor) for value in found.values()):
+        raise NotAtHand(
+            f"{file} holds something else than tensors, and was not opened: {str(error).splitlines()[0]}"
+        ) from None
+    if not isinstance(found, dict) or not all(
+        isinstance(value, Tensor) for value in found.values()
+    ):
         raise NotAtHand(f"{file}: expected names and tensors, found {type(found).__name__}")
     return found
 
@@ -30,11 +38,24 @@ def read_weights(file: Path) -> dict[str, Tensor]:
 def fill_(model: nn.Module, weights: dict[str, Tensor], file: Path) -> nn.Module:
     """Load all of a model's tensors, in float32; NotAtHand if one is missing or of another shape. Others in `weights` are left."""
     own = model.state_dict()
-    wrong = [name for name, value in own.items() if name not in weights or weights[name].shape != value.shape]
+    wrong = [
+        name
+        for name, value in own.items()
+        if name not in weights or weights[name].shape != value.shape
+    ]
     wrong = [name for name in wrong if not name.endswith("num_batches_tracked")]
     if wrong:
-        raise NotAtHand(f"{file} has not the weights of {type(model).__name__}: {len(wrong)} tensors are missing or of another shape, such as {wrong[0]}")
-    model.load_state_dict({name: weights[name].float() for name in own if name in weights and weights[name].shape == own[name].shape}, strict=False)
+        raise NotAtHand(
+            f"{file} has not the weights of {type(model).__name__}: {len(wrong)} tensors are missing or of another shape, such as {wrong[0]}"
+        )
+    model.load_state_dict(
+        {
+            name: weights[name].float()
+            for name in own
+            if name in weights and weights[name].shape == own[name].shape
+        },
+        strict=False,
+    )
     return model.eval().requires_grad_(False)
 
 
@@ -44,4 +65,6 @@ def in_torch_cache(names: tuple[str, ...], what: str, flag: str) -> Path:
     for name in names:
         if (folder / name).is_file():
             return folder / name
-    raise NotAtHand(f"no weights of {what}: expected {' or '.join(names)} in torch's cache, or {flag} FILE")
+    raise NotAtHand(
+        f"no weights of {what}: expected {' or '.join(names)} in torch's cache, or {flag} FILE"
+    )

@@ -14,7 +14,16 @@ from .random import random
 from .solution import Inputs, Solution, Target
 from .wanda import wanda
 
-SOLVERS: dict[str, Callable[..., list[Solution]]] = {"obs": obs, "alps": alps, "magnitude": magnitude, "wanda": wanda, "dsnot": dsnot}
-BASELINES: dict[str, Callable[..., tuple[list[int], list[float]]]] = {"l1": l1, "random": random}  # structured; obs is in structured.py
+SOLVERS: dict[str, Callable[..., list[Solution]]] = {
+    "obs": obs,
+    "alps": alps,
+    "magnitude": magnitude,
+    "wanda": wanda,
+    "dsnot": dsnot,
+}
+BASELINES: dict[str, Callable[..., tuple[list[int], list[float]]]] = {
+    "l1": l1,
+    "random": random,
+}  # structured; obs is in structured.py
 
 __all__ = ["BASELINES", "SOLVERS", "Inputs", "Solution", "Target"]

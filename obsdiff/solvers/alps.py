@@ -34,7 +34,9 @@ EACH = 6  # iterations with each of them
 RHO = (0.03, 1.0)  # the first and the last, in units of A's diagonal
 RAMP = 24  # iterations after which k is the target's
 
-Keep = Callable[[Tensor, float], Tensor]  # entries (O, I), share of the target's zeros -> True where an entry stays
+Keep = Callable[
+    [Tensor, float], Tensor
+]  # entries (O, I), share of the target's zeros -> True where an entry stays
 
 
 def alps(weights: list[Tensor], inputs: Inputs, target: Target) -> list[Solution]:
@@ -46,7 +48,9 @@ def alps(weights: list[Tensor], inputs: Inputs, target: Target) -> list[Solution
     if not finite(inputs.hessian):
         raise NotPositiveDefinite("the Hessian has entries that are inf or NaN")
     if not target.removed and not target.group:
-        return [Solution(w, torch.ones_like(w, dtype=torch.bool), 0.0, target.damping) for w in weights]
+        return [
+            Solution(w, torch.ones_like(w, dtype=torch.bool), 0.0, target.damping) for w in weights
+        ]
     sizes = [len(w) for w in weights]
     for step in LADDER:
         used = target.damping * step
@@ -59,15 +63,25 @@ def alps(weights: list[Tensor], inputs: Inputs, target: Target) -> list[Solution
         if found:
             break
     else:
-        raise NotPositiveDefinite(f"not positive definite with damping {target.damping:g} to {used:g} of the mean diagonal")
+        raise NotPositiveDefinite(
+            f"not positive definite with damping {target.damping:g} to {used:g} of the mean diagonal"
+        )
     mask, sparse = found
-    sparse = conjugate_gradients(rows, mask, square, sparse) / scale if target.compensate else torch.cat([w.to(rows) for w in weights]) * mask
+    sparse = (
+        conjugate_gradients(rows, mask, square, sparse) / scale
+        if target.compensate
+        else torch.cat([w.to(rows) for w in weights]) * mask
+    )
     parts = zip(weights, sparse.split(sizes), mask.split(sizes), strict=True)
     return [solution(w, part, its, inputs.hessian, used) for w, part, its in parts]
 
 
-def solution(weight: Tensor, pruned: Tensor, kept: Tensor, hessian: Tensor, damping: float) -> Solution:
-    return Solution(pruned.to(weight.dtype), kept, squared_error(weight, pruned, hessian) / 2, damping)
+def solution(
+    weight: Tensor, pruned: Tensor, kept: Tensor, hessian: Tensor, damping: float
+) -> Solution:
+    return Solution(
+        pruned.to(weight.dtype), kept, squared_error(weight, pruned, hessian) / 2, damping
+    )
 
 
 def keeper(sizes: list[int], target: Target) -> Keep:
@@ -75,10 +89,17 @@ def keeper(sizes: list[int], target: Target) -> Keep:
     if target.group:
         n, m = target.group
         return lambda entries, _: ~lowest_in_groups(entries.abs(), n, m)
-    return lambda entries, share: torch.cat([~lowest(part.abs(), round(share * target.removed * part.numel())) for part in entries.split(sizes)])
+    return lambda entries, share: torch.cat(
+        [
+            ~lowest(part.abs(), round(share * target.removed * part.numel()))
+            for part in entries.split(sizes)
+        ]
+    )
 
 
-def alternate(rows: Tensor, square: Tensor, sizes: list[int], keep: Keep) -> tuple[Tensor, Tensor] | None:
+def alternate(
+    rows: Tensor, square: Tensor, sizes: list[int], keep: Keep
+) -> tuple[Tensor, Tensor] | None:
     """Mask and sparse weights (O, I) after (1) to (3): of every matrix of the stack the best ones that a level ended with. None if a
     factorisation fails."""
     right, growth = rows @ square, (RHO[1] / RHO[0]) ** (1 / (LEVELS - 1))

@@ -19,7 +19,9 @@ from torch import Tensor
 from .obs import inverse_factor
 
 
-def asymmetric(weights: list[Tensor], hessian: Tensor, cross: Tensor, damping: float) -> tuple[list[Tensor], float]:
+def asymmetric(
+    weights: list[Tensor], hessian: Tensor, cross: Tensor, damping: float
+) -> tuple[list[Tensor], float]:
     """(2) for weights (O, I) that read the same input, on H's device, in their dtypes or, if that is longer, H's; and the damping that it took. C (I, I), `cross`,
     is used up. With C zero they are what they were.
 
@@ -28,4 +30,7 @@ def asymmetric(weights: list[Tensor], hessian: Tensor, cross: Tensor, damping: f
     factor, _, damping = inverse_factor(hessian, damping)
     shift = cross.to(hessian)
     torch.matmul(shift @ factor.T, factor, out=shift)
-    return [w.to(hessian.device, torch.promote_types(w.dtype, hessian.dtype)) + w.to(hessian) @ shift for w in weights], damping
+    return [
+        w.to(hessian.device, torch.promote_types(w.dtype, hessian.dtype)) + w.to(hessian) @ shift
+        for w in weights
+    ], damping

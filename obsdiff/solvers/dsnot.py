@@ -47,7 +47,10 @@ def dsnot(weights: list[Tensor], inputs: Inputs, target: Target) -> list[Solutio
         scores = score(weight, inputs.hessian)
         share = weight.to(mean) * mean
         gain = torch.where(spread > 0, share / spread, 0)
-        rows = zip(*(part.split(ROWS) for part in (~choose(scores, target), share, gain, scores)), strict=True)
+        rows = zip(
+            *(part.split(ROWS) for part in (~choose(scores, target), share, gain, scores)),
+            strict=True,
+        )
         kept = torch.cat([swap(*part, target.group[1] if target.group else None) for part in rows])
         solutions.append(masked(weight, scores, ~kept))
     return solutions
@@ -67,7 +70,12 @@ def swap(kept: Tensor, share: Tensor, gain: Tensor, scores: Tensor, group: int |
         possible = (best > 0) & price.isfinite()
         if not possible.any():
             break
-        rows, side, grown, pruned = rows[possible], side[possible], grown[possible], pruned[possible]
+        rows, side, grown, pruned = (
+            rows[possible],
+            side[possible],
+            grown[possible],
+            pruned[possible],
+        )
         kept[rows, grown], kept[rows, pruned] = True, False
         error[rows] += share[rows, pruned] - share[rows, grown]
         worth[side, rows, grown], cost[side, rows, pruned] = 0, torch.inf
@@ -77,14 +85,21 @@ def swap(kept: Tensor, share: Tensor, gain: Tensor, scores: Tensor, group: int |
     return kept
 
 
-def sides(kept: Tensor, share: Tensor, gain: Tensor, scores: Tensor, group: int | None) -> tuple[Tensor, Tensor]:
+def sides(
+    kept: Tensor, share: Tensor, gain: Tensor, scores: Tensor, group: int | None
+) -> tuple[Tensor, Tensor]:
     """What (2) and (3) compare, for rows whose error is positive and for those whose error is negative: both (2, O, I).
 
     worth is that of growing, zero where nothing may grow: kept weights, those whose growing makes the error worse, and those
     without a counterpart in their n:m group. cost is that of pruning, inf where (3) or the mask forbids it.
     """
     worth = torch.stack([gain, -gain]).clamp_(min=0).masked_fill_(kept, 0)
-    cost = torch.stack([scores.masked_fill(~kept | (share >= 0), torch.inf), scores.masked_fill(~kept | (share <= 0), torch.inf)])
+    cost = torch.stack(
+        [
+            scores.masked_fill(~kept | (share >= 0), torch.inf),
+            scores.masked_fill(~kept | (share <= 0), torch.inf),
+        ]
+    )
     if group:
         alone = cost.unflatten(2, (-1, group)).isinf().all(3, keepdim=True)
         worth.unflatten(2, (-1, group)).masked_fill_(alone, 0)
@@ -94,10 +109,16 @@ def sides(kept: Tensor, share: Tensor, gain: Tensor, scores: Tensor, group: int 
 def within(side: Tensor, rows: Tensor, grown: Tensor, group: int) -> tuple[Tensor, Tensor, Tensor]:
     """Where the n:m groups of grown columns (R,) lie in what `sides` returns: indices that select (R, m)."""
     first = grown - grown % group
-    return side.unsqueeze(1), rows.unsqueeze(1), first.unsqueeze(1) + torch.arange(group, device=grown.device)
+    return (
+        side.unsqueeze(1),
+        rows.unsqueeze(1),
+        first.unsqueeze(1) + torch.arange(group, device=grown.device),
+    )
 
 
-def cheapest(cost: Tensor, side: Tensor, rows: Tensor, grown: Tensor, group: int | None) -> tuple[Tensor, Tensor]:
+def cheapest(
+    cost: Tensor, side: Tensor, rows: Tensor, grown: Tensor, group: int | None
+) -> tuple[Tensor, Tensor]:
     """The smallest cost of each row (R,), or of the n:m group of its grown column (R,), and its column."""
     if group is None:
         return cost[side, rows].min(1)

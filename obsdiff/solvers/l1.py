@@ -12,7 +12,9 @@ References:
 from torch import Tensor
 
 
-def l1(reads: list[Tensor], writes: list[Tensor], count: int, seed: int = 0) -> tuple[list[int], list[float]]:
+def l1(
+    reads: list[Tensor], writes: list[Tensor], count: int, seed: int = 0
+) -> tuple[list[int], list[float]]:
     """Remove the `count` of N heads or neurons with the smallest sum of |w| over everything that leaves with them.
 
     reads: for each consumer the columns of every head or neuron, (N, ...); writes: for each producer its rows, (N, ...).

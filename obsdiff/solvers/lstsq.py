@@ -26,11 +26,16 @@ from .solution import Solution, squared_error
 
 SHARING = 8  # at least so many rows to a mask, and masks are solved one by one
 STEPS = 300  # of conjugate gradients at most
-DELAY, ENOUGH = 5, 1e-4  # steps that together take less than this share of a row's error are its last
+DELAY, ENOUGH = (
+    5,
+    1e-4,
+)  # steps that together take less than this share of a row's error are its last
 NOTHING = 1e-6  # a residual of this size, in units of the right side, is rounding
 
 
-def lstsq(weight: Tensor, kept: Tensor, hessian: Tensor, damping: float, start: Tensor | None = None) -> Tensor:
+def lstsq(
+    weight: Tensor, kept: Tensor, hessian: Tensor, damping: float, start: Tensor | None = None
+) -> Tensor:
     """The best weights (O, I) under a mask kept (O, I), in the weight's dtype: exact for masks that rows share, else nearly so (`conjugate_gradients`). `start` (O, I): from where conjugate gradients set out
     (default: from the weight as it is).
 
@@ -54,7 +59,12 @@ def refined(weight: Tensor, solution: Solution, hessian: Tensor, damping: float)
     """A solution with its mask, and the best weights under it; its loss is half of the squared error."""
     damping = max(damping, solution.damping)
     found = lstsq(weight, solution.kept, hessian, damping, solution.weight)
-    return Solution(found.to(solution.weight.dtype), solution.kept, squared_error(weight, found, hessian) / 2, damping)
+    return Solution(
+        found.to(solution.weight.dtype),
+        solution.kept,
+        squared_error(weight, found, hessian) / 2,
+        damping,
+    )
 
 
 def damped(hessian: Tensor, damping: float) -> Tensor:
@@ -77,12 +87,16 @@ def by_factor(rows: Tensor, mask: Tensor, square: Tensor) -> Tensor:
     found, right = torch.zeros_like(rows), (rows @ square[:, mask]).T
     lower, info = torch.linalg.cholesky_ex(square[mask][:, mask])
     if info.item():
-        raise NotPositiveDefinite(f"the Hessian of {int(mask.sum())} kept inputs is not positive definite; raise the damping")
+        raise NotPositiveDefinite(
+            f"the Hessian of {int(mask.sum())} kept inputs is not positive definite; raise the damping"
+        )
     found[:, mask] = torch.cholesky_solve(right, lower).T
     return found
 
 
-def conjugate_gradients(rows: Tensor, kept: Tensor, square: Tensor, start: Tensor, steps: int = STEPS) -> Tensor:
+def conjugate_gradients(
+    rows: Tensor, kept: Tensor, square: Tensor, start: Tensor, steps: int = STEPS
+) -> Tensor:
     """The solution (O, I) of every row under its own mask, or what so many steps from `start` come to.
 
     How far a row is from its least error is what steps still to come will take off, and that is about what the last ones did: a row is

@@ -14,6 +14,12 @@ def magnitude(weights: list[Tensor], inputs: Inputs, target: Target) -> list[Sol
     solutions = []
     for weight in weights:
         size = weight.float().abs()
-        drop = lowest_in_groups(size, *target.group) if target.group else lowest(size, round(target.removed * weight.numel()))
-        solutions.append(Solution(weight.masked_fill(drop, 0), ~drop, size[drop].square().sum().item(), 0.0))
+        drop = (
+            lowest_in_groups(size, *target.group)
+            if target.group
+            else lowest(size, round(target.removed * weight.numel()))
+        )
+        solutions.append(
+            Solution(weight.masked_fill(drop, 0), ~drop, size[drop].square().sum().item(), 0.0)
+        )
     return solutions

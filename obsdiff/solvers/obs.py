@@ -40,7 +40,12 @@ ERROR = 1e7  # columns times condition from which on float32 is too coarse to fa
 LARGE = 2048  # with more columns than this it always is, and is not tried
 SMALL = 128  # triangular matrices up to this size are inverted by solving for the identity
 PANEL = 512  # rows and columns of a triangular product that are computed together
-LADDER = (1, 10, 100, 1000)  # a Cholesky factorisation that fails is tried again with this much more damping
+LADDER = (
+    1,
+    10,
+    100,
+    1000,
+)  # a Cholesky factorisation that fails is tried again with this much more damping
 
 Choose = Callable[[Tensor], Tensor]  # saliencies (columns, O) -> True where a weight goes
 
@@ -55,7 +60,9 @@ def obs(weights: list[Tensor], inputs: Inputs, target: Target) -> list[Solution]
     return next(obs_each(weights, inputs, [target]))
 
 
-def obs_each(weights: list[Tensor], inputs: Inputs, targets: list[Target]) -> Iterator[list[Solution]]:
+def obs_each(
+    weights: list[Tensor], inputs: Inputs, targets: list[Target]
+) -> Iterator[list[Solution]]:
     """The same for one target after the other, from one factor; they have one damping."""
     factor, dead, used = inverse_factor(inputs.hessian, targets[0].damping)
     dtype = torch.promote_types(weights[0].dtype, torch.float32)
@@ -64,7 +71,9 @@ def obs_each(weights: list[Tensor], inputs: Inputs, targets: list[Target]) -> It
         yield swept(weights, factor, dead, used, target)
 
 
-def swept(weights: list[Tensor], factor: Tensor, dead: Tensor, used: float, target: Target) -> list[Solution]:
+def swept(
+    weights: list[Tensor], factor: Tensor, dead: Tensor, used: float, target: Target
+) -> list[Solution]:
     sizes = [len(w) for w in weights]
     columns = factor.new_empty(len(factor), sum(sizes))
     for part, w in zip(columns.split(sizes, 1), weights, strict=True):
@@ -73,9 +82,21 @@ def swept(weights: list[Tensor], factor: Tensor, dead: Tensor, used: float, targ
     width = BLOCK
     if target.group:
         width = -(-BLOCK // target.group[1]) * target.group[1]  # rounded up to whole groups
-    gone, losses = sweep_(columns, factor, chooser(sizes, target), width, target.group[1] if target.group else None, target.compensate)
-    parts = zip(weights, columns.split(sizes, 1), gone.split(sizes, 1), losses.split(sizes), strict=True)
-    return [Solution(part.T.to(w.dtype).contiguous(), mask.T.logical_not(), loss.sum().item(), used) for w, part, mask, loss in parts]
+    gone, losses = sweep_(
+        columns,
+        factor,
+        chooser(sizes, target),
+        width,
+        target.group[1] if target.group else None,
+        target.compensate,
+    )
+    parts = zip(
+        weights, columns.split(sizes, 1), gone.split(sizes, 1), losses.split(sizes), strict=True
+    )
+    return [
+        Solution(part.T.to(w.dtype).contiguous(), mask.T.logical_not(), loss.sum().item(), used)
+        for w, part, mask, loss in parts
+    ]
 
 
 def finite(matrix: Tensor) -> bool:
@@ -96,9 +117,13 @@ def inverse_factor(hessian: Tensor, damping: float) -> tuple[Tensor, Tensor, flo
     for step in LADDER:
         for dtype in dict.fromkeys((hessian.dtype, torch.float64)[len(hessian) > LARGE :]):
             factor = factor_of_inverse(hessian, diagonal + damping * step * diagonal.mean(), dtype)
-            if factor is not None and (dtype == torch.float64 or len(hessian) * condition(hessian, factor) < ERROR):
+            if factor is not None and (
+                dtype == torch.float64 or len(hessian) * condition(hessian, factor) < ERROR
+            ):
                 return narrow_(factor, hessian.dtype), dead, damping * step
-    raise NotPositiveDefinite(f"not positive definite with damping {damping:g} to {damping * LADDER[-1]:g} of the mean diagonal")
+    raise NotPositiveDefinite(
+        f"not positive definite with damping {damping:g} to {damping * LADDER[-1]:g} of the mean diagonal"
+    )
 
 
 def factor_of_inverse(hessian: Tensor, diagonal: Tensor, dtype: torch.dtype) -> Tensor | None:
@@ -115,7 +140,9 @@ def factor_of_inverse(hessian: Tensor, diagonal: Tensor, dtype: torch.dtype) -> 
 
 def condition(hessian: Tensor, factor: Tensor) -> float:
     """About the condition of H, from the R of its inverse: its Frobenius norm times the mean eigenvalue of the inverse."""
-    return (torch.linalg.matrix_norm(hessian) * torch.linalg.matrix_norm(factor).square() / len(hessian)).item()
+    return (
+        torch.linalg.matrix_norm(hessian) * torch.linalg.matrix_norm(factor).square() / len(hessian)
+    ).item()
 
 
 def narrow_(matrix: Tensor, dtype: torch.dtype) -> Tensor:
@@ -136,7 +163,10 @@ def reverse_(matrix: Tensor) -> Tensor:
     flat = matrix.view(-1)
     half, step = len(flat) // 2, SMALL * SMALL
     for i in range(0, half, step):
-        first, last = flat[i : min(i + step, half)], flat[len(flat) - min(i + step, half) : len(flat) - i]
+        first, last = (
+            flat[i : min(i + step, half)],
+            flat[len(flat) - min(i + step, half) : len(flat) - i],
+        )
         swapped = first.flip(0)
         first.copy_(last.flip(0))
         last.copy_(swapped)
@@ -154,7 +184,11 @@ def invert_(lower: Tensor) -> Tensor:
     """Invert a lower triangular matrix (I, I) in place: its halves by themselves, then what is below them, - last below first, in
     panels that leave out the zeros of both. Solving for the identity takes half as much time again."""
     if len(lower) <= SMALL:
-        return lower.copy_(torch.linalg.solve_triangular(lower, torch.eye(len(lower), dtype=lower.dtype, device=lower.device), upper=False))
+        return lower.copy_(
+            torch.linalg.solve_triangular(
+                lower, torch.eye(len(lower), dtype=lower.dtype, device=lower.device), upper=False
+            )
+        )
     half = len(lower) // 2
     first, last = invert_(lower[:half, :half]), invert_(lower[half:, half:])
     below = lower[half:, :half]
@@ -162,7 +196,9 @@ def invert_(lower: Tensor) -> Tensor:
         part = (below[:, left:] @ first[left:, left : left + PANEL]).neg_()
         for top in range(0, len(last), PANEL):
             bottom = top + PANEL
-            torch.mm(last[top:bottom, :bottom], part[:bottom], out=below[top:bottom, left : left + PANEL])
+            torch.mm(
+                last[top:bottom, :bottom], part[:bottom], out=below[top:bottom, left : left + PANEL]
+            )
     return lower
 
 
@@ -171,10 +207,19 @@ def chooser(sizes: list[int], target: Target) -> Choose:
     if target.group:
         n, m = target.group
         return lambda saliency: lowest_in_groups(saliency.T, n, m).T
-    return lambda saliency: torch.cat([lowest(part, round(target.removed * part.numel())) for part in saliency.split(sizes, 1)], 1)
+    return lambda saliency: torch.cat(
+        [lowest(part, round(target.removed * part.numel())) for part in saliency.split(sizes, 1)], 1
+    )
 
 
-def sweep_(columns: Tensor, factor: Tensor, choose: Choose, width: int = BLOCK, group: int | None = None, compensate: bool = True) -> tuple[Tensor, Tensor]:
+def sweep_(
+    columns: Tensor,
+    factor: Tensor,
+    choose: Choose,
+    width: int = BLOCK,
+    group: int | None = None,
+    compensate: bool = True,
+) -> tuple[Tensor, Tensor]:
     """Prune columns (I, O), the transpose of W, from the first to the last. Returns the mask of removed weights (I, O) and each
     output's sum of saliencies (O,).
 
@@ -191,13 +236,33 @@ def sweep_(columns: Tensor, factor: Tensor, choose: Choose, width: int = BLOCK, 
 class Sweep:
     """A sweep on its way. Buffers are reused: new memory costs more than what is computed in it."""
 
-    def __init__(self, columns: Tensor, factor: Tensor, choose: Choose, width: int, group: int | None, compensate: bool):
+    def __init__(
+        self,
+        columns: Tensor,
+        factor: Tensor,
+        choose: Choose,
+        width: int,
+        group: int | None,
+        compensate: bool,
+    ):
         inputs, outputs = columns.shape
-        self.columns, self.factor, self.choose, self.group, self.compensate = columns, factor, choose, group, compensate
-        self.gone, self.losses = columns.new_zeros(inputs, outputs, dtype=torch.bool), columns.new_zeros(outputs)
+        self.columns, self.factor, self.choose, self.group, self.compensate = (
+            columns,
+            factor,
+            choose,
+            group,
+            compensate,
+        )
+        self.gone, self.losses = (
+            columns.new_zeros(inputs, outputs, dtype=torch.bool),
+            columns.new_zeros(outputs),
+        )
         self.strip = -(-STRIP // group) * group if group else STRIP
         self.spare = columns.new_empty(max(1, -(-inputs // (2 * width))) * width, outputs)
-        self.scales, self.errors = columns.new_empty(self.strip, outputs), columns.new_empty(self.strip, outputs)
+        self.scales, self.errors = (
+            columns.new_empty(self.strip, outputs),
+            columns.new_empty(self.strip, outputs),
+        )
 
     def halves(self, left: int, right: int, unit: int, each: Callable[[int, int], None]) -> None:
         """`each` unit from left to right; after a left half its right half is repaired. Where a weight went, its error is kept."""
@@ -206,8 +271,14 @@ class Sweep:
         middle = left + -(-(right - left) // (2 * unit)) * unit
         self.halves(left, middle, unit, each)
         if self.compensate:
-            half = self.spare[: middle - left].copy_(self.gone[left:middle]).mul_(self.columns[left:middle])
-            self.columns[middle:right].addmm_(self.factor[left:middle, middle:right].T, half, alpha=-1)  # (2)
+            half = (
+                self.spare[: middle - left]
+                .copy_(self.gone[left:middle])
+                .mul_(self.columns[left:middle])
+            )
+            self.columns[middle:right].addmm_(
+                self.factor[left:middle, middle:right].T, half, alpha=-1
+            )  # (2)
         self.halves(middle, right, unit, each)
 
     def block(self, left: int, right: int) -> None:
@@ -217,7 +288,9 @@ class Sweep:
         self.halves(left, right, self.strip, self.one_by_one)
 
     def mark(self, left: int, right: int) -> None:
-        self.gone[left:right] = self.choose(saliency(self.columns, self.factor, left, right, self.spare))
+        self.gone[left:right] = self.choose(
+            saliency(self.columns, self.factor, left, right, self.spare)
+        )
 
     def one_by_one(self, left: int, right: int) -> None:
         columns, factor, scales, errors = self.columns, self.factor, self.scales, self.errors
@@ -228,12 +301,18 @@ class Sweep:
                 scales[q - left : q - left + self.group] = self.gone[q : q + self.group]
             error = torch.mul(columns[q], scales[q - left], out=errors[q - left]).div_(factor[q, q])
             if self.compensate:
-                columns[q + 1 : right].addr_(factor[q, q + 1 : right], error, alpha=-1)  # (2), inside the strip
+                columns[q + 1 : right].addr_(
+                    factor[q, q + 1 : right], error, alpha=-1
+                )  # (2), inside the strip
         done = errors[: right - left]
-        columns[left:right].addcmul_(columns[left:right], scales[: right - left], value=-1).add_(done)
+        columns[left:right].addcmul_(columns[left:right], scales[: right - left], value=-1).add_(
+            done
+        )
         self.losses.add_(done.square_().sum(0), alpha=0.5)  # (1)
 
 
 def saliency(columns: Tensor, factor: Tensor, left: int, right: int, spare: Tensor) -> Tensor:
     """(1) for columns left to right, without its factor 1/2, which changes no order: (right - left, O), in the spare memory."""
-    return torch.div(columns[left:right], factor.diagonal()[left:right].unsqueeze(1), out=spare[: right - left]).square_()
+    return torch.div(
+        columns[left:right], factor.diagonal()[left:right].unsqueeze(1), out=spare[: right - left]
+    ).square_()

@@ -51,7 +51,11 @@ def permutation(scores: Tensor, n: int, m: int, seed: int = 0) -> Tensor:
 def sample(scores: Tensor) -> Tensor:
     """At most ROWS rows of each set."""
     rows = scores.shape[1]
-    return scores if rows <= ROWS else scores[:, torch.arange(ROWS, device=scores.device) * rows // ROWS]
+    return (
+        scores
+        if rows <= ROWS
+        else scores[:, torch.arange(ROWS, device=scores.device) * rows // ROWS]
+    )
 
 
 def kept(scores: Tensor, order: Tensor | None, n: int, m: int) -> Tensor:
@@ -59,7 +63,11 @@ def kept(scores: Tensor, order: Tensor | None, n: int, m: int) -> Tensor:
     parts = []
     for k, part in enumerate(scores):
         placed = part if order is None else part[:, order[k]]
-        parts.append(placed.unflatten(1, (-1, m)).topk(n, dim=2, sorted=False).values.sum(dtype=torch.float64))
+        parts.append(
+            placed.unflatten(1, (-1, m))
+            .topk(n, dim=2, sorted=False)
+            .values.sum(dtype=torch.float64)
+        )
     return torch.stack(parts)
 
 
@@ -69,8 +77,17 @@ class Search:
     def __init__(self, columns: Tensor, n: int, m: int):
         self.n, self.sets, self.per_set = n, columns.shape[0], columns.shape[1] // m
         self.x = columns.reshape(-1, m, columns.shape[2]).clone()
-        self.order = torch.arange(columns.shape[1], device=columns.device).expand(self.sets, -1).reshape(-1, m).clone()
-        self.threshold, self.base, self.top = torch.empty_like(self.x), self.x.new_empty(self.x.shape[:2]), self.x.new_empty(len(self.x))
+        self.order = (
+            torch.arange(columns.shape[1], device=columns.device)
+            .expand(self.sets, -1)
+            .reshape(-1, m)
+            .clone()
+        )
+        self.threshold, self.base, self.top = (
+            torch.empty_like(self.x),
+            self.x.new_empty(self.x.shape[:2]),
+            self.x.new_empty(len(self.x)),
+        )
         self.renew(torch.arange(len(self.x), device=columns.device))
 
     @property
@@ -83,7 +100,9 @@ class Search:
         x = self.x[groups]
         largest = x.topk(self.n + 1, dim=1).values
         last, next_one = largest[:, self.n - 1 : self.n], largest[:, self.n :]
-        inside = x >= last  # of equal ones more than n may be: then both thresholds are equal, too, and (3) holds
+        inside = (
+            x >= last
+        )  # of equal ones more than n may be: then both thresholds are equal, too, and (3) holds
         top = largest[:, : self.n].sum(1, keepdim=True)
         self.threshold[groups] = torch.where(inside, next_one, last)
         self.base[groups] = torch.where(inside, top - x + next_one, top).sum(2)
@@ -105,13 +124,22 @@ class Search:
     def pairs(self, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """Groups (P,) and the groups they are paired with; with an odd number one of each set sits out."""
         half = self.per_set // 2
-        drawn = torch.stack([torch.randperm(self.per_set, generator=generator) + k * self.per_set for k in range(self.sets)]).to(self.x.device)
+        drawn = torch.stack(
+            [
+                torch.randperm(self.per_set, generator=generator) + k * self.per_set
+                for k in range(self.sets)
+            ]
+        ).to(self.x.device)
         return drawn[:, :half].flatten(), drawn[:, half : 2 * half].flatten()
 
     def gains(self, first: Tensor, second: Tensor) -> Tensor:
         """What (2) gains by exchanging column i of the first for column j of the second group: (P, m, m)."""
         m, rows = self.x.shape[1:]
-        gains = self.base[first].unsqueeze(2) + self.base[second].unsqueeze(1) - (self.top[first] + self.top[second]).view(-1, 1, 1)
+        gains = (
+            self.base[first].unsqueeze(2)
+            + self.base[second].unsqueeze(1)
+            - (self.top[first] + self.top[second]).view(-1, 1, 1)
+        )
         step = max(1, AT_ONCE // (m * rows))
         for top in range(0, len(first), step):
             part = slice(top, top + step)

@@ -75,7 +75,9 @@ def lowest_in_rows(scores: Tensor, share: float) -> Tensor:
     """Mask of the smallest scores of each row: (O, I). The matrix has exactly its share, rounded to whole weights; so rows differ by
     one where the share is no whole number of a row's weights. Ties are broken by position."""
     outputs, inputs = scores.shape
-    upto = round(share * scores.numel()) * torch.arange(outputs + 1, device=scores.device) // outputs
+    upto = (
+        round(share * scores.numel()) * torch.arange(outputs + 1, device=scores.device) // outputs
+    )
     smallest = torch.arange(inputs, device=scores.device) < upto.diff().unsqueeze(1)
     return torch.zeros_like(smallest).scatter_(1, scores.argsort(dim=1, stable=True), smallest)
 

@@ -59,20 +59,41 @@ class Consumer:
         """Factor H once, in its dtype; all else is in float32, or float64 if the weight is. Inputs that are always zero carry
         nothing: their columns become zero and cost nothing to remove."""
         factor, dead, used = inverse_factor(hessian, damping)
-        rows = weight.to(hessian.device, torch.promote_types(weight.dtype, torch.float32), copy=True)
+        rows = weight.to(
+            hessian.device, torch.promote_types(weight.dtype, torch.float32), copy=True
+        )
         factor = narrow_(factor, rows.dtype)
         rows[:, dead] = 0
-        return cls(rows, factor, [], torch.linalg.vector_norm(factor, dim=0).square(), torch.ones_like(dead), used)
+        return cls(
+            rows,
+            factor,
+            [],
+            torch.linalg.vector_norm(factor, dim=0).square(),
+            torch.ones_like(dead),
+            used,
+        )
 
     @classmethod
     def untouched(cls, weight: Tensor, hessian: Tensor) -> "Consumer":
         """For methods that repair nothing: the weight as it is, and no factor."""
         nothing = hessian.new_empty(0, len(hessian))
-        return cls(weight.to(hessian, copy=True), nothing, [], hessian.diagonal(), hessian.new_ones(len(hessian), dtype=torch.bool), 0.0)
+        return cls(
+            weight.to(hessian, copy=True),
+            nothing,
+            [],
+            hessian.diagonal(),
+            hessian.new_ones(len(hessian), dtype=torch.bool),
+            0.0,
+        )
 
     def losses(self) -> Tensor:
         """(1) for every column: (I,). Columns that have left count nothing."""
-        return torch.where(self.left, torch.linalg.vector_norm(self.weight, dim=0).square() / (2 * self.diagonal.where(self.left, 1)), 0)
+        return torch.where(
+            self.left,
+            torch.linalg.vector_norm(self.weight, dim=0).square()
+            / (2 * self.diagonal.where(self.left, 1)),
+            0,
+        )
 
     def inverse_rows(self, columns: Tensor) -> Tensor:
         """Rows (C, I) of the inverse of the remaining H, by (6)."""
@@ -91,7 +112,9 @@ class Consumer:
                 f"the inverse Hessian of {len(columns)} columns is not positive definite any more; raise the damping (now {self.damping:g})"
             )
         half = torch.linalg.solve_triangular(lower, rows, upper=False)  # F: (C, I)
-        share = torch.linalg.solve_triangular(lower, self.weight[:, columns].T, upper=False)  # (C, O)
+        share = torch.linalg.solve_triangular(
+            lower, self.weight[:, columns].T, upper=False
+        )  # (C, O)
         self.loss += share.square().sum().item() / 2
         if compensate:
             self.weight.addmm_(share.T, half, alpha=-1)
@@ -109,7 +132,9 @@ class Consumer:
         self.weight[:, columns] = 0
 
 
-def obs_heads(consumers: list[Consumer], columns: list[Tensor], count: int, compensate: bool = True) -> tuple[list[int], list[float]]:
+def obs_heads(
+    consumers: list[Consumer], columns: list[Tensor], count: int, compensate: bool = True
+) -> tuple[list[int], list[float]]:
     """Remove `count` heads, one at a time, from all consumers (streams) together.
 
     columns[j] (D,) are the columns of head j, the same in every consumer. Returns the removed heads in the order they left,
@@ -145,7 +170,9 @@ def fused(losses: list[Tensor]) -> Tensor:
     return sum(1.0 / (RRF + rank) for rank in ranks)
 
 
-def obs_neurons(consumer: Consumer, columns: Tensor, count: int, compensate: bool = True) -> tuple[list[int], list[float]]:
+def obs_neurons(
+    consumer: Consumer, columns: Tensor, count: int, compensate: bool = True
+) -> tuple[list[int], list[float]]:
     """Remove `count` of the neurons whose columns (N,) the consumer reads, in shrinking groups. Returns the removed ones in the
     order they left, and every neuron's loss (1) before the first one left."""
     first = consumer.losses()[columns]

@@ -62,7 +62,13 @@ class Swaps:
     change: Tensor
 
 
-def swapped(weight: Tensor, solution: Solution, hessian: Tensor, damping: float, group: tuple[int, int] | None = None) -> Solution:
+def swapped(
+    weight: Tensor,
+    solution: Solution,
+    hessian: Tensor,
+    damping: float,
+    group: tuple[int, int] | None = None,
+) -> Solution:
     """A solution with the mask that swaps lead to from its own, and the best weights under it; its loss is half of the squared error.
     `group`: the n:m pattern that the mask has.
 
@@ -78,11 +84,18 @@ def swapped(weight: Tensor, solution: Solution, hessian: Tensor, damping: float,
     found = conjugate_gradients(rows, kept, square, found)
     left = torch.arange(len(rows), device=square.device)
     for _ in range(CYCLES):
-        left = torch.cat([part[swap_(rows, found, kept, part, square, live, group)] for part in left.split(together(square, group))])
+        left = torch.cat(
+            [
+                part[swap_(rows, found, kept, part, square, live, group)]
+                for part in left.split(together(square, group))
+            ]
+        )
         if not len(left):
             break
         found[left] = conjugate_gradients(rows[left], kept[left], square, found[left])
-    return Solution(found.to(solution.weight.dtype), kept, squared_error(weight, found, hessian) / 2, damping)
+    return Solution(
+        found.to(solution.weight.dtype), kept, squared_error(weight, found, hessian) / 2, damping
+    )
 
 
 def together(square: Tensor, group: tuple[int, int] | None) -> int:
@@ -91,7 +104,15 @@ def together(square: Tensor, group: tuple[int, int] | None) -> int:
     return max(1, PAIRS // (inputs * group[1] if group else max(inputs, CANDIDATES**2)))
 
 
-def swap_(rows: Tensor, found: Tensor, kept: Tensor, part: Tensor, square: Tensor, live: Tensor, group: tuple[int, int] | None) -> Tensor:
+def swap_(
+    rows: Tensor,
+    found: Tensor,
+    kept: Tensor,
+    part: Tensor,
+    square: Tensor,
+    live: Tensor,
+    group: tuple[int, int] | None,
+) -> Tensor:
     """Up to ROUNDS swaps in each of some rows (R,) of weights and mask, in place; which of them (R,) had any."""
     values, mask = found[part], kept[part]
     change = values - rows[part]
@@ -100,13 +121,19 @@ def swap_(rows: Tensor, found: Tensor, kept: Tensor, part: Tensor, square: Tenso
     going, swaps = torch.arange(len(part), device=part.device), torch.zeros_like(part)
     for _ in range(ROUNDS):
         w, m, g = values[going], mask[going], gradient[going]
-        best = best_in_groups(w, m, g, square, live, group[1]) if group else best_of_candidates(w, m, g, square, live)
+        best = (
+            best_in_groups(w, m, g, square, live, group[1])
+            if group
+            else best_of_candidates(w, m, g, square, live)
+        )
         takes = best.change < enough[going]
         going = going[takes]
         if not len(going):
             break
         gone, back, value = best.gone[takes], best.back[takes], best.value[takes]
-        gradient[going] += value.unsqueeze(1) * square[back] - values[going, gone].unsqueeze(1) * square[gone]  # (3)
+        gradient[going] += (
+            value.unsqueeze(1) * square[back] - values[going, gone].unsqueeze(1) * square[gone]
+        )  # (3)
         values[going, gone], values[going, back] = 0, value
         mask[going, gone], mask[going, back] = False, True
         swaps[going] += 1
@@ -114,7 +141,9 @@ def swap_(rows: Tensor, found: Tensor, kept: Tensor, part: Tensor, square: Tenso
     return swaps > 0
 
 
-def best_of_candidates(values: Tensor, kept: Tensor, gradient: Tensor, square: Tensor, live: Tensor) -> Swaps:
+def best_of_candidates(
+    values: Tensor, kept: Tensor, gradient: Tensor, square: Tensor, live: Tensor
+) -> Swaps:
     """Of each row (O, I) the best swap of its candidates."""
     diagonal, count = square.diagonal(), min(CANDIDATES, len(square))
     removal, gone = costs(values, kept, gradient, diagonal).topk(count, largest=False)
@@ -127,13 +156,25 @@ def best_of_candidates(values: Tensor, kept: Tensor, gradient: Tensor, square: T
     least, pair = change.flatten(1).min(1)
     row = torch.arange(len(values), device=values.device)
     first, second = pair // count, pair % count
-    return Swaps(gone[row, first], back[row, second], -slope[row, first, second] / diagonal[back[row, second]], least)
+    return Swaps(
+        gone[row, first],
+        back[row, second],
+        -slope[row, first, second] / diagonal[back[row, second]],
+        least,
+    )
 
 
-def best_in_groups(values: Tensor, kept: Tensor, gradient: Tensor, square: Tensor, live: Tensor, m: int) -> Swaps:
+def best_in_groups(
+    values: Tensor, kept: Tensor, gradient: Tensor, square: Tensor, live: Tensor, m: int
+) -> Swaps:
     """Of each row (O, I) the best swap inside one of its groups of m consecutive inputs."""
     diagonal, groups = square.diagonal(), len(square) // m
-    blocks = square.unflatten(0, (groups, m)).unflatten(2, (groups, m)).diagonal(dim1=0, dim2=2).permute(2, 0, 1)  # (groups, m, m)
+    blocks = (
+        square.unflatten(0, (groups, m))
+        .unflatten(2, (groups, m))
+        .diagonal(dim1=0, dim2=2)
+        .permute(2, 0, 1)
+    )  # (groups, m, m)
     removal = costs(values, kept, gradient, diagonal).unflatten(1, (groups, m))
     slope = gradient.unflatten(1, (groups, 1, m)) - values.unflatten(1, (groups, m, 1)) * blocks
     change = removal.unsqueeze(3) - slope.square() / (2 * diagonal).view(groups, 1, m)  # (2)

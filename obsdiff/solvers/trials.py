@@ -35,7 +35,9 @@ CLOSEST = 1e-6  # (3) in units of A_qq is never taken to be less
 STEPS = 20  # of conjugate gradients to a trial
 
 
-def tried(rows: Tensor, found: Tensor, kept: Tensor, square: Tensor, live: Tensor, m: int | None) -> tuple[Tensor, Tensor]:
+def tried(
+    rows: Tensor, found: Tensor, kept: Tensor, square: Tensor, live: Tensor, m: int | None
+) -> tuple[Tensor, Tensor]:
     """Weights and mask (O, I) that are better than `found` and `kept`, or the same, row by row. `live` (I,): the inputs that may come
     back; `m`: columns in a group.
 
@@ -47,12 +49,19 @@ def tried(rows: Tensor, found: Tensor, kept: Tensor, square: Tensor, live: Tenso
     gradient, error = gradient_of(found, rows, square)
     left = torch.arange(len(rows), device=rows.device)
     for _ in range(TRIALS):
-        mask, swaps = exchanged(found[left], kept[left], gradient[left], scale, live, share[left], m)
+        mask, swaps = exchanged(
+            found[left], kept[left], gradient[left], scale, live, share[left], m
+        )
         values = conjugate_gradients(rows[left], mask, square, found[left], STEPS)
         slopes, errors = gradient_of(values, rows[left], square)
         good = (errors < error[left]) & (swaps > 0)
         better = left[good]
-        kept[better], found[better], gradient[better], error[better] = mask[good], values[good], slopes[good], errors[good]
+        kept[better], found[better], gradient[better], error[better] = (
+            mask[good],
+            values[good],
+            slopes[good],
+            errors[good],
+        )
         share[left[~good]] /= 2
         left = left[(swaps > 0) & (good | (swaps > 1))]
         if not len(left):
@@ -67,15 +76,28 @@ def gradient_of(found: Tensor, rows: Tensor, square: Tensor) -> tuple[Tensor, Te
     return gradient, change.mul_(gradient).sum(1)
 
 
-def exchanged(values: Tensor, kept: Tensor, gradient: Tensor, scale: Tensor, live: Tensor, share: Tensor, m: int | None) -> tuple[Tensor, Tensor]:
+def exchanged(
+    values: Tensor,
+    kept: Tensor,
+    gradient: Tensor,
+    scale: Tensor,
+    live: Tensor,
+    share: Tensor,
+    m: int | None,
+) -> tuple[Tensor, Tensor]:
     """The mask after that share (O, 1) of each row's promising swaps, at least one, and how many they are (O,)."""
     cost = (values.square() * scale).masked_fill_(~kept, torch.inf)  # (1)
     gain = (gradient.square() / scale).masked_fill_(kept | ~live, -torch.inf)  # (2)
     if m:
         start = torch.arange(0, kept.shape[1], m, device=kept.device)
-        (cost, gone), (gain, back) = cost.unflatten(1, (-1, m)).min(2), gain.unflatten(1, (-1, m)).max(2)
+        (cost, gone), (gain, back) = (
+            cost.unflatten(1, (-1, m)).min(2),
+            gain.unflatten(1, (-1, m)).max(2),
+        )
         order = (gain - cost).argsort(1, descending=True)
-        cost, gain, gone, back = (part.gather(1, order) for part in (cost, gain, gone + start, back + start))
+        cost, gain, gone, back = (
+            part.gather(1, order) for part in (cost, gain, gone + start, back + start)
+        )
     else:
         count = -(-kept.shape[1] // 4)
         (cost, gone), (gain, back) = cost.topk(count, largest=False), gain.topk(count)
@@ -89,12 +111,18 @@ def exchanged(values: Tensor, kept: Tensor, gradient: Tensor, scale: Tensor, liv
 
 def spread(square: Tensor, density: float) -> Tensor:
     """(3) of every input (I,), the mean over random S of that density."""
-    draw, diagonal, total = torch.Generator().manual_seed(0), square.diagonal(), torch.zeros_like(square[0])
+    draw, diagonal, total = (
+        torch.Generator().manual_seed(0),
+        square.diagonal(),
+        torch.zeros_like(square[0]),
+    )
     for _ in range(SAMPLES):
         inside = (torch.rand(len(square), generator=draw) < density).to(square.device)
         lower, info = torch.linalg.cholesky_ex(square[inside][:, inside])
         if info.item():
-            raise NotPositiveDefinite(f"the Hessian of {int(inside.sum())} inputs is not positive definite; raise the damping")
+            raise NotPositiveDefinite(
+                f"the Hessian of {int(inside.sum())} inputs is not positive definite; raise the damping"
+            )
         across = torch.linalg.solve_triangular(lower, square[inside][:, ~inside], upper=False)
         total[inside] += 1 / torch.cholesky_inverse(lower).diagonal()
         total[~inside] += diagonal[~inside] - across.square_().sum(0)

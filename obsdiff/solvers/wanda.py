@@ -22,7 +22,10 @@ from .solution import Inputs, Solution, Target, lowest_in_groups, lowest_in_rows
 def wanda(weights: list[Tensor], inputs: Inputs, target: Target) -> list[Solution]:
     """Remove the smallest scores of each row of matrices (O, I), or of every n:m group. Of the inputs only the Hessian's
     diagonal counts."""
-    return [masked(weight, scores := score(weight, inputs.hessian), choose(scores, target)) for weight in weights]
+    return [
+        masked(weight, scores := score(weight, inputs.hessian), choose(scores, target))
+        for weight in weights
+    ]
 
 
 def score(weight: Tensor, hessian: Tensor) -> Tensor:
@@ -32,7 +35,11 @@ def score(weight: Tensor, hessian: Tensor) -> Tensor:
 
 def choose(scores: Tensor, target: Target) -> Tensor:
     """Mask (O, I), True where a weight goes."""
-    return lowest_in_groups(scores, *target.group) if target.group else lowest_in_rows(scores, target.removed)
+    return (
+        lowest_in_groups(scores, *target.group)
+        if target.group
+        else lowest_in_rows(scores, target.removed)
+    )
 
 
 def masked(weight: Tensor, scores: Tensor, drop: Tensor) -> Solution:

@@ -21,7 +21,9 @@ class Steps:
 class DirectPipeline:
     """Calls its denoiser once in each of its steps, with arguments made anew by a function of no arguments."""
 
-    def __init__(self, denoiser: nn.Module, arguments: Callable[[], dict[str, Any]], steps: int = 2):
+    def __init__(
+        self, denoiser: nn.Module, arguments: Callable[[], dict[str, Any]], steps: int = 2
+    ):
         self.transformer, self.arguments, self.scheduler = denoiser, arguments, Steps(steps)
         self.device = torch.device("cpu")
 
@@ -47,20 +49,39 @@ def tensors(value: Any) -> list[Tensor]:
         return [value]
     if isinstance(value, dict):
         value = list(value.values())
-    return [tensor for item in value for tensor in tensors(item)] if isinstance(value, list | tuple) else []
+    return (
+        [tensor for item in value for tensor in tensors(item)]
+        if isinstance(value, list | tuple)
+        else []
+    )
 
 
 def converted(value: Any, dtype: torch.dtype) -> Any:
     """Floating-point and complex tensors of (nested) arguments in another precision."""
     if isinstance(value, Tensor):
-        return value.to(dtype) if value.is_floating_point() else value.to(dtype.to_complex()) if value.is_complex() else value
+        return (
+            value.to(dtype)
+            if value.is_floating_point()
+            else value.to(dtype.to_complex())
+            if value.is_complex()
+            else value
+        )
     if isinstance(value, dict):
         return {key: converted(item, dtype) for key, item in value.items()}
-    return type(value)(converted(item, dtype) for item in value) if isinstance(value, list | tuple) else value
+    return (
+        type(value)(converted(item, dtype) for item in value)
+        if isinstance(value, list | tuple)
+        else value
+    )
 
 
 @torch.no_grad()
-def outputs(denoiser: nn.Module, arguments: Callable[[], dict[str, Any]], dtype: torch.dtype = torch.float64, seed: int = 0) -> list[Tensor]:
+def outputs(
+    denoiser: nn.Module,
+    arguments: Callable[[], dict[str, Any]],
+    dtype: torch.dtype = torch.float64,
+    seed: int = 0,
+) -> list[Tensor]:
     """What a copy of the denoiser in this precision gives for these arguments."""
     torch.manual_seed(seed)
     return tensors(copy.deepcopy(denoiser).to(dtype).eval()(**converted(arguments(), dtype)))

@@ -5,7 +5,13 @@ import re
 import torch
 from torch import Tensor
 
-RESNET = {"norm1": "in_layers.0", "conv1": "in_layers.2", "norm2": "out_layers.0", "conv2": "out_layers.3", "time_emb_proj": "emb_layers.1"}
+RESNET = {
+    "norm1": "in_layers.0",
+    "conv1": "in_layers.2",
+    "norm2": "out_layers.0",
+    "conv2": "out_layers.3",
+    "time_emb_proj": "emb_layers.1",
+}
 UNET = {"time_embedding.linear_1": "time_embed.0", "time_embedding.linear_2": "time_embed.2", "conv_in": "input_blocks.0.0",
         "conv_norm_out": "out.0", "conv_out": "out.2"}  # fmt: skip
 SD3 = {
@@ -24,13 +30,23 @@ SD3_BLOCK = {
 
 def stable_diffusion(pipe) -> dict[str, Tensor]:
     """UNet, VAE and text encoder of a StableDiffusionPipeline in the layout of CompVis."""
-    text = {"text_model." + name.removeprefix("text_model."): w for name, w in pipe.text_encoder.state_dict().items()}
+    text = {
+        "text_model." + name.removeprefix("text_model."): w
+        for name, w in pipe.text_encoder.state_dict().items()
+    }
     parts = {
-        "model.diffusion_model.": {ldm_unet(name, pipe.unet): w for name, w in pipe.unet.state_dict().items()},
-        "first_stage_model.": {ldm_vae(name, len(pipe.vae.config.block_out_channels)): w for name, w in pipe.vae.state_dict().items()},
+        "model.diffusion_model.": {
+            ldm_unet(name, pipe.unet): w for name, w in pipe.unet.state_dict().items()
+        },
+        "first_stage_model.": {
+            ldm_vae(name, len(pipe.vae.config.block_out_channels)): w
+            for name, w in pipe.vae.state_dict().items()
+        },
         "cond_stage_model.transformer.": text,
     }
-    return {prefix + name: w.contiguous() for prefix, part in parts.items() for name, w in part.items()}
+    return {
+        prefix + name: w.contiguous() for prefix, part in parts.items() for name, w in part.items()
+    }
 
 
 def ldm_unet(name: str, unet) -> str:
@@ -47,7 +63,11 @@ def ldm_unet(name: str, unet) -> str:
     if kind == "upsamplers":
         slot = 2 if hasattr(unet.up_blocks[block], "attentions") else 1
         return f"output_blocks.{(block + 1) * each - 1}.{slot}.{rest}"
-    place = f"input_blocks.{1 + block * each + i}" if side == "down" else f"output_blocks.{block * each + i}"
+    place = (
+        f"input_blocks.{1 + block * each + i}"
+        if side == "down"
+        else f"output_blocks.{block * each + i}"
+    )
     return f"{place}.0.{resnet(rest)}" if kind == "resnets" else f"{place}.1.{rest}"
 
 
@@ -61,7 +81,9 @@ def ldm_vae(name: str, levels: int) -> str:
     name = re.sub(r"down_blocks\.(\d)\.resnets", r"down.\1.block", name)
     name = re.sub(r"down_blocks\.(\d)\.downsamplers\.0", r"down.\1.downsample", name)
     name = re.sub(r"up_blocks\.(\d)\.resnets", lambda m: f"up.{levels - 1 - int(m[1])}.block", name)
-    return re.sub(r"up_blocks\.(\d)\.upsamplers\.0", lambda m: f"up.{levels - 1 - int(m[1])}.upsample", name)
+    return re.sub(
+        r"up_blocks\.(\d)\.upsamplers\.0", lambda m: f"up.{levels - 1 - int(m[1])}.upsample", name
+    )
 
 
 def sd3_transformer(model) -> dict[str, Tensor]:
@@ -76,7 +98,9 @@ def sd3_transformer(model) -> dict[str, Tensor]:
             found[replaced(name, SD3)] = w
         elif fused := re.fullmatch(r"attn\.(to_|add_)(q|k|v)(_proj)?\.(weight|bias)", block[2]):
             stream = "x_block" if fused[1] == "to_" else "context_block"
-            three = [weights[name.replace(f"{fused[1]}{fused[2]}", f"{fused[1]}{x}")] for x in "qkv"]
+            three = [
+                weights[name.replace(f"{fused[1]}{fused[2]}", f"{fused[1]}{x}")] for x in "qkv"
+            ]
             found[f"joint_blocks.{block[1]}.{stream}.attn.qkv.{fused[4]}"] = torch.cat(three)
         else:
             found[f"joint_blocks.{block[1]}.{replaced(block[2], SD3_BLOCK)}"] = w

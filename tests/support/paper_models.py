@@ -24,7 +24,12 @@ from transformers import CLIPTextModel, CLIPTextModelWithProjection, T5Config, T
 
 from ..conftest import randomise, text_config, tokenizer, vae
 
-NOISE = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012, "steps_offset": 1}
+NOISE = {
+    "beta_schedule": "scaled_linear",
+    "beta_start": 0.00085,
+    "beta_end": 0.012,
+    "steps_offset": 1,
+}
 
 
 def sd_unet(heads, **more) -> UNet2DConditionModel:
@@ -36,17 +41,30 @@ def sd_unet(heads, **more) -> UNet2DConditionModel:
 
 
 def sd(unet, scheduler) -> StableDiffusionPipeline:
-    return StableDiffusionPipeline(vae(), CLIPTextModel(text_config()), tokenizer(), randomise(unet), scheduler, None, None, requires_safety_checker=False)
+    return StableDiffusionPipeline(
+        vae(),
+        CLIPTextModel(text_config()),
+        tokenizer(),
+        randomise(unet),
+        scheduler,
+        None,
+        None,
+        requires_safety_checker=False,
+    )
 
 
 def sd15(scheduler=None) -> StableDiffusionPipeline:
     torch.manual_seed(0)
-    return sd(sd_unet(4), scheduler or PNDMScheduler(skip_prk_steps=True, set_alpha_to_one=False, **NOISE))
+    return sd(
+        sd_unet(4), scheduler or PNDMScheduler(skip_prk_steps=True, set_alpha_to_one=False, **NOISE)
+    )
 
 
 def sd21(prediction: str = "v_prediction", scheduler=DDIMScheduler) -> StableDiffusionPipeline:
     torch.manual_seed(0)
-    unet = sd_unet([2, 2, 4, 4], use_linear_projection=True)  # public: [5, 10, 20, 20], a head of 64 at every level
+    unet = sd_unet(
+        [2, 2, 4, 4], use_linear_projection=True
+    )  # public: [5, 10, 20, 20], a head of 64 at every level
     return sd(unet, scheduler(prediction_type=prediction, **NOISE))
 
 
@@ -61,7 +79,15 @@ def sdxl(scheduler=None) -> StableDiffusionXLPipeline:
     )  # fmt: skip
     encoders = CLIPTextModel(text_config()), CLIPTextModelWithProjection(text_config())
     scheduler = scheduler or EulerDiscreteScheduler(timestep_spacing="leading", **NOISE)
-    return StableDiffusionXLPipeline(vae(), *encoders, tokenizer(), tokenizer(), randomise(unet), scheduler, add_watermarker=False)
+    return StableDiffusionXLPipeline(
+        vae(),
+        *encoders,
+        tokenizer(),
+        tokenizer(),
+        randomise(unet),
+        scheduler,
+        add_watermarker=False,
+    )
 
 
 def sdxl_distilled() -> StableDiffusionXLPipeline:
@@ -76,7 +102,17 @@ def sd3(layers: int, heads: int, **more) -> StableDiffusion3Pipeline:
     )  # fmt: skip
     encoders = [CLIPTextModelWithProjection(text_config()) for _ in range(2)]
     scheduler = FlowMatchEulerDiscreteScheduler(shift=3.0)
-    return StableDiffusion3Pipeline(randomise(transformer), scheduler, vae(), encoders[0], tokenizer(), encoders[1], tokenizer(), None, None)
+    return StableDiffusion3Pipeline(
+        randomise(transformer),
+        scheduler,
+        vae(),
+        encoders[0],
+        tokenizer(),
+        encoders[1],
+        tokenizer(),
+        None,
+        None,
+    )
 
 
 def sd3_medium() -> StableDiffusion3Pipeline:
@@ -97,9 +133,30 @@ def flux(guidance: bool) -> FluxPipeline:
         in_channels=16, num_layers=19, num_single_layers=38, attention_head_dim=8, num_attention_heads=3, joint_attention_dim=16, pooled_projection_dim=16,
         guidance_embeds=guidance, axes_dims_rope=(2, 2, 4),
     )  # fmt: skip
-    t5 = T5EncoderModel(T5Config(vocab_size=514, d_model=16, d_kv=8, d_ff=32, num_layers=1, num_heads=2, pad_token_id=513, eos_token_id=513)).eval()
-    scheduler = FlowMatchEulerDiscreteScheduler(shift=3.0 if guidance else 1.0, use_dynamic_shifting=guidance)
-    return FluxPipeline(scheduler, vae(4, 0.1), CLIPTextModel(text_config()), tokenizer(), t5, tokenizer(), randomise(transformer))
+    t5 = T5EncoderModel(
+        T5Config(
+            vocab_size=514,
+            d_model=16,
+            d_kv=8,
+            d_ff=32,
+            num_layers=1,
+            num_heads=2,
+            pad_token_id=513,
+            eos_token_id=513,
+        )
+    ).eval()
+    scheduler = FlowMatchEulerDiscreteScheduler(
+        shift=3.0 if guidance else 1.0, use_dynamic_shifting=guidance
+    )
+    return FluxPipeline(
+        scheduler,
+        vae(4, 0.1),
+        CLIPTextModel(text_config()),
+        tokenizer(),
+        t5,
+        tokenizer(),
+        randomise(transformer),
+    )
 
 
 def flux_dev() -> FluxPipeline:
