@@ -8,7 +8,7 @@ import contextlib
 import json
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +17,14 @@ from torch import nn
 
 from .adapters import require_unwrapped
 from .card import model_card
-from .errors import RunFailed, UserError
+from .errors import RunFailed
 from .folder import Folder, check_output
 from .hashes import file_hashes
 from .loading import open_pipeline
 from .record import RECORD, PruningReport
 from .settings import usable_device
 from .stored import read_json
+from .unfinished import put
 
 
 def load_pipeline(
@@ -68,9 +69,16 @@ def save_pruned(
 ) -> Path:
     """Save a pruned pipeline with its record, in the formats its components have now. The folder appears complete or not at
     all; an existing one raises UserError unless `overwrite`. Returns the folder."""
-    with whole_folder(Path(output), overwrite) as inside:
+    with whole_folder(Path(output), overwrite, sources(pipe)) as inside:
         write_pruned(pipe, inside, report)
     return Path(output)
+
+
+def sources(pipe: Any) -> list[Path]:
+    """The folders that a pipeline and its components were loaded from, as far as they are known and still there."""
+    configs = [pipe.config, *(getattr(part, "config", None) for part in pipe.components.values())]
+    names = {getattr(config, "_name_or_path", None) for config in configs}
+    return [Path(name) for name in names if isinstance(name, str) and name]
 
 
 def write_pruned(pipe: Any, folder: Path, report: PruningReport) -> None:
@@ -82,22 +90,21 @@ def write_pruned(pipe: Any, folder: Path, report: PruningReport) -> None:
 
 
 @contextlib.contextmanager
-def whole_folder(output: Path, overwrite: bool) -> Iterator[Path]:
+def whole_folder(output: Path, overwrite: bool, inputs: Iterable[Path] = ()) -> Iterator[Path]:
     """A new folder beside `output` to write into, which takes its place when all went well and vanishes otherwise."""
-    check_output(output, overwrite)
+    check_output(output, overwrite, inputs)
     output.absolute().parent.mkdir(parents=True, exist_ok=True)
     beside = Path(tempfile.mkdtemp(prefix=f".{output.name}-", dir=output.absolute().parent))
+    inside = beside / "new"
+    inside.mkdir()
     try:
-        inside = beside / "new"
-        inside.mkdir()
         yield inside
-        if output.exists() or output.is_symlink():
-            if not overwrite:
-                raise UserError(f"output: {output} has appeared meanwhile; nothing was replaced")
-            output.rename(beside / "old")
-        inside.rename(output)
-    finally:
-        shutil.rmtree(beside, ignore_errors=True)
+        put(inside, output, beside / "old", overwrite)
+        shutil.rmtree(beside / "old", ignore_errors=True)
+    finally:  # what could not go back to its place stays
+        shutil.rmtree(inside, ignore_errors=True)
+        with contextlib.suppress(OSError):
+            beside.rmdir()
 
 
 def read_record(folder: Path) -> dict[str, Any]:

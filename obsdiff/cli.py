@@ -116,7 +116,11 @@ def parser() -> Parser:
         action="store_true",
         help="go on from a run that was killed; the result is the same",
     )
-    p.add_argument("--overwrite", action="store_true", help="replace an existing output folder")
+    p.add_argument(
+        "--overwrite",
+        action="store_true",
+        help="replace an output folder that obsdiff wrote; any other stays",
+    )
     p.add_argument("--json", action="store_true", help="print the record on stdout")
     p.add_argument(
         "--timeout-minutes",
@@ -161,7 +165,11 @@ def parser() -> Parser:
     p = commands.add_parser("report", help="one self-contained HTML page of one or several runs")
     p.add_argument("runs", metavar="RUN", nargs="+", type=Path, help="folders with a results.json")
     p.add_argument("--output", required=True, metavar="PAGE.html", type=Path)
-    p.add_argument("--overwrite", action="store_true", help="replace an existing page")
+    p.add_argument(
+        "--overwrite",
+        action="store_true",
+        help="replace a page that obsdiff wrote; any other file stays",
+    )
     p.set_defaults(run=report)
 
     p = commands.add_parser(
@@ -172,7 +180,11 @@ def parser() -> Parser:
 
     p = commands.add_parser("demo", help="the whole road on the built-in model; ends with the page")
     p.add_argument("--output", default=Path("obsdiff-demo"), metavar="DIR", type=Path)
-    p.add_argument("--overwrite", action="store_true", help="replace an existing output folder")
+    p.add_argument(
+        "--overwrite",
+        action="store_true",
+        help="replace an output folder that obsdiff wrote; any other stays",
+    )
     p.set_defaults(run=demo)
     return top
 
@@ -234,7 +246,11 @@ def add_evaluation(p: argparse.ArgumentParser) -> None:
         )
     add_judges(p)
     p.add_argument("--resume", action="store_true", help="go on from a run that was killed")
-    p.add_argument("--overwrite", action="store_true", help="replace an existing run")
+    p.add_argument(
+        "--overwrite",
+        action="store_true",
+        help="replace a run that obsdiff wrote; any other folder stays",
+    )
     p.add_argument("--json", action="store_true", help="print results.json on stdout")
 
 

@@ -16,6 +16,7 @@ from .folder import Folder, check_output, open_folder, read_prompts
 from .judges.files import find_judges
 from .progress import say
 from .record import RECORD
+from .replaceable import INDEX
 from .single_file import open_model
 from .stored import read_json
 
@@ -58,6 +59,12 @@ def with_recommended(
     )
 
 
+def given_inputs(*places: str | Path | None) -> list[Path]:
+    """The models that the command line names, as far as they are here: another complaint comes first for what is none."""
+    models = [Path(place) for place in places if place is not None]
+    return [model for model in models if model.is_file() or (model / INDEX).is_file()]
+
+
 def inspect_(args: argparse.Namespace) -> None:
     config = config_of(args)
     if args.paper_count and config.pattern != "structured":
@@ -86,7 +93,7 @@ def evaluate(args: argparse.Namespace) -> None:
             seed=args.seed, **{name: getattr(args, name) for name in CALL if hasattr(args, name)}
         )
     )
-    check_output(args.output, args.overwrite)
+    check_output(args.output, args.overwrite, given_inputs(args.against, args.config, *args.runs))
     dense = open_model(args.against, args.config)
     dense.require_text()
     runs = named_runs([open_folder(existing(path)) for path in args.runs])
@@ -181,10 +188,10 @@ def evaluation_prompts(file: Path | None, dense: Folder) -> list[str]:
 
 
 def report(args: argparse.Namespace) -> None:
-    from .report import write_page
+    from .report import check_page, write_page
 
     check_page(args.output, args.overwrite)
-    write_page(args.runs, args.output)
+    write_page(args.runs, args.output, args.overwrite)
     say(f"{args.output}: {args.output.stat().st_size / 1e6:.1f} MB")
 
 
@@ -193,19 +200,6 @@ def verify(args: argparse.Namespace) -> None:
 
     found = verify_folder(args.folder)
     print(f"{args.folder}: as recorded: {found.files} files, {found.layers} layers")
-
-
-def check_page(page: Path, overwrite: bool) -> None:
-    """UserError unless the page can be written, and replaces at most another page."""
-    if page.is_dir() or page.suffix not in (".html", ".htm"):
-        raise UserError(
-            f"output: expected the name of a page that ends in .html, found {str(page)!r}"
-        )
-    if page.exists() and not overwrite:
-        raise UserError(
-            f"output: {page} exists already; choose another, or give --overwrite to replace it"
-        )
-    check_output(page.with_name(page.name + ".part"), overwrite=True)
 
 
 def demo(args: argparse.Namespace) -> None:

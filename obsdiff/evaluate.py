@@ -30,7 +30,7 @@ from .peak_memory import peak_memory
 from .progress import counting, say
 from .record import RECORD, leaving, versions
 from .stored import read_json
-from .unfinished import WORK, check_place, finish, kept_json, open_part, write_json
+from .unfinished import WORK, finish, kept_json, open_part, write_json
 
 SCHEMA = 1
 RESULTS = "results.json"
@@ -63,6 +63,14 @@ class Job:
     @property
     def folders(self) -> dict[str, Folder]:
         return {DENSE: self.dense, **self.runs}
+
+    @property
+    def inputs(self) -> list[Path]:
+        """Everything that is read: no output may replace it."""
+        models = [
+            place for folder in self.folders.values() for place in (folder.path, folder.source)
+        ]
+        return models + [place for place in vars(self.judges).values() if place is not None]
 
     def key(self, name: str) -> str:
         """The name of a run's folder of pictures: its place, and its name as far as a file system takes it."""
@@ -156,13 +164,12 @@ def evaluate(
     job: Job, output: Path, resume: bool = False, overwrite: bool = False
 ) -> dict[str, Any]:
     """Run the job and write the folder; returns what results.json holds. UserError for an output that can't be written."""
-    check_output(output, overwrite)
-    check_place(output, [folder.path for folder in job.folders.values()])
+    check_output(output, overwrite, job.inputs)
     with open_part(output, job.fingerprint(), resume, overwrite) as part:
-        return fill(job, part, output)
+        return fill(job, part, output, overwrite)
 
 
-def fill(job: Job, part: Path, output: Path) -> dict[str, Any]:
+def fill(job: Job, part: Path, output: Path, overwrite: bool) -> dict[str, Any]:
     """Draw and measure what is not there yet, and give the folder its name."""
     images = {name: draw_missing(job, name, part) for name in job.folders}
     latents = {name: drawn_latents(job, name, part) for name in job.folders}
@@ -173,7 +180,7 @@ def fill(job: Job, part: Path, output: Path) -> dict[str, Any]:
     ]
     results = results_of(job, images[DENSE], costs[DENSE], metrics[DENSE], runs)
     write_json(part / RESULTS, results)
-    finish(part, output)
+    finish(part, output, overwrite)
     return results
 
 

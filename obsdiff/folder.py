@@ -4,6 +4,7 @@ Only JSON and the headers of safetensors files are read. A component that has no
 unpickling runs code.
 """
 
+import os
 import re
 import tempfile
 from collections.abc import Iterable
@@ -11,8 +12,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from .apart import check_place
 from .builtin import BUILTINS, builtin_path
 from .errors import UserError
+from .replaceable import check_kind, check_ours
 from .stored import Tensors, read_component, read_json
 
 # names that pipelines give their denoisers; of several the first is pruned, unless another is named
@@ -217,16 +220,24 @@ def read_prompts(file: Path) -> list[str]:
     return prompts
 
 
-def check_output(output: Path, overwrite: bool) -> None:
-    """UserError unless `output` can be made (and, if it exists, may be replaced)."""
+def check_output(output: Path, overwrite: bool, inputs: Iterable[Path] = ()) -> None:
+    """UserError unless `output` can be made, apart from the inputs, and, if it exists, may be replaced."""
     if output.name in ("", ".."):
         raise UserError(f"output: expected the name of a folder, found {str(output)!r}")
-    if output.is_file():
-        raise UserError(f"output: {output} is a file; choose another name")
-    if (output.exists() or output.is_symlink()) and not overwrite:
-        raise UserError(
-            f"output: {output} exists already; choose another, or give --overwrite to replace it"
-        )
+    check_kind(output)
+    for place in (output, output.with_name(output.name + ".part")):
+        check_place(place, inputs)
+    if os.path.lexists(output):
+        if not overwrite:
+            raise UserError(
+                f"output: {output} exists already; choose another, or give --overwrite to replace it"
+            )
+        check_ours(output, output)
+    check_writable(output)
+
+
+def check_writable(output: Path) -> None:
+    """UserError unless a new file or folder can be made where `output` is to be."""
     parent = output.absolute().parent
     while not parent.exists():
         parent = parent.parent

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-AT_ONCE = 2**22  # bytes of a file that are read together
+from .stored import file_hash
 
 
 def file_hashes(folder: Path) -> dict[str, str]:
@@ -17,14 +17,6 @@ def file_hashes(folder: Path) -> dict[str, str]:
     for file in sorted(path for path in folder.rglob("*") if path.is_file()):
         found[file.relative_to(folder).as_posix()] = file_hash(file)
     return found
-
-
-def file_hash(file: Path) -> str:
-    found = hashlib.sha256()
-    with file.open("rb") as opened:
-        while part := opened.read(AT_ONCE):
-            found.update(part)
-    return found.hexdigest()
 
 
 def model_hashes(pipe: Any) -> dict[str, str]:

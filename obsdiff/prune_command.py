@@ -11,7 +11,7 @@ from typing import Any
 
 from .architectures import require_blocks
 from .builtin import builtin_info
-from .commands import GENERAL_PROMPTS, config_of, quiet, show_json, with_recommended
+from .commands import GENERAL_PROMPTS, config_of, given_inputs, quiet, show_json, with_recommended
 from .config import PruningConfig
 from .errors import RunFailed, RunStopped, UserError
 from .folder import Folder, check_output, read_prompts
@@ -21,14 +21,18 @@ from .record import RECORD
 from .single_file import open_model
 from .store import stopped_by_disk
 from .stored import read_json
-from .unfinished import NEW, WORK, is_placed, open_part, put_in_place
+from .unfinished import NEW, WORK, is_placed, open_part, put_in_place, remove
 
 
 def prune(args: argparse.Namespace) -> None:
     configs = all_configs(args)
     names = folder_names(configs)
-    check_output(args.output, args.overwrite or (args.resume and is_placed(args.output)))
+    placed = args.resume and is_placed(args.output)
+    if not placed:
+        check_output(args.output, args.overwrite, given_inputs(args.model, args.config))
     folder = open_model(args.model, args.config)
+    if not placed:
+        check_output(args.output, args.overwrite, [folder.path, folder.source])
     folder.require_text()
     configs = [with_recommended(c, folder, args) for c in configs]
     prompts = calibration_prompts(args.prompts, folder)
@@ -66,7 +70,7 @@ def cleared_if_in_vain(part: Path, resumed: bool) -> Iterator[None]:
         yield
     except (UserError, RunFailed) as error:
         if not resumed and not isinstance(error, RunStopped):
-            shutil.rmtree(part)
+            remove(part)
         raise
 
 

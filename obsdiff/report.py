@@ -10,16 +10,20 @@ Reads JSON and pictures alone; torch and diffusers have no part in it.
 
 import base64
 import hashlib
+import os
+import tempfile
 from pathlib import Path
 from typing import Any
 
 from .comparison import DENSE, LEGEND, reasons
 from .errors import UserError
+from .folder import check_writable
 from .page_merge import Comparison, merge
 from .page_pictures import picture_rows
 from .page_plots import plots
 from .page_tables import config_table, cost_reasons, cost_table, quality_table
 from .record import RECORD
+from .replaceable import is_page
 from .report_schema import check_results
 from .stored import read_json
 
@@ -28,8 +32,32 @@ LARGEST = 10_000_000  # bytes of a page
 MARGIN = 50_000  # for the sentences around the pictures
 
 
-def write_page(folders: list[Path], page: Path) -> None:
-    """Write the page of the results in `folders`. UserError for a folder without a whole results.json, or of another schema."""
+def check_page(page: Path, overwrite: bool) -> None:
+    """UserError unless the page can be written, and replaces at most another page."""
+    if page.is_dir() or page.suffix not in (".html", ".htm"):
+        raise UserError(
+            f"output: expected the name of a page that ends in .html, found {str(page)!r}"
+        )
+    check_existing(page, overwrite)
+    check_writable(page)
+
+
+def check_existing(page: Path, overwrite: bool) -> None:
+    """UserError for anything that the page may not replace."""
+    if os.path.lexists(page):
+        if not overwrite:
+            raise UserError(
+                f"output: {page} exists already; choose another, or give --overwrite to replace it"
+            )
+        if not is_page(page):
+            raise UserError(
+                f"output: {page} is no page that obsdiff report wrote, and stays; choose another name"
+            )
+
+
+def write_page(folders: list[Path], page: Path, overwrite: bool = True) -> None:
+    """Write the page of the results in `folders`. UserError for a folder without a whole results.json, or of another schema, and for an
+    existing file that is no page, or any without `overwrite`."""
     folders = [Path(folder) for folder in folders]
     places = [folder.resolve() for folder in folders]
     twice = [
@@ -43,9 +71,11 @@ def write_page(folders: list[Path], page: Path) -> None:
         )
     html = fitting_page(merge([(folder, read_results(folder)) for folder in folders]))
     page.parent.mkdir(parents=True, exist_ok=True)
-    beside = page.with_name(f".{page.name}.part")
-    beside.write_text(html, encoding="utf-8", errors="replace")
-    beside.replace(page)
+    with tempfile.TemporaryDirectory(prefix=".obsdiff-", dir=page.parent) as beside:
+        new = Path(beside) / "page"
+        new.write_text(html, encoding="utf-8", errors="replace")
+        check_existing(page, overwrite)  # again: it may have appeared meanwhile
+        new.replace(page)
 
 
 def read_results(folder: Path) -> dict[str, Any]:

@@ -4,6 +4,7 @@ Weights may lie in one file or in shards that an index names, plain or as a vari
 of files is taken, plain before any variant; what is missing from it is named.
 """
 
+import hashlib
 import json
 import math
 import re
@@ -16,6 +17,7 @@ from typing import Any
 from .errors import UserError
 
 PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
+AT_ONCE = 2**22  # bytes of a file that are read together
 DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 BYTES = {
     "F64": 8,
@@ -225,3 +227,12 @@ def read_json(file: Path) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise UserError(f"{file}: expected a JSON object, found {type(value).__name__}")
     return value
+
+
+def file_hash(file: Path) -> str:
+    """SHA-256 of a file."""
+    found = hashlib.sha256()
+    with file.open("rb") as opened:
+        while part := opened.read(AT_ONCE):
+            found.update(part)
+    return found.hexdigest()

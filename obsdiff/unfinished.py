@@ -6,6 +6,7 @@ on. Files appear whole: written beside, then renamed.
 
 import contextlib
 import json
+import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,24 +16,16 @@ from filelock import FileLock, Timeout
 
 from .errors import UserError
 from .progress import say
+from .replaceable import JOB, RESULTS, WORK, check_ours
 from .stored import read_json
 
-WORK = ".work"
-JOB = "job.json"
 LOCK = "lock"
 PLACING = "placing"  # there as soon as the output is whole, and on the way to its place
 NEW = "new"  # what a pruning has finished lies here until all of it is
-
-
-def check_place(output: Path, inputs: list[Path]) -> None:
-    """UserError if the output is one of the input folders, inside one or around one: replacing it would take the models along."""
-    place = output.resolve()
-    for folder in inputs:
-        other = folder.resolve()
-        if place == other or place in other.parents or other in place.parents:
-            raise UserError(
-                f"output: {output} and the model {folder} lie in one another; choose a folder apart from the models"
-            )
+OLD = "old"  # what had the output's name
+CLEARING = "clearing"  # the job of a folder that is being emptied
+UNTOLD = (LOCK, JOB + ".part")  # files of a run that has not written its job down
+OWN = (WORK, NEW, "images", RESULTS, RESULTS + ".part")
 
 
 @contextlib.contextmanager
@@ -57,8 +50,8 @@ def open_part(output: Path, job: dict[str, Any], resume: bool, overwrite: bool) 
 
 
 def require_own(part: Path, resume: bool, overwrite: bool) -> None:
-    """UserError for a folder in the way that no run of ours made."""
-    if part.exists() and not (part / WORK).is_dir():
+    """UserError for what is in the way and no run of ours made."""
+    if os.path.lexists(part) and not is_own(part):
         if resume:
             raise UserError(
                 f"output: {part} has no {WORK}/{JOB}, so no run can go on from it; move it away, or leave out --resume"
@@ -69,6 +62,17 @@ def require_own(part: Path, resume: bool, overwrite: bool) -> None:
             else "move it away, it is nothing that --resume could go on from"
         )
         raise UserError(f"output: {part} is in the way, and no run of obsdiff made it; {to_do}")
+
+
+def is_own(part: Path) -> bool:
+    """Whether a run made the folder: it has a job, or nothing in it yet."""
+    work = part / WORK
+    links = any(place.is_symlink() for place in (part, work, work / LOCK))
+    if links or not work.is_dir() or os.path.ismount(part):
+        return False
+    files = [Path(root, name) for root, _, names in os.walk(part) for name in names]
+    begun = any((work / name).is_file() for name in (JOB, CLEARING, PLACING))
+    return begun or all(file.parent == work and file.name in UNTOLD for file in files)
 
 
 def begin(part: Path, job: dict[str, Any], resume: bool, overwrite: bool) -> None:
@@ -88,6 +92,8 @@ def begin(part: Path, job: dict[str, Any], resume: bool, overwrite: bool) -> Non
                 f"output: {part} was begun with other {', '.join(differ)}; start anew with --overwrite"
             )
         return
+    if resume and (part / WORK / PLACING).is_file():
+        return  # the output is at its place, and the job is removed already
     if resume:
         say(f"nothing to go on from: there is no {part}; starting anew")
     clear(part)  # killed before the job was written down
@@ -95,13 +101,40 @@ def begin(part: Path, job: dict[str, Any], resume: bool, overwrite: bool) -> Non
 
 
 def clear(part: Path) -> None:
-    """Remove everything but the lock; the job first, so that a run killed meanwhile leaves none."""
-    (part / WORK / JOB).unlink(missing_ok=True)
-    for place in (*part.iterdir(), *(part / WORK).iterdir()):
+    """Remove everything but the lock; the job first, so that a run killed meanwhile leaves none. UserError for what no run wrote."""
+    work = part / WORK
+    if foreign := sorted(place.name for place in part.iterdir() if place.name not in OWN):
+        raise UserError(
+            f"output: {part} holds {foreign[0]}, which no run of obsdiff wrote; move it away"
+        )
+    if (work / JOB).exists():
+        (work / JOB).replace(work / CLEARING)
+    for place in (*part.iterdir(), *work.iterdir()):
         if place.is_dir() and not place.is_symlink() and place.name != WORK:
             shutil.rmtree(place)
-        elif place.name not in (WORK, LOCK):
+        elif place.name not in (WORK, LOCK, PLACING, CLEARING):
             place.unlink()
+    for name in (PLACING, CLEARING):
+        (work / name).unlink(missing_ok=True)
+
+
+def remove(part: Path) -> None:
+    """Remove the folder with all that a run wrote; what somebody else put there stays, and the folder with it."""
+    if (part / NEW).exists():
+        shutil.rmtree(part / NEW)
+    remove_work(part / WORK, PLACING)
+    with contextlib.suppress(OSError):
+        part.rmdir()
+
+
+def remove_work(work: Path, last: str) -> None:
+    """Remove the folder, and the file that tells what it is of at last."""
+    for place in work.iterdir():
+        if place.is_dir() and not place.is_symlink():
+            shutil.rmtree(place)
+        elif place.name != last:
+            place.unlink()
+    shutil.rmtree(work)
 
 
 def write_json(file: Path, value: Any) -> None:
@@ -120,27 +153,38 @@ def kept_json(file: Path) -> dict[str, Any] | None:
         return None
 
 
-def finish(part: Path, output: Path) -> None:
+def finish(part: Path, output: Path, overwrite: bool) -> None:
     """Give the folder its name, in the place of what was there."""
-    old = part / WORK / "old"
-    if output.exists():
-        output.rename(old)
-    part.rename(output)
-    shutil.rmtree(output / WORK)
+    put(part, output, part / WORK / OLD, overwrite)
+    remove_work(output / WORK, JOB)
 
 
 def put_in_place(part: Path, output: Path, overwrite: bool) -> None:
     """Give OUTPUT.part/new the output's name, in the place of what was there, and remove the rest. Killed at any moment it can be
     called again."""
     (part / WORK / PLACING).touch()
-    new = part / NEW
-    if new.exists():
-        if output.exists() or output.is_symlink():
+    if (part / NEW).exists():
+        put(part / NEW, output, part / WORK / OLD, overwrite)
+    remove(part)
+
+
+def put(new: Path, output: Path, old: Path, overwrite: bool) -> None:
+    """Rename a folder to the output. What has that name goes to `old`, and is looked at again there; UserError, and it goes back, if it
+    may not be replaced."""
+    try:
+        if os.path.lexists(output):
             if not overwrite:
                 raise UserError(f"output: {output} has appeared meanwhile; nothing was replaced")
-            output.rename(part / WORK / "old")
+            check_ours(output, output)
+            output.rename(old)
+            check_ours(old, output)
         new.rename(output)
-    shutil.rmtree(part)
+    except (OSError, UserError) as error:
+        if os.path.lexists(old) and not os.path.lexists(output):
+            old.rename(output)
+        if isinstance(error, UserError):
+            raise
+        raise UserError(f"output: {output} can't be replaced: {error.strerror}") from None
 
 
 def is_placed(output: Path) -> bool:

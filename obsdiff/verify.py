@@ -9,10 +9,9 @@ from torch import Tensor
 
 from .config import PruningConfig
 from .errors import RunFailed, UserError
-from .hashes import file_hash
 from .record import RECORD, SCHEMA
 from .report_schema import check, check_shapes
-from .stored import read_json
+from .stored import file_hash, read_json
 
 LAYER = {"name": str, "shape": [int], "sparsity": float}
 WANTED = {

@@ -69,10 +69,30 @@ def test_an_existing_folder_is_refused_or_replaced_whole(tmp_path):
     with pytest.raises(UserError, match="exists already"):
         save_pruned(pipe, out, report)
     assert [f.name for f in out.iterdir()] == ["mine"]
+    with pytest.raises(UserError, match="holds mine, which obsdiff did not write"):
+        save_pruned(pipe, out, report, overwrite=True)
+    assert [f.name for f in out.iterdir()] == ["mine"]
+    (out / "mine").unlink()
     save_pruned(pipe, out, report, overwrite=True)
-    assert not (out / "mine").exists()
+    (out / "vae").rename(out / "old")
+    save_pruned(pipe, tmp_path / "again", report)
+    (tmp_path / "again" / "README.md").write_text("the owner's card")
+    save_pruned(pipe, tmp_path / "again", report, overwrite=True)
+    assert (tmp_path / "again" / "README.md").read_text() != "the owner's card"
+    with pytest.raises(UserError, match="holds old/"):
+        save_pruned(pipe, out, report, overwrite=True)
     assert json.loads((out / "obsdiff.json").read_text())["schema"] == 1
-    assert [f.name for f in tmp_path.iterdir()] == ["out"]
+    assert sorted(f.name for f in tmp_path.iterdir()) == ["again", "out"]
+
+
+def test_a_pipeline_does_not_replace_the_folder_it_came_from(tmp_path):
+    pipe = sd3()
+    report = prune_(pipe, PROMPTS[:1], PruningConfig(packages=1, **QUICK))
+    out = save_pruned(pipe, tmp_path / "out", report)
+    loaded, _ = load_pipeline(open_folder(out), device="cpu")
+    with pytest.raises(UserError, match="in one another"):
+        save_pruned(loaded, out, report, overwrite=True)
+    assert save_pruned(loaded, tmp_path / "new", report) == tmp_path / "new"
 
 
 def test_a_lora_that_came_after_pruning_is_not_saved_by_halves(tmp_path):

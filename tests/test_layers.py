@@ -11,9 +11,10 @@ PACKAGE = Path(__file__).parents[1] / "obsdiff"
 
 # from the ground up; a file may import only from the lines before its own, or from its own line
 FLOORS = [
-    ["errors", "builtin", "stored", "blocks", "convolutions", "choices"],
+    ["errors", "apart", "builtin", "stored", "blocks", "convolutions", "choices"],
     [
         "checks",
+        "replaceable",
         "config",
         "step_weights",
         "hessian",

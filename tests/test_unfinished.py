@@ -1,6 +1,7 @@
 """The folder of a run that did not end: gone on from only where it is one's own, and whole."""
 
 import itertools
+import os
 
 import pytest
 
@@ -28,15 +29,16 @@ def opened(output, job=TASK, resume=False, overwrite=False):
 
 def test_a_run_goes_on_with_the_same_job_alone(tmp_path):
     part = opened(tmp_path / "run")
-    (part / "picture.png").touch()
+    (part / "images").mkdir()
+    (part / "images" / "000.png").touch()
     with pytest.raises(UserError, match="go on with --resume, or start anew with --overwrite"):
         opened(tmp_path / "run")
     assert opened(tmp_path / "run", resume=True) == part
-    assert (part / "picture.png").exists()
+    assert (part / "images" / "000.png").exists()
     with pytest.raises(UserError, match="begun with other seeds"):
         opened(tmp_path / "run", TASK | {"seeds": [2]}, resume=True)
     opened(tmp_path / "run", overwrite=True)
-    assert not (part / "picture.png").exists()
+    assert not (part / "images").exists()
 
 
 @pytest.mark.parametrize("resume", [False, True])
@@ -73,12 +75,15 @@ def test_a_second_run_is_refused_while_the_first_is_alive(tmp_path):
 
 
 def test_an_output_is_replaced_whole(tmp_path):
-    (tmp_path / "run").mkdir()
-    (tmp_path / "run" / "old").touch()
-    part = opened(tmp_path / "run")
+    run = tmp_path / "run"
+    write_json(run / "results.json", {"schema": 1, "dense_images": ["old.png"]})
+    (run / "old.png").touch()
+    part = opened(run)
     write_json(part / "results.json", {"schema": 1})
-    finish(part, tmp_path / "run")
-    assert [file.name for file in (tmp_path / "run").iterdir()] == ["results.json"]
+    with pytest.raises(UserError, match="has appeared meanwhile"):
+        finish(part, run, overwrite=False)
+    finish(part, run, overwrite=True)
+    assert [file.name for file in run.iterdir()] == ["results.json"]
     assert not part.exists()
 
 
@@ -89,8 +94,9 @@ def test_killed_on_its_way_to_its_place_an_output_still_gets_there(
 ):
     output = tmp_path / "out"
     if before:
-        output.mkdir()
+        write_json(output / "obsdiff.json", {"schema": 1, "hashes": {"files": {"old": "0"}}})
         (output / "old").touch()
+        os.utime(output / "obsdiff.json")
     part = opened(output)
     (part / NEW).mkdir()
     (part / NEW / "weights").touch()
