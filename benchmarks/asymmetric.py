@@ -16,8 +16,8 @@ import torch
 
 import obsdiff
 from obsdiff import PruningConfig
-from obsdiff.architectures import find_blocks
-from obsdiff.packages import select
+from obsdiff.calibration.selection import select
+from obsdiff.models.discovery import find_blocks
 
 from .paper.lab import Lab
 

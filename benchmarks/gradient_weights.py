@@ -17,10 +17,10 @@ import torch
 from torch import Tensor
 
 from obsdiff import PruningConfig
-from obsdiff.architectures import Tap
-from obsdiff.calibration import Plan
-from obsdiff.running import hooked, prepared, replaced
-from obsdiff.settings import choose_prompts
+from obsdiff.calibration.context import Plan
+from obsdiff.models.structure import Tap
+from obsdiff.pipelines.call import choose_prompts
+from obsdiff.pipelines.run import hooked, prepared, replaced
 
 from .asymmetric import PATTERNS
 from .paper.hessians import Sums

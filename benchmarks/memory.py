@@ -20,10 +20,12 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import torch
 
-from obsdiff import PruningConfig, prune_, solve
-from obsdiff.checkpoint import load_pipeline, save_pruned
-from obsdiff.folder import open_folder
-from obsdiff.own_memory import anonymous, watched
+from obsdiff import PruningConfig, prune_
+from obsdiff.layerwise import executor as solve
+from obsdiff.pipelines.folder import open_folder
+from obsdiff.pipelines.load import load_pipeline
+from obsdiff.pipelines.save import save_pruned
+from obsdiff.runtime.memory import anonymous, watched
 
 from .big_models import MODELS
 

@@ -16,12 +16,13 @@ import torch
 from torch import Tensor, nn
 
 from obsdiff import PruningConfig
-from obsdiff.architectures import Tap
-from obsdiff.calibration import Account, Plan, tapped
-from obsdiff.choices import STEP_WEIGHTINGS
-from obsdiff.running import Run, hooked, prepared
-from obsdiff.settings import choose_prompts
-from obsdiff.step_weights import step_weight
+from obsdiff.calibration.context import Plan
+from obsdiff.calibration.hooks import Account, tapped
+from obsdiff.calibration.step_weights import step_weight
+from obsdiff.config.choices import STEP_WEIGHTINGS
+from obsdiff.models.structure import Tap
+from obsdiff.pipelines.call import choose_prompts
+from obsdiff.pipelines.run import Run, hooked, prepared
 
 from .paper.hessians import HIGH, LOW, Sums
 from .paper.lab import CALIBRATION, Lab

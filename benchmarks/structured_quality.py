@@ -14,13 +14,14 @@ from typing import Any
 import torch
 
 from obsdiff import PruningConfig, builtin_path, prune_
-from obsdiff.builtin import builtin_info
-from obsdiff.checkpoint import load_pipeline
-from obsdiff.costs import step_macs
-from obsdiff.drawing import denoiser_call, draw
-from obsdiff.folder import open_folder, read_prompts
-from obsdiff.metrics import relative_latent_error
-from obsdiff.record import in_words, leaving
+from obsdiff.evaluation.costs import step_macs
+from obsdiff.evaluation.draw import draw
+from obsdiff.evaluation.metrics import relative_latent_error
+from obsdiff.pipelines.builtin import builtin_info
+from obsdiff.pipelines.folder import open_folder, read_prompts
+from obsdiff.pipelines.load import load_pipeline
+from obsdiff.pipelines.record import in_words, leaving
+from obsdiff.pipelines.run import denoiser_call
 
 WAYS = {
     "obs": {"method": "obs"},

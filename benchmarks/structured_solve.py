@@ -16,8 +16,8 @@ from statistics import median
 import torch
 from torch import Tensor
 
-from obsdiff.solvers.structured import Consumer, obs_heads, obs_neurons
-from obsdiff.timing import interleaved
+from obsdiff.runtime.timing import interleaved
+from obsdiff.solvers.obs_structured import Consumer, obs_heads, obs_neurons
 
 from .plain.solve import DAMPING
 from .plain.structured import by_cholesky

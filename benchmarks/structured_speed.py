@@ -14,10 +14,10 @@ import torch
 from diffusers import SD3Transformer2DModel
 
 from obsdiff import PruningConfig
-from obsdiff.costs import step_macs
-from obsdiff.meta import forward_macs
-from obsdiff.prediction import shrunk
-from obsdiff.timing import compared, interleaved
+from obsdiff.allocation.uniform_latency import shrunk
+from obsdiff.evaluation.costs import step_macs
+from obsdiff.models.meta_device import forward_macs
+from obsdiff.runtime.timing import compared, interleaved
 
 HEAD, TEXT = 64, 333
 

@@ -29,9 +29,9 @@ from hypothesis import strategies as st
 
 import obsdiff
 from obsdiff import PruningConfig, UserError
-from obsdiff.checkpoint import load_pipeline
-from obsdiff.cli import main as obsdiff_main
-from obsdiff.folder import open_folder
+from obsdiff.cli.main import main as obsdiff_main
+from obsdiff.pipelines.folder import open_folder
+from obsdiff.pipelines.load import load_pipeline
 
 SLOW = 10.0  # seconds
 PROMPTS = ["red apple", "green pear", "blue bird"]

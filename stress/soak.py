@@ -19,7 +19,7 @@ from torch import nn
 import obsdiff
 from obsdiff import PruningConfig
 from obsdiff.errors import RunFailed
-from obsdiff.own_memory import anonymous
+from obsdiff.runtime.memory import anonymous
 
 PROMPTS = ["red apple", "green pear", "blue bird"]
 QUICK = {"num_inference_steps": 2, "height": 16, "width": 16}

@@ -23,8 +23,12 @@ import torch
 from torch import Tensor, nn
 
 from obsdiff import PruningConfig, PruningReport, prune_
-from obsdiff.architectures import Block, Group, find_blocks, uncovered
-from obsdiff.surgery import columns, items, layer_shapes, refusal, shrink_
+from obsdiff.models.discovery import find_blocks, uncovered
+from obsdiff.models.geometry import columns, items
+from obsdiff.models.linear_view import layer_shapes
+from obsdiff.models.removable import refusal
+from obsdiff.models.structure import Block, Group
+from obsdiff.models.surgery import shrink_
 
 from .conftest import randomise
 from .support.direct import DirectPipeline, outputs

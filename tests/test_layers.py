@@ -1,136 +1,132 @@
-"""Imports go down only, and the command line's checks need nothing heavy."""
+"""The order of the wings: imports go down only, in no circle, and the checks load nothing heavy."""
 
 import ast
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 PACKAGE = Path(__file__).parents[1] / "obsdiff"
 
-# from the ground up; a file may import only from the lines before its own, or from its own line
-FLOORS = [
-    ["errors", "apart", "builtin", "stored", "blocks", "convolutions", "choices"],
-    [
-        "checks",
-        "replaceable",
-        "config",
-        "step_weights",
-        "hessian",
-        "metrics",
-        "solvers",
-        "macs",
-        "timing",
-        "comparison",
-        "record",
-        "table",
-        "unfolding",
-        "biases",
-        "store",
-        "own_memory",
-        "ranks",
-        "hashes",
-        "arguments",
-        "allocation",
-        "knapsack",
-        "prices",
-    ],
-    ["architectures", "folder", "progress", "running"],
-    ["single_file", "loading"],
-    [
-        "recording",
-        "parking",
-        "unfinished",
-        "packages",
-        "settings",
-        "surgery",
-        "card",
-        "drawing",
-        "judges",
-    ],
-    ["calibration", "chain"],
-    ["trajectory"],
-    ["dense_stream"],
-    ["replay"],
-    ["gathering"],
-    ["sensitivity"],
-    ["report_schema", "page_merge"],
-    ["page_config", "page_pictures"],
-    ["page_tables"],
-    ["page_points"],
-    ["page_plots"],
-    ["report"],
-    ["held_out", "aims"],
-    ["prune_structured", "adapters", "pruned_models"],
-    ["meta"],
-    ["savings"],
-    ["structured_sensitivity", "permuting"],
-    ["job", "pieces"],
-    ["dense", "journal"],
-    ["solve"],
-    ["costs", "paper_count"],
-    ["prediction"],
-    ["latency", "latency_table"],
-    ["budget"],
-    ["checkpoint", "inspection", "prune"],
-    ["peak_memory"],
-    ["verify"],
-    ["evaluate"],
-    ["demo"],
-    ["commands"],
-    ["prune_command"],
-    ["cli"],
-    ["__main__"],
+# From the ground up: a wing imports only itself and the wings of the lines before its own.
+ORDER = [
+    {"errors"},
+    {"config", "models", "runtime", "solvers"},
+    {"pipelines"},
+    {"calibration", "evaluation"},
+    {"layerwise"},
+    {"allocation"},
+    {"prune"},
+    {"cli"},
+    {"__main__", "__init__"},
 ]
-FLOOR = {name: i for i, names in enumerate(FLOORS) for name in names}
+FLOOR = {wing: floor for floor, wings in enumerate(ORDER) for wing in wings}
 HEAVY = {"torch", "diffusers", "transformers", "numpy", "matplotlib", "accelerate"}
+FILES = sorted(PACKAGE.rglob("*.py"))
 
 
-def imports(file: Path) -> set[str]:
-    """Modules of the package that a file imports, anywhere in it."""
-    found = set()
-    depth = len(file.relative_to(PACKAGE).parts)
+def parts_of(file: Path) -> tuple[str, ...]:
+    """The dotted name of a file below the package, without __init__."""
+    parts = file.relative_to(PACKAGE).with_suffix("").parts
+    return parts[:-1] if parts[-1] == "__init__" and len(parts) > 1 else parts
+
+
+def imports(file: Path) -> Iterator[tuple[str, ...]]:
+    """The modules of the package that a file imports, anywhere in it."""
+    package = file.relative_to(PACKAGE).parent.parts
     for node in ast.walk(ast.parse(file.read_text())):
-        if isinstance(node, ast.ImportFrom) and node.level == depth:
-            found |= (
-                {node.module.split(".")[0]} if node.module else {alias.name for alias in node.names}
+        if isinstance(node, ast.ImportFrom) and node.level:
+            base = package[: len(package) - node.level + 1]
+            module = base + tuple(node.module.split(".") if node.module else ())
+            for alias in node.names:
+                below = PACKAGE.joinpath(*module, alias.name)
+                is_module = below.with_suffix(".py").is_file() or below.is_dir()
+                yield (*module, alias.name) if is_module and len(module) else module
+        elif isinstance(node, ast.Import):
+            yield from (
+                tuple(alias.name.split(".")[1:])
+                for alias in node.names
+                if alias.name.startswith("obsdiff.")
             )
-    return found
+        elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("obsdiff"):
+            yield tuple(node.module.split(".")[1:])
 
 
-@pytest.mark.parametrize(
-    "file", sorted(PACKAGE.rglob("*.py")), ids=lambda f: str(f.relative_to(PACKAGE))
-)
-def test_imports_go_down(file):
-    name = file.relative_to(PACKAGE).parts[0].removesuffix(".py")
-    if name == "__init__":
-        return
-    assert name in FLOOR, f"give {name} its floor in FLOORS"
-    above = {other for other in imports(file) - {name} if FLOOR[other] > FLOOR[name]}
-    assert not above, f"{name} imports upward: {above}"
+GRAPH = {parts_of(file): set(imports(file)) - {parts_of(file)} for file in FILES}
+
+
+def test_every_import_is_of_a_file_that_is_there():
+    assert {module for targets in GRAPH.values() for module in targets} <= set(GRAPH)
+    assert len(GRAPH) == len(FILES) > 100
+
+
+@pytest.mark.parametrize("module", GRAPH, ids=".".join)
+def test_imports_go_down(module):
+    assert module[0] in FLOOR, f"give {module[0]} its place in ORDER"
+    up = {
+        ".".join(other)
+        for other in GRAPH[module]
+        if other[0] != module[0] and FLOOR[other[0]] >= FLOOR[module[0]]
+    }
+    assert not up, f"{'.'.join(module)} imports upward: {up}"
+
+
+def circle_of(graph: dict[tuple[str, ...], set[tuple[str, ...]]]) -> list[str]:
+    """The files of one circle of imports; empty if there is none."""
+    left = dict(graph)
+    while free := [module for module, targets in left.items() if not targets & set(left)]:
+        for module in free:
+            del left[module]
+    return sorted(".".join(module) for module in left)
+
+
+def test_no_circle_of_files():
+    # a face (an __init__.py) hands names of its own wing on, and no file of a wing imports its face
+    assert circle_of(GRAPH) == []
+
+
+def test_a_circle_would_be_found():
+    assert circle_of({("a",): {("b",)}, ("b",): {("a",)}, ("c",): {("a",)}}) == ["a", "b", "c"]
 
 
 @pytest.mark.parametrize("file", sorted((PACKAGE / "solvers").glob("*.py")), ids=lambda f: f.name)
-def test_solvers_see_tensors_alone(file):
-    assert not {"architectures", "config", "running", "folder"} & imports(file)
-    lines = [
-        ast.unparse(n)
-        for n in ast.walk(ast.parse(file.read_text()))
-        if isinstance(n, ast.Import | ast.ImportFrom)
-    ]
+def test_solvers_import_errors_alone(file):
+    assert {module[0] for module in imports(file)} <= {"errors", "solvers"}
+    nodes = [n for n in ast.walk(ast.parse(file.read_text())) if not isinstance(n, ast.Module)]
+    lines = [ast.unparse(n) for n in nodes if isinstance(n, ast.Import | ast.ImportFrom)]
     assert not [line for line in lines if "diffusers" in line or "torch.nn" in line]
 
 
-def test_checks_need_nothing_heavy():
-    code = (
-        "import sys, obsdiff.cli, obsdiff.commands; obsdiff.cli.parser(); print(sorted(set(sys.modules) & {"
-        + ",".join(map(repr, HEAVY))
-        + "}))"
-    )
-    assert (
-        subprocess.run(
-            [sys.executable, "-c", code], capture_output=True, text=True, check=True
-        ).stdout.strip()
-        == "[]"
-    )
+def loaded_by(code: str) -> str:
+    """Which heavy modules are loaded after some imports, in a new process."""
+    code += f"; import sys; print(sorted(set(sys.modules) & {HEAVY}))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return done.stdout.strip()
+
+
+def test_checks_load_nothing_heavy():
+    assert loaded_by("import obsdiff.cli.main as m, obsdiff.cli.commands; m.parser()") == "[]"
+
+
+def test_the_report_imports_no_torch():
+    reached, left = set(), [m for m in GRAPH if m[:2] == ("evaluation", "report")]
+    assert left
+    while left:
+        module = left.pop()
+        if module not in reached:
+            reached.add(module)
+            left += GRAPH[module]
+    for module in reached:
+        file = PACKAGE.joinpath(*module)
+        file = file / "__init__.py" if file.is_dir() else file.with_suffix(".py")
+        for node in ast.walk(ast.parse(file.read_text())):
+            names = (
+                [alias.name for alias in node.names]
+                if isinstance(node, ast.Import)
+                else [node.module or ""]
+                if isinstance(node, ast.ImportFrom) and not node.level
+                else []
+            )
+            assert not [n for n in names if n.split(".")[0] == "torch"], file

@@ -5,7 +5,7 @@ import torch
 
 import obsdiff
 from obsdiff import PruningConfig, UserError, prune_
-from obsdiff.solvers.solution import layer_error
+from obsdiff.solvers.problem import layer_error
 
 from .conftest import PROMPTS, flux, sd, sd3
 

@@ -34,7 +34,7 @@ from transformers import (
     T5Tokenizer,
 )
 
-from obsdiff.builtin import BUILTINS, HERE
+from obsdiff.pipelines.builtin import BUILTINS, HERE
 
 from .clip import OUT as CLIP
 from .data import load

@@ -20,7 +20,7 @@ from transformers import (
     CLIPTokenizer,
 )
 
-from obsdiff.builtin import HERE
+from obsdiff.pipelines.builtin import HERE
 
 from .data import CACHE, SIZE, as_input, load
 from .loop import BF16, train

@@ -16,9 +16,9 @@ import torch
 from PIL import Image
 from transformers import CLIPModel, CLIPTokenizer
 
-from obsdiff.builtin import BUILTINS, HERE, builtin_path
-from obsdiff.checkpoint import load_pipeline
-from obsdiff.folder import open_folder
+from obsdiff.pipelines.builtin import BUILTINS, HERE, builtin_path
+from obsdiff.pipelines.folder import open_folder
+from obsdiff.pipelines.load import load_pipeline
 
 from .assemble import settings_of
 from .clip import OUT as CLIP

@@ -12,8 +12,8 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from obsdiff.judges.features import digest, features_of, open_extractor
-from obsdiff.judges.files import EMOJI_CLIP
+from obsdiff.evaluation.judges.features import digest, features_of, open_extractor
+from obsdiff.evaluation.judges.files import EMOJI_CLIP
 
 from .data import load
 

@@ -22,7 +22,7 @@ from diffusers.models.attention_processor import AttnProcessor
 from safetensors.torch import load_file, save_file
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from obsdiff.builtin import builtin_path
+from obsdiff.pipelines.builtin import builtin_path
 
 from .clip import tokenize
 from .data import CACHE, load

@@ -14,8 +14,8 @@ import argparse
 import torch
 
 from obsdiff import PruningConfig
-from obsdiff.builtin import BUILTINS
-from obsdiff.commands import quiet
+from obsdiff.cli.commands import quiet
+from obsdiff.pipelines.builtin import BUILTINS
 
 from .lab import PROMPTS, STEPS, Lab
 from .tables import TABLES, Rows

@@ -14,12 +14,13 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from obsdiff.architectures import Tap
-from obsdiff.calibration import Account, Plan, tapped
-from obsdiff.hessian import Hessian
-from obsdiff.progress import counting
-from obsdiff.running import Run
-from obsdiff.step_weights import step_weight
+from obsdiff.calibration.context import Plan
+from obsdiff.calibration.hessian import Hessian
+from obsdiff.calibration.hooks import Account, tapped
+from obsdiff.calibration.step_weights import step_weight
+from obsdiff.models.structure import Tap
+from obsdiff.pipelines.run import Run
+from obsdiff.runtime.progress import counting
 
 LOW, HIGH = 0.8, 1.2  # the paper's a_min and a_max
 PAPERS = "log_decrease"

@@ -18,26 +18,27 @@ import torch
 from PIL.Image import Image
 
 from obsdiff import PruningConfig, builtin_path
-from obsdiff.architectures import find_blocks
-from obsdiff.builtin import builtin_info
-from obsdiff.calibration import Plan
-from obsdiff.checkpoint import load_pipeline
-from obsdiff.choices import STEP_WEIGHTINGS
-from obsdiff.costs import step_macs
-from obsdiff.drawing import denoiser_call, draw
-from obsdiff.folder import open_folder, read_prompts
-from obsdiff.judges.clip import Clip
-from obsdiff.judges.features import features_of, open_extractor, real_features
-from obsdiff.judges.files import find_judges
-from obsdiff.metrics import Figure, fid, mean_of, relative_latent_error
-from obsdiff.packages import Package, plan_packages, select_groups
-from obsdiff.pieces import prune_tap_
-from obsdiff.prune_structured import prune_groups_
-from obsdiff.pruned_models import mark_pruned_
-from obsdiff.record import GroupRecord, LayerRecord, PruningReport
-from obsdiff.running import prepared
-from obsdiff.settings import choose_prompts
-from obsdiff.surgery import layer_shapes
+from obsdiff.calibration.context import Plan
+from obsdiff.calibration.packages import Package, plan_packages
+from obsdiff.calibration.selection import select_groups
+from obsdiff.config.choices import STEP_WEIGHTINGS
+from obsdiff.evaluation.costs import step_macs
+from obsdiff.evaluation.draw import draw
+from obsdiff.evaluation.judges.clip import Clip
+from obsdiff.evaluation.judges.features import features_of, open_extractor, real_features
+from obsdiff.evaluation.judges.files import find_judges
+from obsdiff.evaluation.metrics import Figure, fid, mean_of, relative_latent_error
+from obsdiff.layerwise.linear import prune_tap_
+from obsdiff.layerwise.structured import prune_groups_
+from obsdiff.models.discovery import find_blocks
+from obsdiff.models.linear_view import layer_shapes
+from obsdiff.models.pruned_classes import mark_pruned_
+from obsdiff.pipelines.builtin import builtin_info
+from obsdiff.pipelines.call import choose_prompts
+from obsdiff.pipelines.folder import open_folder, read_prompts
+from obsdiff.pipelines.load import load_pipeline
+from obsdiff.pipelines.record import GroupRecord, LayerRecord, PruningReport
+from obsdiff.pipelines.run import denoiser_call, prepared
 from training.null_token import OneNullToken
 
 from .hessians import PAPERS, Hessians, gather, read

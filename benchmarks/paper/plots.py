@@ -7,7 +7,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from obsdiff.comparison import METRICS
+from obsdiff.evaluation.report.noise import METRICS
 
 COLOURS = {
     "magnitude": "#e0803a",

@@ -26,13 +26,13 @@ from diffusers import (
 )
 
 from obsdiff import PruningConfig, dense_pass, prune_
-from obsdiff.choices import PRESETS, STEP_WEIGHTINGS
-from obsdiff.gathering import DensePass
-from obsdiff.record import leaving, versions
-from obsdiff.running import prepared
-from obsdiff.settings import choose_prompts
-from obsdiff.timing import interleaved
-from obsdiff.unfinished import write_json
+from obsdiff.calibration.gather import DensePass
+from obsdiff.config.choices import PRESETS, STEP_WEIGHTINGS
+from obsdiff.pipelines.call import choose_prompts
+from obsdiff.pipelines.record import leaving, versions
+from obsdiff.pipelines.run import prepared
+from obsdiff.runtime.json_files import write_json
+from obsdiff.runtime.timing import interleaved
 
 from .lab import CALIBRATION, COUNTS, Lab, Scheduler
 

@@ -13,10 +13,10 @@ from typing import Any
 
 import numpy as np
 
-from obsdiff.builtin import BUILTINS
-from obsdiff.choices import PRESETS, STEP_WEIGHTINGS
-from obsdiff.comparison import METRICS, RESAMPLES, near_best
-from obsdiff.record import in_words
+from obsdiff.config.choices import PRESETS, STEP_WEIGHTINGS
+from obsdiff.evaluation.report.noise import METRICS, RESAMPLES, near_best
+from obsdiff.pipelines.builtin import BUILTINS
+from obsdiff.pipelines.record import in_words
 
 from .plots import draw_plots
 from .tables import METHODS, RESULTS, SEEDS, SHARES, SPARSITIES, STRUCTURED, TABLES, TARGETS

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from obsdiff.step_weights import step_weight
+from obsdiff.calibration.step_weights import step_weight
 
 from .hessian import RunningHessian
 

@@ -12,9 +12,13 @@ import torch
 from torch import nn
 
 from obsdiff import PruningConfig
-from obsdiff.architectures import Group, require_blocks
-from obsdiff.packages import plan_packages, select_groups
-from obsdiff.surgery import columns, items, layer_shapes, shrink_
+from obsdiff.calibration.packages import plan_packages
+from obsdiff.calibration.selection import select_groups
+from obsdiff.models.discovery import require_blocks
+from obsdiff.models.geometry import columns, items
+from obsdiff.models.linear_view import layer_shapes
+from obsdiff.models.structure import Group
+from obsdiff.models.surgery import shrink_
 
 from .calibrate import gather
 from .hessian import RunningHessian

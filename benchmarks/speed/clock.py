@@ -19,14 +19,14 @@ OTHER = "other"
 
 # phase, module, name in it. A name with a dot is that of a class's method.
 PLACES = [
-    ("Hessian", "obsdiff.hessian", "Hessian.update"),
-    ("Hessian", "obsdiff.hessian", "Hessian.write"),
+    ("Hessian", "obsdiff.calibration.hessian", "Hessian.update"),
+    ("Hessian", "obsdiff.calibration.hessian", "Hessian.write"),
     ("factor", "obsdiff.solvers.obs", "inverse_factor"),
-    ("factor", "obsdiff.solvers.structured", "inverse_factor"),
+    ("factor", "obsdiff.solvers.obs_structured", "inverse_factor"),
     ("sweep", "obsdiff.solvers.obs", "sweep_"),
-    ("sweep", "obsdiff.prune_structured", "choose"),
-    ("errors", "obsdiff.pieces", "layer_error"),
-    ("errors", "obsdiff.prune_structured", "layer_error"),
+    ("sweep", "obsdiff.layerwise.structured", "choose"),
+    ("errors", "obsdiff.layerwise.linear", "layer_error"),
+    ("errors", "obsdiff.layerwise.structured", "layer_error"),
     ("Hessian", "benchmarks.plain.hessian", "RunningHessian.update"),
     ("factor", "benchmarks.plain.solve", "upper_factor"),
     ("factor", "benchmarks.plain.structured", "inverse_of_left"),

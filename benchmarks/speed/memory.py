@@ -16,10 +16,10 @@ from benchmarks.plain.hessian import RunningHessian
 from benchmarks.plain.solve import solve
 from benchmarks.plain.structured import remove_parts
 from obsdiff import PruningConfig
-from obsdiff.blocks import Group, Tap
-from obsdiff.hessian import Hessian
-from obsdiff.pieces import prune_tap_
-from obsdiff.prune_structured import prune_groups_
+from obsdiff.calibration.hessian import Hessian
+from obsdiff.layerwise.linear import prune_tap_
+from obsdiff.layerwise.structured import prune_groups_
+from obsdiff.models.structure import Group, Tap
 
 from .clock import forget_peak, peak, status
 from .rows import ROWS

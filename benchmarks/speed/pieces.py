@@ -16,9 +16,10 @@ from torch import Tensor
 from benchmarks.plain.hessian import RunningHessian
 from benchmarks.plain.solve import solve
 from benchmarks.plain.structured import remove_parts
-from obsdiff.hessian import Hessian
-from obsdiff.solvers import SOLVERS, Inputs, Target
-from obsdiff.solvers.structured import Consumer, obs_heads, obs_neurons
+from obsdiff.calibration.hessian import Hessian
+from obsdiff.solvers import SOLVERS
+from obsdiff.solvers.obs_structured import Consumer, obs_heads, obs_neurons
+from obsdiff.solvers.problem import Inputs, Target
 
 from .rows import ROWS
 

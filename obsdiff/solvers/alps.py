@@ -25,15 +25,15 @@ import torch
 from torch import Tensor
 
 from ..errors import NotPositiveDefinite
+from .cholesky import LADDER, cholesky_, finite
 from .lstsq import conjugate_gradients, damped
-from .obs import LADDER, cholesky_, finite
-from .solution import Inputs, Solution, Target, lowest, lowest_in_groups, squared_error
+from .masks import lowest, lowest_in_groups
+from .problem import Inputs, Solution, Target, squared_error
 
 LEVELS = 8  # values of rho, each of which takes one inverse
 EACH = 6  # iterations with each of them
 RHO = (0.03, 1.0)  # the first and the last, in units of A's diagonal
 RAMP = 24  # iterations after which k is the target's
-
 Keep = Callable[
     [Tensor, float], Tensor
 ]  # entries (O, I), share of the target's zeros -> True where an entry stays

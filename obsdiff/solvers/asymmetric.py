@@ -16,7 +16,7 @@ References:
 import torch
 from torch import Tensor
 
-from .obs import inverse_factor
+from .cholesky import inverse_factor
 
 
 def asymmetric(

@@ -30,7 +30,7 @@ References:
 import torch
 from torch import Tensor
 
-from .solution import Inputs, Solution, Target
+from .problem import Inputs, Solution, Target
 from .wanda import choose, masked, score
 
 CYCLES = 50  # swaps in a row at most

@@ -21,8 +21,8 @@ import torch
 from torch import Tensor
 
 from ..errors import NotPositiveDefinite
-from .obs import finite
-from .solution import Solution, squared_error
+from .cholesky import finite
+from .problem import Solution, squared_error
 
 SHARING = 8  # at least so many rows to a mask, and masks are solved one by one
 STEPS = 300  # of conjugate gradients at most

@@ -6,7 +6,8 @@ References:
 
 from torch import Tensor
 
-from .solution import Inputs, Solution, Target, lowest, lowest_in_groups
+from .masks import lowest, lowest_in_groups
+from .problem import Inputs, Solution, Target
 
 
 def magnitude(weights: list[Tensor], inputs: Inputs, target: Target) -> list[Solution]:

@@ -21,7 +21,7 @@ the swaps begin again; so the result is never worse than the re-solve alone. Spa
 model's values for the kept weights; here they are the optimum under the mask.
 
 Masks of ALPS leave no such swap, since at its end that is what its choice comes to. Those that gain only because the
-others are re-solved come first, many at once (trials.py).
+others are re-solved come first, many at once (solvers/trial_swaps.py).
 
 Unstructured, a row looks at the pairs of its CANDIDATES cheapest removals and as many best returns, each by itself; n:m, at
 all pairs inside its groups. Every row and group keeps its number of weights. Inputs that are always zero do not come back.
@@ -39,10 +39,10 @@ import torch
 from torch import Tensor
 
 from ..errors import NotPositiveDefinite
+from .cholesky import finite
 from .lstsq import conjugate_gradients, damped
-from .obs import finite
-from .solution import Solution, squared_error
-from .trials import tried
+from .problem import Solution, squared_error
+from .trial_swaps import tried
 
 CANDIDATES = 32  # removals and returns of a row that are paired
 CYCLES = 6  # of swaps and a re-solve, at most

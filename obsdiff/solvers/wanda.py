@@ -16,7 +16,8 @@ References:
 
 from torch import Tensor
 
-from .solution import Inputs, Solution, Target, lowest_in_groups, lowest_in_rows
+from .masks import lowest_in_groups, lowest_in_rows
+from .problem import Inputs, Solution, Target
 
 
 def wanda(weights: list[Tensor], inputs: Inputs, target: Target) -> list[Solution]:

@@ -1,0 +1,202 @@
+"""What pruning each layer does: to the layer's own output, and by itself to the final latents of a few calibration prompts.
+
+A layer is a tap. One factor of its Hessian gives the sweep at every sparsity of the GRID. For the sensitivity the taps are
+pruned one at a time, with the sweep at the target's sparsity, and the pipeline draws its latents; then the weight is put back. A layer
+to which the target's sparsity does next to nothing, such as one that has so many zeros already, is tried at the first that does something.
+"""
+
+import contextlib
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+
+from ..calibration.context import Site
+from ..calibration.gather import DensePass
+from ..config import PruningConfig
+from ..errors import CalibrationError, NotPositiveDefinite, UserError
+from ..evaluation.metrics import relative_latent_error
+from ..models.linear_view import matrix
+from ..models.structure import Tap
+from ..solvers.obs import obs_each
+from ..solvers.problem import Inputs, Solution, Target, squared_error
+from .alpha_pruning import by_spectrum, tail_exponent
+from .equal_price import GRID, by_loss
+from .owl import by_outliers, outlier_ratio
+
+NOTHING = 1e-7  # a layer error from which no effect on the latents could be told
+SAME = 1e-6  # relative latent error up to which two drawings are the same
+Trying = Callable[
+    [int, int], None
+]  # called with how many of how many layers or groups have been tried
+
+
+@dataclass(frozen=True)
+class Tried:
+    """A tap tried at the GRID: layer errors (G,), summed over its matrices, that at the target's sparsity, and the pruned weights there."""
+
+    errors: list[float]
+    error: float
+    weights: dict[str, Tensor]
+
+
+def allocate(
+    site: Site, taps: list[Tap], dense: DensePass, config: PruningConfig, trying: Trying
+) -> dict[str, dict[str, float]]:
+    """{"shares": sparsity of every layer, "sensitivity": relative latent error of pruning its tap alone, where that was measured}."""
+    rows: dict[str, tuple[float, list[float]]] = {}
+    mine = [tap for tap in taps if site.owners.get(tap, 0) == site.ranks.rank]
+    base = first_latents(site, config)
+    for i, tap in enumerate(mine):
+        trying(i, len(mine))
+        rows[tap.layers[0]] = measured(site, tap, dense, config, base)
+    rows = site.ranks.collect(rows)
+    figures = [rows[tap.layers[0]] for tap in taps]
+    sizes = torch.tensor(
+        [
+            sum(matrix(site.denoiser.get_submodule(layer)).numel() for layer in tap.layers)
+            for tap in taps
+        ],
+        dtype=torch.float64,
+    )
+    values = torch.tensor([row[1] for row in figures], dtype=torch.float64)
+    spread = {"obs": by_loss, "sensitivity": by_loss, "owl": by_outliers, "alpha": by_spectrum}[
+        config.allocation
+    ]
+    shares = spread(values, sizes, config.removed).tolist()
+    found = {
+        "shares": {
+            layer: share for tap, share in zip(taps, shares, strict=True) for layer in tap.layers
+        },
+        "sensitivity": {},
+    }
+    if base is not None:
+        found["sensitivity"] = {
+            layer: row[0] for tap, row in zip(taps, figures, strict=True) for layer in tap.layers
+        }
+    return found
+
+
+def measured(
+    site: Site, tap: Tap, dense: DensePass, config: PruningConfig, base: Tensor | None
+) -> tuple[float, list[float] | float]:
+    """(latent error of pruning the tap alone, what its share goes by: costs at the GRID, or one number)."""
+    weights = [matrix(site.denoiser.get_submodule(layer)) for layer in tap.layers]
+    if config.allocation == "alpha":
+        known = [exponent for exponent in map(tail_exponent, weights) if math.isfinite(exponent)]
+        return 0.0, sum(known) / len(known) if known else math.inf
+    hessian = dense.of((tap,))[tap]
+    inputs = Inputs(hessian.matrix(), hessian.mean(), hessian.variance())
+    if config.allocation == "owl":
+        return 0.0, sum(outlier_ratio(w, inputs.hessian) for w in weights) / len(weights)
+    tried = try_out(tap, weights, inputs, config)
+    if base is None:
+        return 0.0, tried.errors
+    if tried.error <= NOTHING:
+        telling = [
+            share for share, error in zip(GRID, tried.errors, strict=True) if error > NOTHING
+        ]
+        if not telling:
+            return 0.0, [0.0 for _ in GRID]
+        tried = try_out(tap, weights, inputs, replace(config, sparsity=telling[0]))
+    del inputs, hessian  # drawing needs its memory
+    effect = effect_of(site, tried.weights, base, config)
+    return effect, [effect * error / tried.error for error in tried.errors]
+
+
+def try_out(tap: Tap, weights: list[Tensor], inputs: Inputs, config: PruningConfig) -> Tried:
+    """The sweep of a tap at every sparsity. By (2) of solvers/obs.py its losses are half of the squared error, damping included, where it repairs."""
+    whole = [squared_error(w, None, inputs.hessian) for w in weights]
+    targets = [
+        Target(share, None, config.damping, config.compensation)
+        for share in (*GRID, config.removed)
+    ]
+
+    def lost(w: Tensor, solution: Solution) -> float:
+        return (
+            2 * solution.loss
+            if config.compensation
+            else squared_error(w, solution.weight, inputs.hessian)
+        )
+
+    errors = []
+    try:
+        for solutions in obs_each([w.to(inputs.hessian.device) for w in weights], inputs, targets):
+            errors.append(
+                sum(
+                    lost(w, s) / energy
+                    for w, s, energy in zip(weights, solutions, whole, strict=True)
+                    if energy > 0
+                )
+            )
+    except NotPositiveDefinite as error:
+        raise NotPositiveDefinite(f"{tap.layers[0]}: {error}") from None
+    return Tried(
+        errors[:-1], errors[-1], dict(zip(tap.layers, (s.weight for s in solutions), strict=True))
+    )
+
+
+def latents(site: Site, count: int) -> Tensor:
+    """Final latents of the first `count` calibration prompts, with the denoiser as it is. What a scheduler draws by itself starts from the
+    same seed every time."""
+    few = replace(
+        site.plan, prompts=site.plan.prompts[:count], seeds=site.plan.seeds[:count], rank=0, ranks=1
+    )
+    found = []
+    for prompts, seeds in few.batches():
+        torch.manual_seed(seeds[0])  # prepared() has set the user's state aside
+        found.append(site.run.latents(prompts, seeds, few.settings).float().cpu())
+    return torch.cat(found)
+
+
+def first_latents(site: Site, config: PruningConfig) -> Tensor | None:
+    """What sensitivities are measured against; None if none are. UserError where offloading hooks would put the dense weights back,
+    CalibrationError if the pipeline does not draw the same twice."""
+    if config.allocation != "sensitivity":
+        return None
+    hooks = [
+        name
+        for module in site.denoiser.modules()
+        if hasattr(module, "_diffusers_hook")
+        for name in module._diffusers_hook.hooks
+    ]
+    if any("group_offloading" in name for name in hooks):
+        raise UserError(
+            "allocation sensitivity: group offloading puts the weights back that are to be tried without; take allocation obs, or another offload"
+        )
+    base, again = (latents(site, config.allocation_prompts) for _ in range(2))
+    different = relative_latent_error(again, base)["value"]
+    if not different < SAME:
+        raise CalibrationError(
+            f"allocation sensitivity: the same prompts and seeds drawn twice differ (relative error {different:.1e}), so no layer's effect can be seen"
+        )
+    return base
+
+
+def effect_of(
+    site: Site, weights: Mapping[str, Tensor], base: Tensor, config: PruningConfig
+) -> float:
+    """Relative latent error of the model with these weights. CalibrationError if it is no number."""
+    with with_weights(site.denoiser, weights):
+        effect = relative_latent_error(latents(site, config.allocation_prompts), base)["value"]
+    if not math.isfinite(effect):
+        raise CalibrationError(
+            f"{next(iter(weights))}: pruned alone it leaves latents with inf or NaN; try another --dtype"
+        )
+    return effect
+
+
+@contextlib.contextmanager
+def with_weights(denoiser: nn.Module, weights: Mapping[str, Tensor]) -> Iterator[None]:
+    """Layers with other weights, given as matrices, for a while. What they had is not written to."""
+    modules = {layer: denoiser.get_submodule(layer) for layer in weights}
+    own = {layer: module.weight.data for layer, module in modules.items()}
+    try:
+        for layer, module in modules.items():
+            module.weight.data = weights[layer].to(own[layer]).view(own[layer].shape)
+        yield
+    finally:
+        for layer, module in modules.items():
+            module.weight.data = own[layer]

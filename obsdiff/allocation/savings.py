@@ -1,0 +1,110 @@
+"""What a denoiser has of parameters, bytes and multiply-accumulates, and how much of it leaves with an item of each group.
+
+All three are linear in the items: a group's layers have fixed widths outside, and what attention computes is the same for every head.
+
+    parameters  of the rows and columns that leave, biases and norms included
+    bytes       of the same, in the number format of each layer
+    macs        of one call of the dense denoiser, counted by layer: a layer's are shared out evenly over its rows and columns, those of an
+                attention's products over its heads
+
+A denoiser on the meta device is counted as well: it has shapes and no data.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
+from typing import Any
+
+from torch import nn
+
+from ..errors import UserError
+from ..models.geometry import columns, items, rows
+from ..models.geometry import unit as width
+from ..models.linear_view import matrix
+from ..models.macs import count_macs, macs_by_module
+from ..models.meta_device import macs_or_why_not, on_meta
+from ..models.structure import Group, group_name
+
+UNITS = {"parameters": "parameters", "macs": "multiply-accumulates", "bytes": "bytes"}
+
+
+def amount(unit: str, denoiser: nn.Module, inputs: Mapping[str, Any]) -> int:
+    """What a denoiser has of a unit; `inputs` are the arguments of one call. UserError for operations that can't be counted without data."""
+    if unit != "macs":
+        return size_of(unit, [denoiser])
+    if not is_on_meta(denoiser):
+        return count_macs(partial(denoiser, **inputs)).total
+    found = macs_or_why_not(denoiser, dict(inputs))
+    if found["total"] is None:
+        raise UserError(
+            f"target_macs: expected a denoiser whose operations can be counted; {found['why_not']}; take target_parameters"
+        )
+    return found["total"]
+
+
+def of_an_item(
+    unit: str, denoiser: nn.Module, groups: list[Group], inputs: Mapping[str, Any]
+) -> dict[str, float]:
+    """What leaves with one item of each group, by its name; 0 for a group of one item, which stays."""
+    way: Callable[[Group], float] = partial(size_of_an_item, unit, denoiser)
+    if unit == "macs":
+        arguments = on_meta(inputs) if is_on_meta(denoiser) else inputs
+        way = partial(
+            macs_of_an_item, macs_by_module(denoiser, partial(denoiser, **arguments)), denoiser
+        )
+    return {
+        group_name(group): way(group) if items(denoiser, group) > 1 else 0.0 for group in groups
+    }
+
+
+def size_of_an_item(unit: str, denoiser: nn.Module, group: Group) -> float:
+    total, found = items(denoiser, group), 0.0
+    for name in group.producers:
+        layer, count = denoiser.get_submodule(name), rows(denoiser, group, name, total).shape[1]
+        found += count * (matrix(layer).shape[1] + (layer.bias is not None)) * each(unit, layer)
+    for name in group.consumers:
+        layer, count = denoiser.get_submodule(name), columns(denoiser, group, total).shape[1]
+        found += count * len(layer.weight) * each(unit, layer)
+    if group.norm:
+        norm = denoiser.get_submodule(group.norm)
+        found += width(denoiser, group) * sum(
+            each(unit, norm) for part in (norm.weight, norm.bias) if part is not None
+        )
+    return found
+
+
+def macs_of_an_item(
+    macs: Mapping[str, tuple[int, int]], denoiser: nn.Module, group: Group
+) -> float:
+    """macs: those of each module in one call, of layers and of attention. A layer that the call leaves out has none."""
+    total, found = items(denoiser, group), 0.0
+    for name in group.producers:
+        found += (
+            rows(denoiser, group, name, total).shape[1]
+            * macs.get(name, (0, 0))[0]
+            / len(denoiser.get_submodule(name).weight)
+        )
+    for name in group.consumers:
+        found += (
+            columns(denoiser, group, total).shape[1]
+            * macs.get(name, (0, 0))[0]
+            / matrix(denoiser.get_submodule(name)).shape[1]
+        )
+    return found + (macs.get(group.owner, (0, 0))[1] / total if group.kind == "heads" else 0.0)
+
+
+def each(unit: str, module: nn.Module) -> int:
+    """What one parameter of a module counts."""
+    return 1 if unit == "parameters" else module.weight.element_size()
+
+
+def size_of(unit: str, modules: Iterable[nn.Module]) -> int:
+    """Parameters of modules, or bytes of what is stored of them."""
+    if unit == "parameters":
+        return sum(p.numel() for module in modules for p in module.parameters())
+    return sum(
+        t.numel() * t.element_size() for module in modules for t in module.state_dict().values()
+    )
+
+
+def is_on_meta(denoiser: nn.Module) -> bool:
+    return next(denoiser.parameters()).is_meta

@@ -1,0 +1,1 @@
+"""Calibration: one Hessian for every layer's input."""

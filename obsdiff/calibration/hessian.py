@@ -1,0 +1,252 @@
+"""The Hessian of a layer's squared error, kept as raw weighted sums.
+
+    objective  E_t[ alpha_t ||W X_t - W' X_t||^2 ]         (OBS-Diff, section 3.2)
+    Hessian    H = 2 sum_t alpha_t E[X_t X_t^T]            (I, I), the same for every row of W
+
+Kept are the sums xx = sum alpha x x^T, x = sum alpha x and sum alpha, and the number of tokens; the division comes once,
+at the end. So batches, ranks and resumed runs merge by adding. H divides by the number of tokens, as the paper defines it;
+the mean and the variance of an input divide by sum alpha, without which a variance can come out negative.
+
+Products and sums are float32. xx is symmetric: only its lower triangle is summed, in tiles, and `matrix` mirrors it. Of an image's
+equal tokens (null text tokens, mostly) one is multiplied, times their number.
+
+I inputs of the layer, T tokens, B images.
+
+References:
+    Zhu et al., "OBS-Diff: Accurate Pruning for Diffusion Models in One-Shot", 2025. https://arxiv.org/abs/2510.06751
+"""
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from ..runtime.distributed import AT_ONCE, Ranks, answered
+from ..runtime.scratch import stopped_by_disk
+
+ENOUGH = 32  # distinct tokens are counted up to this many per column: more changes nothing
+MIX = 0.6180339887498949  # fractional multiples of the golden ratio: fixed, unrelated factors for the row sums
+TILE = (256, 512)  # rows and columns of xx that are summed together
+SPLIT = 256  # rows whose sums are computed together
+FEW = 64  # images of fewer tokens than this are not searched for equal ones
+REPEATED = (
+    0.9  # an image with a smaller share of distinct tokens than this has its equal ones merged
+)
+
+
+@dataclass
+class Hessian:
+    """Raw weighted sums of the inputs of one tap: xx (I, I), of which the lower triangle counts, x (I,), alpha, and how many tokens,
+    how many of them distinct. Shared: several prunings read it. `order`: the inputs are asked for in another order than they are summed in.
+    `held_out`: the sums of other prompts, kept apart, of the same tap; nothing here adds the two. `cross` (I, I): the sums of alpha (x* - x) x^T, x* the input in the dense model."""
+
+    xx: Tensor
+    x: Tensor
+    samples: int = 0
+    alpha: float = 0.0
+    shared: bool = False
+    seen: set[float] = field(default_factory=set, repr=False)
+    order: Tensor | None = None
+    held_out: "Hessian | None" = field(default=None, repr=False)
+    cross: Tensor | None = field(default=None, repr=False)
+
+    @classmethod
+    def zeros(
+        cls, columns: int, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
+    ) -> "Hessian":
+        """No tokens yet."""
+        return cls(
+            torch.zeros(columns, columns, device=device, dtype=dtype),
+            torch.zeros(columns, device=device, dtype=dtype),
+        )
+
+    @classmethod
+    def mapped(cls, columns: int, file: Path) -> "Hessian":
+        """No tokens yet, and the sums (float32) in a new memory-mapped file: the system keeps in memory what fits."""
+        with stopped_by_disk(file), file.open("wb") as opened:
+            if hasattr(
+                os, "posix_fallocate"
+            ):  # else a disk that fills up later ends the process on the spot
+                os.posix_fallocate(opened.fileno(), 0, 4 * columns * columns)
+        xx = torch.from_file(
+            str(file), shared=True, size=columns * columns, dtype=torch.float32
+        ).view(columns, columns)
+        return cls(xx, torch.zeros(columns))
+
+    @property
+    def columns(self) -> int:
+        return self.x.shape[0]
+
+    @property
+    def distinct(self) -> int:
+        """Different tokens seen, at most ENOUGH per column. Padding and null text tokens repeat, and repeat no knowledge."""
+        return len(self.seen)
+
+    def update(self, tokens: Tensor, weight: float = 1.0, dense: Tensor | None = None) -> None:
+        """Add the tokens of one denoising step, weighted by its alpha: (B, T, I), or (T, I) if their images are not known. `dense`, of the same
+        shape: what they are in the dense model, for the cross sums."""
+        sums = row_sums(tokens.reshape(-1, self.columns))
+        self.count(sums)
+        rows = tokens.reshape(-1, self.columns).to(self.xx)
+        a, b = factors(rows, sums, tokens.shape[1]) if tokens.dim() == 3 else (rows, rows)
+        for tile, left, right in self.tiles():
+            tile.addmm_(a[:, left].T, b[:, right], alpha=weight)
+        if dense is not None:
+            self.cross.addmm_(
+                (dense.reshape(-1, self.columns).to(rows) - rows).T, rows, alpha=weight
+            )
+        self.x.add_(rows.sum(0), alpha=weight)
+        self.samples += len(rows)
+        self.alpha += weight * len(rows)
+
+    def tiles(self) -> Iterator[tuple[Tensor, slice, slice]]:
+        """Views of xx that cover its lower triangle, with their rows and columns."""
+        for top in range(0, self.columns, TILE[0]):
+            rows = slice(top, min(top + TILE[0], self.columns))
+            for left in range(0, rows.stop, TILE[1]):
+                columns = slice(left, min(left + TILE[1], rows.stop))
+                yield self.xx[rows, columns], rows, columns
+
+    def count(self, sums: Tensor) -> None:
+        room = ENOUGH * self.columns - len(self.seen)
+        if room > 0:
+            self.seen.update(sums.unique()[:room].tolist())
+
+    def merge(self, other: "Hessian") -> None:
+        """Add another Hessian of the same tap (from another batch, rank or run)."""
+        self.xx += other.xx
+        self.x += other.x
+        if self.cross is not None:
+            self.cross += other.cross
+        self.samples += other.samples
+        self.alpha += other.alpha
+        self.seen |= other.seen
+
+    def reordered(self, order: Tensor) -> "Hessian":
+        """The same sums, of inputs in the order (I,): what is asked for first is of input order[0]. Nothing is copied, no further token is added."""
+        apart = self.held_out.reordered(order) if self.held_out else None
+        return replace(self, order=order.to(self.x.device), held_out=apart)
+
+    def matrix(self) -> Tensor:
+        """H (I, I): twice the weighted mean of x x^T, both triangles."""
+        return self.placed(self.write(torch.empty_like(self.xx)))
+
+    def take(self) -> Tensor:
+        """H as `matrix` gives it, in the memory of xx, which is lost: nothing but `mean` and the counts is left afterwards. A copy if
+        the Hessian is shared."""
+        if self.shared:
+            return self.matrix()
+        square = self.write(self.xx)
+        self.xx = square.new_empty(0, 0)
+        return self.placed(square)
+
+    def crossed(self) -> Tensor:
+        """C (I, I): twice the weighted mean of (x* - x) x^T, in the memory of its sums, which are lost."""
+        found, self.cross = self.cross.mul_(2.0 / max(1, self.samples)), None
+        return found
+
+    def placed(self, found: Tensor) -> Tensor:
+        """A vector (I,) or matrix (I, I) in the order asked for."""
+        if self.order is None:
+            return found
+        return found[self.order] if found.dim() == 1 else found[self.order.unsqueeze(1), self.order]
+
+    def diagonal(self) -> Tensor:
+        """That of H (I,)."""
+        return self.placed(self.xx.diagonal() * (2.0 / max(1, self.samples)))
+
+    def share(self) -> None:
+        """From now on several prunings read it, and what is held out with it."""
+        self.shared = True
+        if self.held_out:
+            self.held_out.share()
+
+    def write(self, square: Tensor) -> Tensor:
+        for tile, rows, columns in self.tiles():
+            part = tile * (2.0 / max(1, self.samples))
+            square[rows, columns] = part
+            square[columns, rows] = part.T
+        return square
+
+    def mean(self) -> Tensor:
+        """Weighted mean (I,) of every input: sum alpha x / sum alpha; zero without tokens."""
+        return self.placed(self.x / self.alpha) if self.samples else torch.zeros_like(self.x)
+
+    def variance(self) -> Tensor:
+        """Weighted variance (I,) of every input about its `mean`; rounding below zero counts as zero."""
+        square = (
+            self.placed(self.xx.diagonal() / self.alpha)
+            if self.samples
+            else torch.zeros_like(self.x)
+        )
+        return (square - self.mean().square()).clamp_(min=0)
+
+    def reduce_(self, ranks: Ranks, owner: int | None) -> None:
+        """Add up the sums of all processes at their owner, where alone they are good afterwards, or everywhere (None)."""
+        if ranks.size == 1:
+            return
+        numbers = torch.tensor(
+            [self.samples, self.alpha], dtype=torch.float64, device=self.x.device
+        )
+        seen: list[Any] = [None] * ranks.size
+        squares = [square for square in (self.xx, self.cross) if square is not None]
+        with answered():
+            for part in (
+                *(part for square in squares for part in square.flatten().split(AT_ONCE)),
+                self.x,
+            ):
+                dist.all_reduce(part) if owner is None else dist.reduce(part, owner)
+            dist.all_reduce(numbers)
+            dist.all_gather_object(seen, self.seen)
+        self.samples, self.alpha = round(numbers[0].item()), numbers[1].item()
+        self.seen = set().union(*seen)
+        if owner not in (None, ranks.rank):
+            self.xx, self.cross = self.xx.new_empty(0, 0), None
+
+
+def row_sums(rows: Tensor) -> Tensor:
+    """A number for each row (T,) by which equal rows are known: equal ones have equal numbers, others hardly ever."""
+    numbers = rows if rows.dtype == torch.float64 else rows.float()
+    mix = (
+        torch.arange(1, rows.shape[1] + 1, device=rows.device, dtype=torch.float64)
+        .mul_(MIX)
+        .frac_()
+    )
+    mix, found, mixed = (
+        mix.to(numbers),
+        numbers.new_empty(len(rows)),
+        numbers.new_empty(min(len(rows), SPLIT), rows.shape[1]),
+    )
+    for top in range(0, len(rows), SPLIT):  # new memory would cost more than the sums
+        part = numbers[top : top + SPLIT]
+        torch.sum(torch.mul(part, mix, out=mixed[: len(part)]), 1, out=found[top : top + SPLIT])
+    return found
+
+
+def factors(rows: Tensor, sums: Tensor, image: int) -> tuple[Tensor, Tensor]:
+    """Two matrices whose product a^T b is the sum of x x^T over the rows (T, I), of which every `image` are an image's tokens."""
+    if image < FEW:
+        return rows, rows
+    pairs = [
+        merged(part, its) for part, its in zip(rows.split(image), sums.split(image), strict=True)
+    ]
+    if all(a is b for a, b in pairs):
+        return rows, rows
+    return torch.cat([a for a, _ in pairs]), torch.cat([b for _, b in pairs])
+
+
+def merged(image: Tensor, sums: Tensor) -> tuple[Tensor, Tensor]:
+    """Two matrices with a^T b = x^T x for the tokens x (T, I) of one image, in which equal tokens are one; sums are those of the rows."""
+    distinct, which, times = sums.unique(return_inverse=True, return_counts=True)
+    if len(distinct) > REPEATED * len(image):
+        return image, image
+    one = torch.empty_like(distinct, dtype=torch.long).scatter_(
+        0, which, torch.arange(len(image), device=image.device)
+    )
+    rows = image[one]
+    return (rows * times.unsqueeze(1), rows) if torch.equal(rows[which], image) else (image, image)

@@ -1,0 +1,101 @@
+"""What a pruning is about to do, worked out and checked before anything runs: which denoiser, layers, packages, prompts."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from torch import nn
+
+from ..config import PruningConfig
+from ..errors import CalibrationError, UserError
+from ..models.adapters import require_plain
+from ..models.discovery import require_blocks
+from ..models.linear_view import layer_shapes, refusal
+from ..models.removable import require_prunable
+from ..models.structure import Block, Group, Shape
+from ..pipelines.call import (
+    Prompt,
+    call_settings,
+    check_devices,
+    check_prompts,
+    choose_prompts,
+    denoiser_name,
+    scheduler_name,
+)
+from ..runtime.distributed import Ranks
+from .context import Plan
+from .packages import Package, plan_packages
+from .selection import select_groups
+
+
+@dataclass(frozen=True)
+class Job:
+    """One pruning of one pipeline: the denoiser's name and module, the scheduler it follows, its layers' shapes, its blocks, the
+    packages and, for structured, the groups to prune, and what to draw for it."""
+
+    config: PruningConfig
+    component: str
+    scheduler: str
+    denoiser: nn.Module
+    linears: Mapping[str, Shape]
+    blocks: list[Block]
+    packages: list[Package]
+    groups: list[Group]
+    plan: Plan
+
+
+def job_of(pipe: Any, prompts: Sequence[Prompt], config: PruningConfig) -> Job:
+    """UserError for what can't be pruned or drawn as asked, CalibrationError for a weight with inf or NaN."""
+    if not isinstance(config, PruningConfig):
+        raise UserError(f"config: expected a PruningConfig, found {type(config).__name__}")
+    if not hasattr(pipe, "components"):
+        raise UserError(f"pipe: expected a diffusers pipeline, found {type(pipe).__name__}")
+    check_devices(config)
+    name = denoiser_name(pipe, config.component)
+    scheduler = scheduler_name(pipe, name)
+    denoiser: nn.Module = getattr(pipe, name)
+    require_plain(pipe, name)
+    linears = layer_shapes(denoiser, config.target)
+    blocks = require_blocks(linears, type(denoiser).__name__, config.target)
+    packages = plan_packages(blocks, linears, config)
+    groups = select_groups(blocks, config) if config.pattern == "structured" else []
+    require_prunable(denoiser, groups)
+    require_usable(denoiser, [layer for package in packages for layer in package.layers])
+    chosen, seeds = choose_prompts(prompts, config)
+    check_prompts(pipe, chosen)
+    weighting = (config.step_weighting, config.step_weight_min, config.step_weight_max)
+    ranks = Ranks.here()
+    count = config.calibrating_of(len(chosen))
+    plan = Plan(
+        chosen[:count],
+        seeds[:count],
+        call_settings(pipe, config),
+        config.batch_size,
+        weighting,
+        ranks.rank,
+        ranks.size,
+    )
+    if config.held_out:
+        plan = replace(plan, held_out=replace(plan, prompts=chosen[count:], seeds=seeds[count:]))
+    for part in plan.parts:
+        require_batches(part)
+    return Job(config, name, scheduler, denoiser, linears, blocks, packages, groups, plan)
+
+
+def require_batches(plan: Plan) -> None:
+    """UserError if there is no batch for one of several processes."""
+    if len(list(replace(plan, rank=0, ranks=1).batches())) < plan.ranks:
+        raise UserError(
+            f"batch_size: {plan.ranks} processes share {len(plan.prompts)} prompts in batches of {plan.batch_size}, so some would have none"
+        )
+
+
+def require_usable(denoiser: nn.Module, layers: list[str]) -> None:
+    """UserError for the first layer that is no linear one even when its input is unfolded, CalibrationError for the first
+    whose weight has inf or NaN."""
+    for layer in layers:
+        reason = refusal(denoiser.get_submodule(layer))
+        if reason:
+            raise UserError(f"{layer}: {reason}; leave it out with --exclude '{layer}'")
+        if not denoiser.get_submodule(layer).weight.isfinite().all():
+            raise CalibrationError(f"{layer}: its weight has inf or NaN")

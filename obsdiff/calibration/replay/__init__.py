@@ -1,0 +1,1 @@
+"""Replay: one recorded dense trajectory, run again package by package."""

@@ -1,0 +1,112 @@
+"""Which layers and groups the config selects for pruning."""
+
+from collections.abc import Mapping
+from fnmatch import fnmatchcase
+
+from ..config import PruningConfig
+from ..config.choices import TARGETS, parse_blocks
+from ..errors import UserError
+from ..models.structure import Block, Group, Shape, Tap, Unit
+
+
+def left_of(group: Group, total: int, config: PruningConfig) -> int:
+    """How many heads, norm groups or neurons stay: at least one, or round_to neurons; neurons in multiples of round_to."""
+    away = int(config.removed * total + 0.5)
+    if group.kind != "neurons":
+        return max(1, total - away)
+    unit = config.round_to
+    return min(total, max(unit, int((total - away) / unit + 0.5) * unit))
+
+
+def select(blocks: list[Block], config: PruningConfig, linears: Mapping[str, Shape]) -> list[Unit]:
+    """The basic units to prune, in forward order, after blocks, target, include and exclude. UserError if none is left."""
+    kept = chosen_blocks(blocks, config)
+    if config.pattern == "structured":
+        reading = {layer for group in select_groups(blocks, config) for layer in group.consumers}
+        units = [reads for block in kept for unit in block.units if (reads := only(unit, reading))]
+    else:
+        units = [
+            narrowed for block in kept for unit in block.units if (narrowed := narrow(unit, config))
+        ]
+    if not units:
+        raise UserError(
+            f"nothing is left to prune: blocks {config.blocks or 'all'}, target {config.target}, include {list(config.include)}, exclude {list(config.exclude)}"
+        )
+    check_columns(units, config, linears)
+    return units
+
+
+def chosen_blocks(blocks: list[Block], config: PruningConfig) -> list[Block]:
+    """The blocks that config.blocks and, for structured, keep_first_last leave to prune."""
+    chosen = parse_blocks(config.blocks)
+    if chosen and chosen[1] >= len(blocks):
+        raise UserError(
+            f"blocks: this model has blocks 0-{len(blocks) - 1}, found {config.blocks!r}"
+        )
+    kept = blocks[chosen[0] : chosen[1] + 1] if chosen else blocks
+    for wild in config.include + config.exclude:
+        if not any(fnmatchcase(layer, wild) for block in blocks for layer in block.layers):
+            raise UserError(
+                f"include/exclude: no prunable layer matches {wild!r}; names look like {blocks[0].layers[0]}"
+            )
+    if config.pattern == "structured" and config.keep_first_last is not False:
+        whole = blocks if config.keep_first_last else [b for b in blocks if b.keep_ends]
+        kept = [block for block in kept if block not in (whole[:1] + whole[-1:])]
+    return kept
+
+
+def select_groups(blocks: list[Block], config: PruningConfig) -> list[Group]:
+    """The groups that structured pruning shrinks: those that target and include leave in, and none of whose layers is excluded."""
+    parts = {"heads": "attention", "neurons": "ffn", "channels": "conv"}
+    return [
+        group
+        for block in chosen_blocks(blocks, config)
+        for group in block.groups
+        if wanted_group(group, parts[group.kind], config)
+    ]
+
+
+def wanted_group(group: Group, part: str, config: PruningConfig) -> bool:
+    """All layers that write and read a group shrink together, so excluding one of them leaves it whole; including one that reads it includes it."""
+    included = not config.include or any(
+        fnmatchcase(layer, w) for layer in group.consumers for w in config.include
+    )
+    excluded = any(
+        fnmatchcase(layer, w)
+        for layer in (*group.producers, *group.consumers)
+        for w in config.exclude
+    )
+    return part in TARGETS[config.target] and included and not excluded
+
+
+def only(unit: Unit, layers: set[str]) -> Unit:
+    """The unit's taps of these layers."""
+    taps = (Tap(tuple(x for x in tap.layers if x in layers), tap.part, tap.stream) for tap in unit)
+    return tuple(tap for tap in taps if tap.layers)
+
+
+def narrow(unit: Unit, config: PruningConfig) -> Unit:
+    """The unit without the layers that target, include or exclude leave out."""
+
+    def wanted(layer: str, part: str) -> bool:
+        return (
+            part in TARGETS[config.target]
+            and (not config.include or any(fnmatchcase(layer, w) for w in config.include))
+            and not any(fnmatchcase(layer, w) for w in config.exclude)
+        )
+
+    taps = (
+        Tap(tuple(x for x in tap.layers if wanted(x, tap.part)), tap.part, tap.stream)
+        for tap in unit
+    )
+    return tuple(tap for tap in taps if tap.layers)
+
+
+def check_columns(units: list[Unit], config: PruningConfig, linears: Mapping[str, Shape]) -> None:
+    if config.group:
+        m = config.group[1]
+        for layer in (layer for unit in units for tap in unit for layer in tap.layers):
+            if linears[layer][1] % m:
+                raise UserError(
+                    f"pattern {config.pattern}: {layer} has {linears[layer][1]} input columns, which {m} does not divide"
+                )

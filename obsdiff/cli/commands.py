@@ -1,0 +1,106 @@
+"""What each command does. The checks come first, then the heavy imports."""
+
+import argparse
+import dataclasses
+import json
+import os
+import warnings
+from pathlib import Path
+from typing import Any
+
+from ..config import PruningConfig
+from ..errors import UserError
+from ..pipelines.builtin import builtin_info
+from ..pipelines.folder import Folder, read_prompts
+from ..pipelines.partial_output import check_output
+from ..pipelines.replaceable import INDEX
+from ..pipelines.single_file import open_model
+from ..runtime.progress import say
+
+CALL = ("num_inference_steps", "guidance_scale", "height", "width")
+JUDGES = ("clip", "features", "real", "lpips", "pickscore", "image_reward")
+GENERAL_PROMPTS = Path(__file__).parent / "prompts.txt"
+
+
+def config_of(args: argparse.Namespace, **changes: Any) -> PruningConfig:
+    """The settings that were given on the command line."""
+    names = {field.name for field in dataclasses.fields(PruningConfig)}
+    given = {name: value for name, value in vars(args).items() if name in names}
+    return PruningConfig(**(given | changes))
+
+
+def show_json(value: Any) -> None:
+    print(json.dumps(value, indent=1))
+
+
+def quiet() -> None:
+    """No progress bars of the libraries below: ours is the one display."""
+    import diffusers
+    import transformers
+
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    for library in (diffusers, transformers):
+        library.utils.logging.disable_progress_bar()
+        library.utils.logging.set_verbosity_error()
+    warnings.showwarning = lambda message, *_, **__: say(f"warning: {message}")
+
+
+def with_recommended(
+    config: PruningConfig, folder: Folder, args: argparse.Namespace
+) -> PruningConfig:
+    """The config, with a built-in's recommended settings for every flag that was not given."""
+    info = builtin_info(folder.path)
+    known = info.get("settings", {}) | info.get("calibration", {})
+    return dataclasses.replace(
+        config, **{name: value for name, value in known.items() if name not in args}
+    )
+
+
+def given_inputs(*places: str | Path | None) -> list[Path]:
+    """The models that the command line names, as far as they are here: another complaint comes first for what is none."""
+    models = [Path(place) for place in places if place is not None]
+    return [model for model in models if model.is_file() or (model / INDEX).is_file()]
+
+
+def inspect_(args: argparse.Namespace) -> None:
+    config = config_of(args)
+    if args.paper_count and config.pattern != "structured":
+        raise UserError(
+            f"paper-count goes with --pattern structured; found pattern {config.pattern}"
+        )
+    if config.target_latency is not None:
+        raise UserError(
+            f"target_latency is measured by obsdiff prune, inspect runs nothing; found {config.target_latency:g}, give a sparsity"
+        )
+    folder = open_model(args.model, args.config, weights=False)
+    config = with_recommended(config, folder, args)
+    prompts = len(read_prompts(args.prompts)) if args.prompts else config.num_prompts
+
+    from .inspect import describe
+    from .inspect_text import as_text
+
+    plan = describe(folder, config, min(prompts, config.num_prompts), args.paper_count)
+    show_json(plan) if args.json else print(as_text(plan))
+
+
+def report(args: argparse.Namespace) -> None:
+    from ..evaluation.report.page import check_page, write_page
+
+    check_page(args.output, args.overwrite)
+    write_page(args.runs, args.output, args.overwrite)
+    say(f"{args.output}: {args.output.stat().st_size / 1e6:.1f} MB")
+
+
+def verify(args: argparse.Namespace) -> None:
+    from ..pipelines.verify import verify_folder
+
+    found = verify_folder(args.folder)
+    print(f"{args.folder}: as recorded: {found.files} files, {found.layers} layers")
+
+
+def demo(args: argparse.Namespace) -> None:
+    check_output(args.output, args.overwrite)
+    from .demo import run_demo
+
+    quiet()
+    run_demo(args.output, args.overwrite)

@@ -1,0 +1,88 @@
+"""The whole road on the built-in model: prune in six ways, draw, compare, write the page."""
+
+import time
+from pathlib import Path
+from typing import Any
+
+from ..calibration.dense_pass import dense_pass
+from ..calibration.gather import DensePass
+from ..config import PruningConfig
+from ..evaluation.evaluate import Job, evaluate
+from ..evaluation.judges.files import find_judges
+from ..evaluation.report.page import write_page
+from ..pipelines.builtin import builtin_info, builtin_path
+from ..pipelines.folder import Folder, open_folder, read_prompts
+from ..pipelines.load import load_pipeline
+from ..pipelines.save import cast_, whole_folder, write_pruned
+from ..prune import prune_
+from ..runtime.progress import say
+
+MODEL = "emoji-sd3"
+STEPS = 10  # fewer than the model's own 25, to keep the demo below ten minutes on two cores
+CALIBRATION_PROMPTS = 8
+EVALUATION_PROMPTS = 12
+ROUNDS = 3  # timed pictures
+FIRST_SEED = 1_000_000  # noise that no calibration prompt starts from
+ROADS = {
+    "magnitude 50 %": {"method": "magnitude", "sparsity": 0.5},
+    "obs 50 %": {"method": "obs", "sparsity": 0.5},
+    "magnitude 2:4": {"method": "magnitude", "pattern": "2:4"},
+    "obs 2:4": {"method": "obs", "pattern": "2:4"},
+    "l1 structured 30 %": {"method": "l1", "pattern": "structured", "sparsity": 0.3},
+    "obs structured 30 %": {"method": "obs", "pattern": "structured", "sparsity": 0.3},
+}
+
+
+def run_demo(output: Path, overwrite: bool = False) -> None:
+    """Write OUTPUT/demo.html, the pruned pipelines, and the run: its results.json and pictures."""
+    path = builtin_path(MODEL)
+    folder = open_folder(path)
+    settings = builtin_info(path)["settings"] | {"num_inference_steps": STEPS}
+    prompts = read_prompts(path / "evaluation_prompts.txt")[:EVALUATION_PROMPTS]
+    seeds = [FIRST_SEED + i for i in range(len(prompts))]
+    began = time.perf_counter()
+    with whole_folder(output, overwrite, [path]) as inside:
+        say("one dense pass over the calibration prompts, which all six share")
+        configs = {
+            name: PruningConfig(num_prompts=CALIBRATION_PROMPTS, **settings, **changes)
+            for name, changes in ROADS.items()
+        }
+        known = read_prompts(path / "calibration_prompts.txt")
+        runs = {}
+        with dense_pass(load_pipeline(folder)[0], known, list(configs.values())) as dense:
+            for name, config in configs.items():
+                say(f"{name}: pruning ({time.perf_counter() - began:.0f} s so far)")
+                target = (
+                    inside / "models" / name.replace(" %", "").replace(" ", "-").replace(":", "of")
+                )
+                runs[name] = prune_into(target, folder, known, config, dense)
+        say(
+            f"drawing {len(prompts)} prompts with each, measuring ({time.perf_counter() - began:.0f} s so far)"
+        )
+        job = Job(
+            folder,
+            runs,
+            prompts,
+            seeds,
+            settings,
+            folder.denoiser(None),
+            rounds=ROUNDS,
+            label=MODEL,
+            judges=find_judges({}, path),
+        )
+        evaluate(job, inside / "run")
+        write_page([inside / "run"], inside / "demo.html")
+    say(f"{output / 'demo.html'}: the page ({time.perf_counter() - began:.0f} s in all)")
+
+
+def prune_into(
+    target: Path, folder: Folder, prompts: list[str], config: PruningConfig, dense: DensePass
+) -> Any:
+    """Prune the dense pipeline of a folder into another one; the new folder, opened."""
+    pipe, formats = load_pipeline(folder)
+    report = prune_(pipe, prompts, config, dense=dense)
+    cast_(pipe, formats)
+    target.parent.mkdir(exist_ok=True)
+    target.mkdir()
+    write_pruned(pipe, target, report)
+    return open_folder(target)

@@ -1,0 +1,127 @@
+"""The evaluate command: the same prompts and seeds through all pipelines."""
+
+import argparse
+from pathlib import Path
+
+from ..config.choices import whole
+from ..errors import UserError
+from ..evaluation.judges.files import find_judges
+from ..pipelines.builtin import builtin_info
+from ..pipelines.folder import Folder, open_folder, read_prompts
+from ..pipelines.partial_output import check_output
+from ..pipelines.record import RECORD
+from ..pipelines.single_file import open_model
+from ..runtime.json_files import read_json
+from ..runtime.progress import say
+from .commands import (
+    CALL,
+    GENERAL_PROMPTS,
+    JUDGES,
+    config_of,
+    given_inputs,
+    quiet,
+    show_json,
+    with_recommended,
+)
+
+
+def evaluate(args: argparse.Namespace) -> None:
+    for name, least in (("num_prompts", 1), ("batch_size", 1), ("seed", 0), ("rounds", 0)):
+        whole(name, getattr(args, name), least)
+    config = config_of(
+        argparse.Namespace(
+            seed=args.seed, **{name: getattr(args, name) for name in CALL if hasattr(args, name)}
+        )
+    )
+    check_output(args.output, args.overwrite, given_inputs(args.against, args.config, *args.runs))
+    dense = open_model(args.against, args.config)
+    dense.require_text()
+    runs = named_runs([open_folder(existing(path)) for path in args.runs])
+    require_one_class(dense, runs)
+    component = dense.denoiser(args.component or pruned_component(runs))
+    prompts = evaluation_prompts(args.prompts, dense)[: args.num_prompts]
+    config = with_recommended(config, dense, args)
+    judges = find_judges({name: getattr(args, name) for name in JUDGES}, dense.path)
+
+    from ..evaluation.evaluate import Job, check_comparable
+    from ..evaluation.evaluate import evaluate as run_job
+    from ..evaluation.report.text_table import results_table
+
+    check_comparable(dense, runs, component)
+    quiet()
+    settings = {name: getattr(config, name) for name in CALL if getattr(config, name) is not None}
+    seeds = [args.seed + i for i in range(len(prompts))]
+    job = Job(
+        dense,
+        runs,
+        prompts,
+        seeds,
+        settings,
+        component,
+        args.batch_size,
+        args.rounds,
+        args.against,
+        judges=judges,
+    )
+    results = run_job(job, args.output, args.resume, args.overwrite)
+    show_json(results) if args.json else print(results_table(results))
+    say(
+        f"{args.output}: pictures and results.json; obsdiff report {args.output} --output page.html shows them"
+    )
+
+
+def existing(path: Path) -> Path:
+    if not path.is_dir():
+        raise UserError(
+            f"evaluate: expected the folder of a pruned pipeline, found {str(path)!r}, which is none"
+        )
+    return path
+
+
+def require_one_class(dense: Folder, runs: dict[str, Folder]) -> None:
+    for folder in runs.values():
+        if folder.pipeline != dense.pipeline:
+            raise UserError(
+                f"evaluate: {dense.source} is a {dense.pipeline}, {folder.path} is a {folder.pipeline}; compare pipelines of one class"
+            )
+
+
+def pruned_component(runs: dict[str, Folder]) -> str | None:
+    """The component that the records of the pruned folders name; None if they have no record."""
+    records = [folder.path / RECORD for folder in runs.values()]
+    found = sorted(
+        {
+            str(component)
+            for file in records
+            if file.is_file() and (component := read_json(file).get("component"))
+        }
+    )
+    if len(found) > 1:
+        raise UserError(
+            f"component: expected runs of one pruned component, found {' and '.join(found)}; evaluate them apart, or give --component"
+        )
+    return found[0] if found else None
+
+
+def named_runs(folders: list[Folder]) -> dict[str, Folder]:
+    """Run folders by their names; with their parent's where two would be called the same."""
+    short = [folder.path.resolve().name for folder in folders]
+    long = [
+        f"{folder.path.resolve().parent.name}-{name}"
+        for folder, name in zip(folders, short, strict=True)
+    ]
+    names = [
+        b if short.count(a) > 1 or a == "dense" else a for a, b in zip(short, long, strict=True)
+    ]
+    if len(set(names)) < len(names):
+        raise UserError(
+            f"evaluate: the same folder, or the same name, twice: {', '.join(str(folder.path) for folder in folders)}"
+        )
+    return dict(zip(names, folders, strict=True))
+
+
+def evaluation_prompts(file: Path | None, dense: Folder) -> list[str]:
+    """The prompts of the file; else a built-in's own evaluation prompts; else general captions that ship with obsdiff, none of them
+    among those that calibration takes."""
+    own = dense.path if builtin_info(dense.path) else GENERAL_PROMPTS.parent
+    return read_prompts(file or own / "evaluation_prompts.txt")

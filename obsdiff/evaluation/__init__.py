@@ -1,0 +1,1 @@
+"""Evaluation: the same seeds through dense and pruned pipelines."""

@@ -1,0 +1,108 @@
+"""Judges that are CLIP models in transformers' format: CLIP score, and PickScore.
+
+How a picture is read is the model's own affair: as its preprocessor_config.json says, if it has one; else resized to the model's
+image_size (bicubic) and scaled to [-1, 1], as emoji-clip was trained.
+
+References:
+    Hessel, Holtzman, Forbes, Le Bras, Choi. CLIPScore: A Reference-free Evaluation Metric for Image Captioning. 2021.
+        https://arxiv.org/abs/2104.08718
+    Kirstain, Polyak, Singer, Matiana, Penna, Levy. Pick-a-Pic: An Open Dataset of User Preferences for Text-to-Image Generation.
+        2023. https://arxiv.org/abs/2305.01569
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from ...runtime.json_files import read_json
+from .weights import NotAtHand
+
+BATCH = 16
+
+
+class Clip:
+    """A CLIPModel with its tokenizer and its way of reading pictures."""
+
+    def __init__(self, folder: Path):
+        from transformers import AutoTokenizer, CLIPModel
+
+        self.model = load(CLIPModel, folder)
+        self.tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        self.read = reader(folder)
+
+    @torch.no_grad()
+    def cosines(self, images: list[Image.Image], prompts: list[str]) -> np.ndarray:
+        """Cosine of each picture's and its prompt's embedding, in [-1, 1]: (N,)."""
+        length = self.model.config.text_config.max_position_embeddings
+        found = []
+        for i in range(0, len(images), BATCH):
+            text = self.tokenizer(
+                prompts[i : i + BATCH],
+                padding=True,
+                truncation=True,
+                max_length=length,
+                return_tensors="pt",
+            )
+            out = self.model(
+                input_ids=text.input_ids,
+                attention_mask=text.attention_mask,
+                pixel_values=self.read(images[i : i + BATCH]),
+            )
+            found.append((out.image_embeds * out.text_embeds).sum(1))
+        return torch.cat(found).double().numpy()
+
+    def clip_scores(self, images: list[Image.Image], prompts: list[str]) -> np.ndarray:
+        """100 cos(picture, prompt): torchmetrics' scale; Hessel et al. 2021, section 3.1, have 2.5 max(cos, 0)."""
+        return 100 * self.cosines(images, prompts)
+
+    def pick_scores(self, images: list[Image.Image], prompts: list[str]) -> np.ndarray:
+        """exp(logit_scale) cos(picture, prompt) (Kirstain et al. 2023, eq. 1)."""
+        return float(self.model.logit_scale.detach().double().exp()) * self.cosines(images, prompts)
+
+
+def load(kind: Any, folder: Path) -> Any:
+    """A model of transformers from a folder, in float32. NotAtHand if tensors are missing, which from_pretrained would make up."""
+    model, info = kind.from_pretrained(
+        folder,
+        dtype=torch.float32,
+        use_safetensors=True,
+        local_files_only=True,
+        output_loading_info=True,
+    )
+    missing = sorted(info["missing_keys"])
+    if missing:
+        raise NotAtHand(
+            f"{folder} has not the weights of {kind.__name__}: {len(missing)} tensors are missing, such as {missing[0]}"
+        )
+    return model.eval()
+
+
+def reader(folder: Path) -> Callable[[list[Image.Image]], Tensor]:
+    """Pictures -> pixel values (B, 3, S, S), as the model in the folder wants them."""
+    if any(
+        (folder / name).is_file() for name in ("preprocessor_config.json", "processor_config.json")
+    ):
+        from transformers import CLIPImageProcessor
+
+        processor = CLIPImageProcessor.from_pretrained(folder, local_files_only=True)
+        return lambda images: processor(images=images, return_tensors="pt").pixel_values
+    config = read_json(folder / "config.json")
+    side = config.get("vision_config", config)["image_size"]
+    return lambda images: torch.stack([as_input(image, side) for image in images])
+
+
+def as_input(image: Image.Image, side: int) -> Tensor:
+    """(3, side, side) in [-1, 1]."""
+    if image.size != (side, side):
+        image = image.resize((side, side), Image.Resampling.BICUBIC)
+    return as_tensor(image).float().div_(127.5).sub_(1)
+
+
+def as_tensor(image: Image.Image) -> Tensor:
+    """A picture as (3, H, W) uint8."""
+    return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)

@@ -1,0 +1,1 @@
+"""Report: results.json in, one HTML page out."""

@@ -1,0 +1,91 @@
+"""results.json, schema 1, as a table of what has to be where (docs/results-schema.md says what it means), and its check.
+
+A dict is an object: a key that ends in "?" may be missing, "*" stands for every key. A list holds any number of its one kind, a tuple
+of one kind may be null. `float` is any number but NaN and infinity.
+"""
+
+from typing import Any
+
+from ...pipelines.record import KINDS
+from ...runtime.json_files import check, check_shapes
+from .noise import METRICS
+
+NUMBER = (float,)  # or null
+FIGURE = {
+    "value": NUMBER,
+    "low": NUMBER,
+    "high": NUMBER,
+    "why_not": (str,),
+    "per_prompt?": ([float],),
+}
+SPEED = {"speedup": float, "low": float, "high": float}
+COUNTS = {"removed": int, "total": int}
+MEASURED = {
+    "seconds?": {"*": float},
+    **{f"{kind}?": COUNTS for kind in KINDS},
+    "macs?": {"total?": NUMBER, "why_not?": (str,)},
+    "step?": SPEED,
+    "picture?": SPEED,
+    "memory?": {"peak_bytes?": NUMBER, "why_not?": (str,)},
+}
+COST = {"parameters": int, "zeros": int, "bytes_on_disk": int} | MEASURED
+METRIC = {f"{name}?": FIGURE for name in METRICS}
+LAYER = {"shape": [int], "sparsity": float, "error": float, "held_out_error?": NUMBER}
+RUN = {
+    "name": str,
+    "path?": str,
+    "config?": {"*": object},
+    "cost": COST,
+    "metrics": METRIC,
+    "prompts_calibrated_on?": int,
+    "layers": [LAYER],
+    "images": [str],
+}
+RESULTS = {
+    "schema": int,
+    "dense": str,
+    "dense_images?": [str],
+    "dense_cost?": dict,
+    "dense_metrics?": METRIC,
+    "runs": [RUN],
+    "prompts": [object],
+    "seeds": [int],
+    "settings?": {"*": object},
+    "judges?": {"*": (str,)},
+    "threads?": NUMBER,
+    "versions?": {"*": str},
+}
+
+
+def check_results(results: dict[str, Any]) -> None:
+    """ValueError that names the place of the first value that is not as the schema says."""
+    check(results, RESULTS, "")
+    if results.get("dense_cost"):
+        check(results["dense_cost"], COST, "dense_cost")
+    for key in ("prompts", "seeds"):
+        if not results[key]:
+            raise ValueError(f"{key}: expected at least one")
+    if len(results["prompts"]) != len(results["seeds"]):
+        raise ValueError(f"{len(results['prompts'])} prompts and {len(results['seeds'])} seeds")
+    for place, row in figures(results):
+        ends = [row[key] for key in ("value", "low", "high")]
+        if None in ends and ends != [None] * 3:
+            raise ValueError(
+                f"{place}: expected value, low and high, or none of them; found {ends}"
+            )
+    for i, run in enumerate(results["runs"]):
+        check_shapes(run["layers"], f"runs[{i}].layers")
+
+
+def figures(results: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
+    """Place and value of every figure."""
+    rows = {
+        "dense_metrics": results.get("dense_metrics", {}),
+        **{f"runs[{i}].metrics": run["metrics"] for i, run in enumerate(results["runs"])},
+    }
+    return [
+        (f"{place}.{metric}", row[metric])
+        for place, row in rows.items()
+        for metric in METRICS
+        if metric in row
+    ]

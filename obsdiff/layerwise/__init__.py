@@ -1,0 +1,1 @@
+"""One layer, or one group of layers, and its Hessian."""

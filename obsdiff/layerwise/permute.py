@@ -1,0 +1,308 @@
+"""Orders of FFN neurons and of heads' value dimensions in which an N:M pattern keeps more, put into the dense model before it is pruned.
+
+    y = D f(U x) = (D P^T) f(P U x)         f entry by entry (of gates, too), P a permutation of the neurons
+    y = O A V x  = (O P^T) A (P V x)        A the attention's weights; P exchanges dimensions inside each head
+
+so the model computes what it computed, and nothing is added to it: P goes into the rows of what writes and the columns of what reads
+(solvers/permutation.py finds it). One attention has one P for all of its streams, and query heads that share a value head share
+its P. Queries and keys, with their norms and rotary embeddings, keep their order.
+
+The Hessians of the dense pass are of the order that was there; the ones that a pruning gets are asked in its own (`Hessian.reordered`).
+
+K heads (neurons are one set), D value dimensions of a head, or neurons; g query heads that share a value head; C columns of a consumer.
+"""
+
+from collections.abc import Mapping, Set
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..calibration.context import Hessians, Site
+from ..calibration.gather import DensePass, gather
+from ..calibration.plan import Job
+from ..config import PruningConfig
+from ..models.geometry import columns, items, sections
+from ..models.linear_view import matrix
+from ..models.removable import FIXED, normalised, refusal
+from ..models.structure import Block, Group, group_name
+from ..pipelines.record import PruningReport
+from ..runtime.mapped_weights import own_, park_
+from ..solvers.permutation import kept, permutation
+from .journal import Journal
+from .reporting import note, seconds
+
+ROLES = {
+    "q": "q",
+    "query": "q",
+    "k": "k",
+    "key": "k",
+    "v": "v",
+    "value": "v",
+    "qkv": "qkv",
+    "kv": "kv",
+    "gate": "g",
+    "g": "g",
+}  # by words of a layer's name
+MOVED = (
+    "v",
+    "g",
+    "neurons",
+)  # rows that go with the columns: values, gates on what the heads give, neurons
+PAST_OUTPUT = "EasyAnimateAttnProcessor2_0"  # whose heads are read past their output projection
+TINY = 1e-30
+
+
+@dataclass(frozen=True)
+class Movable:
+    """A group that can have another order: K sets of D, and of each producer first row and number of rows of the sections that go with it."""
+
+    group: Group
+    sets: int
+    width: int
+    rows: Mapping[str, list[tuple[int, int]]]
+
+
+def movable(denoiser: nn.Module, group: Group, m: int) -> Movable | str:
+    """The group made ready for groups of m columns, or why its order stays."""
+    if reason := fixed(denoiser, group):
+        return reason
+    count = items(denoiser, group) if group.kind == "heads" else 1
+    reads, rows, widths = columns(denoiser, group, count), {}, set()
+    for name in group.producers:
+        parts = parts_of(denoiser, group, name)
+        if parts is None:
+            return f"{name}: which of its rows are values is not known"
+        rows[name] = [(first, size) for role, first, size in parts if role in MOVED]
+        widths |= {size for role, _, size in parts if role in ("v", "neurons")}
+    width = widths.pop() // count
+    if (
+        widths
+        or reads.shape[1] % width
+        or any(size % (count * width) for parts in rows.values() for _, size in parts)
+    ):
+        return f"{group.owner}: rows and columns of its {group.kind} do not fit each other"
+    if width % m or int(reads[0, 0]) % m:
+        return f"{group.owner}: {m} does not divide {'the width of a head' if group.kind == 'heads' else 'where its neurons begin and end'}"
+    return Movable(group, count, width, rows)
+
+
+def fixed(denoiser: nn.Module, group: Group) -> str | None:
+    """Why another order would be another function, or None."""
+    if group.kind == "neurons":
+        return refusal(denoiser, group)
+    owner = denoiser.get_submodule(group.owner)
+    if group.refused:
+        return f"{group.owner}: {group.refused}"
+    if (
+        type(getattr(owner, "processor", None)).__name__ == PAST_OUTPUT
+        and len(group.consumers) <= FIXED[PAST_OUTPUT][0]
+    ):
+        return f"{group.owner}: {FIXED[PAST_OUTPUT][1]}"
+    for name, module in owner.named_modules():
+        words = set(name.rpartition(".")[2].split("_"))
+        if "norm" in words and {"v", "value"} & words and normalised(module):
+            return f"{group.owner}.{name} normalises the values"
+    return None
+
+
+def parts_of(denoiser: nn.Module, group: Group, producer: str) -> list[tuple[str, int, int]] | None:
+    """Role, first row and number of rows of a producer's consecutive sections; None if its name does not say which they are."""
+    found, own, first = [], [], 0
+    its = sections(denoiser, group, producer)
+    of_kind = sum(kind == group.kind for kind, _ in its)
+    word = next(
+        (ROLES[word] for word in producer.rpartition(".")[2].split("_") if word in ROLES), ""
+    )
+    own = ["neurons"] * of_kind if group.kind == "neurons" else list(word)
+    if len(own) != of_kind:
+        return None
+    for kind, size in its:
+        found.append((own.pop(0) if kind == group.kind else "other", first, size))
+        first += size
+    return found
+
+
+def reached(
+    denoiser: nn.Module, blocks: list[Block], config: PruningConfig, layers: set[str]
+) -> tuple[list[Movable], dict[str, str]]:
+    """The groups that some of the layers read and that can have another order, and of the layers that read others the reason. Heads and
+    neurons are looked at, channels of convolutions are not."""
+    found, left = [], {}
+    for group in (
+        group
+        for block in blocks
+        for group in block.groups
+        if group.kind in ("heads", "neurons") and layers & set(group.consumers)
+    ):
+        mine = movable(denoiser, group, config.group[1])
+        if isinstance(mine, Movable):
+            found.append(mine)
+        else:
+            left |= {layer: mine for layer in group.consumers if layer in layers}
+    return found, left
+
+
+def orders_of(
+    site: Site, blocks: list[Block], hessians: Hessians, config: PruningConfig
+) -> dict[str, Any]:
+    """{"orders": K lists of D a group, by its name, "record": the report's}. In several processes each searches for some of the groups,
+    and all get all."""
+    mine = {
+        tap: hessian
+        for tap, hessian in hessians.items()
+        if site.owners.get(tap, site.ranks.rank) == site.ranks.rank
+    }
+    diagonals = site.ranks.collect(
+        {layer: hessian.diagonal().cpu() for tap, hessian in mine.items() for layer in tap.layers}
+    )
+    found, left = reached(site.denoiser, blocks, config, set(diagonals))
+    orders, shares = {}, {}
+    for movable in found[site.ranks.rank :: site.ranks.size]:
+        scores, name = scores_of(site.denoiser, movable, diagonals), group_name(movable.group)
+        order, whole = (
+            permutation(scores, *config.group, seed=config.seed),
+            scores.sum(dtype=torch.float64),
+        )
+        if whole > 0:  # else every order keeps all there is
+            shares[name] = [
+                (kept(scores, places, *config.group).sum() / whole).item()
+                for places in (None, order)
+            ]
+        if not torch.equal(
+            order, torch.arange(order.shape[1], device=order.device).expand_as(order)
+        ):
+            orders[name] = order.tolist()
+    orders, shares = site.ranks.collect(orders), list(site.ranks.collect(shares).values())
+    layers = {
+        layer
+        for movable in found
+        for layer in movable.group.consumers
+        if layer in diagonals and group_name(movable.group) in orders
+    }
+    before, after = (sum(row[i] for row in shares) / max(1, len(shares)) for i in range(2))
+    record = {
+        "layers": len(layers),
+        "left": len(left),
+        "kept_before": before,
+        "kept_after": after,
+        "why_left": next(iter(left.values()), ""),
+    }
+    return {"orders": orders, "record": record}
+
+
+def scores_of(denoiser: nn.Module, movable: Movable, diagonals: Mapping[str, Tensor]) -> Tensor:
+    """Wanda's scores, squared, of the group's columns in every row of its consumers (K, R, D), each consumer's as shares of their sum."""
+    reads, parts = columns(denoiser, movable.group, movable.sets).flatten(), []
+    for name in (name for name in movable.group.consumers if name in diagonals):
+        weight = matrix(denoiser.get_submodule(name))
+        places = reads.to(weight.device)
+        scores = weight[:, places].float().square_().mul_(diagonals[name].to(weight.device)[places])
+        scores /= scores.sum().clamp(min=TINY)
+        parts.append(
+            scores.view(len(scores), movable.sets, -1, movable.width)
+            .permute(1, 0, 2, 3)
+            .flatten(1, 2)
+        )
+    return torch.cat(parts, 1)
+
+
+def permute_by_(
+    site: Site,
+    blocks: list[Block],
+    orders: Mapping[str, Any],
+    dense: DensePass,
+    config: PruningConfig,
+) -> DensePass:
+    """Put the groups into their orders, in the model, and say what the dense pass has to say in them. The pass itself stays as it is."""
+    takes: dict[str, Tensor] = {}
+    for group in (
+        group for block in blocks for group in block.groups if group_name(group) in orders
+    ):
+        mine, order = (
+            movable(site.denoiser, group, config.group[1]),
+            torch.tensor(orders[group_name(group)], device="cpu"),
+        )
+        changed = [name for name, parts in mine.rows.items() if parts] + list(group.consumers)
+        if config.memory_budget_gib:
+            own_(site.denoiser, changed)
+        permute_(site.denoiser, mine, order)
+        if config.memory_budget_gib:
+            park_(site.denoiser, changed, site.store)
+        for (
+            name
+        ) in group.consumers:  # of two kinds, heads and neurons, the one leaves the other's columns
+            take = reading(site.denoiser, mine, order, name)
+            takes[name] = takes[name][take] if name in takes else take
+    return replace(
+        dense,
+        hessians={
+            name: hessian.reordered(takes[name]) if name in takes else hessian
+            for name, hessian in dense.hessians.items()
+        },
+    )
+
+
+def permute_(denoiser: nn.Module, movable: Movable, order: Tensor) -> None:
+    """Put a group into an order (K, D), in place: its rows in all producers, its columns in all consumers."""
+    for name, parts in movable.rows.items():
+        layer = denoiser.get_submodule(name)
+        take = torch.arange(len(layer.weight), device="cpu")
+        for first, size in parts:
+            take[first : first + size] = placed(order, take[first : first + size])
+        for parameter in (layer.weight, layer.bias) if parts else ():
+            if parameter is not None:
+                parameter.data.copy_(parameter.data[take.to(parameter.device)])
+    for name in movable.group.consumers:
+        weight = denoiser.get_submodule(name).weight
+        weight.data.copy_(weight.data[:, reading(denoiser, movable, order, name).to(weight.device)])
+
+
+def reading(denoiser: nn.Module, movable: Movable, order: Tensor, consumer: str) -> Tensor:
+    """The order (C,) of all columns of a consumer; those of the other kind stay."""
+    reads = columns(denoiser, movable.group, movable.sets).flatten()
+    take = torch.arange(matrix(denoiser.get_submodule(consumer)).shape[1], device="cpu")
+    take[reads] = placed(order, reads)
+    return take
+
+
+def placed(order: Tensor, places: Tensor) -> Tensor:
+    """The places (K g D,) in an order (K, D) of every D of them."""
+    parts = places.view(len(order), -1, order.shape[1])
+    return parts.gather(2, order.unsqueeze(1).expand_as(parts)).flatten()
+
+
+def in_order(
+    site: Site,
+    job: Job,
+    dense: DensePass | None,
+    kept: Journal | None,
+    report: PruningReport,
+    done: Set[str],
+) -> DensePass | None:
+    """With permute, neurons and heads' value dimensions put into the order in which the pattern keeps most, and the dense pass as this pruning
+    is to read it. A run that goes on finds the order noted; `done` are the layers that it solved."""
+    if not job.config.permute:
+        return dense
+    taps = tuple(tap for package in job.packages for tap in package.taps)
+    found = site.ranks.agree(lambda: kept.recall("permutation")) if kept else None
+    wanted = [tap for tap in taps if found is None or not done >= set(tap.layers)]
+    with seconds(
+        report, "calibration"
+    ):  # before the model changes: a sum in another order has other bits
+        dense = dense or (
+            gather(site, wanted, job.config.calibrating) if wanted else DensePass(job.plan)
+        )
+    with seconds(report, "permutation"):
+        found = found or orders_of(site, job.blocks, dense.of(taps), job.config)
+        if kept and site.ranks.rank == 0:
+            kept.note("permutation", found)
+        dense = permute_by_(site, job.blocks, found["orders"], dense, job.config)
+    report.permutation = found["record"]
+    if not found["orders"]:
+        note(
+            report,
+            f"permute: no layer got another order of its inputs; {found['record']['why_left'] or 'none keeps more in another one'}",
+        )
+    return dense

@@ -1,0 +1,1 @@
+"""Denoisers: their structure, and the surgery that changes their shapes."""

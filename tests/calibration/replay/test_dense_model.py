@@ -1,0 +1,243 @@
+"""Cross sums of replay against their definition: the recorded calls through a dense model and through the pruned one, as they are then."""
+
+import copy
+
+import pytest
+import torch
+
+import obsdiff
+from obsdiff import PruningConfig
+from obsdiff.calibration.packages import plan_packages
+from obsdiff.calibration.replay.dense_model import DenseStream
+from obsdiff.calibration.replay.recording import Shelf
+from obsdiff.calibration.replay.run import record, replayed, spans
+from obsdiff.calibration.selection import select, select_groups
+from obsdiff.errors import UserError
+from obsdiff.layerwise.executor import AtWork
+from obsdiff.layerwise.structured import prune_groups_
+from obsdiff.models.discovery import find_blocks
+from obsdiff.models.linear_view import layer_shapes
+from obsdiff.pipelines.run import prepared
+from obsdiff.runtime.scratch import store
+from tests.calibration.test_gather import SMALL, pruned
+from tests.calibration.test_hooks import denoiser_of, plan
+
+from ...conftest import PROMPTS, flux, sd, sd3
+
+UNITS = 0  # as many packages as basic units
+
+
+def inputs_of(denoiser, layer: str, calls) -> list[torch.Tensor]:
+    """What a layer reads (T, I) in each of the recorded calls."""
+    seen = []
+    with (
+        torch.no_grad(),
+        denoiser.get_submodule(layer).register_forward_pre_hook(
+            lambda m, args: seen.append(args[0].double().flatten(0, -2))
+        ),
+    ):
+        for args, kwargs in calls:
+            denoiser(*args, **kwargs)
+    return seen
+
+
+def crossed_all(pipe, settings: dict, change, begin: int = 1, room: float = 1e9):
+    """Every package's Hessians by replay beside the dense stream, from package `begin` on; change(package, hessians) stands for pruning it."""
+    denoiser, config = denoiser_of(pipe), PruningConfig(calibration="replay", **settings)
+    dense, linears, job = (
+        copy.deepcopy(denoiser),
+        layer_shapes(denoiser),
+        plan(height=16, width=16, weighting=("uniform", 1.0, 1.0)),
+    )
+    blocks = find_blocks(linears)
+    packages = plan_packages(blocks, linears, config)
+    with store(room) as waiting, prepared(pipe) as run:
+        shelf = Shelf(waiting)
+        trajectory, first = record(
+            run, denoiser, blocks, list(packages[0].taps), job, shelf, None, lambda n: None
+        )
+        calls = [shelf.get_all(call.inputs) for call in trajectory.recording.calls]
+        stream = DenseStream(run, denoiser, trajectory, packages, spans(packages, trajectory))
+        stream.begin(begin)
+        for i in range(begin):
+            change(packages[i], first)
+        later = replayed(
+            run, denoiser, trajectory, packages, job, None, lambda n: None, begin, stream
+        )
+        differences = []
+        for package, hessians in zip(packages[begin:], later, strict=True):
+            differences.append(check(dense, denoiser, package, hessians, calls))
+            change(package, hessians)
+        assert max(differences) > 1e-4
+        stream.close()
+        assert not any(stream.trajectory.outputs)
+        assert not stream.copies
+        if room == 0:
+            assert waiting.files > len(trajectory.recording.calls)
+    return packages
+
+
+def halving(denoiser):
+    def halve(package, hessians) -> None:
+        for layer in package.layers:
+            denoiser.get_submodule(layer).weight.data.mul_(0.5)
+
+    return halve
+
+
+def check(dense, denoiser, package, hessians, calls) -> float:
+    """How much the inputs differ at most: not at all where a package reads the text alone."""
+    sizes = []
+    for tap, hessian in hessians.items():
+        there, here = (inputs_of(model, tap.layers[0], calls) for model in (dense, denoiser))
+        cross = sum((x0 - x).T @ x for x0, x in zip(there, here, strict=True))
+        assert (hessian.cross.double() - cross).norm() <= 1e-4 * cross.norm()
+        sizes.append(cross.norm() / sum(x.T @ x for x in here).norm())
+    return max(sizes)
+
+
+@pytest.mark.parametrize("packages", [2, 5, UNITS])
+@pytest.mark.parametrize("make", [sd3, lambda: sd3(dual=(0, 1)), sd, flux])
+def test_cross_sums_are_those_of_the_dense_inputs_whatever_a_package_ends_in(make, packages):
+    """One package for every unit: packages begin and end inside of segments, which then are part pruned when the dense stream leaves them."""
+    pipe = make()
+    linears = layer_shapes(denoiser_of(pipe))
+    count = packages or len(select(find_blocks(linears), PruningConfig(), linears))
+    denoiser = denoiser_of(pipe)
+    assert len(crossed_all(pipe, {"packages": count}, halving(denoiser))) == count
+
+
+@pytest.mark.parametrize("make", [sd3, sd])
+def test_copies_for_which_memory_has_no_room_are_as_good(make):
+    pipe = make()
+    denoiser = denoiser_of(pipe)
+    linears = layer_shapes(denoiser)
+    count = len(select(find_blocks(linears), PruningConfig(), linears))
+    crossed_all(pipe, {"packages": count}, halving(denoiser), room=0)
+
+
+@pytest.mark.parametrize("begin", [2, 3, 4])
+def test_a_run_that_goes_on_has_the_dense_stream_where_it_left_off(begin):
+    pipe = sd3()
+    linears = layer_shapes(pipe.transformer)
+    count = len(select(find_blocks(linears), PruningConfig(), linears))
+    crossed_all(pipe, {"packages": count}, halving(pipe.transformer), begin)
+
+
+@pytest.mark.parametrize("make", [sd3, sd, flux])
+@pytest.mark.parametrize("packages", [2, UNITS])
+def test_shrunk_blocks_do_not_shrink_the_dense_stream(make, packages):
+    pipe = make()
+    denoiser, settings = (
+        denoiser_of(pipe),
+        {"pattern": "structured", "sparsity": 0.5, "keep_first_last": False, "round_to": 1},
+    )
+    linears = layer_shapes(denoiser)
+    blocks, config = find_blocks(linears), PruningConfig(**settings)
+    groups = select_groups(blocks, config)
+
+    def shrink(package, hessians) -> None:
+        inside = [group for group in groups if group.consumers[0] in package.layers]
+        prune_groups_(
+            denoiser,
+            inside,
+            {layer: h for tap, h in hessians.items() for layer in tap.layers},
+            config,
+            0,
+        )
+
+    count = packages or len(select(blocks, config, linears))
+    crossed_all(pipe, settings | {"packages": count}, shrink)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{}, {"pattern": "2:4", "method": "alps"}, {"pattern": "structured", "keep_first_last": False}],
+    ids=str,
+)
+@pytest.mark.parametrize("make", [sd3, sd, flux])
+def test_the_whole_pruning_changes_from_the_second_package_on(make, settings):
+    plain, _ = pruned(make, calibration="replay", packages=3, **settings)
+    aimed, report = pruned(make, calibration="replay", packages=3, asymmetric=True, **settings)
+    first, second = (report.packages[i][0] + ".weight" for i in (0, 1))
+    assert torch.equal(plain[first], aimed[first])
+    assert not torch.equal(plain[second], aimed[second])
+
+
+def test_later_packages_bring_the_outputs_nearer_to_the_dense_model():
+    """On the calls that calibrated, last block's output by asymmetric against plain replay."""
+    dense, errors = sd3(), []
+    with torch.no_grad():
+        latents = [
+            dense_latents(pipe)
+            for pipe in (dense, *(made(asymmetric) for asymmetric in (False, True)))
+        ]
+    errors = [(x - latents[0]).norm() / latents[0].norm() for x in latents[1:]]
+    assert errors[1] < errors[0]
+
+
+def made(asymmetric: bool):
+    pipe = sd3()
+    obsdiff.prune_(
+        pipe,
+        PROMPTS[:3],
+        PruningConfig(
+            calibration="replay",
+            packages=6,
+            asymmetric=asymmetric,
+            **SMALL | {"num_inference_steps": 1},
+        ),
+    )
+    return pipe
+
+
+def dense_latents(pipe) -> torch.Tensor:
+    generators = [torch.Generator().manual_seed(i) for i in range(3)]
+    pipe.set_progress_bar_config(disable=True)
+    return pipe(
+        PROMPTS[:3],
+        generator=generators,
+        output_type="latent",
+        **SMALL | {"num_inference_steps": 1},
+    ).images
+
+
+def test_packages_of_one_pass_have_nothing_to_repair():
+    plain, _ = pruned(sd3, calibration="replay", packages=1)
+    aimed, _ = pruned(sd3, calibration="replay", packages=1, asymmetric=True)
+    assert all(torch.equal(plain[name], w) for name, w in aimed.items())
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({}, "needs calibration replay; found single"),
+        ({"calibration": "live"}, "needs calibration replay; found live"),
+        (
+            {"calibration": "replay", "method": "magnitude"},
+            "method magnitude repairs nothing here; take alps or obs, or refine lstsq",
+        ),
+        (
+            {"calibration": "replay", "compensation": False},
+            "no-compensation repairs nothing; leave one of them out",
+        ),
+        ({"calibration": "replay", "asymmetric": "yes"}, "expected True or False, found 'yes'"),
+    ],
+)
+def test_what_can_not_be_asymmetric_is_refused(settings, words):
+    with pytest.raises(UserError, match=words):
+        PruningConfig(**{"asymmetric": True} | settings)
+
+
+def test_a_run_that_fails_gives_back_what_it_took_of_a_shared_pass(monkeypatch):
+    config = PruningConfig(calibration="replay", asymmetric=True, packages=5, **SMALL)
+    with obsdiff.dense_pass(sd3(), PROMPTS[:3], [config], progress=False) as dense:
+        waiting = dense.trajectory.recording.shelf.store
+        before = (waiting.used, waiting.on_disk)
+        monkeypatch.setattr(AtWork, "solve", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            obsdiff.prune_(sd3(), PROMPTS[:3], config, dense=dense)
+        assert (waiting.used, waiting.on_disk) == before
+        monkeypatch.undo()
+        obsdiff.prune_(sd3(), PROMPTS[:3], config, dense=dense)
+        assert (waiting.used, waiting.on_disk) == before

@@ -1,0 +1,227 @@
+import dataclasses
+import json
+
+import pytest
+
+from obsdiff.config import PruningConfig
+from obsdiff.config.choices import parse_blocks
+from obsdiff.errors import UserError
+
+
+def test_defaults_are_the_papers():
+    c = PruningConfig()
+    assert (c.method, c.pattern, c.removed, c.num_prompts, c.batch_size) == (
+        "obs",
+        "unstructured",
+        0.5,
+        100,
+        4,
+    )
+    assert (c.step_weighting, c.step_weight_min, c.step_weight_max, c.damping) == (
+        "log_decrease",
+        0.8,
+        1.2,
+        0.01,
+    )
+    assert c.packages is None
+    assert c.compensation
+
+
+def test_sparsity_follows_from_a_group():
+    assert PruningConfig(pattern="1:4").removed == 0.75
+    assert PruningConfig(pattern="2:4").group == (2, 4)
+    assert PruningConfig(sparsity=0.3).removed == 0.3
+
+
+def test_a_saved_config_makes_the_same_config():
+    c = PruningConfig(pattern="4:8", include="*.ff.*", blocks="1-2")
+    again = PruningConfig(**json.loads(json.dumps(c.to_dict())))
+    assert again == c
+    assert again.include == ("*.ff.*",)
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"sparsity": -0.1}, "-0.1"),
+        ({"sparsity": 1.0}, "1.0"),
+        ({"sparsity": float("nan")}, "nan"),
+        ({"sparsity": "half"}, "'half'"),
+        ({"sparsity": True}, "True"),
+        ({"pattern": "2;4"}, "'2;4'"),
+        ({"pattern": "5:4"}, "'5:4'"),
+        ({"pattern": "4:4"}, "'4:4'"),
+        ({"pattern": "0:4"}, "'0:4'"),
+        ({"pattern": "2:4:8"}, "'2:4:8'"),
+        ({"pattern": 24}, "24"),
+        ({"pattern": "2:4", "sparsity": 0.5}, "0.5"),
+        ({"method": "wand"}, "'wand'"),
+        ({"num_prompts": 0}, "0"),
+        ({"num_inference_steps": 0}, "0"),
+        ({"num_inference_steps": 2.5}, "2.5"),
+        ({"batch_size": 0}, "0"),
+        ({"seed": -1}, "-1"),
+        ({"packages": 2, "memory_budget_gib": 1.0}, "both"),
+        ({"packages": 0}, "0"),
+        ({"memory_budget_gib": 0.0}, "0.0"),
+        ({"blocks": "3-"}, "'3-'"),
+        ({"blocks": "5-3"}, "'5-3'"),
+        ({"target": "conv3"}, "'conv3'"),
+        ({"damping": -1.0}, "-1.0"),
+        ({"damping": float("inf")}, "inf"),
+        ({"step_weighting": "cosine"}, "'cosine'"),
+        ({"step_weight_min": 1.3}, "1.3"),
+        ({"step_weight_min": 0.0}, "0.0"),
+        (
+            {"step_weight_min": 1e-60, "step_weight_max": 1e-50},
+            "step_weight_min: expected between 1e-06 and 1e+06, found 1e-60",
+        ),
+        (
+            {"step_weight_max": 1e39},
+            "step_weight_max: expected between 1e-06 and 1e+06, found 1e+39",
+        ),
+        ({"damping": 1e300}, "damping: expected 0 or more, and below 1e+06, found 1e+300"),
+        ({"height": 10**30}, "height: expected at most 65536 pixels"),
+        ({"guidance_scale": -1.0}, "-1.0"),
+        ({"dtype": "float8"}, "'float8'"),
+        ({"compensation": "no"}, "'no'"),
+        ({"keep_first_last": "no"}, "'no'"),
+        ({"component": 5}, "5"),
+        ({"method": ["obs"]}, "['obs']"),
+        ({"preset": ["best"]}, "['best']"),
+        ({"target": {}}, "{}"),
+        ({"include": None}, "include"),
+        ({"exclude": [5]}, "[5]"),
+        ({"damping": 10**400}, "damping: expected 0 or more"),
+    ],
+)
+def test_a_wrong_value_is_one_line_that_names_it(settings, words):
+    with pytest.raises(UserError) as error:
+        PruningConfig(**settings)
+    assert words in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_blocks():
+    assert parse_blocks("3-25") == (3, 25)
+    assert parse_blocks("7") == (7, 7)
+    assert parse_blocks(None) is None
+
+
+def test_every_field_has_a_help_text():
+    assert all(len(f.metadata["help"]) > 10 for f in dataclasses.fields(PruningConfig))
+
+
+@pytest.mark.parametrize(
+    ("settings", "found"),
+    [
+        ({}, "single"),
+        ({"packages": 4}, "live"),
+        ({"packages": 4, "calibration": "replay"}, "replay"),
+        ({"memory_budget_gib": 1.0}, "single"),
+    ],
+)
+def test_calibration_is_a_single_pass_unless_packages_are_given(settings, found):
+    assert PruningConfig(**settings).calibrating == found
+
+
+@pytest.mark.parametrize("preset", ["paper", "best", "fast"])
+@pytest.mark.parametrize("pattern", ["unstructured", "2:4", "structured"])
+def test_presets_fill_in_what_is_not_given(preset, pattern):
+    c = PruningConfig(preset=preset, pattern=pattern)
+    assert c.method == ("obs" if preset == "paper" or pattern == "structured" else "alps")
+    assert c.calibrating == ("live" if preset == "paper" else "single")
+    assert c.allocation == ("uniform" if preset == "paper" or pattern == "2:4" else "sensitivity")
+    assert PruningConfig(**json.loads(json.dumps(c.to_dict()))) == c
+
+
+def test_what_is_given_goes_before_the_preset():
+    c = PruningConfig(preset="best", method="wanda", allocation="owl", allocation_prompts=7)
+    assert (c.method, c.allocation, c.allocation_prompts, c.calibrating) == (
+        "wanda",
+        "owl",
+        7,
+        "single",
+    )
+
+
+def test_the_paper_preset_is_the_papers_algorithm():
+    c = PruningConfig(preset="paper")
+    assert (
+        c.method,
+        c.calibrating,
+        c.default_packages,
+        c.step_weighting,
+        c.damping,
+        c.num_prompts,
+    ) == ("obs", "live", 4, "log_decrease", 0.01, 100)
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"preset": "better"}, "preset: expected one of paper, best, fast; found 'better'"),
+        (
+            {"preset": "best", "packages": 4},
+            "calibration single (by preset best) takes all Hessians from one pass",
+        ),
+        (
+            {"preset": "best", "calibration": "live"},
+            "allocation sensitivity (by preset best) needs all Hessians at once, so calibration single; found live",
+        ),
+        (
+            {"allocation": "obs", "sparsity": 0.95},
+            "allocation obs does unstructured up to sparsity 0.9, found 0.95",
+        ),
+        (
+            {"allocation": "obs", "pattern": "structured", "sparsity": 0.85},
+            "allocation obs does structured up to sparsity 0.8, found 0.85",
+        ),
+        (
+            {"preset": "best", "pattern": "structured", "method": "l1"},
+            "allocation sensitivity (by preset best): structured goes by the losses of method obs, found l1; or take allocation uniform",
+        ),
+        (
+            {"pattern": "structured", "target_parameters": 0.7, "method": "l1"},
+            "allocation obs (for target_parameters): structured goes by the losses of method obs, found l1",
+        ),
+        (
+            {"preset": "paper", "pattern": "structured", "target_macs": 0.7},
+            "calibration single; found live (by preset paper)",
+        ),
+        (
+            {
+                "preset": "best",
+                "calibration": "replay",
+                "pattern": "structured",
+                "target_macs": 0.7,
+            },
+            "calibration single; found replay",
+        ),
+        (
+            {"preset": "best", "allocation": "obs", "calibration": "replay"},
+            "allocation obs needs all Hessians at once, so calibration single; found replay;",
+        ),
+        (
+            {"preset": "paper", "calibration": "single", "packages": 3},
+            "packages: calibration single takes all Hessians from one pass",
+        ),
+        (
+            {"calibration": "replay", "asymmetric": True, "compensation": False},
+            "no-compensation repairs nothing; leave one of them out",
+        ),
+        ({"refine": "lstsq", "compensation": False}, "refine lstsq repairs the kept weights"),
+        ({"refine": "exact"}, "refine: expected one of none, lstsq, swaps; found 'exact'"),
+        ({"allocation": "best"}, "allocation: expected one of"),
+        (
+            {"allocation_prompts": 0},
+            "allocation_prompts: expected a whole number of at least 1, found 0",
+        ),
+        ({"method": "alps", "pattern": "structured"}, "method alps does not do pattern structured"),
+    ],
+)
+def test_what_goes_with_what_is_said_in_a_line(settings, words):
+    with pytest.raises(UserError) as caught:
+        PruningConfig(**settings)
+    assert words in str(caught.value)
+    assert "\n" not in str(caught.value)

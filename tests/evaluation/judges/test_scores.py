@@ -1,0 +1,456 @@
+"""Judges run on tiny models of their own classes; and each says why when it can't."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torchmetrics.functional.image.lpips as reference_lpips
+import torchmetrics.image.fid as reference_fid
+from PIL import Image
+from safetensors.torch import load_file, save_file
+from torch import nn
+from torchmetrics.functional.multimodal import clip_score
+from torchmetrics.image.fid import FrechetInceptionDistance
+from torchmetrics.image.kid import KernelInceptionDistance
+from transformers import (
+    BertTokenizer,
+    BlipTextConfig,
+    BlipVisionConfig,
+    CLIPConfig,
+    CLIPImageProcessor,
+    CLIPModel,
+    CLIPVisionConfig,
+    CLIPVisionModelWithProjection,
+)
+
+from obsdiff.errors import UserError
+from obsdiff.evaluation.judges.clip import Clip, as_tensor, reader
+from obsdiff.evaluation.judges.features import features_of, open_extractor
+from obsdiff.evaluation.judges.files import EMOJI_CLIP, Judges, find_judges
+from obsdiff.evaluation.judges.image_reward import NAMES, ImageReward, load_image_reward
+from obsdiff.evaluation.judges.inception import Inception, load_inception
+from obsdiff.evaluation.judges.lpips import AlexNet, heads, load_alexnet, lpips
+from obsdiff.evaluation.judges.scores import judged
+from obsdiff.evaluation.judges.weights import NotAtHand, fill_, read_weights
+from obsdiff.pipelines.builtin import builtin_path
+
+from ...conftest import PROMPTS, randomise, text_config, tokenizer
+
+SIDE = 32
+VISION = {
+    "hidden_size": 16,
+    "intermediate_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "image_size": SIDE,
+    "patch_size": 8,
+    "projection_dim": 16,
+}
+
+
+def images(n: int = 4, side: int = SIDE, seed: int = 0) -> list[Image.Image]:
+    rng = np.random.default_rng(seed)
+    return [
+        Image.fromarray(rng.integers(0, 256, (side, side, 3), dtype=np.uint8)) for _ in range(n)
+    ]
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory) -> Path:
+    """A CLIPModel with a tokenizer, as CLIP score and PickScore want it."""
+    folder = tmp_path_factory.mktemp("judges") / "clip"
+    torch.manual_seed(0)
+    randomise(
+        CLIPModel(
+            CLIPConfig(text_config=text_config().to_dict(), vision_config=VISION, projection_dim=16)
+        )
+    ).save_pretrained(folder)
+    tokenizer().save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def inception(tmp_path_factory) -> Path:
+    file = tmp_path_factory.mktemp("judges") / "inception.safetensors"
+    torch.manual_seed(0)
+    save_file(Inception().state_dict(), file)
+    return file
+
+
+@pytest.fixture(scope="module")
+def alexnet(tmp_path_factory) -> Path:
+    """As torchvision publishes it: pickled, with a classifier."""
+    file = tmp_path_factory.mktemp("judges") / "alexnet.pth"
+    torch.manual_seed(0)
+    torch.save(AlexNet().state_dict() | {"classifier.6.bias": torch.zeros(3)}, file)
+    return file
+
+
+@pytest.fixture(scope="module")
+def reward(tmp_path_factory) -> Path:
+    """ImageReward with tiny towers, under its published names, with its med_config.json and a BERT vocabulary."""
+    folder = tmp_path_factory.mktemp("judges") / "reward"
+    folder.mkdir()
+    words = [
+        "[PAD]",
+        "[UNK]",
+        "[CLS]",
+        "[SEP]",
+        "[MASK]",
+        *(word for prompt in PROMPTS for word in prompt.split()),
+    ]
+    (folder / "vocab.txt").write_text("\n".join(dict.fromkeys(words)) + "\n")
+    med = {
+        "vocab_size": 40,
+        "hidden_size": 16,
+        "intermediate_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "max_position_embeddings": 40,
+    }
+    med |= {
+        "layer_norm_eps": 1e-12,
+        "encoder_width": 32,
+        "add_cross_attention": True,
+        "model_type": "bert",
+    }
+    (folder / "med_config.json").write_text(json.dumps(med))
+    sizes = {
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 1,
+        "image_size": SIDE,
+        "patch_size": 16,
+    }
+    names = (
+        "vocab_size",
+        "hidden_size",
+        "intermediate_size",
+        "num_hidden_layers",
+        "num_attention_heads",
+        "max_position_embeddings",
+        "layer_norm_eps",
+    )
+    torch.manual_seed(0)
+    model = ImageReward(
+        BlipVisionConfig(**sizes, layer_norm_eps=1e-6),
+        BlipTextConfig(**{n: med[n] for n in names}, encoder_hidden_size=32, is_decoder=True),
+    )
+    torch.save(
+        {published(name): value for name, value in randomise(model).state_dict().items()},
+        folder / "ImageReward.pt",
+    )
+    return folder
+
+
+def published(name: str) -> str:
+    """transformers' name -> the name in ImageReward.pt."""
+    pairs = [
+        ("vision.embeddings.class_embedding", "cls_token"),
+        ("vision.embeddings.position_embedding", "pos_embed"),
+    ]
+    pairs += [
+        ("vision.embeddings.patch_embedding", "patch_embed.proj"),
+        ("vision.post_layernorm", "norm"),
+        ("vision.encoder.layers", "blocks"),
+    ]
+    for ours, theirs in pairs:
+        if name.startswith(ours):
+            name = f"blip.visual_encoder.{theirs}" + name.removeprefix(ours)
+    for ours, theirs in (
+        ("layer_norm1", "norm1"),
+        ("layer_norm2", "norm2"),
+        ("self_attn.qkv", "attn.qkv"),
+        ("self_attn.projection", "attn.proj"),
+    ):
+        name = name.replace(f".{ours}.", f".{theirs}.")
+    return "blip.text_encoder." + name.removeprefix("text.") if name.startswith("text.") else name
+
+
+class Reads:
+    """torchmetrics' processor for a Clip: our tokenizer, our way of reading pictures."""
+
+    def __init__(self, judge: Clip):
+        self.judge = judge
+
+    def __call__(self, text=None, images=None, **kwargs):
+        if text is not None:
+            return self.judge.tokenizer(text, padding=True, return_tensors="pt")
+        return {
+            "pixel_values": self.judge.read(
+                [Image.fromarray(image.permute(1, 2, 0).numpy()) for image in images]
+            )
+        }
+
+
+class Embeds(nn.Module):
+    """torchmetrics' model for a Clip: tensors, where transformers 5 answers with objects."""
+
+    def __init__(self, model: CLIPModel):
+        super().__init__()
+        self.model, self.config = model, model.config
+
+    def get_image_features(self, pixels: torch.Tensor) -> torch.Tensor:
+        return self.model.visual_projection(
+            self.model.vision_model(pixel_values=pixels).pooler_output
+        )
+
+    def get_text_features(self, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        return self.model.text_projection(
+            self.model.text_model(input_ids=ids, attention_mask=mask).pooler_output
+        )
+
+
+@pytest.mark.parametrize("folder", ["tiny", "emoji-clip"])
+def test_clip_score_is_torchmetrics(clip, folder):
+    judge = Clip(clip if folder == "tiny" else EMOJI_CLIP)
+    drawn = images(4, side=judge.model.config.vision_config.image_size)
+    with torch.no_grad():
+        theirs = clip_score(
+            [as_tensor(i) for i in drawn], PROMPTS[:4], lambda: (Embeds(judge.model), Reads(judge))
+        ).item()
+    assert max(judge.clip_scores(drawn, PROMPTS[:4]).mean(), 0) == pytest.approx(theirs, abs=1e-3)
+
+
+def test_emoji_clip_prefers_the_caption_that_is_meant():
+    judge = Clip(EMOJI_CLIP)
+    red = Image.new("RGB", (64, 64), "white")
+    red.paste((220, 40, 50), (8, 8, 56, 56))
+    scores = judge.clip_scores([red, red], ["red square, noto style", "green salad, noto style"])
+    assert scores[0] > scores[1] + 5
+
+
+def test_pickscore_is_the_scaled_cosine(clip):
+    judge = Clip(clip)
+    scores = judge.pick_scores(images(), PROMPTS[:4])
+    with torch.no_grad():
+        text = judge.tokenizer(PROMPTS[:4], padding=True, return_tensors="pt")
+        out = judge.model(**text, pixel_values=judge.read(images()))
+    assert scores == pytest.approx(out.logits_per_image.diag().double().numpy(), rel=1e-4)
+
+
+def test_a_model_reads_pictures_its_own_way(clip, tmp_path):
+    picture = images(1, side=48)
+    assert reader(clip)(picture).shape == (1, 3, SIDE, SIDE)
+    white = reader(clip)([Image.new("RGB", (SIDE, SIDE), "white")])
+    assert white.unique().tolist() == [1.0]
+    own = CLIPImageProcessor(
+        size={"shortest_edge": SIDE}, crop_size={"height": SIDE, "width": SIDE}
+    )
+    own.save_pretrained(tmp_path)
+    assert torch.equal(
+        reader(tmp_path)(picture), own(images=picture, return_tensors="pt").pixel_values
+    )
+
+
+@pytest.mark.parametrize("extractor", ["emoji-clip", "inception"])
+def test_fid_and_kid_are_torchmetrics(extractor, inception, tmp_path):
+    """The whole way from pictures to figures, against torchmetrics with the same network."""
+    path, n = (EMOJI_CLIP, 12) if extractor == "emoji-clip" else (inception, 4)
+    drawn, real = images(n, seed=1), images(n, seed=2)
+    for i, image in enumerate(real):
+        image.save(tmp_path / f"{i}.png")
+    found = judged({"dense": drawn}, "dense", PROMPTS * 2, Judges(features=path, real=tmp_path))[
+        "dense"
+    ]
+    extract = open_extractor(path)
+
+    class Network(nn.Module):
+        num_features = features_of(drawn[:1], extract).shape[1]
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return features_of(
+                [Image.fromarray(p.permute(1, 2, 0).numpy()) for p in x], extract
+            ).double()
+
+    for key, metric in (
+        ("fid", FrechetInceptionDistance(Network())),
+        ("kid", KernelInceptionDistance(Network(), subsets=1, subset_size=n)),
+    ):
+        for pictures, is_real in ((drawn, False), (real, True)):
+            metric.update(torch.stack([as_tensor(i) for i in pictures]), real=is_real)
+        theirs = metric.compute()
+        theirs = theirs[0] if key == "kid" else theirs
+        assert found[key]["value"] == pytest.approx(theirs.item(), rel=1e-3, abs=1e-6)
+
+
+def test_inception_runs_its_layers_as_torchmetrics_does(inception, monkeypatch):
+    """torchmetrics carries the order of the layers, the scaling and the resizing; torch-fidelity, which has the blocks, may be missing."""
+    net = load_inception(inception)
+    x = torch.stack([as_tensor(i) for i in images(2, side=40)])
+    theirs = nn.Module()
+    for name, layer in net.named_children():
+        theirs.add_module(name, layer)
+    theirs.features_list, theirs.use_antialias, theirs.INPUT_IMAGE_SIZE, theirs.AvgPool = (
+        ["2048"],
+        True,
+        299,
+        nn.AdaptiveAvgPool2d(1),
+    )
+    monkeypatch.setattr(reference_fid, "vassert", lambda truth, message: None)
+    (expected,) = reference_fid.NoTrainInceptionV3._torch_fidelity_forward(theirs, x)
+    assert torch.allclose(net(x), expected, rtol=1e-4, atol=1e-6)
+    assert len(net.state_dict()) == 564  # of the 566 published tensors all but the classifier's
+
+
+def test_lpips_is_torchmetrics(alexnet, monkeypatch):
+    net, weights = load_alexnet(alexnet), heads()
+    x, y = (torch.stack([as_tensor(i) for i in images(3, side=64, seed=s)]) for s in (1, 2))
+
+    def bare(name: str, pretrained: bool) -> nn.Sequential:
+        return nn.Sequential(*net.features, nn.MaxPool2d(3, 2))
+
+    monkeypatch.setattr(reference_lpips, "_get_tv_model_features", bare)
+    theirs = reference_lpips._LPIPS(pretrained=True, net="alex", pnet_rand=True)(
+        x.float() / 127.5 - 1, y.float() / 127.5 - 1
+    ).flatten()
+    assert torch.allclose(lpips(net, weights, x, y), theirs, rtol=1e-4)
+    assert lpips(net, weights, x, x).abs().max() == 0
+
+
+def test_image_reward_runs_on_its_published_names(reward):
+    judge = load_image_reward(reward)
+    scores = judge.rewards(images(3, side=40), PROMPTS[:3])
+    assert np.isfinite(scores).all()
+    again = judge.rewards(images(3, side=40)[:1], ["two cats"])
+    assert scores[0] != again[0]  # it reads the prompt
+    assert len(NAMES) == 9
+    assert isinstance(judge.tokenizer, BertTokenizer)
+
+
+def test_every_metric_is_run(clip, inception, alexnet, reward, tmp_path):
+    for i, image in enumerate(images(5, seed=7)):
+        image.save(tmp_path / f"{i}.png")
+    judges = Judges(
+        clip=clip, features=clip, real=tmp_path, lpips=alexnet, pickscore=clip, image_reward=reward
+    )
+    drawn = {"dense": images(4, seed=1), "half": images(4, seed=2)}
+    found = judged(drawn, "dense", PROMPTS[:4], judges)
+    assert set(found["half"]) == {"lpips", "fid", "kid", "clip_score", "pickscore", "image_reward"}
+    assert set(found["dense"]) == set(found["half"]) - {"lpips"}
+    for figures in found.values():
+        for figure in figures.values():
+            assert figure["why_not"] is None
+            assert figure["low"] <= figure["value"] <= figure["high"]
+            assert len(figure["per_prompt"]) == 4
+
+
+def test_what_is_not_at_hand_says_why(tmp_path, monkeypatch):
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    (tmp_path / "real").mkdir()
+    images(1)[0].save(tmp_path / "real" / "a.png")
+    drawn = {"dense": images(3), "half": images(3, seed=2)}
+    found = judged(drawn, "dense", PROMPTS[:3], Judges(real=tmp_path / "real"))["half"]
+    words = {
+        "lpips": "alexnet-owt",
+        "fid": "weights-inception-2015",
+        "kid": "--features",
+        "clip_score": "--clip",
+        "pickscore": "--pickscore",
+        "image_reward": "--image-reward",
+    }
+    for metric, word in words.items():
+        assert found[metric]["value"] is None
+        assert word in found[metric]["why_not"]
+    assert "--real" in judged(drawn, "dense", PROMPTS[:3], Judges())["dense"]["kid"]["why_not"]
+
+
+def test_weights_that_do_not_fit_are_refused_not_made_up(clip, alexnet, tmp_path):
+    with pytest.raises(NotAtHand, match="tensors are missing or of another shape"):
+        fill_(AlexNet(), {"features.0.weight": torch.zeros(1)}, alexnet)
+    broken = tmp_path / "broken"
+    broken.mkdir()
+    for file in clip.iterdir():
+        (broken / file.name).write_bytes(file.read_bytes())
+    tensors = load_file(broken / "model.safetensors")
+    tensors.pop("logit_scale")
+    save_file(tensors, broken / "model.safetensors", {"format": "pt"})
+    found = judged(
+        {"dense": images(3)}, "dense", PROMPTS[:3], Judges(clip=broken, image_reward=tmp_path)
+    )["dense"]
+    assert "logit_scale" in found["clip_score"]["why_not"]
+    assert "no weights of ImageReward" in found["image_reward"]["why_not"]
+    torch.save({"model": print}, tmp_path / "code.pth")  # a function is no weight
+    with pytest.raises(NotAtHand, match="something else than tensors"):
+        read_weights(tmp_path / "code.pth")
+
+
+def test_saved_features_of_another_extractor_are_refused(clip, tmp_path):
+    save_file({"features": torch.randn(9, 5)}, tmp_path / "narrow.safetensors")
+    drawn = {"dense": images(3)}
+    narrow = judged(
+        drawn, "dense", PROMPTS[:3], Judges(features=clip, real=tmp_path / "narrow.safetensors")
+    )["dense"]["fid"]
+    assert "5 numbers a picture, the extractor gives 16" in narrow["why_not"]
+    other = judged(
+        drawn, "dense", PROMPTS[:3], Judges(features=clip, real=EMOJI_CLIP / "real.safetensors")
+    )["dense"]["kid"]
+    assert "another extractor" in other["why_not"]
+
+
+def test_a_tower_alone_extracts_features(tmp_path):
+    torch.manual_seed(0)
+    CLIPVisionModelWithProjection(CLIPVisionConfig(**VISION)).save_pretrained(tmp_path)
+    assert find_judges({"features": str(tmp_path)}, tmp_path).features == tmp_path
+    assert features_of(images(), open_extractor(tmp_path)).shape == (4, 16)
+
+
+def test_a_builtin_is_judged_by_emoji_clip_unless_told_otherwise(clip, tmp_path):
+    dense = builtin_path("emoji-sd3")
+    judges = find_judges({"clip": None, "features": None, "real": None}, dense)
+    assert judges == Judges(
+        clip=EMOJI_CLIP, features=EMOJI_CLIP, real=EMOJI_CLIP / "real.safetensors"
+    )
+    assert judges.record() == {
+        "clip": "emoji-clip",
+        "features": "emoji-clip",
+        "real": "emoji-clip/real.safetensors",
+    }
+    assert find_judges({"features": "inception"}, dense) == Judges(clip=EMOJI_CLIP)
+    assert (
+        find_judges({"features": str(clip)}, dense).real is None
+    )  # saved features are emoji-clip's
+    assert find_judges({}, tmp_path) == Judges()
+    assert (EMOJI_CLIP / "real.safetensors").stat().st_size < 1.2e6
+
+
+def test_the_builtin_is_judged_offline():
+    """With the statistics that ship; noise is far from real emoji."""
+    judges = find_judges({}, builtin_path("emoji-sd3"))
+    found = judged({"dense": images(4, side=64)}, "dense", PROMPTS[:4], judges)["dense"]
+    assert found["fid"]["low"] > 100
+    assert found["kid"]["value"] > 1
+    assert -100 < found["clip_score"]["value"] < 40
+
+
+def test_wrong_paths_are_one_line(clip, inception, reward, tmp_path):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "bert").mkdir()
+    (tmp_path / "bert" / "config.json").write_text('{"model_type": "bert"}')
+    save_file({"other": torch.zeros(2)}, tmp_path / "other.safetensors")
+    (tmp_path / "notes.txt").touch()
+    wrong = {
+        "clip": [
+            ("no-such-folder", "no-such-folder"),
+            ("no-such/model", "hf download no-such/model"),
+            (tmp_path / "empty", "config.json"),
+            (tmp_path / "bert", "'bert'"),
+        ],
+        "features": [("incepton", "incepton"), (tmp_path / "notes.txt", "weights")],
+        "real": [
+            (tmp_path / "empty", "no pictures"),
+            (tmp_path / "other.safetensors", "features"),
+            (tmp_path / "missing", "missing"),
+        ],
+        "lpips": [(tmp_path / "missing.pth", "missing.pth")],
+        "pickscore": [(inception, "inception.safetensors")],
+        "image_reward": [(tmp_path / "empty", "ImageReward.safetensors"), (clip, "ImageReward.pt")],
+    }
+    for name, cases in wrong.items():
+        for value, word in cases:
+            with pytest.raises(UserError, match=word) as caught:
+                find_judges({name: str(value)}, tmp_path)
+            assert "\n" not in str(caught.value)

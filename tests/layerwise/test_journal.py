@@ -1,0 +1,199 @@
+"""Runs that were killed and go on: to the same bits, from what is whole alone, and only with what they were begun with."""
+
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+import obsdiff
+from obsdiff import PruningConfig, UserError
+from obsdiff.errors import RunStopped
+from obsdiff.layerwise.journal import FINGERPRINT, Journal, differences
+from obsdiff.layerwise.tasks import Outcome, Piece
+from obsdiff.runtime.hashing import digest
+
+from ..conftest import PROMPTS, flux, sd, sd3
+
+STEPS = {"num_inference_steps": 2, "height": 16, "width": 16}
+RUNS = {
+    "live": {"calibration": "live", "packages": 3},
+    "replay": {"calibration": "replay", "packages": 3},
+    "asymmetric": {"calibration": "replay", "packages": 3, "asymmetric": True},
+    "single": {"calibration": "single"},
+    "2:4": {"pattern": "2:4", "calibration": "live", "packages": 2},
+    "structured live": {
+        "pattern": "structured",
+        "sparsity": 0.5,
+        "round_to": 1,
+        "keep_first_last": False,
+        "calibration": "live",
+        "packages": 2,
+    },
+    "structured replay": {
+        "pattern": "structured",
+        "sparsity": 0.5,
+        "round_to": 1,
+        "keep_first_last": False,
+        "calibration": "replay",
+        "packages": 2,
+    },
+    "structured asymmetric": {
+        "pattern": "structured",
+        "sparsity": 0.5,
+        "round_to": 1,
+        "keep_first_last": False,
+        "calibration": "replay",
+        "packages": 2,
+        "asymmetric": True,
+    },
+    "budget": {"memory_budget_gib": 1.0},
+}
+
+
+def denoiser_of(pipe):
+    return pipe.unet if hasattr(pipe, "unet") else pipe.transformer
+
+
+class Killed(BaseException):
+    """As a kill would, it passes everything that could go on."""
+
+
+def killed_after(monkeypatch, pieces: int) -> None:
+    """The run ends when it would write piece number `pieces` of this process."""
+    write, written = Journal.write, []
+
+    def counted(self: Journal, piece: Piece, outcome: Outcome) -> None:
+        if len(written) == pieces:
+            raise Killed
+        written.append(piece)
+        write(self, piece, outcome)
+
+    monkeypatch.setattr(Journal, "write", counted)
+
+
+def weights_and_layers(pipe, report):
+    layers = [(row.name, row.sparsity, row.loss, row.error, row.damping) for row in report.layers]
+    return denoiser_of(pipe).state_dict(), layers, report.groups
+
+
+def assert_same(found, expected):
+    assert found[0].keys() == expected[0].keys()
+    assert all(torch.equal(w, expected[0][name]) for name, w in found[0].items())
+    assert found[1:] == expected[1:]
+
+
+@pytest.mark.parametrize("make", [sd3, sd, flux])
+@pytest.mark.parametrize("run", RUNS)
+def test_killed_three_times_it_ends_with_the_same_bits(tmp_path, monkeypatch, make, run):
+    config = PruningConfig(**STEPS | RUNS[run])
+    pipe = make()
+    expected = weights_and_layers(pipe, obsdiff.prune_(pipe, PROMPTS[:3], config))
+    for pieces in (0, 3, 2):
+        with monkeypatch.context() as patched:
+            killed_after(patched, pieces)
+            with pytest.raises(Killed):
+                obsdiff.prune_(make(), PROMPTS[:3], config, journal=tmp_path)
+    solved = len(list(tmp_path.glob("*.safetensors")))
+    assert solved == 5
+    pipe = make()
+    assert_same(
+        weights_and_layers(pipe, obsdiff.prune_(pipe, PROMPTS[:3], config, journal=tmp_path)),
+        expected,
+    )
+    calls = []
+    pipe = make()
+    denoiser_of(pipe).register_forward_pre_hook(lambda *_: calls.append(1))
+    assert_same(
+        weights_and_layers(pipe, obsdiff.prune_(pipe, PROMPTS[:3], config, journal=tmp_path)),
+        expected,
+    )
+    assert not calls  # all of it was there
+
+
+def half_done(tmp_path, monkeypatch, config):
+    with monkeypatch.context() as patched:
+        killed_after(patched, 3)
+        with pytest.raises(Killed):
+            obsdiff.prune_(sd3(), PROMPTS[:3], config, journal=tmp_path)
+
+
+def test_a_damaged_piece_is_solved_again(tmp_path, monkeypatch):
+    config = PruningConfig(**STEPS, calibration="live", packages=3)
+    pipe = sd3()
+    expected = weights_and_layers(pipe, obsdiff.prune_(pipe, PROMPTS[:3], config))
+    half_done(tmp_path, monkeypatch, config)
+    first, second, third = sorted(tmp_path.glob("*.safetensors"))
+    first.write_bytes(first.read_bytes()[:-1])
+    changed = bytearray(second.read_bytes())
+    changed[-1] ^= 1
+    second.write_bytes(changed)
+    save_file(load_file(third), third)  # without its records
+    pipe = sd3()
+    assert_same(
+        weights_and_layers(pipe, obsdiff.prune_(pipe, PROMPTS[:3], config, journal=tmp_path)),
+        expected,
+    )
+
+
+@pytest.mark.parametrize(
+    ("changes", "word"),
+    [
+        ({"prompts": PROMPTS[1:4]}, "another prompts"),
+        ({"config": {"damping": 0.1}}, r"another config\.damping \(0\.01 there, 0\.1 here\)"),
+        ({"model": True}, r"another model\.transformer"),
+        ({"version": "9.9"}, r"another versions\.torch"),
+    ],
+)
+def test_a_run_with_other_input_is_refused_and_says_what_differs(
+    tmp_path, monkeypatch, changes, word
+):
+    config = {**STEPS, "calibration": "live", "packages": 3}
+    half_done(tmp_path, monkeypatch, PruningConfig(**config))
+    if "version" in changes:
+        file = tmp_path / FINGERPRINT
+        there = json.loads(file.read_text())
+        there["versions"]["torch"] = changes["version"]
+        file.write_text(json.dumps(there))
+    pipe = sd3()
+    if "model" in changes:
+        pipe.transformer.proj_out.weight.data[0, 0] += 1
+    before = {name: w.clone() for name, w in pipe.transformer.state_dict().items()}
+    with pytest.raises(UserError, match=word):
+        obsdiff.prune_(
+            pipe,
+            changes.get("prompts", PROMPTS[:3]),
+            PruningConfig(**config | changes.get("config", {})),
+            journal=tmp_path,
+        )
+    assert all(torch.equal(w, before[name]) for name, w in pipe.transformer.state_dict().items())
+
+
+def test_a_full_disk_stops_the_run_in_one_line(tmp_path, monkeypatch):
+    def full(*_args, **_kwargs):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("obsdiff.layerwise.journal.save_file", full)
+    with pytest.raises(RunStopped, match=r"can't be written: .*No space left on device"):
+        obsdiff.prune_(sd3(), PROMPTS[:3], PruningConfig(**STEPS), journal=tmp_path)
+
+
+def test_differences_are_named_with_both_values():
+    assert differences(
+        {"a": 1, "b": {"c": 2, "d": 3}}, {"a": 1, "b": {"c": 2, "d": 4}, "e": None}
+    ) == ["b.d (3 there, 4 here)"]
+    assert differences({"a": "x" * 99}, {}) == ["a"]
+
+
+def test_a_digest_tells_names_formats_shapes_and_bytes_apart():
+    x = torch.arange(4.0)
+    variants = [
+        ("x", x),
+        ("y", x),
+        ("x", x.double()),
+        ("x", x.view(2, 2)),
+        ("x", x + 1),
+        ("x", x[:0]),
+    ]
+    assert len({digest([v]) for v in variants}) == len(variants)
+    assert digest([("x", x.expand(3, 4).T)]) == digest([("x", x.expand(3, 4).T.contiguous())])

@@ -1,0 +1,341 @@
+"""What hangs on a model: it is refused before pruning, and must fit afterwards."""
+
+import pytest
+import torch
+from diffusers import (
+    ControlNetModel,
+    SD3ControlNetModel,
+    StableDiffusion3ControlNetPipeline,
+    StableDiffusionControlNetPipeline,
+    StableDiffusionImg2ImgPipeline,
+    StableDiffusionPipeline,
+)
+from safetensors.torch import save_file
+from torch import nn
+
+from obsdiff import PruningConfig, UserError, prune_
+from obsdiff.models.adapters import pruned_shapes
+from obsdiff.models.linear_view import layer_shapes
+
+from ..conftest import PROMPTS, flux, randomise, sd, sd3
+
+pytestmark = pytest.mark.filterwarnings("ignore::obsdiff.errors.CalibrationWarning")
+QUICK = {"num_inference_steps": 2, "guidance_scale": 3.0, "height": 16, "width": 16}
+MAKES = [sd3, sd, flux]
+
+
+def component(pipe) -> str:
+    return "unet" if hasattr(pipe, "unet") else "transformer"
+
+
+def denoiser_of(pipe):
+    return getattr(pipe, component(pipe))
+
+
+def pruned(make, **settings):
+    """A pipeline without half of its heads and neurons; which ones does not matter here."""
+    pipe = make()
+    prune_(
+        pipe,
+        PROMPTS[:1],
+        PruningConfig(method="random", pattern="structured", packages=1, **QUICK | settings),
+    )
+    return pipe
+
+
+def latents(pipe, **more):
+    return pipe(
+        PROMPTS[0],
+        generator=torch.Generator().manual_seed(0),
+        output_type="latent",
+        **QUICK,
+        **more,
+    ).images
+
+
+def lora(pipe, *layers: str, prefix: bool = True) -> dict[str, torch.Tensor]:
+    """A LoRA of rank 2 for the layers with these endings, in the shapes the denoiser has."""
+    torch.manual_seed(1)
+    start = f"{component(pipe)}." if prefix else ""
+    shapes = {
+        name: s for name, s in layer_shapes(denoiser_of(pipe)).items() if name.endswith(layers)
+    }
+    down = {
+        f"{start}{name}.lora_A.weight": torch.randn(2, columns)
+        for name, (_, columns) in shapes.items()
+    }
+    return down | {
+        f"{start}{name}.lora_B.weight": torch.randn(rows, 2) for name, (rows, _) in shapes.items()
+    }
+
+
+def ip_adapter(unet, width: int = 16) -> dict:
+    """An IP-Adapter for a UNet in the shapes it has: 4 image tokens of pictures with 8 features."""
+    owners = [
+        unet.get_submodule(name.removesuffix(".processor"))
+        for name in unet.attn_processors
+        if name.endswith("attn2.processor")
+    ]
+    keys = {
+        f"{2 * i + 1}.to_{kind}_ip.weight": torch.randn(a.to_k.out_features, width)
+        for i, a in enumerate(owners)
+        for kind in "kv"
+    }
+    norm = {"norm.weight": torch.ones(width), "norm.bias": torch.zeros(width)}
+    return {
+        "ip_adapter": keys,
+        "image_proj": {
+            "proj.weight": torch.randn(4 * width, 8),
+            "proj.bias": torch.zeros(4 * width),
+            **norm,
+        },
+    }
+
+
+def load_ip_adapter(pipe, weights) -> None:
+    pipe.load_ip_adapter(weights, subfolder="", weight_name="", image_encoder_folder=None)
+
+
+def one_line(error) -> str:
+    text = str(error.value)
+    assert "\n" not in text
+    return text
+
+
+@pytest.mark.parametrize("make", MAKES)
+def test_the_pruned_shapes_are_those_of_the_model_whatever_hangs_on_it(make):
+    pytest.importorskip("peft")
+    pipe = pruned(make)
+    now, dense = layer_shapes(denoiser_of(pipe)), layer_shapes(denoiser_of(make()))
+    assert pruned_shapes(denoiser_of(pipe)) == {
+        name: now[name] for name in now if now[name] != dense[name]
+    }
+    expected = pruned_shapes(denoiser_of(pipe))
+    pipe.load_lora_weights(lora(pipe, "to_q"))
+    assert pruned_shapes(denoiser_of(pipe)) == expected
+
+
+@pytest.mark.parametrize("make", [sd3, sd])
+def test_a_lora_for_the_dense_shapes_is_refused_and_leaves_no_trace(make):
+    pytest.importorskip("peft")
+    pipe = pruned(make)
+    before, keys = latents(pipe), set(denoiser_of(pipe).state_dict())
+    with pytest.raises(UserError, match="fuse_lora") as error:
+        pipe.load_lora_weights(lora(make(), "to_q", "to_k", "to_v", "to_out.0"))
+    first = next(name for name in pruned_shapes(denoiser_of(pipe)) if name.endswith("to_q"))
+    rows, columns = layer_shapes(denoiser_of(make()))[first]
+    assert f"{first} of this Pruned" in one_line(error)
+    assert f"({rows // 2}, {columns})" in str(error.value)
+    assert f"({rows}, {columns})" in str(error.value)
+    assert set(denoiser_of(pipe).state_dict()) == keys
+    assert torch.equal(latents(pipe), before)
+
+
+@pytest.mark.parametrize("layers", [("to_q",), ("to_out.0",), ("ff.net.0.proj",), ("ff.net.2",)])
+def test_every_road_into_the_denoiser_is_guarded(layers, tmp_path):
+    pytest.importorskip("peft")
+    pipe, weights = pruned(sd3), lora(sd3(), *layers)
+    bare = lora(sd3(), *layers, prefix=False)
+    old = {
+        name.replace("lora_A", "lora.down").replace("lora_B", "lora.up"): w
+        for name, w in weights.items()
+    }
+    save_file(weights, tmp_path / "lora.safetensors")
+    for call in (
+        lambda: pipe.load_lora_weights(tmp_path, weight_name="lora.safetensors"),
+        lambda: pipe.load_lora_weights(old),
+        lambda: pipe.load_lora_weights(weights, low_cpu_mem_usage=True),
+        lambda: pipe.transformer.load_lora_adapter(weights),
+        lambda: pipe.transformer.load_lora_adapter(str(tmp_path), weight_name="lora.safetensors"),
+        lambda: pipe.transformer.load_lora_adapter(
+            pretrained_model_name_or_path_or_dict=bare, prefix=None
+        ),
+    ):
+        with pytest.raises(UserError, match=r"transformer_blocks\.1\."):
+            call()
+    pipe.load_lora_weights(lora(pipe, *layers), adapter_name="mine")
+    with pytest.raises(UserError, match=r"transformer_blocks\.1\."):
+        pipe.load_lora_weights(weights, adapter_name="mine", hotswap=True)
+
+
+@pytest.mark.parametrize("make", MAKES)
+def test_a_lora_for_the_pruned_shapes_works_and_can_be_fused(make):
+    pytest.importorskip("peft")
+    pipe = pruned(make)
+    before = latents(pipe)
+    pipe.load_lora_weights(lora(pipe, "to_q", "to_v", "to_out.0"))
+    with_lora = latents(pipe)
+    assert not torch.allclose(with_lora, before, atol=1e-3)
+    pipe.fuse_lora()
+    pipe.unload_lora_weights()
+    assert torch.allclose(latents(pipe), with_lora, atol=1e-3)
+
+
+def test_a_lora_for_layers_that_were_not_pruned_works():
+    pytest.importorskip("peft")
+    pipe = pruned(sd3)
+    before = latents(pipe)
+    pipe.load_lora_weights(lora(sd3(), "norm1.linear", "blocks.0.attn.to_q"))
+    assert not torch.allclose(latents(pipe), before, atol=1e-3)
+
+
+def test_flux_widens_its_layers_before_the_model_is_asked():
+    """FluxPipeline.load_lora_weights is diffusers' own: where biases stop it the error is torch's, elsewhere ours."""
+    pytest.importorskip("peft")
+    with pytest.raises(RuntimeError, match="size mismatch for bias"):
+        pruned(flux).load_lora_weights(lora(flux(), "to_q"))
+    with pytest.raises(
+        UserError, match=r"transformer_blocks\.1\.attn\.to_out\.0 of this PrunedFlux"
+    ):
+        pruned(flux).load_lora_weights(lora(flux(), "attn.to_out.0"))
+    with pytest.raises(UserError, match=r"transformer_blocks\.1\.attn\.to_q of this PrunedFlux"):
+        pruned(flux).transformer.load_lora_adapter(lora(flux(), "to_q"))
+
+
+@pytest.mark.parametrize("make", MAKES)
+def test_pruning_refuses_layers_with_a_lora_and_takes_a_fused_one(make):
+    pytest.importorskip("peft")
+    pipe = make()
+    pipe.load_lora_weights(lora(pipe, "to_q"))
+    config = PruningConfig(method="magnitude", packages=1, **QUICK)
+    for step in (lambda: None, pipe.fuse_lora):
+        step()
+        with pytest.raises(UserError, match=r"to_q.*unload_lora_weights\(\) first") as error:
+            prune_(pipe, PROMPTS[:1], config)
+        one_line(error)
+    pipe.unload_lora_weights()
+    prune_(pipe, PROMPTS[:1], config)
+
+
+def test_pruning_refuses_a_peft_model_and_a_lora_on_a_text_encoder():
+    peft = pytest.importorskip("peft")
+    config = PruningConfig(method="magnitude", packages=1, **QUICK)
+    pipe = sd3()
+    pipe.transformer = peft.get_peft_model(
+        pipe.transformer, peft.LoraConfig(r=2, target_modules=["to_q"])
+    )
+    with pytest.raises(UserError, match="transformer: expected plain layers"):
+        prune_(pipe, PROMPTS[:1], config)
+    pipe = sd()
+    pipe.text_encoder.add_adapter(peft.LoraConfig(r=2, target_modules=["q_proj"]))
+    with pytest.raises(UserError, match="text_encoder: expected plain layers"):
+        prune_(pipe, PROMPTS[:1], config)
+
+
+def test_an_ip_adapter_needs_all_heads():
+    """diffusers itself would load it and read its wider keys as more image tokens: pictures, but wrong ones."""
+    weights, pipe = ip_adapter(sd().unet), pruned(sd)
+    before = latents(pipe)
+    with pytest.raises(
+        UserError, match=r"attn1 of this PrunedUNet2DConditionModel has only 2 left"
+    ) as error:
+        load_ip_adapter(pipe, weights)
+    one_line(error)
+    assert torch.equal(latents(pipe), before)
+    pipe = pruned(sd, target="ffn")
+    load_ip_adapter(pipe, weights)
+    assert latents(pipe, ip_adapter_image_embeds=[torch.randn(2, 1, 8)]).isfinite().all()
+
+
+@pytest.mark.parametrize("make", [sd3, flux])
+def test_transformers_refuse_an_ip_adapter_too(make):
+    with pytest.raises(UserError, match="all its heads"):
+        pruned(make).transformer._load_ip_adapter_weights({"ip_adapter": {}, "image_proj": {}})
+
+
+def test_custom_diffusion_needs_all_heads():
+    with pytest.raises(UserError, match="all its heads"):
+        pruned(sd).unet.load_attn_procs({"custom_diffusion": torch.zeros(1)})
+
+
+def test_pruning_refuses_a_loaded_ip_adapter():
+    pipe = sd()
+    load_ip_adapter(pipe, ip_adapter(pipe.unet))
+    config = PruningConfig(method="magnitude", packages=1, **QUICK)
+    with pytest.raises(
+        UserError, match=r"IPAdapterAttnProcessor2_0 at .*unload_ip_adapter\(\) first"
+    ) as error:
+        prune_(pipe, PROMPTS[:1], config)
+    one_line(error)
+    pipe.unload_ip_adapter()
+    prune_(pipe, PROMPTS[:1], config)
+
+
+def controlnet(unet) -> ControlNetModel:
+    return ControlNetModel.from_unet(unet, conditioning_embedding_out_channels=(8, 16))
+
+
+def test_a_controlnet_of_the_dense_unet_steers_the_pruned_one():
+    """It adds to what blocks give, and structured pruning leaves those widths alone."""
+    pipe, torch_seed = pruned(sd), torch.manual_seed(2)
+    net = controlnet(sd().unet)
+    with torch.no_grad():
+        for p in net.controlnet_down_blocks.parameters():
+            p.add_(torch.randn(p.shape, generator=torch_seed))
+    steered = StableDiffusionControlNetPipeline(
+        **pipe.components, controlnet=net, requires_safety_checker=False
+    )
+    picture = torch.rand(1, 3, 16, 16, generator=torch_seed)
+    assert torch.equal(
+        latents(steered, image=picture, controlnet_conditioning_scale=0.0), latents(pipe)
+    )
+    moved = latents(steered, image=picture)
+    assert moved.isfinite().all()
+    assert not torch.allclose(moved, latents(pipe), atol=1e-3)
+
+
+def test_a_controlnet_of_the_dense_transformer_steers_the_pruned_one():
+    pipe = pruned(sd3)
+    net = SD3ControlNetModel.from_transformer(
+        sd3().transformer, num_layers=2, num_extra_conditioning_channels=0
+    )
+    torch.manual_seed(2)
+    steered = StableDiffusion3ControlNetPipeline(**pipe.components, controlnet=randomise(net))
+    moved = latents(steered, control_image=torch.rand(1, 3, 16, 16))
+    assert moved.isfinite().all()
+    assert not torch.allclose(moved, latents(pipe), atol=1e-3)
+
+
+def test_a_controlnet_can_not_be_begun_from_a_pruned_unet():
+    """ControlNetModel.from_unet copies weights into dense shapes; torch names the first that does not fit."""
+    with pytest.raises(
+        RuntimeError,
+        match=r"size mismatch for 0\.attentions\.0\.transformer_blocks\.0\.attn1\.to_q\.weight",
+    ):
+        controlnet(pruned(sd).unet)
+    with pytest.raises(RuntimeError, match=r"size mismatch for 1\.attn\.to_q\.weight"):
+        SD3ControlNetModel.from_transformer(pruned(sd3).transformer, num_layers=2)
+
+
+def test_other_pipelines_take_the_pruned_model():
+    pipe = pruned(sd)
+    other = StableDiffusionImg2ImgPipeline.from_pipe(
+        pipe, unet=pipe.unet
+    )  # diffusers wants it named: its class is not the exact one
+    assert other.unet is pipe.unet
+    back = StableDiffusionPipeline.from_pipe(other, unet=other.unet)
+    assert torch.equal(latents(back), latents(pipe))
+
+
+@pytest.mark.parametrize("pattern", ["unstructured", "structured"])
+def test_quantised_weights_in_memory_are_refused(pattern):
+    torchao = pytest.importorskip("torchao.quantization")
+    pipe = sd3()
+    torchao.quantize_(pipe.transformer.transformer_blocks[1].ff, torchao.Int8WeightOnlyConfig())
+    with pytest.raises(
+        UserError, match=r"Int8Tensor in transformer_blocks\.1\.ff.*then quantise the result"
+    ) as error:
+        prune_(pipe, PROMPTS[:1], PruningConfig(pattern=pattern, packages=1, **QUICK))
+    one_line(error)
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int8, torch.float8_e4m3fn])
+def test_packed_weights_in_memory_are_refused(dtype):
+    """bitsandbytes, GGUF and layerwise casting keep bytes where the weights were."""
+    pipe = sd3()
+    layer = pipe.transformer.transformer_blocks[0].attn.to_q
+    layer.weight = nn.Parameter(layer.weight.detach().to(dtype), requires_grad=False)
+    with pytest.raises(
+        UserError, match=rf"found {dtype} in transformer_blocks\.0\.attn\.to_q\.weight"
+    ):
+        prune_(pipe, PROMPTS[:1], PruningConfig(packages=1, **QUICK))

@@ -1,0 +1,332 @@
+"""The built-in pipelines, through the real command line: what the README claims, in small."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from obsdiff import PruningConfig, builtin_path, prune_
+from obsdiff.cli.main import main
+from obsdiff.config.choices import METHODS
+from obsdiff.evaluation.draw import draw
+from obsdiff.evaluation.metrics import relative_latent_error
+from obsdiff.pipelines.builtin import BUILTINS, builtin_info
+from obsdiff.pipelines.folder import open_folder, read_prompts
+from obsdiff.pipelines.load import load_pipeline
+
+SMALL = {"num_inference_steps": 6, "guidance_scale": 4.0, "height": 64, "width": 64}
+FLAGS = ["--num-prompts", "6", "--num-inference-steps", "6"]
+PLAIN = """
+import sys, torch
+from diffusers import StableDiffusion3Pipeline, StableDiffusionPipeline
+kind = StableDiffusion3Pipeline if sys.argv[2] == "sd3" else StableDiffusionPipeline
+pipe = kind.from_pretrained(sys.argv[1], dtype=torch.float32)
+image = pipe("red apple, noto style", num_inference_steps=2, generator=torch.Generator().manual_seed(0)).images[0]
+assert "obsdiff" not in sys.modules
+print(image.size)
+"""
+slow = pytest.mark.slow
+ENOUGH = {
+    "emoji-sd3": 8,
+    "emoji-unet": 64,
+}  # calibration prompts: the keys of a UNet's cross-attention see nothing but their few words
+SHARED = ("text_encoder", "vae", "tokenizer")  # what emoji-unet has from emoji-sd3
+
+
+def size(folder) -> int:
+    return sum(f.stat().st_size for f in folder.rglob("*") if f.is_file())
+
+
+@pytest.fixture(scope="module")
+def path():
+    return builtin_path("emoji-sd3")
+
+
+@pytest.mark.parametrize("model", BUILTINS)
+def test_it_is_small_and_complete(model):
+    path = builtin_path(model)
+    assert size(path) <= 64e6
+    info = builtin_info(path)["settings"]
+    assert info == {
+        "num_inference_steps": 25,
+        "guidance_scale": info["guidance_scale"],
+        "height": 64,
+        "width": 64,
+    }
+    calibration, evaluation = (
+        read_prompts(path / f"{kind}_prompts.txt") for kind in ("calibration", "evaluation")
+    )
+    assert len(set(calibration)) >= 100
+    assert len(set(evaluation)) >= 64
+    assert not set(calibration) & set(evaluation)
+
+
+def test_heads_and_blocks_of_emoji_sd3(path):
+    config = open_folder(path).config("transformer")
+    assert (config["attention_head_dim"], config["num_attention_heads"], config["num_layers"]) == (
+        64,
+        5,
+        6,
+    )
+
+
+def test_emoji_unet_is_a_stable_diffusion_pipeline_that_shares_parts(path):
+    unet = builtin_path("emoji-unet")
+    assert open_folder(unet).pipeline == "StableDiffusionPipeline"
+    assert (
+        json.loads((unet / "scheduler" / "scheduler_config.json").read_text())["_class_name"]
+        == "DDIMScheduler"
+    )
+    assert size(unet) - sum(size(unet / part) for part in SHARED) <= 30e6
+    for part in ("text_encoder/model.safetensors", "vae/diffusion_pytorch_model.safetensors"):
+        mine, theirs = (load_file(folder / part) for folder in (unet, path))
+        assert all(torch.equal(tensor, theirs[name]) for name, tensor in mine.items())
+
+
+def test_unknown_words_are_spelled_in_bytes(path):
+    from transformers import CLIPTokenizer
+
+    tokenizer = CLIPTokenizer.from_pretrained(path / "tokenizer")
+    ids = tokenizer("Ünknown wörd ☂ qxzj").input_ids
+    assert ids.count(tokenizer.eos_token_id) == 1
+    assert tokenizer.eos_token_id != 2
+
+
+@pytest.mark.parametrize("model", BUILTINS)
+def test_plain_diffusers_draws_with_it(model):
+    done = subprocess.run(
+        [sys.executable, "-c", PLAIN, str(builtin_path(model)), model.removeprefix("emoji-")],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.strip() == "(64, 64)"
+
+
+def test_inspect_gives_its_path(path, capsys):
+    assert main(["inspect", "emoji-sd3", "--json"]) == 0
+    plan = json.loads(capsys.readouterr().out)
+    assert plan["path"] == str(path)
+    assert (
+        plan["layers"],
+        plan["units"],
+        plan["settings"]["num_inference_steps"],
+        plan["prompts"],
+    ) == (5 * 12 + 9, 6 * 4, 25, 24)
+
+
+def test_inspect_counts_the_blocks_of_emoji_unet(capsys):
+    """Transformer blocks: one in each of two levels down, one in the middle, two in each of two levels up; 10 linears in 6 units each."""
+    assert main(["inspect", "emoji-unet", "--json"]) == 0
+    plan = json.loads(capsys.readouterr().out)
+    assert plan["path"] == str(builtin_path("emoji-unet"))
+    assert (plan["layers"], plan["units"], plan["settings"]["num_inference_steps"]) == (
+        7 * 10,
+        7 * 6,
+        25,
+    )
+
+
+@slow
+@pytest.mark.parametrize(
+    ("method", "pattern"),
+    [(m, p.replace("n:m", "2:4")) for m, patterns in METHODS.items() for p in patterns],
+    ids=lambda value: value.replace(":", "of"),
+)
+def test_every_method_prunes_emoji_unet_in_every_pattern(tmp_path, method, pattern, capsys):
+    """Pruned by the command line, opened again, and drawn through evaluate."""
+    out, share = tmp_path / "out", [] if ":" in pattern else ["--sparsity", "0.3"]
+    short = ["--num-prompts", "2", "--num-inference-steps", "3"]
+    assert (
+        main(
+            [
+                "prune",
+                "emoji-unet",
+                "--output",
+                str(out),
+                "--method",
+                method,
+                "--pattern",
+                pattern,
+                *share,
+                *short,
+            ]
+        )
+        == 0
+    )
+    record = json.loads((out / "obsdiff.json").read_text())
+    wanted = 0.5 if ":" in pattern else 0.3
+    assert record["sparsity"] == pytest.approx(
+        wanted, abs=0.05 if pattern == "structured" else 1e-3
+    )
+    capsys.readouterr()
+    assert (
+        main(
+            [
+                "evaluate",
+                str(out),
+                "--against",
+                "emoji-unet",
+                "--output",
+                str(tmp_path / "run"),
+                *short,
+                "--rounds",
+                "0",
+                "--json",
+            ]
+        )
+        == 0
+    )
+    results = json.loads(capsys.readouterr().out)
+    (run,) = results["runs"]
+    assert 0 < run["metrics"]["relative_latent_error"]["value"] < 2
+    assert (run["cost"]["parameters"] < results["dense_cost"]["parameters"]) == (
+        pattern == "structured"
+    )
+
+
+@slow
+@pytest.mark.parametrize(
+    ("flags", "group"), [(["--sparsity", "0.5"], None), (["--pattern", "2:4"], (2, 4))]
+)
+def test_the_command_line_prunes_it(path, tmp_path, flags, group):
+    out = tmp_path / "out"
+    assert main(["prune", "emoji-sd3", "--output", str(out), *flags, *FLAGS]) == 0
+    weights = load_file(out / "transformer" / "diffusion_pytorch_model.safetensors")
+    record = json.loads((out / "obsdiff.json").read_text())
+    assert len(record["layers"]) == 69
+    for row in record["layers"]:
+        w = weights[row["name"] + ".weight"]
+        assert w.dtype == torch.float16
+        assert (w == 0).float().mean() == pytest.approx(0.5, abs=1e-3)
+        assert not group or (w.unflatten(1, (-1, group[1])) != 0).sum(2).max() <= group[0]
+    done = subprocess.run(
+        [sys.executable, "-c", PLAIN, str(out), "sd3"], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == "(64, 64)"
+
+
+@slow
+@pytest.mark.parametrize("pattern", ["unstructured", "2:4"])
+@pytest.mark.parametrize("model", BUILTINS)
+def test_obs_is_well_ahead_of_magnitude(model, pattern):
+    """At most 0.8 of magnitude's relative latent error, on prompts and noise that calibration has not seen."""
+    path = builtin_path(model)
+    folder = open_folder(path)
+    prompts = read_prompts(path / "evaluation_prompts.txt")[:8]
+    seeds = [10_000 + i for i in range(8)]
+    latents = {}
+    for method in (None, "magnitude", "obs"):
+        pipe, _ = load_pipeline(folder, device="cpu")
+        if method:
+            prune_(
+                pipe,
+                read_prompts(path / "calibration_prompts.txt"),
+                PruningConfig(
+                    method=method, pattern=pattern, num_prompts=ENOUGH[model], packages=2, **SMALL
+                ),
+            )
+        _, latents[method] = draw(pipe, prompts, seeds, SMALL)
+    errors = {
+        m: relative_latent_error(latents[m], latents[None])["value"] for m in ("magnitude", "obs")
+    }
+    assert 0 < errors["obs"] <= 0.8 * errors["magnitude"]
+
+
+@slow
+def test_batch_size_changes_no_more_than_ties(path, capsys):
+    """With the default, one dense pass; more packages see what the ties of earlier ones did (docs/log.md)."""
+    folder = open_folder(path)
+    kept = []
+    for batch in (1, 4):
+        pipe, _ = load_pipeline(folder, device="cpu")
+        config = PruningConfig(num_prompts=4, batch_size=batch, **SMALL)
+        report = prune_(pipe, read_prompts(path / "calibration_prompts.txt"), config)
+        kept.append(
+            torch.cat(
+                [
+                    pipe.transformer.get_submodule(row.name).weight.flatten() != 0
+                    for row in report.layers
+                ]
+            )
+        )
+    differ = (kept[0] != kept[1]).sum().item()
+    with capsys.disabled():
+        print(f"\nbatch size 1 and 4: {differ} of {len(kept[0])} mask entries differ")
+    assert differ / len(kept[0]) < 1e-3
+
+
+@slow
+def test_structured_gets_smaller_and_beats_l1(tmp_path, capsys):
+    """Neurons of the inner blocks, through prune and evaluate: at most half of L1's relative latent error, and shapes as the config says."""
+    common = [
+        "--pattern",
+        "structured",
+        "--sparsity",
+        "0.3",
+        "--target",
+        "ffn",
+        "--packages",
+        "1",
+        *FLAGS,
+    ]
+    for method in ("obs", "l1"):
+        assert (
+            main(
+                [
+                    "prune",
+                    "emoji-sd3",
+                    "--output",
+                    str(tmp_path / method),
+                    "--method",
+                    method,
+                    *common,
+                ]
+            )
+            == 0
+        )
+    config = json.loads((tmp_path / "obs" / "transformer" / "config.json").read_text())
+    weights = load_file(tmp_path / "obs" / "transformer" / "diffusion_pytorch_model.safetensors")
+    assert len(config["pruned_layout"]) == 8
+    for owner, left in config["pruned_layout"].items():
+        assert left == {"neurons": 896}
+        assert (
+            weights[f"{owner}.net.0.proj.weight"].shape[0]
+            == weights[f"{owner}.net.2.weight"].shape[1]
+            == 896
+        )
+    capsys.readouterr()
+    runs = [
+        str(tmp_path / "obs"),
+        str(tmp_path / "l1"),
+        "--against",
+        "emoji-sd3",
+        "--output",
+        str(tmp_path / "run"),
+    ]
+    assert (
+        main(
+            [
+                "evaluate",
+                *runs,
+                "--num-prompts",
+                "6",
+                "--num-inference-steps",
+                "6",
+                "--rounds",
+                "0",
+                "--json",
+            ]
+        )
+        == 0
+    )
+    results = json.loads(capsys.readouterr().out)
+    obs, l1 = (run["metrics"]["relative_latent_error"]["value"] for run in results["runs"])
+    assert 0 < obs <= 0.5 * l1
+    for run in results["runs"]:
+        assert run["cost"]["neurons"] == {"removed": 8 * 384, "total": 8 * 1280}
+        assert run["cost"]["parameters"] < results["dense_cost"]["parameters"]
+        assert run["metrics"]["clip_score"]["value"] > 0

@@ -1,0 +1,139 @@
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from diffusers import DiffusionPipeline
+
+from obsdiff import PruningConfig, UserError, prune_, save_pruned
+from obsdiff.errors import RunFailed
+from obsdiff.pipelines.folder import open_folder
+from obsdiff.pipelines.load import load_pipeline
+from obsdiff.pipelines.save import cast_, read_record, whole_folder
+
+from ..conftest import PROMPTS, sd, sd3
+
+pytestmark = pytest.mark.filterwarnings("ignore::obsdiff.errors.CalibrationWarning")
+QUICK = {"num_inference_steps": 2, "guidance_scale": 3.0}
+DRAW = {"output_type": "latent", **QUICK}
+
+
+def test_a_saved_pipeline_loads_in_plain_diffusers_and_draws_the_same(tmp_path):
+    pipe = sd()
+    report = prune_(pipe, PROMPTS[:2], PruningConfig(packages=1, **QUICK))
+    folder = save_pruned(pipe, tmp_path / "out", report)
+    again = DiffusionPipeline.from_pretrained(folder)
+    pictures = [
+        p("fish", generator=torch.Generator().manual_seed(0), **DRAW).images for p in (pipe, again)
+    ]
+    assert torch.equal(*pictures)
+    record = read_record(folder)
+    assert record["config"]["method"] == "obs"
+    assert len(record["layers"]) == 40
+    assert "40 linear layers in `unet` are zero" in (folder / "README.md").read_text()
+
+
+def test_nothing_but_safetensors_json_and_text_is_written(tmp_path):
+    pipe = sd3()
+    folder = save_pruned(
+        pipe, tmp_path / "out", prune_(pipe, PROMPTS[:1], PruningConfig(packages=1, **QUICK))
+    )
+    assert {f.suffix for f in folder.rglob("*") if f.is_file()} <= {
+        ".safetensors",
+        ".json",
+        ".md",
+        ".txt",
+    }
+
+
+def test_stored_half_precision_is_computed_in_float32_on_a_cpu_and_saved_as_stored(
+    sd3_folder, tmp_path
+):
+    pipe, formats = load_pipeline(open_folder(Path(sd3_folder)), device="cpu")
+    assert pipe.transformer.dtype == torch.float32
+    assert set(formats.values()) == {"float16"}
+    report = prune_(pipe, PROMPTS[:1], PruningConfig(packages=1, **QUICK))
+    cast_(pipe, formats)
+    folder = open_folder(save_pruned(pipe, tmp_path / "out", report))
+    assert {t.dtype for t in folder.components.values()} == {"float16"}
+    pipe, formats = load_pipeline(folder, dtype="bfloat16", device="cpu")
+    assert pipe.transformer.dtype == torch.bfloat16
+    assert set(formats.values()) == {"bfloat16"}
+
+
+def test_an_existing_folder_is_refused_or_replaced_whole(tmp_path):
+    pipe = sd3()
+    report = prune_(pipe, PROMPTS[:1], PruningConfig(packages=1, **QUICK))
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "mine").touch()
+    with pytest.raises(UserError, match="exists already"):
+        save_pruned(pipe, out, report)
+    assert [f.name for f in out.iterdir()] == ["mine"]
+    with pytest.raises(UserError, match="holds mine, which obsdiff did not write"):
+        save_pruned(pipe, out, report, overwrite=True)
+    assert [f.name for f in out.iterdir()] == ["mine"]
+    (out / "mine").unlink()
+    save_pruned(pipe, out, report, overwrite=True)
+    (out / "vae").rename(out / "old")
+    save_pruned(pipe, tmp_path / "again", report)
+    (tmp_path / "again" / "README.md").write_text("the owner's card")
+    save_pruned(pipe, tmp_path / "again", report, overwrite=True)
+    assert (tmp_path / "again" / "README.md").read_text() != "the owner's card"
+    with pytest.raises(UserError, match="holds old/"):
+        save_pruned(pipe, out, report, overwrite=True)
+    assert json.loads((out / "obsdiff.json").read_text())["schema"] == 1
+    assert sorted(f.name for f in tmp_path.iterdir()) == ["again", "out"]
+
+
+def test_a_pipeline_does_not_replace_the_folder_it_came_from(tmp_path):
+    pipe = sd3()
+    report = prune_(pipe, PROMPTS[:1], PruningConfig(packages=1, **QUICK))
+    out = save_pruned(pipe, tmp_path / "out", report)
+    loaded, _ = load_pipeline(open_folder(out), device="cpu")
+    with pytest.raises(UserError, match="in one another"):
+        save_pruned(loaded, out, report, overwrite=True)
+    assert save_pruned(loaded, tmp_path / "new", report) == tmp_path / "new"
+
+
+def test_a_lora_that_came_after_pruning_is_not_saved_by_halves(tmp_path):
+    """diffusers would write the wrapped layers under names that it does not find again."""
+    peft = pytest.importorskip("peft")
+    pipe = sd3()
+    report = prune_(pipe, PROMPTS[:1], PruningConfig(packages=1, **QUICK))
+    pipe.transformer.add_adapter(peft.LoraConfig(r=2, target_modules=["to_q"]))
+    with pytest.raises(UserError, match="fuse_lora"):
+        save_pruned(pipe, tmp_path / "out", report)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_that_fails_half_way_leaves_nothing_behind(tmp_path):
+    def fail() -> None:
+        with whole_folder(tmp_path / "out", overwrite=False) as inside:
+            (inside / "half").touch()
+            raise OSError("disk full")
+
+    with pytest.raises(OSError, match="disk full"):
+        fail()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_output_that_appears_meanwhile_is_kept(tmp_path):
+    def race() -> None:
+        with whole_folder(tmp_path / "out", overwrite=False):
+            (tmp_path / "out").mkdir()
+            (tmp_path / "out" / "theirs").touch()
+
+    with pytest.raises(UserError, match="appeared meanwhile"):
+        race()
+    assert [f.name for f in (tmp_path / "out").iterdir()] == ["theirs"]
+
+
+def test_a_weight_that_its_format_does_not_hold_is_named(sd3_folder):
+    pipe, formats = load_pipeline(open_folder(Path(sd3_folder)), device="cpu")
+    pipe.transformer.transformer_blocks[1].attn.to_q.weight.data[0, 0] = 1e5
+    with pytest.raises(
+        RunFailed,
+        match=r"transformer\.transformer_blocks\.1\.attn\.to_q\.weight: it has inf or NaN in float16",
+    ):
+        cast_(pipe, formats)

@@ -1,0 +1,69 @@
+"""Several processes: who does what, and that they end together; the real command line under torchrun is in test_stress.py."""
+
+import pytest
+
+from obsdiff import PruningConfig, UserError
+from obsdiff.calibration.hessian import Hessian
+from obsdiff.calibration.plan import job_of
+from obsdiff.errors import RunStopped
+from obsdiff.runtime.distributed import Ranks, answered, shared_out
+
+from ..conftest import PROMPTS, sd3
+
+
+def test_work_is_shared_out_evenly_and_the_dearest_first():
+    costs = [1, 8, 2, 7, 3, 6, 4, 5]
+    owners = shared_out(costs, 3)
+    loads = [
+        sum(cost for cost, owner in zip(costs, owners, strict=True) if owner == rank)
+        for rank in range(3)
+    ]
+    assert sum(loads) == 36
+    assert max(loads) <= 13
+    assert owners[1] == 0
+    assert shared_out(costs, 1) == [0] * 8
+    assert shared_out(costs, 3) == owners
+
+
+@pytest.mark.parametrize("batch", [1, 2, 3])
+def test_every_batch_is_drawn_by_one_process(monkeypatch, batch):
+    drawn = []
+    for rank in range(2):
+        monkeypatch.setattr(Ranks, "here", classmethod(lambda cls, rank=rank: cls(rank, 2)))
+        plan = job_of(sd3(), PROMPTS, PruningConfig(batch_size=batch)).plan
+        drawn += [(tuple(prompts), tuple(seeds)) for prompts, seeds in plan.batches()]
+    monkeypatch.setattr(Ranks, "here", classmethod(lambda cls: cls()))
+    alone = [
+        (tuple(prompts), tuple(seeds))
+        for prompts, seeds in job_of(sd3(), PROMPTS, PruningConfig(batch_size=batch)).plan.batches()
+    ]
+    assert sorted(drawn) == sorted(alone)
+    assert len(drawn) == -(-8 // batch)
+
+
+def test_a_process_without_a_batch_is_refused_everywhere(monkeypatch):
+    for rank in range(3):
+        monkeypatch.setattr(Ranks, "here", classmethod(lambda cls, rank=rank: cls(rank, 3)))
+        with pytest.raises(
+            UserError, match="batch_size: 3 processes share 8 prompts in batches of 4"
+        ):
+            job_of(sd3(), PROMPTS, PruningConfig(batch_size=4))
+
+
+def test_one_process_asks_nobody():
+    alone, hessian = Ranks.here(), Hessian.zeros(3)
+    assert alone == Ranks(0, 1)
+    assert alone.agree(lambda: 3) == 3
+    alone.add_(hessian, 0)
+    assert hessian.columns == 3
+
+
+def test_a_lost_process_is_one_clear_line():
+    with (
+        pytest.raises(
+            RunStopped,
+            match=r"process 0: another process of this job has ended, or does not answer .*Connection closed by peer",
+        ),
+        answered(),
+    ):
+        raise RuntimeError("[gloo/transport/tcp/pair.cc:534] Connection closed by peer\nmore")

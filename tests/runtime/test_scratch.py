@@ -1,0 +1,39 @@
+import os
+import time
+
+from filelock import FileLock
+
+from obsdiff.runtime.scratch import LOCK, NEW, PREFIX, store, sweep_up
+
+
+def test_what_has_no_room_goes_to_files_that_vanish():
+    with store(100) as waiting:
+        assert waiting.take(60) is None
+        file = waiting.take(60)
+        file.write_bytes(b"x")
+        assert waiting.take(40) is None
+        assert (waiting.used, waiting.on_disk) == (100, 60)
+        waiting.give_back(60)
+        waiting.give_back(60, file)
+        assert (waiting.used, waiting.on_disk, file.exists()) == (40, 0, False)
+        assert waiting.take(60) is None
+        waiting.take(1).write_bytes(b"x")
+    assert not waiting.folder.exists()
+
+
+def test_folders_of_killed_runs_are_swept_up_and_those_in_use_are_not(tmp_path):
+    killed, new, used = (tmp_path / f"{PREFIX}{name}" for name in ("killed", "new", "used"))
+    for folder in (killed, new, used):
+        folder.mkdir()
+        (folder / LOCK).touch()
+        (folder / "00000001").write_bytes(b"x")
+    for folder in (killed, used):
+        os.utime(folder / LOCK, (0, time.time() - NEW - 1))
+    other = tmp_path / f"{PREFIX}no-store"
+    other.mkdir()
+    with FileLock(used / LOCK):
+        os.utime(used / LOCK, (0, time.time() - NEW - 1))
+        sweep_up(tmp_path)
+    assert sorted(folder.name for folder in tmp_path.iterdir()) == sorted(
+        folder.name for folder in (new, used, other)
+    )
