@@ -54,7 +54,7 @@ def main() -> None:
             config = shared | {
                 "calibration": "replay",
                 "packages": packages
-                or len(select(find_blocks(lab.linears), PruningConfig(**shared), lab.linears)),
+                or len(select(find_blocks(lab.shapes), PruningConfig(**shared), lab.shapes)),
             }
             plain, aimed = (
                 errors(lab, config | {"asymmetric": asymmetric}) for asymmetric in (False, True)

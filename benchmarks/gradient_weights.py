@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from obsdiff import PruningConfig
-from obsdiff.calibration.context import Plan
+from obsdiff.calibration.context import CalibrationSet
 from obsdiff.models.structure import Tap
 from obsdiff.pipelines.call import choose_prompts
 from obsdiff.pipelines.run import hooked, prepared, replaced
@@ -116,7 +116,7 @@ def main() -> None:
     prompts, seeds = choose_prompts(lab.calibration, config)
     weighing = Weighing(lab, [tap for package in lab.packages(config) for tap in package.taps])
     with prepared(lab.pipe) as run, replaced(lab.dense, "forward", weighing):
-        for some, their in Plan(prompts, seeds, lab.settings).batches():
+        for some, their in CalibrationSet(prompts, seeds, lab.settings).batches():
             run.latents(some, their, lab.settings)
     print(
         f"evenness of the weights in a call (1: all alike), median {statistics.median(weighing.evenness):.2f}",

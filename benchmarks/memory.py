@@ -99,7 +99,7 @@ class noted:  # noqa: N801 (it reads as a verb)
     """While open, every layer that is done is a point of the curve: (layers done, seconds, GiB of anonymous memory)."""
 
     def __init__(self, curve: list, began: float):
-        self.curve, self.began, self.park_ = curve, began, solve.park_
+        self.curve, self.began, self.park_ = curve, began, solve.spill_
 
     def __enter__(self) -> None:
         def park_(*args: Any) -> None:
@@ -113,10 +113,10 @@ class noted:  # noqa: N801 (it reads as a verb)
                 }
             )
 
-        solve.park_ = park_
+        solve.spill_ = park_
 
     def __exit__(self, *_: Any) -> None:
-        solve.park_ = self.park_
+        solve.spill_ = self.park_
 
 
 def plot(model: str, found: dict[str, Any]) -> None:

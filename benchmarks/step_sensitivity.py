@@ -16,8 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from obsdiff import PruningConfig
-from obsdiff.calibration.context import Plan
-from obsdiff.calibration.hooks import Account, tapped
+from obsdiff.calibration.context import CalibrationSet
+from obsdiff.calibration.hooks import CallAudit, tapped
 from obsdiff.calibration.step_weights import step_weight
 from obsdiff.config.choices import STEP_WEIGHTINGS
 from obsdiff.models.structure import Tap
@@ -99,10 +99,10 @@ def gathered(
         tap: ByHalf(run, lab.dense.get_submodule(tap.layers[0]).in_features, lab.steps, scale)
         for tap in taps
     }
-    plan = Plan(prompts, seeds, lab.settings)
-    with tapped(run, lab.dense, sums, Account(), ("uniform", 1.0, 1.0), lambda prompts: None):
-        for some, their in plan.batches():
-            run.latents(some, their, plan.settings)
+    calibration_set = CalibrationSet(prompts, seeds, lab.settings)
+    with tapped(run, lab.dense, sums, CallAudit(), ("uniform", 1.0, 1.0), lambda prompts: None):
+        for some, their in calibration_set.batches():
+            run.latents(some, their, calibration_set.settings)
     return sums
 
 

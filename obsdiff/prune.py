@@ -21,28 +21,34 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from .allocation.allocate import aimed, allotted
+from .allocation.allocate import allocate, meet_target
 from .allocation.budget import kept_to, spent
-from .calibration.context import Site
+from .calibration.context import CalibrationContext
 from .calibration.dense_pass import require_fitting
 from .calibration.gather import DensePass
-from .calibration.packages import room
-from .calibration.plan import job_of
+from .calibration.packages import memory_for_waiting
+from .calibration.plan import plan_pruning
 from .config import PruningConfig
 from .layerwise.bias_correction import has_bias
-from .layerwise.executor import AtWork, outcomes
+from .layerwise.executor import Executor, results
 from .layerwise.journal import Journal, fingerprint
-from .layerwise.permute import in_order
-from .layerwise.reporting import note, note_few_tokens, note_unrepaired, note_untouched, report_of
-from .layerwise.tasks import cost, pieces_of
+from .layerwise.permute import permute_layers_
+from .layerwise.reporting import (
+    begin_report,
+    note_few_tokens,
+    note_unrepaired,
+    note_untouched,
+    warn_and_record,
+)
+from .layerwise.tasks import task_cost, tasks_of
 from .models.pruned_classes import mark_pruned_
 from .pipelines.call import Prompt
 from .pipelines.record import PruningReport
 from .pipelines.run import prepared
-from .runtime.distributed import Ranks, shared_out
+from .runtime.distributed import Ranks, assign
 from .runtime.memory import watched
 from .runtime.progress import Progress
-from .runtime.scratch import store
+from .runtime.scratch import open_scratch
 
 
 def prune_(
@@ -69,81 +75,83 @@ def prune_(
     trusted and NotPositiveDefinite for a Hessian that can't be factored, both with the layer's name.
     """
     config = config or PruningConfig()
-    job = job_of(pipe, prompts, config)
-    require_fitting(dense, job)
-    report = report_of(pipe, job)
+    plan = plan_pruning(pipe, prompts, config)
+    require_fitting(dense, plan)
+    report = begin_report(pipe, plan)
     if dense:
         report.seconds["shared dense pass"] = dense.seconds
     if config.device:
         pipe.to(config.device)
-    ranks, pieces = Ranks.here(), pieces_of(job.packages, job.groups)
-    kept = (
-        ranks.agree(lambda: Journal(Path(journal), fingerprint(pipe, job, model)))
+    ranks, tasks = Ranks.here(), tasks_of(plan.packages, plan.groups)
+    journal_ = (
+        ranks.from_rank_zero(lambda: Journal(Path(journal), fingerprint(pipe, plan, model)))
         if journal
         else None
     )
-    job, budget = aimed(pipe, job, kept, report)
-    config = job.config
+    plan, budget = meet_target(pipe, plan, journal_, report)
+    config = plan.config
     solved = set(
-        ranks.agree(lambda: [piece.number for piece in pieces if kept and kept.read(piece)])
+        ranks.from_rank_zero(
+            lambda: [task.number for task in tasks if journal_ and journal_.read(task)]
+        )
     )
-    owners = shared_out([cost(piece, job.linears) for piece in pieces], ranks.size)
-    passes = len(job.packages) if config.calibrating != "single" else 1
+    owners = assign([task_cost(task, plan.shapes) for task in tasks], ranks.size)
+    passes = len(plan.packages) if config.calibrating != "single" else 1
     with (
-        prepared(pipe, job.scheduler) as run,
-        store(room(config, job.packages, job.linears)) as waiting,
-        Progress(progress if ranks.rank == 0 else False, passes, job.plan.here) as bar,
+        prepared(pipe, plan.scheduler) as run,
+        open_scratch(memory_for_waiting(config, plan.packages, plan.shapes)) as scratch,
+        Progress(progress if ranks.rank == 0 else False, passes, plan.calibration_set.here) as bar,
         watched() as report.memory,
     ):
-        owner_of = {tap: owners[piece.number] for piece in pieces for tap in piece.taps}
+        owner_of = {tap: owners[task.number] for task in tasks for tap in task.taps}
         advance = partial(bar.advance_of, run)
-        site = Site(
+        context = CalibrationContext(
             run,
-            job.denoiser,
-            job.blocks,
-            job.plan,
-            waiting,
+            plan.denoiser,
+            plan.blocks,
+            plan.calibration_set,
+            scratch,
             config.offload_device,
             advance,
             ranks,
             owner_of,
             config.asymmetric,
         )
-        shares, dense = allotted(
-            site,
-            job,
+        shares, dense = allocate(
+            context,
+            plan,
             dense,
-            kept,
+            journal_,
             report,
             bar,
-            partial(spent, budget, pipe, job) if budget else None,
+            partial(spent, budget, pipe, plan) if budget else None,
         )
-        dense = in_order(
-            site,
-            job,
+        dense = permute_layers_(
+            context,
+            plan,
             dense,
-            kept,
+            journal_,
             report,
-            {layer for piece in pieces if piece.number in solved for layer in piece.layers},
+            {layer for task in tasks if task.number in solved for layer in task.layers},
         )
-        at_work = AtWork(job.denoiser, config, kept, solved, waiting, ranks, owners, shares)
-        for outcome in outcomes(site, at_work, job.packages, pieces, dense, report, bar):
-            report.layers += outcome.layers
-            report.groups += outcome.groups
+        executor = Executor(plan.denoiser, config, journal_, solved, scratch, ranks, owners, shares)
+        for result in results(context, executor, plan.packages, tasks, dense, report, bar):
+            report.layers += result.layers
+            report.groups += result.groups
         if budget and budget.unit != "latency":
-            report.budget = kept_to(budget, pipe, job)
-    if job.groups:
-        setattr(pipe, job.component, mark_pruned_(job.denoiser, report.layout))
+            report.budget = kept_to(budget, pipe, plan)
+    if plan.groups:
+        setattr(pipe, plan.component, mark_pruned_(plan.denoiser, report.layout))
         if config.allocation == "uniform":  # else it is what allocation chose
             note_untouched(report, config)
-    report.parameters["after"] = sum(p.numel() for p in job.denoiser.parameters())
+    report.parameters["after"] = sum(p.numel() for p in plan.denoiser.parameters())
     if (
         config.method in ("obs", "alps") or config.refine != "none"
     ):  # the diagonal, all that the other methods read, needs few tokens
         note_few_tokens(report)
     note_unrepaired(report)
     if config.correct_bias and not any(
-        has_bias(job.denoiser.get_submodule(row.name)) for row in report.layers
+        has_bias(plan.denoiser.get_submodule(row.name)) for row in report.layers
     ):
-        note(report, "correct_bias: none of the layers that were pruned has a bias")
+        warn_and_record(report, "correct_bias: none of the layers that were pruned has a bias")
     return report

@@ -197,7 +197,7 @@ class Ground:
         assert code in codes, f"{arguments}: exit code {code}: {err}"
         lines = [line for line in err.splitlines() if line.startswith(("error:", "failed:"))]
         assert len(lines) == (code != 0), f"{arguments}: {err}"
-        self.settle(kind, code)
+        self.check(kind, code)
 
     def settle(self, kind: str, code: int) -> None:
         shutil.rmtree(self.folder / "out", ignore_errors=True)
@@ -259,7 +259,7 @@ def targets(ground: Ground) -> dict[str, Callable[[], None]]:
             except UserError:
                 code = 2
             assert time.perf_counter() - began < SLOW
-        ground.settle("layout in config.json", code)
+        ground.check("layout in config.json", code)
 
     @given(
         st.lists(

@@ -26,7 +26,7 @@ from obsdiff import PruningConfig, PruningReport, prune_
 from obsdiff.models.discovery import find_blocks, uncovered
 from obsdiff.models.geometry import columns, items
 from obsdiff.models.linear_view import layer_shapes
-from obsdiff.models.removable import refusal
+from obsdiff.models.removable import removal_refusal
 from obsdiff.models.structure import Block, Group
 from obsdiff.models.surgery import shrink_
 
@@ -110,7 +110,7 @@ def examine(name: str) -> Row:
     groups = [
         group for block in blocks for group in block.groups if set(group.consumers) & set(layers)
     ]
-    refused = {(g.owner, g.kind): reason for g in groups if (reason := refusal(model, g))}
+    refused = {(g.owner, g.kind): reason for g in groups if (reason := removal_refusal(model, g))}
     if any((g.owner, g.kind) not in refused for g in groups):
         take_out(model, arguments, groups, refused, left_out)
     rest = "".join(f"; never calls `{wild}`: `--exclude` them" for wild in left_out) + experts(

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from obsdiff.evaluation.judges.features import digest, features_of, open_extractor
+from obsdiff.evaluation.judges.features import features_of, file_digest, open_extractor
 from obsdiff.evaluation.judges.files import EMOJI_CLIP
 
 from .data import load
@@ -40,7 +40,7 @@ def main() -> None:
     save_file(
         {"features": features.contiguous()},
         file,
-        {"digest": digest(EMOJI_CLIP), "pictures": "training, known names", "seed": str(SEED)},
+        {"digest": file_digest(EMOJI_CLIP), "pictures": "training, known names", "seed": str(SEED)},
     )
     print(f"{file.name}: {tuple(features.shape)}, {file.stat().st_size / 1e6:.2f} MB")
 

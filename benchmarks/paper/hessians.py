@@ -14,9 +14,9 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from obsdiff.calibration.context import Plan
+from obsdiff.calibration.context import CalibrationSet
 from obsdiff.calibration.hessian import Hessian
-from obsdiff.calibration.hooks import Account, tapped
+from obsdiff.calibration.hooks import CallAudit, tapped
 from obsdiff.calibration.step_weights import step_weight
 from obsdiff.models.structure import Tap
 from obsdiff.pipelines.run import Run
@@ -66,7 +66,7 @@ def gather(
     run: Run,
     denoiser: torch.nn.Module,
     taps: list[Tap],
-    plan: Plan,
+    calibration_set: CalibrationSet,
     steps: int,
     keep: dict[int, list[str]],
     folder: Path,
@@ -77,18 +77,21 @@ def gather(
         tap: ByStep(run, [Sums.zeros(modules[tap.layers[0]].in_features) for _ in range(steps)])
         for tap in taps
     }
-    account, done = Account(), 0
+    audit, done = CallAudit(), 0
     with contextlib.ExitStack() as stack:
         stack.enter_context(
-            tapped(run, denoiser, sums, account, (PAPERS, LOW, HIGH), lambda prompts: None)
+            tapped(run, denoiser, sums, audit, (PAPERS, LOW, HIGH), lambda prompts: None)
         )
-        advance = stack.enter_context(counting("one dense pass", len(plan.prompts)))
+        advance = stack.enter_context(counting("one dense pass", len(calibration_set.prompts)))
         for upto in sorted(keep):
-            part = Plan(
-                plan.prompts[done:upto], plan.seeds[done:upto], plan.settings, plan.batch_size
+            part = CalibrationSet(
+                calibration_set.prompts[done:upto],
+                calibration_set.seeds[done:upto],
+                calibration_set.settings,
+                calibration_set.batch_size,
             )
             for prompts, seeds in part.batches():
-                run.latents(prompts, seeds, plan.settings)
+                run.latents(prompts, seeds, calibration_set.settings)
                 advance(len(prompts))
             done = upto
             for kind in keep[upto]:
@@ -96,7 +99,7 @@ def gather(
                     folder / f"{upto:03}-{kind}.safetensors",
                     {tap: by_step.weighted(kind) for tap, by_step in sums.items()},
                 )
-    account.settle([layer for tap in taps for layer in tap.layers], run.steps)
+    audit.check([layer for tap in taps for layer in tap.layers], run.steps)
 
 
 def write(file: Path, hessians: dict[Tap, Sums]) -> None:

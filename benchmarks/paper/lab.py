@@ -18,7 +18,7 @@ import torch
 from PIL.Image import Image
 
 from obsdiff import PruningConfig, builtin_path
-from obsdiff.calibration.context import Plan
+from obsdiff.calibration.context import CalibrationSet
 from obsdiff.calibration.packages import Package, plan_packages
 from obsdiff.calibration.selection import select_groups
 from obsdiff.config.choices import STEP_WEIGHTINGS
@@ -82,7 +82,7 @@ class Lab:
 
     def packages(self, config: PruningConfig) -> list[Package]:
         """What a config prunes, package by package."""
-        return plan_packages(find_blocks(self.linears), self.linears, config)
+        return plan_packages(find_blocks(self.shapes), self.shapes, config)
 
     def hessians(
         self, seed: int = 0, count: int = CALIBRATION, weighting: str = PAPERS
@@ -99,7 +99,7 @@ class Lab:
                     run,
                     self.dense,
                     [tap for package in self.packages(config) for tap in package.taps],
-                    Plan(prompts, seeds, self.settings),
+                    CalibrationSet(prompts, seeds, self.settings),
                     self.steps,
                     keep,
                     folder,
@@ -115,7 +115,7 @@ class Lab:
         began = time.perf_counter()
         if config.pattern == "structured":
             layers, groups = prune_groups_(
-                denoiser, select_groups(find_blocks(self.linears), config), hessians, config, 0
+                denoiser, select_groups(find_blocks(self.shapes), config), hessians, config, 0
             )
             denoiser = mark_pruned_(denoiser, PruningReport({}, groups=groups).layout)
         else:

@@ -14,21 +14,21 @@ from typing import Any
 
 from torch import nn
 
-from ..calibration.plan import Job
-from ..calibration.selection import left_of
+from ..calibration.plan import PruningPlan
+from ..calibration.selection import kept_count
 from ..config import PruningConfig
 from ..errors import UserError
 from ..models.geometry import items
 from ..models.structure import Group, group_name
 from ..models.surgery import shrink_
 from ..pipelines.run import denoiser_call
-from .group_curves import NO_TARGET, Curve, movable, steps_of
+from .group_curves import NO_TARGET, LossCurve, is_movable, steps_of
 from .knapsack import cheapest_saving
 from .layer_latency import seconds_saved
-from .savings import amount, of_an_item
-from .uniform_latency import MORE_ROUNDS, MOST, ROUNDS, raced
+from .savings import amount_of, of_an_item
+from .uniform_latency import MORE_ROUNDS, MOST, ROUNDS, time_ratio
 
-HALVINGS = 12
+BUDGET_BISECTIONS = 12
 CORRECTIONS = 10  # how often what has to be saved of time is corrected at most
 NEAR = 0.02  # a time that is so little below its target is near enough
 MORE = (
@@ -59,21 +59,25 @@ class Budget:
         )
 
 
-def budget_of(pipe: Any, job: Job) -> Budget:
+def budget_of(pipe: Any, plan: PruningPlan) -> Budget:
     """For the pipeline as it is now. UserError if the target can't be reached."""
-    unit, target = job.config.budget
-    call = denoiser_call(pipe, job.denoiser, job.plan.prompts[0], job.plan.settings)
+    unit, target = plan.config.budget
+    call = denoiser_call(
+        pipe, plan.denoiser, plan.calibration_set.prompts[0], plan.calibration_set.settings
+    )
     if unit != "latency":
-        return counted(unit, target, job.denoiser, job.groups, job.config, call)
-    savings, table = seconds_saved(job.denoiser, job.groups, call, job.config)
+        return counted(unit, target, plan.denoiser, plan.groups, plan.config, call)
+    savings, table = seconds_saved(plan.denoiser, plan.groups, call, plan.config)
     most = {
-        group_name(group): left_at_most(job.denoiser, group, job.config) for group in job.groups
+        group_name(group): left_at_most(plan.denoiser, group, plan.config) for group in plan.groups
     }
-    share, _, dense = raced(job.denoiser, shrunk_to(job.denoiser, job.groups, most), call, ROUNDS)
+    share, _, dense = time_ratio(
+        plan.denoiser, shrunk_to(plan.denoiser, plan.groups, most), call, ROUNDS
+    )
     if share > target:
         raise out_of_reach(unit, target, share)
     found = Budget(unit, target, dense, 0.0, savings, table)
-    return replace(found, sparsity=uniform_sparsity(found, job.denoiser, job.groups, job.config))
+    return replace(found, sparsity=uniform_sparsity(found, plan.denoiser, plan.groups, plan.config))
 
 
 def counted(
@@ -85,7 +89,7 @@ def counted(
     inputs: Mapping[str, Any],
 ) -> Budget:
     """Of parameters, bytes or operations. `inputs` are the arguments of one call; the denoiser may be one without data."""
-    dense, each = amount(unit, denoiser, inputs), of_an_item(unit, denoiser, groups, inputs)
+    dense, each = amount_of(unit, denoiser, inputs), of_an_item(unit, denoiser, groups, inputs)
     savings = {}
     for group in groups:
         name = group_name(group)
@@ -115,8 +119,8 @@ def out_of_reach(unit: str, target: float, least: float) -> UserError:
 def left_at_most(denoiser: nn.Module, group: Group, config: PruningConfig) -> int:
     """Items that stay of a group that gives all it can."""
     total = items(denoiser, group)
-    if not movable(group, total, config):
-        return left_of(group, total, replace(config, sparsity=MOST, **NO_TARGET))
+    if not is_movable(group, total, config):
+        return kept_count(group, total, replace(config, sparsity=MOST, **NO_TARGET))
     step, most = steps_of(group, total, config)
     return total - most // step * step
 
@@ -142,18 +146,18 @@ def uniform_sparsity(
 ) -> float:
     """The least sparsity at which uniform pruning would save what is wanted; MOST where none up to there would."""
     few, many = 0.0, MOST
-    for _ in range(HALVINGS):
+    for _ in range(BUDGET_BISECTIONS):
         middle = (few + many) / 2
         at = replace(config, sparsity=middle, **NO_TARGET)
         saved = sum(
-            saved_at(budget, denoiser, group, left_of(group, items(denoiser, group), at), at)
+            saved_at(budget, denoiser, group, kept_count(group, items(denoiser, group), at), at)
             for group in groups
         )
         few, many = (middle, many) if saved < budget.wanted else (few, middle)
     return round(many, 4)
 
 
-def chosen(budget: Budget, curves: Mapping[str, Curve], wanted: float) -> Left:
+def chosen(budget: Budget, curves: Mapping[str, LossCurve], wanted: float) -> Left:
     """Items that stay of every group: of all ways that save `wanted` the one with the least sum of errors. Where round_to does not divide a width,
     what uniform pruning leaves. UserError where curves end too early for it."""
     fixed = {
@@ -176,16 +180,20 @@ def chosen(budget: Budget, curves: Mapping[str, Curve], wanted: float) -> Left:
     }
 
 
-def spent(budget: Budget, pipe: Any, job: Job, curves: Mapping[str, Curve]) -> dict[str, Any]:
+def spent(
+    budget: Budget, pipe: Any, plan: PruningPlan, curves: Mapping[str, LossCurve]
+) -> dict[str, Any]:
     """{"shares": items that stay of every group, "met": for latency what was measured on the way}."""
     if budget.unit != "latency":
         return {"shares": chosen(budget, curves, budget.wanted), "met": {}}
-    call = denoiser_call(pipe, job.denoiser, job.plan.prompts[0], job.plan.settings)
+    call = denoiser_call(
+        pipe, plan.denoiser, plan.calibration_set.prompts[0], plan.calibration_set.settings
+    )
     return in_turn(
         budget,
         lambda wanted: chosen(budget, curves, wanted),
-        lambda left, rounds: raced(
-            job.denoiser, shrunk_to(job.denoiser, job.groups, left), call, rounds
+        lambda left, rounds: time_ratio(
+            plan.denoiser, shrunk_to(plan.denoiser, plan.groups, left), call, rounds
         ),
     )
 
@@ -247,14 +255,16 @@ def shrunk_to(dense: nn.Module, groups: list[Group], left: Left) -> nn.Module:
     return model
 
 
-def kept_to(budget: Budget, pipe: Any, job: Job) -> dict[str, Any]:
+def kept_to(budget: Budget, pipe: Any, plan: PruningPlan) -> dict[str, Any]:
     """What the record says of a budget: unit, target, what the dense denoiser has, what the pruned one has, counted anew, and the share."""
     call = (
-        denoiser_call(pipe, job.denoiser, job.plan.prompts[0], job.plan.settings)
+        denoiser_call(
+            pipe, plan.denoiser, plan.calibration_set.prompts[0], plan.calibration_set.settings
+        )
         if budget.unit == "macs"
         else {}
     )
-    left = amount(budget.unit, job.denoiser, call)
+    left = amount_of(budget.unit, plan.denoiser, call)
     return {
         "unit": budget.unit,
         "target": budget.target,

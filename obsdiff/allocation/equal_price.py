@@ -31,8 +31,8 @@ GRID = (
     0.8,
     0.9,
 )  # sparsities at which layers are tried; none gets more than the last
-STEPS = 180  # of a layer's sparsity between none and the last
-HALVINGS = 100
+SPARSITY_STEPS = 180  # of a layer's sparsity between none and the last
+PRICE_BISECTIONS = 100
 
 
 def by_loss(errors: Tensor, sizes: Tensor, share: float) -> Tensor:
@@ -41,7 +41,7 @@ def by_loss(errors: Tensor, sizes: Tensor, share: float) -> Tensor:
     At the optimum no zero is worth moving: every tap minimises error - price x zeros at one price. The price is found by halving, and
     what two neighbouring prices give is mixed to meet the share exactly.
     """
-    sparsities = torch.linspace(0, GRID[-1], STEPS + 1, dtype=torch.float64)
+    sparsities = torch.linspace(0, GRID[-1], SPARSITY_STEPS + 1, dtype=torch.float64)
     costs, weight = interpolated(errors.double(), sparsities), sizes.double() / sizes.sum()
 
     def answer(price: float) -> Tensor:
@@ -50,7 +50,7 @@ def by_loss(errors: Tensor, sizes: Tensor, share: float) -> Tensor:
     low, high = 0.0, 1.0
     while (weight * answer(high)).sum() < share and high < 1e300:
         high *= 10
-    for _ in range(HALVINGS):
+    for _ in range(PRICE_BISECTIONS):
         middle = (low + high) / 2
         low, high = (middle, high) if (weight * answer(middle)).sum() < share else (low, middle)
     few, many = answer(low), answer(high)
@@ -75,7 +75,7 @@ def interpolated(errors: Tensor, sparsities: Tensor) -> Tensor:
 def centred(shares: Tensor, sizes: Tensor, share: float) -> Tensor:
     """Sparsities moved together until all weights have the share, none below zero nor above what the GRID ends with."""
     low, high = -1.0, 1.0
-    for _ in range(HALVINGS):
+    for _ in range(PRICE_BISECTIONS):
         middle = (low + high) / 2
         mean = ((shares + middle).clamp(0, GRID[-1]) * sizes).sum() / sizes.sum()
         low, high = (middle, high) if mean < share else (low, middle)

@@ -14,10 +14,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..calibration.context import Site
+from ..calibration.context import CalibrationContext
 from ..calibration.gather import DensePass
 from ..calibration.hessian import Hessian
-from ..calibration.selection import left_of
+from ..calibration.selection import kept_count
 from ..config import PruningConfig
 from ..config.choices import BUDGETS, MOST_ALLOCATED
 from ..errors import NotPositiveDefinite
@@ -27,17 +27,17 @@ from ..models.structure import Group, Tap, group_name
 from ..pipelines.run import denoiser_call
 from ..solvers.obs_structured import Consumer, obs_heads, obs_neurons
 from ..solvers.problem import squared_error
-from .layer_sensitivity import NOTHING, Trying, effect_of, first_latents
-from .prices import cheapest
+from .layer_sensitivity import LEAST_ERROR, Trying, effect_of, first_latents
+from .prices import cheapest_steps
 from .savings import of_an_item
 
-LEVELS = 64  # steps in which all neurons of a group would leave
+CURVE_STEPS = 64  # steps in which all neurons of a group would leave
 LEAST = 8  # one part in so many of a group's neurons stays at least
 NO_TARGET: dict[str, None] = dict.fromkeys(BUDGETS)
 
 
 @dataclass(frozen=True)
-class Curve:
+class LossCurve:
     """What a group loses: errors after 0, 1, 2 ... steps of so many items; how many items it has, how many uniform pruning takes, and what
     one saves (R,). Not movable are neurons of a width that round_to does not divide, since what stays has to be a multiple of it: their errors are
     those of none and of what uniform pruning takes."""
@@ -58,12 +58,12 @@ class Curve:
 
 
 Spending = Callable[
-    [Mapping[str, Curve]], dict[str, Any]
+    [Mapping[str, LossCurve]], dict[str, Any]
 ]  # a budget's way: {"shares": ..., and what else is to be recorded}
 
 
 def allocate_groups(
-    site: Site,
+    context: CalibrationContext,
     groups: list[Group],
     taps: list[Tap],
     dense: DensePass,
@@ -73,18 +73,18 @@ def allocate_groups(
 ) -> dict[str, Any]:
     """{"shares": how many items of every group stay, "sensitivity": relative latent error of pruning it alone, where that was measured}, and what `spending`
     says where it is that which shares out."""
-    base = first_latents(site, config)
+    base = first_latents(context, config)
     tap_of = {layer: tap for tap in taps for layer in tap.layers}
     mine = [
         group
         for group in groups
-        if site.owners.get(tap_of[group.consumers[0]], 0) == site.ranks.rank
+        if context.owners.get(tap_of[group.consumers[0]], 0) == context.ranks.rank
     ]
-    own, saved = {}, savings_of(site, groups)
+    own, saved = {}, savings_of(context, groups)
     for i, group in enumerate(mine):
         trying(i, len(mine))
         curve = curve_of(
-            site,
+            context,
             group,
             dense.of(tuple({tap_of[name]: 0 for name in group.consumers})),
             config,
@@ -93,25 +93,35 @@ def allocate_groups(
         own[group_name(group)] = replace(
             curve, saved=tuple(part[group_name(group)] for part in saved)
         )
-    curves: dict[str, Curve] = site.ranks.collect(own)
+    curves: dict[str, LossCurve] = context.ranks.gather_dicts(own)
     names = [group_name(group) for group in groups]
     effects = {
         "sensitivity": {name: curves[name].effect for name in names} if base is not None else {}
     }
     if spending:
-        return site.ranks.agree(lambda: spending({name: curves[name] for name in names})) | effects
+        return (
+            context.ranks.from_rank_zero(lambda: spending({name: curves[name] for name in names}))
+            | effects
+        )
     return {
-        "shares": dict(zip(names, spread([curves[name] for name in names]), strict=True))
+        "shares": dict(zip(names, share_out([curves[name] for name in names]), strict=True))
     } | effects
 
 
-def savings_of(site: Site, groups: list[Group]) -> tuple[dict[str, float], ...]:
+def savings_of(context: CalibrationContext, groups: list[Group]) -> tuple[dict[str, float], ...]:
     """What an item of each group saves, of parameters and of multiply-accumulates."""
-    call = denoiser_call(site.run.pipe, site.denoiser, site.plan.prompts[0], site.plan.settings)
-    return tuple(of_an_item(unit, site.denoiser, groups, call) for unit in ("parameters", "macs"))
+    call = denoiser_call(
+        context.run.pipe,
+        context.denoiser,
+        context.calibration_set.prompts[0],
+        context.calibration_set.settings,
+    )
+    return tuple(
+        of_an_item(unit, context.denoiser, groups, call) for unit in ("parameters", "macs")
+    )
 
 
-def spread(curves: list[Curve]) -> list[int]:
+def share_out(curves: list[LossCurve]) -> list[int]:
     """How many items of each group stay: of the ways that save as much as uniform pruning of every resource one with hardly more than the least
     sum of errors. Uniform pruning is one of them."""
     left = [curve.total - curve.uniform for curve in curves]
@@ -121,7 +131,7 @@ def spread(curves: list[Curve]) -> list[int]:
         return left
     saved = torch.tensor([curve.saved for curve in some], dtype=torch.float64)
     wanted = torch.tensor([curve.uniform for curve in some], dtype=torch.float64) @ saved
-    steps = cheapest(
+    steps = cheapest_steps(
         [curve.errors for curve in some],
         saved * torch.tensor([[curve.step] for curve in some]),
         wanted,
@@ -135,14 +145,14 @@ def spread(curves: list[Curve]) -> list[int]:
 
 
 def curve_of(
-    site: Site,
+    context: CalibrationContext,
     group: Group,
     hessians: Mapping[Tap, Hessian],
     config: PruningConfig,
     base: Tensor | None,
-) -> Curve:
+) -> LossCurve:
     """Let the group's items leave, and put nothing into the model."""
-    denoiser = site.denoiser
+    denoiser = context.denoiser
     weights = {name: matrix(denoiser.get_submodule(name)) for name in group.consumers}
     by_layer = {layer: hessian for tap, hessian in hessians.items() for layer in tap.layers}
     squares = {name: by_layer[name].matrix() for name in group.consumers}
@@ -159,10 +169,10 @@ def curve_of(
     except NotPositiveDefinite as error:
         raise NotPositiveDefinite(f"{group.consumers[0]}: {error}") from None
     total = items(denoiser, group)
-    uniform = total - left_of(group, total, config)
+    uniform = total - kept_count(group, total, config)
     step, most = steps_of(group, total, config)
     stride, steps = (
-        (step, most // step) if movable(group, total, config) else (uniform, int(uniform > 0))
+        (step, most // step) if is_movable(group, total, config) else (uniform, int(uniform > 0))
     )
     tried = min(max(uniform, stride), steps * stride)  # so many are tried alone
     left, errors, there = columns(denoiser, group, total), [0.0], None
@@ -182,7 +192,7 @@ def curve_of(
         errors.append(
             sum(loss / energy for loss, energy in zip(lost, energies, strict=True) if energy > 0)
         )
-        if there is None and k * stride >= tried and errors[-1] > NOTHING:
+        if there is None and k * stride >= tried and errors[-1] > LEAST_ERROR:
             there = (
                 errors[-1],
                 {
@@ -196,12 +206,14 @@ def curve_of(
     if base is not None and not there:
         errors = [0.0 for _ in errors]
     elif base is not None:
-        effect = effect_of(site, there[1], base, config)
+        effect = effect_of(context, there[1], base, config)
         errors = [effect * error / there[0] for error in errors]
-    return Curve(total, step, uniform, errors, effect=effect, movable=movable(group, total, config))
+    return LossCurve(
+        total, step, uniform, errors, effect=effect, movable=is_movable(group, total, config)
+    )
 
 
-def movable(group: Group, total: int, config: PruningConfig) -> bool:
+def is_movable(group: Group, total: int, config: PruningConfig) -> bool:
     """Whether steps leave a number of items that is allowed."""
     return group.kind != "neurons" or total % config.round_to == 0
 
@@ -210,12 +222,12 @@ def steps_of(group: Group, total: int, config: PruningConfig) -> tuple[int, int]
     """How many items leave together, and how many may leave at most; all that could leave at once where there are no steps in between."""
     if group.kind != "neurons":
         return 1, total - 1
-    if not movable(group, total, config):
-        most = total - left_of(
+    if not is_movable(group, total, config):
+        most = total - kept_count(
             group, total, replace(config, sparsity=MOST_ALLOCATED["structured"], **NO_TARGET)
         )
         return max(1, most), most
-    step = config.round_to * max(1, total // (LEVELS * config.round_to))
+    step = config.round_to * max(1, total // (CURVE_STEPS * config.round_to))
     return step, total - max(step, total // LEAST)
 
 

@@ -35,7 +35,7 @@ def cheapest_saving(errors: Rows, savings: Rows, wanted: float) -> list[int]:
         return [0] * len(errors)
     cells, needed = in_cells(savings, wanted)
     steps = by_cells(errors, cells, needed)
-    return given_back(errors, savings, wanted, filled_up(errors, savings, wanted, steps))
+    return undo_spare_steps(errors, savings, wanted, filled_up(errors, savings, wanted, steps))
 
 
 def in_cells(savings: Rows, wanted: float) -> tuple[list[list[int]], int]:
@@ -88,7 +88,7 @@ def filled_up(errors: Rows, savings: Rows, wanted: float, steps: list[int]) -> l
     return steps
 
 
-def given_back(errors: Rows, savings: Rows, wanted: float, steps: list[int]) -> list[int]:
+def undo_spare_steps(errors: Rows, savings: Rows, wanted: float, steps: list[int]) -> list[int]:
     """Without steps that are not needed, those of the largest error first."""
     steps = list(steps)
     while True:

@@ -32,8 +32,8 @@ from ..runtime.timing import interleaved
 from .group_curves import steps_of
 
 Reads = dict[str, tuple[int, ...]]  # layer -> shape of what it reads in one call
-LEVELS = 6  # at so many numbers of items a group is timed, beside the dense one
-ROUNDS = 9
+TIMED_SIZES = 6  # at so many numbers of items a group is timed, beside the dense one
+LAYER_ROUNDS = 9
 SHORTEST = 2e-3  # seconds; what is shorter is called several times in a round
 
 
@@ -44,12 +44,12 @@ def seconds_saved(
     with so many items `left`."""
     found: dict[str, list[float]] = {}
     table = []
-    for alike in same(denoiser, groups, partial(denoiser, **call)):
+    for alike in interchangeable(denoiser, groups, partial(denoiser, **call)):
         group, total = alike[0], items(denoiser, alike[0])
         step, most = steps_of(group, total, config)
         steps = levels(most // step)
         left = [total - step * k for k in steps]
-        seconds = timed(denoiser, group, call, left)
+        seconds = timed_sizes(denoiser, group, call, left)
         table.append(
             {
                 "groups": [group_name(one) for one in alike],
@@ -64,7 +64,7 @@ def seconds_saved(
 
 def levels(most: int) -> list[int]:
     """Steps at which a group is timed: none, and up to LEVELS more, evenly, to the most."""
-    return sorted({round(most * i / LEVELS) for i in range(LEVELS + 1)})
+    return sorted({round(most * i / TIMED_SIZES) for i in range(TIMED_SIZES + 1)})
 
 
 def between(steps: list[int], seconds: list[float]) -> list[float]:
@@ -80,10 +80,12 @@ def between(steps: list[int], seconds: list[float]) -> list[float]:
     return found
 
 
-def timed(denoiser: nn.Module, group: Group, call: dict[str, Any], left: list[int]) -> list[float]:
+def timed_sizes(
+    denoiser: nn.Module, group: Group, call: dict[str, Any], left: list[int]
+) -> list[float]:
     """Median seconds of the module that holds a group's layers, with so many items left."""
     part = part_of(group)
-    args, kwargs = arguments_of(denoiser, part, call)
+    args, kwargs = recorded_arguments(denoiser, part, call)
     calls = {}
     for count in left:
         alone = apart(denoiser, part)
@@ -91,7 +93,7 @@ def timed(denoiser: nn.Module, group: Group, call: dict[str, Any], left: list[in
         calls[str(count)] = partial(alone.get_submodule(part), *args, **kwargs)
     often = repeats(calls[str(left[0])])
     seconds = interleaved(
-        {name: partial(repeated, one, often) for name, one in calls.items()}, ROUNDS
+        {name: partial(repeated, one, often) for name, one in calls.items()}, LAYER_ROUNDS
     )
     return [median(seconds[str(count)]) / often for count in left]
 
@@ -107,7 +109,7 @@ def part_of(group: Group) -> str:
     return ".".join(together)
 
 
-def arguments_of(
+def recorded_arguments(
     denoiser: nn.Module, part: str, call: dict[str, Any]
 ) -> tuple[tuple, dict[str, Any]]:
     """What a module is called with in a step."""
@@ -147,7 +149,9 @@ def repeated(call: Callable[[], Any], often: int) -> None:
         call()
 
 
-def same(model: nn.Module, groups: list[Group], call: Callable[[], Any]) -> list[list[Group]]:
+def interchangeable(
+    model: nn.Module, groups: list[Group], call: Callable[[], Any]
+) -> list[list[Group]]:
     """Groups that cost the same: of one kind and part, whose layers have the same shapes and read as much in a call."""
     layers = list(
         dict.fromkeys(name for group in groups for name in (*group.producers, *group.consumers))

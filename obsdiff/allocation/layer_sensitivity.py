@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from ..calibration.context import Site
+from ..calibration.context import CalibrationContext
 from ..calibration.gather import DensePass
 from ..config import PruningConfig
 from ..errors import CalibrationError, NotPositiveDefinite, UserError
@@ -26,15 +26,15 @@ from .alpha_pruning import by_spectrum, tail_exponent
 from .equal_price import GRID, by_loss
 from .owl import by_outliers, outlier_ratio
 
-NOTHING = 1e-7  # a layer error from which no effect on the latents could be told
-SAME = 1e-6  # relative latent error up to which two drawings are the same
+LEAST_ERROR = 1e-7  # a layer error from which no effect on the latents could be told
+SAME_DRAWING = 1e-6  # relative latent error up to which two drawings are the same
 Trying = Callable[
     [int, int], None
 ]  # called with how many of how many layers or groups have been tried
 
 
 @dataclass(frozen=True)
-class Tried:
+class SweepTrial:
     """A tap tried at the GRID: layer errors (G,), summed over its matrices, that at the target's sparsity, and the pruned weights there."""
 
     errors: list[float]
@@ -42,21 +42,25 @@ class Tried:
     weights: dict[str, Tensor]
 
 
-def allocate(
-    site: Site, taps: list[Tap], dense: DensePass, config: PruningConfig, trying: Trying
+def layer_sparsities(
+    context: CalibrationContext,
+    taps: list[Tap],
+    dense: DensePass,
+    config: PruningConfig,
+    trying: Trying,
 ) -> dict[str, dict[str, float]]:
     """{"shares": sparsity of every layer, "sensitivity": relative latent error of pruning its tap alone, where that was measured}."""
     rows: dict[str, tuple[float, list[float]]] = {}
-    mine = [tap for tap in taps if site.owners.get(tap, 0) == site.ranks.rank]
-    base = first_latents(site, config)
+    mine = [tap for tap in taps if context.owners.get(tap, 0) == context.ranks.rank]
+    base = first_latents(context, config)
     for i, tap in enumerate(mine):
         trying(i, len(mine))
-        rows[tap.layers[0]] = measured(site, tap, dense, config, base)
-    rows = site.ranks.collect(rows)
+        rows[tap.layers[0]] = measured_sensitivity(context, tap, dense, config, base)
+    rows = context.ranks.gather_dicts(rows)
     figures = [rows[tap.layers[0]] for tap in taps]
     sizes = torch.tensor(
         [
-            sum(matrix(site.denoiser.get_submodule(layer)).numel() for layer in tap.layers)
+            sum(matrix(context.denoiser.get_submodule(layer)).numel() for layer in tap.layers)
             for tap in taps
         ],
         dtype=torch.float64,
@@ -79,11 +83,15 @@ def allocate(
     return found
 
 
-def measured(
-    site: Site, tap: Tap, dense: DensePass, config: PruningConfig, base: Tensor | None
+def measured_sensitivity(
+    context: CalibrationContext,
+    tap: Tap,
+    dense: DensePass,
+    config: PruningConfig,
+    base: Tensor | None,
 ) -> tuple[float, list[float] | float]:
     """(latent error of pruning the tap alone, what its share goes by: costs at the GRID, or one number)."""
-    weights = [matrix(site.denoiser.get_submodule(layer)) for layer in tap.layers]
+    weights = [matrix(context.denoiser.get_submodule(layer)) for layer in tap.layers]
     if config.allocation == "alpha":
         known = [exponent for exponent in map(tail_exponent, weights) if math.isfinite(exponent)]
         return 0.0, sum(known) / len(known) if known else math.inf
@@ -94,19 +102,19 @@ def measured(
     tried = try_out(tap, weights, inputs, config)
     if base is None:
         return 0.0, tried.errors
-    if tried.error <= NOTHING:
+    if tried.error <= LEAST_ERROR:
         telling = [
-            share for share, error in zip(GRID, tried.errors, strict=True) if error > NOTHING
+            share for share, error in zip(GRID, tried.errors, strict=True) if error > LEAST_ERROR
         ]
         if not telling:
             return 0.0, [0.0 for _ in GRID]
         tried = try_out(tap, weights, inputs, replace(config, sparsity=telling[0]))
     del inputs, hessian  # drawing needs its memory
-    effect = effect_of(site, tried.weights, base, config)
+    effect = effect_of(context, tried.weights, base, config)
     return effect, [effect * error / tried.error for error in tried.errors]
 
 
-def try_out(tap: Tap, weights: list[Tensor], inputs: Inputs, config: PruningConfig) -> Tried:
+def try_out(tap: Tap, weights: list[Tensor], inputs: Inputs, config: PruningConfig) -> SweepTrial:
     """The sweep of a tap at every sparsity. By (2) of solvers/obs.py its losses are half of the squared error, damping included, where it repairs."""
     whole = [squared_error(w, None, inputs.hessian) for w in weights]
     targets = [
@@ -133,32 +141,36 @@ def try_out(tap: Tap, weights: list[Tensor], inputs: Inputs, config: PruningConf
             )
     except NotPositiveDefinite as error:
         raise NotPositiveDefinite(f"{tap.layers[0]}: {error}") from None
-    return Tried(
+    return SweepTrial(
         errors[:-1], errors[-1], dict(zip(tap.layers, (s.weight for s in solutions), strict=True))
     )
 
 
-def latents(site: Site, count: int) -> Tensor:
+def latents(context: CalibrationContext, count: int) -> Tensor:
     """Final latents of the first `count` calibration prompts, with the denoiser as it is. What a scheduler draws by itself starts from the
     same seed every time."""
     few = replace(
-        site.plan, prompts=site.plan.prompts[:count], seeds=site.plan.seeds[:count], rank=0, ranks=1
+        context.calibration_set,
+        prompts=context.calibration_set.prompts[:count],
+        seeds=context.calibration_set.seeds[:count],
+        rank=0,
+        ranks=1,
     )
     found = []
     for prompts, seeds in few.batches():
         torch.manual_seed(seeds[0])  # prepared() has set the user's state aside
-        found.append(site.run.latents(prompts, seeds, few.settings).float().cpu())
+        found.append(context.run.latents(prompts, seeds, few.settings).float().cpu())
     return torch.cat(found)
 
 
-def first_latents(site: Site, config: PruningConfig) -> Tensor | None:
+def first_latents(context: CalibrationContext, config: PruningConfig) -> Tensor | None:
     """What sensitivities are measured against; None if none are. UserError where offloading hooks would put the dense weights back,
     CalibrationError if the pipeline does not draw the same twice."""
     if config.allocation != "sensitivity":
         return None
     hooks = [
         name
-        for module in site.denoiser.modules()
+        for module in context.denoiser.modules()
         if hasattr(module, "_diffusers_hook")
         for name in module._diffusers_hook.hooks
     ]
@@ -166,9 +178,9 @@ def first_latents(site: Site, config: PruningConfig) -> Tensor | None:
         raise UserError(
             "allocation sensitivity: group offloading puts the weights back that are to be tried without; take allocation obs, or another offload"
         )
-    base, again = (latents(site, config.allocation_prompts) for _ in range(2))
+    base, again = (latents(context, config.allocation_prompts) for _ in range(2))
     different = relative_latent_error(again, base)["value"]
-    if not different < SAME:
+    if not different < SAME_DRAWING:
         raise CalibrationError(
             f"allocation sensitivity: the same prompts and seeds drawn twice differ (relative error {different:.1e}), so no layer's effect can be seen"
         )
@@ -176,11 +188,11 @@ def first_latents(site: Site, config: PruningConfig) -> Tensor | None:
 
 
 def effect_of(
-    site: Site, weights: Mapping[str, Tensor], base: Tensor, config: PruningConfig
+    context: CalibrationContext, weights: Mapping[str, Tensor], base: Tensor, config: PruningConfig
 ) -> float:
     """Relative latent error of the model with these weights. CalibrationError if it is no number."""
-    with with_weights(site.denoiser, weights):
-        effect = relative_latent_error(latents(site, config.allocation_prompts), base)["value"]
+    with with_weights(context.denoiser, weights):
+        effect = relative_latent_error(latents(context, config.allocation_prompts), base)["value"]
     if not math.isfinite(effect):
         raise CalibrationError(
             f"{next(iter(weights))}: pruned alone it leaves latents with inf or NaN; try another --dtype"

@@ -23,13 +23,13 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-HALVINGS = 60
+MULTIPLIER_BISECTIONS = 60
 MIXES = 20  # parts into which the way from one resource to the other is cut
-LARGEST = 1e300  # a price at which everything leaves
+LARGEST_PRICE = 1e300  # a price at which everything leaves
 ROUNDING = 1e-9  # of what is wanted
 
 
-def cheapest(errors: list[list[float]], savings: Tensor, wanted: Tensor) -> list[int] | None:
+def cheapest_steps(errors: list[list[float]], savings: Tensor, wanted: Tensor) -> list[int] | None:
     """Steps of every group by (1). errors[g][k] is that of k steps, savings (G, R) those of a step, wanted (R,) what is to be saved in all.
     None if all steps of all groups do not save it."""
     costs = padded(errors)
@@ -42,7 +42,7 @@ def cheapest(errors: list[list[float]], savings: Tensor, wanted: Tensor) -> list
     for mix in mixes(len(wanted)):
         steps = least_price(costs, units @ mix, savings, wanted)
         if steps is not None:
-            found.append(given_back(steps, costs, savings, wanted))
+            found.append(undo_spare_savings(steps, costs, savings, wanted))
     return min(found, key=lambda steps: cost_of(steps, costs)).tolist()
 
 
@@ -71,15 +71,15 @@ def least_price(costs: Tensor, values: Tensor, savings: Tensor, wanted: Tensor) 
     low, high = 0.0, 1.0
     while not enough(answer(high), savings, wanted):
         high *= 10
-        if high > LARGEST:
+        if high > LARGEST_PRICE:
             return None
-    for _ in range(HALVINGS):
+    for _ in range(MULTIPLIER_BISECTIONS):
         middle = (low + high) / 2
         low, high = (low, middle) if enough(answer(middle), savings, wanted) else (middle, high)
     return answer(high)
 
 
-def given_back(steps: Tensor, costs: Tensor, savings: Tensor, wanted: Tensor) -> Tensor:
+def undo_spare_savings(steps: Tensor, costs: Tensor, savings: Tensor, wanted: Tensor) -> Tensor:
     """The same without the steps that are not needed, of which the dearest come back first."""
     steps = steps.clone()
     while True:

@@ -18,7 +18,7 @@ from torch import nn
 
 from ..errors import UserError
 from ..models.geometry import columns, items, rows
-from ..models.geometry import unit as width
+from ..models.geometry import unit_size as width
 from ..models.linear_view import matrix
 from ..models.macs import count_macs, macs_by_module
 from ..models.meta_device import macs_or_why_not, on_meta
@@ -27,7 +27,7 @@ from ..models.structure import Group, group_name
 UNITS = {"parameters": "parameters", "macs": "multiply-accumulates", "bytes": "bytes"}
 
 
-def amount(unit: str, denoiser: nn.Module, inputs: Mapping[str, Any]) -> int:
+def amount_of(unit: str, denoiser: nn.Module, inputs: Mapping[str, Any]) -> int:
     """What a denoiser has of a unit; `inputs` are the arguments of one call. UserError for operations that can't be counted without data."""
     if unit != "macs":
         return size_of(unit, [denoiser])
@@ -60,14 +60,18 @@ def size_of_an_item(unit: str, denoiser: nn.Module, group: Group) -> float:
     total, found = items(denoiser, group), 0.0
     for name in group.producers:
         layer, count = denoiser.get_submodule(name), rows(denoiser, group, name, total).shape[1]
-        found += count * (matrix(layer).shape[1] + (layer.bias is not None)) * each(unit, layer)
+        found += (
+            count
+            * (matrix(layer).shape[1] + (layer.bias is not None))
+            * parameters_or_bytes(unit, layer)
+        )
     for name in group.consumers:
         layer, count = denoiser.get_submodule(name), columns(denoiser, group, total).shape[1]
-        found += count * len(layer.weight) * each(unit, layer)
+        found += count * len(layer.weight) * parameters_or_bytes(unit, layer)
     if group.norm:
         norm = denoiser.get_submodule(group.norm)
         found += width(denoiser, group) * sum(
-            each(unit, norm) for part in (norm.weight, norm.bias) if part is not None
+            parameters_or_bytes(unit, norm) for part in (norm.weight, norm.bias) if part is not None
         )
     return found
 
@@ -92,7 +96,7 @@ def macs_of_an_item(
     return found + (macs.get(group.owner, (0, 0))[1] / total if group.kind == "heads" else 0.0)
 
 
-def each(unit: str, module: nn.Module) -> int:
+def parameters_or_bytes(unit: str, module: nn.Module) -> int:
     """What one parameter of a module counts."""
     return 1 if unit == "parameters" else module.weight.element_size()
 

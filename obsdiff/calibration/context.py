@@ -10,14 +10,14 @@ from ..models.structure import Block, Tap
 from ..pipelines.call import Prompt
 from ..pipelines.run import Run
 from ..runtime.distributed import Ranks
-from ..runtime.scratch import Store
+from ..runtime.scratch import Scratch
 from .hessian import Hessian
 
 Hessians = dict[Tap, Hessian]
 
 
 @dataclass(frozen=True)
-class Plan:
+class CalibrationSet:
     """What to run: prompts, the seed of each, settings of the pipeline call, batch size, step weights (kind, low, high); of
     several processes that run it together, which one this is of how many; and what is drawn afterwards for Hessians of its own."""
 
@@ -28,10 +28,10 @@ class Plan:
     weighting: tuple[str, float, float] = ("log_decrease", 0.8, 1.2)
     rank: int = 0
     ranks: int = 1
-    held_out: "Plan | None" = None
+    held_out: "CalibrationSet | None" = None
 
     @property
-    def parts(self) -> list["Plan"]:
+    def parts(self) -> list["CalibrationSet"]:
         """This, and what is held out."""
         return [self, self.held_out] if self.held_out else [self]
 
@@ -56,7 +56,7 @@ class Plan:
 
 
 @dataclass(frozen=True)
-class Site:
+class CalibrationContext:
     """Where calibration works: the pipeline made ready, its denoiser with its blocks, what to draw, where things wait, which device holds
     Hessians, what is called at each denoiser call with the number of prompts in it; the processes at work, and which of them solves
     which tap (none: whoever asks); and whether replay's Hessians get cross sums with the dense model's inputs."""
@@ -64,8 +64,8 @@ class Site:
     run: Run
     denoiser: nn.Module
     blocks: list[Block]
-    plan: Plan
-    store: Store
+    calibration_set: CalibrationSet
+    scratch: Scratch
     device: str | None = None
     on_call: Callable[[int], None] = lambda prompts: None
     ranks: Ranks = field(default_factory=Ranks)

@@ -14,11 +14,11 @@ from ..pipelines.prompt_records import prompts_hash
 from ..pipelines.run import prepared
 from ..runtime.distributed import Ranks
 from ..runtime.progress import Progress
-from ..runtime.scratch import store
-from .context import Plan, Site
+from ..runtime.scratch import open_scratch
+from .context import CalibrationContext, CalibrationSet
 from .gather import DensePass, gather
-from .packages import Package, room
-from .plan import Job, job_of
+from .packages import Package, memory_for_waiting
+from .plan import PruningPlan, plan_pruning
 
 
 @contextlib.contextmanager
@@ -38,13 +38,15 @@ def dense_pass(
     With calibration single the Hessians serve all of them; with replay the recording does, and the Hessians of the first
     package. What memory has no room for lies on disk until the block ends. Raises what prune_ raises.
     """
-    jobs = [job_of(pipe, prompts, config) for config in configs]
+    jobs = [plan_pruning(pipe, prompts, config) for config in configs]
     first = jobs[0]
-    for job in jobs:
-        require_shared(job.config, first.config)
+    for plan in jobs:
+        require_shared(plan.config, first.config)
     if first.config.device:
         pipe.to(first.config.device)
-    wanted = {layer for job in jobs for package in first_packages(job) for layer in package.layers}
+    wanted = {
+        layer for plan in jobs for package in first_packages(plan) for layer in package.layers
+    }
     taps = [
         tap
         for block in first.blocks
@@ -55,33 +57,36 @@ def dense_pass(
     taps = [
         replace(tap, layers=tuple(layer for layer in tap.layers if layer in wanted)) for tap in taps
     ]
-    smallest = min(room(job.config, job.packages, job.linears) for job in jobs)
-    with store(smallest) as waiting:
+    smallest = min(memory_for_waiting(plan.config, plan.packages, plan.shapes) for plan in jobs)
+    with open_scratch(smallest) as scratch:
         ranks = Ranks.here()
         shown = progress if ranks.rank == 0 else False
-        with prepared(pipe, first.scheduler) as run, Progress(shown, 1, first.plan.here) as bar:
+        with (
+            prepared(pipe, first.scheduler) as run,
+            Progress(shown, 1, first.calibration_set.here) as bar,
+        ):
             advance = partial(bar.advance_of, run)
-            site = Site(
+            context = CalibrationContext(
                 run,
                 first.denoiser,
                 first.blocks,
-                first.plan,
-                waiting,
+                first.calibration_set,
+                scratch,
                 first.config.offload_device,
                 advance,
                 ranks,
             )
             began = time.perf_counter()
-            found = gather(site, taps, first.config.calibrating)
+            found = gather(context, taps, first.config.calibrating)
             found.seconds = time.perf_counter() - began
         for hessian in found.hessians.values():
             hessian.share()
         yield found
 
 
-def first_packages(job: Job) -> list[Package]:
+def first_packages(plan: PruningPlan) -> list[Package]:
     """The packages whose Hessians a dense pass gathers: all, or for replay the first."""
-    return job.packages if job.config.calibrating == "single" else job.packages[:1]
+    return plan.packages if plan.config.calibrating == "single" else plan.packages[:1]
 
 
 WHAT_IS_DRAWN = (
@@ -105,23 +110,26 @@ def require_shared(config: PruningConfig, other: PruningConfig) -> None:
             )
 
 
-def require_fitting(dense: DensePass | None, job: Job) -> None:
+def require_fitting(dense: DensePass | None, plan: PruningPlan) -> None:
     """UserError for a dense pass that drew something else."""
     if not dense:
         return
-    if drawn(dense.plan) != drawn(job.plan) or job.config.calibrating == "live":
+    if (
+        drawn(dense.calibration_set) != drawn(plan.calibration_set)
+        or plan.config.calibrating == "live"
+    ):
         raise UserError(
             "dense pass: it was made with other prompts, seeds or settings, or the config says calibration live; make it with this config"
         )
-    if job.config.calibrating == "replay" and dense.trajectory is None:
+    if plan.config.calibrating == "replay" and dense.trajectory is None:
         raise UserError(
             "dense pass: it was made for calibration single and has no trajectory to replay; make it with this config"
         )
 
 
-def drawn(plan: Plan) -> list[Any]:
+def drawn(calibration_set: CalibrationSet) -> list[Any]:
     """What two plans have in common if they draw the same."""
     return [
         (prompts_hash(part.prompts, part.seeds), replace(part, prompts=[], seeds=[], held_out=None))
-        for part in plan.parts
+        for part in calibration_set.parts
     ]

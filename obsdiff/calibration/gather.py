@@ -18,13 +18,13 @@ from itertools import chain
 
 from ..errors import CalibrationError, UserError
 from ..models.structure import Tap
-from .context import Hessians, Plan, Site
+from .context import CalibrationContext, CalibrationSet, Hessians
 from .hessian import Hessian
 from .hooks import calibrate
 from .packages import Package
-from .replay.dense_model import DenseStream
-from .replay.recording import Shelf, Trajectory
-from .replay.run import record, replayed, spans
+from .replay.dense_model import DenseModel
+from .replay.recording import TensorCache, Trajectory
+from .replay.run import record_trajectory, replay_packages, spans
 
 
 @dataclass
@@ -32,7 +32,7 @@ class DensePass:
     """What one dense pass over the calibration prompts left: the Hessians by layer, each with that of the held-out prompts if there are
     any, and for replay the recorded trajectory; and the seconds that it took."""
 
-    plan: Plan
+    calibration_set: CalibrationSet
     hessians: dict[str, Hessian] = field(default_factory=dict)
     trajectory: Trajectory | None = None
     seconds: float = 0.0
@@ -47,7 +47,7 @@ class DensePass:
 
 
 def live(
-    site: Site,
+    context: CalibrationContext,
     packages: list[Package],
     dense: DensePass | None = None,
     solved: Set[str] = frozenset(),
@@ -57,20 +57,20 @@ def live(
         if solved >= set(package.layers):
             yield {}
         else:
-            yield site.added_up(
+            yield context.added_up(
                 calibrate(
-                    site.run,
-                    site.denoiser,
+                    context.run,
+                    context.denoiser,
                     list(package.taps),
-                    site.plan,
-                    site.device,
-                    site.on_call,
+                    context.calibration_set,
+                    context.device,
+                    context.on_call,
                 )
             )
 
 
 def single(
-    site: Site,
+    context: CalibrationContext,
     packages: list[Package],
     dense: DensePass | None = None,
     solved: Set[str] = frozenset(),
@@ -80,14 +80,16 @@ def single(
         [tap for tap in package.taps if not solved >= set(tap.layers)] for package in packages
     ]
     own = dense or (
-        gather(site, list(chain(*wanted)), "single") if any(wanted) else DensePass(site.plan)
+        gather(context, list(chain(*wanted)), "single")
+        if any(wanted)
+        else DensePass(context.calibration_set)
     )
     for taps in wanted:
         yield own.of(tuple(taps))
 
 
 def replay(
-    site: Site,
+    context: CalibrationContext,
     packages: list[Package],
     dense: DensePass | None = None,
     solved: Set[str] = frozenset(),
@@ -98,33 +100,33 @@ def replay(
         yield from ({} for _ in packages)
         return
     first, begin = () if done else packages[0].taps, max(1, done)
-    own = dense or gather(site, list(first), "replay")
-    stream = (
-        DenseStream(
-            site.run, site.denoiser, own.trajectory, packages, spans(packages, own.trajectory)
+    own = dense or gather(context, list(first), "replay")
+    dense_model = (
+        DenseModel(
+            context.run, context.denoiser, own.trajectory, packages, spans(packages, own.trajectory)
         )
-        if site.asymmetric
+        if context.asymmetric
         else None
     )
-    with contextlib.closing(stream) if stream else contextlib.nullcontext():
-        if stream:
-            stream.begin(begin)
+    with contextlib.closing(dense_model) if dense_model else contextlib.nullcontext():
+        if dense_model:
+            dense_model.begin(begin)
         yield own.of(first)
         if not dense:
             own.hessians.clear()
         yield from ({} for _ in packages[1:done])
-        for found in replayed(
-            site.run,
-            site.denoiser,
+        for found in replay_packages(
+            context.run,
+            context.denoiser,
             own.trajectory,
             packages,
-            site.plan,
-            site.device,
-            site.on_call,
+            context.calibration_set,
+            context.device,
+            context.on_call,
             begin,
-            stream,
+            dense_model,
         ):
-            yield site.added_up(found)
+            yield context.added_up(found)
 
 
 def leading(packages: list[Package], solved: Set[str]) -> int:
@@ -142,41 +144,54 @@ GATHER: dict[str, Callable[..., Iterator[Hessians]]] = {
 }
 
 
-def gather(site: Site, taps: list[Tap], calibration: str) -> DensePass:
+def gather(context: CalibrationContext, taps: list[Tap], calibration: str) -> DensePass:
     """One dense pass: the Hessians of the taps, and for replay the recorded trajectory."""
     trajectory = None
     if calibration == "replay":
-        shelf = Shelf(site.store, site.device)
-        trajectory, found = record(
-            site.run, site.denoiser, site.blocks, taps, site.plan, shelf, site.device, site.on_call
+        cache = TensorCache(context.scratch, context.device)
+        trajectory, found = record_trajectory(
+            context.run,
+            context.denoiser,
+            context.blocks,
+            taps,
+            context.calibration_set,
+            cache,
+            context.device,
+            context.on_call,
         )
     else:
         found = calibrate(
-            site.run, site.denoiser, taps, site.plan, site.device, site.on_call, store=site.store
+            context.run,
+            context.denoiser,
+            taps,
+            context.calibration_set,
+            context.device,
+            context.on_call,
+            scratch=context.scratch,
         )
-    site.added_up(found)
-    if site.plan.held_out:
-        for tap, hessian in held_out(site, taps).items():
+    context.added_up(found)
+    if context.calibration_set.held_out:
+        for tap, hessian in held_out(context, taps).items():
             found[tap].held_out = hessian
     return DensePass(
-        site.plan,
+        context.calibration_set,
         {layer: hessian for tap, hessian in found.items() for layer in tap.layers},
         trajectory,
     )
 
 
-def held_out(site: Site, taps: list[Tap]) -> Hessians:
+def held_out(context: CalibrationContext, taps: list[Tap]) -> Hessians:
     """The Hessians of the prompts that are kept apart, in the same dense pass after the others."""
     try:
-        return site.added_up(
+        return context.added_up(
             calibrate(
-                site.run,
-                site.denoiser,
+                context.run,
+                context.denoiser,
                 taps,
-                site.plan.held_out,
-                site.device,
-                site.on_call,
-                store=site.store,
+                context.calibration_set.held_out,
+                context.device,
+                context.on_call,
+                scratch=context.scratch,
             )
         )
     except CalibrationError as error:

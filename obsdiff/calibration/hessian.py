@@ -26,10 +26,12 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from ..runtime.distributed import AT_ONCE, Ranks, answered
-from ..runtime.scratch import stopped_by_disk
+from ..runtime.distributed import REDUCE_ELEMENTS, Ranks, collective
+from ..runtime.scratch import disk_errors
 
-ENOUGH = 32  # distinct tokens are counted up to this many per column: more changes nothing
+COUNTED_PER_COLUMN = (
+    32  # distinct tokens are counted up to this many per column: more changes nothing
+)
 MIX = 0.6180339887498949  # fractional multiples of the golden ratio: fixed, unrelated factors for the row sums
 TILE = (256, 512)  # rows and columns of xx that are summed together
 SPLIT = 256  # rows whose sums are computed together
@@ -68,7 +70,7 @@ class Hessian:
     @classmethod
     def mapped(cls, columns: int, file: Path) -> "Hessian":
         """No tokens yet, and the sums (float32) in a new memory-mapped file: the system keeps in memory what fits."""
-        with stopped_by_disk(file), file.open("wb") as opened:
+        with disk_errors(file), file.open("wb") as opened:
             if hasattr(
                 os, "posix_fallocate"
             ):  # else a disk that fills up later ends the process on the spot
@@ -113,7 +115,7 @@ class Hessian:
                 yield self.xx[rows, columns], rows, columns
 
     def count(self, sums: Tensor) -> None:
-        room = ENOUGH * self.columns - len(self.seen)
+        room = COUNTED_PER_COLUMN * self.columns - len(self.seen)
         if room > 0:
             self.seen.update(sums.unique()[:room].tolist())
 
@@ -136,7 +138,7 @@ class Hessian:
         """H (I, I): twice the weighted mean of x x^T, both triangles."""
         return self.placed(self.write(torch.empty_like(self.xx)))
 
-    def take(self) -> Tensor:
+    def take_(self) -> Tensor:
         """H as `matrix` gives it, in the memory of xx, which is lost: nothing but `mean` and the counts is left afterwards. A copy if
         the Hessian is shared."""
         if self.shared:
@@ -145,7 +147,7 @@ class Hessian:
         self.xx = square.new_empty(0, 0)
         return self.placed(square)
 
-    def crossed(self) -> Tensor:
+    def take_cross_(self) -> Tensor:
         """C (I, I): twice the weighted mean of (x* - x) x^T, in the memory of its sums, which are lost."""
         found, self.cross = self.cross.mul_(2.0 / max(1, self.samples)), None
         return found
@@ -195,9 +197,9 @@ class Hessian:
         )
         seen: list[Any] = [None] * ranks.size
         squares = [square for square in (self.xx, self.cross) if square is not None]
-        with answered():
+        with collective():
             for part in (
-                *(part for square in squares for part in square.flatten().split(AT_ONCE)),
+                *(part for square in squares for part in square.flatten().split(REDUCE_ELEMENTS)),
                 self.x,
             ):
                 dist.all_reduce(part) if owner is None else dist.reduce(part, owner)

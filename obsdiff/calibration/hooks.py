@@ -27,20 +27,20 @@ from ..models.linear_view import matrix, tokens
 from ..models.structure import Tap
 from ..pipelines.denoisers import DENOISERS
 from ..pipelines.run import Run, hooked
-from ..runtime.scratch import Store
-from .context import Plan
+from ..runtime.scratch import Scratch
+from .context import CalibrationSet
 from .hessian import Hessian
 from .packages import bytes_of
 from .step_weights import step_weight
 
-LARGEST, SMALLEST = (
+LARGEST_INPUT, SMALLEST_INPUT = (
     1e15,
     1e-15,
 )  # inputs whose squares, and thousands of them together, float32 holds
 
 
 @dataclass
-class Account:
+class CallAudit:
     """Who was called how often: the denoiser and the pipeline's other denoisers, by step, and each tapped layer, in all and in the
     denoiser calls that it took part in."""
 
@@ -57,7 +57,7 @@ class Account:
             self.last[layer] = self.denoiser
             self.present[layer] += 1
 
-    def settle(self, expected: list[str], steps: int, ranks: int = 1) -> None:
+    def check(self, expected: list[str], steps: int, ranks: int = 1) -> None:
         """Raise CalibrationError unless every layer took part in every denoiser call, as often in each, and every step had the same
         number of denoiser calls, but for steps that only another denoiser ran in. An expert sees the tokens that are sent to it: it
         must have been called at all, if only in another of several processes."""
@@ -92,11 +92,11 @@ def calibrate(
     run: Run,
     denoiser: nn.Module,
     taps: list[Tap],
-    plan: Plan,
+    calibration_set: CalibrationSet,
     device: torch.device | str | None = None,
     on_call: Callable[[int], None] = lambda prompts: None,
-    account: Account | None = None,
-    store: Store | None = None,
+    audit: CallAudit | None = None,
+    scratch: Scratch | None = None,
 ) -> dict[Tap, Hessian]:
     """One Hessian for each tap, over all prompts and steps. `device` holds them (default: where the layers are), or the disk those
     that `store` has no room for.
@@ -104,12 +104,12 @@ def calibrate(
     on_call(prompts) is called at each denoiser call with the number of prompts in it; who was called is counted in `account`.
     Raises CalibrationError (layer, step) for missed calls, inputs that are not finite or not shared as the table says.
     """
-    hessians = new_hessians(denoiser, taps, device, store)
-    account = account or Account()
-    with tapped(run, denoiser, hessians, account, plan.weighting, on_call):
-        for prompts, seeds in plan.batches():
-            run.latents(prompts, seeds, plan.settings)
-    account.settle([layer for tap in taps for layer in tap.layers], run.steps, plan.ranks)
+    hessians = new_hessians(denoiser, taps, device, scratch)
+    audit = audit or CallAudit()
+    with tapped(run, denoiser, hessians, audit, calibration_set.weighting, on_call):
+        for prompts, seeds in calibration_set.batches():
+            run.latents(prompts, seeds, calibration_set.settings)
+    audit.check([layer for tap in taps for layer in tap.layers], run.steps, calibration_set.ranks)
     return hessians
 
 
@@ -117,7 +117,7 @@ def new_hessians(
     denoiser: nn.Module,
     taps: list[Tap],
     device: torch.device | str | None = None,
-    store: Store | None = None,
+    scratch: Scratch | None = None,
     crossed: bool = False,
 ) -> dict[Tap, Hessian]:
     """An empty Hessian for each tap, `crossed` with its cross sums; those that the store has no room for are memory-mapped files."""
@@ -125,7 +125,7 @@ def new_hessians(
     for tap in taps:
         layer = denoiser.get_submodule(tap.layers[0])
         columns = matrix(layer).shape[1]
-        file = store.take(bytes_of(columns)) if store else None
+        file = scratch.take(bytes_of(columns)) if scratch else None
         found[tap] = (
             Hessian.mapped(columns, file)
             if file
@@ -140,7 +140,7 @@ def tapped(
     run: Run,
     denoiser: nn.Module,
     hessians: dict[Tap, Hessian],
-    account: Account,
+    audit: CallAudit,
     weighting: tuple[str, float, float],
     on_call: Callable[[int], None],
     dense: Mapping[Tap, list[Tensor]] = MappingProxyType({}),
@@ -148,15 +148,18 @@ def tapped(
     """Hooks on the denoiser and on the tapped layers, removed on the way out. `dense`: what the dense model's taps read in the same calls, if
     cross sums are wanted; used up."""
     hooks = [
-        (denoiser, denoiser_hook(run, account, on_call)),
-        *((other, other_hook(run, account)) for other in other_modules(run, denoiser)),
+        (denoiser, denoiser_hook(run, audit, on_call)),
+        *(
+            (other, other_denoiser_hook(run, audit))
+            for other in other_denoiser_modules(run, denoiser)
+        ),
     ]
     for tap, hessian in hessians.items():
-        shared = Shared(len(tap.layers), dense.get(tap))
+        shared = SharedInput(len(tap.layers), dense.get(tap))
         hooks += [
             (
                 denoiser.get_submodule(layer),
-                layer_hook(run, account, layer, hessian, shared, weighting),
+                layer_hook(run, audit, layer, hessian, shared, weighting),
             )
             for layer in tap.layers
         ]
@@ -164,24 +167,24 @@ def tapped(
         yield
 
 
-def denoiser_hook(run: Run, account: Account, on_call: Callable[[int], None]) -> Callable:
+def denoiser_hook(run: Run, audit: CallAudit, on_call: Callable[[int], None]) -> Callable:
     def hook(*_) -> None:
-        account.denoiser += 1
-        account.per_step[run.step] += 1
+        audit.denoiser += 1
+        audit.per_step[run.step] += 1
         on_call(run.prompts)
 
     return hook
 
 
-def other_modules(run: Run, denoiser: nn.Module) -> list[nn.Module]:
+def other_denoiser_modules(run: Run, denoiser: nn.Module) -> list[nn.Module]:
     """The pipeline's other denoisers."""
     parts = [getattr(run.pipe, name, None) for name in DENOISERS]
     return [part for part in parts if isinstance(part, nn.Module) and part is not denoiser]
 
 
-def other_hook(run: Run, account: Account) -> Callable:
+def other_denoiser_hook(run: Run, audit: CallAudit) -> Callable:
     def hook(*_) -> None:
-        account.others[run.step] += 1
+        audit.others[run.step] += 1
 
     return hook
 
@@ -192,7 +195,7 @@ def is_expert(layer: str) -> bool:
 
 
 @dataclass
-class Shared:
+class SharedInput:
     """The tensor that the layers of one tap read in the current denoiser call, and which of them have read it; and what the dense model's
     read, if that is to be compared."""
 
@@ -205,30 +208,30 @@ class Shared:
 
 def layer_hook(
     run: Run,
-    account: Account,
+    audit: CallAudit,
     layer: str,
     hessian: Hessian,
-    shared: Shared,
+    shared: SharedInput,
     weighting: tuple[str, float, float],
 ) -> Callable:
     """The layer of a tap that is called first adds its input to the Hessian; the others check that theirs is the same tensor."""
 
     def hook(module: nn.Module, args: tuple[Tensor, ...]) -> None:
-        account.count(layer)
+        audit.count(layer)
         x = args[0]
         if (
             shared.tensor is None or shared.reader == layer
         ):  # a new pass, also if not all have read the last one: `settle` will say so
             shared.reader, shared.tensor, shared.readers = layer, x, 0
             numbers = x.detach().float()
-            require_usable(numbers, layer, run.step + 1)
+            require_summable(numbers, layer, run.step + 1)
             kind, low, high = weighting
             alpha = step_weight(kind, run.step, run.steps, low, high)
             for part, *other in zip(
                 tokens(module, numbers), *dense_tokens(module, layer, numbers, shared), strict=True
             ):
                 hessian.update(part, alpha, *other)
-        elif not same(x, shared.tensor):
+        elif not same_tensor(x, shared.tensor):
             raise CalibrationError(
                 f"{layer} and {shared.reader} were taken to read one tensor, but their inputs differ"
             )
@@ -240,7 +243,7 @@ def layer_hook(
 
 
 def dense_tokens(
-    module: nn.Module, layer: str, numbers: Tensor, shared: Shared
+    module: nn.Module, layer: str, numbers: Tensor, shared: SharedInput
 ) -> list[Iterator[Tensor]]:
     """The tokens that the dense model's tap read where this one reads `numbers`; none if they are not wanted."""
     if shared.dense is None:
@@ -252,7 +255,7 @@ def dense_tokens(
     return [tokens(module, shared.dense.pop(0).float())]
 
 
-def require_usable(numbers: Tensor, layer: str, step: int) -> None:
+def require_summable(numbers: Tensor, layer: str, step: int) -> None:
     """CalibrationError for inputs with inf or NaN, and for those whose squares float32 can't sum."""
     least, most = torch.stack(torch.aminmax(numbers)).tolist() if numbers.numel() else (0.0, 0.0)
     size = max(abs(least), abs(most))
@@ -260,13 +263,13 @@ def require_usable(numbers: Tensor, layer: str, step: int) -> None:
         raise CalibrationError(
             f"{layer}: the input of step {step} has inf or NaN; try another --dtype (float16 overflows where bfloat16 does not)"
         )
-    if size > LARGEST or 0 < size < SMALLEST:
+    if size > LARGEST_INPUT or 0 < size < SMALLEST_INPUT:
         raise CalibrationError(
-            f"{layer}: the input of step {step} is up to {size:.1e}: expected between {SMALLEST:g} and {LARGEST:g}, or its squares are lost; leave the layer out with --exclude '{layer}'"
+            f"{layer}: the input of step {step} is up to {size:.1e}: expected between {SMALLEST_INPUT:g} and {LARGEST_INPUT:g}, or its squares are lost; leave the layer out with --exclude '{layer}'"
         )
 
 
-def same(x: Tensor, other: Tensor) -> bool:
+def same_tensor(x: Tensor, other: Tensor) -> bool:
     """Whether two tensors are one and the same memory, or equal copies of it (a layer may be given the input in its own format)."""
     return (
         x is other

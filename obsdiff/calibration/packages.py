@@ -36,11 +36,11 @@ def bytes_of(columns: int) -> int:
     return 4 * (columns * columns + columns)
 
 
-def hessian_bytes(tap: Tap, linears: Mapping[str, Shape]) -> int:
-    return bytes_of(linears[tap.layers[0]][1])
+def hessian_bytes(tap: Tap, shapes: Mapping[str, Shape]) -> int:
+    return bytes_of(shapes[tap.layers[0]][1])
 
 
-def work_bytes(taps: Iterable[Tap], linears: Mapping[str, Shape], config: PruningConfig) -> int:
+def work_bytes(taps: Iterable[Tap], shapes: Mapping[str, Shape], config: PruningConfig) -> int:
     """Bytes that solving takes at most beside the Hessians it reads: a copy of H if several prunings share it, its factor in float32
     or, where its condition asks for it, float64, and what that takes to invert, and four copies of the stacked weights in float32. Structured pruning keeps the rows of what left, and
     solves both streams of an attention at once. alps has H scaled, and its inverse for one rho, in float32, and ten copies of the weights; a
@@ -60,7 +60,7 @@ def work_bytes(taps: Iterable[Tap], linears: Mapping[str, Shape], config: Prunin
     squares = 14 + 4 * apart + 4 * config.removed * structured
 
     def of(tap: Tap) -> int:
-        columns, rows = linears[tap.layers[0]][1], sum(linears[layer][0] for layer in tap.layers)
+        columns, rows = shapes[tap.layers[0]][1], sum(shapes[layer][0] for layer in tap.layers)
         return round(squares * columns * columns) + 4 * copies * rows * columns
 
     return max(of(tap) for tap in taps) * (1 + structured)
@@ -76,7 +76,9 @@ def passes(config: PruningConfig, packages: int) -> float:
     ]
 
 
-def room(config: PruningConfig, packages: list[Package], linears: Mapping[str, Shape]) -> float:
+def memory_for_waiting(
+    config: PruningConfig, packages: list[Package], shapes: Mapping[str, Shape]
+) -> float:
     """Bytes of memory for what waits: the Hessians of calibration single, the recording of replay. Of the memory budget what solving
     and, for replay, the largest package leave; without a budget half of the memory that is free now."""
     if config.memory_budget_gib is None:
@@ -84,21 +86,21 @@ def room(config: PruningConfig, packages: list[Package], linears: Mapping[str, S
     largest = (
         max(package.hessian_bytes for package in packages) if config.calibrating != "single" else 0
     )
-    work = work_bytes((tap for package in packages for tap in package.taps), linears, config)
+    work = work_bytes((tap for package in packages for tap in package.taps), shapes, config)
     return max(0.0, config.memory_budget_gib * GIB - largest - work)
 
 
 def plan_packages(
-    blocks: list[Block], linears: Mapping[str, Shape], config: PruningConfig
+    blocks: list[Block], shapes: Mapping[str, Shape], config: PruningConfig
 ) -> list[Package]:
     """What `select` leaves of a model's blocks, in consecutive packages in forward order: config.packages of them with nearly equal numbers of units (by default 4, or one a
     unit if there are fewer), or as few as config.memory_budget_gib allows. A unit larger than the budget is split into its taps."""
-    units = select(blocks, config, linears)
+    units = select(blocks, config, shapes)
     if config.calibrating == "single":
-        require_work(units, linears, config)
-        return [make(sum(units, ()), linears, sets_of(config))]
+        require_work(units, shapes, config)
+        return [make(sum(units, ()), shapes, matrices_per_tap(config))]
     if config.memory_budget_gib is not None:
-        return by_budget(units, linears, config)
+        return by_budget(units, shapes, config)
     if config.packages is not None and config.packages > len(units):
         raise UserError(
             f"packages: expected at most one for each of the {len(units)} basic units, found {config.packages}"
@@ -107,12 +109,12 @@ def plan_packages(
     edges = [round(i * len(units) / count) for i in range(count + 1)]
     if config.calibrating == "replay":
         edges = snapped(edges, units, segments(blocks))
-    return [make(sum(units[a:b], ()), linears, sets_of(config)) for a, b in pairwise(edges)]
+    return [make(sum(units[a:b], ()), shapes, matrices_per_tap(config)) for a, b in pairwise(edges)]
 
 
-def require_work(units: list[Unit], linears: Mapping[str, Shape], config: PruningConfig) -> None:
+def require_work(units: list[Unit], shapes: Mapping[str, Shape], config: PruningConfig) -> None:
     """UserError if the budget is too small for the work of solving; Hessians can wait on disk."""
-    work = work_bytes((tap for unit in units for tap in unit), linears, config) / GIB
+    work = work_bytes((tap for unit in units for tap in unit), shapes, config) / GIB
     if config.memory_budget_gib is not None and config.memory_budget_gib < work:
         raise UserError(
             f"memory_budget_gib: solving the largest layer alone needs {work:.3g} GiB, found a budget of {config.memory_budget_gib:g}"
@@ -129,36 +131,39 @@ def snapped(edges: list[int], units: list[Unit], inside: Mapping[str, str]) -> l
 
 
 def by_budget(
-    units: list[Unit], linears: Mapping[str, Shape], config: PruningConfig
+    units: list[Unit], shapes: Mapping[str, Shape], config: PruningConfig
 ) -> list[Package]:
     """As few packages as the budget allows beside the work of solving. Structured units stay whole: their streams are pruned together."""
-    work = work_bytes((tap for unit in units for tap in unit), linears, config)
+    work = work_bytes((tap for unit in units for tap in unit), shapes, config)
     budget = config.memory_budget_gib * GIB - work
     parts: list[Unit] = []
     for unit in units:
-        fits = sets_of(config) * sum(hessian_bytes(tap, linears) for tap in unit) <= budget
+        fits = matrices_per_tap(config) * sum(hessian_bytes(tap, shapes) for tap in unit) <= budget
         parts += [unit] if fits or config.pattern == "structured" else [(tap,) for tap in unit]
     packages: list[Package] = []
     open_taps: tuple[Tap, ...] = ()
     for part in parts:
-        size = make(part, linears, sets_of(config)).hessian_bytes
+        size = make(part, shapes, matrices_per_tap(config)).hessian_bytes
         if size > budget:
             needed = f"{size / GIB:.3g} GiB, and solving {work / GIB:.3g}"
             raise UserError(
                 f"memory_budget_gib: the Hessian of {part[0].layers[0]} alone needs {needed}, found a budget of {config.memory_budget_gib:g}"
             )
-        if open_taps and make(open_taps + part, linears, sets_of(config)).hessian_bytes > budget:
-            packages.append(make(open_taps, linears, sets_of(config)))
+        if (
+            open_taps
+            and make(open_taps + part, shapes, matrices_per_tap(config)).hessian_bytes > budget
+        ):
+            packages.append(make(open_taps, shapes, matrices_per_tap(config)))
             open_taps = ()
         open_taps += part
-    return [*packages, make(open_taps, linears, sets_of(config))]
+    return [*packages, make(open_taps, shapes, matrices_per_tap(config))]
 
 
-def sets_of(config: PruningConfig) -> int:
+def matrices_per_tap(config: PruningConfig) -> int:
     """How many matrices are gathered for a tap: its Hessian, and that of held-out prompts, or the cross sums with the dense model's inputs."""
     return 1 + (config.held_out > 0) + config.asymmetric
 
 
-def make(taps: tuple[Tap, ...], linears: Mapping[str, Shape], sets: int) -> Package:
+def make(taps: tuple[Tap, ...], shapes: Mapping[str, Shape], sets: int) -> Package:
     """A package with so many Hessians, or matrices of their size, for each tap."""
-    return Package(taps, sets * sum(hessian_bytes(tap, linears) for tap in taps))
+    return Package(taps, sets * sum(hessian_bytes(tap, shapes) for tap in taps))

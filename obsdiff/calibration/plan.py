@@ -10,7 +10,7 @@ from ..config import PruningConfig
 from ..errors import CalibrationError, UserError
 from ..models.adapters import require_plain
 from ..models.discovery import require_blocks
-from ..models.linear_view import layer_shapes, refusal
+from ..models.linear_view import layer_shapes, unfolding_refusal
 from ..models.removable import require_prunable
 from ..models.structure import Block, Group, Shape
 from ..pipelines.call import (
@@ -23,13 +23,13 @@ from ..pipelines.call import (
     scheduler_name,
 )
 from ..runtime.distributed import Ranks
-from .context import Plan
+from .context import CalibrationSet
 from .packages import Package, plan_packages
 from .selection import select_groups
 
 
 @dataclass(frozen=True)
-class Job:
+class PruningPlan:
     """One pruning of one pipeline: the denoiser's name and module, the scheduler it follows, its layers' shapes, its blocks, the
     packages and, for structured, the groups to prune, and what to draw for it."""
 
@@ -37,14 +37,14 @@ class Job:
     component: str
     scheduler: str
     denoiser: nn.Module
-    linears: Mapping[str, Shape]
+    shapes: Mapping[str, Shape]
     blocks: list[Block]
     packages: list[Package]
     groups: list[Group]
-    plan: Plan
+    calibration_set: CalibrationSet
 
 
-def job_of(pipe: Any, prompts: Sequence[Prompt], config: PruningConfig) -> Job:
+def plan_pruning(pipe: Any, prompts: Sequence[Prompt], config: PruningConfig) -> PruningPlan:
     """UserError for what can't be pruned or drawn as asked, CalibrationError for a weight with inf or NaN."""
     if not isinstance(config, PruningConfig):
         raise UserError(f"config: expected a PruningConfig, found {type(config).__name__}")
@@ -55,18 +55,18 @@ def job_of(pipe: Any, prompts: Sequence[Prompt], config: PruningConfig) -> Job:
     scheduler = scheduler_name(pipe, name)
     denoiser: nn.Module = getattr(pipe, name)
     require_plain(pipe, name)
-    linears = layer_shapes(denoiser, config.target)
-    blocks = require_blocks(linears, type(denoiser).__name__, config.target)
-    packages = plan_packages(blocks, linears, config)
+    shapes = layer_shapes(denoiser, config.target)
+    blocks = require_blocks(shapes, type(denoiser).__name__, config.target)
+    packages = plan_packages(blocks, shapes, config)
     groups = select_groups(blocks, config) if config.pattern == "structured" else []
     require_prunable(denoiser, groups)
-    require_usable(denoiser, [layer for package in packages for layer in package.layers])
+    require_finite_weights(denoiser, [layer for package in packages for layer in package.layers])
     chosen, seeds = choose_prompts(prompts, config)
     check_prompts(pipe, chosen)
     weighting = (config.step_weighting, config.step_weight_min, config.step_weight_max)
     ranks = Ranks.here()
     count = config.calibrating_of(len(chosen))
-    plan = Plan(
+    calibration_set = CalibrationSet(
         chosen[:count],
         seeds[:count],
         call_settings(pipe, config),
@@ -76,25 +76,30 @@ def job_of(pipe: Any, prompts: Sequence[Prompt], config: PruningConfig) -> Job:
         ranks.size,
     )
     if config.held_out:
-        plan = replace(plan, held_out=replace(plan, prompts=chosen[count:], seeds=seeds[count:]))
-    for part in plan.parts:
+        calibration_set = replace(
+            calibration_set,
+            held_out=replace(calibration_set, prompts=chosen[count:], seeds=seeds[count:]),
+        )
+    for part in calibration_set.parts:
         require_batches(part)
-    return Job(config, name, scheduler, denoiser, linears, blocks, packages, groups, plan)
+    return PruningPlan(
+        config, name, scheduler, denoiser, shapes, blocks, packages, groups, calibration_set
+    )
 
 
-def require_batches(plan: Plan) -> None:
+def require_batches(calibration_set: CalibrationSet) -> None:
     """UserError if there is no batch for one of several processes."""
-    if len(list(replace(plan, rank=0, ranks=1).batches())) < plan.ranks:
+    if len(list(replace(calibration_set, rank=0, ranks=1).batches())) < calibration_set.ranks:
         raise UserError(
-            f"batch_size: {plan.ranks} processes share {len(plan.prompts)} prompts in batches of {plan.batch_size}, so some would have none"
+            f"batch_size: {calibration_set.ranks} processes share {len(calibration_set.prompts)} prompts in batches of {calibration_set.batch_size}, so some would have none"
         )
 
 
-def require_usable(denoiser: nn.Module, layers: list[str]) -> None:
+def require_finite_weights(denoiser: nn.Module, layers: list[str]) -> None:
     """UserError for the first layer that is no linear one even when its input is unfolded, CalibrationError for the first
     whose weight has inf or NaN."""
     for layer in layers:
-        reason = refusal(denoiser.get_submodule(layer))
+        reason = unfolding_refusal(denoiser.get_submodule(layer))
         if reason:
             raise UserError(f"{layer}: {reason}; leave it out with --exclude '{layer}'")
         if not denoiser.get_submodule(layer).weight.isfinite().all():

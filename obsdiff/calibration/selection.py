@@ -9,7 +9,7 @@ from ..errors import UserError
 from ..models.structure import Block, Group, Shape, Tap, Unit
 
 
-def left_of(group: Group, total: int, config: PruningConfig) -> int:
+def kept_count(group: Group, total: int, config: PruningConfig) -> int:
     """How many heads, norm groups or neurons stay: at least one, or round_to neurons; neurons in multiples of round_to."""
     away = int(config.removed * total + 0.5)
     if group.kind != "neurons":
@@ -18,7 +18,7 @@ def left_of(group: Group, total: int, config: PruningConfig) -> int:
     return min(total, max(unit, int((total - away) / unit + 0.5) * unit))
 
 
-def select(blocks: list[Block], config: PruningConfig, linears: Mapping[str, Shape]) -> list[Unit]:
+def select(blocks: list[Block], config: PruningConfig, shapes: Mapping[str, Shape]) -> list[Unit]:
     """The basic units to prune, in forward order, after blocks, target, include and exclude. UserError if none is left."""
     kept = chosen_blocks(blocks, config)
     if config.pattern == "structured":
@@ -32,7 +32,7 @@ def select(blocks: list[Block], config: PruningConfig, linears: Mapping[str, Sha
         raise UserError(
             f"nothing is left to prune: blocks {config.blocks or 'all'}, target {config.target}, include {list(config.include)}, exclude {list(config.exclude)}"
         )
-    check_columns(units, config, linears)
+    check_columns(units, config, shapes)
     return units
 
 
@@ -102,11 +102,11 @@ def narrow(unit: Unit, config: PruningConfig) -> Unit:
     return tuple(tap for tap in taps if tap.layers)
 
 
-def check_columns(units: list[Unit], config: PruningConfig, linears: Mapping[str, Shape]) -> None:
+def check_columns(units: list[Unit], config: PruningConfig, shapes: Mapping[str, Shape]) -> None:
     if config.group:
         m = config.group[1]
         for layer in (layer for unit in units for tap in unit for layer in tap.layers):
-            if linears[layer][1] % m:
+            if shapes[layer][1] % m:
                 raise UserError(
-                    f"pattern {config.pattern}: {layer} has {linears[layer][1]} input columns, which {m} does not divide"
+                    f"pattern {config.pattern}: {layer} has {shapes[layer][1]} input columns, which {m} does not divide"
                 )

@@ -62,7 +62,7 @@ def given_inputs(*places: str | Path | None) -> list[Path]:
     return [model for model in models if model.is_file() or (model / INDEX).is_file()]
 
 
-def inspect_(args: argparse.Namespace) -> None:
+def inspect_command(args: argparse.Namespace) -> None:
     config = config_of(args)
     if args.paper_count and config.pattern != "structured":
         raise UserError(
@@ -83,7 +83,7 @@ def inspect_(args: argparse.Namespace) -> None:
     show_json(plan) if args.json else print(as_text(plan))
 
 
-def report(args: argparse.Namespace) -> None:
+def report_command(args: argparse.Namespace) -> None:
     from ..evaluation.report.page import check_page, write_page
 
     check_page(args.output, args.overwrite)
@@ -91,14 +91,14 @@ def report(args: argparse.Namespace) -> None:
     say(f"{args.output}: {args.output.stat().st_size / 1e6:.1f} MB")
 
 
-def verify(args: argparse.Namespace) -> None:
+def verify_command(args: argparse.Namespace) -> None:
     from ..pipelines.verify import verify_folder
 
     found = verify_folder(args.folder)
     print(f"{args.folder}: as recorded: {found.files} files, {found.layers} layers")
 
 
-def demo(args: argparse.Namespace) -> None:
+def demo_command(args: argparse.Namespace) -> None:
     check_output(args.output, args.overwrite)
     from .demo import run_demo
 

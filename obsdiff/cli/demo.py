@@ -7,7 +7,7 @@ from typing import Any
 from ..calibration.dense_pass import dense_pass
 from ..calibration.gather import DensePass
 from ..config import PruningConfig
-from ..evaluation.evaluate import Job, evaluate
+from ..evaluation.evaluate import Evaluation, evaluate
 from ..evaluation.judges.files import find_judges
 from ..evaluation.report.page import write_page
 from ..pipelines.builtin import builtin_info, builtin_path
@@ -17,11 +17,11 @@ from ..pipelines.save import cast_, whole_folder, write_pruned
 from ..prune import prune_
 from ..runtime.progress import say
 
-MODEL = "emoji-sd3"
-STEPS = 10  # fewer than the model's own 25, to keep the demo below ten minutes on two cores
+DEMO_MODEL = "emoji-sd3"
+DEMO_STEPS = 10  # fewer than the model's own 25, to keep the demo below ten minutes on two cores
 CALIBRATION_PROMPTS = 8
 EVALUATION_PROMPTS = 12
-ROUNDS = 3  # timed pictures
+DEMO_ROUNDS = 3  # timed pictures
 FIRST_SEED = 1_000_000  # noise that no calibration prompt starts from
 ROADS = {
     "magnitude 50 %": {"method": "magnitude", "sparsity": 0.5},
@@ -35,9 +35,9 @@ ROADS = {
 
 def run_demo(output: Path, overwrite: bool = False) -> None:
     """Write OUTPUT/demo.html, the pruned pipelines, and the run: its results.json and pictures."""
-    path = builtin_path(MODEL)
+    path = builtin_path(DEMO_MODEL)
     folder = open_folder(path)
-    settings = builtin_info(path)["settings"] | {"num_inference_steps": STEPS}
+    settings = builtin_info(path)["settings"] | {"num_inference_steps": DEMO_STEPS}
     prompts = read_prompts(path / "evaluation_prompts.txt")[:EVALUATION_PROMPTS]
     seeds = [FIRST_SEED + i for i in range(len(prompts))]
     began = time.perf_counter()
@@ -59,15 +59,15 @@ def run_demo(output: Path, overwrite: bool = False) -> None:
         say(
             f"drawing {len(prompts)} prompts with each, measuring ({time.perf_counter() - began:.0f} s so far)"
         )
-        job = Job(
+        job = Evaluation(
             folder,
             runs,
             prompts,
             seeds,
             settings,
             folder.denoiser(None),
-            rounds=ROUNDS,
-            label=MODEL,
+            rounds=DEMO_ROUNDS,
+            label=DEMO_MODEL,
             judges=find_judges({}, path),
         )
         evaluate(job, inside / "run")

@@ -25,7 +25,7 @@ from .commands import (
 )
 
 
-def evaluate(args: argparse.Namespace) -> None:
+def evaluate_command(args: argparse.Namespace) -> None:
     for name, least in (("num_prompts", 1), ("batch_size", 1), ("seed", 0), ("rounds", 0)):
         whole(name, getattr(args, name), least)
     config = config_of(
@@ -43,7 +43,7 @@ def evaluate(args: argparse.Namespace) -> None:
     config = with_recommended(config, dense, args)
     judges = find_judges({name: getattr(args, name) for name in JUDGES}, dense.path)
 
-    from ..evaluation.evaluate import Job, check_comparable
+    from ..evaluation.evaluate import Evaluation, check_comparable
     from ..evaluation.evaluate import evaluate as run_job
     from ..evaluation.report.text_table import results_table
 
@@ -51,7 +51,7 @@ def evaluate(args: argparse.Namespace) -> None:
     quiet()
     settings = {name: getattr(config, name) for name in CALL if getattr(config, name) is not None}
     seeds = [args.seed + i for i in range(len(prompts))]
-    job = Job(
+    job = Evaluation(
         dense,
         runs,
         prompts,

@@ -7,7 +7,14 @@ from dataclasses import replace
 from typing import Any
 
 from ..allocation.budget import counted
-from ..calibration.packages import GIB, Package, passes, plan_packages, room, work_bytes
+from ..calibration.packages import (
+    GIB,
+    Package,
+    memory_for_waiting,
+    passes,
+    plan_packages,
+    work_bytes,
+)
 from ..calibration.selection import select, select_groups
 from ..config import PruningConfig
 from ..config.choices import BUDGETS
@@ -15,7 +22,7 @@ from ..errors import UserError
 from ..models.discovery import require_blocks, uncovered
 from ..models.linear_view import layer_shapes
 from ..models.meta_device import UNCONDITIONAL, build_on_meta, example_inputs, layers_of_config
-from ..models.pruned_classes import PREFIX
+from ..models.pruned_classes import CLASS_PREFIX
 from ..models.removable import require_prunable
 from ..models.structure import Block, Shape, Tap
 from ..pipelines.denoisers import chosen_denoiser, other_denoisers
@@ -39,13 +46,13 @@ def describe(
     component = folder.denoiser(config.component)
     others = other_denoisers(folder.components, component)
     tensors = folder.components[component]
-    linears = tensors.layers(config.target) or layers_of_config(
+    shapes = tensors.layers(config.target) or layers_of_config(
         folder.config(component), config.target
     )
-    blocks = require_blocks(linears, f"{folder.path}/{component}", config.target)
-    units = select(blocks, config, linears)
-    packages = plan_packages(blocks, linears, config)
-    settings = resolve(folder, config)
+    blocks = require_blocks(shapes, f"{folder.path}/{component}", config.target)
+    units = select(blocks, config, shapes)
+    packages = plan_packages(blocks, shapes, config)
+    settings = resolved_config(folder, config)
     budget = config.budget
     config = at_budget(folder, component, config, settings)
     tokens = tokens_per_call(folder, component, settings)
@@ -53,7 +60,7 @@ def describe(
     calls, seen = (n * steps if steps else None for n in (prompts, config.calibrating_of(prompts)))
 
     def tap_row(tap: Tap) -> dict[str, Any]:
-        columns = linears[tap.layers[0]][1]
+        columns = shapes[tap.layers[0]][1]
         each = tokens(tap)
         expected = round(each * seen / columns, 2) if each and seen else None
         return {"layers": list(tap.layers), "columns": columns, "tokens_per_column": expected}
@@ -65,8 +72,8 @@ def describe(
         "component": component,
         "dtype": tensors.dtype,
         "bytes": tensors.size,
-        "parameters": parameters(folder, component),
-        "targeted_parameters": sum(linears[layer][0] * linears[layer][1] for layer in pruned),
+        "parameters": stored_parameters(folder, component),
+        "targeted_parameters": sum(shapes[layer][0] * shapes[layer][1] for layer in pruned),
         "removed": config.removed,
         "budget": budget,
         "blocks": [{"name": b.name, "kind": b.entry} for b in blocks],
@@ -80,8 +87,8 @@ def describe(
         "calibrating": config.calibrating,
         "denoiser_passes": round(passes(config, len(packages)) * calls) if calls else None,
         "allocation_passes": drawings(blocks, packages, config) * steps if steps else None,
-        "memory": memory(packages, linears, config),
-        "uncovered": uncovered(linears, blocks, config.target),
+        "memory": planned_memory(packages, shapes, config),
+        "uncovered": uncovered(shapes, blocks, config.target),
         "notes": folder.notes() + ([chosen_denoiser(folder.pipeline, component, others)] if others and not config.component else []),
         "prediction": prediction(folder, component, config, settings, paper_count) if config.pattern == "structured" else None,
         "config": config.to_dict(),
@@ -100,15 +107,15 @@ def drawings(blocks: list[Block], packages: list[Package], config: PruningConfig
     return (len(tried) + 2) * min(config.allocation_prompts, config.num_prompts - config.held_out)
 
 
-def memory(
-    packages: list[Package], linears: Mapping[str, Shape], config: PruningConfig
+def planned_memory(
+    packages: list[Package], shapes: Mapping[str, Shape], config: PruningConfig
 ) -> dict[str, Any]:
     """GiB that the run takes beside model and activations: the largest package's Hessians, of those what waits on disk (known with a
     budget alone), and the work of solving."""
     hessians = max(package.hessian_bytes for package in packages)
-    work = work_bytes((tap for package in packages for tap in package.taps), linears, config)
+    work = work_bytes((tap for package in packages for tap in package.taps), shapes, config)
     on_disk = (
-        max(0.0, hessians - room(config, packages, linears))
+        max(0.0, hessians - memory_for_waiting(config, packages, shapes))
         if config.calibrating == "single" and config.memory_budget_gib
         else 0.0
     )
@@ -120,7 +127,7 @@ def memory(
     }
 
 
-def parameters(folder: Folder, component: str) -> int:
+def stored_parameters(folder: Folder, component: str) -> int:
     """Of the stored tensors; where there are none, of the model that config.json describes."""
     tensors = folder.components[component]
     if tensors.shapes and not tensors.original:
@@ -169,7 +176,7 @@ def prediction(
     latents, tokens = latents_of(folder, settings), text_tokens(folder)
     if (
         not tokens
-        and folder.config(component).get("_class_name", "").removeprefix(PREFIX)
+        and folder.config(component).get("_class_name", "").removeprefix(CLASS_PREFIX)
         not in UNCONDITIONAL
     ):
         raise UserError(
@@ -183,7 +190,7 @@ def prediction(
     return found
 
 
-def resolve(folder: Folder, config: PruningConfig) -> dict[str, Any]:
+def resolved_config(folder: Folder, config: PruningConfig) -> dict[str, Any]:
     """Steps, guidance and size: as configured, else the pipeline's defaults; None where nothing is known."""
     import diffusers
 

@@ -12,11 +12,11 @@ from typing import Any
 from ..config import PruningConfig
 from ..errors import RunFailed, RunStopped, UserError
 from ..pipelines.builtin import BUILTINS
-from .commands import CALL, demo, inspect_, report, verify
-from .evaluate import evaluate
-from .prune import prune
+from .commands import CALL, demo_command, inspect_command, report_command, verify_command
+from .evaluate import evaluate_command
+from .prune import prune_command
 
-MODEL = f"a pipeline folder, a hub id, a single-file checkpoint (.safetensors, with --config), or a built-in: {', '.join(BUILTINS)}"
+MODEL_HELP = f"a pipeline folder, a hub id, a single-file checkpoint (.safetensors, with --config), or a built-in: {', '.join(BUILTINS)}"
 CONFIG = "pipeline folder with the configs of a single-file checkpoint: it says how the file is read, and is no setting of the pruning"
 SEVERAL = {
     "sparsity": "; several values write DIR/0.30, DIR/0.40 ..., and share one calibration unless it is live",
@@ -47,7 +47,7 @@ def main(argv: list[str] | None = None) -> int:
         return 1
     except KeyboardInterrupt:
         print(
-            f"interrupted{GO_ON if args.run in (evaluate, prune) else '; nothing was written'}",
+            f"interrupted{GO_ON if args.run in (evaluate_command, prune_command) else '; nothing was written'}",
             file=sys.stderr,
         )
         return 1
@@ -130,7 +130,7 @@ def parser() -> Parser:
         help="how long one of several processes (torchrun) waits for the others",
     )
     add_config(p, several=True)
-    p.set_defaults(run=prune)
+    p.set_defaults(run=prune_command)
 
     p = commands.add_parser(
         "inspect",
@@ -144,14 +144,16 @@ def parser() -> Parser:
         help='with --pattern structured: count parameters and "TFLOPs" as the OBS-Diff paper does, too',
     )
     add_config(p)
-    p.set_defaults(run=inspect_)
+    p.set_defaults(run=inspect_command)
 
     p = commands.add_parser(
         "evaluate",
         help="the same prompts and seeds through pruned pipelines and the dense one: pictures, results.json, a table",
     )
     p.add_argument("runs", metavar="DIR", nargs="+", type=Path, help="pruned pipelines")
-    p.add_argument("--against", required=True, metavar="MODEL", help=f"the dense pipeline: {MODEL}")
+    p.add_argument(
+        "--against", required=True, metavar="MODEL", help=f"the dense pipeline: {MODEL_HELP}"
+    )
     p.add_argument("--config", metavar="FOLDER", type=Path, help=CONFIG)
     p.add_argument(
         "--output",
@@ -161,7 +163,7 @@ def parser() -> Parser:
         help="folder to write; appears complete or not at all",
     )
     add_evaluation(p)
-    p.set_defaults(run=evaluate)
+    p.set_defaults(run=evaluate_command)
 
     p = commands.add_parser("report", help="one self-contained HTML page of one or several runs")
     p.add_argument("runs", metavar="RUN", nargs="+", type=Path, help="folders with a results.json")
@@ -171,13 +173,13 @@ def parser() -> Parser:
         action="store_true",
         help="replace a page that obsdiff wrote; any other file stays",
     )
-    p.set_defaults(run=report)
+    p.set_defaults(run=report_command)
 
     p = commands.add_parser(
         "verify", help="check a pruned folder against its record: hashes, shapes, zeros, pattern"
     )
     p.add_argument("folder", metavar="DIR", type=Path, help="folder that obsdiff prune wrote")
-    p.set_defaults(run=verify)
+    p.set_defaults(run=verify_command)
 
     p = commands.add_parser("demo", help="the whole road on the built-in model; ends with the page")
     p.add_argument("--output", default=Path("obsdiff-demo"), metavar="DIR", type=Path)
@@ -186,13 +188,13 @@ def parser() -> Parser:
         action="store_true",
         help="replace an output folder that obsdiff wrote; any other stays",
     )
-    p.set_defaults(run=demo)
+    p.set_defaults(run=demo_command)
     return top
 
 
 def add_model(p: argparse.ArgumentParser) -> None:
     """MODEL, and what it takes to open it."""
-    p.add_argument("model", metavar="MODEL", help=MODEL)
+    p.add_argument("model", metavar="MODEL", help=MODEL_HELP)
     p.add_argument("--config", metavar="FOLDER", type=Path, help=CONFIG)
 
 

@@ -20,13 +20,13 @@ from torch import nn
 from ..errors import UserError
 from ..models.meta_device import example_inputs, macs_or_why_not
 
-SIDE, TEXT_TOKENS = 1024, 77
+PAPER_SIDE, TEXT_TOKENS = 1024, 77
 NORM = 5
 
 
 def paper_count(model: nn.Module, pixels_per_latent: int) -> dict[str, float]:
     """{"parameters_billions", "teraflops"} of a model on the meta device."""
-    side = SIDE // pixels_per_latent
+    side = PAPER_SIDE // pixels_per_latent
     inputs = example_inputs(model, side, side, TEXT_TOKENS)
     parameters = sum(p.numel() for p in model.parameters())
     if inputs is None:
@@ -34,7 +34,7 @@ def paper_count(model: nn.Module, pixels_per_latent: int) -> dict[str, float]:
             f"paper-count: the paper counts SD3, SDXL and FLUX models; found {type(model).__name__}"
         )
     extras: list[int] = []
-    handles = [module.register_forward_hook(counting(extras)) for module in model.modules()]
+    handles = [module.register_forward_hook(counting_norms(extras)) for module in model.modules()]
     try:
         counted = macs_or_why_not(model, inputs)
     finally:
@@ -42,14 +42,14 @@ def paper_count(model: nn.Module, pixels_per_latent: int) -> dict[str, float]:
             handle.remove()
     if counted["total"] is None:
         raise UserError(
-            f"paper-count: the paper counts at {SIDE} x {SIDE}, and {counted['why_not']}"
+            f"paper-count: the paper counts at {PAPER_SIDE} x {PAPER_SIDE}, and {counted['why_not']}"
         )
     layers = counted["linear"] + counted["convolution"]
     operations = 2 * layers + sum(extras) if "UNet" in type(model).__name__ else layers
     return {"parameters_billions": parameters / 1e9, "teraflops": operations / 1e12}
 
 
-def counting(extras: list[int]) -> Any:
+def counting_norms(extras: list[int]) -> Any:
     """A forward hook that notes a module's operations beside its multiply-accumulates."""
 
     def hook(module: nn.Module, args: tuple, out: torch.Tensor) -> None:

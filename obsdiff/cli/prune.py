@@ -15,17 +15,24 @@ from ..errors import RunFailed, RunStopped, UserError
 from ..models.discovery import require_blocks
 from ..pipelines.builtin import builtin_info
 from ..pipelines.folder import Folder, read_prompts
-from ..pipelines.partial_output import NEW, check_output, is_placed, open_part, put_in_place, remove
+from ..pipelines.partial_output import (
+    FINISHED,
+    check_output,
+    is_placed,
+    open_part,
+    put_in_place,
+    remove,
+)
 from ..pipelines.record import RECORD
 from ..pipelines.replaceable import WORK
 from ..pipelines.single_file import open_model
 from ..runtime.json_files import read_json
 from ..runtime.progress import say
-from ..runtime.scratch import stopped_by_disk
+from ..runtime.scratch import disk_errors
 from .commands import GENERAL_PROMPTS, config_of, given_inputs, quiet, show_json, with_recommended
 
 
-def prune(args: argparse.Namespace) -> None:
+def prune_command(args: argparse.Namespace) -> None:
     configs = all_configs(args)
     names = folder_names(configs)
     placed = args.resume and is_placed(args.output)
@@ -41,16 +48,16 @@ def prune(args: argparse.Namespace) -> None:
         make_plan(folder, config)
 
     from ..pipelines.call import check_devices
-    from ..runtime.distributed import joined
+    from ..runtime.distributed import process_group
 
     check_devices(configs[0])
     quiet()
-    with joined(args.timeout_minutes) as ranks, contextlib.ExitStack() as held:
+    with process_group(args.timeout_minutes) as ranks, contextlib.ExitStack() as held:
         job = {"command": "prune", "outputs": names}
-        part = ranks.agree(
+        part = ranks.from_rank_zero(
             lambda: held.enter_context(open_part(args.output, job, args.resume, args.overwrite))
         )
-        if ranks.agree(lambda: is_placed(args.output)):  # and not killed a moment later
+        if ranks.from_rank_zero(lambda: is_placed(args.output)):  # and not killed a moment later
             if ranks.rank == 0:
                 put_in_place(part, args.output, args.overwrite)
                 say(f"{args.output}: was finished already")
@@ -77,7 +84,7 @@ def cleared_if_in_vain(part: Path, resumed: bool) -> Iterator[None]:
 
 def targets(part: Path, names: list[str]) -> list[Path]:
     """Where the finished prunings lie until all are."""
-    return [part / NEW / name for name in names] if len(names) > 1 else [part / NEW]
+    return [part / FINISHED / name for name in names] if len(names) > 1 else [part / FINISHED]
 
 
 def all_configs(args: argparse.Namespace) -> list[PruningConfig]:
@@ -131,7 +138,7 @@ def prune_all(
     every = list(zip(names, configs, targets(part, names), strict=True))
     missing = [
         every[i]
-        for i in ranks.agree(
+        for i in ranks.from_rank_zero(
             lambda: [i for i, (_, _, target) in enumerate(every) if not (target / RECORD).is_file()]
         )
     ]
@@ -185,7 +192,7 @@ def write_whole(
     from ..pipelines.save import cast_, write_pruned
 
     cast_(pipe, formats)
-    with stopped_by_disk(beside):
+    with disk_errors(beside):
         shutil.rmtree(beside, ignore_errors=True)
         write_pruned(pipe, beside, report)
         target.parent.mkdir(exist_ok=True)
@@ -217,11 +224,11 @@ def calibration_prompts(file: Path | None, folder: Folder) -> list[str]:
 def make_plan(folder: Folder, config: PruningConfig) -> tuple[str, list[Package]]:
     """Name of the denoiser and its packages, from the files' headers, or for a single file from its config; every complaint about the target comes here."""
     name = folder.denoiser(config.component)
-    linears = folder.components[name].layers(config.target)
-    if not linears:  # a single file's names are not those of the layers
+    shapes = folder.components[name].layers(config.target)
+    if not shapes:  # a single file's names are not those of the layers
         from ..models.meta_device import layers_of_config
 
-        linears = layers_of_config(folder.config(name), config.target)
+        shapes = layers_of_config(folder.config(name), config.target)
     return name, plan_packages(
-        require_blocks(linears, f"{folder.path}/{name}", config.target), linears, config
+        require_blocks(shapes, f"{folder.path}/{name}", config.target), shapes, config
     )

@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass
 
-from .choices import DEFAULTS, PRESETS, SIZES, one_of, wildcards
-from .rules import check
+from .choices import DEFAULTS, PRESETS, SIZE_TARGETS, one_of, wildcards
+from .rules import check_settings
 from .settings import Settings
 
 
@@ -16,7 +16,7 @@ class PruningConfig(Settings):
             object.__setattr__(self, name, wildcards(name, getattr(self, name)))
         if self.preset is not None:
             one_of("preset", self.preset, PRESETS)
-        sized = any(getattr(self, name) is not None for name in SIZES)
+        sized = any(getattr(self, name) is not None for name in SIZE_TARGETS)
         for name, value in (
             DEFAULTS
             | ({"allocation": "obs"} if sized else {})
@@ -24,4 +24,4 @@ class PruningConfig(Settings):
         ).items():
             if getattr(self, name) is None:
                 object.__setattr__(self, name, value)
-        check(self)
+        check_settings(self)

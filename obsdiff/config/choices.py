@@ -56,9 +56,9 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
     "best": BEST,
     "fast": {kind: fields | {"allocation_prompts": 1} for kind, fields in BEST.items()},
 }
-SIZES = ("target_parameters", "target_macs", "target_bytes")
+SIZE_TARGETS = ("target_parameters", "target_macs", "target_bytes")
 BUDGETS = (
-    *SIZES,
+    *SIZE_TARGETS,
     "target_latency",
 )  # settings that give a share of the dense denoiser instead of a sparsity
 DTYPES = ("float32", "bfloat16", "float16")
@@ -68,7 +68,7 @@ LARGEST_SEED = 2**62  # torch takes 64 bits, and prompt i starts from seed + i
 LARGEST_NUMBER = sys.float_info.max
 LARGEST_SIDE = 2**16  # pixels
 LARGEST_DAMPING = 1e6  # with which every layer keeps its weights as they are
-WEIGHTS = (1e-6, 1e6)  # of denoising steps
+STEP_WEIGHT_RANGE = (1e-6, 1e6)  # of denoising steps
 
 
 def parse_group(pattern: str) -> tuple[int, int] | None:

@@ -16,10 +16,10 @@ from .choices import (
     PRESETS,
     REFINEMENTS,
     REPAIRING,
-    SIZES,
+    SIZE_TARGETS,
+    STEP_WEIGHT_RANGE,
     STEP_WEIGHTINGS,
     TARGETS,
-    WEIGHTS,
     number,
     one_of,
     parse_blocks,
@@ -29,7 +29,7 @@ from .choices import (
 from .settings import Settings
 
 
-def check(c: Settings) -> None:
+def check_settings(c: Settings) -> None:
     """Raise UserError for the first field that is wrong."""
     one_of("method", c.method, METHODS)
     group, kind = c.group, c.kind
@@ -65,7 +65,12 @@ def check(c: Settings) -> None:
         "step_weight_min",
         "step_weight_max",
     ):  # only their ratio counts, and float32 has to hold the sums
-        number(name, getattr(c, name), *WEIGHTS, f"between {WEIGHTS[0]:g} and {WEIGHTS[1]:g}")
+        number(
+            name,
+            getattr(c, name),
+            *STEP_WEIGHT_RANGE,
+            f"between {STEP_WEIGHT_RANGE[0]:g} and {STEP_WEIGHT_RANGE[1]:g}",
+        )
     if c.step_weight_max < c.step_weight_min:
         raise UserError(
             f"step_weight_max: expected at least step_weight_min {c.step_weight_min:g}, found {c.step_weight_max:g}"
@@ -169,7 +174,7 @@ def by_preset(c: Settings, name: str) -> str:
 def check_allocation(c: Settings) -> None:
     """UserError for an allocation without what it goes by."""
     size = next(
-        (name for name in SIZES if getattr(c, name) is not None), None
+        (name for name in SIZE_TARGETS if getattr(c, name) is not None), None
     )  # which can't do without
     name, instead = (
         f"allocation {c.allocation}{f' (for {size})' if size else by_preset(c, 'allocation')}",

@@ -49,7 +49,7 @@ def measure_speed(
     }
     steps = {name: lambda name=name: denoisers[name](**inputs[name]) for name in pipes}
     pictures = {
-        name: lambda pipe=pipe: picture(pipe, prompt, settings) for name, pipe in pipes.items()
+        name: lambda pipe=pipe: draw_one(pipe, prompt, settings) for name, pipe in pipes.items()
     }
     return {
         "step": compared(
@@ -59,5 +59,5 @@ def measure_speed(
     }
 
 
-def picture(pipe: Any, prompt: str, settings: dict[str, Any]) -> Any:
+def draw_one(pipe: Any, prompt: str, settings: dict[str, Any]) -> Any:
     return pipe(prompt=prompt, generator=torch.Generator(pipe.device).manual_seed(0), **settings)

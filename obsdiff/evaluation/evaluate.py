@@ -33,7 +33,7 @@ from .draw import draw, save_images
 from .judges.files import Judges
 from .judges.scores import Scores, all_figures
 from .peak_memory import peak_memory
-from .report.noise import DENSE
+from .report.noise import DENSE_NAME
 
 SCHEMA = 1
 RESULTS = "results.json"
@@ -47,7 +47,7 @@ OF_VAE = ("latent_channels", "block_out_channels")  # and how many pixels they b
 
 
 @dataclass(frozen=True)
-class Job:
+class Evaluation:
     """What is compared: the dense folder, the pruned ones by name, and how they are called. `rounds` timed pictures; 0 times
     nothing."""
 
@@ -65,7 +65,7 @@ class Job:
 
     @property
     def folders(self) -> dict[str, Folder]:
-        return {DENSE: self.dense, **self.runs}
+        return {DENSE_NAME: self.dense, **self.runs}
 
     @property
     def inputs(self) -> list[Path]:
@@ -164,55 +164,66 @@ def scheduler_of(folder: Folder) -> dict[str, Any]:
 
 
 def evaluate(
-    job: Job, output: Path, resume: bool = False, overwrite: bool = False
+    evaluation: Evaluation, output: Path, resume: bool = False, overwrite: bool = False
 ) -> dict[str, Any]:
     """Run the job and write the folder; returns what results.json holds. UserError for an output that can't be written."""
-    check_output(output, overwrite, job.inputs)
-    with open_part(output, job.fingerprint(), resume, overwrite) as part:
-        return fill(job, part, output, overwrite)
+    check_output(output, overwrite, evaluation.inputs)
+    with open_part(output, evaluation.fingerprint(), resume, overwrite) as part:
+        return fill(evaluation, part, output, overwrite)
 
 
-def fill(job: Job, part: Path, output: Path, overwrite: bool) -> dict[str, Any]:
+def fill(evaluation: Evaluation, part: Path, output: Path, overwrite: bool) -> dict[str, Any]:
     """Draw and measure what is not there yet, and give the folder its name."""
-    images = {name: draw_missing(job, name, part) for name in job.folders}
-    latents = {name: drawn_latents(job, name, part) for name in job.folders}
-    metrics = measure(job, images, latents, part)
-    costs = {name: cost(job, name, part) for name in job.folders}
+    images = {name: draw_missing(evaluation, name, part) for name in evaluation.folders}
+    latents = {name: drawn_latents(evaluation, name, part) for name in evaluation.folders}
+    metrics = score_pictures(evaluation, images, latents, part)
+    costs = {name: cost_of(evaluation, name, part) for name in evaluation.folders}
     runs = [
-        entry(name, job, costs[name], metrics[name], images[name], part.parent) for name in job.runs
+        entry(name, evaluation, costs[name], metrics[name], images[name], part.parent)
+        for name in evaluation.runs
     ]
-    results = results_of(job, images[DENSE], costs[DENSE], metrics[DENSE], runs)
+    results = results_of(
+        evaluation, images[DENSE_NAME], costs[DENSE_NAME], metrics[DENSE_NAME], runs
+    )
     write_json(part / RESULTS, results)
     finish(part, output, overwrite)
     return results
 
 
-def draw_missing(job: Job, name: str, part: Path) -> list[str]:
+def draw_missing(evaluation: Evaluation, name: str, part: Path) -> list[str]:
     """Draw the batches that are not there yet; paths of all pictures, relative to the run's folder."""
-    paths = [f"images/{job.key(name)}/{i:03}.png" for i in range(len(job.prompts))]
-    folder = part / WORK / "latents" / job.key(name)
+    paths = [f"images/{evaluation.key(name)}/{i:03}.png" for i in range(len(evaluation.prompts))]
+    folder = part / WORK / "latents" / evaluation.key(name)
     folder.mkdir(parents=True, exist_ok=True)
-    firsts = range(0, len(job.prompts), job.batch_size)
+    firsts = range(0, len(evaluation.prompts), evaluation.batch_size)
     batches = {
         i: [
             folder / f"{i:06}.safetensors",
-            *(part / path for path in paths[i : i + job.batch_size]),
+            *(part / path for path in paths[i : i + evaluation.batch_size]),
         ]
         for i in firsts
     }
     missing = [i for i in firsts if not all(file.exists() for file in batches[i])]
     if missing:
-        pipe, _ = load_pipeline(job.folders[name])
-        with counting(f"drawing {name}", len(job.prompts)) as advance:
+        pipe, _ = load_pipeline(evaluation.folders[name])
+        with counting(f"drawing {name}", len(evaluation.prompts)) as advance:
             advance(
-                sum(len(job.prompts[i : i + job.batch_size]) for i in firsts if i not in missing)
+                sum(
+                    len(evaluation.prompts[i : i + evaluation.batch_size])
+                    for i in firsts
+                    if i not in missing
+                )
             )
             for i in missing:
-                prompts = job.prompts[i : i + job.batch_size]
+                prompts = evaluation.prompts[i : i + evaluation.batch_size]
                 images, latents = draw(
-                    pipe, prompts, job.seeds[i : i + job.batch_size], job.settings, job.batch_size
+                    pipe,
+                    prompts,
+                    evaluation.seeds[i : i + evaluation.batch_size],
+                    evaluation.settings,
+                    evaluation.batch_size,
                 )
-                save_images(images, part, paths[i : i + job.batch_size])
+                save_images(images, part, paths[i : i + evaluation.batch_size])
                 beside = folder / f"{i:06}.part"
                 save_file({"latents": latents.contiguous()}, beside)
                 beside.rename(folder / f"{i:06}.safetensors")
@@ -220,17 +231,22 @@ def draw_missing(job: Job, name: str, part: Path) -> list[str]:
     return paths
 
 
-def drawn_latents(job: Job, name: str, part: Path) -> torch.Tensor:
+def drawn_latents(evaluation: Evaluation, name: str, part: Path) -> torch.Tensor:
     return torch.cat(
         [
             load_file(file)["latents"]
-            for file in sorted((part / WORK / "latents" / job.key(name)).glob("*.safetensors"))
+            for file in sorted(
+                (part / WORK / "latents" / evaluation.key(name)).glob("*.safetensors")
+            )
         ]
     )
 
 
-def measure(
-    job: Job, images: dict[str, list[str]], latents: dict[str, torch.Tensor], part: Path
+def score_pictures(
+    evaluation: Evaluation,
+    images: dict[str, list[str]],
+    latents: dict[str, torch.Tensor],
+    part: Path,
 ) -> Scores:
     """The figures of every pipeline, from the pictures as they were saved."""
     say(f"measuring the pictures of {len(images)} pipelines")
@@ -238,41 +254,52 @@ def measure(
         name: [Image.open(part / file).convert("RGB") for file in files]
         for name, files in images.items()
     }
-    return all_figures(pictures, latents, DENSE, job.prompts, job.judges)
+    return all_figures(pictures, latents, DENSE_NAME, evaluation.prompts, evaluation.judges)
 
 
-def cost(job: Job, name: str, part: Path) -> dict[str, Any]:
+def cost_of(evaluation: Evaluation, name: str, part: Path) -> dict[str, Any]:
     """What a pipeline costs; kept in the part folder, since timing takes long."""
-    file = part / WORK / "costs" / f"{job.key(name)}.json"
+    file = part / WORK / "costs" / f"{evaluation.key(name)}.json"
     found = kept_json(file)
     if found is None:
-        found = measure_cost(job, name)
+        found = measure_cost(evaluation, name)
         write_json(file, found)
     return found
 
 
-def measure_cost(job: Job, name: str) -> dict[str, Any]:
-    folder = job.folders[name]
-    found: dict[str, Any] = cost_on_disk(folder.components[job.component])
+def measure_cost(evaluation: Evaluation, name: str) -> dict[str, Any]:
+    folder = evaluation.folders[name]
+    found: dict[str, Any] = cost_on_disk(folder.components[evaluation.component])
     pipe, _ = load_pipeline(folder)
     pipe.set_progress_bar_config(disable=True)
     found["macs"] = step_macs(
-        getattr(pipe, job.component),
-        denoiser_call(pipe, getattr(pipe, job.component), job.prompts[0], job.settings),
+        getattr(pipe, evaluation.component),
+        denoiser_call(
+            pipe, getattr(pipe, evaluation.component), evaluation.prompts[0], evaluation.settings
+        ),
     )
     record = record_of(folder)
     found |= leaving(record.get("groups", []))
     if record:
         found["seconds"] = record.get("seconds", {})
-    if name != DENSE and job.rounds:
-        say(f"{name}: timing {job.rounds} pictures, dense and pruned in turn")
-        dense, _ = load_pipeline(job.dense)
+    if name != DENSE_NAME and evaluation.rounds:
+        say(f"{name}: timing {evaluation.rounds} pictures, dense and pruned in turn")
+        dense, _ = load_pipeline(evaluation.dense)
         dense.set_progress_bar_config(disable=True)
-        found |= measure_speed(dense, pipe, job.component, job.prompts[0], job.settings, job.rounds)
+        found |= measure_speed(
+            dense,
+            pipe,
+            evaluation.component,
+            evaluation.prompts[0],
+            evaluation.settings,
+            evaluation.rounds,
+        )
         del dense
     del pipe
-    if job.rounds:
-        found["memory"] = peak_memory(folder.path, job.settings, job.prompts[0], folder.single_file)
+    if evaluation.rounds:
+        found["memory"] = peak_memory(
+            folder.path, evaluation.settings, evaluation.prompts[0], folder.single_file
+        )
     return found
 
 
@@ -283,14 +310,14 @@ def record_of(folder: Folder) -> dict[str, Any]:
 
 def entry(
     name: str,
-    job: Job,
+    evaluation: Evaluation,
     cost: dict[str, Any],
     metrics: dict[str, Any],
     images: list[str],
     near: Path,
 ) -> dict[str, Any]:
     """One element of `runs` in results.json. A pipeline below the folder `near`, where the run lies, is named relative to it."""
-    folder, record = job.runs[name].path, record_of(job.runs[name])
+    folder, record = evaluation.runs[name].path, record_of(evaluation.runs[name])
     return {
         "name": name,
         "path": str(folder.relative_to(near) if folder.is_relative_to(near) else folder),
@@ -298,7 +325,7 @@ def entry(
         "cost": cost,
         "metrics": metrics,
         "prompts_calibrated_on": len(
-            set(job.prompts) & {p for p in record.get("prompts", []) if isinstance(p, str)}
+            set(evaluation.prompts) & {p for p in record.get("prompts", []) if isinstance(p, str)}
         ),
         "layers": record.get("layers", []),
         "images": images,
@@ -306,7 +333,7 @@ def entry(
 
 
 def results_of(
-    job: Job,
+    evaluation: Evaluation,
     dense_images: list[str],
     dense_cost: dict[str, Any],
     dense_metrics: dict[str, Any],
@@ -315,15 +342,15 @@ def results_of(
     """results.json, schema 1. Image paths are relative to the folder."""
     return {
         "schema": SCHEMA,
-        "dense": job.label or str(job.dense.source),
+        "dense": evaluation.label or str(evaluation.dense.source),
         "dense_images": dense_images,
         "dense_cost": dense_cost,
         "dense_metrics": dense_metrics,
         "runs": runs,
-        "prompts": job.prompts,
-        "seeds": job.seeds,
-        "settings": job.settings,
-        "judges": job.judges.record(),
-        "threads": job.threads,
+        "prompts": evaluation.prompts,
+        "seeds": evaluation.seeds,
+        "settings": evaluation.settings,
+        "judges": evaluation.judges.record(),
+        "threads": evaluation.threads,
         "versions": versions(),
     }

@@ -30,7 +30,7 @@ from torchmetrics.functional.image import (
 
 RESAMPLES = 2000
 GROUPS = 128  # the jackknife leaves out one prompt at a time; with more prompts than this, one group of them
-ROWS = 1024  # of a kernel matrix at a time
+KERNEL_ROWS = 1024  # of a kernel matrix at a time
 Figure = dict[str, Any]
 
 
@@ -45,7 +45,7 @@ def not_run(why: str) -> Figure:
     }
 
 
-def measured(value: float, low: float, high: float, per_prompt: np.ndarray) -> Figure:
+def figure_of(value: float, low: float, high: float, per_prompt: np.ndarray) -> Figure:
     return {
         "value": float(value),
         "low": float(low),
@@ -59,7 +59,7 @@ def mean_of(per_prompt: np.ndarray, seed: int = 0) -> Figure:
     """The mean of one number a prompt (N,), and its 95 % bootstrap interval."""
     picks = np.random.default_rng(seed).integers(len(per_prompt), size=(RESAMPLES, len(per_prompt)))
     low, high = np.quantile(per_prompt[picks].mean(1), [0.025, 0.975])
-    return measured(per_prompt.mean(), low, high, per_prompt)
+    return figure_of(per_prompt.mean(), low, high, per_prompt)
 
 
 def squared_errors(pruned: Tensor, dense: Tensor) -> tuple[np.ndarray, np.ndarray]:
@@ -76,7 +76,7 @@ def relative_latent_error(pruned: Tensor, dense: Tensor, seed: int = 0) -> Figur
     top, bottom = squared_errors(pruned, dense)
     picks = np.random.default_rng(seed).integers(len(top), size=(RESAMPLES, len(top)))
     low, high = np.quantile(top[picks].mean(1) / bottom[picks].mean(1), [0.025, 0.975])
-    return measured(top.mean() / bottom.mean(), low, high, top / bottom.mean())
+    return figure_of(top.mean() / bottom.mean(), low, high, top / bottom.mean())
 
 
 def psnr(pruned: Tensor, dense: Tensor) -> Figure:
@@ -87,16 +87,16 @@ def psnr(pruned: Tensor, dense: Tensor) -> Figure:
         return not_run(
             f"{equal} of {len(dense)} pictures are equal to dense's, and their PSNR is infinite"
         )
-    return mean_of(each(peak_signal_noise_ratio, pruned, dense))
+    return mean_of(per_image(peak_signal_noise_ratio, pruned, dense))
 
 
 def ssim(pruned: Tensor, dense: Tensor) -> Figure:
     """Structural similarity (Wang et al. 2004, eq. 13; Gaussian window of 11, deviation 1.5) of pictures (N, 3, H, W) uint8 against
     the dense ones: at most 1, which is the same picture."""
-    return mean_of(each(structural_similarity_index_measure, pruned, dense))
+    return mean_of(per_image(structural_similarity_index_measure, pruned, dense))
 
 
-def each(metric: Callable, pruned: Tensor, dense: Tensor) -> np.ndarray:
+def per_image(metric: Callable, pruned: Tensor, dense: Tensor) -> np.ndarray:
     """A metric of torchmetrics, picture by picture: (N,)."""
     pairs = zip(pruned[:, None].float(), dense[:, None].float(), strict=True)
     return np.array([metric(x, d, data_range=255.0).item() for x, d in pairs])
@@ -139,8 +139,11 @@ def kid(drawn: Tensor, real: Tensor) -> Figure:
         return not_run(
             f"expected at least 3 drawn pictures and 2 real ones, found {len(x)} and {len(r)}"
         )
-    among, across = kernel(x, x), torch.cat([kernel(rows, r).mean(1) for rows in x.split(ROWS)])
-    total = sum(kernel(rows, r).sum() for rows in r.split(ROWS)) - kernel_diagonal(r).sum()
+    among, across = (
+        kernel(x, x),
+        torch.cat([kernel(rows, r).mean(1) for rows in x.split(KERNEL_ROWS)]),
+    )
+    total = sum(kernel(rows, r).sum() for rows in r.split(KERNEL_ROWS)) - kernel_diagonal(r).sum()
     constant = total / (len(r) * (len(r) - 1))
 
     def distance(rows: Tensor) -> float:
@@ -171,4 +174,4 @@ def jackknife(statistic: Callable[[Tensor], float], n: int) -> Figure:
         without = statistic(everything[np.delete(np.arange(n), group)])
         pseudo.append(share * whole - (share - 1) * without)
     half = 1.96 * np.std(pseudo, ddof=1) / len(pseudo) ** 0.5
-    return measured(whole, whole - half, whole + half, np.array(pseudo))
+    return figure_of(whole, whole - half, whole + half, np.array(pseudo))

@@ -50,7 +50,7 @@ def gpu() -> bool:
     return torch.cuda.is_available()
 
 
-def measure(
+def measure_here(
     folder: Path, settings: dict[str, Any], prompt: str, single_file: str | None = None
 ) -> dict[str, Any]:
     """Load the pipeline, draw one picture, watch."""
@@ -87,4 +87,4 @@ def measure(
 
 
 if __name__ == "__main__":
-    print(json.dumps(measure(Path(sys.argv[1]), json.loads(sys.argv[2]), *sys.argv[3:])))
+    print(json.dumps(measure_here(Path(sys.argv[1]), json.loads(sys.argv[2]), *sys.argv[3:])))

@@ -9,124 +9,122 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from ..calibration.context import Hessians, Site
+from ..calibration.context import CalibrationContext, Hessians
 from ..calibration.gather import GATHER, DensePass
 from ..calibration.packages import Package
 from ..config import PruningConfig
 from ..pipelines.record import PruningReport
 from ..runtime.distributed import Ranks
-from ..runtime.mapped_weights import own_, park_
+from ..runtime.mapped_weights import spill_, unmap_
 from ..runtime.progress import Progress
-from ..runtime.scratch import Store
+from ..runtime.scratch import Scratch
 from .journal import Journal
-from .linear import solve_
+from .linear import solve_task_
 from .reporting import seconds
-from .tasks import Outcome, Piece, apply_
+from .tasks import Task, TaskResult, apply_
 
 
 @dataclass(frozen=True)
-class AtWork:
+class Executor:
     """A run's solving: the model, what is solved already, where things are kept, who solves what, and layers' own sparsities."""
 
     denoiser: nn.Module
     config: PruningConfig
     journal: Journal | None
     solved: Set[int]
-    waiting: Store
+    scratch: Scratch
     ranks: Ranks
     owners: Sequence[int]
     shares: Mapping[str, float]
 
-    def package(self, pieces: list[Piece], hessians: Hessians) -> Iterator[Outcome]:
+    def package(self, tasks: list[Task], hessians: Hessians) -> Iterator[TaskResult]:
         """Outcomes of a package's pieces, in order; each has been applied to the model by then. The Hessians are used up."""
         return (
-            self.alone(pieces, hessians)
-            if self.ranks.size == 1
-            else self.together(pieces, hessians)
+            self.alone(tasks, hessians) if self.ranks.size == 1 else self.together(tasks, hessians)
         )
 
-    def alone(self, pieces: list[Piece], hessians: Hessians) -> Iterator[Outcome]:
-        for piece in pieces:
-            self.begin(piece)
-            if piece.number in self.solved:
-                outcome = self.journal.read(piece)
-                apply_(self.denoiser, piece, outcome)
+    def alone(self, tasks: list[Task], hessians: Hessians) -> Iterator[TaskResult]:
+        for task in tasks:
+            self.begin(task)
+            if task.number in self.solved:
+                result = self.journal.read(task)
+                apply_(self.denoiser, task, result)
             else:
-                outcome = self.solve(piece, hessians)
-                self.keep(piece, outcome)
-            self.end(piece)
-            yield Outcome({}, outcome.layers, outcome.groups)
+                result = self.solve(task, hessians)
+                self.keep(task, result)
+            self.end(task)
+            yield TaskResult({}, result.layers, result.groups)
 
-    def together(self, pieces: list[Piece], hessians: Hessians) -> Iterator[Outcome]:
+    def together(self, tasks: list[Task], hessians: Hessians) -> Iterator[TaskResult]:
         """In several processes: all solve what is theirs, then everyone gets everything. Process 0 has the journal."""
         own = {}
-        for piece in pieces:
-            if piece.number not in self.solved and self.owners[piece.number] == self.ranks.rank:
-                self.begin(piece)
-                own[piece.number] = self.solve(piece, hessians)
-        for piece in pieces:
-            old, owner = piece.number in self.solved, self.owners[piece.number]
+        for task in tasks:
+            if task.number not in self.solved and self.owners[task.number] == self.ranks.rank:
+                self.begin(task)
+                own[task.number] = self.solve(task, hessians)
+        for task in tasks:
+            old, owner = task.number in self.solved, self.owners[task.number]
             mine = (
-                self.journal.read(piece)
+                self.journal.read(task)
                 if old and self.ranks.rank == 0
-                else own.pop(piece.number, None)
+                else own.pop(task.number, None)
             )
-            outcome = self.exchange(mine, 0 if old else owner)
+            result = self.exchange(mine, 0 if old else owner)
             if old or owner != self.ranks.rank:
-                self.begin(piece)
-                apply_(self.denoiser, piece, outcome)
+                self.begin(task)
+                apply_(self.denoiser, task, result)
             if not old and self.ranks.rank == 0:
-                self.keep(piece, outcome)
-            self.end(piece)
-            yield Outcome({}, outcome.layers, outcome.groups)
+                self.keep(task, result)
+            self.end(task)
+            yield TaskResult({}, result.layers, result.groups)
 
-    def exchange(self, outcome: Outcome | None, owner: int) -> Outcome:
+    def exchange(self, result: TaskResult | None, owner: int) -> TaskResult:
         device = next(self.denoiser.parameters()).device
-        parts = (outcome.tensors, (outcome.layers, outcome.groups)) if outcome else (None, None)
-        tensors, (layers, groups) = self.ranks.give(*parts, owner, device)
-        return Outcome.of(tensors, layers, groups)
+        parts = (result.tensors, (result.layers, result.groups)) if result else (None, None)
+        tensors, (layers, groups) = self.ranks.broadcast(*parts, owner, device)
+        return TaskResult.of(tensors, layers, groups)
 
-    def solve(self, piece: Piece, hessians: Hessians) -> Outcome:
-        return solve_(
+    def solve(self, task: Task, hessians: Hessians) -> TaskResult:
+        return solve_task_(
             self.denoiser,
-            piece,
-            {tap: hessians.pop(tap) for tap in piece.taps},
+            task,
+            {tap: hessians.pop(tap) for tap in task.taps},
             self.config,
             self.shares,
         )
 
-    def keep(self, piece: Piece, outcome: Outcome) -> None:
+    def keep(self, task: Task, result: TaskResult) -> None:
         if self.journal:
-            self.journal.write(piece, outcome)
+            self.journal.write(task, result)
 
-    def begin(self, piece: Piece) -> None:
+    def begin(self, task: Task) -> None:
         if self.config.memory_budget_gib:
-            own_(self.denoiser, piece.touched)
+            unmap_(self.denoiser, task.touched)
 
-    def end(self, piece: Piece) -> None:
+    def end(self, task: Task) -> None:
         if self.config.memory_budget_gib:
-            park_(self.denoiser, piece.touched, self.waiting)
+            spill_(self.denoiser, task.touched, self.scratch)
 
 
-def outcomes(
-    site: Site,
-    at_work: AtWork,
+def results(
+    context: CalibrationContext,
+    executor: Executor,
     packages: list[Package],
-    pieces: list[Piece],
+    tasks: list[Task],
     dense: DensePass | None,
     report: PruningReport,
     bar: Progress,
-) -> Iterator[Outcome]:
+) -> Iterator[TaskResult]:
     """Steps 3 and 4, package after package."""
-    done = {layer for piece in pieces if piece.number in at_work.solved for layer in piece.layers}
+    done = {layer for task in tasks if task.number in executor.solved for layer in task.layers}
     with contextlib.closing(
-        GATHER[at_work.config.calibrating](site, packages, dense, done)
+        GATHER[executor.config.calibrating](context, packages, dense, done)
     ) as gathered:
         for index in range(len(packages)):
             bar.package(index)
             with seconds(report, "calibration"):
                 hessians = next(gathered)
             with seconds(report, "solve"):
-                yield from at_work.package(
-                    [piece for piece in pieces if piece.package == index], hessians
+                yield from executor.package(
+                    [task for task in tasks if task.package == index], hessians
                 )

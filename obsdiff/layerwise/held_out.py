@@ -28,14 +28,18 @@ from ..config import PruningConfig
 from ..errors import NotPositiveDefinite
 from ..solvers.problem import Solution, squared_error
 
-STEPS = (0.1, 1, 10, 100)  # in units of the config's damping
-SAME = 1e-6  # relative difference up to which two dampings are one
+DAMPING_FACTORS = (0.1, 1, 10, 100)  # in units of the config's damping
+SAME_DAMPING = 1e-6  # relative difference up to which two dampings are one
 Solved = TypeVar("Solved")
 
 
 def dampings(config: PruningConfig) -> list[float]:
     """What is tried, the least damping first; all but the config's own only if it is to be chosen."""
-    return [config.damping * step for step in STEPS] if config.choose_damping else [config.damping]
+    return (
+        [config.damping * step for step in DAMPING_FACTORS]
+        if config.choose_damping
+        else [config.damping]
+    )
 
 
 def best(
@@ -52,7 +56,7 @@ def best(
     found: Solved | None = None
     least, reached, failed = math.inf, -1.0, None
     for damping in tries:
-        if damping <= reached * (1 + SAME):
+        if damping <= reached * (1 + SAME_DAMPING):
             continue
         try:
             solved = solve(damping)

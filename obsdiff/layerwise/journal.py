@@ -17,14 +17,14 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from ..calibration.plan import Job
+from ..calibration.plan import PruningPlan
 from ..errors import UserError
 from ..pipelines.prompt_records import prompts_hash
 from ..pipelines.record import GroupRecord, LayerRecord, versions
-from ..runtime.hashing import digest, model_hashes
+from ..runtime.hashing import model_hashes, tensors_hash
 from ..runtime.json_files import read_json, write_json
-from ..runtime.scratch import stopped_by_disk
-from .tasks import Outcome, Piece
+from ..runtime.scratch import disk_errors
+from .tasks import Task, TaskResult
 
 FINGERPRINT = "fingerprint.json"
 
@@ -57,15 +57,15 @@ class Journal:
 
     def note(self, name: str, value: dict[str, Any]) -> None:
         """Keep what was worked out once for the whole run, as JSON. Written whole."""
-        with stopped_by_disk(self.folder):
+        with disk_errors(self.folder):
             write_json(self.folder / f"{name}.json", value)
 
-    def file(self, piece: Piece) -> Path:
-        return self.folder / f"{piece.number:06}.safetensors"
+    def file(self, task: Task) -> Path:
+        return self.folder / f"{task.number:06}.safetensors"
 
-    def read(self, piece: Piece) -> Outcome | None:
+    def read(self, task: Task) -> TaskResult | None:
         """The piece's outcome; None if it was not solved, or its file is damaged."""
-        file = self.file(piece)
+        file = self.file(task)
         if not file.is_file():
             return None
         try:
@@ -73,33 +73,35 @@ class Journal:
                 tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 (no dict)
                 notes = opened.metadata() or {}
             records = json.loads(notes["records"])
-            if notes["sha256"] != digest(sorted(tensors.items())):
+            if notes["sha256"] != tensors_hash(sorted(tensors.items())):
                 return None
             layers = [
                 LayerRecord(**row | {"shape": tuple(row["shape"])}) for row in records["layers"]
             ]
-            return Outcome.of(tensors, layers, [GroupRecord(**row) for row in records["groups"]])
+            return TaskResult.of(tensors, layers, [GroupRecord(**row) for row in records["groups"]])
         except (SafetensorError, KeyError, ValueError, TypeError):
             return None
 
-    def write(self, piece: Piece, outcome: Outcome) -> None:
+    def write(self, task: Task, result: TaskResult) -> None:
         """Keep an outcome. RunStopped if the disk does not take it."""
-        tensors = {name: tensor.contiguous() for name, tensor in outcome.tensors.items()}
+        tensors = {name: tensor.contiguous() for name, tensor in result.tensors.items()}
         records = {
-            kind: [dataclasses.asdict(row) for row in getattr(outcome, kind)]
+            kind: [dataclasses.asdict(row) for row in getattr(result, kind)]
             for kind in ("layers", "groups")
         }
-        beside = self.file(piece).with_suffix(".part")
-        with stopped_by_disk(beside):
+        beside = self.file(task).with_suffix(".part")
+        with disk_errors(beside):
             save_file(
                 tensors,
                 beside,
-                {"records": json.dumps(records), "sha256": digest(sorted(tensors.items()))},
+                {"records": json.dumps(records), "sha256": tensors_hash(sorted(tensors.items()))},
             )
-            beside.replace(self.file(piece))
+            beside.replace(self.file(task))
 
 
-def fingerprint(pipe: Any, job: Job, model: dict[str, str] | None = None) -> dict[str, Any]:
+def fingerprint(
+    pipe: Any, plan: PruningPlan, model: dict[str, str] | None = None
+) -> dict[str, Any]:
     """What has to be the same for a run to go on; `model` is what `model_hashes` gave, if it was asked before."""
     return {
         "model": model or model_hashes(pipe),
@@ -108,9 +110,9 @@ def fingerprint(pipe: Any, job: Job, model: dict[str, str] | None = None) -> dic
             for name, part in pipe.components.items()
             if hasattr(part, "config") and hasattr(part, "timesteps")
         },
-        "prompts": prompts_hash(*job.plan.drawn),
-        "config": job.config.to_dict(),
-        "settings": job.plan.settings,
+        "prompts": prompts_hash(*plan.calibration_set.drawn),
+        "config": plan.config.to_dict(),
+        "settings": plan.calibration_set.settings,
         "versions": versions(),
     }
 

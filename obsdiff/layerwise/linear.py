@@ -22,33 +22,33 @@ from ..solvers.problem import Inputs, Solution, Target, layer_error
 from ..solvers.swaps import swapped
 from .bias_correction import correct_, has_bias
 from .held_out import best, dampings, does_harm, unrepaired
-from .problem import aimed_at
+from .problem import targets_of
 from .structured import prune_groups_
-from .tasks import Outcome, Piece
+from .tasks import Task, TaskResult
 
 
-def solve_(
+def solve_task_(
     denoiser: nn.Module,
-    piece: Piece,
+    task: Task,
     hessians: Mapping[Tap, Hessian],
     config: PruningConfig,
     shares: Mapping[str, float],
-) -> Outcome:
+) -> TaskResult:
     """Prune a piece in place, and use up its Hessians. `shares`: the sparsity of each layer, or how many items each
     group keeps, where it is not the config that says so."""
     groups: list[GroupRecord] = []
-    if shares and not piece.groups:
-        config = replace(config, sparsity=shares[piece.layers[0]])
-    if piece.groups:
-        by_layer = {layer: hessians[tap] for tap in piece.taps for layer in tap.layers}
+    if shares and not task.groups:
+        config = replace(config, sparsity=shares[task.layers[0]])
+    if task.groups:
+        by_layer = {layer: hessians[tap] for tap in task.taps for layer in tap.layers}
         layers, groups = prune_groups_(
-            denoiser, list(piece.groups), by_layer, config, piece.package, shares
+            denoiser, list(task.groups), by_layer, config, task.package, shares
         )
     else:
         layers = [
             row
-            for tap in piece.taps
-            for row in prune_tap_(denoiser, tap, hessians[tap], config, piece.package)
+            for tap in task.taps
+            for row in prune_tap_(denoiser, tap, hessians[tap], config, task.package)
         ]
     modules = {row.name: denoiser.get_submodule(row.name) for row in layers}
     biases = {
@@ -56,7 +56,7 @@ def solve_(
         for name, module in modules.items()
         if config.correct_bias and has_bias(module)
     }
-    return Outcome(
+    return TaskResult(
         {name: module.weight.detach() for name, module in modules.items()}, layers, groups, biases
     )
 
@@ -69,8 +69,8 @@ def prune_tap_(
     modules = [denoiser.get_submodule(layer) for layer in tap.layers]
     weights = [matrix(module) for module in modules]
     mean, variance = hessian.mean(), hessian.variance()
-    square, apart = hessian.take(), hessian.held_out and hessian.held_out.take()
-    weights, aimed = aimed_at(tap.layers[0], weights, hessian, square, config)
+    square, apart = hessian.take_(), hessian.held_out and hessian.held_out.take_()
+    weights, aimed = targets_of(tap.layers[0], weights, hessian, square, config)
     inputs = Inputs(square, mean, variance)
 
     def solve(damping: float) -> list[Solution]:

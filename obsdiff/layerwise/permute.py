@@ -19,19 +19,19 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..calibration.context import Hessians, Site
+from ..calibration.context import CalibrationContext, Hessians
 from ..calibration.gather import DensePass, gather
-from ..calibration.plan import Job
+from ..calibration.plan import PruningPlan
 from ..config import PruningConfig
 from ..models.geometry import columns, items, sections
 from ..models.linear_view import matrix
-from ..models.removable import FIXED, normalised, refusal
+from ..models.removable import FIXED, normalised, removal_refusal
 from ..models.structure import Block, Group, group_name
 from ..pipelines.record import PruningReport
-from ..runtime.mapped_weights import own_, park_
+from ..runtime.mapped_weights import spill_, unmap_
 from ..solvers.permutation import kept, permutation
 from .journal import Journal
-from .reporting import note, seconds
+from .reporting import seconds, warn_and_record
 
 ROLES = {
     "q": "q",
@@ -64,7 +64,7 @@ class Movable:
     rows: Mapping[str, list[tuple[int, int]]]
 
 
-def movable(denoiser: nn.Module, group: Group, m: int) -> Movable | str:
+def movable_order(denoiser: nn.Module, group: Group, m: int) -> Movable | str:
     """The group made ready for groups of m columns, or why its order stays."""
     if reason := fixed(denoiser, group):
         return reason
@@ -91,7 +91,7 @@ def movable(denoiser: nn.Module, group: Group, m: int) -> Movable | str:
 def fixed(denoiser: nn.Module, group: Group) -> str | None:
     """Why another order would be another function, or None."""
     if group.kind == "neurons":
-        return refusal(denoiser, group)
+        return removal_refusal(denoiser, group)
     owner = denoiser.get_submodule(group.owner)
     if group.refused:
         return f"{group.owner}: {group.refused}"
@@ -136,7 +136,7 @@ def reached(
         for group in block.groups
         if group.kind in ("heads", "neurons") and layers & set(group.consumers)
     ):
-        mine = movable(denoiser, group, config.group[1])
+        mine = movable_order(denoiser, group, config.group[1])
         if isinstance(mine, Movable):
             found.append(mine)
         else:
@@ -145,22 +145,22 @@ def reached(
 
 
 def orders_of(
-    site: Site, blocks: list[Block], hessians: Hessians, config: PruningConfig
+    context: CalibrationContext, blocks: list[Block], hessians: Hessians, config: PruningConfig
 ) -> dict[str, Any]:
     """{"orders": K lists of D a group, by its name, "record": the report's}. In several processes each searches for some of the groups,
     and all get all."""
     mine = {
         tap: hessian
         for tap, hessian in hessians.items()
-        if site.owners.get(tap, site.ranks.rank) == site.ranks.rank
+        if context.owners.get(tap, context.ranks.rank) == context.ranks.rank
     }
-    diagonals = site.ranks.collect(
+    diagonals = context.ranks.gather_dicts(
         {layer: hessian.diagonal().cpu() for tap, hessian in mine.items() for layer in tap.layers}
     )
-    found, left = reached(site.denoiser, blocks, config, set(diagonals))
+    found, left = reached(context.denoiser, blocks, config, set(diagonals))
     orders, shares = {}, {}
-    for movable in found[site.ranks.rank :: site.ranks.size]:
-        scores, name = scores_of(site.denoiser, movable, diagonals), group_name(movable.group)
+    for movable in found[context.ranks.rank :: context.ranks.size]:
+        scores, name = scores_of(context.denoiser, movable, diagonals), group_name(movable.group)
         order, whole = (
             permutation(scores, *config.group, seed=config.seed),
             scores.sum(dtype=torch.float64),
@@ -174,7 +174,10 @@ def orders_of(
             order, torch.arange(order.shape[1], device=order.device).expand_as(order)
         ):
             orders[name] = order.tolist()
-    orders, shares = site.ranks.collect(orders), list(site.ranks.collect(shares).values())
+    orders, shares = (
+        context.ranks.gather_dicts(orders),
+        list(context.ranks.gather_dicts(shares).values()),
+    )
     layers = {
         layer
         for movable in found
@@ -209,7 +212,7 @@ def scores_of(denoiser: nn.Module, movable: Movable, diagonals: Mapping[str, Ten
 
 
 def permute_by_(
-    site: Site,
+    context: CalibrationContext,
     blocks: list[Block],
     orders: Mapping[str, Any],
     dense: DensePass,
@@ -221,19 +224,19 @@ def permute_by_(
         group for block in blocks for group in block.groups if group_name(group) in orders
     ):
         mine, order = (
-            movable(site.denoiser, group, config.group[1]),
+            movable_order(context.denoiser, group, config.group[1]),
             torch.tensor(orders[group_name(group)], device="cpu"),
         )
         changed = [name for name, parts in mine.rows.items() if parts] + list(group.consumers)
         if config.memory_budget_gib:
-            own_(site.denoiser, changed)
-        permute_(site.denoiser, mine, order)
+            unmap_(context.denoiser, changed)
+        permute_(context.denoiser, mine, order)
         if config.memory_budget_gib:
-            park_(site.denoiser, changed, site.store)
+            spill_(context.denoiser, changed, context.scratch)
         for (
             name
         ) in group.consumers:  # of two kinds, heads and neurons, the one leaves the other's columns
-            take = reading(site.denoiser, mine, order, name)
+            take = reading(context.denoiser, mine, order, name)
             takes[name] = takes[name][take] if name in takes else take
     return replace(
         dense,
@@ -273,9 +276,9 @@ def placed(order: Tensor, places: Tensor) -> Tensor:
     return parts.gather(2, order.unsqueeze(1).expand_as(parts)).flatten()
 
 
-def in_order(
-    site: Site,
-    job: Job,
+def permute_layers_(
+    context: CalibrationContext,
+    plan: PruningPlan,
     dense: DensePass | None,
     kept: Journal | None,
     report: PruningReport,
@@ -283,25 +286,27 @@ def in_order(
 ) -> DensePass | None:
     """With permute, neurons and heads' value dimensions put into the order in which the pattern keeps most, and the dense pass as this pruning
     is to read it. A run that goes on finds the order noted; `done` are the layers that it solved."""
-    if not job.config.permute:
+    if not plan.config.permute:
         return dense
-    taps = tuple(tap for package in job.packages for tap in package.taps)
-    found = site.ranks.agree(lambda: kept.recall("permutation")) if kept else None
+    taps = tuple(tap for package in plan.packages for tap in package.taps)
+    found = context.ranks.from_rank_zero(lambda: kept.recall("permutation")) if kept else None
     wanted = [tap for tap in taps if found is None or not done >= set(tap.layers)]
     with seconds(
         report, "calibration"
     ):  # before the model changes: a sum in another order has other bits
         dense = dense or (
-            gather(site, wanted, job.config.calibrating) if wanted else DensePass(job.plan)
+            gather(context, wanted, plan.config.calibrating)
+            if wanted
+            else DensePass(plan.calibration_set)
         )
     with seconds(report, "permutation"):
-        found = found or orders_of(site, job.blocks, dense.of(taps), job.config)
-        if kept and site.ranks.rank == 0:
+        found = found or orders_of(context, plan.blocks, dense.of(taps), plan.config)
+        if kept and context.ranks.rank == 0:
             kept.note("permutation", found)
-        dense = permute_by_(site, job.blocks, found["orders"], dense, job.config)
+        dense = permute_by_(context, plan.blocks, found["orders"], dense, plan.config)
     report.permutation = found["record"]
     if not found["orders"]:
-        note(
+        warn_and_record(
             report,
             f"permute: no layer got another order of its inputs; {found['record']['why_left'] or 'none keeps more in another one'}",
         )

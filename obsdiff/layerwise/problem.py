@@ -8,7 +8,7 @@ from ..errors import NotPositiveDefinite
 from ..solvers.asymmetric import asymmetric
 
 
-def aimed_at(
+def targets_of(
     layer: str, weights: list[Tensor], hessian: Hessian, square: Tensor, config: PruningConfig
 ) -> tuple[list[Tensor], float]:
     """The aim of each weight (O, I) of a tap, `layer` the first, and the damping that it took; `square` is its H (I, I). Uses up the Hessian's cross
@@ -16,6 +16,6 @@ def aimed_at(
     if hessian.cross is None:
         return weights, 0.0
     try:
-        return asymmetric(weights, square, hessian.crossed(), config.damping)
+        return asymmetric(weights, square, hessian.take_cross_(), config.damping)
     except NotPositiveDefinite as error:
         raise NotPositiveDefinite(f"{layer}: {error}") from None

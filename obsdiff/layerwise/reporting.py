@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from ..calibration.plan import Job
+from ..calibration.plan import PruningPlan
 from ..config import PruningConfig
 from ..errors import CalibrationWarning
 from ..models.discovery import uncovered
@@ -26,27 +26,27 @@ def seconds(report: PruningReport, phase: str) -> Iterator[None]:
     report.seconds[phase] = report.seconds.get(phase, 0.0) + time.perf_counter() - began
 
 
-def report_of(pipe: Any, job: Job) -> PruningReport:
+def begin_report(pipe: Any, plan: PruningPlan) -> PruningReport:
     """The report as it is before anything is pruned."""
-    plan = job.plan
-    prompts, seeds = plan.drawn
+    calibration_set = plan.calibration_set
+    prompts, seeds = calibration_set.drawn
     report = PruningReport(
-        job.config.to_dict(),
-        plan.settings,
+        plan.config.to_dict(),
+        calibration_set.settings,
         described_prompts(prompts),
         seeds,
-        job.component,
-        [list(p.layers) for p in job.packages],
+        plan.component,
+        [list(p.layers) for p in plan.packages],
     )
     report.threads = torch.get_num_threads()
     report.hashes["prompts"] = prompts_hash(
         report.prompts, seeds
     )  # what is described is not hashed again
-    report.parameters["before"] = sum(p.numel() for p in job.denoiser.parameters())
-    if job.config.component is None and (others := denoisers_besides(pipe, job.component)):
-        note(report, chosen_denoiser(type(pipe).__name__, job.component, others))
-    for layer in uncovered(job.linears, job.blocks, job.config.target):
-        note(report, f"{layer}: no table entry covers this layer; it stays dense")
+    report.parameters["before"] = sum(p.numel() for p in plan.denoiser.parameters())
+    if plan.config.component is None and (others := denoisers_besides(pipe, plan.component)):
+        warn_and_record(report, chosen_denoiser(type(pipe).__name__, plan.component, others))
+    for layer in uncovered(plan.shapes, plan.blocks, plan.config.target):
+        warn_and_record(report, f"{layer}: no table entry covers this layer; it stays dense")
     return report
 
 
@@ -55,7 +55,7 @@ def note_untouched(report: PruningReport, config: PruningConfig) -> None:
     whole = [row for row in report.groups if row.kept == row.total]
     if whole and config.removed > 0:
         first = f"{whole[0].owner} keeps all its {whole[0].total} {whole[0].kind}"
-        note(
+        warn_and_record(
             report,
             f"{len(whole)} of {len(report.groups)} groups lost nothing at sparsity {config.removed:g} and round_to {config.round_to}: {first}",
         )
@@ -69,7 +69,7 @@ def note_few_tokens(report: PruningReport) -> None:
     )
     if few:
         worst = f"{few[0].name} has {few[0].tokens_per_column:.2f}"
-        note(
+        warn_and_record(
             report,
             f"{len(few)} layers saw less than one distinct token per column ({worst}), where OBS can do worse than magnitude: take more prompts or steps",
         )
@@ -80,14 +80,14 @@ def note_unrepaired(report: PruningReport) -> None:
     bare = [row for row in report.layers if row.repaired is False]
     if bare:
         worst = max(bare, key=lambda row: row.held_out_error)
-        note(
+        warn_and_record(
             report,
             f"{len(bare)} of {len(report.layers)} layers keep their weights unrepaired, since the repair made them worse on the held-out prompts "
             f"(most is lost in {worst.name}, held-out error {worst.held_out_error:.3g}): take more prompts or steps",
         )
 
 
-def note(report: PruningReport, text: str) -> None:
+def warn_and_record(report: PruningReport, text: str) -> None:
     """Warn, and keep the warning in the record."""
     report.warnings.append(text)
     warnings.warn(text, CalibrationWarning, stacklevel=3)

@@ -15,10 +15,10 @@ import torch
 from torch import nn
 
 from ..calibration.hessian import Hessian
-from ..calibration.selection import left_of
+from ..calibration.selection import kept_count
 from ..config import PruningConfig
 from ..errors import NotPositiveDefinite
-from ..models.geometry import columns, items, rows, unit
+from ..models.geometry import columns, items, rows, unit_size
 from ..models.linear_view import matrix, write_
 from ..models.structure import Group, group_name
 from ..models.surgery import shrink_
@@ -29,11 +29,11 @@ from ..solvers.obs_structured import Consumer, obs_heads, obs_neurons
 from ..solvers.problem import layer_error, squared_error
 from .bias_correction import correct_
 from .held_out import best, dampings, does_harm
-from .problem import aimed_at
+from .problem import targets_of
 from .tasks import by_consumer, left_items
 
 Matrices = dict[str, torch.Tensor]  # by layer
-Solved = tuple[dict[str, Consumer], list[GroupRecord]]
+GroupsSolved = tuple[dict[str, Consumer], list[GroupRecord]]
 
 
 def prune_groups_(
@@ -51,9 +51,11 @@ def prune_groups_(
         began = time.perf_counter()
         names = list(dict.fromkeys(name for group in together for name in group.consumers))
         before = {name: matrix(denoiser.get_submodule(name)).clone() for name in names}
-        matrices = taken({name: hessians[name] for name in names})
-        before, aimed = aims(before, {name: hessians[name] for name in names}, matrices, config)
-        apart = taken({name: other for name in names if (other := hessians[name].held_out)})
+        matrices = matrices_of({name: hessians[name] for name in names})
+        before, aimed = targets_by_layer(
+            before, {name: hessians[name] for name in names}, matrices, config
+        )
+        apart = matrices_of({name: other for name in names if (other := hessians[name].held_out)})
         consumers, gone = solved_best(
             partial(solved, denoiser, together, before, matrices, package, left),
             before,
@@ -71,7 +73,7 @@ def prune_groups_(
             if config.method != "obs" or not config.compensation or repaired is False:
                 consumer.loss = squared_error(before[name], consumer.weight, matrices[name]) / 2
             consumer.damping = max(consumer.damping, aimed[name])
-            row = record(
+            row = consumer_record(
                 name,
                 before[name],
                 consumer,
@@ -95,16 +97,16 @@ def prune_groups_(
     return layers, records
 
 
-def taken(hessians: Mapping[str, Hessian]) -> Matrices:
+def matrices_of(hessians: Mapping[str, Hessian]) -> Matrices:
     """H of each layer, in the memory of its sums; layers that read one input share it."""
     squares = {
-        number: hessian.take()
+        number: hessian.take_()
         for number, hessian in {id(hessian): hessian for hessian in hessians.values()}.items()
     }
     return {name: squares[id(hessian)] for name, hessian in hessians.items()}
 
 
-def aims(
+def targets_by_layer(
     before: Matrices, hessians: Mapping[str, Hessian], matrices: Matrices, config: PruningConfig
 ) -> tuple[Matrices, dict[str, float]]:
     """What each layer aims at, layers of one Hessian together, and the damping that it took."""
@@ -115,7 +117,7 @@ def aims(
     dampings: dict[str, float] = {}
     for first, *others in together.values():
         names = [first, *others]
-        weights, damping = aimed_at(
+        weights, damping = targets_of(
             first, [before[name] for name in names], hessians[first], matrices[first], config
         )
         found |= zip(names, weights, strict=True)
@@ -124,14 +126,14 @@ def aims(
 
 
 def solved_best(
-    solve: Callable[[PruningConfig], Solved],
+    solve: Callable[[PruningConfig], GroupsSolved],
     before: Matrices,
     apart: Matrices,
     config: PruningConfig,
-) -> Solved:
+) -> GroupsSolved:
     """What `solve` gives with the config's damping, or with the one that does best on the held-out Hessians `apart`, if it is to be chosen."""
 
-    def error(found: Solved) -> float:
+    def error(found: GroupsSolved) -> float:
         return sum(
             layer_error(before[name], consumer.weight, apart[name])
             for name, consumer in found[0].items()
@@ -153,10 +155,14 @@ def solved(
     package: int,
     left: Mapping[str, float],
     config: PruningConfig,
-) -> Solved:
+) -> GroupsSolved:
     """Consumers without what leaves the groups that share them, and what that is; nothing of it is in the model yet."""
-    consumers = {name: begin(name, before[name], matrices[name], config) for name in before}
-    records = [choose(denoiser, group, consumers, config, package, left) for group in together]
+    consumers = {
+        name: begin_consumer(name, before[name], matrices[name], config) for name in before
+    }
+    records = [
+        choose_items(denoiser, group, consumers, config, package, left) for group in together
+    ]
     for name, consumer in consumers.items():
         consumer.finish()
         if config.refine == "lstsq" and config.method != "obs":  # whose repair is exact already
@@ -172,7 +178,7 @@ def keep_if_good_(consumer: Consumer, before: torch.Tensor, hessian: torch.Tenso
     return False
 
 
-def begin(
+def begin_consumer(
     name: str, weight: torch.Tensor, hessian: torch.Tensor, config: PruningConfig
 ) -> Consumer:
     if config.method != "obs":
@@ -183,7 +189,7 @@ def begin(
         raise NotPositiveDefinite(f"{name}: {error}") from None
 
 
-def choose(
+def choose_items(
     denoiser: nn.Module,
     group: Group,
     consumers: dict[str, Consumer],
@@ -193,7 +199,7 @@ def choose(
 ) -> GroupRecord:
     """Choose what leaves one group and take it out of its consumers."""
     total = items(denoiser, group)
-    kept = int(left.get(group_name(group), left_of(group, total, config)))
+    kept = int(left.get(group_name(group), kept_count(group, total, config)))
     reads = columns(denoiser, group, total)
     mine = [consumers[name] for name in group.consumers]
     if config.method == "obs" and group.kind != "neurons":
@@ -211,7 +217,7 @@ def choose(
         )
         for consumer in mine:
             consumer.drop(reads[removed].flatten())
-    each = unit(denoiser, group)
+    each = unit_size(denoiser, group)
     gone, every = (
         [i * each + j for i in removed for j in range(each)],
         [score for score in scores for _ in range(each)],
@@ -233,7 +239,7 @@ def refine_(
         raise NotPositiveDefinite(f"{name}: {error}") from None
 
 
-def record(
+def consumer_record(
     name: str,
     before: torch.Tensor,
     consumer: Consumer,

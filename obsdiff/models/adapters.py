@@ -20,8 +20,8 @@ from .discovery import find_blocks
 from .linear_view import layer_shapes
 from .surgery import target_of
 
-PLAIN = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
-FUSE = "load the LoRA into the dense pipeline, call pipe.fuse_lora(); pipe.unload_lora_weights(), then prune"
+UNQUANTISED_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+FUSE_PIPELINE = "load the LoRA into the dense pipeline, call pipe.fuse_lora(); pipe.unload_lora_weights(), then prune"
 
 
 def require_unwrapped(pipe: Any) -> None:
@@ -54,7 +54,7 @@ def require_plain(pipe: Any, component: str) -> None:
 def require_unquantised(denoiser: nn.Module, component: str) -> None:
     """UserError for a parameter that is not a plain tensor in half, single or double precision."""
     for name, p in denoiser.named_parameters():
-        if type(p.data) is not Tensor or p.dtype not in PLAIN:
+        if type(p.data) is not Tensor or p.dtype not in UNQUANTISED_DTYPES:
             kind = type(p.data).__name__ if type(p.data) is not Tensor else str(p.dtype)
             raise UserError(
                 f"{component}: expected plain floating-point weights, found {kind} in {name}; prune the unquantised pipeline, then quantise the result"
@@ -95,7 +95,7 @@ def require_lora_fits(
         if down is not None and up is not None and (len(up), down[0].numel()) != (rows, columns):
             raise UserError(
                 f"LoRA: {layer} of this {type(model).__name__} has shape ({rows}, {columns}), found a LoRA for ({len(up)}, {down[0].numel()}), "
-                f"made for other shapes; {FUSE}"
+                f"made for other shapes; {FUSE_PIPELINE}"
             )
 
 

@@ -27,7 +27,7 @@ SELF = (
 )
 QKV, ADDED = ("to_q", "to_k", "to_v"), ("add_q_proj", "add_k_proj", "add_v_proj")
 # Linears inside a block that stay dense: modulation, gates, positions, projections of a condition.
-DENSE = (
+DENSE_PATTERNS = (
     "*norm*.*",
     "*mod*",
     "*ada[lL_]*",

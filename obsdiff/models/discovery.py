@@ -12,7 +12,15 @@ from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 
 from ..errors import UserError
-from .block_table import CONVOLUTIONS, DENSE, ENTRIES, FORWARD_RANK, RUN_LAST, STAY_DENSE, Entry
+from .block_table import (
+    CONVOLUTIONS,
+    DENSE_PATTERNS,
+    ENTRIES,
+    FORWARD_RANK,
+    RUN_LAST,
+    STAY_DENSE,
+    Entry,
+)
 from .structure import Block, Group, Shape, Tap, Unit
 
 
@@ -30,12 +38,12 @@ class Part:
         return self.entry.name == "FFN"
 
 
-def find_blocks(linears: Mapping[str, Shape]) -> list[Block]:
+def find_blocks(shapes: Mapping[str, Shape]) -> list[Block]:
     """Every block that the table describes, in forward order. `linears` maps layer names to shapes, in any order.
 
     A block is where attentions stand; the FFNs below it belong to it.
     """
-    parts = find_parts(linears)
+    parts = find_parts(shapes)
     places = outermost(place(part) for part in parts if not part.is_ffn or part.entry.alone)
     inside: dict[str, list[Part]] = {}
     for part in parts:
@@ -58,34 +66,34 @@ def segments(blocks: Iterable[Block]) -> dict[str, str]:
     return {layer: segment_of(block.name) for block in blocks for layer in block.layers}
 
 
-def find_parts(linears: Mapping[str, Shape]) -> list[Part]:
+def find_parts(shapes: Mapping[str, Shape]) -> list[Part]:
     """Every attention, FFN and residual block that an entry describes; each layer belongs to the first entry that has it."""
     parts: list[Part] = []
     taken: set[str] = set()
     for entry in (*ENTRIES, *CONVOLUTIONS):
-        for prefix in prefixes(entry, linears):
+        for prefix in prefixes(entry, shapes):
             if not any(prefix + name in taken for name in entry.requires):
                 part = Part(
                     prefix.rstrip("."),
                     entry,
-                    resolve(entry, prefix, linears),
-                    resolve_groups(entry, prefix, linears),
+                    resolve_units(entry, prefix, shapes),
+                    resolve_groups(entry, prefix, shapes),
                 )
                 taken.update(layer for unit in part.units for tap in unit for layer in tap.layers)
                 parts.append(part)
     return parts
 
 
-def prefixes(entry: Entry, linears: Mapping[str, Shape]) -> list[str]:
+def prefixes(entry: Entry, shapes: Mapping[str, Shape]) -> list[str]:
     """What stands before the entry's layer names, wherever all those it requires are there and the end of the owner's name fits."""
     first = entry.requires[0]
-    found = [name.removesuffix(first) for name in linears if f".{name}".endswith(f".{first}")]
+    found = [name.removesuffix(first) for name in shapes if f".{name}".endswith(f".{first}")]
     fitting = [p for p in found if any(has_name(p.rstrip("."), wild) for wild in entry.owners)]
     return [
         p
         for p in fitting
-        if all(p + name in linears for name in entry.requires)
-        and not any(p + name in linears for name in entry.lacks)
+        if all(p + name in shapes for name in entry.requires)
+        and not any(p + name in shapes for name in entry.lacks)
     ]
 
 
@@ -168,18 +176,16 @@ def forward_order(block: Block) -> tuple:
     )
 
 
-def resolve(entry: Entry, prefix: str, linears: Mapping[str, Shape]) -> tuple[Unit, ...]:
+def resolve_units(entry: Entry, prefix: str, shapes: Mapping[str, Shape]) -> tuple[Unit, ...]:
     """The entry's units with full names, without the layers that are missing here. Layers of other widths read something else."""
     units = []
     for unit in entry.units:
         taps = []
         for tap in unit:
-            names = [prefix + x for x in tap.layers if prefix + x in linears]
+            names = [prefix + x for x in tap.layers if prefix + x in shapes]
             stream = "text" if tap.part == "ffn" and is_text(prefix) else tap.stream
-            for width in dict.fromkeys(linears[name][1] for name in names):
-                taps.append(
-                    Tap(tuple(n for n in names if linears[n][1] == width), tap.part, stream)
-                )
+            for width in dict.fromkeys(shapes[name][1] for name in names):
+                taps.append(Tap(tuple(n for n in names if shapes[n][1] == width), tap.part, stream))
         units.append(tuple(taps))
     return tuple(unit for unit in units if unit)
 
@@ -188,14 +194,14 @@ def is_text(prefix: str) -> bool:
     return any(word in prefix.rstrip(".").rpartition(".")[2] for word in ("context", "text", "txt"))
 
 
-def resolve_groups(entry: Entry, prefix: str, linears: Mapping[str, Shape]) -> tuple[Group, ...]:
+def resolve_groups(entry: Entry, prefix: str, shapes: Mapping[str, Shape]) -> tuple[Group, ...]:
     """The entry's groups with full names; a group that is missing here is left out."""
     groups = []
     for group in entry.groups:
-        here = [i for i, name in enumerate(group.producers) if prefix + name in linears]
+        here = [i for i, name in enumerate(group.producers) if prefix + name in shapes]
         producers, consumers = (
             tuple(prefix + group.producers[i] for i in here),
-            tuple(prefix + n for n in group.consumers if prefix + n in linears),
+            tuple(prefix + n for n in group.consumers if prefix + n in shapes),
         )
         if producers and consumers:
             rows = tuple(group.rows[i] for i in here) if group.rows else ()
@@ -219,23 +225,23 @@ def resolve_groups(entry: Entry, prefix: str, linears: Mapping[str, Shape]) -> t
 
 
 def uncovered(
-    linears: Mapping[str, Shape], blocks: list[Block], target: str = "linear"
+    shapes: Mapping[str, Shape], blocks: list[Block], target: str = "linear"
 ) -> list[str]:
     """Linears inside the found blocks that no entry prunes and that are not known to stay dense, and for target conv convolutions
     anywhere; all layers if no block was found."""
     if not blocks:
-        return list(linears)
+        return list(shapes)
     known = {layer for block in blocks for layer in block.layers}
     inside = {
         n: block.name
-        for n in linears
+        for n in shapes
         if n not in known
         for block in blocks
         if n.startswith(block.name + ".")
     }
     loose = [
         n
-        for n in linears
+        for n in shapes
         if target == "conv"
         and n not in known
         and n not in inside
@@ -245,13 +251,13 @@ def uncovered(
     return [
         n
         for n, block in inside.items()
-        if not any(fnmatchcase(n.removeprefix(block + "."), wild) for wild in DENSE)
+        if not any(fnmatchcase(n.removeprefix(block + "."), wild) for wild in DENSE_PATTERNS)
     ] + loose
 
 
-def require_blocks(linears: Mapping[str, Shape], what: str, target: str = "linear") -> list[Block]:
+def require_blocks(shapes: Mapping[str, Shape], what: str, target: str = "linear") -> list[Block]:
     """find_blocks, or a UserError that names the Linears no entry covers, or that there is no convolution for target conv."""
-    blocks = find_blocks(linears)
+    blocks = find_blocks(shapes)
     if (
         blocks
         and target == "conv"
@@ -261,8 +267,8 @@ def require_blocks(linears: Mapping[str, Shape], what: str, target: str = "linea
             f"target conv: expected a UNet with residual blocks, found none in {what}; give --target linear"
         )
     if not blocks:
-        names = ", ".join(list(linears)[:8]) + (
-            f" and {len(linears) - 8} more" if len(linears) > 8 else ""
+        names = ", ".join(list(shapes)[:8]) + (
+            f" and {len(shapes) - 8} more" if len(shapes) > 8 else ""
         )
         raise UserError(
             f"{what}: no block of it is known to obsdiff; linear layers that no table entry covers: {names or 'none at all'}"

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from .linear_view import matrix
 from .structure import Group
 
-HEADS = (
+HEAD_COUNTS = (
     "heads",
     "num_heads",
     "num_attention_heads",
@@ -21,7 +21,7 @@ def items(denoiser: nn.Module, group: Group) -> int:
         return reads_of(denoiser, group)
     if group.kind == "channels":
         return denoiser.get_submodule(group.norm).num_groups
-    width = reads_of(denoiser, group) // heads(denoiser.get_submodule(group.owner))
+    width = reads_of(denoiser, group) // head_count(denoiser.get_submodule(group.owner))
     return min(
         size // width
         for name in group.producers
@@ -30,14 +30,14 @@ def items(denoiser: nn.Module, group: Group) -> int:
     )
 
 
-def unit(denoiser: nn.Module, group: Group) -> int:
+def unit_size(denoiser: nn.Module, group: Group) -> int:
     """How many channels one norm group has; heads and neurons are counted one by one."""
     return reads_of(denoiser, group) // items(denoiser, group) if group.kind == "channels" else 1
 
 
-def heads(attention: nn.Module) -> int:
+def head_count(attention: nn.Module) -> int:
     """An attention module's own count of its query heads."""
-    return next(getattr(attention, name) for name in HEADS if hasattr(attention, name))
+    return next(getattr(attention, name) for name in HEAD_COUNTS if hasattr(attention, name))
 
 
 def reads_of(denoiser: nn.Module, group: Group) -> int:

@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 from ..errors import RunFailed
 
-AT_ONCE = (
+UNFOLD_ELEMENTS = (
     2**24
 )  # entries of the patches that are unfolded together, if one row of output positions has no more
 
@@ -39,7 +39,7 @@ def write_(name: str, layer: nn.Module, weight: Tensor) -> None:
         )
 
 
-def tokens(layer: nn.Module, x: Tensor, at_once: int = AT_ONCE) -> Iterator[Tensor]:
+def tokens(layer: nn.Module, x: Tensor, at_once: int = UNFOLD_ELEMENTS) -> Iterator[Tensor]:
     """The tokens of a layer's input, in parts. Of a linear layer all at once: (B, T, I), or (T, I) if the input has no batch of images.
     Of a convolution some rows of output positions of one picture at a time, (1, T, I), so that no more than about `at_once` entries
     are in memory, and that the parts are the same in every batch."""
@@ -70,7 +70,7 @@ def reach(layer: nn.Conv2d) -> tuple[int, int]:
     return down, across
 
 
-def refusal(layer: nn.Module) -> str | None:
+def unfolding_refusal(layer: nn.Module) -> str | None:
     """Why a layer can't be taken for a linear one, or None."""
     if isinstance(layer, nn.Linear):
         return None

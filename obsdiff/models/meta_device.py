@@ -13,10 +13,10 @@ from torch import nn
 from ..errors import UserError
 from .linear_view import layer_shapes
 from .macs import Macs, count_macs
-from .pruned_classes import PREFIX, pruned_class
+from .pruned_classes import CLASS_PREFIX, pruned_class
 
 Inputs = dict[str, Any]
-SIZES = 6  # SDXL's time_ids: original, crop and target size
+TIME_IDS = 6  # SDXL's time_ids: original, crop and target size
 
 
 def denoiser_class(name: str) -> type[nn.Module]:
@@ -24,7 +24,9 @@ def denoiser_class(name: str) -> type[nn.Module]:
     import diffusers
 
     try:
-        found = pruned_class(name) if name.startswith(PREFIX) else getattr(diffusers, name, None)
+        found = (
+            pruned_class(name) if name.startswith(CLASS_PREFIX) else getattr(diffusers, name, None)
+        )
     except AttributeError:
         found = None
     if (
@@ -98,7 +100,7 @@ def macs_or_why_not(model: nn.Module, inputs: Inputs) -> dict[str, Any]:
 def example_inputs(model: nn.Module, height: int, width: int, text_tokens: int) -> Inputs | None:
     """Arguments of one forward for one picture: latents of height x width, text_tokens tokens of text. None for a class whose
     arguments are not known here."""
-    make = INPUTS.get(type(model).__name__.removeprefix(PREFIX))
+    make = INPUTS.get(type(model).__name__.removeprefix(CLASS_PREFIX))
     with torch.device("meta"):
         return make(model.config, height, width, text_tokens) if make else None
 
@@ -134,11 +136,11 @@ def unet_inputs(config: Mapping[str, Any], height: int, width: int, text_tokens:
     if config.get("addition_embed_type") == "text_time":
         pooled = (
             config["projection_class_embeddings_input_dim"]
-            - SIZES * config["addition_time_embed_dim"]
+            - TIME_IDS * config["addition_time_embed_dim"]
         )
         inputs["added_cond_kwargs"] = {
             "text_embeds": torch.empty(1, pooled),
-            "time_ids": torch.empty(1, SIZES),
+            "time_ids": torch.empty(1, TIME_IDS),
         }
     return inputs
 

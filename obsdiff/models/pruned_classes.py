@@ -19,14 +19,18 @@ from torch import nn
 from .adapters import guarded
 from .surgery import Layout, shrink_to_
 
-PREFIX = "Pruned"
+CLASS_PREFIX = "Pruned"
 
 
 @cache
 def pruned_class(name: str) -> type[ModelMixin]:
     """The class of that name, such as PrunedFluxTransformer2DModel. AttributeError if diffusers has no such model."""
-    base = getattr(diffusers, name.removeprefix(PREFIX), None)
-    if not name.startswith(PREFIX) or not inspect.isclass(base) or not issubclass(base, ModelMixin):
+    base = getattr(diffusers, name.removeprefix(CLASS_PREFIX), None)
+    if (
+        not name.startswith(CLASS_PREFIX)
+        or not inspect.isclass(base)
+        or not issubclass(base, ModelMixin)
+    ):
         raise AttributeError(f"module 'obsdiff' has no attribute {name!r}")
 
     def __init__(  # noqa: N807 - it becomes a method
@@ -68,6 +72,6 @@ def mark_pruned_(model: nn.Module, layout: Layout) -> nn.Module:
         owner: {**before.get(owner, {}), **layout.get(owner, {})} for owner in {**before, **layout}
     }
     name = type(model).__name__
-    model.__class__ = pruned_class(name if name.startswith(PREFIX) else PREFIX + name)
+    model.__class__ = pruned_class(name if name.startswith(CLASS_PREFIX) else CLASS_PREFIX + name)
     model.register_to_config(pruned_layout=merged)
     return model

@@ -7,7 +7,7 @@ from torch import nn
 
 from ..errors import UserError
 from .geometry import items, sections
-from .linear_view import refusal as not_unfolded
+from .linear_view import unfolding_refusal as not_unfolded
 from .structure import Group
 
 # attention processors for which all heads must be there: with at most so many output projections, and why
@@ -27,7 +27,7 @@ FIXED = {
 def require_prunable(denoiser: nn.Module, groups: list[Group]) -> None:
     """UserError for a group that can't be taken out exactly, by name."""
     for group in groups:
-        reason = refusal(denoiser, group)
+        reason = removal_refusal(denoiser, group)
         if reason:
             why = "" if group.kind == "channels" else ": what stays would change with what leaves"
             ffn = ", or leave all heads with --target ffn" if group.kind == "heads" else ""
@@ -36,7 +36,7 @@ def require_prunable(denoiser: nn.Module, groups: list[Group]) -> None:
             )
 
 
-def refusal(denoiser: nn.Module, group: Group) -> str | None:
+def removal_refusal(denoiser: nn.Module, group: Group) -> str | None:
     """Why this group can't be pruned exactly, or None: a norm over all heads, or all neurons, sees those that left."""
     if group.kind == "channels":
         return refusal_of_channels(denoiser, group)

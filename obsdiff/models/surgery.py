@@ -15,14 +15,14 @@ from torch import Tensor, nn
 
 from ..errors import UserError
 from .discovery import find_blocks
-from .geometry import HEADS, columns, items, kept_rows, unit
+from .geometry import HEAD_COUNTS, columns, items, kept_rows, unit_size
 from .linear_view import layer_shapes, matrix
 from .structure import Group
 
 Layout = dict[str, dict[str, int]]
-COUNTS = {  # figures of a module that shrink with its heads or neurons
+COUNT_ATTRIBUTES = {  # figures of a module that shrink with its heads or neurons
     "heads": (
-        *HEADS,
+        *HEAD_COUNTS,
         "kv_heads",
         "num_kv_heads",
         "num_key_value_heads",
@@ -92,7 +92,7 @@ def measure_(layer: nn.Module) -> None:
 
 def recount_(owner: nn.Module, kind: str, before: int, after: int) -> None:
     """An attention's or FFN's own figures of what it has."""
-    for name in COUNTS.get(kind, ()):
+    for name in COUNT_ATTRIBUTES.get(kind, ()):
         figure = getattr(owner, name, None)
         if type(figure) is int and figure % before == 0:
             setattr(owner, name, figure // before * after)
@@ -120,7 +120,7 @@ def shrink_to_(denoiser: nn.Module, layout: Mapping[str, Any]) -> None:
                 raise UserError(
                     f"pruned layout: {type(denoiser).__name__} has no {kind!r} in {owner!r}"
                 )
-            count, each = items(denoiser, group), unit(denoiser, group)
+            count, each = items(denoiser, group), unit_size(denoiser, group)
             if type(left) is not int or not 1 <= left <= count * each or left % each:
                 steps = f" in steps of {each}" if each > 1 else ""
                 raise UserError(

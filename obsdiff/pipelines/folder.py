@@ -15,7 +15,7 @@ from .builtin import BUILTINS, builtin_path
 from .denoisers import DENOISERS
 from .headers import Tensors, read_component
 
-FUSE = "call pipe.fuse_lora(); pipe.unload_lora_weights(); pipe.save_pretrained(FOLDER), then prune FOLDER"
+FUSE_FOLDER = "call pipe.fuse_lora(); pipe.unload_lora_weights(); pipe.save_pretrained(FOLDER), then prune FOLDER"
 
 
 @dataclass(frozen=True)
@@ -152,7 +152,7 @@ def open_folder(path: Path, weights: bool = True) -> Folder:
     if not index_file.is_file():
         lora = path / "pytorch_lora_weights.safetensors"
         what = (
-            f"it has {lora.name} alone, a LoRA; load it into its pipeline and {FUSE}"
+            f"it has {lora.name} alone, a LoRA; load it into its pipeline and {FUSE_FOLDER}"
             if lora.is_file()
             else "it has no model_index.json"
         )

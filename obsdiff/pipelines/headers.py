@@ -16,7 +16,7 @@ from ..errors import UserError
 from ..runtime.json_files import read_json
 
 PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
-DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
+SAFETENSORS_DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 BYTES = {
     "F64": 8,
     "F32": 4,
@@ -51,8 +51,8 @@ class Tensors:
         """The format most parameters are stored in, as torch names it."""
         counts: Counter = Counter()
         for name, shape in self.shapes.items():
-            if self.formats[name] in DTYPES:
-                counts[DTYPES[self.formats[name]]] += math.prod(shape)
+            if self.formats[name] in SAFETENSORS_DTYPES:
+                counts[SAFETENSORS_DTYPES[self.formats[name]]] += math.prod(shape)
         return counts.most_common(1)[0][0] if counts else None
 
     @property
@@ -63,7 +63,9 @@ class Tensors:
             for name, shape in self.shapes.items()
             if name.endswith("weight") and len(shape) == 2
         )
-        return next((name for name in matrices if self.formats[name] not in DTYPES), None)
+        return next(
+            (name for name in matrices if self.formats[name] not in SAFETENSORS_DTYPES), None
+        )
 
     def layers(self, target: str = "linear") -> dict[str, tuple[int, int]]:
         """Layer name -> (O, I) of the linear layers and, for target conv, of every convolution (O, C, kh, kw) as its matrix
@@ -168,11 +170,11 @@ def check_index(index: Path) -> None:
         lacking = [tensor for tensor in tensors if tensor not in header]
         if lacking:
             raise UserError(
-                f"{index.parent / file} lacks {first_of(lacking)}, which {index.name} promises; fetch the pipeline again"
+                f"{index.parent / file} lacks {shortened(lacking)}, which {index.name} promises; fetch the pipeline again"
             )
 
 
-def first_of(names: list[str], shown: int = 3) -> str:
+def shortened(names: list[str], shown: int = 3) -> str:
     """The first names, and how many more there are."""
     more = len(names) - shown
     return ", ".join(names[:shown]) + (f" and {more} more" if more > 0 else "")

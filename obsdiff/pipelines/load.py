@@ -19,7 +19,7 @@ from torch import nn
 from ..errors import UserError
 from .call import usable_device
 from .folder import Folder
-from .headers import first_of
+from .headers import shortened
 from .run import replaced
 
 LIBRARIES = ("diffusers", "transformers", "obsdiff")
@@ -158,7 +158,7 @@ def require_filled(where: str, model: nn.Module) -> None:
 def require_keys(where: str, cls: str, missing: list[str]) -> None:
     if missing:
         raise UserError(
-            f"{where}: its weights lack {first_of(missing)}, which {cls} needs; fetch them again, or check that the config fits the weights"
+            f"{where}: its weights lack {shortened(missing)}, which {cls} needs; fetch them again, or check that the config fits the weights"
         )
 
 

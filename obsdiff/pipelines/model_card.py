@@ -18,7 +18,7 @@ def model_card(pipeline: str, report: PruningReport) -> str:
         "",
         f"# {pipeline}, pruned by obsdiff",
         "",
-        removed(report),
+        removed_in_words(report),
         "",
         "```python",
         *(["import obsdiff  # knows the pruned shapes"] if report.groups else []),
@@ -53,7 +53,7 @@ def model_card(pipeline: str, report: PruningReport) -> str:
     return "\n".join(lines) + "\n"
 
 
-def removed(report: PruningReport) -> str:
+def removed_in_words(report: PruningReport) -> str:
     """One sentence: what is gone."""
     how = f"method {report.config['method']}, pattern {report.config['pattern']}"
     kinds = (

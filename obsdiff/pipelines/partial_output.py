@@ -21,13 +21,13 @@ from ..runtime.progress import say
 from .overlap import check_place
 from .replaceable import JOB, RESULTS, WORK, check_kind, check_ours
 
-LOCK = "lock"
+RUN_LOCK = "lock"
 PLACING = "placing"  # there as soon as the output is whole, and on the way to its place
-NEW = "new"  # what a pruning has finished lies here until all of it is
+FINISHED = "new"  # what a pruning has finished lies here until all of it is
 OLD = "old"  # what had the output's name
 CLEARING = "clearing"  # the job of a folder that is being emptied
-UNTOLD = (LOCK, JOB + ".part")  # files of a run that has not written its job down
-OWN = (WORK, NEW, "images", RESULTS, RESULTS + ".part")
+UNTOLD = (RUN_LOCK, JOB + ".part")  # files of a run that has not written its job down
+OWN = (WORK, FINISHED, "images", RESULTS, RESULTS + ".part")
 
 
 def check_output(output: Path, overwrite: bool, inputs: Iterable[Path] = ()) -> None:
@@ -69,7 +69,7 @@ def open_part(output: Path, job: dict[str, Any], resume: bool, overwrite: bool) 
     require_own(part, resume, overwrite)
     (part / WORK).mkdir(parents=True, exist_ok=True)
     lock = FileLock(
-        part / WORK / LOCK, blocking=False
+        part / WORK / RUN_LOCK, blocking=False
     )  # the system lets go of it when the process ends, however it ends
     try:
         lock.acquire()
@@ -78,7 +78,7 @@ def open_part(output: Path, job: dict[str, Any], resume: bool, overwrite: bool) 
             f"output: another run is writing {output}; wait for it, or choose another folder"
         ) from None
     with lock:
-        begin(part, json.loads(json.dumps(job)), resume, overwrite)
+        begin_run(part, json.loads(json.dumps(job)), resume, overwrite)
         yield part
 
 
@@ -100,7 +100,7 @@ def require_own(part: Path, resume: bool, overwrite: bool) -> None:
 def is_own(part: Path) -> bool:
     """Whether a run made the folder: it has a job, or nothing in it yet."""
     work = part / WORK
-    links = any(place.is_symlink() for place in (part, work, work / LOCK))
+    links = any(place.is_symlink() for place in (part, work, work / RUN_LOCK))
     if links or not work.is_dir() or os.path.ismount(part):
         return False
     files = [Path(root, name) for root, _, names in os.walk(part) for name in names]
@@ -108,7 +108,7 @@ def is_own(part: Path) -> bool:
     return begun or all(file.parent == work and file.name in UNTOLD for file in files)
 
 
-def begin(part: Path, job: dict[str, Any], resume: bool, overwrite: bool) -> None:
+def begin_run(part: Path, job: dict[str, Any], resume: bool, overwrite: bool) -> None:
     """Write the job down, or find it written."""
     file = part / WORK / JOB
     if file.is_file() and not resume:
@@ -145,7 +145,7 @@ def clear(part: Path) -> None:
     for place in (*part.iterdir(), *work.iterdir()):
         if place.is_dir() and not place.is_symlink() and place.name != WORK:
             shutil.rmtree(place)
-        elif place.name not in (WORK, LOCK, PLACING, CLEARING):
+        elif place.name not in (WORK, RUN_LOCK, PLACING, CLEARING):
             place.unlink()
     for name in (PLACING, CLEARING):
         (work / name).unlink(missing_ok=True)
@@ -153,8 +153,8 @@ def clear(part: Path) -> None:
 
 def remove(part: Path) -> None:
     """Remove the folder with all that a run wrote; what somebody else put there stays, and the folder with it."""
-    if (part / NEW).exists():
-        shutil.rmtree(part / NEW)
+    if (part / FINISHED).exists():
+        shutil.rmtree(part / FINISHED)
     remove_work(part / WORK, PLACING)
     with contextlib.suppress(OSError):
         part.rmdir()
@@ -180,8 +180,8 @@ def put_in_place(part: Path, output: Path, overwrite: bool) -> None:
     """Give OUTPUT.part/new the output's name, in the place of what was there, and remove the rest. Killed at any moment it can be
     called again."""
     (part / WORK / PLACING).touch()
-    if (part / NEW).exists():
-        put(part / NEW, output, part / WORK / OLD, overwrite)
+    if (part / FINISHED).exists():
+        put(part / FINISHED, output, part / WORK / OLD, overwrite)
     remove(part)
 
 
@@ -207,4 +207,4 @@ def put(new: Path, output: Path, old: Path, overwrite: bool) -> None:
 def is_placed(output: Path) -> bool:
     """Whether a run was killed when its output had its name already, and OUTPUT.part was still to be removed."""
     part = output.with_name(output.name + ".part")
-    return (part / WORK / PLACING).is_file() and not (part / NEW).exists() and output.exists()
+    return (part / WORK / PLACING).is_file() and not (part / FINISHED).exists() and output.exists()

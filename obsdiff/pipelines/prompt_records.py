@@ -15,20 +15,20 @@ from PIL.Image import Image
 from torch import Tensor
 
 from ..errors import UserError
-from ..runtime.hashing import digest
+from ..runtime.hashing import tensors_hash
 
-PLAIN = (str, bool, int, float, type(None))
+JSON_SCALARS = (str, bool, int, float, type(None))
 
 
 def described(value: Any, name: str = "prompt") -> Any:
     """A value as JSON; equal values give equal JSON, others do not. UserError, with its name, for one that can't be told from others of its kind."""
-    if isinstance(value, PLAIN):
+    if isinstance(value, JSON_SCALARS):
         return value
     if isinstance(value, Tensor) and value.layout == torch.strided and not value.is_meta:
         return {
             "tensor": str(value.dtype).removeprefix("torch."),
             "shape": list(value.shape),
-            "sha256": digest([("", value.detach().resolve_conj().resolve_neg())]),
+            "sha256": tensors_hash([("", value.detach().resolve_conj().resolve_neg())]),
         }
     if isinstance(value, Image):
         colours = (
@@ -43,7 +43,7 @@ def described(value: Any, name: str = "prompt") -> Any:
         }
     if isinstance(value, np.generic):
         return described(
-            value.item() if isinstance(value.item(), PLAIN) else np.asarray(value), name
+            value.item() if isinstance(value.item(), JSON_SCALARS) else np.asarray(value), name
         )
     if isinstance(value, np.ndarray) and not value.dtype.hasobject:
         return {

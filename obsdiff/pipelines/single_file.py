@@ -12,8 +12,8 @@ from pathlib import Path
 from ..errors import UserError
 from .builtin import BUILTINS
 from .denoisers import DENOISERS
-from .folder import FUSE, Folder, find_model, open_folder
-from .headers import BYTES, PICKLED, Tensors, first_of, read_header
+from .folder import FUSE_FOLDER, Folder, find_model, open_folder
+from .headers import BYTES, PICKLED, Tensors, read_header, shortened
 
 DENOISER = ("model.diffusion_model.",)
 EMA = ("model_ema.",)  # a running mean that some files carry beside the weights
@@ -54,7 +54,7 @@ def open_single_file(file: Path, config: Path | None) -> Folder:
     header = read_header(file)
     if lora := next((tensor for tensor in header if "lora" in tensor.lower()), None):
         raise UserError(
-            f"model: expected a whole model, found the LoRA {file} ({lora}); load it into its pipeline and {FUSE}"
+            f"model: expected a whole model, found the LoRA {file} ({lora}); load it into its pipeline and {FUSE_FOLDER}"
         )
     if config is None:
         raise UserError(
@@ -120,7 +120,7 @@ def stored_part(
         if not any(
             tensor.endswith(".weight") and len(info["shape"]) > 1 for tensor, info in inside.items()
         ):
-            found = f"found {first_of(sorted(header))}" if header else "it is empty"
+            found = f"found {shortened(sorted(header))}" if header else "it is empty"
             raise UserError(
                 f"{file} holds no {name}: expected a model's weights, such as {DENOISER[0]}...; {found}"
             )

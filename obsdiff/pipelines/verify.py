@@ -10,15 +10,15 @@ from torch import Tensor
 from ..config import PruningConfig
 from ..errors import RunFailed, UserError
 from ..runtime.file_hashing import file_hash
-from ..runtime.json_files import check, check_shapes, read_json
+from ..runtime.json_files import check_json, check_shapes, read_json
 from .record import RECORD, SCHEMA
 
-LAYER = {"name": str, "shape": [int], "sparsity": float}
+RECORDED_LAYER = {"name": str, "shape": [int], "sparsity": float}
 WANTED = {
     "schema": int,
     "component": str,
     "config": {"pattern": str},
-    "layers": [LAYER],
+    "layers": [RECORDED_LAYER],
     "hashes": {"files": {"*": str}},
 }
 CARD = "README.md"
@@ -60,7 +60,7 @@ def read_record(folder: Path) -> dict[str, Any]:
         raise UserError(f"verify: expected a folder that obsdiff prune wrote, found no {file}")
     record = read_json(file)
     try:
-        check(record, WANTED, "")
+        check_json(record, WANTED, "")
         check_shapes(record["layers"], "layers")
     except ValueError as error:
         raise UserError(

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from ..errors import RunFailed, RunStopped, UserError
 
-AT_ONCE = 2**24  # entries of a Hessian that are sent together
+REDUCE_ELEMENTS = 2**24  # entries of a Hessian that are sent together
 LOST = "another process of this job has ended, or does not answer"
 
 
@@ -39,7 +39,7 @@ class Ranks:
             else cls()
         )
 
-    def agree(self, ask: Callable[[], Any]) -> Any:
+    def from_rank_zero(self, ask: Callable[[], Any]) -> Any:
         """What process 0 answers, everywhere; if it raises what a user is told, so do all."""
         if self.size == 1:
             return ask()
@@ -49,7 +49,7 @@ class Ranks:
                 answer[0] = ask()
             except (UserError, RunFailed) as error:
                 answer[1] = error
-        with answered():
+        with collective():
             dist.broadcast_object_list(answer, src=0)
         if answer[1] is not None:
             if self.rank:
@@ -57,16 +57,16 @@ class Ranks:
             raise answer[1]
         return answer[0]
 
-    def collect(self, mine: dict[str, Any]) -> dict[str, Any]:
+    def gather_dicts(self, mine: dict[str, Any]) -> dict[str, Any]:
         """What all processes have, each some entries of it, everywhere."""
         if self.size == 1:
             return mine
         every: list[Any] = [None] * self.size
-        with answered():
+        with collective():
             dist.all_gather_object(every, mine)
         return {key: value for part in every for key, value in part.items()}
 
-    def give(
+    def broadcast(
         self, tensors: dict[str, Tensor] | None, notes: Any, owner: int, device: torch.device
     ) -> tuple[dict[str, Tensor], Any]:
         """Named tensors and what belongs to them, from their owner to all."""
@@ -76,7 +76,7 @@ class Ranks:
             else [None, None]
         )
         found = {}
-        with answered():
+        with collective():
             dist.broadcast_object_list(head, src=owner)
             for name, shape, dtype in head[0]:
                 tensor = (
@@ -89,7 +89,7 @@ class Ranks:
         return found, head[1]
 
 
-def shared_out(costs: Sequence[float], size: int) -> list[int]:
+def assign(costs: Sequence[float], size: int) -> list[int]:
     """An owner for each piece of work, so that all have nearly the same to do: the dearest first, to whoever has least."""
     load, owners = [0.0] * size, [0] * len(costs)
     for i in sorted(range(len(costs)), key=lambda i: -costs[i]):
@@ -99,7 +99,7 @@ def shared_out(costs: Sequence[float], size: int) -> list[int]:
 
 
 @contextlib.contextmanager
-def answered() -> Iterator[None]:
+def collective() -> Iterator[None]:
     """What fails inside because others are gone becomes RunStopped."""
     try:
         yield
@@ -110,7 +110,7 @@ def answered() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def joined(timeout_minutes: float) -> Iterator[Ranks]:
+def process_group(timeout_minutes: float) -> Iterator[Ranks]:
     """The processes that torchrun or accelerate launch started, for a while; one where none of them did."""
     if int(os.environ.get("WORLD_SIZE", "1")) == 1 or dist.is_initialized():
         yield Ranks.here()
@@ -118,7 +118,7 @@ def joined(timeout_minutes: float) -> Iterator[Ranks]:
     cuda = torch.cuda.is_available()
     if cuda:
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
-    with answered():
+    with collective():
         dist.init_process_group(
             "cpu:gloo,cuda:nccl" if cuda else "gloo", timeout=timedelta(minutes=timeout_minutes)
         )

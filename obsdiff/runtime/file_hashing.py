@@ -3,14 +3,14 @@
 import hashlib
 from pathlib import Path
 
-AT_ONCE = 2**22  # bytes of a file that are read together
+READ_BYTES = 2**22  # bytes of a file that are read together
 
 
 def file_hash(file: Path) -> str:
     """SHA-256 of a file."""
     found = hashlib.sha256()
     with file.open("rb") as opened:
-        while part := opened.read(AT_ONCE):
+        while part := opened.read(READ_BYTES):
             found.update(part)
     return found.hexdigest()
 

@@ -11,10 +11,12 @@ from torch import Tensor, nn
 def model_hashes(pipe: Any) -> dict[str, str]:
     """SHA-256 of every component's weights and buffers."""
     modules = {name: part for name, part in pipe.components.items() if isinstance(part, nn.Module)}
-    return {name: digest(sorted(module.state_dict().items())) for name, module in modules.items()}
+    return {
+        name: tensors_hash(sorted(module.state_dict().items())) for name, module in modules.items()
+    }
 
 
-def digest(tensors: Iterable[tuple[str, Tensor]]) -> str:
+def tensors_hash(tensors: Iterable[tuple[str, Tensor]]) -> str:
     """SHA-256 of tensors' names, formats, shapes and bytes."""
     found = hashlib.sha256()
     for name, tensor in tensors:

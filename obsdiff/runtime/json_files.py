@@ -6,7 +6,7 @@ from typing import Any
 
 from ..errors import UserError
 
-LARGEST = 1e30  # what plots can show
+LARGEST_SHOWN = 1e30  # what plots can show
 WORDS = {str: "a text", int: "a whole number", float: "a number", dict: "an object", list: "a list"}
 
 
@@ -45,18 +45,18 @@ def check_shapes(layers: list[dict[str, Any]], place: str) -> None:
             raise ValueError(f"{place}[{i}].shape: expected two numbers, found {layer['shape']}")
 
 
-def check(value: Any, wanted: Any, place: str) -> None:
+def check_json(value: Any, wanted: Any, place: str) -> None:
     """ValueError unless a value is what is wanted at its place."""
     if isinstance(wanted, tuple):
         if value is not None:
-            check(value, wanted[0], place)
+            check_json(value, wanted[0], place)
     elif isinstance(wanted, dict):
         expect(value, dict, place)
         check_keys(value, wanted, place)
     elif isinstance(wanted, list):
         expect(value, list, place)
         for i, element in enumerate(value):
-            check(element, wanted[0], f"{place}[{i}]")
+            check_json(element, wanted[0], f"{place}[{i}]")
     else:
         expect(value, wanted, place)
 
@@ -66,14 +66,14 @@ def check_keys(value: dict[str, Any], wanted: dict[str, Any], place: str) -> Non
         name = key.removesuffix("?")
         if key == "*":
             for any_key, element in value.items():
-                check(element, inner, within(place, any_key))
+                check_json(element, inner, key_path(place, any_key))
         elif name in value:
-            check(value[name], inner, within(place, name))
+            check_json(value[name], inner, key_path(place, name))
         elif name == key:
-            raise ValueError(f"{within(place, name)} is missing")
+            raise ValueError(f"{key_path(place, name)} is missing")
 
 
-def within(place: str, key: str) -> str:
+def key_path(place: str, key: str) -> str:
     return f"{place}.{key}" if place else key
 
 
@@ -82,7 +82,7 @@ def expect(value: Any, kind: type, place: str) -> None:
     kinds = (int, float) if kind is float else kind
     is_number = kind in (int, float)
     if not isinstance(value, kinds) or (
-        is_number and (isinstance(value, bool) or not abs(value) <= LARGEST)
+        is_number and (isinstance(value, bool) or not abs(value) <= LARGEST_SHOWN)
     ):
         found = repr(value)
         raise ValueError(

@@ -13,13 +13,13 @@ from safetensors import SafetensorError
 
 from ..errors import RunStopped
 
-PREFIX = "obsdiff-"  # of the names of temporary folders
-LOCK = "lock"  # held while a store is in use
-NEW = 60  # seconds in which a store is left alone in any case
+SCRATCH_PREFIX = "obsdiff-"  # of the names of temporary folders
+SCRATCH_LOCK = "lock"  # held while a store is in use
+GRACE_SECONDS = 60  # seconds in which a store is left alone in any case
 
 
 @dataclass
-class Store:
+class Scratch:
     """Room in memory, in bytes, how much of it is taken, how much lies on disk, and the folder of the files."""
 
     room: float
@@ -51,28 +51,28 @@ class Store:
 
 
 @contextlib.contextmanager
-def store(room: float) -> Iterator[Store]:
+def open_scratch(room: float) -> Iterator[Scratch]:
     """A store in a new folder (TMPDIR says where), which vanishes on the way out. Folders of killed runs vanish, too."""
-    sweep_up(Path(tempfile.gettempdir()))
+    remove_abandoned(Path(tempfile.gettempdir()))
     with (
-        tempfile.TemporaryDirectory(prefix=PREFIX, ignore_cleanup_errors=True) as folder,
-        FileLock(Path(folder) / LOCK),
+        tempfile.TemporaryDirectory(prefix=SCRATCH_PREFIX, ignore_cleanup_errors=True) as folder,
+        FileLock(Path(folder) / SCRATCH_LOCK),
     ):
-        yield Store(room, Path(folder))
+        yield Scratch(room, Path(folder))
 
 
-def sweep_up(place: Path) -> None:
+def remove_abandoned(place: Path) -> None:
     """Remove the folders of stores whose processes have ended: one whose lock can be had has nobody any more. A new one may not have
     taken its lock yet."""
-    for lock in place.glob(f"{PREFIX}*/{LOCK}"):
+    for lock in place.glob(f"{SCRATCH_PREFIX}*/{SCRATCH_LOCK}"):
         with contextlib.suppress(Timeout, OSError):
-            if time.time() - lock.stat().st_mtime > NEW:
+            if time.time() - lock.stat().st_mtime > GRACE_SECONDS:
                 with FileLock(lock, blocking=False):
                     shutil.rmtree(lock.parent, ignore_errors=True)
 
 
 @contextlib.contextmanager
-def stopped_by_disk(place: Path) -> Iterator[None]:
+def disk_errors(place: Path) -> Iterator[None]:
     """What the disk refuses inside becomes RunStopped."""
     try:
         yield

@@ -30,7 +30,7 @@ from .lstsq import conjugate_gradients, damped
 from .masks import lowest, lowest_in_groups
 from .problem import Inputs, Solution, Target, squared_error
 
-LEVELS = 8  # values of rho, each of which takes one inverse
+PENALTIES = 8  # values of rho, each of which takes one inverse
 EACH = 6  # iterations with each of them
 RHO = (0.03, 1.0)  # the first and the last, in units of A's diagonal
 RAMP = 24  # iterations after which k is the target's
@@ -102,9 +102,9 @@ def alternate(
 ) -> tuple[Tensor, Tensor] | None:
     """Mask and sparse weights (O, I) after (1) to (3): of every matrix of the stack the best ones that a level ended with. None if a
     factorisation fails."""
-    right, growth = rows @ square, (RHO[1] / RHO[0]) ** (1 / (LEVELS - 1))
+    right, growth = rows @ square, (RHO[1] / RHO[0]) ** (1 / (PENALTIES - 1))
     sparse, multiplier, best = rows.clone(), torch.zeros_like(rows), Best(rows, square, sizes)
-    for level in range(LEVELS):
+    for level in range(PENALTIES):
         rho = RHO[0] * growth**level
         inverse = inverted(square, rho)
         if inverse is None:

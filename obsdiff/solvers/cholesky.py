@@ -5,8 +5,8 @@ from torch import Tensor
 
 from ..errors import NotPositiveDefinite
 
-ERROR = 1e7  # columns times condition from which on float32 is too coarse to factor a Hessian in: it would move 0.1 % of the mask
-LARGE = 2048  # with more columns than this it always is, and is not tried
+MAX_FLOAT32_ERROR = 1e7  # columns times condition from which on float32 is too coarse to factor a Hessian in: it would move 0.1 % of the mask
+LARGEST_DIAGONAL = 2048  # with more columns than this it always is, and is not tried
 SMALL = 128  # triangular matrices up to this size are inverted by solving for the identity
 PANEL = 512  # rows and columns of a triangular product that are computed together
 LADDER = (
@@ -33,10 +33,13 @@ def inverse_factor(hessian: Tensor, damping: float) -> tuple[Tensor, Tensor, flo
     dead = hessian.diagonal() == 0
     diagonal = hessian.diagonal().masked_fill(dead, 1)
     for step in LADDER:
-        for dtype in dict.fromkeys((hessian.dtype, torch.float64)[len(hessian) > LARGE :]):
+        for dtype in dict.fromkeys(
+            (hessian.dtype, torch.float64)[len(hessian) > LARGEST_DIAGONAL :]
+        ):
             factor = factor_of_inverse(hessian, diagonal + damping * step * diagonal.mean(), dtype)
             if factor is not None and (
-                dtype == torch.float64 or len(hessian) * condition(hessian, factor) < ERROR
+                dtype == torch.float64
+                or len(hessian) * condition(hessian, factor) < MAX_FLOAT32_ERROR
             ):
                 return narrow_(factor, hessian.dtype), dead, damping * step
     raise NotPositiveDefinite(

@@ -31,11 +31,11 @@ import torch
 from torch import Tensor
 
 from .problem import Inputs, Solution, Target
-from .wanda import choose, masked, score
+from .wanda import masked, score, wanda_mask
 
-CYCLES = 50  # swaps in a row at most
+MAX_SWAPS = 50  # swaps in a row at most
 THRESHOLD = 0.1  # |E_r| that ends a row, in units of the layer's output
-ROWS = 32  # rows are independent; this many at once stay in the processor's cache
+CACHED_ROWS = 32  # rows are independent; this many at once stay in the processor's cache
 
 
 def dsnot(weights: list[Tensor], inputs: Inputs, target: Target) -> list[Solution]:
@@ -48,7 +48,10 @@ def dsnot(weights: list[Tensor], inputs: Inputs, target: Target) -> list[Solutio
         share = weight.to(mean) * mean
         gain = torch.where(spread > 0, share / spread, 0)
         rows = zip(
-            *(part.split(ROWS) for part in (~choose(scores, target), share, gain, scores)),
+            *(
+                part.split(CACHED_ROWS)
+                for part in (~wanda_mask(scores, target), share, gain, scores)
+            ),
             strict=True,
         )
         kept = torch.cat([swap(*part, target.group[1] if target.group else None) for part in rows])
@@ -62,11 +65,11 @@ def swap(kept: Tensor, share: Tensor, gain: Tensor, scores: Tensor, group: int |
     kept = kept.clone()
     error = share.masked_fill(kept, 0).sum(1)  # (1)
     worth, cost = sides(kept, share, gain, scores, group)
-    for _ in range(CYCLES):
+    for _ in range(MAX_SWAPS):
         rows = (error.abs() > THRESHOLD).nonzero().flatten()
         side = (error[rows] < 0).long()
         best, grown = worth[side, rows].max(1)  # (2)
-        price, pruned = cheapest(cost, side, rows, grown, group)  # (3)
+        price, pruned = cheapest_swap(cost, side, rows, grown, group)  # (3)
         possible = (best > 0) & price.isfinite()
         if not possible.any():
             break
@@ -80,7 +83,7 @@ def swap(kept: Tensor, share: Tensor, gain: Tensor, scores: Tensor, group: int |
         error[rows] += share[rows, pruned] - share[rows, grown]
         worth[side, rows, grown], cost[side, rows, pruned] = 0, torch.inf
         if group:
-            place = within(side, rows, grown, group)
+            place = within_groups(side, rows, grown, group)
             worth[place] = worth[place].masked_fill(cost[place].isinf().all(1, keepdim=True), 0)
     return kept
 
@@ -106,7 +109,9 @@ def sides(
     return worth, cost
 
 
-def within(side: Tensor, rows: Tensor, grown: Tensor, group: int) -> tuple[Tensor, Tensor, Tensor]:
+def within_groups(
+    side: Tensor, rows: Tensor, grown: Tensor, group: int
+) -> tuple[Tensor, Tensor, Tensor]:
     """Where the n:m groups of grown columns (R,) lie in what `sides` returns: indices that select (R, m)."""
     first = grown - grown % group
     return (
@@ -116,11 +121,11 @@ def within(side: Tensor, rows: Tensor, grown: Tensor, group: int) -> tuple[Tenso
     )
 
 
-def cheapest(
+def cheapest_swap(
     cost: Tensor, side: Tensor, rows: Tensor, grown: Tensor, group: int | None
 ) -> tuple[Tensor, Tensor]:
     """The smallest cost of each row (R,), or of the n:m group of its grown column (R,), and its column."""
     if group is None:
         return cost[side, rows].min(1)
-    price, place = cost[within(side, rows, grown, group)].min(1)
+    price, place = cost[within_groups(side, rows, grown, group)].min(1)
     return price, grown - grown % group + place

@@ -25,12 +25,12 @@ from .cholesky import finite
 from .problem import Solution, squared_error
 
 SHARING = 8  # at least so many rows to a mask, and masks are solved one by one
-STEPS = 300  # of conjugate gradients at most
+MAX_ITERATIONS = 300  # of conjugate gradients at most
 DELAY, ENOUGH = (
     5,
     1e-4,
 )  # steps that together take less than this share of a row's error are its last
-NOTHING = 1e-6  # a residual of this size, in units of the right side, is rounding
+ROUNDING = 1e-6  # a residual of this size, in units of the right side, is rounding
 
 
 def lstsq(
@@ -95,7 +95,7 @@ def by_factor(rows: Tensor, mask: Tensor, square: Tensor) -> Tensor:
 
 
 def conjugate_gradients(
-    rows: Tensor, kept: Tensor, square: Tensor, start: Tensor, steps: int = STEPS
+    rows: Tensor, kept: Tensor, square: Tensor, start: Tensor, steps: int = MAX_ITERATIONS
 ) -> Tensor:
     """The solution (O, I) of every row under its own mask, or what so many steps from `start` come to.
 
@@ -109,7 +109,7 @@ def conjugate_gradients(
     residual = gap.mul_(kept)
     direction = residual * scale
     size = (residual * direction).sum(1, keepdim=True)
-    nothing = NOTHING**2 * right.square_().mul_(scale).sum(1, keepdim=True)
+    nothing = ROUNDING**2 * right.square_().mul_(scale).sum(1, keepdim=True)
     del right
     going, taken = size > nothing, []
     for _ in range(steps):

@@ -37,8 +37,8 @@ from ..errors import NotPositiveDefinite
 from .cholesky import inverse_factor, narrow_
 
 RRF = 60  # k of reciprocal rank fusion
-SMALLEST = 8  # the last groups of neurons to leave have this size
-SHARE = 8  # a group of neurons is one part in so many of those that have still to leave
+LAST_PART = 8  # the last groups of neurons to leave have this size
+PARTS_LEFT = 8  # a group of neurons is one part in so many of those that have still to leave
 
 
 @dataclass
@@ -190,4 +190,4 @@ def obs_neurons(
 
 def next_group(missing: int) -> int:
     """How many neurons leave together when `missing` have still to leave."""
-    return min(missing, max(SMALLEST, missing // SHARE))
+    return min(missing, max(LAST_PART, missing // PARTS_LEFT))

@@ -27,9 +27,9 @@ from torch import Tensor
 
 PATIENCE = 12  # rounds that bring next to nothing before the search ends
 LITTLE = 1e-5  # of what goes: a round, or an exchange, that brings less brings next to nothing
-ROUNDS = 200
-ROWS = 512  # of a set by which exchanges are judged: evenly spaced ones, if there are more
-AT_ONCE = 2**22  # entries of the differences that are computed together
+MAX_EXCHANGES = 200
+SAMPLED_ROWS = 512  # of a set by which exchanges are judged: evenly spaced ones, if there are more
+DIFFERENCE_ELEMENTS = 2**22  # entries of the differences that are computed together
 
 
 def permutation(scores: Tensor, n: int, m: int, seed: int = 0) -> Tensor:
@@ -38,7 +38,7 @@ def permutation(scores: Tensor, n: int, m: int, seed: int = 0) -> Tensor:
     sets, _, width = scores.shape
     search = Search(sample(scores).transpose(1, 2), n, m)
     generator, idle = torch.Generator().manual_seed(seed), 0
-    for _ in range(ROUNDS if width > m else 0):
+    for _ in range(MAX_EXCHANGES if width > m else 0):
         brought = search.round(generator)
         idle = 0 if brought > LITTLE * search.lost else idle + 1
         if idle == PATIENCE:
@@ -53,8 +53,8 @@ def sample(scores: Tensor) -> Tensor:
     rows = scores.shape[1]
     return (
         scores
-        if rows <= ROWS
-        else scores[:, torch.arange(ROWS, device=scores.device) * rows // ROWS]
+        if rows <= SAMPLED_ROWS
+        else scores[:, torch.arange(SAMPLED_ROWS, device=scores.device) * rows // SAMPLED_ROWS]
     )
 
 
@@ -140,7 +140,7 @@ class Search:
             + self.base[second].unsqueeze(1)
             - (self.top[first] + self.top[second]).view(-1, 1, 1)
         )
-        step = max(1, AT_ONCE // (m * rows))
+        step = max(1, DIFFERENCE_ELEMENTS // (m * rows))
         for top in range(0, len(first), step):
             part = slice(top, top + step)
             a, b = self.x[first[part]], self.x[second[part]]

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-ROWS = 256  # of a weight whose error is computed together
+ERROR_ROWS = 256  # of a weight whose error is computed together
 
 
 @dataclass(frozen=True)
@@ -51,12 +51,12 @@ def squared_error(weight: Tensor, pruned: Tensor | None, hessian: Tensor) -> flo
     """tr(D H D^T) with D the change of W, or W itself if it is pruned to nothing (None). Of the symmetric H the lower triangle, in panels:
     what is below the diagonal counts twice. ROWS rows of W at a time."""
     total = hessian.new_zeros(())
-    for top in range(0, len(weight), ROWS):
-        d = weight[top : top + ROWS].to(hessian)
+    for top in range(0, len(weight), ERROR_ROWS):
+        d = weight[top : top + ERROR_ROWS].to(hessian)
         if pruned is not None:
-            d = d - pruned[top : top + ROWS].to(hessian)
-        for left in range(0, len(hessian), ROWS):
-            right = min(left + ROWS, len(hessian))
+            d = d - pruned[top : top + ERROR_ROWS].to(hessian)
+        for left in range(0, len(hessian), ERROR_ROWS):
+            right = min(left + ERROR_ROWS, len(hessian))
             product = d[:, left:right] @ hessian[left:right, left:right]
             product.addmm_(d[:, right:], hessian[right:, left:right], alpha=2)
             total += (product * d[:, left:right]).sum()

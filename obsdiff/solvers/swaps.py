@@ -45,9 +45,9 @@ from .problem import Solution, squared_error
 from .trial_swaps import tried
 
 CANDIDATES = 32  # removals and returns of a row that are paired
-CYCLES = 6  # of swaps and a re-solve, at most
-ROUNDS = 16  # of swaps in a cycle, at most
-SHARE = 1e-4  # of a row's error that a swap must gain
+MAX_CYCLES = 6  # of swaps and a re-solve, at most
+MAX_ROUNDS = 16  # of swaps in a cycle, at most
+LEAST_GAIN = 1e-4  # of a row's error that a swap must gain
 PAIRS = 2**20  # that are looked at together
 
 
@@ -83,7 +83,7 @@ def swapped(
     found, kept = tried(rows, found, kept, square, live, group[1] if group else None)
     found = conjugate_gradients(rows, kept, square, found)
     left = torch.arange(len(rows), device=square.device)
-    for _ in range(CYCLES):
+    for _ in range(MAX_CYCLES):
         left = torch.cat(
             [
                 part[swap_(rows, found, kept, part, square, live, group)]
@@ -117,9 +117,9 @@ def swap_(
     values, mask = found[part], kept[part]
     change = values - rows[part]
     gradient = change @ square
-    enough = (change * gradient).sum(1) * (-SHARE / 2)
+    enough = (change * gradient).sum(1) * (-LEAST_GAIN / 2)
     going, swaps = torch.arange(len(part), device=part.device), torch.zeros_like(part)
-    for _ in range(ROUNDS):
+    for _ in range(MAX_ROUNDS):
         w, m, g = values[going], mask[going], gradient[going]
         best = (
             best_in_groups(w, m, g, square, live, group[1])

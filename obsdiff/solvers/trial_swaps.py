@@ -32,7 +32,7 @@ TRIALS = 4  # at most, of a row
 FIRST = 0.5  # share of the promising swaps that is tried first
 SAMPLES = 2  # of S
 CLOSEST = 1e-6  # (3) in units of A_qq is never taken to be less
-STEPS = 20  # of conjugate gradients to a trial
+TRIAL_ITERATIONS = 20  # of conjugate gradients to a trial
 
 
 def tried(
@@ -44,7 +44,7 @@ def tried(
     Raises NotPositiveDefinite if a block of A is not.
     """
     found, kept = found.clone(), kept.clone()
-    scale = spread(square, kept.float().mean().item())
+    scale = spread_candidates(square, kept.float().mean().item())
     share = torch.full((len(rows), 1), FIRST, device=rows.device, dtype=rows.dtype)
     gradient, error = gradient_of(found, rows, square)
     left = torch.arange(len(rows), device=rows.device)
@@ -52,7 +52,7 @@ def tried(
         mask, swaps = exchanged(
             found[left], kept[left], gradient[left], scale, live, share[left], m
         )
-        values = conjugate_gradients(rows[left], mask, square, found[left], STEPS)
+        values = conjugate_gradients(rows[left], mask, square, found[left], TRIAL_ITERATIONS)
         slopes, errors = gradient_of(values, rows[left], square)
         good = (errors < error[left]) & (swaps > 0)
         better = left[good]
@@ -109,7 +109,7 @@ def exchanged(
     return mask, swaps.flatten()
 
 
-def spread(square: Tensor, density: float) -> Tensor:
+def spread_candidates(square: Tensor, density: float) -> Tensor:
     """(3) of every input (I,), the mean over random S of that density."""
     draw, diagonal, total = (
         torch.Generator().manual_seed(0),

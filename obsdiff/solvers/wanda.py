@@ -24,7 +24,7 @@ def wanda(weights: list[Tensor], inputs: Inputs, target: Target) -> list[Solutio
     """Remove the smallest scores of each row of matrices (O, I), or of every n:m group. Of the inputs only the Hessian's
     diagonal counts."""
     return [
-        masked(weight, scores := score(weight, inputs.hessian), choose(scores, target))
+        masked(weight, scores := score(weight, inputs.hessian), wanda_mask(scores, target))
         for weight in weights
     ]
 
@@ -34,7 +34,7 @@ def score(weight: Tensor, hessian: Tensor) -> Tensor:
     return weight.to(hessian).abs() * hessian.diagonal().sqrt()
 
 
-def choose(scores: Tensor, target: Target) -> Tensor:
+def wanda_mask(scores: Tensor, target: Target) -> Tensor:
     """Mask (O, I), True where a weight goes."""
     return (
         lowest_in_groups(scores, *target.group)

@@ -12,8 +12,8 @@ from obsdiff import PruningConfig, prune_, save_pruned
 from obsdiff.allocation import budget
 from obsdiff.allocation import layer_latency as latency_table
 from obsdiff.allocation.budget import Budget, along, chosen, in_turn
-from obsdiff.allocation.group_curves import Curve
-from obsdiff.allocation.savings import amount, of_an_item
+from obsdiff.allocation.group_curves import LossCurve
+from obsdiff.allocation.savings import amount_of, of_an_item
 from obsdiff.cli.main import main
 from obsdiff.errors import UserError
 from obsdiff.models.structure import group_name
@@ -50,7 +50,7 @@ def component(pipe) -> torch.nn.Module:
 )
 def test_what_stays_is_within_a_step_of_the_target(make, given, allocation, unit):
     pipe, target = make(), 0.85
-    before = {kind: amount(kind, component(pipe), {}) for kind in ("parameters", "bytes")}
+    before = {kind: amount_of(kind, component(pipe), {}) for kind in ("parameters", "bytes")}
     report = prune_(
         pipe,
         PROMPTS if make is sd3 else [{}],
@@ -68,7 +68,10 @@ def test_what_stays_is_within_a_step_of_the_target(make, given, allocation, unit
         report.config[name] is None for name in ("target_parameters", "target_macs", "target_bytes")
     )
     if unit != "macs":
-        assert (found["dense"], found["left"]) == (before[unit], amount(unit, component(pipe), {}))
+        assert (found["dense"], found["left"]) == (
+            before[unit],
+            amount_of(unit, component(pipe), {}),
+        )
     assert bool(report.sensitivity) == (allocation == "sensitivity")
 
 
@@ -104,11 +107,11 @@ def test_a_run_goes_on_with_what_was_noted(tmp_path, monkeypatch):
     assert reports[0].layout == reports[1].layout
 
 
-def curves() -> tuple[dict[str, Curve], dict[str, list[float]]]:
+def curves() -> tuple[dict[str, LossCurve], dict[str, list[float]]]:
     """Heads that cost little for what they save, and neurons that cost much."""
     found = {
-        "a heads": Curve(4, 1, 1, [0.0, 0.1, 0.2, 0.3]),
-        "b neurons": Curve(32, 8, 8, [0.0, 1.0, 2.0, 3.0]),
+        "a heads": LossCurve(4, 1, 1, [0.0, 0.1, 0.2, 0.3]),
+        "b neurons": LossCurve(32, 8, 8, [0.0, 1.0, 2.0, 3.0]),
     }
     return found, {"a heads": [0.0, 10.0, 20.0, 30.0], "b neurons": [0.0, 10.0, 20.0, 30.0]}
 

@@ -5,7 +5,7 @@ import torch
 
 from obsdiff import PruningConfig, dense_pass, prune_
 from obsdiff.allocation import group_curves as structured_sensitivity
-from obsdiff.allocation.group_curves import Curve, spread
+from obsdiff.allocation.group_curves import LossCurve, share_out
 from obsdiff.errors import UserError
 from obsdiff.models.macs import count_macs
 from obsdiff.pipelines.run import denoiser_call
@@ -27,7 +27,7 @@ def test_as_much_is_saved_as_by_uniform_pruning():
     g = torch.Generator().manual_seed(0)
     for _ in range(20):
         curves = [
-            Curve(
+            LossCurve(
                 20,
                 2,
                 6,
@@ -36,7 +36,7 @@ def test_as_much_is_saved_as_by_uniform_pruning():
             )
             for _ in range(5)
         ]
-        left = spread(curves)
+        left = share_out(curves)
         for resource in (0, 1):
             saved = sum(
                 (c.total - n) * c.saved[resource] for c, n in zip(curves, left, strict=True)
@@ -47,13 +47,15 @@ def test_as_much_is_saved_as_by_uniform_pruning():
 
 
 def test_what_costs_nothing_leaves_first():
-    dear, cheap = Curve(80, 8, 24, [0.0, *range(1, 9)]), Curve(80, 8, 24, [0.0] * 9)
-    assert spread([dear, cheap]) == [80, 32]
+    dear, cheap = LossCurve(80, 8, 24, [0.0, *range(1, 9)]), LossCurve(80, 8, 24, [0.0] * 9)
+    assert share_out([dear, cheap]) == [80, 32]
 
 
 def test_uniform_pruning_is_one_of_the_ways():
-    curves = [Curve(8, 4, 3, [0, 5.0], saved=(1.0, 1.0)) for _ in range(2)]  # no step takes three
-    assert spread(curves) == [5, 5]
+    curves = [
+        LossCurve(8, 4, 3, [0, 5.0], saved=(1.0, 1.0)) for _ in range(2)
+    ]  # no step takes three
+    assert share_out(curves) == [5, 5]
 
 
 def operations(pipe) -> int:
@@ -90,8 +92,8 @@ def test_the_model_is_as_small_and_needs_as_few_operations_as_by_uniform_pruning
 
 
 def test_widths_that_round_to_does_not_divide_stay_uniform():
-    curves = [Curve(100, 8, 36, [0, a, 2 * a, 3 * a, 9 * a], movable=False) for a in (1.0, 5.0)]
-    assert spread(curves) == [64, 64]
+    curves = [LossCurve(100, 8, 36, [0, a, 2 * a, 3 * a, 9 * a], movable=False) for a in (1.0, 5.0)]
+    assert share_out(curves) == [64, 64]
 
 
 def test_a_dense_pass_without_its_layers_is_one_line():
@@ -125,7 +127,7 @@ def test_without_repair_a_curve_is_what_pruning_so_many_costs_the_layers(monkeyp
     monkeypatch.setattr(
         structured_sensitivity,
         "spread",
-        lambda curves: seen.update(curves=curves) or spread(curves),
+        lambda curves: seen.update(curves=curves) or share_out(curves),
     )
     prune_(sd3(), PROMPTS, PruningConfig(allocation="obs", **settings))
     found = [curve.at_uniform for curve in seen["curves"]]

@@ -9,11 +9,11 @@ from obsdiff.allocation import layer_latency as latency_table
 from obsdiff.allocation.group_curves import steps_of
 from obsdiff.allocation.layer_latency import (
     apart,
-    arguments_of,
     between,
+    interchangeable,
     levels,
     part_of,
-    same,
+    recorded_arguments,
     seconds_saved,
 )
 from obsdiff.config import PruningConfig
@@ -37,7 +37,7 @@ def test_a_layer_by_itself_computes_what_it_does_in_the_model(make, target):
     denoiser, groups, call = opened(make, target)
     for group in groups:
         part = part_of(group)
-        args, kwargs = arguments_of(denoiser, part, call)
+        args, kwargs = recorded_arguments(denoiser, part, call)
         alone = apart(denoiser, part)
         with torch.no_grad():
             expected = denoiser.get_submodule(part)(*args, **kwargs)
@@ -67,12 +67,14 @@ def test_every_group_has_a_row_for_its_steps(monkeypatch):
     )
     assert all(seconds > 0 for row in table for seconds in row["seconds"])
     assert sum(p.numel() for p in denoiser.parameters()) == parameters
-    assert len(table) == len(latency_table.same(denoiser, groups, partial(denoiser, **call)))
+    assert len(table) == len(
+        latency_table.interchangeable(denoiser, groups, partial(denoiser, **call))
+    )
 
 
 def test_attentions_to_pictures_and_to_text_are_not_the_same():
     denoiser, groups, call = opened(sd)
-    alike = same(denoiser, groups, partial(denoiser, **call))
+    alike = interchangeable(denoiser, groups, partial(denoiser, **call))
     assert sorted(group_name(g) for some in alike for g in some) == sorted(map(group_name, groups))
     assert all(len({g.owner.rpartition(".")[2] for g in some}) == 1 for some in alike)
     assert any(len(some) > 1 for some in alike)

@@ -4,7 +4,7 @@ import itertools
 
 import torch
 
-from obsdiff.allocation.prices import cheapest
+from obsdiff.allocation.prices import cheapest_steps
 
 
 def test_near_the_best_of_all_ways():
@@ -14,7 +14,7 @@ def test_near_the_best_of_all_ways():
         errors = [[0.0, *torch.rand(5, generator=g).cumsum(0).tolist()] for _ in range(4)]
         savings = torch.rand(4, 2, generator=g, dtype=torch.float64) + 0.1
         wanted = 0.4 * 5 * savings.sum(0)
-        found = torch.tensor(cheapest(errors, savings, wanted))
+        found = torch.tensor(cheapest_steps(errors, savings, wanted))
         assert bool((savings.T @ found.double() >= wanted * (1 - 1e-9)).all())
         best = min(
             sum(errors[i][k] for i, k in enumerate(way))
@@ -30,34 +30,34 @@ def test_near_the_best_of_all_ways():
 
 def test_convex_errors_and_one_resource_are_solved_exactly():
     errors = [[a * k * k for k in range(8)] for a in (1.0, 2.0, 4.0)]
-    found = cheapest(errors, torch.ones(3, 1), torch.tensor([7.0]))
+    found = cheapest_steps(errors, torch.ones(3, 1), torch.tensor([7.0]))
     assert found == [4, 2, 1]
 
 
 def test_no_step_is_taken_that_could_stay():
-    found = cheapest(
+    found = cheapest_steps(
         [[0.0, 1.0, 2.0], [0.0, 0.5, 9.0]], torch.tensor([[1.0], [1.0]]), torch.tensor([2.0])
     )
     assert found == [1, 1]
 
 
 def test_too_much_to_save_is_none():
-    assert cheapest([[0.0, 1.0]], torch.tensor([[1.0]]), torch.tensor([2.0])) is None
+    assert cheapest_steps([[0.0, 1.0]], torch.tensor([[1.0]]), torch.tensor([2.0])) is None
 
 
 def test_nothing_to_save_takes_nothing():
-    assert cheapest(
+    assert cheapest_steps(
         [[0.0, 1.0, 3.0], [0.0, 0.1, 0.2]], torch.tensor([[1.0], [2.0]]), torch.tensor([0.0])
     ) == [0, 0]
 
 
 def test_a_resource_that_nobody_wants_has_no_price():
     savings = torch.tensor([[1e9, 1.0], [1.0, 1.0]], dtype=torch.float64)
-    assert cheapest([[0.0, 2.0], [0.0, 1.0]], savings, torch.tensor([0.0, 1.0])) == [0, 1]
+    assert cheapest_steps([[0.0, 2.0], [0.0, 1.0]], savings, torch.tensor([0.0, 1.0])) == [0, 1]
 
 
 def test_a_group_ends_where_its_errors_end():
-    found = cheapest(
+    found = cheapest_steps(
         [[0.0, 0.0], [0.0, 5.0, 9.0, 20.0]], torch.tensor([[1.0], [1.0]]), torch.tensor([3.0])
     )
     assert found == [1, 2]

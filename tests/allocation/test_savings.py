@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from obsdiff.allocation.savings import UNITS, amount, of_an_item
+from obsdiff.allocation.savings import UNITS, amount_of, of_an_item
 from obsdiff.calibration.selection import select_groups
 from obsdiff.config import PruningConfig
 from obsdiff.evaluation.costs import step_macs
@@ -37,7 +37,7 @@ def opened(make, target: str = "linear"):
 @pytest.mark.parametrize(("make", "target"), [(sd3, "linear"), (sd, "conv"), (flux, "linear")])
 def test_savings_add_up_to_what_is_missing_exactly(make, target, unit):
     denoiser, groups, call = opened(make, target)
-    each, dense = of_an_item(unit, denoiser, groups, call), amount(unit, denoiser, call)
+    each, dense = of_an_item(unit, denoiser, groups, call), amount_of(unit, denoiser, call)
     g = torch.Generator().manual_seed(0)
     expected = dense
     for group in groups:
@@ -45,14 +45,14 @@ def test_savings_add_up_to_what_is_missing_exactly(make, target, unit):
         gone = int(torch.randint(0, total, (), generator=g))
         expected -= gone * each[group_name(group)]
         shrink_(denoiser, group, list(range(total - gone)))
-    assert amount(unit, denoiser, call) == expected < dense
+    assert amount_of(unit, denoiser, call) == expected < dense
 
 
 def test_operations_are_the_same_fused_or_not_with_data_or_without():
     denoiser, _, call = opened(sd3)
     with sdpa_kernel(SDPBackend.MATH):
         unfused = count_macs(partial(denoiser, **call)).total
-    assert amount("macs", denoiser, call) == unfused == step_macs(denoiser, call)["total"]
+    assert amount_of("macs", denoiser, call) == unfused == step_macs(denoiser, call)["total"]
 
 
 def test_bytes_go_by_the_number_format_of_each_layer():

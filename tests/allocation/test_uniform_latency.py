@@ -9,7 +9,7 @@ import torch
 
 from obsdiff import PruningConfig, prune_
 from obsdiff.allocation import uniform_latency as latency
-from obsdiff.calibration.plan import job_of
+from obsdiff.calibration.plan import plan_pruning
 from obsdiff.cli.main import main
 from obsdiff.errors import UserError
 from obsdiff.pipelines.run import prepared
@@ -42,9 +42,9 @@ def ideal(monkeypatch, fixed: float = 0.2) -> list[float]:
 def test_the_least_sparsity_that_meets_it_is_found(monkeypatch, target, sparsity):
     asked = ideal(monkeypatch)
     pipe = sd3()
-    job = job_of(pipe, PROMPTS, PruningConfig(target_latency=target, **QUICK))
+    pruning_plan = plan_pruning(pipe, PROMPTS, PruningConfig(target_latency=target, **QUICK))
     with prepared(pipe):
-        found = latency.meet(pipe, job)
+        found = latency.sparsity_for_latency(pipe, pruning_plan)
     assert sparsity <= found["sparsity"] < sparsity + 0.8 / 2**6 + 0.001
     assert found["measured"] <= target
     assert [s for s, _ in found["tried"]] == asked
@@ -73,24 +73,28 @@ def test_noise_on_the_way_is_caught_at_the_end(monkeypatch):
         ),
     )
     pipe = sd3()
-    found = latency.meet(pipe, job_of(pipe, PROMPTS, PruningConfig(target_latency=0.6, **QUICK)))
+    found = latency.sparsity_for_latency(
+        pipe, plan_pruning(pipe, PROMPTS, PruningConfig(target_latency=0.6, **QUICK))
+    )
     assert found["measured"] <= 0.6
     assert (1 - found["sparsity"]) * 1.1 <= 0.6
 
 
 def test_a_real_step_is_timed_dense_and_shrunk():
     pipe = sd3()
-    job = job_of(pipe, PROMPTS, PruningConfig(target_latency=0.5, **QUICK))
+    pruning_plan = plan_pruning(pipe, PROMPTS, PruningConfig(target_latency=0.5, **QUICK))
     with prepared(pipe):
-        call = latency.denoiser_call(pipe, job.denoiser, PROMPTS[0], job.plan.settings)
-    parameters = sum(p.numel() for p in job.denoiser.parameters())
-    share, seconds, dense_seconds = latency.timed(
-        job.denoiser, PruningConfig(sparsity=0.5, **QUICK), call, 3
+        call = latency.denoiser_call(
+            pipe, pruning_plan.denoiser, PROMPTS[0], pruning_plan.calibration_set.settings
+        )
+    parameters = sum(p.numel() for p in pruning_plan.denoiser.parameters())
+    share, seconds, dense_seconds = latency.time_at(
+        pruning_plan.denoiser, PruningConfig(sparsity=0.5, **QUICK), call, 3
     )
     assert 0 < share < 3
     assert seconds > 0
     assert dense_seconds > 0
-    assert sum(p.numel() for p in job.denoiser.parameters()) == parameters
+    assert sum(p.numel() for p in pruning_plan.denoiser.parameters()) == parameters
 
 
 def test_a_run_has_the_sparsity_in_its_record_and_goes_on_with_it(monkeypatch, tmp_path):
@@ -154,4 +158,6 @@ def test_what_the_last_measurement_finds_out_of_reach_is_a_line(monkeypatch):
     )
     pipe = sd3()
     with pytest.raises(UserError, match=r"found 0\.605; with sparsity 0\.8 a step takes 0\.620"):
-        latency.meet(pipe, job_of(pipe, PROMPTS, PruningConfig(target_latency=0.605, **QUICK)))
+        latency.sparsity_for_latency(
+            pipe, plan_pruning(pipe, PROMPTS, PruningConfig(target_latency=0.605, **QUICK))
+        )

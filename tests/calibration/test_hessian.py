@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from obsdiff.calibration.hessian import ENOUGH, Hessian, factors, merged, row_sums
+from obsdiff.calibration.hessian import COUNTED_PER_COLUMN, Hessian, factors, merged, row_sums
 from obsdiff.errors import RunStopped
 
 
@@ -59,7 +59,7 @@ def test_repeated_tokens_are_counted_once():
 def test_counting_stops_when_it_is_enough():
     h = Hessian.zeros(2)
     h.update(torch.randn(500, 2))
-    assert h.distinct == ENOUGH * 2
+    assert h.distinct == COUNTED_PER_COLUMN * 2
 
 
 def test_half_precision_inputs_are_summed_in_full():
@@ -114,7 +114,7 @@ def test_taken_it_is_the_same_matrix_in_the_memory_of_the_sums(columns):
     h = Hessian.zeros(columns)
     h.update(torch.randn(40, columns), 1.1)
     expected, where, mean = h.matrix(), h.xx.data_ptr(), h.mean()
-    found = h.take()
+    found = h.take_()
     assert torch.equal(found, expected)
     assert found.data_ptr() == where
     assert torch.equal(h.mean(), mean)
@@ -127,7 +127,7 @@ def test_what_is_shared_is_not_taken():
     h = Hessian.zeros(3)
     h.update(torch.randn(4, 3))
     h.shared = True
-    assert torch.equal(h.take(), h.take())
+    assert torch.equal(h.take_(), h.take_())
     assert h.variance().shape == (3,)
 
 

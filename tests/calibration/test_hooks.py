@@ -9,7 +9,7 @@ from diffusers import (
     PNDMScheduler,
 )
 
-from obsdiff.calibration.context import Plan
+from obsdiff.calibration.context import CalibrationSet
 from obsdiff.calibration.hooks import calibrate
 from obsdiff.errors import CalibrationError
 from obsdiff.models.discovery import find_blocks
@@ -34,15 +34,15 @@ def taps_of(pipe) -> list[Tap]:
     ]
 
 
-def plan(
+def calibration_set(
     prompts: int = 2,
     steps: int = 3,
     batch: int = 4,
     guidance: float = 3.0,
     weighting=("log_decrease", 0.8, 1.2),
     **settings,
-) -> Plan:
-    return Plan(
+) -> CalibrationSet:
+    return CalibrationSet(
         PROMPTS[:prompts],
         list(range(prompts)),
         {"num_inference_steps": steps, "guidance_scale": guidance} | settings,
@@ -51,12 +51,12 @@ def plan(
     )
 
 
-def gather(pipe, job: Plan, taps=None):
+def gather(pipe, pruning_plan: CalibrationSet, taps=None):
     with prepared(pipe) as run:
-        return calibrate(run, denoiser_of(pipe), taps or taps_of(pipe), job)
+        return calibrate(run, denoiser_of(pipe), taps or taps_of(pipe), pruning_plan)
 
 
-def by_hand(pipe, layer: str, job: Plan, weights: list[float]) -> torch.Tensor:
+def by_hand(pipe, layer: str, pruning_plan: CalibrationSet, weights: list[float]) -> torch.Tensor:
     """2 sum_t alpha_t E[x x^T] from inputs recorded in a plain pipeline call, one prompt at a time."""
     seen = []
     handle = (
@@ -64,12 +64,12 @@ def by_hand(pipe, layer: str, job: Plan, weights: list[float]) -> torch.Tensor:
         .get_submodule(layer)
         .register_forward_pre_hook(lambda m, args: seen.append(args[0].double().flatten(0, -2)))
     )
-    for prompt, seed in zip(job.prompts, job.seeds, strict=True):
+    for prompt, seed in zip(pruning_plan.prompts, pruning_plan.seeds, strict=True):
         pipe(
             prompt,
             generator=torch.Generator().manual_seed(seed),
             output_type="latent",
-            **job.settings,
+            **pruning_plan.settings,
         )
     handle.remove()
     tokens = sum(len(x) for x in seen)
@@ -85,22 +85,22 @@ def by_hand(pipe, layer: str, job: Plan, weights: list[float]) -> torch.Tensor:
     ],
 )
 def test_the_hessian_is_its_definition_with_both_guidance_halves(layer):
-    pipe, job = sd3(), plan()
+    pipe, pruning_plan = sd3(), calibration_set()
     weights = [
         1.2,
         0.8 + 0.4 * torch.tensor(2.0).log().item() / torch.tensor(3.0).log().item(),
         0.8,
     ]
-    found = {x: h for tap, h in gather(pipe, job).items() for x in tap.layers}[layer]
+    found = {x: h for tap, h in gather(pipe, pruning_plan).items() for x in tap.layers}[layer]
     torch.testing.assert_close(
-        found.matrix().double(), by_hand(pipe, layer, job, weights), rtol=1e-4, atol=1e-6
+        found.matrix().double(), by_hand(pipe, layer, pruning_plan, weights), rtol=1e-4, atol=1e-6
     )
 
 
 @pytest.mark.parametrize("make", [sd3, lambda: sd3(dual=(0, 1)), sd, flux])
 def test_one_hessian_for_each_input_and_every_call_counted(make):
     pipe = make()
-    hessians = gather(pipe, plan(height=16, width=16))
+    hessians = gather(pipe, calibration_set(height=16, width=16))
     assert all(
         h.samples > 0 and h.xx.isfinite().all() and (h.xx.diagonal() >= 0).all()
         for h in hessians.values()
@@ -109,7 +109,7 @@ def test_one_hessian_for_each_input_and_every_call_counted(make):
 
 
 def test_batch_size_changes_nothing_but_rounding():
-    one, four = (gather(sd3(), plan(prompts=4, batch=b)) for b in (1, 4))
+    one, four = (gather(sd3(), calibration_set(prompts=4, batch=b)) for b in (1, 4))
     for tap, h in one.items():
         torch.testing.assert_close(h.xx, four[tap].xx, rtol=1e-3, atol=1e-4)
         assert h.samples == four[tap].samples
@@ -128,22 +128,22 @@ def test_batch_size_changes_nothing_but_rounding():
 def test_every_scheduler_has_its_own_number_of_calls(scheduler, calls):
     pipe = sd()
     pipe.scheduler = scheduler(**({"skip_prk_steps": True} if scheduler is PNDMScheduler else {}))
-    (hessian,) = gather(pipe, plan(prompts=1), [taps_of(pipe)[0]]).values()
+    (hessian,) = gather(pipe, calibration_set(prompts=1), [taps_of(pipe)[0]]).values()
     assert hessian.samples == calls * 2 * 64
 
 
 def test_heun_in_flow_matching_and_a_single_step():
     pipe = sd3()
-    (one,) = gather(pipe, plan(prompts=1, steps=1), [taps_of(pipe)[0]]).values()
+    (one,) = gather(pipe, calibration_set(prompts=1, steps=1), [taps_of(pipe)[0]]).values()
     assert one.samples == 2 * 16
     pipe.scheduler = FlowMatchHeunDiscreteScheduler()
-    (heun,) = gather(pipe, plan(prompts=1), [taps_of(pipe)[0]]).values()
+    (heun,) = gather(pipe, calibration_set(prompts=1), [taps_of(pipe)[0]]).values()
     assert heun.samples == 5 * 2 * 16
 
 
 def test_without_guidance_the_batch_is_not_doubled():
     pipe = sd3()
-    (h,) = gather(pipe, plan(prompts=1, guidance=1.0), [taps_of(pipe)[0]]).values()
+    (h,) = gather(pipe, calibration_set(prompts=1, guidance=1.0), [taps_of(pipe)[0]]).values()
     assert h.samples == 3 * 16
 
 
@@ -162,7 +162,7 @@ def test_a_layer_that_misses_calls_fails_the_run():
 
     block.forward = lazy
     with pytest.raises(CalibrationError, match=r"transformer_blocks\.1\.attn\.to_q \(2\)"):
-        gather(pipe, plan())
+        gather(pipe, calibration_set())
 
 
 def test_inputs_that_a_table_wrongly_calls_shared_are_found():
@@ -171,7 +171,7 @@ def test_inputs_that_a_table_wrongly_calls_shared_are_found():
         ("transformer_blocks.0.attn.to_q", "transformer_blocks.0.attn.add_q_proj"), "attention"
     )
     with pytest.raises(CalibrationError, match="inputs differ"):
-        gather(pipe, plan(), [wrong])
+        gather(pipe, calibration_set(), [wrong])
 
 
 def test_nan_is_named_by_layer_and_step():
@@ -187,14 +187,14 @@ def test_nan_is_named_by_layer_and_step():
         CalibrationError,
         match=r"transformer_blocks\.0\.ff\.net\.2: the input of step 2 has inf or NaN",
     ):
-        gather(pipe, plan())
+        gather(pipe, calibration_set())
     assert not any(m._forward_pre_hooks for m in pipe.transformer.modules())
 
 
 def test_null_text_tokens_count_once():
     pipe = sd3()
     text = [tap for tap in taps_of(pipe) if tap.layers[0] == "transformer_blocks.0.attn.add_q_proj"]
-    (h,) = gather(pipe, plan(prompts=1, steps=1), text).values()
+    (h,) = gather(pipe, calibration_set(prompts=1, steps=1), text).values()
     assert h.samples == 2 * (24 + 256)
     assert h.distinct <= 2 * (24 + 1)
 
@@ -221,7 +221,7 @@ def gather_routed(order: list[tuple[int, ...]], prefix: str = "experts"):
     pipe = DirectPipeline(model, dict, steps=len(order))
     taps = [Tap((f"{prefix}.{i}",), "ffn") for i in range(2)]
     with prepared(pipe) as run:
-        return calibrate(run, model, taps, Plan([{}], [0], {}))
+        return calibrate(run, model, taps, CalibrationSet([{}], [0], {}))
 
 
 def test_every_expert_has_the_tokens_it_was_sent():

@@ -10,7 +10,7 @@ import torch
 import obsdiff
 from obsdiff import PruningConfig, UserError, prune_
 from obsdiff.errors import CalibrationWarning, NotPositiveDefinite
-from obsdiff.layerwise.held_out import STEPS, best, dampings, does_harm, unrepaired
+from obsdiff.layerwise.held_out import DAMPING_FACTORS, best, dampings, does_harm, unrepaired
 from obsdiff.layerwise.linear import solutions_of
 from obsdiff.models.discovery import find_blocks
 from obsdiff.models.geometry import columns
@@ -148,9 +148,9 @@ def test_the_damping_is_the_best_of_those_tried_for_every_tap(more):
 def test_the_ladder():
     assert dampings(PruningConfig(damping=0.02)) == [0.02]
     assert dampings(PruningConfig(damping=0.02, held_out=5, choose_damping=True)) == pytest.approx(
-        [0.02 * step for step in STEPS]
+        [0.02 * step for step in DAMPING_FACTORS]
     )
-    assert min(STEPS) < 1 < max(STEPS)
+    assert min(DAMPING_FACTORS) < 1 < max(DAMPING_FACTORS)
 
 
 def test_best_is_the_argmin_and_tries_nothing_twice():

@@ -10,8 +10,8 @@ import obsdiff
 from obsdiff import PruningConfig, UserError
 from obsdiff.errors import RunStopped
 from obsdiff.layerwise.journal import FINGERPRINT, Journal, differences
-from obsdiff.layerwise.tasks import Outcome, Piece
-from obsdiff.runtime.hashing import digest
+from obsdiff.layerwise.tasks import Task, TaskResult
+from obsdiff.runtime.hashing import tensors_hash
 
 from ..conftest import PROMPTS, flux, sd, sd3
 
@@ -59,15 +59,15 @@ class Killed(BaseException):
     """As a kill would, it passes everything that could go on."""
 
 
-def killed_after(monkeypatch, pieces: int) -> None:
+def killed_after(monkeypatch, tasks: int) -> None:
     """The run ends when it would write piece number `pieces` of this process."""
     write, written = Journal.write, []
 
-    def counted(self: Journal, piece: Piece, outcome: Outcome) -> None:
-        if len(written) == pieces:
+    def counted(self: Journal, task: Task, result: TaskResult) -> None:
+        if len(written) == tasks:
             raise Killed
-        written.append(piece)
-        write(self, piece, outcome)
+        written.append(task)
+        write(self, task, result)
 
     monkeypatch.setattr(Journal, "write", counted)
 
@@ -89,9 +89,9 @@ def test_killed_three_times_it_ends_with_the_same_bits(tmp_path, monkeypatch, ma
     config = PruningConfig(**STEPS | RUNS[run])
     pipe = make()
     expected = weights_and_layers(pipe, obsdiff.prune_(pipe, PROMPTS[:3], config))
-    for pieces in (0, 3, 2):
+    for tasks in (0, 3, 2):
         with monkeypatch.context() as patched:
-            killed_after(patched, pieces)
+            killed_after(patched, tasks)
             with pytest.raises(Killed):
                 obsdiff.prune_(make(), PROMPTS[:3], config, journal=tmp_path)
     solved = len(list(tmp_path.glob("*.safetensors")))
@@ -195,5 +195,7 @@ def test_a_digest_tells_names_formats_shapes_and_bytes_apart():
         ("x", x + 1),
         ("x", x[:0]),
     ]
-    assert len({digest([v]) for v in variants}) == len(variants)
-    assert digest([("x", x.expand(3, 4).T)]) == digest([("x", x.expand(3, 4).T.contiguous())])
+    assert len({tensors_hash([v]) for v in variants}) == len(variants)
+    assert tensors_hash([("x", x.expand(3, 4).T)]) == tensors_hash(
+        [("x", x.expand(3, 4).T.contiguous())]
+    )

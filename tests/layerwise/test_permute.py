@@ -10,7 +10,7 @@ from obsdiff import PruningConfig, UserError, dense_pass, prune_
 from obsdiff.calibration.gather import DensePass
 from obsdiff.calibration.hessian import Hessian
 from obsdiff.config.choices import BEST, PRESETS
-from obsdiff.layerwise.permute import Movable, movable, permute_
+from obsdiff.layerwise.permute import Movable, movable_order, permute_
 from obsdiff.models.discovery import find_blocks
 from obsdiff.models.linear_view import layer_shapes
 from obsdiff.pipelines.record import PruningReport
@@ -46,7 +46,7 @@ def shuffled_(model, m: int = 4) -> tuple[list, list[str]]:
     """Every group in a random order, in place; the groups that were moved, and why others were not."""
     moved, left = [], []
     for group in (group for block in find_blocks(layer_shapes(model)) for group in block.groups):
-        mine = movable(model, group, m)
+        mine = movable_order(model, group, m)
         if isinstance(mine, Movable):
             permute_(
                 model, mine, torch.stack([torch.randperm(mine.width) for _ in range(mine.sets)])
@@ -104,7 +104,7 @@ def test_a_hessian_in_another_order():
     assert torch.equal(other.diagonal(), square.diagonal()[order])
     assert torch.equal(other.mean(), mean[order])
     assert torch.equal(other.variance(), variance[order])
-    assert torch.equal(other.take(), square[order][:, order])
+    assert torch.equal(other.take_(), square[order][:, order])
 
 
 @pytest.mark.parametrize("make", [sd3, sd, flux])

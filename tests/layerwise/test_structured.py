@@ -10,7 +10,7 @@ from diffusers import DiffusionPipeline
 
 import obsdiff
 from obsdiff import PruningConfig, UserError, prune_, save_pruned
-from obsdiff.calibration.selection import left_of
+from obsdiff.calibration.selection import kept_count
 from obsdiff.cli.main import main
 from obsdiff.models.discovery import find_blocks
 from obsdiff.models.linear_view import layer_shapes
@@ -154,16 +154,16 @@ def test_how_many_stay():
     config = PruningConfig(pattern="structured", sparsity=0.25)
     groups = find_blocks(layer_shapes(sd3().transformer))[0].groups
     heads, neurons = groups[0], next(g for g in groups if g.kind == "neurons")
-    assert [left_of(heads, n, config) for n in (38, 24, 10, 2, 1)] == [28, 18, 7, 1, 1]
-    assert left_of(neurons, 9728, config) == 7296
+    assert [kept_count(heads, n, config) for n in (38, 24, 10, 2, 1)] == [28, 18, 7, 1, 1]
+    assert kept_count(neurons, 9728, config) == 7296
     assert (
-        left_of(neurons, 9728, PruningConfig(pattern="structured", sparsity=0.15)) == 8272
+        kept_count(neurons, 9728, PruningConfig(pattern="structured", sparsity=0.15)) == 8272
     )  # 8268.8 in multiples of 8
     assert (
-        left_of(neurons, 9728, PruningConfig(pattern="structured", sparsity=0.15, round_to=1))
+        kept_count(neurons, 9728, PruningConfig(pattern="structured", sparsity=0.15, round_to=1))
         == 8269
     )
-    assert left_of(neurons, 128, PruningConfig(pattern="structured", sparsity=0.99)) == 8
+    assert kept_count(neurons, 128, PruningConfig(pattern="structured", sparsity=0.99)) == 8
 
 
 def test_a_norm_over_all_heads_is_refused():

@@ -8,7 +8,7 @@ from torch import nn
 
 from obsdiff.calibration.hessian import Hessian
 from obsdiff.errors import RunFailed
-from obsdiff.models.linear_view import matrix, refusal, tokens, write_
+from obsdiff.models.linear_view import matrix, tokens, unfolding_refusal, write_
 from obsdiff.solvers.obs import obs
 from obsdiff.solvers.problem import Target, squared_error
 from tests.solvers.test_obs import seen
@@ -124,7 +124,7 @@ def test_obs_repairs_the_convolution(group):
     ],
 )
 def test_what_is_no_such_convolution_says_why(layer, words):
-    reason = refusal(layer)
+    reason = unfolding_refusal(layer)
     assert reason is None if words is None else words in reason
 
 

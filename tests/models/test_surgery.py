@@ -7,7 +7,7 @@ from obsdiff.errors import UserError
 from obsdiff.models.discovery import find_blocks
 from obsdiff.models.geometry import columns, items, rows
 from obsdiff.models.linear_view import layer_shapes
-from obsdiff.models.removable import refusal
+from obsdiff.models.removable import removal_refusal
 from obsdiff.models.surgery import shrink_, shrink_to_
 
 from ..conftest import PROMPTS, flux, sd, sd3
@@ -143,10 +143,10 @@ def test_a_tampered_layout_is_one_clear_error(layout, words):
 def test_a_norm_over_all_heads_is_refused_by_name():
     transformer = sd3().transformer
     group = groups_of(transformer)[0]
-    assert refusal(transformer, group) is None
+    assert removal_refusal(transformer, group) is None
     transformer.transformer_blocks[0].attn.norm_q = torch.nn.RMSNorm(32)
     assert (
-        refusal(transformer, group)
+        removal_refusal(transformer, group)
         == "transformer_blocks.0.attn.norm_q normalises all 4 heads together"
     )
 
@@ -209,6 +209,6 @@ def test_query_heads_that_share_a_key_head_leave_together():
 )
 def test_what_cannot_be_taken_out_exactly_is_refused_by_name(name, owner, words):
     model, _ = build(name)
-    reason = refusal(model, next(g for g in groups_of(model) if g.owner == owner))
+    reason = removal_refusal(model, next(g for g in groups_of(model) if g.owner == owner))
     assert reason.startswith(owner)
     assert words in reason

@@ -6,7 +6,7 @@ import os
 import pytest
 
 from obsdiff.errors import UserError
-from obsdiff.pipelines.partial_output import NEW, finish, is_placed, open_part, put_in_place
+from obsdiff.pipelines.partial_output import FINISHED, finish, is_placed, open_part, put_in_place
 from obsdiff.pipelines.replaceable import JOB, WORK
 from obsdiff.runtime.json_files import kept_json, write_json
 
@@ -90,8 +90,8 @@ def test_killed_on_its_way_to_its_place_an_output_still_gets_there(
         (output / "old").touch()
         os.utime(output / "obsdiff.json")
     part = opened(output)
-    (part / NEW).mkdir()
-    (part / NEW / "weights").touch()
+    (part / FINISHED).mkdir()
+    (part / FINISHED / "weights").touch()
 
     def killed(*_args, **_kwargs):
         raise KeyboardInterrupt
@@ -111,8 +111,8 @@ def test_killed_on_its_way_to_its_place_an_output_still_gets_there(
 def test_an_output_that_appeared_meanwhile_is_not_replaced(tmp_path):
     output = tmp_path / "out"
     part = opened(output)
-    (part / NEW).mkdir()
+    (part / FINISHED).mkdir()
     output.mkdir()
     with pytest.raises(UserError, match="has appeared meanwhile"):
         put_in_place(part, output, overwrite=False)
-    assert (part / NEW).exists()
+    assert (part / FINISHED).exists()

@@ -15,7 +15,7 @@ from obsdiff.cli.main import main
 from obsdiff.errors import UserError
 from obsdiff.evaluation.report.page import write_page
 from obsdiff.pipelines.overlap import check_place
-from obsdiff.pipelines.partial_output import NEW, check_output, finish, open_part, put_in_place
+from obsdiff.pipelines.partial_output import FINISHED, check_output, finish, open_part, put_in_place
 from obsdiff.pipelines.replaceable import RESULTS, WORK, check_ours
 from obsdiff.pipelines.save import whole_folder
 from obsdiff.runtime.json_files import write_json
@@ -288,7 +288,7 @@ def test_a_link_in_the_output_that_names_the_model_keeps_it(tmp_path):
 
 
 def test_a_model_in_what_an_unfinished_run_left_is_not_cleared(tmp_path):
-    model = pruned(tmp_path / "out.part" / NEW / "0.30")
+    model = pruned(tmp_path / "out.part" / FINISHED / "0.30")
     refused(tmp_path / "out", "lie in one another", (model,))
 
 
@@ -350,12 +350,12 @@ def test_what_appears_during_the_run_is_kept(tmp_path, what):
         appear(outputs[0])
     for output in outputs[1:]:
         with open_part(output, {}, resume=False, overwrite=True) as part:
-            (part / NEW).mkdir()
+            (part / FINISHED).mkdir()
             appear(output)
             before = output.lstat().st_ino
             with pytest.raises(UserError):
                 (put_in_place if output.name == "pruned" else finish)(part, output, True)
-        assert (part / NEW).is_dir()
+        assert (part / FINISHED).is_dir()
         assert output.lstat().st_ino == before
     for output in outputs:
         assert what != "folder" or tree(output) == {"thesis.txt": "years of work"}
@@ -431,7 +431,7 @@ def test_a_run_killed_when_it_has_its_name_can_be_replaced(tmp_path, monkeypatch
 def test_files_that_somebody_put_into_an_unfinished_run_stay(tmp_path):
     output = tmp_path / "out"
     with open_part(output, {}, resume=False, overwrite=False) as part:
-        (part / NEW).mkdir()
+        (part / FINISHED).mkdir()
     (part / "mine.txt").write_text("mine")
     with (
         pytest.raises(UserError, match=r"holds mine\.txt"),

@@ -8,7 +8,7 @@ from diffusers import DiffusionPipeline
 from torch import nn
 
 from obsdiff import PruningConfig, UserError, prune_, save_pruned
-from obsdiff.calibration.selection import left_of
+from obsdiff.calibration.selection import kept_count
 from obsdiff.cli.main import main
 from obsdiff.cli.prediction import predict
 from obsdiff.models.adapters import require_lora_fits
@@ -184,7 +184,7 @@ def test_heads_leave_beside_channels():
 
 def test_at_least_one_norm_group_stays():
     group = channels_of(ddpm().unet)[0]
-    assert [left_of(group, 32, config(sparsity=s)) for s in (0.3, 0.5, 0.99)] == [22, 16, 1]
+    assert [kept_count(group, 32, config(sparsity=s)) for s in (0.3, 0.5, 0.99)] == [22, 16, 1]
 
 
 def test_another_norm_is_refused_by_name():

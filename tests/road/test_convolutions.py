@@ -10,7 +10,7 @@ from diffusers import DDIMPipeline, DiffusionPipeline
 from torch import nn
 
 from obsdiff import PruningConfig, UserError, prune_, save_pruned
-from obsdiff.calibration.context import Plan
+from obsdiff.calibration.context import CalibrationSet
 from obsdiff.calibration.hooks import calibrate
 from obsdiff.calibration.packages import hessian_bytes
 from obsdiff.calibration.selection import select
@@ -120,7 +120,10 @@ def test_every_call_of_a_convolution_is_in_its_hessian(kind):
             )
     with prepared(pipe) as run:
         hessians = calibrate(
-            run, pipe.unet, taps, Plan(CALLS[kind], [0, 1], QUICK[kind], 1, ("uniform", 1.0, 1.0))
+            run,
+            pipe.unet,
+            taps,
+            CalibrationSet(CALLS[kind], [0, 1], QUICK[kind], 1, ("uniform", 1.0, 1.0)),
         )
     convolutions = [tap for tap in taps if tap.part == "conv"]
     assert convolutions

@@ -8,7 +8,7 @@ import torch
 import obsdiff
 from obsdiff import CalibrationError, PruningConfig
 from obsdiff.calibration.hessian import Hessian
-from obsdiff.calibration.hooks import require_usable
+from obsdiff.calibration.hooks import require_summable
 from obsdiff.errors import RunFailed
 from obsdiff.solvers import SOLVERS
 from obsdiff.solvers.problem import Inputs, Target
@@ -88,7 +88,7 @@ def test_squares_that_float32_can_not_hold_are_an_error_with_layer_and_step(fact
         CalibrationError,
         match=r"ff\.net\.2: the input of step 3 is up to .*: expected between 1e-15 and 1e\+15",
     ):
-        require_usable(torch.randn(4, 4) * factor, "ff.net.2", 3)
+        require_summable(torch.randn(4, 4) * factor, "ff.net.2", 3)
 
 
 @pytest.mark.parametrize("wrong", [float("nan"), float("inf"), -float("inf")])

@@ -21,8 +21,8 @@ from diffusers.pipelines.stable_diffusion import StableUnCLIPImageNormalizer
 from transformers import CLIPTextModel, CLIPTextModelWithProjection, T5Config, T5EncoderModel
 
 from obsdiff import PruningConfig, UserError, prune_
-from obsdiff.calibration.context import Plan
-from obsdiff.calibration.hooks import Account, calibrate
+from obsdiff.calibration.context import CalibrationSet
+from obsdiff.calibration.hooks import CallAudit, calibrate
 from obsdiff.calibration.step_weights import step_weight
 from obsdiff.cli.evaluate import pruned_component
 from obsdiff.cli.main import main
@@ -100,21 +100,21 @@ def unclip() -> StableUnCLIPPipeline:
     )  # fmt: skip
 
 
-def video_plan(steps: int, guidance: float, **more) -> Plan:
-    return Plan(
+def video_plan(steps: int, guidance: float, **more) -> CalibrationSet:
+    return CalibrationSet(
         [{"prompt": "red apple"} | VIDEO | more],
         [0],
         {"num_inference_steps": steps, "guidance_scale": guidance},
     )
 
 
-def gather(pipe, component: str, job: Plan):
+def gather(pipe, component: str, pruning_plan: CalibrationSet):
     with prepared(pipe, scheduler_name(pipe, component)) as run:
-        (hessian,) = calibrate(run, getattr(pipe, component), [QKV], job).values()
+        (hessian,) = calibrate(run, getattr(pipe, component), [QKV], pruning_plan).values()
         return hessian
 
 
-def inputs_by_step(pipe, component: str, job: Plan) -> list[list[torch.Tensor]]:
+def inputs_by_step(pipe, component: str, pruning_plan: CalibrationSet) -> list[list[torch.Tensor]]:
     """What the tapped layer reads in each scheduler step of a plain call."""
     seen: list[list[torch.Tensor]] = [[]]
     step = pipe.scheduler.step
@@ -130,10 +130,10 @@ def inputs_by_step(pipe, component: str, job: Plan) -> list[list[torch.Tensor]]:
         .register_forward_pre_hook(lambda m, args: seen[-1].append(args[0].double().flatten(0, -2)))
     )
     pipe(
-        **job.prompts[0],
+        **pruning_plan.prompts[0],
         generator=torch.Generator().manual_seed(0),
         output_type="latent",
-        **job.settings,
+        **pruning_plan.settings,
     )
     handle.remove()
     del pipe.scheduler.step
@@ -142,22 +142,23 @@ def inputs_by_step(pipe, component: str, job: Plan) -> list[list[torch.Tensor]]:
 
 @pytest.mark.parametrize("component", ["transformer", "transformer_2"])
 def test_weights_of_a_part_of_the_steps_stay_those_of_the_schedule(component):
-    pipe, job = wan(), video_plan(steps=5, guidance=3.0)
-    steps = inputs_by_step(pipe, component, job)
+    pipe, pruning_plan = wan(), video_plan(steps=5, guidance=3.0)
+    steps = inputs_by_step(pipe, component, pruning_plan)
     ran = [i for i, inputs in enumerate(steps) if inputs]
     assert 0 < len(ran) < 5
     assert all(len(steps[i]) == 2 for i in ran)  # guidance: two calls a step
     expected = sum(
         2 * step_weight("log_decrease", i, 5, 0.8, 1.2) * x.T @ x for i in ran for x in steps[i]
     ) / sum(len(x) for i in ran for x in steps[i])
-    found = gather(pipe, component, job)
+    found = gather(pipe, component, pruning_plan)
     torch.testing.assert_close(found.matrix().double(), expected, rtol=1e-4, atol=1e-6)
 
 
 def test_each_denoiser_has_its_own_number_of_calls_a_step():
-    job = video_plan(steps=5, guidance=3.0, guidance_scale_2=1.0)
+    pruning_plan = video_plan(steps=5, guidance=3.0, guidance_scale_2=1.0)
     assert all(
-        gather(wan(), component, job).samples > 0 for component in ("transformer", "transformer_2")
+        gather(wan(), component, pruning_plan).samples > 0
+        for component in ("transformer", "transformer_2")
     )
 
 
@@ -166,10 +167,10 @@ def test_a_denoiser_that_never_runs_is_no_success():
         gather(wan(boundary=None), "transformer_2", video_plan(steps=2, guidance=1.0))
 
 
-def counted(per_step: dict[int, int], others: dict[int, int]) -> Account:
+def counted(per_step: dict[int, int], others: dict[int, int]) -> CallAudit:
     """The account of a run whose layer took part in every call of the denoiser."""
     calls = sum(per_step.values())
-    return Account(
+    return CallAudit(
         calls,
         Counter(per_step),
         Counter(others),
@@ -179,10 +180,10 @@ def counted(per_step: dict[int, int], others: dict[int, int]) -> Account:
 
 
 def test_only_steps_of_another_denoiser_may_be_left_out():
-    counted({0: 2, 1: 2, 3: 2}, {2: 2}).settle(["a"], 4)
+    counted({0: 2, 1: 2, 3: 2}, {2: 2}).check(["a"], 4)
     for wrong, steps in ((counted({0: 2, 1: 2, 3: 2}, {}), 4), (counted({0: 4, 1: 2}, {2: 2}), 3)):
         with pytest.raises(CalibrationError, match="differs between steps"):
-            wrong.settle(["a"], steps)
+            wrong.check(["a"], steps)
 
 
 class TwoSD3(StableDiffusion3Pipeline):
@@ -288,14 +289,14 @@ def test_a_prior_has_its_own_scheduler():
         "height": 16,
         "width": 16,
     }
-    job = Plan([{"prompt": "fish"} | settings], [0], {})
+    pruning_plan = CalibrationSet([{"prompt": "fish"} | settings], [0], {})
     for name, layer, steps in (
         ("prior", "transformer_blocks.0.attn1.to_q", 3),
         ("unet", "mid_block.attentions.0.transformer_blocks.0.attn1.to_q", 2),
     ):
         with prepared(pipe, scheduler_name(pipe, name)) as run:
             (hessian,) = calibrate(
-                run, getattr(pipe, name), [Tap((layer,), "attention")], job
+                run, getattr(pipe, name), [Tap((layer,), "attention")], pruning_plan
             ).values()
             assert run.steps == steps
         assert hessian.samples % steps == 0

@@ -4,16 +4,16 @@ import pytest
 
 from obsdiff import PruningConfig, UserError
 from obsdiff.calibration.hessian import Hessian
-from obsdiff.calibration.plan import job_of
+from obsdiff.calibration.plan import plan_pruning
 from obsdiff.errors import RunStopped
-from obsdiff.runtime.distributed import Ranks, answered, shared_out
+from obsdiff.runtime.distributed import Ranks, assign, collective
 
 from ..conftest import PROMPTS, sd3
 
 
 def test_work_is_shared_out_evenly_and_the_dearest_first():
     costs = [1, 8, 2, 7, 3, 6, 4, 5]
-    owners = shared_out(costs, 3)
+    owners = assign(costs, 3)
     loads = [
         sum(cost for cost, owner in zip(costs, owners, strict=True) if owner == rank)
         for rank in range(3)
@@ -21,8 +21,8 @@ def test_work_is_shared_out_evenly_and_the_dearest_first():
     assert sum(loads) == 36
     assert max(loads) <= 13
     assert owners[1] == 0
-    assert shared_out(costs, 1) == [0] * 8
-    assert shared_out(costs, 3) == owners
+    assert assign(costs, 1) == [0] * 8
+    assert assign(costs, 3) == owners
 
 
 @pytest.mark.parametrize("batch", [1, 2, 3])
@@ -30,12 +30,14 @@ def test_every_batch_is_drawn_by_one_process(monkeypatch, batch):
     drawn = []
     for rank in range(2):
         monkeypatch.setattr(Ranks, "here", classmethod(lambda cls, rank=rank: cls(rank, 2)))
-        plan = job_of(sd3(), PROMPTS, PruningConfig(batch_size=batch)).plan
+        plan = plan_pruning(sd3(), PROMPTS, PruningConfig(batch_size=batch)).calibration_set
         drawn += [(tuple(prompts), tuple(seeds)) for prompts, seeds in plan.batches()]
     monkeypatch.setattr(Ranks, "here", classmethod(lambda cls: cls()))
     alone = [
         (tuple(prompts), tuple(seeds))
-        for prompts, seeds in job_of(sd3(), PROMPTS, PruningConfig(batch_size=batch)).plan.batches()
+        for prompts, seeds in plan_pruning(
+            sd3(), PROMPTS, PruningConfig(batch_size=batch)
+        ).calibration_set.batches()
     ]
     assert sorted(drawn) == sorted(alone)
     assert len(drawn) == -(-8 // batch)
@@ -47,13 +49,13 @@ def test_a_process_without_a_batch_is_refused_everywhere(monkeypatch):
         with pytest.raises(
             UserError, match="batch_size: 3 processes share 8 prompts in batches of 4"
         ):
-            job_of(sd3(), PROMPTS, PruningConfig(batch_size=4))
+            plan_pruning(sd3(), PROMPTS, PruningConfig(batch_size=4))
 
 
 def test_one_process_asks_nobody():
     alone, hessian = Ranks.here(), Hessian.zeros(3)
     assert alone == Ranks(0, 1)
-    assert alone.agree(lambda: 3) == 3
+    assert alone.from_rank_zero(lambda: 3) == 3
     alone.add_(hessian, 0)
     assert hessian.columns == 3
 
@@ -64,6 +66,6 @@ def test_a_lost_process_is_one_clear_line():
             RunStopped,
             match=r"process 0: another process of this job has ended, or does not answer .*Connection closed by peer",
         ),
-        answered(),
+        collective(),
     ):
         raise RuntimeError("[gloo/transport/tcp/pair.cc:534] Connection closed by peer\nmore")

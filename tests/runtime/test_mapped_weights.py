@@ -7,9 +7,9 @@ from safetensors.torch import load_file, save_file
 import obsdiff
 from obsdiff import PruningConfig
 from obsdiff.models.linear_view import write_
-from obsdiff.runtime.mapped_weights import Twin, own_, park_
+from obsdiff.runtime.mapped_weights import DenseCopy, spill_, unmap_
 from obsdiff.runtime.memory import STATUS, anonymous
-from obsdiff.runtime.scratch import store
+from obsdiff.runtime.scratch import open_scratch
 
 from ..conftest import PROMPTS, sd3
 
@@ -29,8 +29,8 @@ def mapped_file(tensor):
 def test_parked_weights_are_the_same_and_take_no_anonymous_memory():
     model = torch.nn.Sequential(torch.nn.Linear(4096, 4096, bias=False), torch.nn.Linear(4096, 8))
     before = model[0].weight.detach().clone()
-    with store(0) as waiting:
-        park_(model, ["0"], waiting)
+    with open_scratch(0) as waiting:
+        spill_(model, ["0"], waiting)
         if MAPS.exists():  # not how much memory is free again: an allocator may keep it
             assert mapped_file(model[0].weight).startswith(str(waiting.folder))
             assert mapped_file(before) == ""
@@ -71,11 +71,11 @@ def test_what_is_written_and_parked_leaves_nothing_in_memory_while_others_use_th
     save_file(model.state_dict(), tmp_path / "model.safetensors")
     model.load_state_dict(load_file(tmp_path / "model.safetensors"), assign=True)
     held = anonymous()
-    with store(0) as waiting:
+    with open_scratch(0) as waiting:
         for name in ("0", "1", "2"):
-            own_(model, [name])
+            unmap_(model, [name])
             write_(name, model[int(name)], torch.zeros(4096, 4096))
-            park_(model, [name], waiting)
+            spill_(model, [name], waiting)
         assert anonymous() - held < 0.5 * 3 * model[0].weight.nbytes
     assert not model[2].weight.any()
     assert model[3].weight.any()
@@ -87,8 +87,8 @@ def test_a_twin_is_a_copy_that_lies_where_there_is_room(room):
         torch.nn.Linear(64, 64), torch.nn.BatchNorm1d(64), torch.nn.Linear(64, 8).bfloat16()
     )
     before = {name: value.clone() for name, value in module.state_dict().items()}
-    with store(room) as waiting:
-        twin = Twin.of(module, waiting)
+    with open_scratch(room) as waiting:
+        twin = DenseCopy.of(module, waiting)
         size = sum(p.numel() * p.element_size() for p in module.parameters())
         assert (waiting.used, waiting.on_disk) == ((0, size) if room == 0 else (size, 0))
         with torch.no_grad():

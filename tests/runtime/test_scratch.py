@@ -3,11 +3,17 @@ import time
 
 from filelock import FileLock
 
-from obsdiff.runtime.scratch import LOCK, NEW, PREFIX, store, sweep_up
+from obsdiff.runtime.scratch import (
+    GRACE_SECONDS,
+    SCRATCH_LOCK,
+    SCRATCH_PREFIX,
+    open_scratch,
+    remove_abandoned,
+)
 
 
 def test_what_has_no_room_goes_to_files_that_vanish():
-    with store(100) as waiting:
+    with open_scratch(100) as waiting:
         assert waiting.take(60) is None
         file = waiting.take(60)
         file.write_bytes(b"x")
@@ -22,18 +28,18 @@ def test_what_has_no_room_goes_to_files_that_vanish():
 
 
 def test_folders_of_killed_runs_are_swept_up_and_those_in_use_are_not(tmp_path):
-    killed, new, used = (tmp_path / f"{PREFIX}{name}" for name in ("killed", "new", "used"))
+    killed, new, used = (tmp_path / f"{SCRATCH_PREFIX}{name}" for name in ("killed", "new", "used"))
     for folder in (killed, new, used):
         folder.mkdir()
-        (folder / LOCK).touch()
+        (folder / SCRATCH_LOCK).touch()
         (folder / "00000001").write_bytes(b"x")
     for folder in (killed, used):
-        os.utime(folder / LOCK, (0, time.time() - NEW - 1))
-    other = tmp_path / f"{PREFIX}no-store"
+        os.utime(folder / SCRATCH_LOCK, (0, time.time() - GRACE_SECONDS - 1))
+    other = tmp_path / f"{SCRATCH_PREFIX}no-store"
     other.mkdir()
-    with FileLock(used / LOCK):
-        os.utime(used / LOCK, (0, time.time() - NEW - 1))
-        sweep_up(tmp_path)
+    with FileLock(used / SCRATCH_LOCK):
+        os.utime(used / SCRATCH_LOCK, (0, time.time() - GRACE_SECONDS - 1))
+        remove_abandoned(tmp_path)
     assert sorted(folder.name for folder in tmp_path.iterdir()) == sorted(
         folder.name for folder in (new, used, other)
     )

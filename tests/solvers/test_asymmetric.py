@@ -9,7 +9,7 @@ from obsdiff.calibration.hessian import Hessian
 from obsdiff.calibration.packages import work_bytes
 from obsdiff.config import PruningConfig
 from obsdiff.errors import NotPositiveDefinite
-from obsdiff.layerwise.problem import aimed_at
+from obsdiff.layerwise.problem import targets_of
 from obsdiff.models.structure import Tap
 from obsdiff.solvers.asymmetric import asymmetric
 
@@ -121,8 +121,8 @@ def test_it_takes_no_more_memory_than_is_planned_for_solving(rows, columns):
     hessian = Hessian.zeros(columns)
     hessian.cross = torch.zeros(columns, columns)
     hessian.update(x, 1.0, 1.1 * x)
-    square = hessian.take()
-    peak = peak_of(lambda: aimed_at("x", [w], hessian, square, config))
+    square = hessian.take_()
+    peak = peak_of(lambda: targets_of("x", [w], hessian, square, config))
     assert (
         4 * rows * columns < peak < work_bytes([Tap(("x",), "ffn")], {"x": (rows, columns)}, config)
     )

@@ -12,8 +12,8 @@ from benchmarks.plain.solve import solve as column_by_column
 from obsdiff.calibration.hessian import Hessian
 from obsdiff.errors import NotPositiveDefinite
 from obsdiff.solvers import BASELINES, SOLVERS
-from obsdiff.solvers.cholesky import ERROR, condition, inverse_factor, narrow_
-from obsdiff.solvers.dsnot import CYCLES, THRESHOLD, dsnot
+from obsdiff.solvers.cholesky import MAX_FLOAT32_ERROR, condition, inverse_factor, narrow_
+from obsdiff.solvers.dsnot import MAX_SWAPS, THRESHOLD, dsnot
 from obsdiff.solvers.masks import kth_smallest, lowest, lowest_in_groups, lowest_in_rows
 from obsdiff.solvers.obs import obs, sweep_
 from obsdiff.solvers.problem import Inputs, Target, layer_error
@@ -325,7 +325,7 @@ def test_dsnot_swaps_within_groups():
 def test_dsnots_threshold_is_a_mean_over_tokens(times):
     """The row of test_dsnot_by_hand, whose E is 3, made so small that E is 0.101: swapped; 0.099: left to Wanda. Two tokens at mean +- the
     root of the variance have those means and variances, and have them 500 times over, too."""
-    assert (THRESHOLD, CYCLES) == (0.1, 50)
+    assert (THRESHOLD, MAX_SWAPS) == (0.1, 50)
     spread = torch.tensor([1.0, 4.0, 2.0, 1.0], dtype=torch.float64).sqrt()
     tokens = torch.tensor([1.0, 2.0, 1.0, 2.0], dtype=torch.float64) + torch.stack(
         [spread, -spread]
@@ -358,7 +358,7 @@ def swapped_by_definition(
 ) -> torch.Tensor:
     """DSnoT's cycles, weight by weight: the kept mask (I,) of one row that starts with `kept`; swaps within m columns."""
     kept, moved = kept.clone(), set()
-    for _ in range(CYCLES):
+    for _ in range(MAX_SWAPS):
         error = sum((row[k] * mean[k]).item() for k in range(len(row)) if not kept[k])
         if abs(error) <= THRESHOLD:
             break
@@ -461,7 +461,7 @@ def test_a_badly_conditioned_float32_hessian_is_factored_in_float64():
     target = replace(HALF, damping=1e-5)
     factor, _, used = inverse_factor(h, 1e-5)
     exact, _, _ = inverse_factor(h.double(), 1e-5)
-    assert 320 * condition(h, factor) > ERROR
+    assert 320 * condition(h, factor) > MAX_FLOAT32_ERROR
     assert (used, factor.dtype) == (1e-5, torch.float32)
     torch.testing.assert_close(
         factor, exact.float(), rtol=1e-5, atol=1e-7 * exact.abs().max().item()

@@ -14,7 +14,7 @@ from obsdiff.prune import prune_
 from obsdiff.solvers import SOLVERS
 from obsdiff.solvers.lstsq import damped, lstsq, refined
 from obsdiff.solvers.problem import Solution, Target, layer_error, squared_error
-from obsdiff.solvers.swaps import SHARE, best_in_groups, best_of_candidates, swapped
+from obsdiff.solvers.swaps import LEAST_GAIN, best_in_groups, best_of_candidates, swapped
 from tests.solvers.test_obs import best_kept, problem, seen
 
 from ..conftest import sd3
@@ -93,7 +93,7 @@ def test_no_single_swap_is_left_on_tiny_problems(target):
                         w[i], after.weight[i], after.kept[i], square, target.group
                     ).values()
                 )
-                > -SHARE * whole - 1e-9
+                > -LEAST_GAIN * whole - 1e-9
             )
             assert whole <= half_error(w[i], before[i], square) * (1 + 1e-6)
 

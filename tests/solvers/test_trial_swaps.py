@@ -6,7 +6,7 @@ import torch
 from obsdiff.solvers import SOLVERS
 from obsdiff.solvers.lstsq import damped, lstsq
 from obsdiff.solvers.problem import Target
-from obsdiff.solvers.trial_swaps import exchanged, gradient_of, spread, tried
+from obsdiff.solvers.trial_swaps import exchanged, gradient_of, spread_candidates, tried
 from tests.solvers.test_obs import best_kept, problem, seen
 
 GROUPS = [None, 4]
@@ -39,7 +39,7 @@ def test_a_row_changes_only_for_the_better(m):
 @pytest.mark.parametrize("m", GROUPS)
 def test_a_share_of_the_promising_swaps_is_made(m, share):
     w, square, kept, before = resolved(m)
-    gradient, scale = gradient_of(before, w, square)[0], spread(square, 0.5)
+    gradient, scale = gradient_of(before, w, square)[0], spread_candidates(square, 0.5)
     most = exchanged(before, kept, gradient, scale, ALL, torch.ones(24, 1, dtype=w.dtype), m)[1]
     mask, swaps = exchanged(
         before, kept, gradient, scale, ALL, torch.full((24, 1), share, dtype=w.dtype), m
@@ -76,8 +76,8 @@ def test_what_one_removal_and_one_return_promise_is_exact():
 
 def test_the_spread_is_what_is_left_of_an_input_by_the_others():
     _, h = problem(1, 40)
-    found, alone = spread(h, 0.5), 1 / h.inverse().diagonal()
+    found, alone = spread_candidates(h, 0.5), 1 / h.inverse().diagonal()
     assert (found < h.diagonal()).all()
     assert (found > alone).all()
-    torch.testing.assert_close(spread(h, 2.0), alone)
-    torch.testing.assert_close(spread(h, -1.0), h.diagonal())
+    torch.testing.assert_close(spread_candidates(h, 2.0), alone)
+    torch.testing.assert_close(spread_candidates(h, -1.0), h.diagonal())

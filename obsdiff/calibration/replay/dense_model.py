@@ -15,13 +15,13 @@ from torch import Tensor, nn
 from ...errors import CalibrationError
 from ...models.structure import Tap
 from ...pipelines.run import Run, hooked
-from ...runtime.mapped_weights import Twin
+from ...runtime.mapped_weights import DenseCopy
 from ..hooks import is_expert
 from ..packages import Package
-from .recording import Trajectory, again
+from .recording import Trajectory, rerun
 
 
-class DenseStream:
+class DenseModel:
     """Stands before a package: all segments before the package's first have been run, with the dense model.
 
     `reach`: first and last segment of each package. CalibrationError for a layer whose tokens are not those of the pruned model.
@@ -44,7 +44,7 @@ class DenseStream:
             )
         self.run, self.denoiser, self.packages, self.reach = run, denoiser, packages, reach
         self.trajectory = replace(trajectory, outputs=[{} for _ in trajectory.recording.calls])
-        self.copies: dict[str, Twin] = {}
+        self.copies: dict[str, DenseCopy] = {}
 
     def close(self) -> None:
         """Give back all that is on the shelf, and the copies."""
@@ -57,7 +57,7 @@ class DenseStream:
             return
         first = self.reach[package][0]
         for number in range(len(self.trajectory.recording.calls)):
-            again(self.run, self.denoiser, self.trajectory, number, 0, first, first - 1)
+            rerun(self.run, self.denoiser, self.trajectory, number, 0, first, first - 1)
         self.go_on(package)
 
     def go_on(self, package: int) -> None:
@@ -75,12 +75,12 @@ class DenseStream:
 
     def keep(self, names: list[str]) -> None:
         """Have copies of these segments and of no others."""
-        store = self.trajectory.recording.shelf.store
+        scratch = self.trajectory.recording.cache.scratch
         for name in self.copies.keys() - set(names):
-            self.copies.pop(name).give_back(store)
+            self.copies.pop(name).give_back(scratch)
         for name in names:
             if name not in self.copies:
-                self.copies[name] = Twin.of(self.denoiser.get_submodule(name), store)
+                self.copies[name] = DenseCopy.of(self.denoiser.get_submodule(name), scratch)
 
     def read(self, number: int, package: int) -> dict[Tap, list[Tensor]]:
         """What the dense model's taps of a package read in a recorded call, in the order in which they read it."""
@@ -90,12 +90,12 @@ class DenseStream:
         with self.dense():
             hooks = (
                 self.denoiser.get_submodule(tap.layers[0]).register_forward_pre_hook(
-                    partial(note, inputs)
+                    partial(record_input, inputs)
                 )
                 for tap, inputs in seen.items()
             )
             with hooked(hooks):
-                again(
+                rerun(
                     self.run,
                     self.denoiser,
                     self.trajectory,
@@ -122,7 +122,7 @@ class DenseStream:
             setattr(self.denoiser.get_submodule(owner), own_name, module)
 
 
-def note(inputs: list[Tensor], module: nn.Module, args: tuple[Tensor, ...]) -> None:
+def record_input(inputs: list[Tensor], module: nn.Module, args: tuple[Tensor, ...]) -> None:
     inputs.append(
         args[0].detach().clone()
     )  # a block may change its input in place once it has been read

@@ -18,12 +18,12 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_map_only, tree_unflatten
 
 from ...pipelines.run import Run, hooked
-from ...runtime.scratch import Store, stopped_by_disk
-from .segments import Order, Stop, answering
+from ...runtime.scratch import Scratch, disk_errors
+from .segments import CallOrder, StopForward, answering
 
 
 @dataclass(frozen=True, eq=False)
-class Kept:
+class CachedTensor:
     """Stands for a tensor that was put on the shelf: it, or its file; the device that it came from; its bytes."""
 
     held: Tensor | Path
@@ -32,21 +32,21 @@ class Kept:
 
 
 @dataclass(frozen=True)
-class Shelf:
+class TensorCache:
     """Tensors in the store's memory or its files. They come back on the device that they came from; memory is that of `device` (default:
     their own)."""
 
-    store: Store
+    scratch: Scratch
     device: str | None = None
 
-    def put(self, tensor: Tensor) -> Kept:
+    def put(self, tensor: Tensor) -> CachedTensor:
         """Keep a copy."""
         size = tensor.numel() * tensor.element_size()
-        file = self.store.take(size)
+        file = self.scratch.take(size)
         if file:
-            with stopped_by_disk(file):
+            with disk_errors(file):
                 save_file({"x": tensor.detach().cpu().contiguous()}, file)
-        return Kept(
+        return CachedTensor(
             file
             or tensor.detach().to(
                 self.device or tensor.device, copy=True, memory_format=torch.contiguous_format
@@ -55,7 +55,7 @@ class Shelf:
             size,
         )
 
-    def get(self, kept: Kept) -> Tensor:
+    def get(self, kept: CachedTensor) -> Tensor:
         """The tensor, contiguous. One from a file is copied out of it: where it lies in memory decides how products round."""
         return (
             load_file(kept.held)["x"].to(kept.home, copy=True)
@@ -63,19 +63,19 @@ class Shelf:
             else kept.held.to(kept.home)
         )
 
-    def drop(self, kept: Kept) -> None:
+    def drop(self, kept: CachedTensor) -> None:
         """Give a tensor's room back; whoever has the Kept forgets it."""
-        self.store.give_back(kept.size, kept.held if isinstance(kept.held, Path) else None)
+        self.scratch.give_back(kept.size, kept.held if isinstance(kept.held, Path) else None)
 
     def put_all(self, tree: Any) -> Any:
         """The tree (tuples, lists, dicts) with its tensors on the shelf."""
         return tree_map_only(Tensor, self.put, tree)
 
     def get_all(self, tree: Any) -> Any:
-        return tree_map_only(Kept, self.get, tree)
+        return tree_map_only(CachedTensor, self.get, tree)
 
     def drop_all(self, tree: Any) -> None:
-        tree_map_only(Kept, self.drop, tree)
+        tree_map_only(CachedTensor, self.drop, tree)
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,7 @@ class Call:
 class Recording:
     """The denoiser's calls in their order, the number of steps T, and the calls of the pipeline's other denoisers by step."""
 
-    shelf: Shelf
+    cache: TensorCache
     steps: int = 0
     calls: list[Call] = field(default_factory=list)
     others: Counter = field(default_factory=Counter)
@@ -106,16 +106,16 @@ class Recording:
         ]
         self.calls.append(Call(run.step, run.prompts, tree_unflatten(kept, spec)))
 
-    def same(self, tensor: Tensor, before: Any) -> Kept:
-        if isinstance(before, Kept):
-            other = self.shelf.get(before)
+    def same(self, tensor: Tensor, before: Any) -> CachedTensor:
+        if isinstance(before, CachedTensor):
+            other = self.cache.get(before)
             if (other.shape, other.dtype, other.device) == (
                 tensor.shape,
                 tensor.dtype,
                 tensor.device,
             ) and torch.equal(other, tensor):
                 return before
-        return self.shelf.put(tensor)
+        return self.cache.put(tensor)
 
 
 @contextlib.contextmanager
@@ -135,7 +135,7 @@ class Trajectory:
     every call the outputs that are on the shelf now, by the segment's place. `why_not` says why it can't be replayed."""
 
     recording: Recording
-    order: Order
+    order: CallOrder
     until: list[int] = field(default_factory=list)
     outputs: list[dict[int, Any]] = field(default_factory=list)
     why_not: str | None = None
@@ -143,11 +143,11 @@ class Trajectory:
     def clear(self) -> None:
         """Take everything off the shelf but the recording."""
         for outputs in self.outputs:
-            self.recording.shelf.drop_all(list(outputs.values()))
+            self.recording.cache.drop_all(list(outputs.values()))
         self.outputs = []
 
 
-def again(
+def rerun(
     run: Run,
     denoiser: nn.Module,
     trajectory: Trajectory,
@@ -159,8 +159,8 @@ def again(
     """Run one recorded call from segment `start` to `last`, and keep what those before `border` give: they never change again. All before
     `start` answer from the shelf."""
     call: Call = trajectory.recording.calls[number]
-    shelf, order, outputs, until = (
-        trajectory.recording.shelf,
+    cache, order, outputs, until = (
+        trajectory.recording.cache,
         trajectory.order,
         trajectory.outputs[number],
         trajectory.until,
@@ -171,14 +171,14 @@ def again(
             raise RuntimeError(
                 f"replay lost what {order.names[place]} gave, which a later block needs"
             )
-        return shelf.get_all(outputs[place]) if place in outputs else order.stand_in(number, place)
+        return cache.get_all(outputs[place]) if place in outputs else order.stand_in(number, place)
 
     def keep(place: int, module: nn.Module, args: Any, output: Any) -> None:
         if until[place] >= border:
-            outputs[place] = shelf.put_all(output)
+            outputs[place] = cache.put_all(output)
 
     def stop() -> None:
-        raise Stop
+        raise StopForward
 
     hooks = (
         denoiser.get_submodule(order.names[i]).register_forward_hook(partial(keep, i))
@@ -188,13 +188,13 @@ def again(
         range(last + 1, len(order.names)), stop
     )
     run.step, run.prompts = call.step, call.prompts
-    args, kwargs = shelf.get_all(call.inputs)
+    args, kwargs = cache.get_all(call.inputs)
     with (
         hooked(hooks),
         answering(denoiser, order.names, answers),
         torch.no_grad(),
-        contextlib.suppress(Stop),
+        contextlib.suppress(StopForward),
     ):
         denoiser(*args, **kwargs)
     for place in [place for place in outputs if until[place] < border]:
-        shelf.drop_all(outputs.pop(place))
+        cache.drop_all(outputs.pop(place))

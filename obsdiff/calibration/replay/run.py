@@ -19,34 +19,34 @@ from torch import nn
 from ...errors import CalibrationError
 from ...models.structure import Block, Tap
 from ...pipelines.run import Run, hooked
-from ..context import Plan
+from ..context import CalibrationSet
 from ..hessian import Hessian
-from ..hooks import Account, calibrate, new_hessians, tapped
+from ..hooks import CallAudit, calibrate, new_hessians, tapped
 from ..packages import Package
-from .dense_model import DenseStream
-from .recording import Recording, Shelf, Trajectory, again, recorded
-from .segments import Order, Stop, needed_until
+from .dense_model import DenseModel
+from .recording import Recording, TensorCache, Trajectory, recorded, rerun
+from .segments import CallOrder, StopForward, needed_until
 
 
-def record(
+def record_trajectory(
     run: Run,
     denoiser: nn.Module,
     blocks: list[Block],
     taps: list[Tap],
-    plan: Plan,
-    shelf: Shelf,
+    calibration_set: CalibrationSet,
+    cache: TensorCache,
     device: str | None,
     on_call: Callable[[int], None],
 ) -> tuple[Trajectory, dict[Tap, Hessian]]:
     """Draw all calibration prompts with the dense model; the Hessians of `taps` come along."""
-    recording, order = Recording(shelf), Order(blocks)
+    recording, order = Recording(cache), CallOrder(blocks)
     with recorded(run, denoiser, recording), order.watched(denoiser):
-        account = Account()
-        hessians = calibrate(run, denoiser, taps, plan, device, on_call, account)
-    recording.steps, recording.others = run.steps, account.others
+        audit = CallAudit()
+        hessians = calibrate(run, denoiser, taps, calibration_set, device, on_call, audit)
+    recording.steps, recording.others = run.steps, audit.others
     trajectory = Trajectory(recording, order, why_not=order.why_not())
     if not trajectory.why_not:
-        trajectory.until = needed_until(denoiser, order, shelf.get_all(recording.calls[0].inputs))
+        trajectory.until = needed_until(denoiser, order, cache.get_all(recording.calls[0].inputs))
     return trajectory, hessians
 
 
@@ -69,16 +69,16 @@ def spans(packages: list[Package], trajectory: Trajectory) -> list[tuple[int, in
     return found
 
 
-def replayed(
+def replay_packages(
     run: Run,
     denoiser: nn.Module,
     trajectory: Trajectory,
     packages: list[Package],
-    plan: Plan,
+    calibration_set: CalibrationSet,
     device: str | None,
     on_call: Callable[[int], None],
     begin: int = 1,
-    dense: DenseStream | None = None,
+    dense: DenseModel | None = None,
 ) -> Iterator[dict[Tap, Hessian]]:
     """The Hessians of packages `begin`, begin + 1, ...; whoever takes them prunes package i before asking for those of i + 1, and has
     pruned those before `begin`. With `dense`, which stands before package `begin`, they have cross sums."""
@@ -95,15 +95,17 @@ def replayed(
         ):
             package = packages[index]
             hessians = new_hessians(denoiser, list(package.taps), device, crossed=dense is not None)
-            account = Account(others=trajectory.recording.others.copy())
+            audit = CallAudit(others=trajectory.recording.others.copy())
             for number in range(len(trajectory.recording.calls)):
                 seen = dense.read(number, index) if dense else {}
                 with (
-                    tapped(run, denoiser, hessians, account, plan.weighting, on_call, seen),
+                    tapped(
+                        run, denoiser, hessians, audit, calibration_set.weighting, on_call, seen
+                    ),
                     stopped_early(denoiser, trajectory, package),
                 ):
-                    again(run, denoiser, trajectory, number, start, border, last)
-            account.settle(list(package.layers), run.steps, plan.ranks)
+                    rerun(run, denoiser, trajectory, number, start, border, last)
+            audit.check(list(package.layers), run.steps, calibration_set.ranks)
             if dense:
                 dense.go_on(index + 1)
             yield hessians
@@ -127,7 +129,7 @@ def stopped_early(denoiser: nn.Module, trajectory: Trajectory, package: Package)
     def seen(layer: str, *_: Any) -> None:
         left.discard(layer)
         if not left:
-            raise Stop
+            raise StopForward
 
     hooks = [
         (denoiser, begin),

@@ -23,11 +23,11 @@ from ...models.structure import Block
 from ...pipelines.run import hooked, replaced
 
 
-class Stop(Exception):
+class StopForward(Exception):
     """Ends a denoiser call when all that was wanted has been seen."""
 
 
-class Order:
+class CallOrder:
     """The segments in the order in which the denoiser calls them, and what their outputs look like, call by call; which of them each layer
     of the blocks stands in, and how often it was called in all."""
 
@@ -104,7 +104,7 @@ def answering(
         yield
 
 
-def needed_until(denoiser: nn.Module, order: Order, inputs: tuple[tuple, dict]) -> list[int]:
+def needed_until(denoiser: nn.Module, order: CallOrder, inputs: tuple[tuple, dict]) -> list[int]:
     """For each segment the place of the last one that reads its output: i + 1 all along for a chain. `inputs` are those of the first
     recorded call; no segment is computed."""
     modules, found = [denoiser.get_submodule(name) for name in order.names], []

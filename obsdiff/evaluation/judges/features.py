@@ -53,14 +53,14 @@ def real_features(judges: Judges, extract: Extractor) -> Tensor:
             (file.metadata() or {}).get("digest"),
             file.get_tensor("features").float(),
         )
-    if made_by and made_by != digest(judges.features):
+    if made_by and made_by != file_digest(judges.features):
         raise NotAtHand(
             f"the features in {judges.real} were made by another extractor than --features; save them again with this one"
         )
     return features
 
 
-def digest(path: Path | None) -> str | None:
+def file_digest(path: Path | None) -> str | None:
     """SHA-256 of an extractor's weights; None for torch's cache."""
     if path is None:
         return None

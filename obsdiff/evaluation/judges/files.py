@@ -12,7 +12,7 @@ from ...runtime.json_files import read_json
 
 EMOJI_CLIP = HERE / "emoji-clip"
 INCEPTION = "inception"
-WEIGHTS = (".safetensors", ".pth", ".pt")
+WEIGHT_SUFFIXES = (".safetensors", ".pth", ".pt")
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 
 
@@ -83,9 +83,9 @@ def find_folder(flag: str, value: str) -> Path:
 
 def find_weights(flag: str, value: str) -> Path:
     file = Path(value)
-    if not file.is_file() or file.suffix not in WEIGHTS:
+    if not file.is_file() or file.suffix not in WEIGHT_SUFFIXES:
         raise UserError(
-            f"{flag}: expected a file of weights ({', '.join(WEIGHTS)}), found {value!r}"
+            f"{flag}: expected a file of weights ({', '.join(WEIGHT_SUFFIXES)}), found {value!r}"
         )
     if file.suffix == ".safetensors":
         read_header(file)
@@ -141,7 +141,7 @@ def reward_weights(folder: Path) -> Path | None:
     return next(
         (
             folder / f"ImageReward{suffix}"
-            for suffix in WEIGHTS
+            for suffix in WEIGHT_SUFFIXES
             if (folder / f"ImageReward{suffix}").is_file()
         ),
         None,

@@ -23,8 +23,11 @@ from torch.nn import functional as F
 
 from .weights import fill_, in_torch_cache, read_weights
 
-FILES = ("weights-inception-2015-12-05-6726825d.pth", "pt_inception-2015-12-05-6726825d.pth")
-SIDE = 299
+INCEPTION_FILES = (
+    "weights-inception-2015-12-05-6726825d.pth",
+    "pt_inception-2015-12-05-6726825d.pth",
+)
+INCEPTION_SIDE = 299
 
 
 class Conv(nn.Module):
@@ -60,7 +63,7 @@ def halve(x: Tensor) -> Tensor:
     return F.max_pool2d(x, 3, stride=2)
 
 
-class Block(nn.Module):
+class InceptionBlock(nn.Module):
     """Branches side by side; the last one starts with a pool."""
 
     def __init__(
@@ -93,27 +96,27 @@ class Block(nn.Module):
         return x
 
 
-def block_a(inputs: int, pooled: int) -> Block:
+def block_a(inputs: int, pooled: int) -> InceptionBlock:
     five = [("branch5x5_1", 48, 1), ("branch5x5_2", 64, 5)]
     double = [("branch3x3dbl_1", 64, 1), ("branch3x3dbl_2", 96, 3), ("branch3x3dbl_3", 96, 3)]
-    return Block(inputs, [[("branch1x1", 64, 1)], five, double], average_pool, pooled)
+    return InceptionBlock(inputs, [[("branch1x1", 64, 1)], five, double], average_pool, pooled)
 
 
-def block_b(inputs: int) -> Block:
+def block_b(inputs: int) -> InceptionBlock:
     double = [("branch3x3dbl_1", 64, 1), ("branch3x3dbl_2", 96, 3), ("branch3x3dbl_3", 96, 3, 2)]
-    return Block(inputs, [[("branch3x3", 384, 3, 2)], double], halve)
+    return InceptionBlock(inputs, [[("branch3x3", 384, 3, 2)], double], halve)
 
 
-def block_c(inputs: int, c: int) -> Block:
+def block_c(inputs: int, c: int) -> InceptionBlock:
     seven = [("branch7x7_1", c, 1), ("branch7x7_2", c, (1, 7)), ("branch7x7_3", 192, (7, 1))]
     double = [("branch7x7dbl_1", c, 1)] + [
         (f"branch7x7dbl_{i}", 192 if i == 5 else c, (1, 7) if i % 2 else (7, 1))
         for i in (2, 3, 4, 5)
     ]
-    return Block(inputs, [[("branch1x1", 192, 1)], seven, double], average_pool, 192)
+    return InceptionBlock(inputs, [[("branch1x1", 192, 1)], seven, double], average_pool, 192)
 
 
-def block_d(inputs: int) -> Block:
+def block_d(inputs: int) -> InceptionBlock:
     three = [("branch3x3_1", 192, 1), ("branch3x3_2", 320, 3, 2)]
     seven = [
         ("branch7x7x3_1", 192, 1),
@@ -121,17 +124,17 @@ def block_d(inputs: int) -> Block:
         ("branch7x7x3_3", 192, (7, 1)),
         ("branch7x7x3_4", 192, 3, 2),
     ]
-    return Block(inputs, [three, seven], halve)
+    return InceptionBlock(inputs, [three, seven], halve)
 
 
-def block_e(inputs: int, pool: Callable[[Tensor], Tensor]) -> Block:
+def block_e(inputs: int, pool: Callable[[Tensor], Tensor]) -> InceptionBlock:
     three = [
         ("branch3x3_1", 384, 1),
         [("branch3x3_2a", 384, (1, 3)), ("branch3x3_2b", 384, (3, 1))],
     ]
     fork = [("branch3x3dbl_3a", 384, (1, 3)), ("branch3x3dbl_3b", 384, (3, 1))]
     double = [("branch3x3dbl_1", 448, 1), ("branch3x3dbl_2", 384, 3), fork]
-    return Block(inputs, [[("branch1x1", 320, 1)], three, double], pool, 192)
+    return InceptionBlock(inputs, [[("branch1x1", 320, 1)], three, double], pool, 192)
 
 
 class Inception(nn.Module):
@@ -161,7 +164,11 @@ class Inception(nn.Module):
     def forward(self, pictures: Tensor) -> Tensor:
         """(B, 3, H, W) uint8 -> (B, 2048)."""
         x = F.interpolate(
-            pictures.float(), (SIDE, SIDE), mode="bilinear", align_corners=False, antialias=True
+            pictures.float(),
+            (INCEPTION_SIDE, INCEPTION_SIDE),
+            mode="bilinear",
+            align_corners=False,
+            antialias=True,
         )
         x = (x - 128) / 128
         for layer in self.children():
@@ -171,5 +178,5 @@ class Inception(nn.Module):
 
 def load_inception(file: Path | None) -> Inception:
     """With the weights of a file, else the published ones in torch's cache."""
-    file = file or in_torch_cache(FILES, "FID's Inception", "--features")
+    file = file or in_torch_cache(INCEPTION_FILES, "FID's Inception", "--features")
     return fill_(Inception(), read_weights(file), file)

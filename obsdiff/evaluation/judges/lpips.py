@@ -18,10 +18,10 @@ from torch import Tensor, nn
 
 from .weights import NotAtHand, fill_, in_torch_cache, read_weights
 
-FILES = ("alexnet-owt-7be5be79.pth",)
+ALEXNET_FILES = ("alexnet-owt-7be5be79.pth",)
 TAPS = (1, 4, 7, 9, 11)  # after each ReLU
 SHIFT, SCALE = (-0.030, -0.088, -0.188), (0.458, 0.448, 0.450)
-SMALLEST = 31  # pixels; the network's pools leave nothing of less
+SMALLEST_SIDE = 31  # pixels; the network's pools leave nothing of less
 
 
 class AlexNet(nn.Module):
@@ -47,11 +47,11 @@ class AlexNet(nn.Module):
 
 def load_alexnet(file: Path | None) -> AlexNet:
     """With the weights of a file, else the published ones in torch's cache."""
-    file = file or in_torch_cache(FILES, "LPIPS's AlexNet", "--lpips")
+    file = file or in_torch_cache(ALEXNET_FILES, "LPIPS's AlexNet", "--lpips")
     return fill_(AlexNet(), read_weights(file), file)
 
 
-def heads() -> list[Tensor]:
+def lpips_heads() -> list[Tensor]:
     """w_l^2 of the five layers (1, C_l, 1, 1), version 0.1, as torchmetrics carries them."""
     folder = Path(find_spec("torchmetrics").origin).parent / "functional" / "image" / "lpips_models"
     weights = read_weights(folder / "alex.pth")
@@ -61,16 +61,18 @@ def heads() -> list[Tensor]:
 @torch.no_grad()
 def lpips(net: AlexNet, weights: list[Tensor], x: Tensor, y: Tensor) -> Tensor:
     """Distances (B,) of pictures (B, 3, H, W) uint8, at least 31 pixels high and wide."""
-    if min(x.shape[2:]) < SMALLEST:
+    if min(x.shape[2:]) < SMALLEST_SIDE:
         raise NotAtHand(
-            f"AlexNet needs pictures of at least {SMALLEST} pixels, found {x.shape[3]} x {x.shape[2]}"
+            f"AlexNet needs pictures of at least {SMALLEST_SIDE} pixels, found {x.shape[3]} x {x.shape[2]}"
         )
     shift, scale = (torch.tensor(v)[None, :, None, None] for v in (SHIFT, SCALE))
     features = [net((p.float() / 127.5 - 1 - shift) / scale) for p in (x, y)]
     layers = zip(weights, *features, strict=True)
-    return sum((w * (unit(f) - unit(g)).square()).sum(1).mean((1, 2)) for w, f, g in layers)
+    return sum(
+        (w * (unit_length(f) - unit_length(g)).square()).sum(1).mean((1, 2)) for w, f, g in layers
+    )
 
 
-def unit(f: Tensor) -> Tensor:
+def unit_length(f: Tensor) -> Tensor:
     """Length 1 over the channels."""
     return f / (f.square().sum(1, keepdim=True) + 1e-8).sqrt()

@@ -13,7 +13,7 @@ from .clip import Clip, as_tensor
 from .features import features_of, open_extractor, real_features
 from .files import Judges
 from .image_reward import load_image_reward
-from .lpips import heads, load_alexnet, lpips
+from .lpips import load_alexnet, lpips, lpips_heads
 from .weights import NotAtHand
 
 Pictures = dict[str, list[Image.Image]]  # by the name of the pipeline that drew them
@@ -73,7 +73,7 @@ def distances(pictures: Pictures, dense: str, prompts: list[str], judges: Judges
 
 def perceptual(pictures: Pictures, dense: str, prompts: list[str], judges: Judges) -> Scores:
     """LPIPS against the dense pipeline's pictures."""
-    net, weights = load_alexnet(judges.lpips), heads()
+    net, weights = load_alexnet(judges.lpips), lpips_heads()
     references = [as_tensor(image)[None] for image in pictures[dense]]
 
     def values(images: list[Image.Image]) -> np.ndarray:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from .noise import DENSE
+from .noise import DENSE_NAME
 
 Results = dict[str, Any]
 EVALUATED = "evaluated with "
@@ -39,7 +39,7 @@ def merge(sets: list[tuple[Path, Results]]) -> list[Comparison]:
     bins: list[list[tuple[Path, Results]]] = []
     whys: list[str] = []
     for folder, results in sets:
-        reasons = [differences(union(members), results) for members in bins]
+        reasons = [setting_differences(union(members), results) for members in bins]
         if [] in reasons:
             bins[reasons.index([])].append((folder, results))
             continue
@@ -50,10 +50,10 @@ def merge(sets: list[tuple[Path, Results]]) -> list[Comparison]:
             else f"Not merged with the runs of {bins[nearest][0][0].name}: {'; '.join(reasons[nearest])}."
         )
         bins.append([(folder, results)])
-    return [joined(members, why) for members, why in zip(bins, whys, strict=True)]
+    return [join_results(members, why) for members, why in zip(bins, whys, strict=True)]
 
 
-def differences(a: Results, b: Results) -> list[str]:
+def setting_differences(a: Results, b: Results) -> list[str]:
     """What keeps b from being compared with a, in words; empty if nothing does."""
     found = [] if a["dense"] == b["dense"] else [f"dense model {b['dense']}, not {a['dense']}"]
     sizes = [results.get("dense_cost", {}) for results in (a, b)]
@@ -96,7 +96,11 @@ def union(members: list[tuple[Path, Results]]) -> Results:
     """One results.json of several that compare: all runs, and of what was said of the dense pipeline the first that says it."""
     first = members[0][1]
     merged = first | {"runs": [run for _, results in members for run in results["runs"]]}
-    for key, is_there in (("dense_metrics", measured), ("dense_cost", measured), ("judges", bool)):
+    for key, is_there in (
+        ("dense_metrics", is_measured),
+        ("dense_cost", is_measured),
+        ("judges", bool),
+    ):
         merged[key] = {
             name: value
             for _, results in reversed(members)
@@ -106,12 +110,12 @@ def union(members: list[tuple[Path, Results]]) -> Results:
     return merged
 
 
-def measured(figure: Any) -> bool:
+def is_measured(figure: Any) -> bool:
     """Whether a figure or cost of the dense pipeline is more than a reason why there is none."""
     return not (isinstance(figure, dict) and figure.get("why_not"))
 
 
-def joined(members: list[tuple[Path, Results]], why: str) -> Comparison:
+def join_results(members: list[tuple[Path, Results]], why: str) -> Comparison:
     """The comparison of results that compare, every run under a name of its own."""
     owners = [(folder, results) for folder, results in members for _ in results["runs"]]
     merged = union(members)
@@ -142,7 +146,7 @@ def names_apart(runs: list[tuple[Path, dict[str, Any]]]) -> list[str]:
     """A name for each run of a folder: its own, with the folder of its pipeline or of its run before it where two would be called the same."""
     names = [run["name"] for _, run in runs]
     for longer in (of_pipeline, of_run, of_run_in_its_place):
-        taken = Counter([DENSE, *names])
+        taken = Counter([DENSE_NAME, *names])
         names = [
             longer(home, run) if taken[name] > 1 else name
             for name, (home, run) in zip(names, runs, strict=True)
@@ -168,7 +172,7 @@ def numbered(names: list[str]) -> list[str]:
     found: list[str] = []
     for name in names:
         number, own = 2, name
-        while own in (DENSE, *found):
+        while own in (DENSE_NAME, *found):
             number, own = number + 1, f"{name} ({number})"
         found.append(own)
     return found

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 RESAMPLES = 2000
-DENSE = "dense"
+DENSE_NAME = "dense"
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ LEGEND = "~ the difference to the best of the column is inside the noise: the 95
 def figures_of(results: dict[str, Any], metric: str) -> dict[str, dict[str, Any]]:
     """Name of a run, or "dense": its figure of a metric, where it was measured."""
     rows = {
-        DENSE: results.get("dense_metrics", {}),
+        DENSE_NAME: results.get("dense_metrics", {}),
         **{run["name"]: run["metrics"] for run in results["runs"]},
     }
     return {

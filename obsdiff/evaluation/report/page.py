@@ -21,14 +21,14 @@ from ...pipelines.record import RECORD
 from ...pipelines.replaceable import is_page
 from ...runtime.json_files import read_json
 from .merge import Comparison, merge
-from .noise import DENSE, LEGEND, reasons
+from .noise import DENSE_NAME, LEGEND, reasons
 from .pictures import picture_rows
 from .plots import plots
 from .schema import check_results
 from .tables import config_table, cost_reasons, cost_table, quality_table
 
 SCHEMA = 1
-LARGEST = 10_000_000  # bytes of a page
+LARGEST_PAGE = 10_000_000  # bytes of a page
 MARGIN = 50_000  # for the sentences around the pictures
 
 
@@ -126,10 +126,10 @@ def check_finished(folder: Path) -> None:
 def fitting_page(comparisons: list[Comparison]) -> str:
     """The page, with as many prompts as it has room for. Comparisons with few pictures take theirs first, and leave what they don't need."""
     sections = [section(comparison) for comparison in comparisons]
-    left = LARGEST - MARGIN - len(rendered(sections).encode(errors="replace"))
+    left = LARGEST_PAGE - MARGIN - len(rendered(sections).encode(errors="replace"))
     if left < 0:
         raise UserError(
-            f"report: the page would have {(LARGEST - left) / 1e6:.0f} MB without a picture, more than {LARGEST // 10**6}; give fewer runs"
+            f"report: the page would have {(LARGEST_PAGE - left) / 1e6:.0f} MB without a picture, more than {LARGEST_PAGE // 10**6}; give fewer runs"
         )
     order = sorted(
         range(len(sections)),
@@ -164,7 +164,7 @@ def section(comparison: Comparison) -> dict[str, Any]:
         "settings": results.get("settings", {}),
         "total": len(results["prompts"]),
         "prompts": [],
-        "names": [DENSE, *(run["name"] for run in results["runs"])],
+        "names": [DENSE_NAME, *(run["name"] for run in results["runs"])],
         "calibrated_on": max(calibrated_on, default=None),
         "quality": quality_table(comparison),
         "cost": cost_table(comparison),

@@ -9,7 +9,7 @@ from ...errors import UserError
 from .merge import Comparison
 
 SIDES = (256, 128, 64)  # longest side in pixels; a page shows 128, on a fine screen 256
-ENOUGH = 8  # smaller pictures rather than fewer prompts than these
+MAX_PROMPTS = 8  # smaller pictures rather than fewer prompts than these
 QUALITY = 90
 MARKUP = 160  # bytes of a picture's or a prompt's tags
 
@@ -19,7 +19,7 @@ def picture_rows(comparison: Comparison, room: int) -> tuple[list[dict[str, Any]
     total = len(comparison.results["prompts"])
     for side in SIDES:
         rows, size = rows_of(comparison, room, side)
-        if len(rows) >= min(total, ENOUGH):
+        if len(rows) >= min(total, MAX_PROMPTS):
             break
     return rows, size
 
@@ -34,7 +34,7 @@ def rows_of(comparison: Comparison, room: int, side: int) -> tuple[list[dict[str
     ]
     names = sum(len(text_bytes(run["name"])) for run in results["runs"])
     for i, prompt in enumerate(results["prompts"]):
-        urls = [picture(home, images, i, side) for home, images in columns]
+        urls = [picture_html(home, images, i, side) for home, images in columns]
         size = len(text_bytes(str(prompt))) + names + sum(len(url) + MARKUP for url in [*urls, ""])
         if used + size > room:
             break
@@ -50,7 +50,7 @@ def text_bytes(text: str) -> bytes:
     return str(escape(text)).encode(errors="replace")
 
 
-def picture(folder: Path, images: list[str], index: int, side: int) -> str:
+def picture_html(folder: Path, images: list[str], index: int, side: int) -> str:
     """A picture as a data URL; empty where there is none."""
     if index >= len(images):
         return ""

@@ -6,14 +6,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from .merge import Comparison, group_names
-from .noise import DENSE, METRICS, figures_of
-from .tables import removed
+from .noise import DENSE_NAME, METRICS, figures_of
+from .tables import removed_share
 
 COLOURS = ("#3b7dd8", "#e0803a", "#2f9e6e", "#b0559f", "#c9a227", "#d1495b")
 MARKERS = (("o", "●"), ("s", "■"), ("^", "▲"), ("D", "◆"), ("v", "▼"))
 DASHES = (("-", "solid"), ("--", "dashed"), (":", "dotted"))
 GREY = "#808890"  # of lines and texts; the page gives them its own colour
-ERROR = "relative_latent_error"
+ERROR_METRIC = "relative_latent_error"
 LINES = 24  # more runs than these are not told apart in one plot
 WIDE = 20.0  # from this ratio on, errors stand on a logarithmic axis
 
@@ -51,7 +51,7 @@ def points_of(runs: list[dict[str, Any]]) -> list[Point]:
                 COLOURS[i % len(COLOURS)],
                 MARKERS[(i + i // len(COLOURS)) % len(MARKERS)],
                 dash,
-                removed(run),
+                removed_share(run),
             )
         )
     return points
@@ -73,11 +73,11 @@ def plots(comparison: Comparison) -> list[dict[str, Any]]:
         (
             key
             for key in ("clip_score", *METRICS)
-            if key != ERROR and set(figures_of(comparison.results, key)) - {DENSE}
+            if key != ERROR_METRIC and set(figures_of(comparison.results, key)) - {DENSE_NAME}
         ),
         None,
     )
-    shown = [against_sparsity(comparison, points, ERROR)]
+    shown = [against_sparsity(comparison, points, ERROR_METRIC)]
     shown += [against_sparsity(comparison, points, quality)] if quality else []
     return [*shown, against_speed(comparison, points), layer_errors(points), phases(points)]
 
@@ -91,7 +91,7 @@ def against_sparsity(comparison: Comparison, points: list[Point], metric: str) -
     if not shown:
         return nothing(title, "No run has both this figure and a record of its layers.")
     figure, axes = canvas()
-    dense = figures.get(DENSE)
+    dense = figures.get(DENSE_NAME)
     if dense:
         axes.axhspan(dense["low"], dense["high"], color=GREY, alpha=0.13, linewidth=0)
         axes.axhline(dense["value"], color=GREY, linewidth=1, linestyle="--")
@@ -112,7 +112,7 @@ def against_sparsity(comparison: Comparison, points: list[Point], metric: str) -
     caption = f"{way.capitalize()} is better; bars are 95 % intervals over prompts." + (
         " Dashed: the dense pipeline, and its interval." if dense else ""
     )
-    if metric == ERROR:
+    if metric == ERROR_METRIC:
         caption += " 0 is the same picture, about 2 an unrelated one: mean((x − d)²) / mean((d − mean d)²) over the final latents."
     return {
         "title": title,
@@ -124,7 +124,7 @@ def against_sparsity(comparison: Comparison, points: list[Point], metric: str) -
 
 def against_speed(comparison: Comparison, points: list[Point]) -> dict[str, Any]:
     """Error against the measured speed of a step; runs that were not timed are named."""
-    figures = figures_of(comparison.results, ERROR)
+    figures = figures_of(comparison.results, ERROR_METRIC)
     timed = [point for point in points if point.run["cost"].get("step")]
     shown = [point for point in timed if point.name in figures]
     title = "relative latent error against measured speed"
@@ -154,7 +154,7 @@ def against_speed(comparison: Comparison, points: list[Point]) -> dict[str, Any]
                 color=GREY,
                 fontsize=8,
             )
-    error_axis(axes, [figures[point.name] for point in shown], ERROR)
+    error_axis(axes, [figures[point.name] for point in shown], ERROR_METRIC)
     axes.set_xlabel("speed of a step, as a multiple of dense's")
     axes.margins(x=0.15)
     caption = "Right and low is better; bars are quartiles of the rounds and 95 % intervals over prompts. Dashed: as fast as dense."
@@ -254,7 +254,7 @@ def error_axis(axes: Any, figures: list[dict[str, Any]], metric: str) -> None:
     """The axis of a metric: logarithmic for errors of very different size, from 0 for other errors."""
     axes.set_ylabel(METRICS[metric].title)
     values = [figure["value"] for figure in figures]
-    if metric != ERROR:
+    if metric != ERROR_METRIC:
         axes.margins(y=0.15)
     elif min(values) > 0 and max(values) / min(values) > WIDE:
         axes.set_yscale("log", nonpositive="clip")

@@ -7,7 +7,7 @@ of one kind may be null. `float` is any number but NaN and infinity.
 from typing import Any
 
 from ...pipelines.record import KINDS
-from ...runtime.json_files import check, check_shapes
+from ...runtime.json_files import check_json, check_shapes
 from .noise import METRICS
 
 NUMBER = (float,)  # or null
@@ -19,10 +19,10 @@ FIGURE = {
     "per_prompt?": ([float],),
 }
 SPEED = {"speedup": float, "low": float, "high": float}
-COUNTS = {"removed": int, "total": int}
+REMOVED_OF_TOTAL = {"removed": int, "total": int}
 MEASURED = {
     "seconds?": {"*": float},
-    **{f"{kind}?": COUNTS for kind in KINDS},
+    **{f"{kind}?": REMOVED_OF_TOTAL for kind in KINDS},
     "macs?": {"total?": NUMBER, "why_not?": (str,)},
     "step?": SPEED,
     "picture?": SPEED,
@@ -30,7 +30,7 @@ MEASURED = {
 }
 COST = {"parameters": int, "zeros": int, "bytes_on_disk": int} | MEASURED
 METRIC = {f"{name}?": FIGURE for name in METRICS}
-LAYER = {"shape": [int], "sparsity": float, "error": float, "held_out_error?": NUMBER}
+LAYER_SCHEMA = {"shape": [int], "sparsity": float, "error": float, "held_out_error?": NUMBER}
 RUN = {
     "name": str,
     "path?": str,
@@ -38,10 +38,10 @@ RUN = {
     "cost": COST,
     "metrics": METRIC,
     "prompts_calibrated_on?": int,
-    "layers": [LAYER],
+    "layers": [LAYER_SCHEMA],
     "images": [str],
 }
-RESULTS = {
+RESULTS_SCHEMA = {
     "schema": int,
     "dense": str,
     "dense_images?": [str],
@@ -59,9 +59,9 @@ RESULTS = {
 
 def check_results(results: dict[str, Any]) -> None:
     """ValueError that names the place of the first value that is not as the schema says."""
-    check(results, RESULTS, "")
+    check_json(results, RESULTS_SCHEMA, "")
     if results.get("dense_cost"):
-        check(results["dense_cost"], COST, "dense_cost")
+        check_json(results["dense_cost"], COST, "dense_cost")
     for key in ("prompts", "seeds"):
         if not results[key]:
             raise ValueError(f"{key}: expected at least one")

@@ -6,7 +6,7 @@ from typing import Any
 
 from ...pipelines.record import KINDS, in_words
 from .merge import EVALUATED, Comparison, configuration, shown
-from .noise import DENSE, METRICS, figures_of, measured_metrics, near_best
+from .noise import DENSE_NAME, METRICS, figures_of, measured_metrics, near_best
 
 Cell = dict[str, str]
 OF_DENSE = {"infinite": "Infinity"}  # as the page's script reads it
@@ -29,7 +29,11 @@ def quality_table(comparison: Comparison) -> dict[str, Any]:
     }
     figures = {metric: quality_cells(results, metric) for metric in metrics}
     rows = [
-        [cell(DENSE), *(figures[metric][DENSE] for metric in metrics), *(cell() for _ in about)]
+        [
+            cell(DENSE_NAME),
+            *(figures[metric][DENSE_NAME] for metric in metrics),
+            *(cell() for _ in about),
+        ]
     ]
     rows += [
         [
@@ -50,7 +54,7 @@ def quality_cells(results: dict[str, Any], metric: str) -> dict[str, Cell]:
     figures, about = figures_of(results, metric), METRICS[metric]
     near = near_best(figures, about.higher_is_better)
     cells = {
-        DENSE: cell(about.of_dense, OF_DENSE.get(about.of_dense, about.of_dense)),
+        DENSE_NAME: cell(about.of_dense, OF_DENSE.get(about.of_dense, about.of_dense)),
         **{run["name"]: cell() for run in results["runs"]},
     }
     for name, figure in figures.items():
@@ -72,7 +76,7 @@ def median_of(key: str) -> Callable[[dict], Cell]:
 
 
 def share_gone(run: dict[str, Any]) -> Cell:
-    share = removed(run)
+    share = removed_share(run)
     return (
         cell()
         if share is None
@@ -96,7 +100,7 @@ PRUNING_COLUMNS: dict[
 }
 
 
-def removed(run: dict[str, Any]) -> float | None:
+def removed_share(run: dict[str, Any]) -> float | None:
     """Share of the targeted weights that is zero or gone; None for a run without a record of its layers."""
     sizes = [row["shape"][0] * row["shape"][1] for row in run["layers"]]
     if not sum(sizes):
@@ -106,7 +110,7 @@ def removed(run: dict[str, Any]) -> float | None:
     ) / sum(sizes)
 
 
-def gone(cost: dict[str, Any]) -> Cell:
+def removed_cell(cost: dict[str, Any]) -> Cell:
     counts = [cost[kind] for kind in KINDS if cost.get(kind, {}).get("total")]
     return (
         cell(in_words(cost), sum(row["removed"] / row["total"] for row in counts) / len(counts))
@@ -115,7 +119,7 @@ def gone(cost: dict[str, Any]) -> Cell:
     )
 
 
-def amount(key: str, unit: float, decimals: int, word: str) -> Callable[[dict], Cell]:
+def amount_cell(key: str, unit: float, decimals: int, word: str) -> Callable[[dict], Cell]:
     """A column of one figure of the cost, "memory.peak_bytes" in MiB for example."""
 
     def column(cost: dict[str, Any]) -> Cell:
@@ -127,7 +131,7 @@ def amount(key: str, unit: float, decimals: int, word: str) -> Callable[[dict], 
     return column
 
 
-def zeros(cost: dict[str, Any]) -> Cell:
+def zeros_cell(cost: dict[str, Any]) -> Cell:
     return (
         cell(
             f"{100 * cost['zeros'] / cost['parameters']:.1f} %", cost["zeros"] / cost["parameters"]
@@ -137,7 +141,7 @@ def zeros(cost: dict[str, Any]) -> Cell:
     )
 
 
-def speed(what: str) -> Callable[[dict], Cell]:
+def speed_cell(what: str) -> Callable[[dict], Cell]:
     """A column of measured speeds, as a multiple of the dense pipeline's."""
 
     def column(cost: dict[str, Any]) -> Cell:
@@ -152,14 +156,14 @@ def speed(what: str) -> Callable[[dict], Cell]:
 
 
 COST_COLUMNS: dict[str, Callable[[dict], Cell]] = {
-    "gone from the pruned blocks": gone,
-    "parameters": amount("parameters", 1e6, 2, "M"),
-    "zeros in all": zeros,
-    "size on disk": amount("bytes_on_disk", 1e6, 1, "MB"),
-    "MACs of a step": amount("macs.total", 1e9, 2, "G"),
-    "speed of a step": speed("step"),
-    "speed of a picture": speed("picture"),
-    "peak memory": amount("memory.peak_bytes", 2**20, 0, "MiB"),
+    "gone from the pruned blocks": removed_cell,
+    "parameters": amount_cell("parameters", 1e6, 2, "M"),
+    "zeros in all": zeros_cell,
+    "size on disk": amount_cell("bytes_on_disk", 1e6, 1, "MB"),
+    "MACs of a step": amount_cell("macs.total", 1e9, 2, "G"),
+    "speed of a step": speed_cell("step"),
+    "speed of a picture": speed_cell("picture"),
+    "peak memory": amount_cell("memory.peak_bytes", 2**20, 0, "MiB"),
 }
 
 
@@ -167,7 +171,7 @@ def cost_table(comparison: Comparison) -> dict[str, Any]:
     """What dense and pruned cost; a column that nobody has is left out."""
     results = comparison.results
     costs = {
-        DENSE: results.get("dense_cost", {}),
+        DENSE_NAME: results.get("dense_cost", {}),
         **{run["name"]: run["cost"] for run in results["runs"]},
     }
     columns = {
@@ -187,7 +191,7 @@ def cost_reasons(comparison: Comparison) -> list[str]:
     results = comparison.results
     found: dict[str, list[str]] = {}
     for name, cost in {
-        DENSE: results.get("dense_cost", {}),
+        DENSE_NAME: results.get("dense_cost", {}),
         **{run["name"]: run["cost"] for run in results["runs"]},
     }.items():
         for key, title in (("macs", "MACs"), ("memory", "peak memory")):

@@ -3,7 +3,7 @@
 from typing import Any
 
 from ...pipelines.record import KINDS
-from .noise import DENSE, LEGEND, METRICS, figures_of, measured_metrics, near_best, reasons
+from .noise import DENSE_NAME, LEGEND, METRICS, figures_of, measured_metrics, near_best, reasons
 
 Row = list[str]
 
@@ -11,8 +11,8 @@ Row = list[str]
 def results_table(results: dict[str, Any]) -> str:
     """Quality, and below it cost: one line a run, the dense pipeline first; what was not measured is said last."""
     dense = results["dense_cost"]
-    costs = {DENSE: dense, **{run["name"]: run["cost"] for run in results["runs"]}}
-    quality = [quality_cells(results, metric) for metric in measured_metrics(results)]
+    costs = {DENSE_NAME: dense, **{run["name"]: run["cost"] for run in results["runs"]}}
+    quality = [quality_texts(results, metric) for metric in measured_metrics(results)]
     rows = [["run", *(METRICS[metric].title + " " for metric in measured_metrics(results))]]
     rows += [[name, *(cells[name] for cells in quality)] for name in costs]
     below = [
@@ -35,18 +35,21 @@ def aligned(rows: list[Row]) -> list[str]:
     ]
 
 
-def quality_cells(results: dict[str, Any], metric: str) -> dict[str, str]:
+def quality_texts(results: dict[str, Any], metric: str) -> dict[str, str]:
     """Name of a pipeline -> value, interval, and a mark where it can't be told from the best."""
     figures, d = figures_of(results, metric), METRICS[metric].decimals
     near = near_best(figures, METRICS[metric].higher_is_better)
-    cells = {DENSE: METRICS[metric].of_dense + " ", **{run["name"]: "" for run in results["runs"]}}
+    cells = {
+        DENSE_NAME: METRICS[metric].of_dense + " ",
+        **{run["name"]: "" for run in results["runs"]},
+    }
     return cells | {
         name: f"{m['value']:.{d}f} ({m['low']:.{d}f} to {m['high']:.{d}f}){'~' if name in near else ' '}"
         for name, m in figures.items()
     }
 
 
-def gone(kind: str) -> Any:
+def removed_text(kind: str) -> Any:
     """How many heads, neurons or channels are gone, where some are."""
 
     def cell(cost: dict, dense: dict) -> str:
@@ -56,21 +59,21 @@ def gone(kind: str) -> Any:
     return cell
 
 
-def parameters(cost: dict, dense: dict) -> str:
+def parameters_text(cost: dict, dense: dict) -> str:
     return f"{cost['parameters'] / 1e6:.2f} M" + (
         f" ({cost['parameters'] / dense['parameters']:.1%})" if cost is not dense else ""
     )
 
 
-def zeros(cost: dict, dense: dict) -> str:
+def zeros_text(cost: dict, dense: dict) -> str:
     return f"{cost['zeros'] / cost['parameters']:.1%}"
 
 
-def size(cost: dict, dense: dict) -> str:
+def size_text(cost: dict, dense: dict) -> str:
     return f"{cost['bytes_on_disk'] / 1e6:.1f} MB"
 
 
-def macs(cost: dict, dense: dict) -> str:
+def macs_text(cost: dict, dense: dict) -> str:
     own, whole = (c.get("macs", {}).get("total") for c in (cost, dense))
     return (
         f"{own / 1e9:.2f} G" + (f" ({own / whole:.1%})" if whole and cost is not dense else "")
@@ -79,7 +82,7 @@ def macs(cost: dict, dense: dict) -> str:
     )
 
 
-def speed(what: str) -> Any:
+def speed_text(what: str) -> Any:
     """How many times faster than the dense pipeline, measured."""
 
     def cell(cost: dict, dense: dict) -> str:
@@ -89,20 +92,20 @@ def speed(what: str) -> Any:
     return cell
 
 
-def memory(cost: dict, dense: dict) -> str:
+def memory_text(cost: dict, dense: dict) -> str:
     peak = cost.get("memory", {}).get("peak_bytes")
     return f"{peak / 2**20:.0f} MiB" if peak else ""
 
 
 COLUMNS = [
-    *((f"{kind} gone", gone(kind)) for kind in KINDS),
-    ("parameters", parameters),
-    ("zeros", zeros),
-    ("on disk", size),
-    ("MACs of a step", macs),
-    ("speed of a step", speed("step")),
-    ("of a picture", speed("picture")),
-    ("peak memory", memory),
+    *((f"{kind} gone", removed_text(kind)) for kind in KINDS),
+    ("parameters", parameters_text),
+    ("zeros", zeros_text),
+    ("on disk", size_text),
+    ("MACs of a step", macs_text),
+    ("speed of a step", speed_text("step")),
+    ("of a picture", speed_text("picture")),
+    ("peak memory", memory_text),
 ]
 
 

@@ -8,19 +8,19 @@ import torch
 import obsdiff
 from obsdiff import PruningConfig
 from obsdiff.calibration.packages import plan_packages
-from obsdiff.calibration.replay.dense_model import DenseStream
-from obsdiff.calibration.replay.recording import Shelf
-from obsdiff.calibration.replay.run import record, replayed, spans
+from obsdiff.calibration.replay.dense_model import DenseModel
+from obsdiff.calibration.replay.recording import TensorCache
+from obsdiff.calibration.replay.run import record_trajectory, replay_packages, spans
 from obsdiff.calibration.selection import select, select_groups
 from obsdiff.errors import UserError
-from obsdiff.layerwise.executor import AtWork
+from obsdiff.layerwise.executor import Executor
 from obsdiff.layerwise.structured import prune_groups_
 from obsdiff.models.discovery import find_blocks
 from obsdiff.models.linear_view import layer_shapes
 from obsdiff.pipelines.run import prepared
-from obsdiff.runtime.scratch import store
+from obsdiff.runtime.scratch import open_scratch
 from tests.calibration.test_gather import SMALL, pruned
-from tests.calibration.test_hooks import denoiser_of, plan
+from tests.calibration.test_hooks import calibration_set, denoiser_of
 
 from ...conftest import PROMPTS, flux, sd, sd3
 
@@ -44,36 +44,44 @@ def inputs_of(denoiser, layer: str, calls) -> list[torch.Tensor]:
 def crossed_all(pipe, settings: dict, change, begin: int = 1, room: float = 1e9):
     """Every package's Hessians by replay beside the dense stream, from package `begin` on; change(package, hessians) stands for pruning it."""
     denoiser, config = denoiser_of(pipe), PruningConfig(calibration="replay", **settings)
-    dense, linears, job = (
+    dense, linears, pruning_plan = (
         copy.deepcopy(denoiser),
         layer_shapes(denoiser),
-        plan(height=16, width=16, weighting=("uniform", 1.0, 1.0)),
+        calibration_set(height=16, width=16, weighting=("uniform", 1.0, 1.0)),
     )
     blocks = find_blocks(linears)
     packages = plan_packages(blocks, linears, config)
-    with store(room) as waiting, prepared(pipe) as run:
-        shelf = Shelf(waiting)
-        trajectory, first = record(
-            run, denoiser, blocks, list(packages[0].taps), job, shelf, None, lambda n: None
+    with open_scratch(room) as scratch, prepared(pipe) as run:
+        cache = TensorCache(scratch)
+        trajectory, first = record_trajectory(
+            run, denoiser, blocks, list(packages[0].taps), pruning_plan, cache, None, lambda n: None
         )
-        calls = [shelf.get_all(call.inputs) for call in trajectory.recording.calls]
-        stream = DenseStream(run, denoiser, trajectory, packages, spans(packages, trajectory))
-        stream.begin(begin)
+        calls = [cache.get_all(call.inputs) for call in trajectory.recording.calls]
+        dense_model = DenseModel(run, denoiser, trajectory, packages, spans(packages, trajectory))
+        dense_model.begin(begin)
         for i in range(begin):
             change(packages[i], first)
-        later = replayed(
-            run, denoiser, trajectory, packages, job, None, lambda n: None, begin, stream
+        later = replay_packages(
+            run,
+            denoiser,
+            trajectory,
+            packages,
+            pruning_plan,
+            None,
+            lambda n: None,
+            begin,
+            dense_model,
         )
         differences = []
         for package, hessians in zip(packages[begin:], later, strict=True):
             differences.append(check(dense, denoiser, package, hessians, calls))
             change(package, hessians)
         assert max(differences) > 1e-4
-        stream.close()
-        assert not any(stream.trajectory.outputs)
-        assert not stream.copies
+        dense_model.close()
+        assert not any(dense_model.trajectory.outputs)
+        assert not dense_model.copies
         if room == 0:
-            assert waiting.files > len(trajectory.recording.calls)
+            assert scratch.files > len(trajectory.recording.calls)
     return packages
 
 
@@ -232,12 +240,12 @@ def test_what_can_not_be_asymmetric_is_refused(settings, words):
 def test_a_run_that_fails_gives_back_what_it_took_of_a_shared_pass(monkeypatch):
     config = PruningConfig(calibration="replay", asymmetric=True, packages=5, **SMALL)
     with obsdiff.dense_pass(sd3(), PROMPTS[:3], [config], progress=False) as dense:
-        waiting = dense.trajectory.recording.shelf.store
-        before = (waiting.used, waiting.on_disk)
-        monkeypatch.setattr(AtWork, "solve", lambda *_: 1 / 0)
+        scratch = dense.trajectory.recording.cache.store
+        before = (scratch.used, scratch.on_disk)
+        monkeypatch.setattr(Executor, "solve", lambda *_: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             obsdiff.prune_(sd3(), PROMPTS[:3], config, dense=dense)
-        assert (waiting.used, waiting.on_disk) == before
+        assert (scratch.used, scratch.on_disk) == before
         monkeypatch.undo()
         obsdiff.prune_(sd3(), PROMPTS[:3], config, dense=dense)
-        assert (waiting.used, waiting.on_disk) == before
+        assert (scratch.used, scratch.on_disk) == before

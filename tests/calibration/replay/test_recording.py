@@ -1,13 +1,13 @@
 import pytest
 import torch
 
-from obsdiff.calibration.replay.recording import Recording, Shelf, recorded
+from obsdiff.calibration.replay.recording import Recording, TensorCache, recorded
 from obsdiff.pipelines.run import Run
-from obsdiff.runtime.scratch import LOCK, store
+from obsdiff.runtime.scratch import SCRATCH_LOCK, open_scratch
 
 
 def files(folder):
-    return [file for file in folder.iterdir() if file.name != LOCK]
+    return [file for file in folder.iterdir() if file.name != SCRATCH_LOCK]
 
 
 @pytest.mark.parametrize("room", [0, 1e9])
@@ -17,17 +17,17 @@ def test_trees_come_back_as_they_were_from_memory_and_disk(room):
         {"a": [torch.ones(2, dtype=torch.bfloat16), None, "text"]},
         3,
     )
-    with store(room) as waiting:
-        shelf = Shelf(waiting)
-        kept = shelf.put_all(tree)
+    with open_scratch(room) as scratch:
+        cache = TensorCache(scratch)
+        kept = cache.put_all(tree)
         tree[0].zero_()  # the shelf has a copy
-        first, second, third = shelf.get_all(kept)
+        first, second, third = cache.get_all(kept)
         assert torch.equal(first, torch.arange(6.0).view(2, 3).T)
         assert second["a"][0].dtype == torch.bfloat16
         assert (second["a"][1:], third) == ([None, "text"], 3)
-        assert (waiting.on_disk > 0) == (room == 0) == bool(files(waiting.folder))
-        shelf.drop_all(kept)
-        assert (waiting.used, waiting.on_disk, files(waiting.folder)) == (0, 0, [])
+        assert (scratch.on_disk > 0) == (room == 0) == bool(files(scratch.folder))
+        cache.drop_all(kept)
+        assert (scratch.used, scratch.on_disk, files(scratch.folder)) == (0, 0, [])
 
 
 @pytest.mark.parametrize("room", [0, 1e9])
@@ -37,15 +37,15 @@ def test_calls_are_written_down_and_what_stays_the_same_is_kept_once(room):
             return x + t
 
     run, denoiser, text = Run(None), Denoiser(), torch.ones(1000)
-    with store(room) as waiting:
-        recording = Recording(Shelf(waiting))
+    with open_scratch(room) as scratch:
+        recording = Recording(TensorCache(scratch))
         with recorded(run, denoiser, recording):
             for step in range(4):
                 run.step, run.prompts = step, 2
                 denoiser(torch.full((3,), float(step)), step, text=text.clone())
         denoiser(text, 1)  # the hook is gone
         assert [(c.step, c.prompts) for c in recording.calls] == [(step, 2) for step in range(4)]
-        (x, t), kwargs = recording.shelf.get_all(recording.calls[2].inputs)
+        (x, t), kwargs = recording.cache.get_all(recording.calls[2].inputs)
         assert torch.equal(x, torch.full((3,), 2.0))
         assert (t, torch.equal(kwargs["text"], text)) == (2, True)
-        assert waiting.used + waiting.on_disk == 4000 + 4 * 12
+        assert scratch.used + scratch.on_disk == 4000 + 4 * 12

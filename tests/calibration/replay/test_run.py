@@ -8,8 +8,8 @@ import torch
 from obsdiff import prune_
 from obsdiff.calibration.hooks import calibrate
 from obsdiff.calibration.packages import plan_packages
-from obsdiff.calibration.replay.recording import Shelf
-from obsdiff.calibration.replay.run import record, replayed
+from obsdiff.calibration.replay.recording import TensorCache
+from obsdiff.calibration.replay.run import record_trajectory, replay_packages
 from obsdiff.calibration.selection import select, select_groups
 from obsdiff.config import PruningConfig
 from obsdiff.errors import CalibrationError
@@ -17,8 +17,8 @@ from obsdiff.layerwise.structured import prune_groups_
 from obsdiff.models.discovery import find_blocks
 from obsdiff.models.linear_view import layer_shapes
 from obsdiff.pipelines.run import prepared
-from obsdiff.runtime.scratch import store
-from tests.calibration.test_hooks import denoiser_of, plan
+from obsdiff.runtime.scratch import open_scratch
+from tests.calibration.test_hooks import calibration_set, denoiser_of
 
 from ...conftest import flux, sd, sd3
 from ...coverage_of_models import build
@@ -35,7 +35,9 @@ def hooks(model: torch.nn.Module) -> int:
     )
 
 
-def replay_all(pipe, packages: int, change, room: float = 1e9, job=None, wanted: str | None = None):
+def replay_all(
+    pipe, packages: int, change, room: float = 1e9, pruning_plan=None, wanted: str | None = None
+):
     """{layer: Hessian} of every package by replay; change(package) stands for pruning it. Also the inputs of the recorded calls."""
     denoiser, found = denoiser_of(pipe), {}
     before = hooks(denoiser)
@@ -45,21 +47,27 @@ def replay_all(pipe, packages: int, change, room: float = 1e9, job=None, wanted:
         PruningConfig(packages=packages, calibration="replay", blocks=wanted),
     )
     plans = plan_packages(blocks, linears, config)
-    with store(room) as waiting, prepared(pipe) as run:
-        shelf = Shelf(waiting)
-        trajectory, first = record(
+    with open_scratch(room) as scratch, prepared(pipe) as run:
+        cache = TensorCache(scratch)
+        trajectory, first = record_trajectory(
             run,
             denoiser,
             blocks,
             list(plans[0].taps),
-            job or plan(height=16, width=16),
-            shelf,
+            pruning_plan or calibration_set(height=16, width=16),
+            cache,
             None,
             lambda n: None,
         )
-        inputs = [shelf.get_all(call.inputs) for call in trajectory.recording.calls]
-        later = replayed(
-            run, denoiser, trajectory, plans, job or plan(height=16, width=16), None, lambda n: None
+        inputs = [cache.get_all(call.inputs) for call in trajectory.recording.calls]
+        later = replay_packages(
+            run,
+            denoiser,
+            trajectory,
+            plans,
+            pruning_plan or calibration_set(height=16, width=16),
+            None,
+            lambda n: None,
         )
         for i, package in enumerate(plans):
             hessians = first if i == 0 else next(later)
@@ -82,7 +90,7 @@ def test_nothing_pruned_gives_the_hessians_of_one_dense_pass(make, room, wanted)
             run,
             denoiser_of(pipe),
             [tap for p in plans for tap in p.taps],
-            plan(height=16, width=16),
+            calibration_set(height=16, width=16),
         )
     for tap, hessian in dense.items():
         other = found[tap.layers[0]]
@@ -138,7 +146,7 @@ def test_what_can_not_be_replayed_says_so():
     with pytest.raises(
         CalibrationError, match="calibration replay can't run this model block by block"
     ):
-        replay_all(pipe, 2, lambda package: None, job=plan(steps=1))
+        replay_all(pipe, 2, lambda package: None, pruning_plan=calibration_set(steps=1))
 
 
 def test_a_call_ends_when_the_package_has_seen_its_inputs():
@@ -177,10 +185,13 @@ def test_shrunk_packages_are_replayed_as_they_are_then(make):
     groups = [
         group for group in select_groups(blocks, config) if group.consumers[0] in first.layers
     ]
-    with store(1e9) as waiting, prepared(pipe) as run:
-        shelf, job = Shelf(waiting), plan(height=16, width=16, weighting=("uniform", 1.0, 1.0))
-        trajectory, hessians = record(
-            run, denoiser, blocks, list(first.taps), job, shelf, None, lambda n: None
+    with open_scratch(1e9) as scratch, prepared(pipe) as run:
+        cache, pruning_plan = (
+            TensorCache(scratch),
+            calibration_set(height=16, width=16, weighting=("uniform", 1.0, 1.0)),
+        )
+        trajectory, hessians = record_trajectory(
+            run, denoiser, blocks, list(first.taps), pruning_plan, cache, None, lambda n: None
         )
         prune_groups_(
             denoiser,
@@ -192,7 +203,9 @@ def test_shrunk_packages_are_replayed_as_they_are_then(make):
         found = {
             tap.layers[0]: h
             for tap, h in next(
-                replayed(run, denoiser, trajectory, [first, last], job, None, lambda n: None)
+                replay_packages(
+                    run, denoiser, trajectory, [first, last], pruning_plan, None, lambda n: None
+                )
             ).items()
         }
         seen = {layer: [] for layer in found}
@@ -202,7 +215,7 @@ def test_shrunk_packages_are_replayed_as_they_are_then(make):
             )
         with torch.no_grad():
             for call in trajectory.recording.calls:
-                args, kwargs = shelf.get_all(call.inputs)
+                args, kwargs = cache.get_all(call.inputs)
                 denoiser(*args, **kwargs)
     for layer, hessian in found.items():
         torch.testing.assert_close(

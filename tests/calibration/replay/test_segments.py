@@ -2,13 +2,13 @@ import pytest
 import torch
 
 from obsdiff.calibration.hooks import calibrate
-from obsdiff.calibration.replay.recording import Recording, Shelf, recorded
-from obsdiff.calibration.replay.segments import Order, Stop, answering, needed_until
+from obsdiff.calibration.replay.recording import Recording, TensorCache, recorded
+from obsdiff.calibration.replay.segments import CallOrder, StopForward, answering, needed_until
 from obsdiff.models.discovery import find_blocks
 from obsdiff.models.linear_view import layer_shapes
 from obsdiff.pipelines.run import prepared
-from obsdiff.runtime.scratch import store
-from tests.calibration.test_hooks import denoiser_of, plan, taps_of
+from obsdiff.runtime.scratch import open_scratch
+from tests.calibration.test_hooks import calibration_set, denoiser_of, taps_of
 
 from ...conftest import flux, sd, sd3
 
@@ -16,11 +16,16 @@ from ...conftest import flux, sd, sd3
 def observed(pipe, steps: int = 2):
     """The order of the denoiser's segments, and the inputs of its first call."""
     denoiser = denoiser_of(pipe)
-    with store(1e9) as waiting, prepared(pipe) as run:
-        recording, order = Recording(Shelf(waiting)), Order(find_blocks(layer_shapes(denoiser)))
+    with open_scratch(1e9) as scratch, prepared(pipe) as run:
+        recording, order = (
+            Recording(TensorCache(scratch)),
+            CallOrder(find_blocks(layer_shapes(denoiser))),
+        )
         with recorded(run, denoiser, recording), order.watched(denoiser):
-            calibrate(run, denoiser, taps_of(pipe)[:1], plan(steps=steps, height=16, width=16))
-        return order, recording.shelf.get_all(recording.calls[0].inputs)
+            calibrate(
+                run, denoiser, taps_of(pipe)[:1], calibration_set(steps=steps, height=16, width=16)
+            )
+        return order, recording.cache.get_all(recording.calls[0].inputs)
 
 
 @pytest.mark.parametrize(("make", "segments"), [(sd3, 3), (flux, 4)])
@@ -55,16 +60,16 @@ def test_segments_that_answer_compute_nothing_and_come_back():
     before = pipe.transformer(*args, **kwargs)[0]
 
     def stop():
-        raise Stop
+        raise StopForward
 
-    with answering(pipe.transformer, order.names, {1: stop}), pytest.raises(Stop):
+    with answering(pipe.transformer, order.names, {1: stop}), pytest.raises(StopForward):
         pipe.transformer(*args, **kwargs)
     assert not any("forward" in vars(block) for block in blocks)
     assert torch.equal(pipe.transformer(*args, **kwargs)[0], before)
 
 
 def test_blocks_that_are_skipped_or_looped_are_said():
-    order = Order(find_blocks(layer_shapes(sd3().transformer)))
+    order = CallOrder(find_blocks(layer_shapes(sd3().transformer)))
     order.calls = [["transformer_blocks.0", "transformer_blocks.1"]]
     assert "not called once each" in order.why_not()
     order.calls = [list(order.candidates), list(order.candidates)[::-1]]

@@ -31,7 +31,7 @@ from obsdiff.evaluation.judges.features import features_of, open_extractor
 from obsdiff.evaluation.judges.files import EMOJI_CLIP, Judges, find_judges
 from obsdiff.evaluation.judges.image_reward import NAMES, ImageReward, load_image_reward
 from obsdiff.evaluation.judges.inception import Inception, load_inception
-from obsdiff.evaluation.judges.lpips import AlexNet, heads, load_alexnet, lpips
+from obsdiff.evaluation.judges.lpips import AlexNet, load_alexnet, lpips, lpips_heads
 from obsdiff.evaluation.judges.scores import judged
 from obsdiff.evaluation.judges.weights import NotAtHand, fill_, read_weights
 from obsdiff.pipelines.builtin import builtin_path
@@ -297,7 +297,7 @@ def test_inception_runs_its_layers_as_torchmetrics_does(inception, monkeypatch):
 
 
 def test_lpips_is_torchmetrics(alexnet, monkeypatch):
-    net, weights = load_alexnet(alexnet), heads()
+    net, weights = load_alexnet(alexnet), lpips_heads()
     x, y = (torch.stack([as_tensor(i) for i in images(3, side=64, seed=s)]) for s in (1, 2))
 
     def bare(name: str, pretrained: bool) -> nn.Sequential:

@@ -21,7 +21,7 @@ from obsdiff.evaluation.report import page as report
 from obsdiff.evaluation.report.merge import group_names, merge, names_apart
 from obsdiff.evaluation.report.page import read_results, write_page
 from obsdiff.evaluation.report.pictures import data_url
-from obsdiff.evaluation.report.tables import gone
+from obsdiff.evaluation.report.tables import removed_cell
 
 CHROMIUM = (
     shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -733,5 +733,7 @@ def test_without_a_script_the_tables_are_whole(run, tmp_path):
 
 
 def test_channels_that_left_are_said_like_heads():
-    found = gone({"channels": {"removed": 8, "total": 32}, "heads": {"removed": 1, "total": 4}})
+    found = removed_cell(
+        {"channels": {"removed": 8, "total": 32}, "heads": {"removed": 1, "total": 4}}
+    )
     assert (found["text"], found["value"]) == ("1 of 4 heads and 8 of 32 channels", "0.25")
