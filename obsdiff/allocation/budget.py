@@ -19,7 +19,7 @@ from ..calibration.selection import kept_count
 from ..config import PruningConfig
 from ..errors import UserError
 from ..models.geometry import items
-from ..models.structure import Group, group_name
+from ..models.structure import Group
 from ..models.surgery import shrink_
 from ..pipelines.run import denoiser_call
 from .group_curves import NO_TARGET, LossCurve, is_movable, steps_of
@@ -68,9 +68,7 @@ def budget_of(pipe: Any, plan: PruningPlan) -> Budget:
     if unit != "latency":
         return counted(unit, target, plan.denoiser, plan.groups, plan.config, call)
     savings, table = seconds_saved(plan.denoiser, plan.groups, call, plan.config)
-    most = {
-        group_name(group): left_at_most(plan.denoiser, group, plan.config) for group in plan.groups
-    }
+    most = {group.name: left_at_most(plan.denoiser, group, plan.config) for group in plan.groups}
     share, _, dense = time_ratio(
         plan.denoiser, shrunk_to(plan.denoiser, plan.groups, most), call, ROUNDS
     )
@@ -92,7 +90,7 @@ def counted(
     dense, each = amount_of(unit, denoiser, inputs), of_an_item(unit, denoiser, groups, inputs)
     savings = {}
     for group in groups:
-        name = group_name(group)
+        name = group.name
         step, most = steps_of(group, items(denoiser, group), config)
         savings[name] = [float(each[name] * step * k) for k in range(most // step + 1)]
     found = Budget(unit, target, dense, 0.0, savings)
@@ -130,9 +128,7 @@ def saved_at(
 ) -> float:
     """What a group saves with so many items left."""
     total = items(denoiser, group)
-    return along(
-        budget.savings[group_name(group)], (total - left) / steps_of(group, total, config)[0]
-    )
+    return along(budget.savings[group.name], (total - left) / steps_of(group, total, config)[0])
 
 
 def along(row: list[float], place: float) -> float:
@@ -251,7 +247,7 @@ def shrunk_to(dense: nn.Module, groups: list[Group], left: Left) -> nn.Module:
     """A copy of a denoiser with so many items left of every group, whichever."""
     model = copy.deepcopy(dense)
     for group in groups:
-        shrink_(model, group, list(range(left[group_name(group)])))
+        shrink_(model, group, list(range(left[group.name])))
     return model
 
 

@@ -23,7 +23,7 @@ from ..config.choices import BUDGETS, MOST_ALLOCATED
 from ..errors import NotPositiveDefinite
 from ..models.geometry import columns, items
 from ..models.linear_view import matrix
-from ..models.structure import Group, Tap, group_name
+from ..models.structure import Group, Tap
 from ..pipelines.run import denoiser_call
 from ..solvers.obs_structured import Consumer, obs_heads, obs_neurons
 from ..solvers.problem import squared_error
@@ -90,11 +90,9 @@ def allocate_groups(
             config,
             base,
         )
-        own[group_name(group)] = replace(
-            curve, saved=tuple(part[group_name(group)] for part in saved)
-        )
+        own[group.name] = replace(curve, saved=tuple(part[group.name] for part in saved))
     curves: dict[str, LossCurve] = context.ranks.gather_dicts(own)
-    names = [group_name(group) for group in groups]
+    names = [group.name for group in groups]
     effects = {
         "sensitivity": {name: curves[name].effect for name in names} if base is not None else {}
     }

@@ -26,7 +26,7 @@ from torch import nn
 
 from ..config import PruningConfig
 from ..models.geometry import items
-from ..models.structure import Group, group_name
+from ..models.structure import Group
 from ..models.surgery import shrink_
 from ..runtime.timing import interleaved
 from .group_curves import steps_of
@@ -52,7 +52,7 @@ def seconds_saved(
         seconds = timed_sizes(denoiser, group, call, left)
         table.append(
             {
-                "groups": [group_name(one) for one in alike],
+                "groups": [one.name for one in alike],
                 "kind": group.kind,
                 "left": left,
                 "seconds": seconds,

@@ -22,7 +22,7 @@ from ..models.geometry import unit_size as width
 from ..models.linear_view import matrix
 from ..models.macs import count_macs, macs_by_module
 from ..models.meta_device import macs_or_why_not, on_meta
-from ..models.structure import Group, group_name
+from ..models.structure import Group
 
 UNITS = {"parameters": "parameters", "macs": "multiply-accumulates", "bytes": "bytes"}
 
@@ -51,9 +51,7 @@ def of_an_item(
         way = partial(
             macs_of_an_item, macs_by_module(denoiser, partial(denoiser, **arguments)), denoiser
         )
-    return {
-        group_name(group): way(group) if items(denoiser, group) > 1 else 0.0 for group in groups
-    }
+    return {group.name: way(group) if items(denoiser, group) > 1 else 0.0 for group in groups}
 
 
 def size_of_an_item(unit: str, denoiser: nn.Module, group: Group) -> float:

@@ -26,7 +26,7 @@ from ..config import PruningConfig
 from ..models.geometry import columns, items, sections
 from ..models.linear_view import matrix
 from ..models.removable import FIXED, normalised, removal_refusal
-from ..models.structure import Block, Group, group_name
+from ..models.structure import Block, Group
 from ..pipelines.record import PruningReport
 from ..runtime.mapped_weights import spill_, unmap_
 from ..solvers.permutation import kept, permutation
@@ -160,7 +160,7 @@ def orders_of(
     found, left = reached(context.denoiser, blocks, config, set(diagonals))
     orders, shares = {}, {}
     for movable in found[context.ranks.rank :: context.ranks.size]:
-        scores, name = scores_of(context.denoiser, movable, diagonals), group_name(movable.group)
+        scores, name = scores_of(context.denoiser, movable, diagonals)(movable.group)
         order, whole = (
             permutation(scores, *config.group, seed=config.seed),
             scores.sum(dtype=torch.float64),
@@ -182,7 +182,7 @@ def orders_of(
         layer
         for movable in found
         for layer in movable.group.consumers
-        if layer in diagonals and group_name(movable.group) in orders
+        if layer in diagonals and movable.group.name in orders
     }
     before, after = (sum(row[i] for row in shares) / max(1, len(shares)) for i in range(2))
     record = {
@@ -220,12 +220,10 @@ def permute_by_(
 ) -> DensePass:
     """Put the groups into their orders, in the model, and say what the dense pass has to say in them. The pass itself stays as it is."""
     takes: dict[str, Tensor] = {}
-    for group in (
-        group for block in blocks for group in block.groups if group_name(group) in orders
-    ):
+    for group in (group for block in blocks for group in block.groups if group.name in orders):
         mine, order = (
             movable_order(context.denoiser, group, config.group[1]),
-            torch.tensor(orders[group_name(group)], device="cpu"),
+            torch.tensor(orders[group.name], device="cpu"),
         )
         changed = [name for name, parts in mine.rows.items() if parts] + list(group.consumers)
         if config.memory_budget_gib:

@@ -20,7 +20,7 @@ from ..config import PruningConfig
 from ..errors import NotPositiveDefinite
 from ..models.geometry import columns, items, rows, unit_size
 from ..models.linear_view import matrix, write_
-from ..models.structure import Group, group_name
+from ..models.structure import Group
 from ..models.surgery import shrink_
 from ..pipelines.record import GroupRecord, LayerRecord
 from ..solvers import BASELINES
@@ -199,7 +199,7 @@ def choose_items(
 ) -> GroupRecord:
     """Choose what leaves one group and take it out of its consumers."""
     total = items(denoiser, group)
-    kept = int(left.get(group_name(group), kept_count(group, total, config)))
+    kept = int(left.get(group.name, kept_count(group, total, config)))
     reads = columns(denoiser, group, total)
     mine = [consumers[name] for name in group.consumers]
     if config.method == "obs" and group.kind != "neurons":

@@ -38,6 +38,11 @@ class Group:
     refused: str = ""  # why this group is never pruned
     norm: str = ""  # of channels: the GroupNorm between producers and consumers
 
+    @property
+    def name(self) -> str:
+        """A name that no other group has: "transformer_blocks.1.attn heads"."""
+        return f"{self.owner} {self.kind}"
+
 
 @dataclass(frozen=True)
 class Block:
@@ -52,8 +57,3 @@ class Block:
     @property
     def layers(self) -> tuple[str, ...]:
         return tuple(layer for unit in self.units for tap in unit for layer in tap.layers)
-
-
-def group_name(group: Group) -> str:
-    """What tells a group from all others: "transformer_blocks.1.attn heads"."""
-    return f"{group.owner} {group.kind}"

@@ -16,7 +16,6 @@ from obsdiff.allocation.group_curves import LossCurve
 from obsdiff.allocation.savings import amount_of, of_an_item
 from obsdiff.cli.main import main
 from obsdiff.errors import UserError
-from obsdiff.models.structure import group_name
 from tests.allocation.test_uniform_latency import ideal
 
 from ..conftest import PROMPTS, ddpm, flux, sd3
@@ -177,7 +176,7 @@ def test_a_latency_with_allocation_goes_by_the_table(monkeypatch):
 
     def timed(denoiser, group, call, left):
         return [
-            of_an_item("parameters", denoiser, [group], call)[group_name(group)] * float(count)
+            of_an_item("parameters", denoiser, [group], call)[group.name] * float(count)
             for count in left
         ]
 

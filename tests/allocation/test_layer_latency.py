@@ -18,7 +18,6 @@ from obsdiff.allocation.layer_latency import (
 )
 from obsdiff.config import PruningConfig
 from obsdiff.models.geometry import items
-from obsdiff.models.structure import group_name
 from obsdiff.models.surgery import shrink_
 from tests.allocation.test_savings import opened
 
@@ -58,13 +57,11 @@ def test_every_group_has_a_row_for_its_steps(monkeypatch):
     found, table = seconds_saved(denoiser, groups, call, config)
     for group in groups:
         step, most = steps_of(group, items(denoiser, group), config)
-        row = found[group_name(group)]
+        row = found[group.name]
         assert len(row) == most // step + 1
         assert row[0] == 0
         assert row == sorted(row)
-    assert sorted(name for row in table for name in row["groups"]) == sorted(
-        map(group_name, groups)
-    )
+    assert sorted(name for row in table for name in row["groups"]) == sorted(map(groups))
     assert all(seconds > 0 for row in table for seconds in row["seconds"])
     assert sum(p.numel() for p in denoiser.parameters()) == parameters
     assert len(table) == len(
@@ -75,6 +72,6 @@ def test_every_group_has_a_row_for_its_steps(monkeypatch):
 def test_attentions_to_pictures_and_to_text_are_not_the_same():
     denoiser, groups, call = opened(sd)
     alike = interchangeable(denoiser, groups, partial(denoiser, **call))
-    assert sorted(group_name(g) for some in alike for g in some) == sorted(map(group_name, groups))
+    assert sorted(g.name for some in alike for g in some) == sorted(map(groups))
     assert all(len({g.owner.rpartition(".")[2] for g in some}) == 1 for some in alike)
     assert any(len(some) > 1 for some in alike)

@@ -14,7 +14,6 @@ from obsdiff.models.discovery import require_blocks
 from obsdiff.models.geometry import items
 from obsdiff.models.linear_view import layer_shapes
 from obsdiff.models.macs import count_macs
-from obsdiff.models.structure import group_name
 from obsdiff.models.surgery import shrink_
 from obsdiff.pipelines.run import denoiser_call, prepared
 
@@ -43,7 +42,7 @@ def test_savings_add_up_to_what_is_missing_exactly(make, target, unit):
     for group in groups:
         total = items(denoiser, group)
         gone = int(torch.randint(0, total, (), generator=g))
-        expected -= gone * each[group_name(group)]
+        expected -= gone * each[group.name]
         shrink_(denoiser, group, list(range(total - gone)))
     assert amount_of(unit, denoiser, call) == expected < dense
 
