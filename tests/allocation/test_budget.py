@@ -180,8 +180,8 @@ def test_a_latency_with_allocation_goes_by_the_table(monkeypatch):
             for count in left
         ]
 
-    monkeypatch.setattr(budget, "raced", raced)
-    monkeypatch.setattr(latency_table, "timed", timed)
+    monkeypatch.setattr(budget, "time_ratio", raced)
+    monkeypatch.setattr(latency_table, "timed_sizes", timed)
     pipe = sd3()
     report = prune_(pipe, PROMPTS, PruningConfig(target_latency=0.85, allocation="obs", **QUICK))
     found = report.latency
@@ -320,7 +320,7 @@ def test_what_uniform_pruning_takes_of_a_width_that_round_to_does_not_divide_cou
 def test_a_round_to_above_every_width_leaves_neurons_alone(monkeypatch):
     monkeypatch.setattr(
         budget,
-        "raced",
+        "time_ratio",
         lambda dense, model, call, rounds: (
             sum(p.numel() for p in model.parameters()) / sum(p.numel() for p in dense.parameters()),
             1.0,

@@ -126,7 +126,7 @@ def test_without_repair_a_curve_is_what_pruning_so_many_costs_the_layers(monkeyp
     report = prune_(sd3(), PROMPTS, PruningConfig(**settings))
     monkeypatch.setattr(
         structured_sensitivity,
-        "spread",
+        "share_out",
         lambda curves: seen.update(curves=curves) or share_out(curves),
     )
     prune_(sd3(), PROMPTS, PruningConfig(allocation="obs", **settings))

@@ -49,7 +49,7 @@ def test_a_layer_by_itself_computes_what_it_does_in_the_model(make, target):
 
 
 def test_every_group_has_a_row_for_its_steps(monkeypatch):
-    monkeypatch.setattr(latency_table, "ROUNDS", 2)
+    monkeypatch.setattr(latency_table, "LAYER_ROUNDS", 2)
     monkeypatch.setattr(latency_table, "SHORTEST", 0.0)
     denoiser, groups, call = opened(sd3)
     config = PruningConfig(pattern="structured", keep_first_last=False, round_to=4)

@@ -109,7 +109,7 @@ def test_a_run_that_goes_on_finds_its_allocation(tmp_path, monkeypatch):
     whole = prune_(pipes[0], PROMPTS, config, journal=tmp_path)
     for file in sorted(tmp_path.glob("*.safetensors"))[3:]:
         file.unlink()
-    monkeypatch.setattr(sensitivity, "measured", None)  # nothing is measured again
+    monkeypatch.setattr(sensitivity, "measured_sensitivity", None)  # nothing is measured again
     rest = prune_(pipes[1], PROMPTS, config, journal=tmp_path)
     assert rest.sensitivity == whole.sensitivity
     for name, weight in pipes[0].transformer.state_dict().items():

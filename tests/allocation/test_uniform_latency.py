@@ -34,7 +34,7 @@ def ideal(monkeypatch, fixed: float = 0.2) -> list[float]:
         asked.append(config.sparsity)
         return fixed + (1 - fixed) * (1 - config.sparsity), 1.0, 1.0
 
-    monkeypatch.setattr(latency, "timed", timed)
+    monkeypatch.setattr(latency, "time_at", timed)
     return asked
 
 
@@ -65,7 +65,7 @@ def test_what_can_not_be_reached_is_a_line_before_anything_is_pruned(monkeypatch
 def test_noise_on_the_way_is_caught_at_the_end(monkeypatch):
     monkeypatch.setattr(
         latency,
-        "timed",
+        "time_at",
         lambda dense, config, call, rounds: (
             (1 - config.sparsity) * (1.1 if rounds == latency.MORE_ROUNDS else 0.9),
             1.0,
@@ -149,7 +149,7 @@ def test_what_the_last_measurement_finds_out_of_reach_is_a_line(monkeypatch):
     """With a few rounds all that can leave is enough, with more it is not."""
     monkeypatch.setattr(
         latency,
-        "timed",
+        "time_at",
         lambda dense, config, call, rounds: (
             1 - 0.5 * config.sparsity + 0.02 * (rounds == latency.MORE_ROUNDS),
             1.0,

@@ -56,7 +56,7 @@ def test_one_process_asks_nobody():
     alone, hessian = Ranks.here(), Hessian.zeros(3)
     assert alone == Ranks(0, 1)
     assert alone.from_rank_zero(lambda: 3) == 3
-    alone.add_(hessian, 0)
+    hessian.reduce_(alone, 0)
     assert hessian.columns == 3
 
 

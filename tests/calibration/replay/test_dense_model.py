@@ -240,7 +240,7 @@ def test_what_can_not_be_asymmetric_is_refused(settings, words):
 def test_a_run_that_fails_gives_back_what_it_took_of_a_shared_pass(monkeypatch):
     config = PruningConfig(calibration="replay", asymmetric=True, packages=5, **SMALL)
     with obsdiff.dense_pass(sd3(), PROMPTS[:3], [config], progress=False) as dense:
-        scratch = dense.trajectory.recording.cache.store
+        scratch = dense.trajectory.recording.cache.scratch
         before = (scratch.used, scratch.on_disk)
         monkeypatch.setattr(Executor, "solve", lambda *_: 1 / 0)
         with pytest.raises(ZeroDivisionError):

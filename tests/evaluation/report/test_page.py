@@ -474,7 +474,7 @@ def test_the_page_stays_below_its_size_and_says_what_is_left_out(run, monkeypatc
         dense_images=["dense/000.png", "dense/001.png"],
     )
     assert "to keep the page small" not in page_of(run, small)
-    monkeypatch.setattr(report, "LARGEST", 2_500_000)
+    monkeypatch.setattr(report, "LARGEST_PAGE", 2_500_000)
     page = page_of(run, small)
     assert 2_000_000 < len(page.encode()) <= 2_500_000
     shown = page.count('<div class="prompt">prompt ')
@@ -484,13 +484,13 @@ def test_the_page_stays_below_its_size_and_says_what_is_left_out(run, monkeypatc
         in page
     )
     assert page.count("<img") == 3 * shown + 2  # the small comparison has all of its pictures
-    monkeypatch.setattr(report, "LARGEST", 600_000)
+    monkeypatch.setattr(report, "LARGEST_PAGE", 600_000)
     page = page_of(run, small)
     assert len(page.encode()) <= 600_000
     assert (
         page.count('<div class="prompt">prompt ') >= 8
     )  # smaller pictures rather than fewer prompts than these
-    monkeypatch.setattr(report, "LARGEST", 60_000)
+    monkeypatch.setattr(report, "LARGEST_PAGE", 60_000)
     with pytest.raises(UserError, match="without a picture"):
         page_of(run, small)
 
