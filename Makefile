@@ -12,10 +12,10 @@ INSTALLED := $(VENV)/.installed
 .PHONY: demo test bench stress lint install
 install: $(INSTALLED)
 
-$(INSTALLED): pyproject.toml $(CONSTRAINTS)
+$(INSTALLED): pyproject.toml obsdiff-emoji/pyproject.toml $(CONSTRAINTS)
 	test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
 	$(PIP) $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) torch
-	$(PIP) --editable '.[dev]'
+	$(PIP) --editable ./obsdiff-emoji --editable '.[dev]'
 	touch $@
 
 demo: $(INSTALLED)

@@ -1,5 +1,5 @@
-"""Put the trained parts together, in float16: obsdiff/builtin/emoji-sd3, a plain StableDiffusion3Pipeline, or emoji-unet, a plain
-StableDiffusionPipeline with emoji-sd3's autoencoder and first text encoder.
+"""Put the trained parts together, in float16, in obsdiff-emoji/obsdiff_emoji: emoji-sd3, a plain
+StableDiffusion3Pipeline, or emoji-unet, a plain StableDiffusionPipeline with emoji-sd3's autoencoder and first text encoder.
 
     python -m training.assemble [emoji-sd3|emoji-unet]        # seconds
 
@@ -34,7 +34,7 @@ from transformers import (
     T5Tokenizer,
 )
 
-from obsdiff.pipelines.builtin import BUILTINS, HERE
+from obsdiff.pipelines.builtin import BUILTINS, builtin_path
 
 from .clip import OUT as CLIP
 from .data import load
@@ -114,13 +114,14 @@ def settings_of(model: str) -> dict[str, float]:
 
 def save_clips() -> None:
     """The CLIPs that judge, beside the pipelines."""
+    models = builtin_path("emoji-clip").parent
     for name in ("clip", "judge"):
         if (CLIP / name).exists():
             CLIPModel.from_pretrained(CLIP / name).to(torch.float16).save_pretrained(
-                HERE / f"emoji-{name}", safe_serialization=True
+                models / f"emoji-{name}", safe_serialization=True
             )
             CLIPTokenizer.from_pretrained(CLIP / "tokenizer").save_pretrained(
-                HERE / f"emoji-{name}"
+                models / f"emoji-{name}"
             )
 
 
@@ -139,7 +140,7 @@ def main() -> None:
     )
     parser.add_argument("model", nargs="?", default="emoji-sd3", choices=BUILTINS)
     model = parser.parse_args().model
-    folder = HERE / model
+    folder = builtin_path(model)
     card = (folder / "README.md").read_text() if (folder / "README.md").exists() else None
     shutil.rmtree(folder, ignore_errors=True)
     made = sd3_pipeline() if model == "emoji-sd3" else unet_pipeline()

@@ -20,7 +20,7 @@ from transformers import (
     CLIPTokenizer,
 )
 
-from obsdiff.pipelines.builtin import HERE
+from obsdiff.pipelines.builtin import builtin_path
 
 from .data import CACHE, SIZE, as_input, load
 from .loop import BF16, train
@@ -150,7 +150,7 @@ def main() -> None:
     torch.manual_seed(2 if args.judge else 1)
     pictures, rows = load()
     known = torch.tensor([not row["held_out"] for row in rows])
-    shipped = HERE / "emoji-clip"
+    shipped = builtin_path("emoji-clip")
     if (OUT / "tokenizer").exists() or (
         args.judge and shipped.exists()
     ):  # the judges read the same words

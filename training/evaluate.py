@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 from transformers import CLIPModel, CLIPTokenizer
 
-from obsdiff.pipelines.builtin import BUILTINS, HERE, builtin_path
+from obsdiff.pipelines.builtin import BUILTINS, builtin_path
 from obsdiff.pipelines.folder import open_folder
 from obsdiff.pipelines.load import load_pipeline
 
@@ -103,7 +103,7 @@ def main() -> None:
         call = {"max_sequence_length": 1}
     with torch.no_grad():
         drawn = draw(pipe, captions, steps, guidance, **call)
-    ids = tokenize(CLIPTokenizer.from_pretrained(HERE / "emoji-clip"), captions)
+    ids = tokenize(CLIPTokenizer.from_pretrained(builtin_path("emoji-clip")), captions)
     result = {
         "model": args.model,
         "captions": len(captions),
@@ -111,7 +111,7 @@ def main() -> None:
         "steps": steps,
         "guidance": guidance,
     }
-    for name, folder in {"clip": HERE / "emoji-clip", "judge": CLIP / "judge"}.items():
+    for name, folder in {"clip": builtin_path("emoji-clip"), "judge": CLIP / "judge"}.items():
         if folder.exists():
             judge = CLIPModel.from_pretrained(folder, dtype=torch.float32).eval()
             result[name] = {

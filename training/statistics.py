@@ -1,6 +1,6 @@
 """Features of real training pictures by emoji-clip: what FID and KID of the built-in pipelines are measured against.
 
-    python -m training.statistics        # seconds; writes obsdiff/builtin/emoji-clip/real.safetensors
+    python -m training.statistics        # seconds; writes obsdiff-emoji/obsdiff_emoji/emoji-clip/real.safetensors
 
 2,000 pictures drawn at random from those of known names; float16. The file names the digest of the CLIP that made it, and is refused
 beside another one: run this again after `training.assemble`.
@@ -13,7 +13,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from obsdiff.evaluation.judges.features import features_of, file_digest, open_extractor
-from obsdiff.evaluation.judges.files import EMOJI_CLIP
+from obsdiff.pipelines.builtin import builtin_path
 
 from .data import load
 
@@ -29,18 +29,19 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
+    clip = builtin_path("emoji-clip")
     pictures, rows = load()
     known = torch.tensor([not row["held_out"] for row in rows]).nonzero().flatten()
     chosen = known[
         torch.randperm(len(known), generator=torch.Generator().manual_seed(SEED))[: args.count]
     ]
     images = (Image.fromarray(picture.numpy()) for picture in pictures[chosen])
-    features = features_of(images, open_extractor(EMOJI_CLIP)).half()
-    file = EMOJI_CLIP / "real.safetensors"
+    features = features_of(images, open_extractor(clip)).half()
+    file = clip / "real.safetensors"
     save_file(
         {"features": features.contiguous()},
         file,
-        {"digest": file_digest(EMOJI_CLIP), "pictures": "training, known names", "seed": str(SEED)},
+        {"digest": file_digest(clip), "pictures": "training, known names", "seed": str(SEED)},
     )
     print(f"{file.name}: {tuple(features.shape)}, {file.stat().st_size / 1e6:.2f} MB")
 

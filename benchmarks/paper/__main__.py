@@ -5,7 +5,7 @@
     python -m benchmarks.paper check                                                emoji-sd3's null tokens, one against 256
     python -m benchmarks.paper write                                                docs/results.md and its plots from what was measured
 
-Rows are kept in benchmarks/results/paper/, Hessians in benchmarks/cache/ (some 3 GB, not in git). It needs the `training` extra
+Rows are kept in benchmarks/results/paper/, Hessians in benchmarks/cache/ (some 3 GB, not in git). It needs the `train` extra
 only to make models anew, not here.
 """
 

@@ -10,11 +10,12 @@ from typing import Any
 
 from ..config import PruningConfig
 from ..errors import UserError
-from ..pipelines.builtin import builtin_info
+from ..pipelines.builtin import BUILTINS, builtin_info, builtin_path
 from ..pipelines.folder import Folder, read_prompts
 from ..pipelines.partial_output import check_output
 from ..pipelines.replaceable import INDEX
 from ..pipelines.single_file import open_model
+from ..runtime.extras import require_extra
 from ..runtime.progress import say
 
 CALL = ("num_inference_steps", "guidance_scale", "height", "width")
@@ -84,6 +85,7 @@ def inspect_command(args: argparse.Namespace) -> None:
 
 
 def report_command(args: argparse.Namespace) -> None:
+    require_extra("report", "report")
     from ..evaluation.report.page import check_page, write_page
 
     check_page(args.output, args.overwrite)
@@ -99,6 +101,8 @@ def verify_command(args: argparse.Namespace) -> None:
 
 
 def demo_command(args: argparse.Namespace) -> None:
+    require_extra("demo", "demo")
+    builtin_path(BUILTINS[0])
     check_output(args.output, args.overwrite)
     from .demo import run_demo
 

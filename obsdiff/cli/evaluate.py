@@ -11,6 +11,7 @@ from ..pipelines.folder import Folder, open_folder, read_prompts
 from ..pipelines.partial_output import check_output
 from ..pipelines.record import RECORD
 from ..pipelines.single_file import open_model
+from ..runtime.extras import require_extra
 from ..runtime.json_files import read_json
 from ..runtime.progress import say
 from .commands import (
@@ -26,6 +27,7 @@ from .commands import (
 
 
 def evaluate_command(args: argparse.Namespace) -> None:
+    require_extra("eval", "evaluate")
     for name, least in (("num_prompts", 1), ("batch_size", 1), ("seed", 0), ("rounds", 0)):
         whole(name, getattr(args, name), least)
     config = config_of(

@@ -23,10 +23,6 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torchmetrics.functional.image import (
-    peak_signal_noise_ratio,
-    structural_similarity_index_measure,
-)
 
 RESAMPLES = 2000
 GROUPS = 128  # the jackknife leaves out one prompt at a time; with more prompts than this, one group of them
@@ -82,6 +78,8 @@ def relative_latent_error(pruned: Tensor, dense: Tensor, seed: int = 0) -> Figur
 def psnr(pruned: Tensor, dense: Tensor) -> Figure:
     """Peak signal-to-noise ratio in dB, 10 log10(255^2 / MSE), of pictures (N, 3, H, W) uint8 against the dense ones; higher is
     nearer. Infinite for equal pictures, and then not a figure."""
+    from torchmetrics.functional.image import peak_signal_noise_ratio
+
     equal = int((pruned == dense).flatten(1).all(1).sum())
     if equal:
         return not_run(
@@ -93,6 +91,8 @@ def psnr(pruned: Tensor, dense: Tensor) -> Figure:
 def ssim(pruned: Tensor, dense: Tensor) -> Figure:
     """Structural similarity (Wang et al. 2004, eq. 13; Gaussian window of 11, deviation 1.5) of pictures (N, 3, H, W) uint8 against
     the dense ones: at most 1, which is the same picture."""
+    from torchmetrics.functional.image import structural_similarity_index_measure
+
     return mean_of(per_image(structural_similarity_index_measure, pruned, dense))
 
 

@@ -1,28 +1,49 @@
-"""The trained pipelines that ship inside the package, so that every claim can be checked on any machine.
+"""The trained pipelines, so that every claim can be checked on any machine. They are a package of their own, obsdiff-emoji.
 
 Each folder is a plain diffusers pipeline, with builtin.json (recommended settings of the pipeline's call and number of
-calibration prompts), calibration_prompts.txt and, apart
-from them, evaluation_prompts.txt beside it.
+calibration prompts), calibration_prompts.txt and, apart from them, evaluation_prompts.txt beside it.
+
+The package holds data alone. It is located on the import path and never imported; a checkout of the repository uses its own
+copy. The working folder, which `python -m` puts on the import path, is not searched: a folder obsdiff_emoji there may be
+anyone's.
 """
 
 import json
+import sys
+from importlib.machinery import PathFinder
 from pathlib import Path
 from typing import Any
 
 from ..errors import UserError
 
-HERE = Path(__file__).parents[1] / "builtin"
+PACKAGE = "obsdiff_emoji"
+CHECKOUT = Path(__file__).parents[2] / "obsdiff-emoji"  # absent where obsdiff is installed
 BUILTINS = ("emoji-sd3", "emoji-unet")
+EMOJI_CLIP = "emoji-clip"  # beside them: the CLIP that judges their pictures
+
+
+def find_models() -> Path | None:
+    """The folder of the built-in models; None if obsdiff-emoji is not installed."""
+    here = Path.cwd()
+    installed = [place for place in sys.path if Path(place).resolve() != here]
+    spec = PathFinder.find_spec(PACKAGE, [str(CHECKOUT), *installed])
+    return Path(spec.origin).parent if spec and spec.origin else None
 
 
 def builtin_path(name: str) -> Path:
-    """The folder of a built-in pipeline. UserError for an unknown name."""
-    if name not in BUILTINS:
-        raise UserError(f"built-in model: expected one of {', '.join(BUILTINS)}; found {name!r}")
-    return HERE / name
+    """The folder of a built-in model. UserError for an unknown name, or if obsdiff-emoji is not installed."""
+    known = (*BUILTINS, EMOJI_CLIP)
+    if name not in known:
+        raise UserError(f"built-in model: expected one of {', '.join(known)}; found {name!r}")
+    folder = find_models()
+    if folder is None:
+        raise UserError(
+            f"built-in model: {name} is part of obsdiff-emoji, not installed here; pip install 'obsdiff[demo]'"
+        )
+    return folder / name
 
 
 def builtin_info(path: Path) -> dict[str, Any]:
     """{"settings": of the pipeline's call, "calibration": {"num_prompts"}} of a built-in's folder; {} for other folders."""
     file = path / "builtin.json"
-    return json.loads(file.read_text()) if file.is_file() and path.parent == HERE else {}
+    return json.loads(file.read_text()) if file.is_file() and path.parent == find_models() else {}

@@ -14,12 +14,11 @@ from torchmetrics.image.fid import FrechetInceptionDistance
 from torchmetrics.image.kid import KernelInceptionDistance
 from transformers import AutoTokenizer, CLIPModel
 
-from obsdiff import PruningConfig, prune_, save_pruned
+from obsdiff import PruningConfig, builtin_path, prune_, save_pruned
 from obsdiff.cli.main import main
 from obsdiff.evaluation.costs import step_macs
 from obsdiff.evaluation.draw import draw
 from obsdiff.evaluation.judges.clip import Clip
-from obsdiff.evaluation.judges.files import EMOJI_CLIP
 from obsdiff.evaluation.metrics import relative_latent_error
 from obsdiff.evaluation.peak_memory import peak_memory
 from obsdiff.pipelines.run import denoiser_call
@@ -28,6 +27,7 @@ from obsdiff.runtime.timing import compared, interleaved
 from ..conftest import PROMPTS, sd, sd3
 
 pytestmark = pytest.mark.filterwarnings("ignore::obsdiff.errors.CalibrationWarning")
+EMOJI_CLIP = builtin_path("emoji-clip")
 QUICK = {"num_inference_steps": 2, "guidance_scale": 3.0, "height": 16, "width": 16}
 FLAGS = [
     "--num-prompts",

@@ -6,11 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import UserError
-from ...pipelines.builtin import HERE, builtin_info
+from ...pipelines.builtin import EMOJI_CLIP, builtin_info, find_models
 from ...pipelines.headers import read_component, read_header
 from ...runtime.json_files import read_json
 
-EMOJI_CLIP = HERE / "emoji-clip"
 INCEPTION = "inception"
 WEIGHT_SUFFIXES = (".safetensors", ".pth", ".pt")
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
@@ -28,10 +27,13 @@ class Judges:
     image_reward: Path | None = None
 
     def record(self) -> dict[str, str]:
-        """What was given, for results.json; what ships with obsdiff by its name alone."""
+        """What was given, for results.json; what ships in obsdiff-emoji by its name alone."""
+        shipped = find_models()
         given = {name: path for name, path in vars(self).items() if path is not None}
         return {
-            name: str(path.relative_to(HERE) if path.is_relative_to(HERE) else path)
+            name: str(
+                path.relative_to(shipped) if shipped and path.is_relative_to(shipped) else path
+            )
             for name, path in given.items()
         }
 
@@ -41,9 +43,10 @@ def find_judges(given: dict[str, str | None], dense: Path) -> Judges:
     that holds no such model."""
     known: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
     if builtin_info(dense):
-        known = {"clip": str(EMOJI_CLIP), "features": str(EMOJI_CLIP)} | known
-        if Path(known["features"]).absolute() == EMOJI_CLIP:
-            known.setdefault("real", str(EMOJI_CLIP / "real.safetensors"))
+        judge = dense.parent / EMOJI_CLIP
+        known = {"clip": str(judge), "features": str(judge)} | known
+        if Path(known["features"]).absolute() == judge:
+            known.setdefault("real", str(judge / "real.safetensors"))
     if known.get("features") == INCEPTION:
         del known["features"]
     return Judges(**{name: FINDERS[name](value) for name, value in known.items()})

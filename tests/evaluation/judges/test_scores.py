@@ -28,7 +28,7 @@ from transformers import (
 from obsdiff.errors import UserError
 from obsdiff.evaluation.judges.clip import Clip, as_tensor, reader
 from obsdiff.evaluation.judges.features import features_of, open_extractor
-from obsdiff.evaluation.judges.files import EMOJI_CLIP, Judges, find_judges
+from obsdiff.evaluation.judges.files import Judges, find_judges
 from obsdiff.evaluation.judges.image_reward import NAMES, ImageReward, load_image_reward
 from obsdiff.evaluation.judges.inception import Inception, load_inception
 from obsdiff.evaluation.judges.lpips import AlexNet, load_alexnet, lpips, lpips_heads
@@ -39,6 +39,7 @@ from obsdiff.pipelines.builtin import builtin_path
 from ...conftest import PROMPTS, randomise, text_config, tokenizer
 
 SIDE = 32
+EMOJI_CLIP = builtin_path("emoji-clip")
 VISION = {
     "hidden_size": 16,
     "intermediate_size": 32,
