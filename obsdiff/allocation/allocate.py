@@ -1,84 +1,104 @@
 """Which layer gives up how much: uniform, by one of the allocations, or to a budget."""
 
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from typing import Any
 
 from ..calibration.context import CalibrationContext
-from ..calibration.gather import DensePass, gather
+from ..calibration.gather import DensePass, gather_dense
+from ..calibration.groups import at_sparsity
 from ..calibration.plan import PruningPlan
-from ..config.choices import BUDGETS
-from ..layerwise.journal import Journal
+from ..layerwise.journal import NullJournal
 from ..layerwise.reporting import seconds
+from ..layerwise.tasks import Allocation
 from ..pipelines.record import PruningReport
 from ..pipelines.run import prepared
 from ..runtime.distributed import Ranks
-from ..runtime.progress import Progress
-from .budget import Budget, budget_of
-from .group_curves import Spending, allocate_groups
+from .budget import Budget, budget_from, budget_of
+from .group_curves import kept_of_groups
 from .layer_sensitivity import layer_sparsities
 from .uniform_latency import sparsity_for_latency
 
 
 def meet_target(
-    pipe: Any, plan: PruningPlan, journal_: Journal | None, report: PruningReport
+    pipe: Any, plan: PruningPlan, journal: NullJournal, report: PruningReport
 ) -> tuple[PruningPlan, Budget | None]:
-    """The job with the uniform sparsity that meets its target, if it has one, and the budget where allocation is to meet it. A run that goes
-    on finds both noted."""
-    if not plan.config.budget and plan.config.target_latency is None:
+    """The plan at the uniform sparsity that meets its target size or latency.
+
+    Args:
+        pipe: the dense pipeline.
+        plan: the pruning; without a target it is returned unchanged.
+        journal: stores what was found; a resumed run reads it.
+        report: records the latency and the time.
+
+    Returns:
+        The plan, and the budget that allocation has to keep, if the config allocates.
+
+    Raises:
+        UserError: the target cannot be reached.
+    """
+    config = plan.config
+    if not config.budget and config.target_latency is None:
         return plan, None
-    name = "budget" if plan.config.budget else "latency"
+    phase, ranks = "budget" if config.budget else "latency", Ranks.here()
 
-    def found() -> dict[str, Any]:
-        note = journal_.recall(name) if journal_ else None
-        if note is None:
-            with seconds(report, name), prepared(pipe, plan.scheduler):
-                note = (
-                    asdict(budget_of(pipe, plan))
-                    if name == "budget"
-                    else sparsity_for_latency(pipe, plan)
-                )
-            if journal_:
-                journal_.note(name, note)
-        return note
+    def measure() -> dict[str, Any]:
+        with seconds(report, phase), prepared(pipe, plan.scheduler):
+            if config.budget:
+                return asdict(budget_of(pipe, plan))
+            return sparsity_for_latency(pipe, plan)
 
-    note = Ranks.here().from_rank_zero(found)
-    budget = Budget(**note) if name == "budget" else None
-    if not budget:
-        report.latency = note
-    config = replace(plan.config, sparsity=note["sparsity"], **dict.fromkeys(BUDGETS))
-    report.config = config.to_dict()
-    return replace(plan, config=config), budget
+    found = journal.once(phase, lambda: ranks.from_rank_zero(measure), ranks)
+    if not config.budget:
+        report.latency = found
+    plan = plan.at(at_sparsity(config, found["sparsity"]))
+    report.config = plan.config.to_dict()
+    return plan, budget_from(found) if config.budget else None
 
 
 def allocate(
     context: CalibrationContext,
     plan: PruningPlan,
     dense: DensePass | None,
-    journal_: Journal | None,
+    journal: NullJournal,
     report: PruningReport,
-    bar: Progress,
-    spending: Spending | None,
-) -> tuple[dict[str, float], DensePass | None]:
-    """The sparsity of every layer, or what every group keeps, where it is not the config that says so, and the dense pass that it took. A
-    run that goes on finds it noted."""
+    budget: Budget | None,
+) -> tuple[Allocation, DensePass | None]:
+    """The sparsity of every layer, or the items that stay of every group.
+
+    Args:
+        context: where the calibration runs.
+        plan: the pruning; a uniform one needs no allocation.
+        dense: a dense pass made before (None: one is made if it is needed).
+        journal: stores the allocation; a resumed run reads it.
+        report: records sensitivities, latency and time.
+        budget: what has to be saved (None: as much as uniform pruning saves).
+
+    Returns:
+        The allocation, and the dense pass, if there is one now.
+    """
     if plan.config.allocation == "uniform":
-        return {}, dense
-    found = (
-        context.ranks.from_rank_zero(lambda: journal_.recall("allocation")) if journal_ else None
-    )
-    if found is None:
-        taps = [tap for package in plan.packages for tap in package.taps]
+        return Allocation(), dense
+    own = dense
+
+    def find() -> dict[str, Any]:
+        nonlocal own
         with seconds(report, "calibration"):
-            dense = dense or gather(context, taps, plan.config.calibrating)
+            own = own or gather_dense(context, list(plan.taps), plan.config.calibrating)
         with seconds(report, "allocation"):
             if plan.groups:
-                found = allocate_groups(
-                    context, plan.groups, taps, dense, plan.config, bar.trying, spending
-                )
-            else:
-                found = layer_sparsities(context, taps, dense, plan.config, bar.trying)
-        if journal_ and context.ranks.rank == 0:
-            journal_.note("allocation", found)
+                return kept_of_groups(context, plan, own, budget and budget.spend(context, plan))
+            return layer_sparsities(context, plan, own)
+
+    found = journal.once("allocation", find, context.ranks)
     report.sensitivity = found["sensitivity"]
     report.latency = found.get("met") or report.latency
-    return found["shares"], dense
+    shares = found["shares"]
+    return Allocation(kept=shares) if plan.groups else Allocation(sparsity=shares), own
+
+
+def record_budget(
+    pipe: Any, plan: PruningPlan, budget: Budget | None, report: PruningReport
+) -> None:
+    """Records what the pruned denoiser has of the budget, counted anew."""
+    if budget:
+        report.budget = budget.kept(pipe, plan)

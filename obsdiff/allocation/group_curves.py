@@ -1,10 +1,14 @@
-"""How many heads, neurons and channels each group gives up, where they cost least: in all at least as many parameters and
-multiply-accumulates as uniform pruning takes, or what a budget of one of them, of bytes or of time says (allocation/budget.py).
+"""How many heads, neurons and channels each group gives up, at the least cost.
 
-Of every group the items leave one step after the other, as pruning takes them; the layer errors on the way are its curve.
-For allocation "sensitivity" the curve is scaled to what the group, pruned alone as uniform pruning would, or as little more as does
-something at all, does to the final latents.
-What an item saves is counted (allocation/savings.py), and prices on it say who gives up how many (allocation/prices.py).
+In all they save at least as many parameters and multiply-accumulates as uniform pruning, or what a
+budget of parameters, multiply-accumulates, bytes or time requires (budget.py).
+
+The items of every group leave step by step, as in pruning; the layer errors after each step are
+its loss curve. For allocation "sensitivity" the curve is scaled to the effect on the final latents
+of pruning the group alone, as uniform pruning would, or at the first step with any effect. The
+saving of an item is counted (savings.py); prices on the savings decide the steps (prices.py).
+
+N items of a group, D columns of one item, R resources.
 """
 
 from collections.abc import Callable, Mapping
@@ -14,33 +18,38 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..calibration.context import CalibrationContext
+from ..calibration.context import CalibratedInputs, CalibrationContext
 from ..calibration.gather import DensePass
-from ..calibration.hessian import Hessian
-from ..calibration.selection import kept_count
+from ..calibration.groups import PrunableGroup
+from ..calibration.plan import PruningPlan
 from ..config import PruningConfig
-from ..config.choices import BUDGETS, MOST_ALLOCATED
 from ..errors import NotPositiveDefinite
-from ..models.geometry import columns, items
+from ..layerwise.problem import named
+from ..models.geometry import columns
 from ..models.linear_view import matrix
-from ..models.structure import Group, Tap
+from ..models.structure import Group
 from ..pipelines.run import denoiser_call
 from ..solvers.obs_structured import Consumer, obs_heads, obs_neurons
 from ..solvers.problem import squared_error
-from .layer_sensitivity import LEAST_ERROR, Trying, effect_of, first_latents
+from .layer_sensitivity import LEAST_ERROR, effect_of, first_latents
 from .prices import cheapest_steps
 from .savings import of_an_item
-
-CURVE_STEPS = 64  # steps in which all neurons of a group would leave
-LEAST = 8  # one part in so many of a group's neurons stays at least
-NO_TARGET: dict[str, None] = dict.fromkeys(BUDGETS)
 
 
 @dataclass(frozen=True)
 class LossCurve:
-    """What a group loses: errors after 0, 1, 2 ... steps of so many items; how many items it has, how many uniform pruning takes, and what
-    one saves (R,). Not movable are neurons of a width that round_to does not divide, since what stays has to be a multiple of it: their errors are
-    those of none and of what uniform pruning takes."""
+    """What a group loses as its items leave.
+
+    Attributes:
+        total: items of the group.
+        step: items that leave together.
+        uniform: items that uniform pruning removes.
+        errors: the error after 0, 1, 2 ... steps. Of a group that is not movable: of none, and of
+            what uniform pruning removes.
+        saved: what one item saves of each resource (R,).
+        effect: the relative latent error of pruning the group alone, if measured.
+        movable: whether allocation may choose the number of steps.
+    """
 
     total: int
     step: int
@@ -57,57 +66,52 @@ class LossCurve:
         return self.errors[steps] if steps < len(self.errors) else torch.inf
 
 
-Spending = Callable[
-    [Mapping[str, LossCurve]], dict[str, Any]
-]  # a budget's way: {"shares": ..., and what else is to be recorded}
+# {"shares": items that stay of every group, and what else is to be recorded}
+Spend = Callable[[Mapping[str, LossCurve]], dict[str, Any]]
 
 
-def allocate_groups(
-    context: CalibrationContext,
-    groups: list[Group],
-    taps: list[Tap],
-    dense: DensePass,
-    config: PruningConfig,
-    trying: Trying,
-    spending: Spending | None = None,
+def kept_of_groups(
+    context: CalibrationContext, plan: PruningPlan, dense: DensePass, spend: Spend | None = None
 ) -> dict[str, Any]:
-    """{"shares": how many items of every group stay, "sensitivity": relative latent error of pruning it alone, where that was measured}, and what `spending`
-    says where it is that which shares out."""
-    base = first_latents(context, config)
-    tap_of = {layer: tap for tap in taps for layer in tap.layers}
+    """The items that stay of every group.
+
+    Args:
+        context: where the calibration runs; each process measures the groups of its taps.
+        plan: the pruning.
+        dense: the Hessians.
+        spend: allocates to a budget (None: to what uniform pruning saves).
+
+    Returns:
+        {"shares": items that stay of every group, "sensitivity": the relative latent error of
+        pruning it alone, if measured}, and what `spend` adds.
+    """
+    base = first_latents(context, plan.config)
+    tap_of = {layer: tap for tap in plan.taps for layer in tap.layers}
+    ranks, owners = context.ranks, context.owners
     mine = [
-        group
-        for group in groups
-        if context.owners.get(tap_of[group.consumers[0]], 0) == context.ranks.rank
+        prunable
+        for prunable in plan.groups
+        if owners.get(tap_of[prunable.group.consumers[0]], 0) == ranks.rank
     ]
-    own, saved = {}, savings_of(context, groups)
-    for i, group in enumerate(mine):
-        trying(i, len(mine))
-        curve = curve_of(
-            context,
-            group,
-            dense.of(tuple({tap_of[name]: 0 for name in group.consumers})),
-            config,
-            base,
-        )
-        own[group.name] = replace(curve, saved=tuple(part[group.name] for part in saved))
-    curves: dict[str, LossCurve] = context.ranks.gather_dicts(own)
-    names = [group.name for group in groups]
-    effects = {
-        "sensitivity": {name: curves[name].effect for name in names} if base is not None else {}
-    }
-    if spending:
-        return (
-            context.ranks.from_rank_zero(lambda: spending({name: curves[name] for name in names}))
-            | effects
-        )
-    return {
-        "shares": dict(zip(names, share_out([curves[name] for name in names]), strict=True))
-    } | effects
+    own: dict[str, LossCurve] = {}
+    saved = savings_of(context, [prunable.group for prunable in plan.groups])
+    for i, prunable in enumerate(mine):
+        context.on_trial(i, len(mine))
+        inputs = dense.of(tuple({tap_of[name]: 0 for name in prunable.group.consumers}))
+        curve = curve_of(context, prunable, inputs, plan.config, base)
+        item = tuple(part[prunable.name] for part in saved)
+        own[prunable.name] = replace(curve, saved=item)
+    gathered: dict[str, LossCurve] = ranks.gather_dicts(own)
+    curves = {prunable.name: gathered[prunable.name] for prunable in plan.groups}
+    effects = {name: curve.effect for name, curve in curves.items()} if base is not None else {}
+    if spend:
+        return ranks.from_rank_zero(lambda: spend(curves)) | {"sensitivity": effects}
+    shares = dict(zip(curves, share_out(list(curves.values())), strict=True))
+    return {"shares": shares, "sensitivity": effects}
 
 
 def savings_of(context: CalibrationContext, groups: list[Group]) -> tuple[dict[str, float], ...]:
-    """What an item of each group saves, of parameters and of multiply-accumulates."""
+    """What an item of each group saves: by name, of parameters and of multiply-accumulates."""
     call = denoiser_call(
         context.run.pipe,
         context.denoiser,
@@ -120,8 +124,11 @@ def savings_of(context: CalibrationContext, groups: list[Group]) -> tuple[dict[s
 
 
 def share_out(curves: list[LossCurve]) -> list[int]:
-    """How many items of each group stay: of the ways that save as much as uniform pruning of every resource one with hardly more than the least
-    sum of errors. Uniform pruning is one of them."""
+    """The items that stay of each group.
+
+    Of all ways that save as much as uniform pruning of every resource, one with hardly more than
+    the least sum of errors. Uniform pruning is one of them.
+    """
     left = [curve.total - curve.uniform for curve in curves]
     places = [i for i, curve in enumerate(curves) if curve.movable]
     some = [curves[i] for i in places]
@@ -144,99 +151,125 @@ def share_out(curves: list[LossCurve]) -> list[int]:
 
 def curve_of(
     context: CalibrationContext,
-    group: Group,
-    hessians: Mapping[Tap, Hessian],
+    prunable: PrunableGroup,
+    inputs: CalibratedInputs,
     config: PruningConfig,
     base: Tensor | None,
 ) -> LossCurve:
-    """Let the group's items leave, and put nothing into the model."""
-    denoiser = context.denoiser
-    weights = {name: matrix(denoiser.get_submodule(name)) for name in group.consumers}
-    by_layer = {layer: hessian for tap, hessian in hessians.items() for layer in tap.layers}
-    squares = {name: by_layer[name].matrix() for name in group.consumers}
-    energies = [squared_error(weights[name], None, squares[name]) for name in group.consumers]
-    try:
-        consumers = [
-            Consumer.begin(
-                weights[name],
-                squares.pop(name) if config.compensation else squares[name],
-                config.damping,
-            )
-            for name in group.consumers
-        ]
-    except NotPositiveDefinite as error:
-        raise NotPositiveDefinite(f"{group.consumers[0]}: {error}") from None
-    total = items(denoiser, group)
-    uniform = total - kept_count(group, total, config)
-    step, most = steps_of(group, total, config)
-    stride, steps = (
-        (step, most // step) if is_movable(group, total, config) else (uniform, int(uniform > 0))
-    )
-    tried = min(max(uniform, stride), steps * stride)  # so many are tried alone
-    left, errors, there = columns(denoiser, group, total), [0.0], None
+    """The loss curve of one group; the model is unchanged.
+
+    Args:
+        context: the model, and how it draws.
+        prunable: the group.
+        inputs: the sums of its consumers' taps; they stay.
+        config: the settings.
+        base: the dense latents, to scale the curve to the effect on them (None: layer errors).
+    """
+    sweep = Sweep.of(context, prunable.group, inputs, config)
+    stride, steps = prunable.step, prunable.most // prunable.step
+    if not prunable.movable:
+        stride, steps = prunable.uniform, int(prunable.uniform > 0)
+    tried = min(max(prunable.uniform, stride), steps * stride)  # so many items are tried alone
+    left, errors = columns(context.denoiser, prunable.group, prunable.total), [0.0]
+    trial: tuple[float, dict[str, Tensor]] | None = None
     for k in range(1, steps + 1):
         try:
-            left = left[gone_from(group, consumers, left, stride, config.compensation)]
-        except NotPositiveDefinite as error:
+            left = left[sweep.remove(left, stride)]
+        except NotPositiveDefinite:
             if k * stride <= tried:
-                raise NotPositiveDefinite(f"{group.consumers[0]}: {error}") from None
-            break  # so much can't leave this group
-        lost = (
-            squared_error(weights[name], consumer.weight, squares[name])
-            if squares
-            else 2 * consumer.loss
-            for name, consumer in zip(group.consumers, consumers, strict=True)
-        )
-        errors.append(
-            sum(loss / energy for loss, energy in zip(lost, energies, strict=True) if energy > 0)
-        )
-        if there is None and k * stride >= tried and errors[-1] > LEAST_ERROR:
-            there = (
-                errors[-1],
-                {
-                    name: consumer.weight.clone()
-                    for name, consumer in zip(group.consumers, consumers, strict=True)
-                },
-            )
+                raise
+            break  # the group cannot give up more
+        errors.append(sweep.error())
+        if trial is None and k * stride >= tried and errors[-1] > LEAST_ERROR:
+            trial = errors[-1], sweep.weights()
+    sweep.finish()  # drawing needs its memory
     effect = 0.0
-    for consumer in consumers:
-        consumer.finish()  # drawing needs its memory
-    if base is not None and not there:
+    if base is not None and trial is None:
         errors = [0.0 for _ in errors]
-    elif base is not None:
-        effect = effect_of(context, there[1], base, config)
-        errors = [effect * error / there[0] for error in errors]
+    elif base is not None and trial is not None:
+        effect = effect_of(context, trial[1], base, config)
+        errors = [effect * error / trial[0] for error in errors]
     return LossCurve(
-        total, step, uniform, errors, effect=effect, movable=is_movable(group, total, config)
+        prunable.total,
+        prunable.step,
+        prunable.uniform,
+        errors,
+        effect=effect,
+        movable=prunable.movable,
     )
 
 
-def is_movable(group: Group, total: int, config: PruningConfig) -> bool:
-    """Whether steps leave a number of items that is allowed."""
-    return group.kind != "neurons" or total % config.round_to == 0
+@dataclass
+class Sweep:
+    """The removal of a group's items, step by step.
 
+    Attributes:
+        group: the group.
+        dense: the weight (O, I) of each consumer.
+        hessians: the Hessian (I, I) of each consumer; empty if the sweep sums its losses itself.
+        energies: tr(W H W^T) of each consumer.
+        consumers: the state of each consumer.
+        compensate: whether the columns that stay are repaired.
+    """
 
-def steps_of(group: Group, total: int, config: PruningConfig) -> tuple[int, int]:
-    """How many items leave together, and how many may leave at most; all that could leave at once where there are no steps in between."""
-    if group.kind != "neurons":
-        return 1, total - 1
-    if not is_movable(group, total, config):
-        most = total - kept_count(
-            group, total, replace(config, sparsity=MOST_ALLOCATED["structured"], **NO_TARGET)
-        )
-        return max(1, most), most
-    step = config.round_to * max(1, total // (CURVE_STEPS * config.round_to))
-    return step, total - max(step, total // LEAST)
+    group: Group
+    dense: list[Tensor]
+    hessians: list[Tensor]
+    energies: list[float]
+    consumers: list[Consumer]
+    compensate: bool
 
+    @classmethod
+    def of(
+        cls,
+        context: CalibrationContext,
+        group: Group,
+        inputs: CalibratedInputs,
+        config: PruningConfig,
+    ) -> "Sweep":
+        """The sweep of a group with all its items."""
+        dense = [matrix(context.denoiser.get_submodule(name)) for name in group.consumers]
+        by_layer = {layer: calibrated for tap, calibrated in inputs.items() for layer in tap.layers}
+        hessians = [by_layer[name].matrix() for name in group.consumers]
+        energies = [squared_error(w, None, h) for w, h in zip(dense, hessians, strict=True)]
+        kept: list[Tensor] = [] if config.compensation else hessians
+        consumers = []
+        with named(group.consumers[0]):
+            for weight in dense:
+                hessian = hessians.pop(0) if config.compensation else hessians[len(consumers)]
+                consumers.append(Consumer.begin(weight, hessian, config.damping))
+        return cls(group, dense, kept, energies, consumers, config.compensation)
 
-def gone_from(
-    group: Group, consumers: list[Consumer], left: Tensor, step: int, compensate: bool
-) -> Tensor:
-    """Take the next items out of the consumers; which of the columns that were left (N, D) are left then (N,), as a mask."""
-    if group.kind == "neurons":
-        removed, _ = obs_neurons(consumers[0], left.flatten(), step, compensate)
-    else:
-        removed, _ = obs_heads(consumers, list(left), step, compensate)
-    mask = torch.ones(len(left), dtype=torch.bool)
-    mask[removed] = False
-    return mask
+    def remove(self, left: Tensor, count: int) -> Tensor:
+        """Removes the next `count` items; a mask (N,) of the columns (N, D) that stay."""
+        with named(self.group.consumers[0]):
+            if self.group.kind == "neurons":
+                removed, _ = obs_neurons(self.consumers[0], left.flatten(), count, self.compensate)
+            else:
+                removed, _ = obs_heads(self.consumers, list(left), count, self.compensate)
+        mask = torch.ones(len(left), dtype=torch.bool)
+        mask[removed] = False
+        return mask
+
+    def error(self) -> float:
+        """The sum of the layer errors of the consumers."""
+        lost = [2 * consumer.loss for consumer in self.consumers]
+        if self.hessians:
+            lost = [
+                squared_error(weight, consumer.weight, hessian)
+                for weight, consumer, hessian in zip(
+                    self.dense, self.consumers, self.hessians, strict=True
+                )
+            ]
+        pairs = zip(lost, self.energies, strict=True)
+        return sum(loss / energy for loss, energy in pairs if energy > 0)
+
+    def weights(self) -> dict[str, Tensor]:
+        """A copy of the weight (O, I) of each consumer, by layer."""
+        pairs = zip(self.group.consumers, self.consumers, strict=True)
+        return {name: consumer.weight.clone() for name, consumer in pairs}
+
+    def finish(self) -> None:
+        """Releases the factors."""
+        for consumer in self.consumers:
+            consumer.finish()

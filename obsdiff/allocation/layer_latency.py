@@ -1,11 +1,12 @@
-"""What every group's steps save of a denoising step's time, measured layer by layer on this machine.
+"""The time that the steps of every group save, measured module by module on this machine.
 
-Of all groups that cost the same one is timed: the smallest module that holds its layers (an attention, an FFN, a residual block) is called
-with what it reads in a real step, dense and with fewer and fewer items, in turn. Medians of rounds at LEVELS, linear in between,
-and never less than with fewer steps, since what shrinks does not get slower but for noise.
+One of all groups of equal cost is timed: the smallest module that holds its layers (an attention,
+an FFN, a residual block) is called with its arguments of a real step, dense and with fewer and
+fewer items, in turn. Medians of rounds at TIMED_SIZES, linear in between; a saving never falls as
+items leave, since a smaller module is slower only by noise.
 
-Layers' times do not add up to the step's exactly. So the table says where items leave; how many is settled by timing whole steps
-(allocation/budget.py).
+The times of modules do not add up to the step's exactly. So the table decides where items leave;
+timing of whole steps decides how many (budget.py).
 
 References:
     Kurtic et al., "ZipLM: Inference-Aware Structured Pruning of Language Models", 2023. https://arxiv.org/abs/2302.04089
@@ -24,12 +25,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..config import PruningConfig
-from ..models.geometry import items
+from ..calibration.groups import PrunableGroup
 from ..models.structure import Group
 from ..models.surgery import shrink_
+from ..pipelines.run import hooked
 from ..runtime.timing import interleaved
-from .group_curves import steps_of
 
 Reads = dict[str, tuple[int, ...]]  # layer -> shape of what it reads in one call
 TIMED_SIZES = 6  # at so many numbers of items a group is timed, beside the dense one
@@ -38,22 +38,30 @@ SHORTEST = 2e-3  # seconds; what is shorter is called several times in a round
 
 
 def seconds_saved(
-    denoiser: nn.Module, groups: list[Group], call: dict[str, Any], config: PruningConfig
+    denoiser: nn.Module, groups: list[PrunableGroup], call: dict[str, Any]
 ) -> tuple[dict[str, list[float]], list[dict[str, Any]]]:
-    """Seconds saved after 0, 1, 2 ... steps of each group, by its name, and the table as it was measured: for all groups of a row their `seconds`
-    with so many items `left`."""
+    """The seconds that each group saves.
+
+    Args:
+        denoiser: the dense model.
+        groups: the groups that may be pruned.
+        call: the arguments of one step.
+
+    Returns:
+        Seconds saved after 0, 1, 2 ... steps of each group, by its name; and the measured table,
+        one row for groups of equal cost: the `seconds` with so many items `left`.
+    """
     found: dict[str, list[float]] = {}
     table = []
     for alike in interchangeable(denoiser, groups, partial(denoiser, **call)):
-        group, total = alike[0], items(denoiser, alike[0])
-        step, most = steps_of(group, total, config)
-        steps = levels(most // step)
-        left = [total - step * k for k in steps]
-        seconds = timed_sizes(denoiser, group, call, left)
+        one = alike[0]
+        steps = levels(one.most // one.step)
+        left = [one.total - one.step * k for k in steps]
+        seconds = timed_sizes(denoiser, one.group, call, left)
         table.append(
             {
-                "groups": [one.name for one in alike],
-                "kind": group.kind,
+                "groups": [prunable.name for prunable in alike],
+                "kind": one.group.kind,
                 "left": left,
                 "seconds": seconds,
             }
@@ -63,12 +71,12 @@ def seconds_saved(
 
 
 def levels(most: int) -> list[int]:
-    """Steps at which a group is timed: none, and up to LEVELS more, evenly, to the most."""
+    """The numbers of steps at which a group is timed: none, and up to TIMED_SIZES more, evenly."""
     return sorted({round(most * i / TIMED_SIZES) for i in range(TIMED_SIZES + 1)})
 
 
 def between(steps: list[int], seconds: list[float]) -> list[float]:
-    """Seconds saved at every number of steps, from those at some."""
+    """The seconds saved at every number of steps, from the seconds measured at some."""
     saved = list(accumulate((seconds[0] - s for s in seconds), max))
     found = [0.0]
     for i in range(1, len(steps)):
@@ -83,7 +91,7 @@ def between(steps: list[int], seconds: list[float]) -> list[float]:
 def timed_sizes(
     denoiser: nn.Module, group: Group, call: dict[str, Any], left: list[int]
 ) -> list[float]:
-    """Median seconds of the module that holds a group's layers, with so many items left."""
+    """Median seconds of the module that holds a group's layers, with each number of items."""
     part = part_of(group)
     args, kwargs = recorded_arguments(denoiser, part, call)
     calls = {}
@@ -112,21 +120,18 @@ def part_of(group: Group) -> str:
 def recorded_arguments(
     denoiser: nn.Module, part: str, call: dict[str, Any]
 ) -> tuple[tuple, dict[str, Any]]:
-    """What a module is called with in a step."""
+    """The arguments of a module in a step."""
     found: list[tuple[tuple, dict[str, Any]]] = []
     handle = denoiser.get_submodule(part).register_forward_pre_hook(
         lambda module, args, kwargs: found.append((args, kwargs)), with_kwargs=True
     )
-    try:
-        with torch.no_grad():
-            denoiser(**call)
-    finally:
-        handle.remove()
+    with hooked([handle]), torch.no_grad():
+        denoiser(**call)
     return found[-1]
 
 
 def apart(denoiser: nn.Module, part: str) -> nn.Module:
-    """A copy of one module, at its place in a model that has nothing else."""
+    """A copy of one module, under its name in an otherwise empty model."""
     copied = copy.deepcopy(denoiser.get_submodule(part))
     for word in reversed(part.split(".") if part else []):
         above = nn.Module()
@@ -136,7 +141,7 @@ def apart(denoiser: nn.Module, part: str) -> nn.Module:
 
 
 def repeats(call: Callable[[], Any]) -> int:
-    """How often a call has to be repeated to be timed well."""
+    """How often a call has to be repeated to last SHORTEST seconds."""
     with torch.no_grad():
         call()
         began = time.perf_counter()
@@ -145,51 +150,51 @@ def repeats(call: Callable[[], Any]) -> int:
 
 
 def repeated(call: Callable[[], Any], often: int) -> None:
+    """Calls a function several times."""
     for _ in range(often):
         call()
 
 
 def interchangeable(
-    model: nn.Module, groups: list[Group], call: Callable[[], Any]
-) -> list[list[Group]]:
-    """Groups that cost the same: of one kind and part, whose layers have the same shapes and read as much in a call."""
-    layers = list(
-        dict.fromkeys(name for group in groups for name in (*group.producers, *group.consumers))
-    )
+    model: nn.Module, groups: list[PrunableGroup], call: Callable[[], Any]
+) -> list[list[PrunableGroup]]:
+    """Groups of equal cost: of one kind and role, with layers and inputs of the same shapes."""
+    layers = list(dict.fromkeys(name for prunable in groups for name in layers_of(prunable)))
     with noting(model, layers) as reads, torch.no_grad():
         call()
-    found: dict[tuple, list[Group]] = {}
-    for group in groups:
-        names = (*group.producers, *group.consumers)
+    found: dict[tuple, list[PrunableGroup]] = {}
+    for prunable in groups:
+        group = prunable.group
         shapes = tuple(
-            (tuple(model.get_submodule(name).weight.shape), reads.get(name)) for name in names
+            (tuple(model.get_submodule(name).weight.shape), reads.get(name))
+            for name in layers_of(prunable)
         )
-        found.setdefault((group.kind, role(group.owner), items(model, group), shapes), []).append(
-            group
-        )
+        key = (group.kind, role(group.owner), prunable.total, shapes)
+        found.setdefault(key, []).append(prunable)
     return list(found.values())
+
+
+def layers_of(prunable: PrunableGroup) -> tuple[str, ...]:
+    """The layers that shrink with a group."""
+    return (*prunable.group.producers, *prunable.group.consumers)
 
 
 @contextmanager
 def noting(model: nn.Module, layers: list[str]) -> Iterator[Reads]:
-    """While it is called, the shapes of what layers read, the last call's if there are several."""
+    """Records the input shapes of layers, those of the last call if there are several."""
     reads: Reads = {}
 
     def hook(name: str, module: nn.Module, args: tuple) -> None:
         reads[name] = tuple(args[0].shape)
 
-    handles = [
+    with hooked(
         model.get_submodule(name).register_forward_pre_hook(partial(hook, name)) for name in layers
-    ]
-    try:
+    ):
         yield reads
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def role(owner: str) -> tuple[str, ...]:
-    """What an owner is in its block, and the list that its block is in: ("temporal_transformer_blocks", "attn1")."""
+    """The list that an owner's block is in, and its name: ("temporal_transformer_blocks", "attn1")."""
     words = owner.split(".")
     lists = [word for word, after in pairwise(words) if after.isdigit()]
     return (*lists[-1:], words[-1])

@@ -1,13 +1,15 @@
-"""What pruning each layer does: to the layer's own output, and by itself to the final latents of a few calibration prompts.
+"""The effect of pruning each layer: on its own output, and alone on the final latents.
 
-A layer is a tap. One factor of its Hessian gives the sweep at every sparsity of the GRID. For the sensitivity the taps are
-pruned one at a time, with the sweep at the target's sparsity, and the pipeline draws its latents; then the weight is put back. A layer
-to which the target's sparsity does next to nothing, such as one that has so many zeros already, is tried at the first that does something.
+A layer is a tap. One factor of its Hessian gives the sweep at every sparsity of the GRID. For the
+sensitivity, taps are pruned one at a time at the target's sparsity, the pipeline draws the latents
+of a few calibration prompts, and the weight is restored. If the target's sparsity has next to no
+effect on a layer, because it has that many zeros already, the layer is tried at the lowest sparsity
+that has one.
 """
 
 import contextlib
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
 import torch
@@ -15,9 +17,11 @@ from torch import Tensor, nn
 
 from ..calibration.context import CalibrationContext
 from ..calibration.gather import DensePass
+from ..calibration.plan import PruningPlan
 from ..config import PruningConfig
-from ..errors import CalibrationError, NotPositiveDefinite, UserError
+from ..errors import CalibrationError, UserError
 from ..evaluation.metrics import relative_latent_error
+from ..layerwise.problem import named
 from ..models.linear_view import matrix
 from ..models.structure import Tap
 from ..solvers.obs import obs_each
@@ -28,33 +32,56 @@ from .owl import by_outliers, outlier_ratio
 
 LEAST_ERROR = 1e-7  # a layer error from which no effect on the latents could be told
 SAME_DRAWING = 1e-6  # relative latent error up to which two drawings are the same
-Trying = Callable[
-    [int, int], None
-]  # called with how many of how many layers or groups have been tried
 
 
 @dataclass(frozen=True)
 class SweepTrial:
-    """A tap tried at the GRID: layer errors (G,), summed over its matrices, that at the target's sparsity, and the pruned weights there."""
+    """The sweep of a tap.
+
+    Attributes:
+        errors: the layer errors (G,) at the GRID, summed over the tap's layers.
+        error: the layer error at the target's sparsity.
+        weights: the pruned weights (O, I) there, by layer.
+    """
 
     errors: list[float]
     error: float
     weights: dict[str, Tensor]
 
 
+@dataclass(frozen=True)
+class TapEffect:
+    """What the sparsity of a tap is decided by.
+
+    Attributes:
+        effect: the relative latent error of pruning the tap alone; 0 if it was not measured.
+        basis: its costs at the GRID, or one figure of it.
+    """
+
+    effect: float
+    basis: list[float] | float
+
+
 def layer_sparsities(
-    context: CalibrationContext,
-    taps: list[Tap],
-    dense: DensePass,
-    config: PruningConfig,
-    trying: Trying,
+    context: CalibrationContext, plan: PruningPlan, dense: DensePass
 ) -> dict[str, dict[str, float]]:
-    """{"shares": sparsity of every layer, "sensitivity": relative latent error of pruning its tap alone, where that was measured}."""
-    rows: dict[str, tuple[float, list[float]]] = {}
+    """The sparsity of every layer.
+
+    Args:
+        context: where the calibration runs; each process measures its own taps.
+        plan: the pruning.
+        dense: the Hessians.
+
+    Returns:
+        {"shares": the sparsity of every layer, "sensitivity": the relative latent error of pruning
+        its tap alone, if measured}.
+    """
+    taps, config = plan.taps, plan.config
+    rows: dict[str, TapEffect] = {}
     mine = [tap for tap in taps if context.owners.get(tap, 0) == context.ranks.rank]
     base = first_latents(context, config)
     for i, tap in enumerate(mine):
-        trying(i, len(mine))
+        context.on_trial(i, len(mine))
         rows[tap.layers[0]] = measured_sensitivity(context, tap, dense, config, base)
     rows = context.ranks.gather_dicts(rows)
     figures = [rows[tap.layers[0]] for tap in taps]
@@ -65,7 +92,7 @@ def layer_sparsities(
         ],
         dtype=torch.float64,
     )
-    values = torch.tensor([row[1] for row in figures], dtype=torch.float64)
+    values = torch.tensor([row.basis for row in figures], dtype=torch.float64)
     spread = {"obs": by_loss, "sensitivity": by_loss, "owl": by_outliers, "alpha": by_spectrum}[
         config.allocation
     ]
@@ -78,7 +105,9 @@ def layer_sparsities(
     }
     if base is not None:
         found["sensitivity"] = {
-            layer: row[0] for tap, row in zip(taps, figures, strict=True) for layer in tap.layers
+            layer: row.effect
+            for tap, row in zip(taps, figures, strict=True)
+            for layer in tap.layers
         }
     return found
 
@@ -89,33 +118,37 @@ def measured_sensitivity(
     dense: DensePass,
     config: PruningConfig,
     base: Tensor | None,
-) -> tuple[float, list[float] | float]:
-    """(latent error of pruning the tap alone, what its share goes by: costs at the GRID, or one number)."""
+) -> TapEffect:
+    """What the sparsity of one tap is decided by."""
     weights = [matrix(context.denoiser.get_submodule(layer)) for layer in tap.layers]
     if config.allocation == "alpha":
         known = [exponent for exponent in map(tail_exponent, weights) if math.isfinite(exponent)]
-        return 0.0, sum(known) / len(known) if known else math.inf
+        return TapEffect(0.0, sum(known) / len(known) if known else math.inf)
     hessian = dense.of((tap,))[tap]
     inputs = Inputs(hessian.matrix(), hessian.mean(), hessian.variance())
     if config.allocation == "owl":
-        return 0.0, sum(outlier_ratio(w, inputs.hessian) for w in weights) / len(weights)
+        ratios = [outlier_ratio(w, inputs.hessian) for w in weights]
+        return TapEffect(0.0, sum(ratios) / len(weights))
     tried = try_out(tap, weights, inputs, config)
     if base is None:
-        return 0.0, tried.errors
+        return TapEffect(0.0, tried.errors)
     if tried.error <= LEAST_ERROR:
         telling = [
             share for share, error in zip(GRID, tried.errors, strict=True) if error > LEAST_ERROR
         ]
         if not telling:
-            return 0.0, [0.0 for _ in GRID]
+            return TapEffect(0.0, [0.0 for _ in GRID])
         tried = try_out(tap, weights, inputs, replace(config, sparsity=telling[0]))
     del inputs, hessian  # drawing needs its memory
     effect = effect_of(context, tried.weights, base, config)
-    return effect, [effect * error / tried.error for error in tried.errors]
+    return TapEffect(effect, [effect * error / tried.error for error in tried.errors])
 
 
 def try_out(tap: Tap, weights: list[Tensor], inputs: Inputs, config: PruningConfig) -> SweepTrial:
-    """The sweep of a tap at every sparsity. By (2) of solvers/obs.py its losses are half of the squared error, damping included, where it repairs."""
+    """The sweep of a tap at every sparsity of the GRID, and at the config's.
+
+    With compensation its losses are half of the squared error, damping included: (2) of obs.py.
+    """
     whole = [squared_error(w, None, inputs.hessian) for w in weights]
     targets = [
         Target(share, None, config.damping, config.compensation)
@@ -130,7 +163,7 @@ def try_out(tap: Tap, weights: list[Tensor], inputs: Inputs, config: PruningConf
         )
 
     errors = []
-    try:
+    with named(tap.layers[0]):
         for solutions in obs_each([w.to(inputs.hessian.device) for w in weights], inputs, targets):
             errors.append(
                 sum(
@@ -139,16 +172,16 @@ def try_out(tap: Tap, weights: list[Tensor], inputs: Inputs, config: PruningConf
                     if energy > 0
                 )
             )
-    except NotPositiveDefinite as error:
-        raise NotPositiveDefinite(f"{tap.layers[0]}: {error}") from None
     return SweepTrial(
         errors[:-1], errors[-1], dict(zip(tap.layers, (s.weight for s in solutions), strict=True))
     )
 
 
 def latents(context: CalibrationContext, count: int) -> Tensor:
-    """Final latents of the first `count` calibration prompts, with the denoiser as it is. What a scheduler draws by itself starts from the
-    same seed every time."""
+    """The final latents of the first `count` calibration prompts, with the denoiser as it is.
+
+    Noise that a scheduler draws by itself starts from the same seed every time.
+    """
     few = replace(
         context.calibration_set,
         prompts=context.calibration_set.prompts[:count],
@@ -164,8 +197,12 @@ def latents(context: CalibrationContext, count: int) -> Tensor:
 
 
 def first_latents(context: CalibrationContext, config: PruningConfig) -> Tensor | None:
-    """What sensitivities are measured against; None if none are. UserError where offloading hooks would put the dense weights back,
-    CalibrationError if the pipeline does not draw the same twice."""
+    """The dense latents against which sensitivities are measured; None for other allocations.
+
+    Raises:
+        UserError: offloading hooks would restore the dense weights.
+        CalibrationError: the pipeline does not draw the same latents twice.
+    """
     if config.allocation != "sensitivity":
         return None
     hooks = [
@@ -176,13 +213,15 @@ def first_latents(context: CalibrationContext, config: PruningConfig) -> Tensor 
     ]
     if any("group_offloading" in name for name in hooks):
         raise UserError(
-            "allocation sensitivity: group offloading puts the weights back that are to be tried without; take allocation obs, or another offload"
+            "allocation sensitivity: group offloading restores the weights that are tried; "
+            "use allocation obs, or another offload"
         )
     base, again = (latents(context, config.allocation_prompts) for _ in range(2))
     different = relative_latent_error(again, base)["value"]
     if not different < SAME_DRAWING:
         raise CalibrationError(
-            f"allocation sensitivity: the same prompts and seeds drawn twice differ (relative error {different:.1e}), so no layer's effect can be seen"
+            "allocation sensitivity: the same prompts and seeds drawn twice differ "
+            f"(relative error {different:.1e}), so no layer's effect can be seen"
         )
     return base
 
@@ -190,19 +229,30 @@ def first_latents(context: CalibrationContext, config: PruningConfig) -> Tensor 
 def effect_of(
     context: CalibrationContext, weights: Mapping[str, Tensor], base: Tensor, config: PruningConfig
 ) -> float:
-    """Relative latent error of the model with these weights. CalibrationError if it is no number."""
+    """The relative latent error of the model with other weights.
+
+    Args:
+        context: the model, and how it draws.
+        weights: the weight (O, I) of some layers.
+        base: the dense latents.
+        config: the settings.
+
+    Raises:
+        CalibrationError: the latents have inf or NaN.
+    """
     with with_weights(context.denoiser, weights):
         effect = relative_latent_error(latents(context, config.allocation_prompts), base)["value"]
     if not math.isfinite(effect):
         raise CalibrationError(
-            f"{next(iter(weights))}: pruned alone it leaves latents with inf or NaN; try another --dtype"
+            f"{next(iter(weights))}: the latents have inf or NaN when it is pruned alone; "
+            "try another --dtype"
         )
     return effect
 
 
 @contextlib.contextmanager
 def with_weights(denoiser: nn.Module, weights: Mapping[str, Tensor]) -> Iterator[None]:
-    """Layers with other weights, given as matrices, for a while. What they had is not written to."""
+    """Sets the weights (O, I) of some layers; restores their own at the end."""
     modules = {layer: denoiser.get_submodule(layer) for layer in weights}
     own = {layer: module.weight.data for layer, module in modules.items()}
     try:

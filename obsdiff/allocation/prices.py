@@ -26,7 +26,7 @@ from torch import Tensor
 MULTIPLIER_BISECTIONS = 60
 MIXES = 20  # parts into which the way from one resource to the other is cut
 LARGEST_PRICE = 1e300  # a price at which everything leaves
-ROUNDING = 1e-9  # of what is wanted
+SAVED_ROUNDING = 1e-9  # of what is wanted
 
 
 def cheapest_steps(errors: list[list[float]], savings: Tensor, wanted: Tensor) -> list[int] | None:
@@ -43,7 +43,7 @@ def cheapest_steps(errors: list[list[float]], savings: Tensor, wanted: Tensor) -
         steps = least_price(costs, units @ mix, savings, wanted)
         if steps is not None:
             found.append(undo_spare_savings(steps, costs, savings, wanted))
-    return min(found, key=lambda steps: cost_of(steps, costs)).tolist()
+    return min(found, key=lambda steps: cost_of_steps(steps, costs)).tolist()
 
 
 def padded(errors: list[list[float]]) -> Tensor:
@@ -84,7 +84,7 @@ def undo_spare_savings(steps: Tensor, costs: Tensor, savings: Tensor, wanted: Te
     steps = steps.clone()
     while True:
         spare = (savings.T.double() @ steps.double()) - wanted
-        free = (steps > 0) & (savings <= spare + ROUNDING * wanted).all(1)
+        free = (steps > 0) & (savings <= spare + SAVED_ROUNDING * wanted).all(1)
         gains = costs.gather(1, steps.unsqueeze(1)).squeeze(1) - costs.gather(
             1, (steps - 1).clamp(min=0).unsqueeze(1)
         ).squeeze(1)
@@ -95,8 +95,8 @@ def undo_spare_savings(steps: Tensor, costs: Tensor, savings: Tensor, wanted: Te
 
 
 def enough(steps: Tensor, savings: Tensor, wanted: Tensor) -> bool:
-    return bool((savings.T @ steps.double() >= wanted * (1 - ROUNDING)).all())
+    return bool((savings.T @ steps.double() >= wanted * (1 - SAVED_ROUNDING)).all())
 
 
-def cost_of(steps: Tensor, costs: Tensor) -> float:
+def cost_of_steps(steps: Tensor, costs: Tensor) -> float:
     return costs.gather(1, steps.unsqueeze(1)).sum().item()

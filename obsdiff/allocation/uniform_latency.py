@@ -1,8 +1,9 @@
-"""The sparsity at which a structured model meets a latency: tried out on this machine, before anything is pruned.
+"""The sparsity at which a structured model meets a latency, measured on this machine.
 
-A copy of the denoiser is shrunk as a run at that sparsity would shrink it, and one step of one picture is timed, dense and
-shrunk in turn. Which heads and neurons leave makes no difference to the time. So no layer's time is modelled: what is measured
-is the whole step. Allocated over groups of all kinds, a latency is met by allocation/budget.py.
+A copy of the denoiser is shrunk as a run at that sparsity would shrink it, and one step of one
+picture is timed, dense and shrunk in turn. Which heads and neurons leave makes no difference to the
+time. No layer's time is modelled: the whole step is measured. Where allocation chooses the groups,
+budget.py meets the latency.
 """
 
 import copy
@@ -13,15 +14,11 @@ from typing import Any
 
 from torch import nn
 
+from ..calibration.groups import prunable_groups
 from ..calibration.plan import PruningPlan
-from ..calibration.selection import kept_count, select_groups
 from ..config import PruningConfig
 from ..config.choices import MOST_ALLOCATED
 from ..errors import UserError
-from ..models.discovery import require_blocks
-from ..models.geometry import items, unit_size
-from ..models.linear_view import layer_shapes
-from ..models.removable import require_prunable
 from ..models.surgery import shrink_
 from ..pipelines.record import leaving
 from ..pipelines.run import denoiser_call
@@ -29,14 +26,22 @@ from ..runtime.timing import interleaved
 
 MOST = MOST_ALLOCATED["structured"]  # sparsity
 LATENCY_BISECTIONS = 6
-STEP = 0.02  # of sparsity, where a measurement with more rounds finds that a little is missing
+STEP = 0.02  # added to the sparsity if a measurement with more rounds misses the target
 ROUNDS, MORE_ROUNDS = 5, 11
 
 
 @dataclass(frozen=True)
 class LatencyMatch:
-    """The latency that was asked for, as a share of the dense step's, the sparsity that meets it, the share and the seconds of a step
-    measured there, and every (sparsity, share) that was tried on the way."""
+    """How a latency was met.
+
+    Attributes:
+        target: the latency, as a share of the dense step's time.
+        sparsity: the sparsity that meets it.
+        measured: the share measured there.
+        seconds: the time of a step there.
+        dense_seconds: the time of a dense step.
+        tried: every (sparsity, share) measured.
+    """
 
     target: float
     sparsity: float
@@ -47,8 +52,13 @@ class LatencyMatch:
 
 
 def sparsity_for_latency(pipe: Any, plan: PruningPlan) -> dict[str, Any]:
-    """`Met` as a dict, for the pipeline as it is now. UserError if no sparsity up to MOST meets the target."""
+    """`LatencyMatch` as a dict, for the pipeline as it is now.
+
+    Raises:
+        UserError: no sparsity up to MOST meets the target.
+    """
     target = plan.config.target_latency
+    assert target is not None
     call = denoiser_call(
         pipe, plan.denoiser, plan.calibration_set.prompts[0], plan.calibration_set.settings
     )
@@ -80,22 +90,31 @@ def sparsity_for_latency(pipe: Any, plan: PruningPlan) -> dict[str, Any]:
 
 
 def latency_out_of_reach(target: float, least: float) -> UserError:
+    """The error for a target below the least share that was measured."""
     return UserError(
-        f"target_latency: expected a share that pruning can reach, found {target:g}; with sparsity {MOST} a step takes {least:.3f} of dense's"
+        f"target_latency: expected a share that pruning can reach, found {target:g}; "
+        f"with sparsity {MOST} a step takes {least:.3f} of dense's"
     )
 
 
 def time_at(
     dense: nn.Module, config: PruningConfig, call: dict[str, Any], rounds: int
 ) -> tuple[float, float, float]:
-    """A step's time at a config as a share of the dense one's, median of the rounds' ratios; the median seconds of both."""
+    """The time of a step at a config: see `time_ratio`."""
     return time_ratio(dense, shrunk(dense, config)[0], call, rounds)
 
 
 def time_ratio(
     dense: nn.Module, model: nn.Module, call: dict[str, Any], rounds: int
 ) -> tuple[float, float, float]:
-    """A step's time of a model as a share of the dense one's, median of the rounds' ratios; the median seconds of both."""
+    """The time of a step as a share of the dense one's, and the seconds of both.
+
+    Args:
+        dense: the dense denoiser.
+        model: the shrunk one.
+        call: the arguments of one step.
+        rounds: how often each is timed, in turn; medians are returned.
+    """
     seconds = interleaved(
         {"dense": partial(dense, **call), "pruned": partial(model, **call)}, rounds
     )
@@ -104,18 +123,15 @@ def time_ratio(
 
 
 def shrunk(dense: nn.Module, config: PruningConfig) -> tuple[nn.Module, dict[str, dict[str, int]]]:
-    """A copy of a model on the meta device with as many heads and neurons taken out as a run with this config takes out, and how
-    many those are."""
+    """A copy of a model, shrunk as a run with this config shrinks it, whichever items leave.
+
+    Returns:
+        The copy, and the number of heads, neurons and channels that leave.
+    """
     model = copy.deepcopy(dense)
-    groups = select_groups(
-        require_blocks(layer_shapes(model, config.target), type(model).__name__, config.target),
-        config,
-    )
-    require_prunable(model, groups)
     rows = []
-    for group in groups:
-        total, each = items(model, group), unit_size(model, group)
-        kept = kept_count(group, total, config)
-        rows.append({"kind": group.kind, "total": total * each, "kept": kept * each})
-        shrink_(model, group, list(range(kept)))
+    for prunable in prunable_groups(model, config):
+        each, kind = prunable.each, prunable.group.kind
+        rows.append({"kind": kind, "total": prunable.total * each, "kept": prunable.kept * each})
+        shrink_(model, prunable.group, list(range(prunable.kept)))
     return model, leaving(rows)

@@ -1,65 +1,44 @@
-"""Everything a calibration needs: the calibration set, and the context in which it runs."""
+"""The context that every part of a calibration works in."""
 
+import contextlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
 
 from torch import nn
 
 from ..errors import CalibrationError
 from ..models.structure import Block, Tap
-from ..pipelines.call import Prompt
-from ..pipelines.run import Run
+from ..pipelines.run import Run, prepared
 from ..runtime.distributed import Ranks
+from ..runtime.progress import Progress
 from ..runtime.scratch import Scratch
-from .hessian import Hessian
+from .calibrated_input import CalibratedInput
+from .calibration_set import CalibrationSet
+from .plan import PruningPlan
 
-Hessians = dict[Tap, Hessian]
-
-
-@dataclass(frozen=True)
-class CalibrationSet:
-    """What to run: prompts, the seed of each, settings of the pipeline call, batch size, step weights (kind, low, high); of
-    several processes that run it together, which one this is of how many; and what is drawn afterwards for Hessians of its own."""
-
-    prompts: list[Prompt]
-    seeds: list[int]
-    settings: dict
-    batch_size: int = 4
-    weighting: tuple[str, float, float] = ("log_decrease", 0.8, 1.2)
-    rank: int = 0
-    ranks: int = 1
-    held_out: "CalibrationSet | None" = None
-
-    @property
-    def parts(self) -> list["CalibrationSet"]:
-        """This, and what is held out."""
-        return [self, self.held_out] if self.held_out else [self]
-
-    @property
-    def drawn(self) -> tuple[list[Prompt], list[int]]:
-        """All prompts and seeds, those held out last."""
-        return [p for part in self.parts for p in part.prompts], [
-            s for part in self.parts for s in part.seeds
-        ]
-
-    @property
-    def here(self) -> int:
-        """How many prompts this process draws in all."""
-        return sum(len(prompts) for part in self.parts for prompts, _ in part.batches())
-
-    def batches(self) -> Iterator[tuple[list[Prompt], list[int]]]:
-        """Prompts and seeds of one pipeline call of this process after the other; a prompt that is a dict of arguments is a call of
-        its own."""
-        size = self.batch_size if all(isinstance(p, str) for p in self.prompts) else 1
-        for i in range(self.rank * size, len(self.prompts), self.ranks * size):
-            yield self.prompts[i : i + size], self.seeds[i : i + size]
+CalibratedInputs = dict[Tap, CalibratedInput]
 
 
 @dataclass(frozen=True)
 class CalibrationContext:
-    """Where calibration works: the pipeline made ready, its denoiser with its blocks, what to draw, where things wait, which device holds
-    Hessians, what is called at each denoiser call with the number of prompts in it; the processes at work, and which of them solves
-    which tap (none: whoever asks); and whether replay's Hessians get cross sums with the dense model's inputs."""
+    """Everything a calibration needs.
+
+    Attributes:
+        run: the pipeline, prepared to return latents.
+        denoiser: the component that is pruned.
+        blocks: its blocks, in forward order.
+        calibration_set: the prompts, and how they run.
+        scratch: storage for tensors that exceed the memory.
+        device: the device that stores Hessians (None: that of the layers).
+        on_call: called at each denoiser call with its number of prompts.
+        on_package: called with the index of each package before its calibration.
+        on_trial: called by allocation with the number of trials done, and of all trials.
+        ranks: the processes of this run.
+        owners: the process that solves each tap (none: every process).
+        asymmetric: whether replay sums the cross moments with the dense model's inputs.
+    """
 
     run: Run
     denoiser: nn.Module
@@ -68,16 +47,63 @@ class CalibrationContext:
     scratch: Scratch
     device: str | None = None
     on_call: Callable[[int], None] = lambda prompts: None
+    on_package: Callable[[int], None] = lambda index: None
+    on_trial: Callable[[int, int], None] = lambda done, total: None
     ranks: Ranks = field(default_factory=Ranks)
     owners: Mapping[Tap, int] = field(default_factory=dict)
     asymmetric: bool = False
 
-    def added_up(self, hessians: Hessians) -> Hessians:
-        """The Hessians over all processes: each at the owner of its tap, or everywhere."""
-        for tap, hessian in hessians.items():
-            hessian.reduce_(self.ranks, self.owners.get(tap))
-            if not hessian.samples:
+    def reduced(self, inputs: CalibratedInputs) -> CalibratedInputs:
+        """The sums of all processes: each at the owner of its tap, or in every process.
+
+        Raises:
+            CalibrationError: a layer received no token in any process.
+        """
+        for tap, calibrated in inputs.items():
+            calibrated.reduce_(self.ranks, self.owners.get(tap))
+            if not calibrated.hessian.samples:
                 raise CalibrationError(
-                    f"{tap.layers[0]} saw no token in any of {self.ranks.size} processes; take more prompts or steps"
+                    f"{tap.layers[0]}: no token reached it in any of {self.ranks.size} processes; "
+                    "use more prompts or steps"
                 )
-        return hessians
+        return inputs
+
+
+@contextlib.contextmanager
+def prepared_run(
+    pipe: Any,
+    plan: PruningPlan,
+    scratch: Scratch,
+    owners: Mapping[Tap, int] | None = None,
+    progress: bool | None = None,
+) -> Iterator[CalibrationContext]:
+    """Prepares the pipeline and the display; restores the pipeline at the end.
+
+    Args:
+        pipe: the diffusers pipeline.
+        plan: the pruning to calibrate for.
+        scratch: storage for tensors that exceed the memory.
+        owners: the process that solves each tap.
+        progress: whether to show the display (None: if stderr is a terminal).
+    """
+    ranks, config = Ranks.here(), plan.config
+    shown = progress if ranks.rank == 0 else False
+    packages = len(plan.packages) if config.calibrating != "single" else 1
+    with (
+        prepared(pipe, plan.scheduler) as run,
+        Progress(shown, packages, plan.calibration_set.here) as bar,
+    ):
+        yield CalibrationContext(
+            run,
+            plan.denoiser,
+            plan.blocks,
+            plan.calibration_set,
+            scratch,
+            config.offload_device,
+            partial(bar.advance_of, run),
+            bar.package,
+            bar.trying,
+            ranks,
+            owners or {},
+            config.asymmetric,
+        )

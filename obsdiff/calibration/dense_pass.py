@@ -4,19 +4,16 @@ import contextlib
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
 from ..config import PruningConfig
 from ..errors import UserError
 from ..pipelines.call import Prompt
 from ..pipelines.prompt_records import prompts_hash
-from ..pipelines.run import prepared
-from ..runtime.distributed import Ranks
-from ..runtime.progress import Progress
 from ..runtime.scratch import open_scratch
-from .context import CalibrationContext, CalibrationSet
-from .gather import DensePass, gather
+from .calibration_set import CalibrationSet
+from .context import prepared_run
+from .gather import DensePass, gather_dense
 from .packages import Package, memory_for_waiting
 from .plan import PruningPlan, plan_pruning
 
@@ -29,74 +26,67 @@ def dense_pass(
     *,
     progress: bool | None = None,
 ) -> Iterator[DensePass]:
-    """Calibrate once for several configs that differ in what is pruned, not in what is drawn.
+    """Calibrates once for several configs that differ in what is pruned, not in what is drawn.
 
         with obsdiff.dense_pass(pipe, prompts, configs) as dense:
             for config in configs:
                 obsdiff.prune_(load(), prompts, config, dense=dense)
 
-    With calibration single the Hessians serve all of them; with replay the recording does, and the Hessians of the first
-    package. What memory has no room for lies on disk until the block ends. Raises what prune_ raises.
+    With calibration single the Hessians serve all configs; with replay the recording does, and the
+    Hessians of the first package. Tensors that exceed the memory are stored in files until the
+    block ends.
+
+    Args:
+        pipe: the diffusers pipeline.
+        prompts: the calibration prompts.
+        configs: the prunings that will read the pass.
+        progress: whether to show a display (None: if stderr is a terminal).
+
+    Raises:
+        UserError: the configs cannot share a pass; and whatever prune_ raises.
     """
-    jobs = [plan_pruning(pipe, prompts, config) for config in configs]
-    first = jobs[0]
-    for plan in jobs:
+    plans = [plan_pruning(pipe, prompts, config) for config in configs]
+    first = plans[0]
+    for plan in plans:
         require_shared(plan.config, first.config)
     if first.config.device:
         pipe.to(first.config.device)
     wanted = {
-        layer for plan in jobs for package in first_packages(plan) for layer in package.layers
+        layer for plan in plans for package in first_packages(plan) for layer in package.layers
     }
     taps = [
-        tap
+        replace(tap, layers=tuple(layer for layer in tap.layers if layer in wanted))
         for block in first.blocks
         for unit in block.units
         for tap in unit
         if wanted & set(tap.layers)
     ]
-    taps = [
-        replace(tap, layers=tuple(layer for layer in tap.layers if layer in wanted)) for tap in taps
-    ]
-    smallest = min(memory_for_waiting(plan.config, plan.packages, plan.shapes) for plan in jobs)
-    with open_scratch(smallest) as scratch:
-        ranks = Ranks.here()
-        shown = progress if ranks.rank == 0 else False
-        with (
-            prepared(pipe, first.scheduler) as run,
-            Progress(shown, 1, first.calibration_set.here) as bar,
-        ):
-            advance = partial(bar.advance_of, run)
-            context = CalibrationContext(
-                run,
-                first.denoiser,
-                first.blocks,
-                first.calibration_set,
-                scratch,
-                first.config.offload_device,
-                advance,
-                ranks,
-            )
+    room = min(memory_for_waiting(plan.config, plan.packages, plan.shapes) for plan in plans)
+    only_pass = replace(first, packages=first.packages[:1])  # the display counts one pass
+    with open_scratch(room) as scratch:
+        with prepared_run(pipe, only_pass, scratch, progress=progress) as context:
             began = time.perf_counter()
-            found = gather(context, taps, first.config.calibrating)
+            found = gather_dense(context, taps, first.config.calibrating)
             found.seconds = time.perf_counter() - began
-        for hessian in found.hessians.values():
-            hessian.share()
+        for calibrated in found.inputs.values():
+            calibrated.share()
         yield found
 
 
 def first_packages(plan: PruningPlan) -> list[Package]:
-    """The packages whose Hessians a dense pass gathers: all, or for replay the first."""
+    """The packages whose Hessians a dense pass sums: all, or for replay the first."""
     return plan.packages if plan.config.calibrating == "single" else plan.packages[:1]
 
 
 WHAT_IS_DRAWN = (
-    "num_prompts", "held_out", "num_inference_steps", "guidance_scale", "height", "width", "batch_size", "seed", "step_weighting",
-    "step_weight_min", "step_weight_max", "target", "component", "dtype", "device", "offload_device",
-)  # fmt: skip
+    *("num_prompts", "held_out", "num_inference_steps", "guidance_scale", "height", "width"),
+    *("batch_size", "seed", "step_weighting", "step_weight_min", "step_weight_max"),
+    *("target", "component", "dtype", "device", "offload_device"),
+)
 
 
 def require_shared(config: PruningConfig, other: PruningConfig) -> None:
-    """UserError unless two configs can share a dense pass."""
+    """Raises UserError unless two configs can share a dense pass."""
     if config.calibrating == "live":
         raise UserError("dense pass: calibration live has none to share; use single or replay")
     mine, theirs = (
@@ -106,12 +96,13 @@ def require_shared(config: PruningConfig, other: PruningConfig) -> None:
     for name, value in theirs.items():
         if mine[name] != value:
             raise UserError(
-                f"dense pass: {name} has to be the same for all configs, found {value!r} and {mine[name]!r}"
+                f"dense pass: {name} has to be the same for all configs, "
+                f"found {value!r} and {mine[name]!r}"
             )
 
 
 def require_fitting(dense: DensePass | None, plan: PruningPlan) -> None:
-    """UserError for a dense pass that drew something else."""
+    """Raises UserError for a dense pass of other prompts or settings."""
     if not dense:
         return
     if (
@@ -119,16 +110,18 @@ def require_fitting(dense: DensePass | None, plan: PruningPlan) -> None:
         or plan.config.calibrating == "live"
     ):
         raise UserError(
-            "dense pass: it was made with other prompts, seeds or settings, or the config says calibration live; make it with this config"
+            "dense pass: it was made with other prompts, seeds or settings, "
+            "or the config says calibration live; make it with this config"
         )
     if plan.config.calibrating == "replay" and dense.trajectory is None:
         raise UserError(
-            "dense pass: it was made for calibration single and has no trajectory to replay; make it with this config"
+            "dense pass: it was made for calibration single and has no trajectory to replay; "
+            "make it with this config"
         )
 
 
 def drawn(calibration_set: CalibrationSet) -> list[Any]:
-    """What two plans have in common if they draw the same."""
+    """What two calibration sets have in common if they draw the same pictures."""
     return [
         (prompts_hash(part.prompts, part.seeds), replace(part, prompts=[], seeds=[], held_out=None))
         for part in calibration_set.parts

@@ -1,72 +1,101 @@
-"""Where the Hessians of the packages come from: three ways to calibrate.
+"""The Hessians of each package: three ways to calibrate.
 
-    live     the paper's: before each package all calibration prompts are drawn anew, with the model as pruned so far
-    replay   one dense trajectory is recorded, and its calls are run again package by package        (calibration/replay/run.py)
-    single   one dense pass gathers every Hessian; nothing is run again
+    live     the paper's: all prompts run again before each package, with the model as pruned so far
+    replay   one dense trajectory is recorded; its calls run again package by package   (replay/)
+    single   one dense pass sums every Hessian; nothing runs again
 
-Each is a generator of {tap: Hessian}, one package after the other; whoever takes them prunes a package before asking for the
-next. What does not fit in memory waits on disk. A run that goes on names the layers that are solved already: packages of nothing else
-get no Hessians, and are to be pruned as they were when their turn comes, since a dense pass may come first.
+Each yields {tap: CalibratedInput}, package after package; the caller prunes a package before it
+asks for the next. Tensors that exceed the memory are stored in files. A resumed run names the
+layers that are solved: a package of solved layers alone yields {} and is pruned as recorded when
+its turn comes, since a dense pass may have to come first.
 
-The dense pass of single and replay does not depend on what is then pruned: `DensePass` keeps it, for many prunings of one model.
+The dense pass of single and replay does not depend on what is pruned afterwards: `DensePass` holds
+it, for several prunings of one model.
 """
 
 import contextlib
-from collections.abc import Callable, Iterator, Set
+from collections.abc import Generator, Set
 from dataclasses import dataclass, field
 from itertools import chain
 
 from ..errors import CalibrationError, UserError
 from ..models.structure import Tap
-from .context import CalibrationContext, CalibrationSet, Hessians
-from .hessian import Hessian
+from .calibrated_input import CalibratedInput
+from .calibration_set import CalibrationSet
+from .context import CalibratedInputs, CalibrationContext
 from .hooks import calibrate
 from .packages import Package
+from .plan import PruningPlan
 from .replay.dense_model import DenseModel
-from .replay.recording import TensorCache, Trajectory
-from .replay.run import record_trajectory, replay_packages, spans
+from .replay.recording import Trajectory
+from .replay.run import package_spans, record_trajectory, replay_packages
+
+PackageInputs = Generator[CalibratedInputs, None, None]
 
 
 @dataclass
 class DensePass:
-    """What one dense pass over the calibration prompts left: the Hessians by layer, each with that of the held-out prompts if there are
-    any, and for replay the recorded trajectory; and the seconds that it took."""
+    """The result of one dense pass over the calibration prompts.
+
+    Attributes:
+        calibration_set: the prompts of the pass.
+        inputs: the sums by layer.
+        trajectory: the recorded trajectory, for replay.
+        seconds: the time of the pass.
+    """
 
     calibration_set: CalibrationSet
-    hessians: dict[str, Hessian] = field(default_factory=dict)
+    inputs: dict[str, CalibratedInput] = field(default_factory=dict)
     trajectory: Trajectory | None = None
     seconds: float = 0.0
 
-    def of(self, taps: tuple[Tap, ...]) -> Hessians:
-        missing = [tap.layers[0] for tap in taps if tap.layers[0] not in self.hessians]
+    def of(self, taps: tuple[Tap, ...]) -> CalibratedInputs:
+        """The sums of some taps; UserError if the pass did not sum one of them."""
+        missing = [tap.layers[0] for tap in taps if tap.layers[0] not in self.inputs]
         if missing:
             raise UserError(
-                f"dense pass: it has no Hessian for {missing[0]} and {len(missing) - 1} others; give dense_pass this config as well"
+                f"dense pass: it has no Hessian for {missing[0]} and {len(missing) - 1} others; "
+                "give dense_pass this config as well"
             )
-        return {tap: self.hessians[tap.layers[0]] for tap in taps}
+        return {tap: self.inputs[tap.layers[0]] for tap in taps}
+
+
+def gather(
+    context: CalibrationContext,
+    plan: PruningPlan,
+    dense: DensePass | None = None,
+    solved: Set[str] = frozenset(),
+) -> Generator[tuple[Package, CalibratedInputs], None, None]:
+    """Yields each package with the sums of its taps, by the plan's calibration.
+
+    Args:
+        context: where the calibration runs.
+        plan: the pruning; its packages, in order.
+        dense: a dense pass made before (None: single and replay make their own).
+        solved: layers that a resumed run has solved.
+    """
+    packages = plan.packages
+    if plan.config.calibrating == "live":
+        gathered = live(context, packages, solved)
+    elif plan.config.calibrating == "replay":
+        gathered = replay(context, packages, dense, solved)
+    else:
+        gathered = single(context, packages, dense, solved)
+    with contextlib.closing(gathered):
+        for index, package in enumerate(packages):
+            context.on_package(index)
+            yield package, next(gathered)
 
 
 def live(
-    context: CalibrationContext,
-    packages: list[Package],
-    dense: DensePass | None = None,
-    solved: Set[str] = frozenset(),
-) -> Iterator[Hessians]:
-    """The paper's: every package draws all calibration prompts anew."""
+    context: CalibrationContext, packages: list[Package], solved: Set[str] = frozenset()
+) -> PackageInputs:
+    """The paper's: all calibration prompts run again for every package."""
     for package in packages:
         if solved >= set(package.layers):
             yield {}
         else:
-            yield context.added_up(
-                calibrate(
-                    context.run,
-                    context.denoiser,
-                    list(package.taps),
-                    context.calibration_set,
-                    context.device,
-                    context.on_call,
-                )
-            )
+            yield context.reduced(calibrate(context, list(package.taps)))
 
 
 def single(
@@ -74,18 +103,15 @@ def single(
     packages: list[Package],
     dense: DensePass | None = None,
     solved: Set[str] = frozenset(),
-) -> Iterator[Hessians]:
-    """Everything from one dense pass."""
-    wanted = [
-        [tap for tap in package.taps if not solved >= set(tap.layers)] for package in packages
-    ]
-    own = dense or (
-        gather(context, list(chain(*wanted)), "single")
-        if any(wanted)
-        else DensePass(context.calibration_set)
-    )
+) -> PackageInputs:
+    """Every package from one dense pass."""
+    wanted = [[t for t in package.taps if not solved >= set(t.layers)] for package in packages]
+    if dense is None:
+        dense = DensePass(context.calibration_set)
+        if any(wanted):
+            dense = gather_dense(context, list(chain(*wanted)), "single")
     for taps in wanted:
-        yield own.of(tuple(taps))
+        yield dense.of(tuple(taps))
 
 
 def replay(
@@ -93,106 +119,61 @@ def replay(
     packages: list[Package],
     dense: DensePass | None = None,
     solved: Set[str] = frozenset(),
-) -> Iterator[Hessians]:
+) -> PackageInputs:
     """The first package from the dense pass, the others by replay."""
     done = leading(packages, solved)
     if done == len(packages):
         yield from ({} for _ in packages)
         return
     first, begin = () if done else packages[0].taps, max(1, done)
-    own = dense or gather(context, list(first), "replay")
-    dense_model = (
-        DenseModel(
-            context.run, context.denoiser, own.trajectory, packages, spans(packages, own.trajectory)
-        )
-        if context.asymmetric
-        else None
-    )
-    with contextlib.closing(dense_model) if dense_model else contextlib.nullcontext():
-        if dense_model:
+    own = dense or gather_dense(context, list(first), "replay")
+    assert own.trajectory is not None  # require_fitting checks a dense pass made before
+    with contextlib.ExitStack() as stack:
+        dense_model = None
+        if context.asymmetric:
+            spans = package_spans(packages, own.trajectory)
+            dense_model = DenseModel(context, own.trajectory, packages, spans)
+            stack.enter_context(contextlib.closing(dense_model))
             dense_model.begin(begin)
         yield own.of(first)
         if not dense:
-            own.hessians.clear()
+            own.inputs.clear()
         yield from ({} for _ in packages[1:done])
-        for found in replay_packages(
-            context.run,
-            context.denoiser,
-            own.trajectory,
-            packages,
-            context.calibration_set,
-            context.device,
-            context.on_call,
-            begin,
-            dense_model,
-        ):
-            yield context.added_up(found)
+        for found in replay_packages(context, own.trajectory, packages, begin, dense_model):
+            yield context.reduced(found)
 
 
 def leading(packages: list[Package], solved: Set[str]) -> int:
-    """How many packages, from the first on, are solved."""
-    return next(
-        (i for i, package in enumerate(packages) if not solved >= set(package.layers)),
-        len(packages),
-    )
+    """The number of packages, from the first on, that are solved."""
+    return next((i for i, p in enumerate(packages) if not solved >= set(p.layers)), len(packages))
 
 
-GATHER: dict[str, Callable[..., Iterator[Hessians]]] = {
-    "live": live,
-    "replay": replay,
-    "single": single,
-}
+def gather_dense(context: CalibrationContext, taps: list[Tap], calibration: str) -> DensePass:
+    """One dense pass.
 
-
-def gather(context: CalibrationContext, taps: list[Tap], calibration: str) -> DensePass:
-    """One dense pass: the Hessians of the taps, and for replay the recorded trajectory."""
+    Args:
+        context: where the calibration runs.
+        taps: the inputs to sum.
+        calibration: "replay" also records the trajectory; others do not.
+    """
     trajectory = None
     if calibration == "replay":
-        cache = TensorCache(context.scratch, context.device)
-        trajectory, found = record_trajectory(
-            context.run,
-            context.denoiser,
-            context.blocks,
-            taps,
-            context.calibration_set,
-            cache,
-            context.device,
-            context.on_call,
-        )
+        trajectory, found = record_trajectory(context, taps)
     else:
-        found = calibrate(
-            context.run,
-            context.denoiser,
-            taps,
-            context.calibration_set,
-            context.device,
-            context.on_call,
-            scratch=context.scratch,
-        )
-    context.added_up(found)
+        found = calibrate(context, taps, scratch=context.scratch)
+    context.reduced(found)
     if context.calibration_set.held_out:
-        for tap, hessian in held_out(context, taps).items():
-            found[tap].held_out = hessian
-    return DensePass(
-        context.calibration_set,
-        {layer: hessian for tap, hessian in found.items() for layer in tap.layers},
-        trajectory,
-    )
+        for tap, calibrated in held_out(context, taps, context.calibration_set.held_out).items():
+            found[tap].held_out = calibrated.hessian
+    inputs = {layer: calibrated for tap, calibrated in found.items() for layer in tap.layers}
+    return DensePass(context.calibration_set, inputs, trajectory)
 
 
-def held_out(context: CalibrationContext, taps: list[Tap]) -> Hessians:
-    """The Hessians of the prompts that are kept apart, in the same dense pass after the others."""
+def held_out(
+    context: CalibrationContext, taps: list[Tap], prompts: CalibrationSet
+) -> CalibratedInputs:
+    """The sums of the held-out prompts, which run after the others in the same dense pass."""
     try:
-        return context.added_up(
-            calibrate(
-                context.run,
-                context.denoiser,
-                taps,
-                context.calibration_set.held_out,
-                context.device,
-                context.on_call,
-                scratch=context.scratch,
-            )
-        )
+        return context.reduced(calibrate(context, taps, prompts, scratch=context.scratch))
     except CalibrationError as error:
         raise CalibrationError(f"held-out prompts: {error}") from None

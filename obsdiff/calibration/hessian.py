@@ -18,7 +18,7 @@ References:
 
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -43,9 +43,16 @@ REPEATED = (
 
 @dataclass
 class Hessian:
-    """Raw weighted sums of the inputs of one tap: xx (I, I), of which the lower triangle counts, x (I,), alpha, and how many tokens,
-    how many of them distinct. Shared: several prunings read it. `order`: the inputs are asked for in another order than they are summed in.
-    `held_out`: the sums of other prompts, kept apart, of the same tap; nothing here adds the two. `cross` (I, I): the sums of alpha (x* - x) x^T, x* the input in the dense model."""
+    """Raw weighted sums of the inputs of one tap.
+
+    Attributes:
+        xx: sum of alpha x x^T (I, I); only the lower triangle is summed.
+        x: sum of alpha x (I,).
+        samples: number of tokens.
+        alpha: sum of alpha over the tokens.
+        shared: several prunings read the sums, so none may use up their memory.
+        seen: one number for each distinct token, up to COUNTED_PER_COLUMN per column.
+    """
 
     xx: Tensor
     x: Tensor
@@ -53,9 +60,6 @@ class Hessian:
     alpha: float = 0.0
     shared: bool = False
     seen: set[float] = field(default_factory=set, repr=False)
-    order: Tensor | None = None
-    held_out: "Hessian | None" = field(default=None, repr=False)
-    cross: Tensor | None = field(default=None, repr=False)
 
     @classmethod
     def zeros(
@@ -89,19 +93,19 @@ class Hessian:
         """Different tokens seen, at most ENOUGH per column. Padding and null text tokens repeat, and repeat no knowledge."""
         return len(self.seen)
 
-    def update(self, tokens: Tensor, weight: float = 1.0, dense: Tensor | None = None) -> None:
-        """Add the tokens of one denoising step, weighted by its alpha: (B, T, I), or (T, I) if their images are not known. `dense`, of the same
-        shape: what they are in the dense model, for the cross sums."""
+    def update(self, tokens: Tensor, weight: float = 1.0) -> None:
+        """Adds the tokens of one denoising step.
+
+        Args:
+            tokens: (B, T, I), or (T, I) if their images are unknown.
+            weight: alpha of the step.
+        """
         sums = row_sums(tokens.reshape(-1, self.columns))
         self.count(sums)
         rows = tokens.reshape(-1, self.columns).to(self.xx)
         a, b = factors(rows, sums, tokens.shape[1]) if tokens.dim() == 3 else (rows, rows)
         for tile, left, right in self.tiles():
             tile.addmm_(a[:, left].T, b[:, right], alpha=weight)
-        if dense is not None:
-            self.cross.addmm_(
-                (dense.reshape(-1, self.columns).to(rows) - rows).T, rows, alpha=weight
-            )
         self.x.add_(rows.sum(0), alpha=weight)
         self.samples += len(rows)
         self.alpha += weight * len(rows)
@@ -123,20 +127,13 @@ class Hessian:
         """Add another Hessian of the same tap (from another batch, rank or run)."""
         self.xx += other.xx
         self.x += other.x
-        if self.cross is not None:
-            self.cross += other.cross
         self.samples += other.samples
         self.alpha += other.alpha
         self.seen |= other.seen
 
-    def reordered(self, order: Tensor) -> "Hessian":
-        """The same sums, of inputs in the order (I,): what is asked for first is of input order[0]. Nothing is copied, no further token is added."""
-        apart = self.held_out.reordered(order) if self.held_out else None
-        return replace(self, order=order.to(self.x.device), held_out=apart)
-
     def matrix(self) -> Tensor:
         """H (I, I): twice the weighted mean of x x^T, both triangles."""
-        return self.placed(self.write(torch.empty_like(self.xx)))
+        return self.write(torch.empty_like(self.xx))
 
     def take_(self) -> Tensor:
         """H as `matrix` gives it, in the memory of xx, which is lost: nothing but `mean` and the counts is left afterwards. A copy if
@@ -145,28 +142,11 @@ class Hessian:
             return self.matrix()
         square = self.write(self.xx)
         self.xx = square.new_empty(0, 0)
-        return self.placed(square)
-
-    def take_cross_(self) -> Tensor:
-        """C (I, I): twice the weighted mean of (x* - x) x^T, in the memory of its sums, which are lost."""
-        found, self.cross = self.cross.mul_(2.0 / max(1, self.samples)), None
-        return found
-
-    def placed(self, found: Tensor) -> Tensor:
-        """A vector (I,) or matrix (I, I) in the order asked for."""
-        if self.order is None:
-            return found
-        return found[self.order] if found.dim() == 1 else found[self.order.unsqueeze(1), self.order]
+        return square
 
     def diagonal(self) -> Tensor:
-        """That of H (I,)."""
-        return self.placed(self.xx.diagonal() * (2.0 / max(1, self.samples)))
-
-    def share(self) -> None:
-        """From now on several prunings read it, and what is held out with it."""
-        self.shared = True
-        if self.held_out:
-            self.held_out.share()
+        """The diagonal of H (I,)."""
+        return self.xx.diagonal() * (2.0 / max(1, self.samples))
 
     def write(self, square: Tensor) -> Tensor:
         for tile, rows, columns in self.tiles():
@@ -177,38 +157,42 @@ class Hessian:
 
     def mean(self) -> Tensor:
         """Weighted mean (I,) of every input: sum alpha x / sum alpha; zero without tokens."""
-        return self.placed(self.x / self.alpha) if self.samples else torch.zeros_like(self.x)
+        return self.x / self.alpha if self.samples else torch.zeros_like(self.x)
 
     def variance(self) -> Tensor:
         """Weighted variance (I,) of every input about its `mean`; rounding below zero counts as zero."""
-        square = (
-            self.placed(self.xx.diagonal() / self.alpha)
-            if self.samples
-            else torch.zeros_like(self.x)
-        )
+        square = self.xx.diagonal() / self.alpha if self.samples else torch.zeros_like(self.x)
         return (square - self.mean().square()).clamp_(min=0)
 
     def reduce_(self, ranks: Ranks, owner: int | None) -> None:
-        """Add up the sums of all processes at their owner, where alone they are good afterwards, or everywhere (None)."""
+        """Adds the sums of all processes, at `owner` or, for None, in every process.
+
+        Elsewhere xx is empty afterwards.
+        """
         if ranks.size == 1:
             return
         numbers = torch.tensor(
             [self.samples, self.alpha], dtype=torch.float64, device=self.x.device
         )
         seen: list[Any] = [None] * ranks.size
-        squares = [square for square in (self.xx, self.cross) if square is not None]
+        reduce_sums([self.xx, self.x], owner)
         with collective():
-            for part in (
-                *(part for square in squares for part in square.flatten().split(REDUCE_ELEMENTS)),
-                self.x,
-            ):
-                dist.all_reduce(part) if owner is None else dist.reduce(part, owner)
             dist.all_reduce(numbers)
             dist.all_gather_object(seen, self.seen)
         self.samples, self.alpha = round(numbers[0].item()), numbers[1].item()
         self.seen = set().union(*seen)
         if owner not in (None, ranks.rank):
-            self.xx, self.cross = self.xx.new_empty(0, 0), None
+            self.xx = self.xx.new_empty(0, 0)
+
+
+def reduce_sums(sums: list[Tensor], owner: int | None) -> None:
+    """Adds tensors of all processes in place, in parts; the result is at `owner` or everywhere."""
+    with collective():
+        for part in (part for tensor in sums for part in tensor.flatten().split(REDUCE_ELEMENTS)):
+            if owner is None:
+                dist.all_reduce(part)
+            else:
+                dist.reduce(part, owner)
 
 
 def row_sums(rows: Tensor) -> Tensor:

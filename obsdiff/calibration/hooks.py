@@ -18,6 +18,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -28,21 +29,28 @@ from ..models.structure import Tap
 from ..pipelines.denoisers import DENOISERS
 from ..pipelines.run import Run, hooked
 from ..runtime.scratch import Scratch
-from .context import CalibrationSet
+from .calibrated_input import CalibratedInput
+from .calibration_set import CalibrationSet
+from .context import CalibratedInputs, CalibrationContext
 from .hessian import Hessian
 from .packages import bytes_of
-from .step_weights import step_weight
 
-LARGEST_INPUT, SMALLEST_INPUT = (
-    1e15,
-    1e-15,
-)  # inputs whose squares, and thousands of them together, float32 holds
+# The squares of inputs in this range, and sums of thousands of them, are finite in float32.
+LARGEST_INPUT, SMALLEST_INPUT = 1e15, 1e-15
 
 
 @dataclass
 class CallAudit:
-    """Who was called how often: the denoiser and the pipeline's other denoisers, by step, and each tapped layer, in all and in the
-    denoiser calls that it took part in."""
+    """Counts of calls.
+
+    Attributes:
+        denoiser: calls of the denoiser.
+        per_step: the same by step.
+        others: calls of the pipeline's other denoisers, by step.
+        layers: calls of each tapped layer.
+        present: denoiser calls in which each tapped layer was called.
+        last: the denoiser call in which each tapped layer was called last.
+    """
 
     denoiser: int = 0
     per_step: Counter = field(default_factory=Counter)
@@ -52,25 +60,34 @@ class CallAudit:
     last: dict[str, int] = field(default_factory=dict)
 
     def count(self, layer: str) -> None:
+        """Counts a call of a tapped layer."""
         self.layers[layer] += 1
         if self.last.get(layer) != self.denoiser:
             self.last[layer] = self.denoiser
             self.present[layer] += 1
 
     def check(self, expected: list[str], steps: int, ranks: int = 1) -> None:
-        """Raise CalibrationError unless every layer took part in every denoiser call, as often in each, and every step had the same
-        number of denoiser calls, but for steps that only another denoiser ran in. An expert sees the tokens that are sent to it: it
-        must have been called at all, if only in another of several processes."""
+        """Checks that the calls are those of a complete calibration.
+
+        Every layer was called in every denoiser call, equally often in each, and every step has
+        the same number of denoiser calls, except steps in which only another denoiser ran. An
+        expert receives the tokens routed to it: one process may never call it, all together must.
+
+        Raises:
+            CalibrationError: a count differs, with the names of the layers.
+        """
         if not self.denoiser and self.others:
             raise CalibrationError(
-                f"the denoiser ran in none of the {steps} steps, others did: take more steps, or prune another component"
+                f"the denoiser ran in none of the {steps} steps, others did: "
+                "use more steps, or prune another component"
             )
         idle = [
             name for name in expected if is_expert(name) and not self.layers[name] and ranks == 1
         ]
         if idle:
             raise CalibrationError(
-                f"{len(idle)} experts saw no token: {', '.join(idle[:8])}; take more prompts or steps, or leave them dense with --exclude '*.experts.*'"
+                f"{len(idle)} experts saw no token: {', '.join(idle[:8])}; use more prompts or "
+                "steps, or leave them dense with --exclude '*.experts.*'"
             )
         always = [name for name in expected if not is_expert(name)]
         missed = [
@@ -80,7 +97,8 @@ class CallAudit:
         ]
         if missed or not self.denoiser:
             raise CalibrationError(
-                f"of {self.denoiser} denoiser calls these layers saw fewer or more: {', '.join(missed[:8]) or 'all'}; "
+                f"of {self.denoiser} denoiser calls these layers saw fewer or more: "
+                f"{', '.join(missed[:8]) or 'all'}; "
                 "layers that this model leaves out on purpose stay dense with --exclude"
             )
         counts = [self.per_step[s] for s in range(steps) if self.per_step[s] or not self.others[s]]
@@ -89,77 +107,91 @@ class CallAudit:
 
 
 def calibrate(
-    run: Run,
-    denoiser: nn.Module,
+    context: CalibrationContext,
     taps: list[Tap],
-    calibration_set: CalibrationSet,
-    device: torch.device | str | None = None,
-    on_call: Callable[[int], None] = lambda prompts: None,
+    calibration_set: CalibrationSet | None = None,
     audit: CallAudit | None = None,
     scratch: Scratch | None = None,
-) -> dict[Tap, Hessian]:
-    """One Hessian for each tap, over all prompts and steps. `device` holds them (default: where the layers are), or the disk those
-    that `store` has no room for.
+) -> CalibratedInputs:
+    """Runs all prompts and steps, and sums one Hessian for each tap.
 
-    on_call(prompts) is called at each denoiser call with the number of prompts in it; who was called is counted in `account`.
-    Raises CalibrationError (layer, step) for missed calls, inputs that are not finite or not shared as the table says.
+    Args:
+        context: where the calibration runs.
+        taps: the inputs to sum.
+        calibration_set: the prompts (default: those of the context).
+        audit: counts the calls (default: a new one).
+        scratch: storage for Hessians that exceed the memory (default: all stay in memory).
+
+    Returns:
+        The sums of this process, by tap.
+
+    Raises:
+        CalibrationError: with layer and step, for missed calls, and for inputs that are not
+            finite or not shared as the block table says.
     """
-    hessians = new_hessians(denoiser, taps, device, scratch)
+    calibration_set = calibration_set or context.calibration_set
+    inputs = new_inputs(context, taps, scratch)
     audit = audit or CallAudit()
-    with tapped(run, denoiser, hessians, audit, calibration_set.weighting, on_call):
+    with tapped(context, inputs, audit):
         for prompts, seeds in calibration_set.batches():
-            run.latents(prompts, seeds, calibration_set.settings)
-    audit.check([layer for tap in taps for layer in tap.layers], run.steps, calibration_set.ranks)
-    return hessians
+            context.run.latents(prompts, seeds, calibration_set.settings)
+    layers = [layer for tap in taps for layer in tap.layers]
+    audit.check(layers, context.run.steps, calibration_set.ranks)
+    return inputs
 
 
-def new_hessians(
-    denoiser: nn.Module,
+def new_inputs(
+    context: CalibrationContext,
     taps: list[Tap],
-    device: torch.device | str | None = None,
     scratch: Scratch | None = None,
     crossed: bool = False,
-) -> dict[Tap, Hessian]:
-    """An empty Hessian for each tap, `crossed` with its cross sums; those that the store has no room for are memory-mapped files."""
-    found = {}
+) -> CalibratedInputs:
+    """Empty sums for each tap, with cross sums if `crossed`.
+
+    Hessians for which the scratch storage has no memory are memory-mapped files.
+    """
+    found: CalibratedInputs = {}
     for tap in taps:
-        layer = denoiser.get_submodule(tap.layers[0])
-        columns = matrix(layer).shape[1]
+        layer = context.denoiser.get_submodule(tap.layers[0])
+        weight = matrix(layer)
+        columns = weight.shape[1]
         file = scratch.take(bytes_of(columns)) if scratch else None
-        found[tap] = (
+        hessian = (
             Hessian.mapped(columns, file)
             if file
-            else Hessian.zeros(columns, device or layer.weight.device)
+            else Hessian.zeros(columns, context.device or weight.device)
         )
-        found[tap].cross = torch.zeros_like(found[tap].xx) if crossed else None
+        cross = torch.zeros_like(hessian.xx) if crossed else None
+        found[tap] = CalibratedInput(hessian, cross=cross)
     return found
 
 
 @contextlib.contextmanager
 def tapped(
-    run: Run,
-    denoiser: nn.Module,
-    hessians: dict[Tap, Hessian],
+    context: CalibrationContext,
+    inputs: CalibratedInputs,
     audit: CallAudit,
-    weighting: tuple[str, float, float],
-    on_call: Callable[[int], None],
     dense: Mapping[Tap, list[Tensor]] = MappingProxyType({}),
 ) -> Iterator[None]:
-    """Hooks on the denoiser and on the tapped layers, removed on the way out. `dense`: what the dense model's taps read in the same calls, if
-    cross sums are wanted; used up."""
+    """Hooks on the denoiser and on the tapped layers; removes them at the end.
+
+    Args:
+        context: where the calibration runs.
+        inputs: the sums that the hooks add to.
+        audit: counts the calls.
+        dense: the inputs of the dense model's taps in the same calls, for cross sums; used up.
+    """
+    run, denoiser = context.run, context.denoiser
     hooks = [
-        (denoiser, denoiser_hook(run, audit, on_call)),
-        *(
-            (other, other_denoiser_hook(run, audit))
-            for other in other_denoiser_modules(run, denoiser)
-        ),
+        (denoiser, denoiser_hook(run, audit, context.on_call)),
+        *((other, other_denoiser_hook(run, audit)) for other in other_denoisers(run, denoiser)),
     ]
-    for tap, hessian in hessians.items():
+    for tap, calibrated in inputs.items():
         shared = SharedInput(len(tap.layers), dense.get(tap))
         hooks += [
             (
                 denoiser.get_submodule(layer),
-                layer_hook(run, audit, layer, hessian, shared, weighting),
+                layer_hook(context, audit, layer, calibrated, shared),
             )
             for layer in tap.layers
         ]
@@ -168,7 +200,9 @@ def tapped(
 
 
 def denoiser_hook(run: Run, audit: CallAudit, on_call: Callable[[int], None]) -> Callable:
-    def hook(*_) -> None:
+    """A hook that counts the denoiser's calls."""
+
+    def hook(*_: Any) -> None:
         audit.denoiser += 1
         audit.per_step[run.step] += 1
         on_call(run.prompts)
@@ -176,28 +210,37 @@ def denoiser_hook(run: Run, audit: CallAudit, on_call: Callable[[int], None]) ->
     return hook
 
 
-def other_denoiser_modules(run: Run, denoiser: nn.Module) -> list[nn.Module]:
+def other_denoisers(run: Run, denoiser: nn.Module) -> list[nn.Module]:
     """The pipeline's other denoisers."""
     parts = [getattr(run.pipe, name, None) for name in DENOISERS]
     return [part for part in parts if isinstance(part, nn.Module) and part is not denoiser]
 
 
 def other_denoiser_hook(run: Run, audit: CallAudit) -> Callable:
-    def hook(*_) -> None:
+    """A hook that counts the calls of another denoiser."""
+
+    def hook(*_: Any) -> None:
         audit.others[run.step] += 1
 
     return hook
 
 
 def is_expert(layer: str) -> bool:
-    """Whether a layer belongs to one of several experts that tokens are sent to."""
+    """Whether a layer belongs to one of several experts that receive a part of the tokens."""
     return ".experts." in f".{layer}"
 
 
 @dataclass
 class SharedInput:
-    """The tensor that the layers of one tap read in the current denoiser call, and which of them have read it; and what the dense model's
-    read, if that is to be compared."""
+    """The tensor that the layers of one tap read in the current denoiser call.
+
+    Attributes:
+        layers: number of layers of the tap.
+        dense: the inputs of the dense model's tap that are still to be compared, or None.
+        reader: the layer that read the tensor first.
+        tensor: the tensor; None once every layer has read it.
+        readers: number of layers that have read it.
+    """
 
     layers: int
     dense: list[Tensor] | None = None
@@ -207,33 +250,36 @@ class SharedInput:
 
 
 def layer_hook(
-    run: Run,
+    context: CalibrationContext,
     audit: CallAudit,
     layer: str,
-    hessian: Hessian,
+    calibrated: CalibratedInput,
     shared: SharedInput,
-    weighting: tuple[str, float, float],
 ) -> Callable:
-    """The layer of a tap that is called first adds its input to the Hessian; the others check that theirs is the same tensor."""
+    """A hook for one layer of a tap.
+
+    The layer that is called first adds its input to the sums; the others check that theirs is the
+    same tensor.
+    """
+    run, weights = context.run, context.calibration_set.step_weights
 
     def hook(module: nn.Module, args: tuple[Tensor, ...]) -> None:
         audit.count(layer)
         x = args[0]
-        if (
-            shared.tensor is None or shared.reader == layer
-        ):  # a new pass, also if not all have read the last one: `settle` will say so
+        # A new pass, even if not all layers read the last tensor: the audit reports those.
+        if shared.tensor is None or shared.reader == layer:
             shared.reader, shared.tensor, shared.readers = layer, x, 0
             numbers = x.detach().float()
             require_summable(numbers, layer, run.step + 1)
-            kind, low, high = weighting
-            alpha = step_weight(kind, run.step, run.steps, low, high)
+            alpha = weights.at(run.step, run.steps)
             for part, *other in zip(
                 tokens(module, numbers), *dense_tokens(module, layer, numbers, shared), strict=True
             ):
-                hessian.update(part, alpha, *other)
+                calibrated.update(part, alpha, *other)
         elif not same_tensor(x, shared.tensor):
             raise CalibrationError(
-                f"{layer} and {shared.reader} were taken to read one tensor, but their inputs differ"
+                f"{layer} and {shared.reader} were taken to read one tensor, "
+                "but their inputs differ"
             )
         shared.readers += 1
         if shared.readers == shared.layers:
@@ -245,32 +291,36 @@ def layer_hook(
 def dense_tokens(
     module: nn.Module, layer: str, numbers: Tensor, shared: SharedInput
 ) -> list[Iterator[Tensor]]:
-    """The tokens that the dense model's tap read where this one reads `numbers`; none if they are not wanted."""
+    """The tokens of the dense model's tap for the same input; an empty list without cross sums."""
     if shared.dense is None:
         return []
     if not shared.dense or shared.dense[0].shape != numbers.shape:
         raise CalibrationError(
-            f"asymmetric: {layer} reads other tokens than in the dense model, so they can't be compared; leave it out with --exclude '{layer}'"
+            f"asymmetric: {layer} reads other tokens than in the dense model, "
+            f"so they can't be compared; leave it out with --exclude '{layer}'"
         )
     return [tokens(module, shared.dense.pop(0).float())]
 
 
 def require_summable(numbers: Tensor, layer: str, step: int) -> None:
-    """CalibrationError for inputs with inf or NaN, and for those whose squares float32 can't sum."""
+    """Raises CalibrationError for inputs with inf or NaN, or whose squares float32 cannot sum."""
     least, most = torch.stack(torch.aminmax(numbers)).tolist() if numbers.numel() else (0.0, 0.0)
     size = max(abs(least), abs(most))
     if not math.isfinite(size) or math.isnan(least):
         raise CalibrationError(
-            f"{layer}: the input of step {step} has inf or NaN; try another --dtype (float16 overflows where bfloat16 does not)"
+            f"{layer}: the input of step {step} has inf or NaN; try another --dtype "
+            "(float16 overflows where bfloat16 does not)"
         )
     if size > LARGEST_INPUT or 0 < size < SMALLEST_INPUT:
         raise CalibrationError(
-            f"{layer}: the input of step {step} is up to {size:.1e}: expected between {SMALLEST_INPUT:g} and {LARGEST_INPUT:g}, or its squares are lost; leave the layer out with --exclude '{layer}'"
+            f"{layer}: the input of step {step} is up to {size:.1e}: expected between "
+            f"{SMALLEST_INPUT:g} and {LARGEST_INPUT:g}, or its squares are lost; "
+            f"leave the layer out with --exclude '{layer}'"
         )
 
 
 def same_tensor(x: Tensor, other: Tensor) -> bool:
-    """Whether two tensors are one and the same memory, or equal copies of it (a layer may be given the input in its own format)."""
+    """Whether two tensors share memory or are equal (a layer may get the input in its dtype)."""
     return (
         x is other
         or (x.data_ptr(), x.shape, x.stride()) == (other.data_ptr(), other.shape, other.stride())

@@ -1,4 +1,4 @@
-"""What a pruning is about to do, worked out and checked before anything runs: which denoiser, layers, packages, prompts."""
+"""The plan of a pruning: denoiser, layers, packages, groups and prompts, checked before it runs."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -11,8 +11,7 @@ from ..errors import CalibrationError, UserError
 from ..models.adapters import require_plain
 from ..models.discovery import require_blocks
 from ..models.linear_view import layer_shapes, unfolding_refusal
-from ..models.removable import require_prunable
-from ..models.structure import Block, Group, Shape
+from ..models.structure import Block, Shape, Tap
 from ..pipelines.call import (
     Prompt,
     call_settings,
@@ -23,15 +22,28 @@ from ..pipelines.call import (
     scheduler_name,
 )
 from ..runtime.distributed import Ranks
-from .context import CalibrationSet
+from .calibration_set import CalibrationSet
+from .groups import PrunableGroup, made_ready
 from .packages import Package, plan_packages
 from .selection import select_groups
+from .step_weights import StepWeights
 
 
 @dataclass(frozen=True)
 class PruningPlan:
-    """One pruning of one pipeline: the denoiser's name and module, the scheduler it follows, its layers' shapes, its blocks, the
-    packages and, for structured, the groups to prune, and what to draw for it."""
+    """One pruning of one pipeline.
+
+    Attributes:
+        config: the settings.
+        component: the name of the denoiser.
+        scheduler: the name of the scheduler that counts its steps.
+        denoiser: the module.
+        shapes: (O, I) of every layer that the target covers.
+        blocks: the blocks of the denoiser, in forward order.
+        packages: the module packages, in forward order.
+        groups: the groups to prune; empty unless the pattern is structured.
+        calibration_set: the prompts, and how they run.
+    """
 
     config: PruningConfig
     component: str
@@ -40,12 +52,31 @@ class PruningPlan:
     shapes: Mapping[str, Shape]
     blocks: list[Block]
     packages: list[Package]
-    groups: list[Group]
+    groups: list[PrunableGroup]
     calibration_set: CalibrationSet
+
+    def at(self, config: PruningConfig) -> "PruningPlan":
+        """The same plan with another config, which differs in the sparsity or the allocation."""
+        return replace(self, config=config, groups=[group.at(config) for group in self.groups])
+
+    @property
+    def taps(self) -> tuple[Tap, ...]:
+        """The taps of all packages."""
+        return tuple(tap for package in self.packages for tap in package.taps)
 
 
 def plan_pruning(pipe: Any, prompts: Sequence[Prompt], config: PruningConfig) -> PruningPlan:
-    """UserError for what can't be pruned or drawn as asked, CalibrationError for a weight with inf or NaN."""
+    """Checks the input of a pruning and plans it.
+
+    Args:
+        pipe: the diffusers pipeline.
+        prompts: the calibration prompts; config.num_prompts of them are sampled.
+        config: the settings.
+
+    Raises:
+        UserError: the pipeline cannot be pruned, or the prompts cannot run, as configured.
+        CalibrationError: a weight has inf or NaN.
+    """
     if not isinstance(config, PruningConfig):
         raise UserError(f"config: expected a PruningConfig, found {type(config).__name__}")
     if not hasattr(pipe, "components"):
@@ -58,12 +89,12 @@ def plan_pruning(pipe: Any, prompts: Sequence[Prompt], config: PruningConfig) ->
     shapes = layer_shapes(denoiser, config.target)
     blocks = require_blocks(shapes, type(denoiser).__name__, config.target)
     packages = plan_packages(blocks, shapes, config)
-    groups = select_groups(blocks, config) if config.pattern == "structured" else []
-    require_prunable(denoiser, groups)
+    selected = select_groups(blocks, config) if config.pattern == "structured" else []
+    groups = made_ready(denoiser, selected, config)
     require_finite_weights(denoiser, [layer for package in packages for layer in package.layers])
     chosen, seeds = choose_prompts(prompts, config)
     check_prompts(pipe, chosen)
-    weighting = (config.step_weighting, config.step_weight_min, config.step_weight_max)
+    weights = StepWeights(config.step_weighting, config.step_weight_min, config.step_weight_max)
     ranks = Ranks.here()
     count = config.calibrating_of(len(chosen))
     calibration_set = CalibrationSet(
@@ -71,7 +102,7 @@ def plan_pruning(pipe: Any, prompts: Sequence[Prompt], config: PruningConfig) ->
         seeds[:count],
         call_settings(pipe, config),
         config.batch_size,
-        weighting,
+        weights,
         ranks.rank,
         ranks.size,
     )
@@ -88,10 +119,11 @@ def plan_pruning(pipe: Any, prompts: Sequence[Prompt], config: PruningConfig) ->
 
 
 def require_batches(calibration_set: CalibrationSet) -> None:
-    """UserError if there is no batch for one of several processes."""
+    """Raises UserError if one of several processes would run no batch."""
     if len(list(replace(calibration_set, rank=0, ranks=1).batches())) < calibration_set.ranks:
         raise UserError(
-            f"batch_size: {calibration_set.ranks} processes share {len(calibration_set.prompts)} prompts in batches of {calibration_set.batch_size}, so some would have none"
+            f"batch_size: {calibration_set.ranks} processes share {len(calibration_set.prompts)} "
+            f"prompts in batches of {calibration_set.batch_size}, so some would have none"
         )
 
 

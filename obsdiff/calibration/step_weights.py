@@ -11,6 +11,26 @@ References:
 """
 
 import math
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class StepWeights:
+    """A schedule of step weights.
+
+    Attributes:
+        kind: log_decrease, log_increase, linear_decrease, linear_increase or uniform.
+        low: a_min, the least weight.
+        high: a_max, the greatest weight.
+    """
+
+    kind: str = "log_decrease"
+    low: float = 0.8
+    high: float = 1.2
+
+    def at(self, step: int, steps: int) -> float:
+        """alpha of the step with index `step` (0-based) of `steps`."""
+        return step_weight(self.kind, step, steps, self.low, self.high)
 
 
 def step_weight(kind: str, step: int, steps: int, low: float, high: float) -> float:

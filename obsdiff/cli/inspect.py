@@ -3,10 +3,10 @@
 import inspect
 import math
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
-from ..allocation.budget import counted
+from ..allocation.budget import size_budget
+from ..calibration.groups import at_sparsity, prunable_groups
 from ..calibration.packages import (
     GIB,
     Package,
@@ -17,13 +17,10 @@ from ..calibration.packages import (
 )
 from ..calibration.selection import select, select_groups
 from ..config import PruningConfig
-from ..config.choices import BUDGETS
 from ..errors import UserError
 from ..models.discovery import require_blocks, uncovered
-from ..models.linear_view import layer_shapes
 from ..models.meta_device import UNCONDITIONAL, build_on_meta, example_inputs, layers_of_config
 from ..models.pruned_classes import CLASS_PREFIX
-from ..models.removable import require_prunable
 from ..models.structure import Block, Shape, Tap
 from ..pipelines.denoisers import chosen_denoiser, other_denoisers
 from ..pipelines.folder import Folder
@@ -147,15 +144,8 @@ def at_budget(
         raise UserError(
             f"inspect: target_macs: the arguments of {type(denoiser).__name__} are not known here; give target_parameters"
         )
-    groups = select_groups(
-        require_blocks(
-            layer_shapes(denoiser, config.target), type(denoiser).__name__, config.target
-        ),
-        config,
-    )
-    require_prunable(denoiser, groups)
-    sparsity = counted(*config.budget, denoiser, groups, config, inputs or {}).sparsity
-    return replace(config, sparsity=sparsity, **dict.fromkeys(BUDGETS))
+    groups = prunable_groups(denoiser, config)
+    return at_sparsity(config, size_budget(denoiser, groups, config, inputs or {}).sparsity)
 
 
 def latents_of(folder: Folder, settings: dict[str, Any]) -> tuple[int, int]:

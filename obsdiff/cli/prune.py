@@ -132,6 +132,7 @@ def prune_all(
     a killed run had finished is left as it is."""
     from ..calibration.dense_pass import dense_pass
     from ..pipelines.load import load_pipeline
+    from ..layerwise.journal import JournalPlace
     from ..prune import prune_
     from ..runtime.hashing import model_hashes
 
@@ -162,7 +163,8 @@ def prune_all(
                     dense_pass(pipe, prompts, [config for _, config, _ in missing])
                 )
             pieces = part / WORK / "pieces" / name
-            report = prune_(pipe, prompts, config, dense=dense, journal=pieces, model=model)
+            journal = JournalPlace(pieces, model)
+            report = prune_(pipe, prompts, config, dense=dense, journal=journal)
             report.seconds = {"load": loaded} | report.seconds
             if ranks.rank == 0:
                 write_whole(pipe, formats, report, part / WORK / "writing", target)

@@ -1,130 +1,136 @@
-"""Solve the pieces of one package: in one process one after the other, in several each where its Hessian is.
+"""The executor runs tasks: in one process in turn, in several each where its Hessian is.
 
-What the journal has is taken from it. Under a memory budget what is pruned waits on disk.
+Results that the journal stores are applied instead. Under a memory budget pruned weights are
+stored in files.
 """
 
-import contextlib
-from collections.abc import Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
 
 from torch import nn
 
-from ..calibration.context import CalibrationContext, Hessians
-from ..calibration.gather import GATHER, DensePass
+from ..calibration.context import CalibrationContext
 from ..calibration.packages import Package
-from ..config import PruningConfig
-from ..pipelines.record import PruningReport
-from ..runtime.distributed import Ranks
+from ..calibration.plan import PruningPlan
 from ..runtime.mapped_weights import spill_, unmap_
-from ..runtime.progress import Progress
-from ..runtime.scratch import Scratch
-from .journal import Journal
-from .linear import solve_task_
-from .reporting import seconds
+from .journal import NullJournal
 from .tasks import Task, TaskResult, apply_
+
+Work = Callable[[Task], TaskResult]
+Results = Generator[TaskResult, None, None]
 
 
 @dataclass(frozen=True)
 class Executor:
-    """A run's solving: the model, what is solved already, where things are kept, who solves what, and layers' own sparsities."""
+    """Runs the tasks of a run.
 
-    denoiser: nn.Module
-    config: PruningConfig
-    journal: Journal | None
-    solved: Set[int]
-    scratch: Scratch
-    ranks: Ranks
-    owners: Sequence[int]
-    shares: Mapping[str, float]
+    Attributes:
+        context: the model, the processes, and which of them solves which tap.
+        tasks: all tasks of the run.
+        journal: stores results.
+        solved: the numbers of the tasks that the journal has stored.
+        spilled: whether pruned weights are stored in files, for a memory budget.
+    """
 
-    def package(self, tasks: list[Task], hessians: Hessians) -> Iterator[TaskResult]:
-        """Outcomes of a package's pieces, in order; each has been applied to the model by then. The Hessians are used up."""
+    context: CalibrationContext
+    tasks: list[Task]
+    journal: NullJournal
+    solved: frozenset[int]
+    spilled: bool
+
+    @classmethod
+    def of(
+        cls,
+        context: CalibrationContext,
+        plan: PruningPlan,
+        tasks: list[Task],
+        journal: NullJournal,
+    ) -> "Executor":
+        """The executor of a run; process 0 reads the journal."""
+        solved = context.ranks.from_rank_zero(
+            lambda: [task.number for task in tasks if journal.read(task)]
+        )
+        spilled = plan.config.memory_budget_gib is not None
+        return cls(context, tasks, journal, frozenset(solved), spilled)
+
+    @property
+    def denoiser(self) -> nn.Module:
+        """The model."""
+        return self.context.denoiser
+
+    @property
+    def solved_layers(self) -> set[str]:
+        """The layers of the tasks that the journal has stored."""
+        return {layer for t in self.tasks if t.number in self.solved for layer in t.layers}
+
+    def owner(self, task: Task) -> int:
+        """The process that solves a task."""
+        return self.context.owners.get(task.taps[0], 0)
+
+    def run(self, package: Package, work: Work) -> Results:
+        """Yields the result of each task of a package, in order, once the model has it.
+
+        Args:
+            package: the package.
+            work: prunes one task in place.
+        """
+        tasks = [task for task in self.tasks if task.taps and task.taps[0] in package.taps]
         return (
-            self.alone(tasks, hessians) if self.ranks.size == 1 else self.together(tasks, hessians)
+            self.alone(tasks, work) if self.context.ranks.size == 1 else self.together(tasks, work)
         )
 
-    def alone(self, tasks: list[Task], hessians: Hessians) -> Iterator[TaskResult]:
+    def alone(self, tasks: list[Task], work: Work) -> Results:
+        """Runs tasks in this process."""
         for task in tasks:
             self.begin(task)
-            if task.number in self.solved:
-                result = self.journal.read(task)
+            result = self.journal.read(task) if task.number in self.solved else None
+            if result:
                 apply_(self.denoiser, task, result)
             else:
-                result = self.solve(task, hessians)
-                self.keep(task, result)
+                result = work(task)
+                self.journal.write(task, result)
             self.end(task)
             yield TaskResult({}, result.layers, result.groups)
 
-    def together(self, tasks: list[Task], hessians: Hessians) -> Iterator[TaskResult]:
-        """In several processes: all solve what is theirs, then everyone gets everything. Process 0 has the journal."""
-        own = {}
+    def together(self, tasks: list[Task], work: Work) -> Results:
+        """Runs tasks in every process: each solves its own, then all receive all results.
+
+        Process 0 has the journal.
+        """
+        rank = self.context.ranks.rank
+        own: dict[int, TaskResult] = {}
         for task in tasks:
-            if task.number not in self.solved and self.owners[task.number] == self.ranks.rank:
+            if task.number not in self.solved and self.owner(task) == rank:
                 self.begin(task)
-                own[task.number] = self.solve(task, hessians)
+                own[task.number] = work(task)
         for task in tasks:
-            old, owner = task.number in self.solved, self.owners[task.number]
-            mine = (
-                self.journal.read(task)
-                if old and self.ranks.rank == 0
-                else own.pop(task.number, None)
-            )
+            old, owner = task.number in self.solved, self.owner(task)
+            mine = own.pop(task.number, None)
+            if old and rank == 0:
+                mine = self.journal.read(task)
             result = self.exchange(mine, 0 if old else owner)
-            if old or owner != self.ranks.rank:
+            if old or owner != rank:
                 self.begin(task)
                 apply_(self.denoiser, task, result)
-            if not old and self.ranks.rank == 0:
-                self.keep(task, result)
+            if not old and rank == 0:
+                self.journal.write(task, result)
             self.end(task)
             yield TaskResult({}, result.layers, result.groups)
 
     def exchange(self, result: TaskResult | None, owner: int) -> TaskResult:
+        """The result of the process `owner`, in every process."""
         device = next(self.denoiser.parameters()).device
-        parts = (result.tensors, (result.layers, result.groups)) if result else (None, None)
-        tensors, (layers, groups) = self.ranks.broadcast(*parts, owner, device)
-        return TaskResult.of(tensors, layers, groups)
-
-    def solve(self, task: Task, hessians: Hessians) -> TaskResult:
-        return solve_task_(
-            self.denoiser,
-            task,
-            {tap: hessians.pop(tap) for tap in task.taps},
-            self.config,
-            self.shares,
-        )
-
-    def keep(self, task: Task, result: TaskResult) -> None:
-        if self.journal:
-            self.journal.write(task, result)
+        tensors = result.tensors if result else None
+        records = (result.layers, result.groups) if result else None
+        found, (layers, groups) = self.context.ranks.broadcast(tensors, records, owner, device)
+        return TaskResult.of(found, layers, groups)
 
     def begin(self, task: Task) -> None:
-        if self.config.memory_budget_gib:
+        """Makes the task's weights writable."""
+        if self.spilled:
             unmap_(self.denoiser, task.touched)
 
     def end(self, task: Task) -> None:
-        if self.config.memory_budget_gib:
-            spill_(self.denoiser, task.touched, self.scratch)
-
-
-def results(
-    context: CalibrationContext,
-    executor: Executor,
-    packages: list[Package],
-    tasks: list[Task],
-    dense: DensePass | None,
-    report: PruningReport,
-    bar: Progress,
-) -> Iterator[TaskResult]:
-    """Steps 3 and 4, package after package."""
-    done = {layer for task in tasks if task.number in executor.solved for layer in task.layers}
-    with contextlib.closing(
-        GATHER[executor.config.calibrating](context, packages, dense, done)
-    ) as gathered:
-        for index in range(len(packages)):
-            bar.package(index)
-            with seconds(report, "calibration"):
-                hessians = next(gathered)
-            with seconds(report, "solve"):
-                yield from executor.package(
-                    [task for task in tasks if task.package == index], hessians
-                )
+        """Stores the task's weights in files."""
+        if self.spilled:
+            spill_(self.denoiser, task.touched, self.context.scratch)

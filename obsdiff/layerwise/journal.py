@@ -1,15 +1,16 @@
-"""What a run has solved so far, on disk, so that a killed one can go on: a file for every piece of work.
+"""The journal of a run: one file for each solved task, so that a killed run can resume.
 
-A file holds a piece's new weights and biases and, in its header, its records and the hash of them. It is written beside and then
-renamed, so one that is there is whole; one that a crash of the machine left damaged is not taken, and its piece is solved again.
+A file stores a task's new weights and biases and, in its header, its records and their hash. It is
+written under another name and then renamed, so a file is complete; one that a crash of the machine
+damaged is ignored, and its task is solved again.
 
-The journal's fingerprint says what it is a journal of: the model's weights, prompts, settings and versions. A run with another
-one is refused.
+The fingerprint identifies the run: the model's weights, prompts, settings and versions. A run with
+another fingerprint is refused.
 """
 
 import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from ..calibration.plan import PruningPlan
 from ..errors import UserError
 from ..pipelines.prompt_records import prompts_hash
 from ..pipelines.record import GroupRecord, LayerRecord, versions
+from ..runtime.distributed import Ranks
 from ..runtime.hashing import model_hashes, tensors_hash
 from ..runtime.json_files import read_json, write_json
 from ..runtime.scratch import disk_errors
@@ -29,42 +31,101 @@ from .tasks import Task, TaskResult
 FINGERPRINT = "fingerprint.json"
 
 
+class NullJournal:
+    """A journal that stores nothing, for a run without a folder."""
+
+    def recall(self, name: str) -> dict[str, Any] | None:
+        """The value stored under a name; None if there is none."""
+        return None
+
+    def note(self, name: str, value: dict[str, Any]) -> None:
+        """Stores a value that was found once for the whole run, as JSON."""
+
+    def read(self, task: Task) -> TaskResult | None:
+        """The result of a task; None if it was not solved, or its file is damaged."""
+        return None
+
+    def write(self, task: Task, result: TaskResult) -> None:
+        """Stores the result of a task."""
+
+    def once(self, name: str, find: Callable[[], dict[str, Any]], ranks: Ranks) -> dict[str, Any]:
+        """The value stored under a name or, the first time, what `find` returns in every process."""
+        found = ranks.from_rank_zero(lambda: self.recall(name))
+        if found is None:
+            found = find()
+            if ranks.rank == 0:
+                self.note(name, found)
+        return found
+
+
+@dataclass(frozen=True)
+class JournalPlace:
+    """Where a run stores its journal.
+
+    Attributes:
+        folder: the folder.
+        hashes: the hashes of the pipeline's components, if `model_hashes` has computed them before.
+    """
+
+    folder: Path
+    hashes: dict[str, str] | None = None
+
+
+def open_journal(
+    place: Path | str | JournalPlace | None, pipe: Any, plan: PruningPlan
+) -> NullJournal:
+    """The journal of a run; UserError if the folder has the journal of another run."""
+    if place is None:
+        return NullJournal()
+    if not isinstance(place, JournalPlace):
+        place = JournalPlace(Path(place))
+    return Journal(place.folder, fingerprint(pipe, plan, place.hashes))
+
+
 @dataclass
-class Journal:
-    """The folder of a run's pieces, for a run with this fingerprint. UserError if another run's pieces are in it."""
+class Journal(NullJournal):
+    """The journal of a run in a folder.
+
+    Attributes:
+        folder: where the results are stored.
+        fingerprint: what the run is of; `fingerprint` makes it.
+
+    Raises:
+        UserError: the folder has the results of another run.
+    """
 
     folder: Path
     fingerprint: dict[str, Any]
 
     def __post_init__(self) -> None:
-        file, wanted = (
-            self.folder / FINGERPRINT,
-            json.loads(json.dumps(self.fingerprint, default=str)),
-        )
+        file = self.folder / FINGERPRINT
+        wanted = json.loads(json.dumps(self.fingerprint, default=str))
         if file.is_file():
             differ = differences(read_json(file), wanted)
             if differ:
                 raise UserError(
-                    f"resume: {self.folder} is of a run with another {differ[0]}; give what that run was given, or start anew with --overwrite"
+                    f"resume: {self.folder} is of a run with another {differ[0]}; "
+                    "give what that run was given, or start anew with --overwrite"
                 )
         else:
             write_json(file, wanted)
 
     def recall(self, name: str) -> dict[str, Any] | None:
-        """What was noted under a name; None if nothing was."""
+        """The value stored under a name; None if there is none."""
         file = self.folder / f"{name}.json"
         return read_json(file) if file.is_file() else None
 
     def note(self, name: str, value: dict[str, Any]) -> None:
-        """Keep what was worked out once for the whole run, as JSON. Written whole."""
+        """Stores a value that was found once for the whole run, as JSON; the file appears whole."""
         with disk_errors(self.folder):
             write_json(self.folder / f"{name}.json", value)
 
     def file(self, task: Task) -> Path:
+        """The file of a task."""
         return self.folder / f"{task.number:06}.safetensors"
 
     def read(self, task: Task) -> TaskResult | None:
-        """The piece's outcome; None if it was not solved, or its file is damaged."""
+        """The result of a task; None if it was not solved, or its file is damaged."""
         file = self.file(task)
         if not file.is_file():
             return None
@@ -83,7 +144,7 @@ class Journal:
             return None
 
     def write(self, task: Task, result: TaskResult) -> None:
-        """Keep an outcome. RunStopped if the disk does not take it."""
+        """Stores the result of a task; RunStopped if the disk is full."""
         tensors = {name: tensor.contiguous() for name, tensor in result.tensors.items()}
         records = {
             kind: [dataclasses.asdict(row) for row in getattr(result, kind)]
@@ -102,7 +163,13 @@ class Journal:
 def fingerprint(
     pipe: Any, plan: PruningPlan, model: dict[str, str] | None = None
 ) -> dict[str, Any]:
-    """What has to be the same for a run to go on; `model` is what `model_hashes` gave, if it was asked before."""
+    """What has to be the same for a run to resume.
+
+    Args:
+        pipe: the dense pipeline.
+        plan: the pruning.
+        model: the hashes of its components, if `model_hashes` has computed them before.
+    """
     return {
         "model": model or model_hashes(pipe),
         "scheduler": {
@@ -118,7 +185,10 @@ def fingerprint(
 
 
 def differences(found: Mapping[str, Any], wanted: Mapping[str, Any], above: str = "") -> list[str]:
-    """Names of the entries that differ, with both values where they are short: "config.damping (0.01 there, 0.1 here)"."""
+    """Names of the entries that differ, with both values where they are short.
+
+    An example: "config.damping (0.01 there, 0.1 here)".
+    """
     differ = []
     for key in sorted({*found, *wanted}, key=str):
         there, here, name = found.get(key), wanted.get(key), f"{above}{key}"

@@ -1,148 +1,111 @@
-"""The pieces of work of a package, each solved by itself, and what comes out of one.
+"""Pruning of single weights: the layers that read one input share a Hessian and one call of the solver."""
 
-A piece is a tap, or for structured pruning the groups that share a consumer. Its outcome holds all that the piece changes in
-the model, so it can be kept on disk, or come from another process, and be applied there.
-"""
-
-import time
-from collections.abc import Mapping
 from dataclasses import replace
 
 from torch import Tensor, nn
 
-from ..calibration.hessian import Hessian
+from ..calibration.calibrated_input import CalibratedInput
+from ..calibration.context import CalibratedInputs
 from ..config import PruningConfig
-from ..errors import NotPositiveDefinite
-from ..models.linear_view import matrix, write_
 from ..models.structure import Tap
 from ..pipelines.record import GroupRecord, LayerRecord
 from ..solvers import SOLVERS
 from ..solvers.lstsq import refined
-from ..solvers.problem import Inputs, Solution, Target, layer_error
+from ..solvers.problem import Inputs, Solution, Target
 from ..solvers.swaps import swapped
-from .bias_correction import correct_, has_bias
-from .held_out import best, dampings, does_harm, unrepaired
-from .problem import targets_of
+from .bias_correction import has_bias
+from .held_out import best, dampings
+from .problem import named, problems_of
 from .structured import prune_groups_
-from .tasks import Task, TaskResult
+from .tasks import Allocation, Task, TaskResult
 
 
-def solve_task_(
+def prune_task_(
     denoiser: nn.Module,
-    task: Task,
-    hessians: Mapping[Tap, Hessian],
+    inputs: CalibratedInputs,
     config: PruningConfig,
-    shares: Mapping[str, float],
+    allocation: Allocation,
+    task: Task,
 ) -> TaskResult:
-    """Prune a piece in place, and use up its Hessians. `shares`: the sparsity of each layer, or how many items each
-    group keeps, where it is not the config that says so."""
+    """Prunes the layers or groups of a task in place.
+
+    Args:
+        denoiser: the model.
+        inputs: the sums of the package's taps; those of the task are removed and used up.
+        config: the settings.
+        allocation: the sparsity of each layer, or the items that stay of each group.
+        task: what is pruned.
+
+    Raises:
+        NotPositiveDefinite: a Hessian cannot be factored, with the layer's name.
+    """
+    own = {tap: inputs.pop(tap) for tap in task.taps}
+    layers: list[LayerRecord] = []
     groups: list[GroupRecord] = []
-    if shares and not task.groups:
-        config = replace(config, sparsity=shares[task.layers[0]])
     if task.groups:
-        by_layer = {layer: hessians[tap] for tap in task.taps for layer in tap.layers}
-        layers, groups = prune_groups_(
-            denoiser, list(task.groups), by_layer, config, task.package, shares
-        )
+        layers, groups = prune_groups_(denoiser, task, own, config, allocation.kept)
     else:
-        layers = [
-            row
-            for tap in task.taps
-            for row in prune_tap_(denoiser, tap, hessians[tap], config, task.package)
-        ]
+        if allocation.sparsity:
+            config = replace(config, sparsity=allocation.sparsity[task.layers[0]])
+        for tap, calibrated in own.items():
+            layers += prune_tap_(denoiser, tap, calibrated, config, task.package)
     modules = {row.name: denoiser.get_submodule(row.name) for row in layers}
-    biases = {
-        name: module.bias.detach()
-        for name, module in modules.items()
-        if config.correct_bias and has_bias(module)
-    }
-    return TaskResult(
-        {name: module.weight.detach() for name, module in modules.items()}, layers, groups, biases
-    )
+    weights = {name: module.weight.detach() for name, module in modules.items()}
+    corrected = [name for name in modules if config.correct_bias and has_bias(modules[name])]
+    biases = {name: modules[name].bias.detach() for name in corrected}
+    return TaskResult(weights, layers, groups, biases)
 
 
 def prune_tap_(
-    denoiser: nn.Module, tap: Tap, hessian: Hessian, config: PruningConfig, package: int
+    denoiser: nn.Module, tap: Tap, calibrated: CalibratedInput, config: PruningConfig, package: int
 ) -> list[LayerRecord]:
-    """Prune the layers of one tap with their common Hessian, in place."""
-    began = time.perf_counter()
-    modules = [denoiser.get_submodule(layer) for layer in tap.layers]
-    weights = [matrix(module) for module in modules]
-    mean, variance = hessian.mean(), hessian.variance()
-    square, apart = hessian.take_(), hessian.held_out and hessian.held_out.take_()
-    weights, aimed = targets_of(tap.layers[0], weights, hessian, square, config)
-    inputs = Inputs(square, mean, variance)
+    """Prunes the layers of one tap in place.
+
+    Args:
+        denoiser: the model.
+        tap: the layers.
+        calibrated: the sums of their input; used up.
+        config: the settings.
+        package: the index of their package, for the records.
+    """
+    found = problems_of(denoiser, dict.fromkeys(tap.layers, calibrated), config, package)
+    problems = list(found.values())
+    weights = [problem.target for problem in problems]
+    first = problems[0]
+    inputs = Inputs(first.hessian, first.mean, first.variance)
 
     def solve(damping: float) -> list[Solution]:
         return solutions_of(weights, inputs, config, damping)
 
-    def error_apart(solutions: list[Solution]) -> float:
-        return sum(
-            layer_error(w, solution.weight, apart)
-            for w, solution in zip(weights, solutions, strict=True)
-        )
+    def held_out_error(solutions: list[Solution]) -> float:
+        pairs = zip(problems, solutions, strict=True)
+        return sum(problem.held_out_error(solution.weight) for problem, solution in pairs)
 
-    try:
-        solutions = best(
-            dampings(config), solve, lambda solutions: solutions[0].damping, error_apart
-        )
-    except NotPositiveDefinite as error:
-        raise NotPositiveDefinite(f"{tap.layers[0]}: {error}") from None
-    records = []
-    for layer, module, weight, solution in zip(
-        tap.layers, modules, weights, solutions, strict=True
-    ):
-        if not solution.weight.isfinite().all():
-            raise NotPositiveDefinite(
-                f"{layer}: the pruned weight has inf or NaN; raise the damping (now {solution.damping:g})"
-            )
-        judged = apart is not None and config.repairs
-        repaired = not does_harm(weight, solution.weight, solution.kept, apart) if judged else None
-        if repaired is False:
-            solution = unrepaired(weight, solution, square)
-        error = layer_error(weight, solution.weight, square)
-        held_out = layer_error(weight, solution.weight, apart) if apart is not None else None
-        if config.correct_bias:
-            correct_(module, weight, solution.weight, mean)
-        write_(layer, module, solution.weight)  # `weight` is a view of what this changes
-        zeros = (module.weight == 0).float().mean().item()
-        seconds = (time.perf_counter() - began) / len(tap.layers)
-        per_column = hessian.distinct / hessian.columns
-        damping = max(solution.damping, aimed)
-        records.append(
-            LayerRecord(
-                layer,
-                tuple(weight.shape),
-                package,
-                zeros,
-                solution.loss,
-                error,
-                damping,
-                per_column,
-                seconds,
-                held_out,
-                repaired,
-            )
-        )
-    return records
+    with named(first.name):
+        solutions = best(dampings(config), solve, lambda found: found[0].damping, held_out_error)
+    return [
+        problem.close_(solution, config)
+        for problem, solution in zip(problems, solutions, strict=True)
+    ]
 
 
 def solutions_of(
     weights: list[Tensor], inputs: Inputs, config: PruningConfig, damping: float
 ) -> list[Solution]:
-    """The solver's answer with one damping, re-solved if the config says so."""
+    """The solver's solutions with one damping, refined if configured.
+
+    Args:
+        weights: the weights (O, I) of the layers that read the input.
+        inputs: the Hessian (I, I), mean (I,) and variance (I,) of the input.
+        config: the settings.
+        damping: in units of the mean of H's diagonal.
+    """
     target = Target(config.removed, config.group, damping, config.compensation)
-    solutions = SOLVERS[config.method](
-        [w.to(inputs.hessian.device) for w in weights], inputs, target
-    )
+    hessian = inputs.hessian
+    solutions = SOLVERS[config.method]([w.to(hessian.device) for w in weights], inputs, target)
+    pairs = zip(weights, solutions, strict=True)
     if config.refine == "lstsq":
-        solutions = [
-            refined(w, solution, inputs.hessian, damping)
-            for w, solution in zip(weights, solutions, strict=True)
-        ]
+        return [refined(w, solution, hessian, damping) for w, solution in pairs]
     if config.refine == "swaps":
-        solutions = [
-            swapped(w, solution, inputs.hessian, damping, config.group)
-            for w, solution in zip(weights, solutions, strict=True)
-        ]
+        return [swapped(w, solution, hessian, damping, config.group) for w, solution in pairs]
     return solutions

@@ -19,8 +19,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..calibration.context import CalibrationContext, Hessians
-from ..calibration.gather import DensePass, gather
+from ..calibration.context import CalibratedInputs, CalibrationContext
+from ..calibration.gather import DensePass, gather_dense
 from ..calibration.plan import PruningPlan
 from ..config import PruningConfig
 from ..models.geometry import columns, items, sections
@@ -30,7 +30,7 @@ from ..models.structure import Block, Group
 from ..pipelines.record import PruningReport
 from ..runtime.mapped_weights import spill_, unmap_
 from ..solvers.permutation import kept, permutation
-from .journal import Journal
+from .journal import NullJournal
 from .reporting import seconds, warn_and_record
 
 ROLES = {
@@ -145,7 +145,10 @@ def reached(
 
 
 def orders_of(
-    context: CalibrationContext, blocks: list[Block], hessians: Hessians, config: PruningConfig
+    context: CalibrationContext,
+    blocks: list[Block],
+    hessians: CalibratedInputs,
+    config: PruningConfig,
 ) -> dict[str, Any]:
     """{"orders": K lists of D a group, by its name, "record": the report's}. In several processes each searches for some of the groups,
     and all get all."""
@@ -238,9 +241,9 @@ def permute_by_(
             takes[name] = takes[name][take] if name in takes else take
     return replace(
         dense,
-        hessians={
-            name: hessian.reordered(takes[name]) if name in takes else hessian
-            for name, hessian in dense.hessians.items()
+        inputs={
+            name: calibrated.reordered(takes[name]) if name in takes else calibrated
+            for name, calibrated in dense.inputs.items()
         },
     )
 
@@ -278,7 +281,7 @@ def permute_layers_(
     context: CalibrationContext,
     plan: PruningPlan,
     dense: DensePass | None,
-    kept: Journal | None,
+    journal: NullJournal,
     report: PruningReport,
     done: Set[str],
 ) -> DensePass | None:
@@ -286,21 +289,21 @@ def permute_layers_(
     is to read it. A run that goes on finds the order noted; `done` are the layers that it solved."""
     if not plan.config.permute:
         return dense
-    taps = tuple(tap for package in plan.packages for tap in package.taps)
-    found = context.ranks.from_rank_zero(lambda: kept.recall("permutation")) if kept else None
+    taps = plan.taps
+    found = context.ranks.from_rank_zero(lambda: journal.recall("permutation"))
     wanted = [tap for tap in taps if found is None or not done >= set(tap.layers)]
     with seconds(
         report, "calibration"
     ):  # before the model changes: a sum in another order has other bits
         dense = dense or (
-            gather(context, wanted, plan.config.calibrating)
+            gather_dense(context, wanted, plan.config.calibrating)
             if wanted
             else DensePass(plan.calibration_set)
         )
     with seconds(report, "permutation"):
         found = found or orders_of(context, plan.blocks, dense.of(taps), plan.config)
-        if kept and context.ranks.rank == 0:
-            kept.note("permutation", found)
+        if context.ranks.rank == 0:
+            journal.note("permutation", found)
         dense = permute_by_(context, plan.blocks, found["orders"], dense, plan.config)
     report.permutation = found["record"]
     if not found["orders"]:

@@ -1,21 +1,188 @@
-"""What the layers of a tap are to become as nearly as sparsity allows: their own weights or, in asymmetric calibration, others."""
+"""The problem of one layer: what its pruned weight has to reproduce, and how it is judged.
 
-from torch import Tensor
+    minimise  tr(D H D^T)   over W' under a mask,   D = W' - W*
 
-from ..calibration.hessian import Hessian
+W* is the layer's own weight or, in asymmetric calibration, the weight that gives the dense model's
+outputs from the pruned model's inputs (solvers/asymmetric.py).
+
+W, W', W* (O, I), H (I, I).
+"""
+
+import contextlib
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+
+from torch import Tensor, nn
+
+from ..calibration.calibrated_input import CalibratedInput
 from ..config import PruningConfig
 from ..errors import NotPositiveDefinite
+from ..models.linear_view import matrix, write_
+from ..pipelines.record import LayerRecord
 from ..solvers.asymmetric import asymmetric
+from ..solvers.problem import Solution, layer_error
+from .bias_correction import correct_
+from .held_out import does_harm, unrepaired
+
+
+@contextlib.contextmanager
+def named(layer: str) -> Iterator[None]:
+    """Adds the layer's name to a NotPositiveDefinite that the block raises."""
+    try:
+        yield
+    except NotPositiveDefinite as error:
+        raise NotPositiveDefinite(f"{layer}: {error}") from None
+
+
+@dataclass
+class LayerProblem:
+    """One layer to prune.
+
+    Attributes:
+        name: the layer.
+        module: its Linear or Conv2d.
+        target: W* (O, I); without asymmetric calibration a view of the module's weight.
+        hessian: H (I, I).
+        held_out: the Hessian (I, I) of the held-out prompts, None without any.
+        mean: the weighted mean (I,) of its inputs.
+        variance: their weighted variance (I,).
+        tokens_per_column: distinct tokens per input column.
+        damping: the damping that W* took.
+        package: the index of its package.
+        together: the number of layers that share the time of this problem.
+        began: when the problem was set up, by time.perf_counter.
+    """
+
+    name: str
+    module: nn.Module
+    target: Tensor
+    hessian: Tensor
+    held_out: Tensor | None
+    mean: Tensor
+    variance: Tensor
+    tokens_per_column: float
+    damping: float = 0.0
+    package: int = 0
+    together: int = 1
+    began: float = field(default_factory=time.perf_counter)
+
+    def error(self, pruned: Tensor) -> float:
+        """The layer error of a pruned weight (O, I) on the calibration prompts."""
+        return layer_error(self.target, pruned, self.hessian)
+
+    def held_out_error(self, pruned: Tensor) -> float:
+        """The layer error of a pruned weight (O, I) on the held-out prompts."""
+        assert self.held_out is not None
+        return layer_error(self.target, pruned, self.held_out)
+
+    def close_(
+        self, solution: Solution, config: PruningConfig, sparsity: float | None = None
+    ) -> LayerRecord:
+        """Judges a solution, corrects the bias, writes the weight, and records the layer.
+
+        Args:
+            solution: the pruned weight (O, I) and its mask, (O, I) or (I,).
+            config: the settings.
+            sparsity: the share of weights removed (None: the zeros of the written weight).
+
+        Raises:
+            NotPositiveDefinite: the pruned weight has inf or NaN.
+        """
+        if not solution.weight.isfinite().all():
+            raise NotPositiveDefinite(
+                f"{self.name}: the pruned weight has inf or NaN; "
+                f"raise the damping (now {solution.damping:g})"
+            )
+        repaired = None
+        if self.held_out is not None and config.repairs:
+            repaired = not does_harm(self.target, solution.weight, solution.kept, self.held_out)
+            if not repaired:
+                solution = unrepaired(self.target, solution, self.hessian)
+        error = self.error(solution.weight)
+        held_out = self.held_out_error(solution.weight) if self.held_out is not None else None
+        if config.correct_bias:
+            correct_(self.module, self.target, solution.weight, self.mean)
+        write_(self.name, self.module, solution.weight)  # the target may be a view of this weight
+        if sparsity is None:
+            sparsity = (self.module.weight == 0).float().mean().item()
+        return LayerRecord(
+            self.name,
+            (self.target.shape[0], self.target.shape[1]),
+            self.package,
+            sparsity,
+            solution.loss,
+            error,
+            max(solution.damping, self.damping),
+            self.tokens_per_column,
+            (time.perf_counter() - self.began) / self.together,
+            held_out,
+            repaired,
+        )
+
+
+def problems_of(
+    denoiser: nn.Module,
+    inputs: Mapping[str, CalibratedInput],
+    config: PruningConfig,
+    package: int,
+) -> dict[str, LayerProblem]:
+    """The problems of layers that are solved together, by layer.
+
+    Args:
+        denoiser: the model.
+        inputs: what each layer reads; layers that share an input share the object. Used up.
+        config: the settings.
+        package: the index of their package.
+
+    Raises:
+        NotPositiveDefinite: a Hessian cannot be factored for W*, with the layer's name.
+    """
+    began = time.perf_counter()
+    layers: dict[int, list[str]] = {}
+    for name, calibrated in inputs.items():
+        layers.setdefault(id(calibrated), []).append(name)
+    found = {}
+    for names in layers.values():
+        calibrated = inputs[names[0]]
+        mean, variance = calibrated.mean(), calibrated.variance()
+        hessian, held_out = calibrated.take_(), calibrated.take_held_out_()
+        modules = [denoiser.get_submodule(name) for name in names]
+        with named(names[0]):
+            targets, damping = targets_of(
+                [matrix(module) for module in modules], calibrated, hessian, config.damping
+            )
+        for name, module, target in zip(names, modules, targets, strict=True):
+            found[name] = LayerProblem(
+                name,
+                module,
+                target,
+                hessian,
+                held_out,
+                mean,
+                variance,
+                calibrated.tokens_per_column,
+                damping,
+                package,
+                len(inputs),
+                began,
+            )
+    return {name: found[name] for name in inputs}
 
 
 def targets_of(
-    layer: str, weights: list[Tensor], hessian: Hessian, square: Tensor, config: PruningConfig
+    weights: list[Tensor], calibrated: CalibratedInput, hessian: Tensor, damping: float
 ) -> tuple[list[Tensor], float]:
-    """The aim of each weight (O, I) of a tap, `layer` the first, and the damping that it took; `square` is its H (I, I). Uses up the Hessian's cross
-    sums; without any the weights are their own aim, and take none."""
-    if hessian.cross is None:
+    """W* of each weight (O, I) that reads one input, and the damping that it took.
+
+    Without cross sums the weights themselves, and 0; with them, the sums are used up.
+
+    Args:
+        weights: the layers' weights.
+        calibrated: their input.
+        hessian: its H (I, I).
+        damping: in units of the mean of H's diagonal.
+    """
+    if calibrated.cross is None:
         return weights, 0.0
-    try:
-        return asymmetric(weights, square, hessian.take_cross_(), config.damping)
-    except NotPositiveDefinite as error:
-        raise NotPositiveDefinite(f"{layer}: {error}") from None
+    return asymmetric(weights, hessian, calibrated.take_cross_(), damping)

@@ -1,10 +1,10 @@
-"""The report as a run begins, and the warnings it collects."""
+"""The report of a run: its beginning, the time of each phase, and the warnings it records."""
 
 import contextlib
 import time
 import warnings
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Generator, Iterator
+from typing import Any, TypeVar
 
 import torch
 
@@ -16,18 +16,39 @@ from ..pipelines.call import denoisers_besides
 from ..pipelines.denoisers import chosen_denoiser
 from ..pipelines.prompt_records import described_prompts, prompts_hash
 from ..pipelines.record import PruningReport
+from .bias_correction import has_bias
+
+Item = TypeVar("Item")
 
 
 @contextlib.contextmanager
 def seconds(report: PruningReport, phase: str) -> Iterator[None]:
-    """Add the seconds of the block to a phase of the report."""
+    """Adds the seconds of the block to a phase of the report."""
     began = time.perf_counter()
     yield
     report.seconds[phase] = report.seconds.get(phase, 0.0) + time.perf_counter() - began
 
 
-def begin_report(pipe: Any, plan: PruningPlan) -> PruningReport:
-    """The report as it is before anything is pruned."""
+def timed(report: PruningReport, phase: str, items: Generator[Item, None, None]) -> Iterator[Item]:
+    """Yields the items of a generator, and adds the seconds that they take to a phase."""
+    with contextlib.closing(items):
+        while True:
+            try:
+                with seconds(report, phase):
+                    item = next(items)
+            except StopIteration:
+                return
+            yield item
+
+
+def begin_report(pipe: Any, plan: PruningPlan, dense_seconds: float | None = None) -> PruningReport:
+    """The report of a pruning that has not begun.
+
+    Args:
+        pipe: the dense pipeline.
+        plan: the pruning.
+        dense_seconds: the time of a dense pass made before, if there is one.
+    """
     calibration_set = plan.calibration_set
     prompts, seeds = calibration_set.drawn
     report = PruningReport(
@@ -39,9 +60,9 @@ def begin_report(pipe: Any, plan: PruningPlan) -> PruningReport:
         [list(p.layers) for p in plan.packages],
     )
     report.threads = torch.get_num_threads()
-    report.hashes["prompts"] = prompts_hash(
-        report.prompts, seeds
-    )  # what is described is not hashed again
+    if dense_seconds is not None:
+        report.seconds["shared dense pass"] = dense_seconds
+    report.hashes["prompts"] = prompts_hash(report.prompts, seeds)
     report.parameters["before"] = sum(p.numel() for p in plan.denoiser.parameters())
     if plan.config.component is None and (others := denoisers_besides(pipe, plan.component)):
         warn_and_record(report, chosen_denoiser(type(pipe).__name__, plan.component, others))
@@ -51,18 +72,37 @@ def begin_report(pipe: Any, plan: PruningPlan) -> PruningReport:
 
 
 def note_untouched(report: PruningReport, config: PruningConfig) -> None:
-    """One warning for all groups that lost nothing, because they have few heads, or fewer neurons than round_to lets go."""
+    """One warning for all groups that lost nothing: few heads, or fewer neurons than round_to."""
     whole = [row for row in report.groups if row.kept == row.total]
     if whole and config.removed > 0:
         first = f"{whole[0].owner} keeps all its {whole[0].total} {whole[0].kind}"
         warn_and_record(
             report,
-            f"{len(whole)} of {len(report.groups)} groups lost nothing at sparsity {config.removed:g} and round_to {config.round_to}: {first}",
+            f"{len(whole)} of {len(report.groups)} groups lost nothing at sparsity "
+            f"{config.removed:g} and round_to {config.round_to}: {first}",
         )
 
 
+def warn_of(report: PruningReport, plan: PruningPlan) -> None:
+    """Records the warnings of a finished run."""
+    config = plan.config
+    if plan.groups and config.allocation == "uniform":  # else allocation chose what stays whole
+        note_untouched(report, config)
+    note_few_tokens(report)
+    note_unrepaired(report)
+    layers = [plan.denoiser.get_submodule(row.name) for row in report.layers]
+    if config.correct_bias and not any(has_bias(layer) for layer in layers):
+        warn_and_record(report, "correct_bias: none of the pruned layers has a bias")
+
+
 def note_few_tokens(report: PruningReport) -> None:
-    """One warning for all layers that saw fewer distinct tokens than they have columns."""
+    """One warning for all layers that saw fewer distinct tokens than they have columns.
+
+    Methods that read the diagonal alone need few tokens: no warning for them.
+    """
+    config = report.config
+    if config["method"] not in ("obs", "alps") and config["refine"] == "none":
+        return
     few = sorted(
         (row for row in report.layers if row.tokens_per_column < 1),
         key=lambda row: row.tokens_per_column,
@@ -71,23 +111,25 @@ def note_few_tokens(report: PruningReport) -> None:
         worst = f"{few[0].name} has {few[0].tokens_per_column:.2f}"
         warn_and_record(
             report,
-            f"{len(few)} layers saw less than one distinct token per column ({worst}), where OBS can do worse than magnitude: take more prompts or steps",
+            f"{len(few)} layers saw less than one distinct token per column ({worst}), "
+            "where OBS can do worse than magnitude: use more prompts or steps",
         )
 
 
 def note_unrepaired(report: PruningReport) -> None:
-    """One warning for all layers whose repair the held-out prompts refused."""
+    """One warning for all layers whose repair made them worse on the held-out prompts."""
     bare = [row for row in report.layers if row.repaired is False]
     if bare:
         worst = max(bare, key=lambda row: row.held_out_error)
         warn_and_record(
             report,
-            f"{len(bare)} of {len(report.layers)} layers keep their weights unrepaired, since the repair made them worse on the held-out prompts "
-            f"(most is lost in {worst.name}, held-out error {worst.held_out_error:.3g}): take more prompts or steps",
+            f"{len(bare)} of {len(report.layers)} layers keep their weights unrepaired, since the "
+            f"repair made them worse on the held-out prompts (most is lost in {worst.name}, "
+            f"held-out error {worst.held_out_error:.3g}): use more prompts or steps",
         )
 
 
 def warn_and_record(report: PruningReport, text: str) -> None:
-    """Warn, and keep the warning in the record."""
+    """Warns, and adds the warning to the record."""
     report.warnings.append(text)
     warnings.warn(text, CalibrationWarning, stacklevel=3)

@@ -1,4 +1,8 @@
-"""Task: the smallest unit that is solved, resumed and assigned to a process."""
+"""Task: the smallest unit that is solved, resumed and assigned to a process.
+
+A task is a tap or, for structured pruning, the groups that share a consumer. Its result holds all
+that it changes in the model, so it can be stored, or sent by another process, and applied there.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -6,54 +10,73 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
+from ..calibration.groups import PrunableGroup
 from ..calibration.packages import Package
-from ..models.geometry import unit_size
 from ..models.linear_view import write_
-from ..models.structure import Group, Shape, Tap
+from ..models.structure import Shape, Tap
 from ..models.surgery import shrink_
 from ..pipelines.record import GroupRecord, LayerRecord
+from ..runtime.distributed import Ranks, assign
 
 
-def left_items(denoiser: nn.Module, group: Group, chosen: GroupRecord) -> list[int]:
-    """The heads, neurons or norm groups of a group, not yet shrunk, that stay."""
-    gone, each = set(chosen.removed), unit_size(denoiser, group)
-    return [i // each for i in range(0, chosen.total, each) if i not in gone]
+@dataclass(frozen=True)
+class Allocation:
+    """How much each layer or group gives up, where it is not the config's uniform sparsity.
 
+    Attributes:
+        sparsity: the sparsity of each layer.
+        kept: the items that stay of each group, by its name.
+        sensitivity: the relative latent error of pruning each of them alone, if measured.
+        met: what was measured to meet a latency.
+    """
 
-def by_consumer(groups: list[Group]) -> list[list[Group]]:
-    """Groups that share a consumer are pruned together, heads first."""
-    together: dict[str, list[Group]] = {}
-    for group in groups:
-        together.setdefault(group.consumers[0], []).append(group)
-    return [sorted(some, key=lambda g: g.kind) for some in together.values()]
+    sparsity: Mapping[str, float] = field(default_factory=dict)
+    kept: Mapping[str, int] = field(default_factory=dict)
+    sensitivity: Mapping[str, float] = field(default_factory=dict)
+    met: Mapping[str, object] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Task:
-    """Either a tap, or groups whose consumers are pruned together. `number` counts the pieces of a run, in forward order."""
+    """A tap, or the groups whose consumers are pruned together.
+
+    Attributes:
+        number: the index of the task in the run, in forward order.
+        package: the index of its package.
+        taps: the inputs that it reads.
+        groups: the groups that it prunes; empty for single weights.
+    """
 
     number: int
     package: int
     taps: tuple[Tap, ...]
-    groups: tuple[Group, ...] = ()
+    groups: tuple[PrunableGroup, ...] = ()
 
     @property
     def layers(self) -> tuple[str, ...]:
-        """The layers whose weights the solver changes, and whose inputs the Hessians are of."""
+        """The layers that the solver changes."""
         return tuple(layer for tap in self.taps for layer in tap.layers)
 
     @property
     def touched(self) -> set[str]:
-        """All layers that are changed: of groups what writes the heads or neurons, too."""
+        """All layers that change: of groups the producers, too."""
+        groups = [prunable.group for prunable in self.groups]
         return {
             *self.layers,
-            *(layer for group in self.groups for layer in (*group.producers, *group.consumers)),
+            *(layer for group in groups for layer in (*group.producers, *group.consumers)),
         }
 
 
 @dataclass(frozen=True)
 class TaskResult:
-    """A solved piece: the new weight of each of its layers, as the model holds it, and the new biases, if they changed; and its records."""
+    """The result of a task.
+
+    Attributes:
+        weights: the new weight of each layer, as the model stores it.
+        layers: the record of each layer.
+        groups: the record of each group.
+        biases: the new biases, if they changed.
+    """
 
     weights: dict[str, Tensor]
     layers: list[LayerRecord]
@@ -64,24 +87,24 @@ class TaskResult:
     def of(
         cls, tensors: Mapping[str, Tensor], layers: list[LayerRecord], groups: list[GroupRecord]
     ) -> "TaskResult":
-        """From what `tensors` gave. KeyError for a weight that is missing."""
+        """The result from its `tensors`; KeyError for a missing weight."""
         names = [row.name for row in layers]
         biases = {name: tensors[f"{name}.bias"] for name in names if f"{name}.bias" in tensors}
         return cls({name: tensors[name] for name in names}, layers, groups, biases)
 
     @property
     def tensors(self) -> dict[str, Tensor]:
-        """Weights under their layer's name, biases under that and ".bias"."""
+        """Weights by layer, and biases by layer with ".bias"."""
         return self.weights | {f"{name}.bias": bias for name, bias in self.biases.items()}
 
 
-def tasks_of(packages: list[Package], groups: list[Group]) -> list[Task]:
-    """Every piece of a run, in forward order."""
+def tasks_of(packages: list[Package], groups: list[PrunableGroup]) -> list[Task]:
+    """Every task of a run, in forward order."""
     found: list[Task] = []
     for index, package in enumerate(packages):
-        inside = [group for group in groups if group.consumers[0] in package.layers]
+        inside = [prunable for prunable in groups if prunable.group.consumers[0] in package.layers]
         for together in by_consumer(inside):
-            consumers = {name for group in together for name in group.consumers}
+            consumers = {name for prunable in together for name in prunable.group.consumers}
             taps = tuple(tap for tap in package.taps if consumers & set(tap.layers))
             found.append(Task(len(found), index, taps, tuple(together)))
         for tap in () if inside else package.taps:
@@ -89,8 +112,22 @@ def tasks_of(packages: list[Package], groups: list[Group]) -> list[Task]:
     return found
 
 
+def by_consumer(groups: list[PrunableGroup]) -> list[list[PrunableGroup]]:
+    """Groups that share a consumer, which are pruned together, heads first."""
+    together: dict[str, list[PrunableGroup]] = {}
+    for prunable in groups:
+        together.setdefault(prunable.group.consumers[0], []).append(prunable)
+    return [sorted(some, key=lambda g: g.group.kind) for some in together.values()]
+
+
+def owners_of(tasks: list[Task], shapes: Mapping[str, Shape], ranks: Ranks) -> dict[Tap, int]:
+    """The process that solves each tap; all processes have nearly equal work."""
+    owners = assign([task_cost(task, shapes) for task in tasks], ranks.size)
+    return {tap: owners[task.number] for task in tasks for tap in task.taps}
+
+
 def task_cost(task: Task, shapes: Mapping[str, Shape]) -> float:
-    """About how many multiplications a piece takes: its factors, and the sweep of its weights (O, I)."""
+    """The approximate number of multiplications: the factors, and the sweep of the weights."""
     sizes = [shapes[layer] for layer in task.layers]
     return sum(shapes[tap.layers[0]][1] ** 3 for tap in task.taps) + sum(
         outputs * inputs**2 for outputs, inputs in sizes
@@ -98,12 +135,17 @@ def task_cost(task: Task, shapes: Mapping[str, Shape]) -> float:
 
 
 def apply_(denoiser: nn.Module, task: Task, result: TaskResult) -> None:
-    """Change the model as the solving of the piece changed it where it was solved."""
-    for group, chosen in zip(task.groups, result.groups, strict=True):
-        shrink_(denoiser, group, left_items(denoiser, group, chosen))
+    """Changes the model as the task changed it in the process that solved it."""
+    for prunable, chosen in zip(task.groups, result.groups, strict=True):
+        shrink_(denoiser, prunable.group, kept_items(prunable, chosen))
     for layer, weight in result.weights.items():
-        module = denoiser.get_submodule(layer)
-        write_(layer, module, weight)
+        write_(layer, denoiser.get_submodule(layer), weight)
     for layer, bias in result.biases.items():
         with torch.no_grad():
             denoiser.get_submodule(layer).bias.copy_(bias)
+
+
+def kept_items(prunable: PrunableGroup, chosen: GroupRecord) -> list[int]:
+    """The indices of the heads, neurons or norm groups that stay."""
+    removed, each = set(chosen.removed), prunable.each
+    return [i // each for i in range(0, chosen.total, each) if i not in removed]

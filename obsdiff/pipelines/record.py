@@ -77,6 +77,11 @@ class PruningReport:
     hashes: dict[str, Any] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=lambda: versions())
 
+    def add(self, layers: list[LayerRecord], groups: list[GroupRecord]) -> None:
+        """Adds the records of pruned layers and groups."""
+        self.layers += layers
+        self.groups += groups
+
     @property
     def sparsity(self) -> float:
         """Share of the pruned layers' weights that are zero, or of their columns that left."""

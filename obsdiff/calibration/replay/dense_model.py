@@ -1,8 +1,9 @@
-"""The dense model beside the one that is being pruned: what its layers read, call by call of a recorded trajectory.
+"""The dense model beside the pruned one: the inputs of its layers, call by call of a trajectory.
 
-It follows the replay package by package, and always runs before the package is pruned, so nearly all of its blocks are the model's
-own, still as they were. Only a segment that several packages share is pruned in part before it is left behind; of those, copies are kept,
-on disk where memory has no room.
+It follows the replay package by package, and always runs before the package is pruned, so nearly
+all of its blocks are the model's own, not yet changed. Only a segment that several packages share
+is pruned in part before it has run for the last time: copies of those segments are stored, in
+files where they exceed the memory.
 """
 
 import contextlib
@@ -14,115 +15,118 @@ from torch import Tensor, nn
 
 from ...errors import CalibrationError
 from ...models.structure import Tap
-from ...pipelines.run import Run, hooked
+from ...pipelines.run import hooked
 from ...runtime.mapped_weights import DenseCopy
+from ..context import CalibrationContext
 from ..hooks import is_expert
 from ..packages import Package
-from .recording import Trajectory, rerun
+from .recording import Span, Trajectory, rerun
 
 
 class DenseModel:
-    """Stands before a package: all segments before the package's first have been run, with the dense model.
+    """The dense model, at the border of a package: all segments before it have run.
 
-    `reach`: first and last segment of each package. CalibrationError for a layer whose tokens are not those of the pruned model.
+    Attributes:
+        context: where the calibration runs.
+        trajectory: the recorded calls, with the dense model's own cached outputs.
+        packages: all packages of the pruning.
+        spans: the indices of the first and last segment of each package.
+        copies: dense copies of the segments that packages share, by name.
     """
 
     def __init__(
         self,
-        run: Run,
-        denoiser: nn.Module,
+        context: CalibrationContext,
         trajectory: Trajectory,
         packages: list[Package],
-        reach: list[tuple[int, int]],
-    ):
+        spans: list[tuple[int, int]],
+    ) -> None:
+        """Raises CalibrationError for experts: the pruned model may route other tokens to them."""
         expert = next(
             (layer for package in packages for layer in package.layers if is_expert(layer)), None
         )
         if expert:
             raise CalibrationError(
-                f"asymmetric: {expert} may be sent other tokens by the pruned model; leave it out with --exclude '*.experts.*'"
+                f"asymmetric: the pruned model may route other tokens to {expert}; "
+                "leave it out with --exclude '*.experts.*'"
             )
-        self.run, self.denoiser, self.packages, self.reach = run, denoiser, packages, reach
+        self.context, self.packages, self.spans = context, packages, spans
         self.trajectory = replace(trajectory, outputs=[{} for _ in trajectory.recording.calls])
         self.copies: dict[str, DenseCopy] = {}
 
     def close(self) -> None:
-        """Give back all that is on the shelf, and the copies."""
+        """Releases the cached outputs and the copies."""
         self.trajectory.clear()
         self.keep([])
 
     def begin(self, package: int) -> None:
-        """Go from the denoiser's inputs to a package; nothing has been pruned yet."""
+        """Runs from the denoiser's inputs to a package; no layer has been pruned yet."""
         if package >= len(self.packages):
             return
-        first = self.reach[package][0]
+        first = self.spans[package][0]
         for number in range(len(self.trajectory.recording.calls)):
-            rerun(self.run, self.denoiser, self.trajectory, number, 0, first, first - 1)
+            rerun(self.context, self.trajectory, number, Span(0, first, first - 1))
         self.go_on(package)
 
     def go_on(self, package: int) -> None:
-        """Copy the segments of a package that packages before it prune, before they do, and forget those that are left behind."""
+        """Copies the segments that this package shares with packages before it, and drops others.
+
+        Called before those packages prune them.
+        """
         first = (
-            self.reach[package][0]
+            self.spans[package][0]
             if package < len(self.packages)
             else len(self.trajectory.order.names)
         )
         shared = [
             self.trajectory.order.names[i]
-            for i in range(first, max(last for _, last in self.reach[:package]) + 1)
+            for i in range(first, max(last for _, last in self.spans[:package]) + 1)
         ]
         self.keep(shared)
 
     def keep(self, names: list[str]) -> None:
-        """Have copies of these segments and of no others."""
+        """Makes copies of these segments, and releases all others."""
         scratch = self.trajectory.recording.cache.scratch
         for name in self.copies.keys() - set(names):
             self.copies.pop(name).give_back(scratch)
         for name in names:
             if name not in self.copies:
-                self.copies[name] = DenseCopy.of(self.denoiser.get_submodule(name), scratch)
+                self.copies[name] = DenseCopy.of(self.context.denoiser.get_submodule(name), scratch)
 
     def read(self, number: int, package: int) -> dict[Tap, list[Tensor]]:
-        """What the dense model's taps of a package read in a recorded call, in the order in which they read it."""
-        (first, last), following = self.reach[package], self.reach[package + 1 : package + 2]
+        """The inputs of the dense model's taps of a package in a recorded call, in order."""
+        (first, last), following = self.spans[package], self.spans[package + 1 : package + 2]
         border = following[0][0] if following else first
         seen: dict[Tap, list[Tensor]] = {tap: [] for tap in self.packages[package].taps}
         with self.dense():
             hooks = (
-                self.denoiser.get_submodule(tap.layers[0]).register_forward_pre_hook(
+                self.context.denoiser.get_submodule(tap.layers[0]).register_forward_pre_hook(
                     partial(record_input, inputs)
                 )
                 for tap, inputs in seen.items()
             )
             with hooked(hooks):
-                rerun(
-                    self.run,
-                    self.denoiser,
-                    self.trajectory,
-                    number,
-                    first,
-                    border,
-                    max(last, border - 1),
-                )
+                span = Span(first, border, max(last, border - 1))
+                rerun(self.context, self.trajectory, number, span)
         return seen
 
     @contextlib.contextmanager
     def dense(self) -> Iterator[None]:
-        """The model's segments are the dense ones for a while."""
-        pruned = {name: self.denoiser.get_submodule(name) for name in self.copies}
+        """Puts the dense copies into the denoiser; restores its segments at the end."""
+        pruned = {name: self.context.denoiser.get_submodule(name) for name in self.copies}
         try:
-            self.denoiser_has({name: twin.module for name, twin in self.copies.items()})
+            self.put_segments({name: copy.module for name, copy in self.copies.items()})
             yield
         finally:
-            self.denoiser_has(pruned)
+            self.put_segments(pruned)
 
-    def denoiser_has(self, segments: dict[str, nn.Module]) -> None:
+    def put_segments(self, segments: dict[str, nn.Module]) -> None:
+        """Puts modules into the denoiser under their names."""
         for name, module in segments.items():
             owner, _, own_name = name.rpartition(".")
-            setattr(self.denoiser.get_submodule(owner), own_name, module)
+            setattr(self.context.denoiser.get_submodule(owner), own_name, module)
 
 
 def record_input(inputs: list[Tensor], module: nn.Module, args: tuple[Tensor, ...]) -> None:
-    inputs.append(
-        args[0].detach().clone()
-    )  # a block may change its input in place once it has been read
+    """A hook that stores a copy of an input: a block may change it in place afterwards."""
+    inputs.append(args[0].detach().clone())

@@ -1,16 +1,16 @@
-"""One dense trajectory, written down: every denoiser call with its inputs, so that it can be run again block by block.
+"""A recorded dense trajectory: every denoiser call with its inputs, to run again block by block.
 
-Tensors lie on a Shelf: in memory as long as there is room, then in memory-mapped safetensors files. An input that is the
-same in the next call, such as the encoded text, is kept once.
+Tensors are stored in a cache: in memory up to a limit, then in safetensors files. An input that
+equals that of the call before, such as the encoded text, is stored once.
 """
 
 import contextlib
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -19,12 +19,19 @@ from torch.utils._pytree import tree_flatten, tree_map_only, tree_unflatten
 
 from ...pipelines.run import Run, hooked
 from ...runtime.scratch import Scratch, disk_errors
+from ..context import CalibrationContext
 from .segments import CallOrder, StopForward, answering
 
 
 @dataclass(frozen=True, eq=False)
 class CachedTensor:
-    """Stands for a tensor that was put on the shelf: it, or its file; the device that it came from; its bytes."""
+    """A tensor in the cache.
+
+    Attributes:
+        held: the tensor, or the file that stores it.
+        home: the device that it came from.
+        size: its bytes.
+    """
 
     held: Tensor | Path
     home: torch.device
@@ -33,14 +40,18 @@ class CachedTensor:
 
 @dataclass(frozen=True)
 class TensorCache:
-    """Tensors in the store's memory or its files. They come back on the device that they came from; memory is that of `device` (default:
-    their own)."""
+    """Tensors in memory or in files of the scratch storage; `get` returns them to their device.
+
+    Attributes:
+        scratch: counts the memory, and names the files.
+        device: the device whose memory stores tensors (None: that of each tensor).
+    """
 
     scratch: Scratch
     device: str | None = None
 
     def put(self, tensor: Tensor) -> CachedTensor:
-        """Keep a copy."""
+        """Stores a copy."""
         size = tensor.numel() * tensor.element_size()
         file = self.scratch.take(size)
         if file:
@@ -56,7 +67,10 @@ class TensorCache:
         )
 
     def get(self, kept: CachedTensor) -> Tensor:
-        """The tensor, contiguous. One from a file is copied out of it: where it lies in memory decides how products round."""
+        """The tensor, contiguous.
+
+        A stored file is copied out of its mapping: the alignment decides how products round.
+        """
         return (
             load_file(kept.held)["x"].to(kept.home, copy=True)
             if isinstance(kept.held, Path)
@@ -64,23 +78,31 @@ class TensorCache:
         )
 
     def drop(self, kept: CachedTensor) -> None:
-        """Give a tensor's room back; whoever has the Kept forgets it."""
+        """Releases the storage of a tensor, which must not be used again."""
         self.scratch.give_back(kept.size, kept.held if isinstance(kept.held, Path) else None)
 
     def put_all(self, tree: Any) -> Any:
-        """The tree (tuples, lists, dicts) with its tensors on the shelf."""
+        """A tree (tuples, lists, dicts) with its tensors stored."""
         return tree_map_only(Tensor, self.put, tree)
 
     def get_all(self, tree: Any) -> Any:
+        """A stored tree with its tensors."""
         return tree_map_only(CachedTensor, self.get, tree)
 
     def drop_all(self, tree: Any) -> None:
+        """Releases all tensors of a stored tree."""
         tree_map_only(CachedTensor, self.drop, tree)
 
 
 @dataclass(frozen=True)
 class Call:
-    """One call of the denoiser: in which step, for how many prompts, and (args, kwargs) with Kept for tensors."""
+    """One call of the denoiser.
+
+    Attributes:
+        step: the index of its step.
+        prompts: the number of prompts in it.
+        inputs: (args, kwargs), with CachedTensor for tensors.
+    """
 
     step: int
     prompts: int
@@ -89,7 +111,14 @@ class Call:
 
 @dataclass
 class Recording:
-    """The denoiser's calls in their order, the number of steps T, and the calls of the pipeline's other denoisers by step."""
+    """The denoiser's calls, in order.
+
+    Attributes:
+        cache: stores their tensors.
+        steps: T, the number of steps.
+        calls: the calls.
+        others: calls of the pipeline's other denoisers, by step.
+    """
 
     cache: TensorCache
     steps: int = 0
@@ -97,16 +126,17 @@ class Recording:
     others: Counter = field(default_factory=Counter)
 
     def add(self, run: Run, args: tuple, kwargs: dict) -> None:
-        """Write a call down; leaves that equal those of the call before are not kept again."""
+        """Records a call; inputs that equal those of the call before are stored once."""
         leaves, spec = tree_flatten((args, kwargs))
         before = tree_flatten(self.calls[-1].inputs)[0] if self.calls else []
         kept = [
-            self.same(x, before[i] if i < len(before) else None) if isinstance(x, Tensor) else x
+            self.stored(x, before[i] if i < len(before) else None) if isinstance(x, Tensor) else x
             for i, x in enumerate(leaves)
         ]
         self.calls.append(Call(run.step, run.prompts, tree_unflatten(kept, spec)))
 
-    def same(self, tensor: Tensor, before: Any) -> CachedTensor:
+    def stored(self, tensor: Tensor, before: Any) -> CachedTensor:
+        """The cached tensor of the call before if it is equal, else a new one."""
         if isinstance(before, CachedTensor):
             other = self.cache.get(before)
             if (other.shape, other.dtype, other.device) == (
@@ -120,7 +150,7 @@ class Recording:
 
 @contextlib.contextmanager
 def recorded(run: Run, denoiser: nn.Module, recording: Recording) -> Iterator[None]:
-    """A hook that writes the denoiser's calls down, removed on the way out."""
+    """A hook that records the denoiser's calls; removes it at the end."""
 
     def hook(_: nn.Module, args: tuple, kwargs: dict) -> None:
         recording.add(run, args, kwargs)
@@ -131,8 +161,15 @@ def recorded(run: Run, denoiser: nn.Module, recording: Recording) -> Iterator[No
 
 @dataclass
 class Trajectory:
-    """A recorded dense trajectory: the calls, the segments they went through, how long each segment's output is needed, and for
-    every call the outputs that are on the shelf now, by the segment's place. `why_not` says why it can't be replayed."""
+    """A recorded dense trajectory, and the segment outputs that a replay has cached.
+
+    Attributes:
+        recording: the calls.
+        order: the segments that the calls run through.
+        until: for each segment the index of the last segment that reads its output.
+        outputs: for each call the cached outputs, by the index of their segment.
+        why_not: why the trajectory cannot be replayed, or None.
+    """
 
     recording: Recording
     order: CallOrder
@@ -141,40 +178,49 @@ class Trajectory:
     why_not: str | None = None
 
     def clear(self) -> None:
-        """Take everything off the shelf but the recording."""
+        """Drops all cached outputs; the recording stays."""
         for outputs in self.outputs:
             self.recording.cache.drop_all(list(outputs.values()))
         self.outputs = []
 
 
-def rerun(
-    run: Run,
-    denoiser: nn.Module,
-    trajectory: Trajectory,
-    number: int,
-    start: int,
-    border: int,
-    last: int,
-) -> None:
-    """Run one recorded call from segment `start` to `last`, and keep what those before `border` give: they never change again. All before
-    `start` answer from the shelf."""
-    call: Call = trajectory.recording.calls[number]
-    cache, order, outputs, until = (
-        trajectory.recording.cache,
-        trajectory.order,
-        trajectory.outputs[number],
-        trajectory.until,
-    )
+class Span(NamedTuple):
+    """The segments of one replayed call, by index.
+
+    Attributes:
+        start: the first that runs; those before it return their cached outputs.
+        border: outputs of segments before it are cached, since they no longer change.
+        last: the last that runs.
+    """
+
+    start: int
+    border: int
+    last: int
+
+
+def rerun(context: CalibrationContext, trajectory: Trajectory, index: int, span: Span) -> None:
+    """Runs the segments of a span of one recorded call.
+
+    Args:
+        context: where the calibration runs.
+        trajectory: the recorded trajectory; its cached outputs are updated.
+        index: the index of the call.
+        span: the segments that run.
+    """
+    run, denoiser = context.run, context.denoiser
+    call: Call = trajectory.recording.calls[index]
+    cache, order = trajectory.recording.cache, trajectory.order
+    outputs, until = trajectory.outputs[index], trajectory.until
 
     def answer(place: int) -> Any:
-        if place not in outputs and until[place] >= start:
+        if place not in outputs and until[place] >= span.start:
             raise RuntimeError(
-                f"replay lost what {order.names[place]} gave, which a later block needs"
+                f"replay lost the output of {order.names[place]}, which a later block needs"
             )
-        return cache.get_all(outputs[place]) if place in outputs else order.stand_in(number, place)
+        return cache.get_all(outputs[place]) if place in outputs else order.stand_in(index, place)
 
     def keep(place: int, module: nn.Module, args: Any, output: Any) -> None:
-        if until[place] >= border:
+        if until[place] >= span.border:
             outputs[place] = cache.put_all(output)
 
     def stop() -> None:
@@ -182,11 +228,10 @@ def rerun(
 
     hooks = (
         denoiser.get_submodule(order.names[i]).register_forward_hook(partial(keep, i))
-        for i in range(start, border)
+        for i in range(span.start, span.border)
     )
-    answers = {i: partial(answer, i) for i in range(start)} | dict.fromkeys(
-        range(last + 1, len(order.names)), stop
-    )
+    answers: dict[int, Callable[[], Any]] = {i: partial(answer, i) for i in range(span.start)}
+    answers |= dict.fromkeys(range(span.last + 1, len(order.names)), stop)
     run.step, run.prompts = call.step, call.prompts
     args, kwargs = cache.get_all(call.inputs)
     with (
@@ -196,5 +241,5 @@ def rerun(
         contextlib.suppress(StopForward),
     ):
         denoiser(*args, **kwargs)
-    for place in [place for place in outputs if until[place] < border]:
+    for place in [place for place in outputs if until[place] < span.border]:
         cache.drop_all(outputs.pop(place))

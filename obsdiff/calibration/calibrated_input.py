@@ -1,0 +1,107 @@
+"""What calibration measured of one input: its Hessian, and what some settings need beside it.
+
+    H = 2 sum_t alpha_t E[x x^T]                the Hessian                                (I, I)
+    G = the same on the held-out prompts        judges what H fitted                       (I, I)
+    C = 2 sum_t alpha_t E[(x* - x) x^T]         x* the same input in the dense model       (I, I)
+
+A pruning may read the I inputs in another order than they were summed in (N:M with permute): the
+sums stay as they are, and what is read is reordered.
+"""
+
+from dataclasses import dataclass, field, replace
+
+from torch import Tensor
+
+from ..runtime.distributed import Ranks
+from .hessian import Hessian, reduce_sums
+
+
+@dataclass
+class CalibratedInput:
+    """The sums of the input of one tap.
+
+    Attributes:
+        hessian: the sums of the calibration prompts.
+        held_out: the sums of the held-out prompts, None without any.
+        cross: raw sums of alpha (x* - x) x^T (I, I), None without asymmetric calibration.
+        order: the order (I,) in which a pruning reads the inputs; None: as summed.
+    """
+
+    hessian: Hessian
+    held_out: Hessian | None = field(default=None, repr=False)
+    cross: Tensor | None = field(default=None, repr=False)
+    order: Tensor | None = None
+
+    @property
+    def tokens_per_column(self) -> float:
+        """Distinct tokens per input column, counted up to a limit."""
+        return self.hessian.distinct / self.hessian.columns
+
+    def update(self, tokens: Tensor, weight: float, dense: Tensor | None = None) -> None:
+        """Adds the tokens of one denoising step.
+
+        Args:
+            tokens: (B, T, I), or (T, I) if their images are unknown.
+            weight: alpha of the step.
+            dense: the same tokens in the dense model, for the cross sums.
+        """
+        self.hessian.update(tokens, weight)
+        if dense is not None:
+            assert self.cross is not None
+            columns = self.hessian.columns
+            rows = tokens.reshape(-1, columns).to(self.hessian.xx)
+            self.cross.addmm_((dense.reshape(-1, columns).to(rows) - rows).T, rows, alpha=weight)
+
+    def reduce_(self, ranks: Ranks, owner: int | None) -> None:
+        """Adds the sums of all processes, at `owner` or, for None, in every process."""
+        self.hessian.reduce_(ranks, owner)
+        if self.cross is not None and ranks.size > 1:
+            reduce_sums([self.cross], owner)
+            if owner not in (None, ranks.rank):
+                self.cross = None
+
+    def share(self) -> None:
+        """Marks the sums as read by several prunings: none of them may use up their memory."""
+        self.hessian.shared = True
+        if self.held_out:
+            self.held_out.shared = True
+
+    def reordered(self, order: Tensor) -> "CalibratedInput":
+        """The same sums, read in the order (I,): input i is input order[i] of the sums."""
+        return replace(self, order=order.to(self.hessian.x.device))
+
+    def placed(self, found: Tensor) -> Tensor:
+        """A vector (I,) or matrix (I, I) of the sums in the order of this pruning."""
+        if self.order is None:
+            return found
+        return found[self.order] if found.dim() == 1 else found[self.order.unsqueeze(1), self.order]
+
+    def matrix(self) -> Tensor:
+        """H (I, I)."""
+        return self.placed(self.hessian.matrix())
+
+    def diagonal(self) -> Tensor:
+        """The diagonal of H (I,)."""
+        return self.placed(self.hessian.diagonal())
+
+    def mean(self) -> Tensor:
+        """The weighted mean (I,) of every input."""
+        return self.placed(self.hessian.mean())
+
+    def variance(self) -> Tensor:
+        """The weighted variance (I,) of every input."""
+        return self.placed(self.hessian.variance())
+
+    def take_(self) -> Tensor:
+        """H (I, I), in the memory of its sums unless they are shared."""
+        return self.placed(self.hessian.take_())
+
+    def take_held_out_(self) -> Tensor | None:
+        """G (I, I), in the memory of its sums unless they are shared; None without any."""
+        return self.placed(self.held_out.take_()) if self.held_out else None
+
+    def take_cross_(self) -> Tensor:
+        """C (I, I), in the memory of its sums."""
+        assert self.cross is not None
+        found, self.cross = self.cross.mul_(2.0 / max(1, self.hessian.samples)), None
+        return found
