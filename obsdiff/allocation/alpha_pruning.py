@@ -1,4 +1,14 @@
-"""Sparsities from the spectra of the layers' weights (AlphaPruning)."""
+"""AlphaPruning: layers whose spectrum has a heavier tail keep more.
+
+    alpha_l  Hill's estimate of the exponent of the power law of the largest eigenvalues of W W^T
+    p_l = p (1 - tau + 2 tau (alpha_l - min alpha) / (max alpha - min alpha))        (equation 2)
+
+N layers, W (O, I).
+
+References:
+    Lu et al., "AlphaPruning: Using Heavy-Tailed Self Regularization Theory for Improved Layer-wise
+        Pruning of Large Language Models", 2024. https://arxiv.org/abs/2410.10912
+"""
 
 import math
 
@@ -7,14 +17,18 @@ from torch import Tensor
 
 from .equal_price import centred
 
-TAIL, STRETCH = (
-    0.5,
-    0.3,
-)  # AlphaPruning: share of the spectrum that is its tail; shares lie so far about the mean, relatively
+TAIL = 0.5  # the share of the spectrum that is its tail
+STRETCH = 0.3  # tau: sparsities range over this share of the mean, above and below it
 
 
 def by_spectrum(exponents: Tensor, sizes: Tensor, share: float) -> Tensor:
-    """Sparsities (N,) by the tail exponents (N,): a small one is a heavy tail, which keeps more. What has no tail counts as the lightest of the others."""
+    """The sparsities (N,) by the tail exponents; an infinite one counts as the largest finite one.
+
+    Args:
+        exponents: the tail exponent of each layer (N,); a small one is a heavy tail.
+        sizes: the weights of each layer (N,).
+        share: the sparsity of all weights.
+    """
     known = exponents[exponents.isfinite()]
     exponents = exponents.clamp(max=known.max()) if len(known) else torch.zeros_like(exponents)
     spread = exponents.max() - exponents.min()
@@ -25,11 +39,10 @@ def by_spectrum(exponents: Tensor, sizes: Tensor, share: float) -> Tensor:
 
 
 def tail_exponent(weight: Tensor) -> float:
-    """Hill's estimate of the exponent of the power law that the largest eigenvalues of W W^T follow; inf where all that are not zero are equal."""
+    """The tail exponent of a weight (O, I); inf if all nonzero eigenvalues are equal."""
     values = torch.linalg.svdvals(weight.float()).double().sort(descending=True).values
-    eigenvalues = values[
-        values > max(weight.shape) * torch.finfo(torch.float32).eps * values[:1]
-    ].square()  # the others are rounding
+    rounding = max(weight.shape) * torch.finfo(torch.float32).eps * values[:1]
+    eigenvalues = values[values > rounding].square()
     count = int(TAIL * len(eigenvalues)) - 1
     count = max(1, count) if len(eigenvalues) > 1 else 0
     logs = (eigenvalues[:count] / eigenvalues[count : count + 1]).log().sum().item()

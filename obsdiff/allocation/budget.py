@@ -1,5 +1,4 @@
-"""Structured pruning to a budget: the share of the dense denoiser's parameters, operations, bytes or
-time that may stay.
+"""Structured pruning to a budget: the share of parameters, operations, bytes or time that may stay.
 
 1. Before the calibration: what each step of each group saves (savings.py, layer_latency.py), and
    the uniform sparsity that would meet the budget, at which sensitivities are measured

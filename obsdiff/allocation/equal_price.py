@@ -1,45 +1,38 @@
-"""How the zeros of an unstructured pruning are shared out over the layers, so that all together have the target's.
+"""Layer sparsities with the least summed loss: at the optimum every layer pays the same for a zero.
 
-    obs          layer errors add up; what a zero costs at the margin is the same everywhere         minimise sum_l e_l(p_l)
-    sensitivity  so do the errors of the final latents that pruning a layer causes by itself         minimise sum_l s_l e_l(p_l)
-    owl          layers whose inputs and weights have more outliers keep more                        (OWL, section 3.3)
-    alpha        layers whose spectrum has a heavier tail keep more                                  (AlphaPruning, equation 2)
+    obs          layer errors add up                                   minimise sum_l e_l(p_l)
+    sensitivity  so do the errors of the final latents                 minimise sum_l s_l e_l(p_l)
 
-e_l(p) is the layer error that the sweep causes at sparsity p, for which one factor of the Hessian serves all p; s_l the
-relative latent error of a model in which layer l alone is pruned, over its layer error (allocation/layer_sensitivity.py). A layer here is a
-tap: matrices that read the same input have one share.
+subject to sum_l n_l p_l = p sum_l n_l. e_l(p) is the layer error of the sweep at sparsity p: one
+factor of the Hessian serves all p. s_l is the relative latent error of the model in which layer l
+alone is pruned, over its layer error (layer_sensitivity.py). n_l are its weights. A layer here is a
+tap: matrices that read the same input have one sparsity.
 
-N taps, G sparsities of the GRID.
+N taps, G sparsities of the GRID, S sparsities.
 
 References:
-    Yin et al., "Outlier Weighed Layerwise Sparsity (OWL)", 2023. https://arxiv.org/abs/2310.05175
-    Lu et al., "AlphaPruning: Using Heavy-Tailed Self Regularization Theory for Improved Layer-wise Pruning of Large Language Models", 2024.
-        https://arxiv.org/abs/2410.10912
+    Everett, "Generalized Lagrange Multiplier Method for Solving Problems of Optimum Allocation of
+        Resources", 1963.
 """
 
 import torch
 from torch import Tensor
 
-GRID = (
-    0.1,
-    0.2,
-    0.3,
-    0.4,
-    0.5,
-    0.6,
-    0.7,
-    0.8,
-    0.9,
-)  # sparsities at which layers are tried; none gets more than the last
-SPARSITY_STEPS = 180  # of a layer's sparsity between none and the last
+GRID = tuple(i / 10 for i in range(1, 10))  # sparsities tried; no layer gets more than the last
+SPARSITY_STEPS = 180  # between 0 and the last sparsity of the GRID
 PRICE_BISECTIONS = 100
 
 
 def by_loss(errors: Tensor, sizes: Tensor, share: float) -> Tensor:
-    """Sparsities (N,) with the least sum of errors (N, G), of taps of so many weights (N,), `share` of all weights in all.
+    """The sparsities (N,) with the least sum of errors.
 
-    At the optimum no zero is worth moving: every tap minimises error - price x zeros at one price. The price is found by halving, and
-    what two neighbouring prices give is mixed to meet the share exactly.
+    Every tap minimises error - price x zeros at one price. Bisection finds the price, and the
+    solutions of two neighbouring prices are mixed to meet the share exactly.
+
+    Args:
+        errors: the errors (N, G) at the GRID.
+        sizes: the weights of each tap (N,).
+        share: the sparsity of all weights.
     """
     sparsities = torch.linspace(0, GRID[-1], SPARSITY_STEPS + 1, dtype=torch.float64)
     costs, weight = interpolated(errors.double(), sparsities), sizes.double() / sizes.sum()
@@ -60,8 +53,14 @@ def by_loss(errors: Tensor, sizes: Tensor, share: float) -> Tensor:
 
 
 def interpolated(errors: Tensor, sparsities: Tensor) -> Tensor:
-    """Errors (N, G) of the GRID at other sparsities (S,): (N, S). Errors grow about exponentially between two of the GRID, and before
-    the first as the square."""
+    """The errors at other sparsities: (N, S).
+
+    They grow exponentially between two sparsities of the GRID, and quadratically before the first.
+
+    Args:
+        errors: the errors (N, G) at the GRID.
+        sparsities: (S,).
+    """
     logs = errors.clamp(min=torch.finfo(errors.dtype).tiny).log()
     places = torch.tensor(GRID, dtype=errors.dtype)
     right = torch.searchsorted(places, sparsities).clamp(1, len(GRID) - 1)
@@ -73,7 +72,7 @@ def interpolated(errors: Tensor, sparsities: Tensor) -> Tensor:
 
 
 def centred(shares: Tensor, sizes: Tensor, share: float) -> Tensor:
-    """Sparsities moved together until all weights have the share, none below zero nor above what the GRID ends with."""
+    """Sparsities (N,) shifted by one number until they meet the share, within 0 and GRID[-1]."""
     low, high = -1.0, 1.0
     for _ in range(PRICE_BISECTIONS):
         middle = (low + high) / 2

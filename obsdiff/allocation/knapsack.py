@@ -1,20 +1,22 @@
-"""How many steps each group takes so that all together save enough: a knapsack with one choice a group.
+"""The steps of each group that together save enough: a knapsack with one choice a group.
 
     minimise    sum_g e_g(k_g)
-    subject to  sum_g s_g(k_g) >= S                                                                  (1)
+    subject to  sum_g s_g(k_g) >= S                                                              (1)
 
-e_g(k) is the error of group g after k steps, s_g(k) what they save, in parameters, operations, bytes or seconds. Dynamic programming
-over what is saved, in cells of a size c: B_g(j) is the least error with which the first g groups save at least j cells,
+e_g(k) is the error of group g after k steps, s_g(k) their saving in parameters, operations, bytes
+or seconds. Dynamic programming over the saving in cells of size c: B_g(j) is the least error with
+which the first g groups save at least j cells,
 
-    B_g(j) = min_k  e_g(k) + B_(g-1)(max(0, j - s_g(k) / c))                                         (2)
+    B_g(j) = min_k  e_g(k) + B_(g-1)(max(0, j - s_g(k) / c))                                     (2)
 
-Where all savings are whole multiples of a cell the answer is exact. Else they are rounded down, so that enough is saved,
-and steps that turn out not to be needed are given back.
+The answer is exact if all savings are whole multiples of a cell. Else they are rounded down, so
+that enough is saved, and steps that are not needed are undone.
 
-N groups, K steps, S saved at least.
+N groups, K steps, S the saving required.
 
 References:
-    Kurtic et al., "ZipLM: Inference-Aware Structured Pruning of Language Models", 2023. https://arxiv.org/abs/2302.04089
+    Kurtic et al., "ZipLM: Inference-Aware Structured Pruning of Language Models", 2023.
+        https://arxiv.org/abs/2302.04089
 """
 
 import math
@@ -22,12 +24,20 @@ import math
 import torch
 
 Rows = list[list[float]]
-CELLS = 1 << 14  # into how many the savings are divided at most
+CELLS = 1 << 14  # the number of cells at most
 
 
 def cheapest_saving(errors: Rows, savings: Rows, wanted: float) -> list[int]:
-    """Steps (N,) of (1), for errors and savings (N, K + 1) after 0 to K steps, both growing, K of each row's own; `wanted` is S, in the savings' unit.
-    ValueError if all steps together save less."""
+    """The steps (N,) of (1).
+
+    Args:
+        errors: the errors of each group after 0, 1, ... K steps, ascending; K may differ.
+        savings: the savings of each group after 0, 1, ... K steps, ascending.
+        wanted: S, in the unit of the savings.
+
+    Raises:
+        ValueError: all steps together save less.
+    """
     most = sum(row[-1] for row in savings)
     if most < wanted:
         raise ValueError(f"all steps together save {most:g}, less than {wanted:g}")
@@ -39,7 +49,10 @@ def cheapest_saving(errors: Rows, savings: Rows, wanted: float) -> list[int]:
 
 
 def in_cells(savings: Rows, wanted: float) -> tuple[list[list[int]], int]:
-    """Savings and what is wanted, in cells: of the savings' greatest common divisor, where that gives no more than CELLS."""
+    """The savings and S in cells.
+
+    A cell is the greatest common divisor of the savings, if that gives at most CELLS.
+    """
     every = [saved for row in savings for saved in row]
     grain = math.gcd(*map(int, every)) if all(float(saved).is_integer() for saved in every) else 0
     if grain and wanted <= grain * CELLS:
@@ -51,7 +64,7 @@ def in_cells(savings: Rows, wanted: float) -> tuple[list[list[int]], int]:
 
 
 def by_cells(errors: Rows, cells: list[list[int]], needed: int) -> list[int]:
-    """Steps (N,) with the least sum of errors that save `needed` cells, by (2)."""
+    """The steps (N,) with the least sum of errors that save `needed` cells, by (2)."""
     best = torch.full((needed + 1,), torch.inf, dtype=torch.float64)
     best[0] = 0
     taken = []
@@ -71,7 +84,7 @@ def by_cells(errors: Rows, cells: list[list[int]], needed: int) -> list[int]:
 
 
 def filled_up(errors: Rows, savings: Rows, wanted: float, steps: list[int]) -> list[int]:
-    """Further steps, the cheapest for what they save first, where rounding left too little."""
+    """Adds steps, those with the least error per saving first, until S is saved after rounding."""
     steps = list(steps)
     while (short := wanted - total(savings, steps)) > 0:
         ways = []
@@ -81,7 +94,7 @@ def filled_up(errors: Rows, savings: Rows, wanted: float, steps: list[int]) -> l
                 ways.append(
                     ((row[k] - row[steps[i]]) / min(short, saved[k] - saved[steps[i]]), i, k)
                 )
-        if not ways:  # all are taken: what is short is the rounding of a sum
+        if not ways:  # all steps are taken: the rest is the rounding of a sum
             return steps
         _, i, k = min(ways)
         steps[i] = k
@@ -89,7 +102,7 @@ def filled_up(errors: Rows, savings: Rows, wanted: float, steps: list[int]) -> l
 
 
 def undo_spare_steps(errors: Rows, savings: Rows, wanted: float, steps: list[int]) -> list[int]:
-    """Without steps that are not needed, those of the largest error first."""
+    """Undoes steps that are not needed, those with the largest error first."""
     steps = list(steps)
     while True:
         spare = total(savings, steps) - wanted
@@ -104,4 +117,5 @@ def undo_spare_steps(errors: Rows, savings: Rows, wanted: float, steps: list[int
 
 
 def total(rows: Rows, steps: list[int]) -> float:
+    """The sum over the groups after their steps."""
     return sum(row[k] for row, k in zip(rows, steps, strict=True))

@@ -194,7 +194,7 @@ def noting(model: nn.Module, layers: list[str]) -> Iterator[Reads]:
 
 
 def role(owner: str) -> tuple[str, ...]:
-    """The list that an owner's block is in, and its name: ("temporal_transformer_blocks", "attn1")."""
+    """The list of an owner's block, and its name: ("temporal_transformer_blocks", "attn1")."""
     words = owner.split(".")
     lists = [word for word, after in pairwise(words) if after.isdigit()]
     return (*lists[-1:], words[-1])

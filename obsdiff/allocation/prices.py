@@ -1,20 +1,24 @@
-"""Which of many groups give up how much, so that enough of every resource is saved at the least error.
+"""The steps of each group that save enough of several resources, by Lagrange multipliers (prices).
 
-    minimise  sum_g e_g(k_g)   subject to  sum_g k_g s_gr >= w_r  for every resource r                         (1)
+    minimise  sum_g e_g(k_g)   subject to  sum_g k_g s_gr >= w_r  for every resource r         (1)
 
-Group g may take 0, 1, 2 ... steps k_g, each of which saves s_gr of resource r (parameters, multiply-accumulates) and after which its
-error is e_g(k_g). With a price p_r on each resource the groups answer one by one,
+Each of the steps k_g = 0, 1, 2 ... of group g saves s_gr of resource r (parameters,
+multiply-accumulates); its error is then e_g(k_g). With a price p_r on each resource the groups
+separate,
 
-    k_g = argmin_k  e_g(k) - k sum_r p_r s_gr                                                                 (2)
+    k_g = argmin_k  e_g(k) - k sum_r p_r s_gr                                                  (2)
 
-and the prices are p times a mix of the resources, the least p that saves enough. Several mixes are tried. What was saved too much is given
-back, the dearest step first, and of all ways found the cheapest stays.
+The prices are p times a mix of the resources, with the least p that saves enough. Several mixes are
+tried. Steps that are not needed are undone, those with the largest error first; the cheapest
+solution is returned.
 
 G groups, K steps at most, R resources.
 
 References:
-    Everett, "Generalized Lagrange Multiplier Method for Solving Problems of Optimum Allocation of Resources", 1963.
-    Kurtic et al., "ZipLM: Inference-Aware Structured Pruning of Language Models", 2023. https://arxiv.org/abs/2302.04089
+    Everett, "Generalized Lagrange Multiplier Method for Solving Problems of Optimum Allocation of
+        Resources", 1963.
+    Kurtic et al., "ZipLM: Inference-Aware Structured Pruning of Language Models", 2023.
+        https://arxiv.org/abs/2302.04089
 """
 
 import itertools
@@ -24,20 +28,25 @@ import torch
 from torch import Tensor
 
 MULTIPLIER_BISECTIONS = 60
-MIXES = 20  # parts into which the way from one resource to the other is cut
-LARGEST_PRICE = 1e300  # a price at which everything leaves
-SAVED_ROUNDING = 1e-9  # of what is wanted
+MIXES = 20  # steps between the price of one resource and that of another
+LARGEST_PRICE = 1e300  # a price at which every group takes all steps
+SAVED_ROUNDING = 1e-9  # relative rounding of the saving
 
 
 def cheapest_steps(errors: list[list[float]], savings: Tensor, wanted: Tensor) -> list[int] | None:
-    """Steps of every group by (1). errors[g][k] is that of k steps, savings (G, R) those of a step, wanted (R,) what is to be saved in all.
-    None if all steps of all groups do not save it."""
+    """The steps of every group by (1); None if all steps together save less.
+
+    Args:
+        errors: errors[g][k] is the error of group g after k steps.
+        savings: what one step of each group saves (G, R).
+        wanted: what has to be saved (R,).
+    """
     costs = padded(errors)
     savings, wanted = savings.double(), wanted.double()
     most = torch.tensor([len(row) - 1 for row in errors])
     if not enough(most, savings, wanted):
         return None
-    units = savings / wanted.where(wanted > 0, torch.inf)  # what nobody wants has no price
+    units = savings / wanted.where(wanted > 0, torch.inf)  # 0 if none is wanted
     found = [most]
     for mix in mixes(len(wanted)):
         steps = least_price(costs, units @ mix, savings, wanted)
@@ -47,7 +56,7 @@ def cheapest_steps(errors: list[list[float]], savings: Tensor, wanted: Tensor) -
 
 
 def padded(errors: list[list[float]]) -> Tensor:
-    """(G, K + 1), inf where a group has no such step."""
+    """The errors as a matrix (G, K + 1), inf where a group has fewer steps."""
     costs = torch.full((len(errors), max(map(len, errors))), torch.inf, dtype=torch.float64)
     for row, its in zip(costs, errors, strict=True):
         row[: len(its)] = torch.tensor(its, dtype=torch.float64)
@@ -55,14 +64,21 @@ def padded(errors: list[list[float]]) -> Tensor:
 
 
 def mixes(resources: int) -> Iterator[Tensor]:
-    """Shares (R,) of the resources in the price, which add up to one."""
+    """Yields shares (R,) of the resources in the price; they sum to one."""
     for parts in itertools.product(range(MIXES + 1), repeat=resources - 1):
         if sum(parts) <= MIXES:
             yield torch.tensor([*parts, MIXES - sum(parts)], dtype=torch.float64) / MIXES
 
 
 def least_price(costs: Tensor, values: Tensor, savings: Tensor, wanted: Tensor) -> Tensor | None:
-    """Steps (G,) by (2) at the least price that saves enough; values (G,) are those of a step. None if no price does."""
+    """The steps (G,) by (2) at the least price that saves enough; None if no price does.
+
+    Args:
+        costs: the errors (G, K + 1).
+        values: the saving of one step of each group (G,), in the mix of the price.
+        savings: what one step of each group saves (G, R).
+        wanted: what has to be saved (R,).
+    """
     counts = torch.arange(costs.shape[1], dtype=torch.float64)
 
     def answer(price: float) -> Tensor:
@@ -80,7 +96,7 @@ def least_price(costs: Tensor, values: Tensor, savings: Tensor, wanted: Tensor) 
 
 
 def undo_spare_savings(steps: Tensor, costs: Tensor, savings: Tensor, wanted: Tensor) -> Tensor:
-    """The same without the steps that are not needed, of which the dearest come back first."""
+    """Undoes steps that are not needed, those with the largest error first."""
     steps = steps.clone()
     while True:
         spare = (savings.T.double() @ steps.double()) - wanted
@@ -95,8 +111,10 @@ def undo_spare_savings(steps: Tensor, costs: Tensor, savings: Tensor, wanted: Te
 
 
 def enough(steps: Tensor, savings: Tensor, wanted: Tensor) -> bool:
+    """Whether the steps (G,) save enough of every resource."""
     return bool((savings.T @ steps.double() >= wanted * (1 - SAVED_ROUNDING)).all())
 
 
 def cost_of_steps(steps: Tensor, costs: Tensor) -> float:
+    """The sum of the errors after the steps (G,)."""
     return costs.gather(1, steps.unsqueeze(1)).sum().item()

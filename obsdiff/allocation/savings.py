@@ -1,13 +1,14 @@
-"""What a denoiser has of parameters, bytes and multiply-accumulates, and how much of it leaves with an item of each group.
+"""Parameters, bytes and multiply-accumulates of a denoiser, and what an item of each group saves.
 
-All three are linear in the items: a group's layers have fixed widths outside, and what attention computes is the same for every head.
+All three are linear in the items: the other widths of a group's layers are fixed, and attention
+costs the same for every head.
 
     parameters  of the rows and columns that leave, biases and norms included
-    bytes       of the same, in the number format of each layer
-    macs        of one call of the dense denoiser, counted by layer: a layer's are shared out evenly over its rows and columns, those of an
-                attention's products over its heads
+    bytes       of the same, in the dtype of each layer
+    macs        of one call of the dense denoiser: those of a layer divided evenly by its rows or
+                columns, those of attention products by its heads
 
-A denoiser on the meta device is counted as well: it has shapes and no data.
+A denoiser on the meta device, with shapes and no data, is counted as well.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -28,7 +29,16 @@ UNITS = {"parameters": "parameters", "macs": "multiply-accumulates", "bytes": "b
 
 
 def amount_of(unit: str, denoiser: nn.Module, inputs: Mapping[str, Any]) -> int:
-    """What a denoiser has of a unit; `inputs` are the arguments of one call. UserError for operations that can't be counted without data."""
+    """The parameters, bytes or multiply-accumulates of a denoiser.
+
+    Args:
+        unit: parameters, bytes or macs.
+        denoiser: the model.
+        inputs: the arguments of one call, for macs.
+
+    Raises:
+        UserError: its operations cannot be counted without data.
+    """
     if unit != "macs":
         return size_of(unit, [denoiser])
     if not is_on_meta(denoiser):
@@ -36,7 +46,8 @@ def amount_of(unit: str, denoiser: nn.Module, inputs: Mapping[str, Any]) -> int:
     found = macs_or_why_not(denoiser, dict(inputs))
     if found["total"] is None:
         raise UserError(
-            f"target_macs: expected a denoiser whose operations can be counted; {found['why_not']}; take target_parameters"
+            "target_macs: expected a denoiser whose operations can be counted; "
+            f"{found['why_not']}; use target_parameters"
         )
     return found["total"]
 
@@ -44,7 +55,14 @@ def amount_of(unit: str, denoiser: nn.Module, inputs: Mapping[str, Any]) -> int:
 def of_an_item(
     unit: str, denoiser: nn.Module, groups: list[Group], inputs: Mapping[str, Any]
 ) -> dict[str, float]:
-    """What leaves with one item of each group, by its name; 0 for a group of one item, which stays."""
+    """What one item of each group saves, by the group's name; 0 for a group of one item.
+
+    Args:
+        unit: parameters, bytes or macs.
+        denoiser: the dense model.
+        groups: the groups.
+        inputs: the arguments of one call, for macs.
+    """
     way: Callable[[Group], float] = partial(size_of_an_item, unit, denoiser)
     if unit == "macs":
         arguments = on_meta(inputs) if is_on_meta(denoiser) else inputs
@@ -55,6 +73,7 @@ def of_an_item(
 
 
 def size_of_an_item(unit: str, denoiser: nn.Module, group: Group) -> float:
+    """The parameters or bytes of one item of a group."""
     total, found = items(denoiser, group), 0.0
     for name in group.producers:
         layer, count = denoiser.get_submodule(name), rows(denoiser, group, name, total).shape[1]
@@ -77,7 +96,14 @@ def size_of_an_item(unit: str, denoiser: nn.Module, group: Group) -> float:
 def macs_of_an_item(
     macs: Mapping[str, tuple[int, int]], denoiser: nn.Module, group: Group
 ) -> float:
-    """macs: those of each module in one call, of layers and of attention. A layer that the call leaves out has none."""
+    """The multiply-accumulates of one item of a group.
+
+    Args:
+        macs: those of each module in one call, of the layer and of attention products; a layer that
+            the call skips has none.
+        denoiser: the dense model.
+        group: the group.
+    """
     total, found = items(denoiser, group), 0.0
     for name in group.producers:
         found += (
@@ -95,12 +121,12 @@ def macs_of_an_item(
 
 
 def parameters_or_bytes(unit: str, module: nn.Module) -> int:
-    """What one parameter of a module counts."""
+    """The size of one parameter of a module: 1, or its bytes."""
     return 1 if unit == "parameters" else module.weight.element_size()
 
 
 def size_of(unit: str, modules: Iterable[nn.Module]) -> int:
-    """Parameters of modules, or bytes of what is stored of them."""
+    """The parameters of modules, or the bytes of their state."""
     if unit == "parameters":
         return sum(p.numel() for module in modules for p in module.parameters())
     return sum(
@@ -109,4 +135,5 @@ def size_of(unit: str, modules: Iterable[nn.Module]) -> int:
 
 
 def is_on_meta(denoiser: nn.Module) -> bool:
+    """Whether a denoiser has shapes and no data."""
     return next(denoiser.parameters()).is_meta

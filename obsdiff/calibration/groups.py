@@ -6,6 +6,7 @@ none and what uniform pruning removes.
 """
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 from torch import nn
 
@@ -98,4 +99,5 @@ def made_ready(
 
 def at_sparsity(config: PruningConfig, sparsity: float) -> PruningConfig:
     """The config with a sparsity in place of its budget or target latency."""
-    return replace(config, sparsity=sparsity, **dict.fromkeys(BUDGETS))
+    no_target: dict[str, Any] = dict.fromkeys(BUDGETS)
+    return replace(config, sparsity=sparsity, **no_target)

@@ -3,17 +3,20 @@
     objective  E_t[ alpha_t ||W X_t - W' X_t||^2 ]         (OBS-Diff, section 3.2)
     Hessian    H = 2 sum_t alpha_t E[X_t X_t^T]            (I, I), the same for every row of W
 
-Kept are the sums xx = sum alpha x x^T, x = sum alpha x and sum alpha, and the number of tokens; the division comes once,
-at the end. So batches, ranks and resumed runs merge by adding. H divides by the number of tokens, as the paper defines it;
-the mean and the variance of an input divide by sum alpha, without which a variance can come out negative.
+The sums xx = sum alpha x x^T, x = sum alpha x and sum alpha, and the number of tokens are stored;
+the division follows once, at the end. So batches, processes and resumed runs merge by adding. H
+divides by the number of tokens, as in the paper; the mean and the variance of an input divide by
+sum alpha, else a variance could be negative.
 
-Products and sums are float32. xx is symmetric: only its lower triangle is summed, in tiles, and `matrix` mirrors it. Of an image's
-equal tokens (null text tokens, mostly) one is multiplied, times their number.
+Products and sums are float32. xx is symmetric: only its lower triangle is summed, in tiles, and
+`matrix` mirrors it. Equal tokens of an image (mostly null text tokens) are multiplied once, times
+their number.
 
 I inputs of the layer, T tokens, B images.
 
 References:
-    Zhu et al., "OBS-Diff: Accurate Pruning for Diffusion Models in One-Shot", 2025. https://arxiv.org/abs/2510.06751
+    Zhu et al., "OBS-Diff: Accurate Pruning for Diffusion Models in One-Shot", 2025.
+        https://arxiv.org/abs/2510.06751
 """
 
 import os
@@ -29,16 +32,12 @@ from torch import Tensor
 from ..runtime.distributed import REDUCE_ELEMENTS, Ranks, collective
 from ..runtime.scratch import disk_errors
 
-COUNTED_PER_COLUMN = (
-    32  # distinct tokens are counted up to this many per column: more changes nothing
-)
-MIX = 0.6180339887498949  # fractional multiples of the golden ratio: fixed, unrelated factors for the row sums
+COUNTED_PER_COLUMN = 32  # distinct tokens are counted up to this many per column
+MIX = 0.6180339887498949  # row sums weigh columns by fractional multiples of the golden ratio
 TILE = (256, 512)  # rows and columns of xx that are summed together
 SPLIT = 256  # rows whose sums are computed together
-FEW = 64  # images of fewer tokens than this are not searched for equal ones
-REPEATED = (
-    0.9  # an image with a smaller share of distinct tokens than this has its equal ones merged
-)
+FEW = 64  # images with fewer tokens than this are not searched for equal ones
+REPEATED = 0.9  # equal tokens of an image are merged if a smaller share than this is distinct
 
 
 @dataclass
@@ -65,7 +64,7 @@ class Hessian:
     def zeros(
         cls, columns: int, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
     ) -> "Hessian":
-        """No tokens yet."""
+        """Sums of no tokens."""
         return cls(
             torch.zeros(columns, columns, device=device, dtype=dtype),
             torch.zeros(columns, device=device, dtype=dtype),
@@ -73,11 +72,12 @@ class Hessian:
 
     @classmethod
     def mapped(cls, columns: int, file: Path) -> "Hessian":
-        """No tokens yet, and the sums (float32) in a new memory-mapped file: the system keeps in memory what fits."""
+        """Sums of no tokens in a new memory-mapped file (float32).
+
+        The file is allocated at once: if the disk filled up later, the process would be killed.
+        """
         with disk_errors(file), file.open("wb") as opened:
-            if hasattr(
-                os, "posix_fallocate"
-            ):  # else a disk that fills up later ends the process on the spot
+            if hasattr(os, "posix_fallocate"):
                 os.posix_fallocate(opened.fileno(), 0, 4 * columns * columns)
         xx = torch.from_file(
             str(file), shared=True, size=columns * columns, dtype=torch.float32
@@ -86,11 +86,15 @@ class Hessian:
 
     @property
     def columns(self) -> int:
+        """I, the number of inputs."""
         return self.x.shape[0]
 
     @property
     def distinct(self) -> int:
-        """Different tokens seen, at most ENOUGH per column. Padding and null text tokens repeat, and repeat no knowledge."""
+        """The number of distinct tokens, at most COUNTED_PER_COLUMN per column.
+
+        Padding and null text tokens repeat, and add no information.
+        """
         return len(self.seen)
 
     def update(self, tokens: Tensor, weight: float = 1.0) -> None:
@@ -111,7 +115,7 @@ class Hessian:
         self.alpha += weight * len(rows)
 
     def tiles(self) -> Iterator[tuple[Tensor, slice, slice]]:
-        """Views of xx that cover its lower triangle, with their rows and columns."""
+        """Yields views of xx that cover its lower triangle, with their rows and columns."""
         for top in range(0, self.columns, TILE[0]):
             rows = slice(top, min(top + TILE[0], self.columns))
             for left in range(0, rows.stop, TILE[1]):
@@ -119,12 +123,13 @@ class Hessian:
                 yield self.xx[rows, columns], rows, columns
 
     def count(self, sums: Tensor) -> None:
+        """Counts distinct tokens by their row sums (T,)."""
         room = COUNTED_PER_COLUMN * self.columns - len(self.seen)
         if room > 0:
             self.seen.update(sums.unique()[:room].tolist())
 
     def merge(self, other: "Hessian") -> None:
-        """Add another Hessian of the same tap (from another batch, rank or run)."""
+        """Adds another Hessian of the same tap (of another batch, process or run)."""
         self.xx += other.xx
         self.x += other.x
         self.samples += other.samples
@@ -136,8 +141,7 @@ class Hessian:
         return self.write(torch.empty_like(self.xx))
 
     def take_(self) -> Tensor:
-        """H as `matrix` gives it, in the memory of xx, which is lost: nothing but `mean` and the counts is left afterwards. A copy if
-        the Hessian is shared."""
+        """H (I, I) in the memory of xx, which is empty afterwards; a copy of shared sums."""
         if self.shared:
             return self.matrix()
         square = self.write(self.xx)
@@ -149,6 +153,7 @@ class Hessian:
         return self.xx.diagonal() * (2.0 / max(1, self.samples))
 
     def write(self, square: Tensor) -> Tensor:
+        """Writes both triangles of H into `square` (I, I), which may be xx."""
         for tile, rows, columns in self.tiles():
             part = tile * (2.0 / max(1, self.samples))
             square[rows, columns] = part
@@ -156,11 +161,11 @@ class Hessian:
         return square
 
     def mean(self) -> Tensor:
-        """Weighted mean (I,) of every input: sum alpha x / sum alpha; zero without tokens."""
+        """The weighted mean (I,) of every input: sum alpha x / sum alpha; zero without tokens."""
         return self.x / self.alpha if self.samples else torch.zeros_like(self.x)
 
     def variance(self) -> Tensor:
-        """Weighted variance (I,) of every input about its `mean`; rounding below zero counts as zero."""
+        """The weighted variance (I,) of every input about its `mean`, at least zero."""
         square = self.xx.diagonal() / self.alpha if self.samples else torch.zeros_like(self.x)
         return (square - self.mean().square()).clamp_(min=0)
 
@@ -196,7 +201,7 @@ def reduce_sums(sums: list[Tensor], owner: int | None) -> None:
 
 
 def row_sums(rows: Tensor) -> Tensor:
-    """A number for each row (T,) by which equal rows are known: equal ones have equal numbers, others hardly ever."""
+    """A number for each row (T,): equal for equal rows, and almost never for others."""
     numbers = rows if rows.dtype == torch.float64 else rows.float()
     mix = (
         torch.arange(1, rows.shape[1] + 1, device=rows.device, dtype=torch.float64)
@@ -208,14 +213,20 @@ def row_sums(rows: Tensor) -> Tensor:
         numbers.new_empty(len(rows)),
         numbers.new_empty(min(len(rows), SPLIT), rows.shape[1]),
     )
-    for top in range(0, len(rows), SPLIT):  # new memory would cost more than the sums
+    for top in range(0, len(rows), SPLIT):  # in one buffer: to allocate costs more than to sum
         part = numbers[top : top + SPLIT]
         torch.sum(torch.mul(part, mix, out=mixed[: len(part)]), 1, out=found[top : top + SPLIT])
     return found
 
 
 def factors(rows: Tensor, sums: Tensor, image: int) -> tuple[Tensor, Tensor]:
-    """Two matrices whose product a^T b is the sum of x x^T over the rows (T, I), of which every `image` are an image's tokens."""
+    """Two matrices a, b with a^T b = sum of x x^T over the rows.
+
+    Args:
+        rows: the tokens (T, I) of several images.
+        sums: the row sums (T,).
+        image: the number of tokens of one image.
+    """
     if image < FEW:
         return rows, rows
     pairs = [
@@ -227,7 +238,12 @@ def factors(rows: Tensor, sums: Tensor, image: int) -> tuple[Tensor, Tensor]:
 
 
 def merged(image: Tensor, sums: Tensor) -> tuple[Tensor, Tensor]:
-    """Two matrices with a^T b = x^T x for the tokens x (T, I) of one image, in which equal tokens are one; sums are those of the rows."""
+    """Two matrices a, b with a^T b = x^T x, in which equal tokens are merged.
+
+    Args:
+        image: the tokens x (T, I) of one image.
+        sums: their row sums (T,).
+    """
     distinct, which, times = sums.unique(return_inverse=True, return_counts=True)
     if len(distinct) > REPEATED * len(image):
         return image, image

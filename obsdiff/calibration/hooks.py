@@ -1,15 +1,17 @@
-"""Gather the Hessians of one package: run the pipeline on the calibration prompts with hooks on the tapped layers.
+"""Hooks that sum the Hessians: the pipeline runs on the calibration prompts, with hooks on layers.
 
     H = 2 sum_t alpha_t E[X_t X_t^T]      (OBS-Diff, equation 6)
 
-t counts completed scheduler steps, never denoiser calls: a second-order sampler calls the denoiser more than once in a
-step. With classifier-free guidance both halves of the batch are tokens like all others. Layers that read one tensor
-share one Hessian; that they really read the same tensor is checked at every call.
+t counts completed scheduler steps, never denoiser calls: a second-order sampler calls the denoiser
+more than once in a step. With classifier-free guidance both halves of the batch are tokens like all
+others. Layers that read one tensor share one Hessian; every call checks that they read the same
+tensor.
 
-Of a pipeline with two denoisers each may run in a part of the steps. T and the step weights stay those of the schedule.
+Each of two denoisers may run in a part of the steps. T and the step weights are those of the
+schedule.
 
-Nothing is silent: a tapped layer that misses a denoiser call, a step with another number of calls, an input with inf
-or NaN ends the run with the layer's name.
+A tapped layer that misses a denoiser call, a step with another number of calls, or an input with
+inf or NaN raises an error with the layer's name.
 """
 
 import contextlib

@@ -1,7 +1,9 @@
-"""Which layers are pruned, and in which packages.
+"""Module packages, and the memory they take.
 
-A module package is one or more consecutive basic units (paper, section 3.3). The Hessians of one package live in
-memory together, so a package is what a memory budget can hold, counted from the real shapes.
+A module package is one or more consecutive basic units (paper, section 3.3). The Hessians of one
+package are in memory together, so a memory budget limits its size, counted from the real shapes.
+
+O outputs, I inputs of a layer.
 """
 
 from collections.abc import Iterable, Mapping
@@ -21,43 +23,59 @@ GIB = 2**30
 
 @dataclass(frozen=True)
 class Package:
-    """Taps whose Hessians are gathered in one calibration."""
+    """Taps whose Hessians are summed in one calibration.
+
+    Attributes:
+        taps: the taps, in forward order.
+        hessian_bytes: the bytes of all that is summed for them.
+    """
 
     taps: tuple[Tap, ...]
     hessian_bytes: int
 
     @property
     def layers(self) -> tuple[str, ...]:
+        """The layers of all taps."""
         return tuple(layer for tap in self.taps for layer in tap.layers)
 
 
 def bytes_of(columns: int) -> int:
-    """Bytes of one Hessian and its sum of inputs in float32: 4 (I I + I)."""
+    """The bytes of one Hessian and its sum of inputs in float32: 4 (I I + I)."""
     return 4 * (columns * columns + columns)
 
 
 def hessian_bytes(tap: Tap, shapes: Mapping[str, Shape]) -> int:
+    """The bytes of the Hessian of a tap."""
     return bytes_of(shapes[tap.layers[0]][1])
 
 
+# Solving one tap: bytes per entry (I, I) beside the Hessian it reads. A copy of H if several
+# prunings share it (4); the factor in float32 or, by its condition, float64, and its inverse (10).
+SQUARE_BYTES = 14
+HELD_OUT_SQUARE_BYTES = 4  # a copy of the held-out Hessian
+REMOVED_SQUARE_BYTES = 4  # structured: the rows of what has been removed
+# Copies of the stacked weights (O, I) in float32 that each method and refinement makes.
+WEIGHT_COPIES = {"alps": 10}  # others make 4
+REFINE_COPIES = {"none": 4, "lstsq": 8, "swaps": 16}
+HELD_OUT_COPIES = 2  # the best solution so far, and the one without repair
+ASYMMETRIC_COPIES = 2  # the weights that are aimed at
+
+
 def work_bytes(taps: Iterable[Tap], shapes: Mapping[str, Shape], config: PruningConfig) -> int:
-    """Bytes that solving takes at most beside the Hessians it reads: a copy of H if several prunings share it, its factor in float32
-    or, where its condition asks for it, float64, and what that takes to invert, and four copies of the stacked weights in float32. Structured pruning keeps the rows of what left, and
-    solves both streams of an attention at once. alps has H scaled, and its inverse for one rho, in float32, and ten copies of the weights; a
-    re-solve H damped and eight, swaps sixteen. Held-out prompts add a copy of their Hessian, and two of the weights: the best so far, and
-    those without repair; asymmetric calibration
-    the weights that are aimed at."""
-    structured = config.pattern == "structured"
-    apart = config.held_out > 0
-    copies = (
-        max(
-            10 if config.method == "alps" else 4,
-            {"none": 4, "lstsq": 8, "swaps": 16}[config.refine],
-        )
-        + 2 * apart
-        + 2 * config.asymmetric
-    )
-    squares = 14 + 4 * apart + 4 * config.removed * structured
+    """The bytes that solving takes at most beside the Hessians it reads.
+
+    Structured pruning solves both streams of an attention at once.
+
+    Args:
+        taps: the taps that are solved one after the other.
+        shapes: (O, I) of every layer.
+        config: the settings.
+    """
+    structured, held_out = config.pattern == "structured", config.held_out > 0
+    copies = max(WEIGHT_COPIES.get(config.method, 4), REFINE_COPIES[config.refine])
+    copies += HELD_OUT_COPIES * held_out + ASYMMETRIC_COPIES * config.asymmetric
+    squares = SQUARE_BYTES + HELD_OUT_SQUARE_BYTES * held_out
+    squares += REMOVED_SQUARE_BYTES * config.removed * structured
 
     def of(tap: Tap) -> int:
         columns, rows = shapes[tap.layers[0]][1], sum(shapes[layer][0] for layer in tap.layers)
@@ -67,9 +85,12 @@ def work_bytes(taps: Iterable[Tap], shapes: Mapping[str, Shape], config: Pruning
 
 
 def passes(config: PruningConfig, packages: int) -> float:
-    """How many times the calibration prompts go through the denoiser: once for every package; or once, and for replay every package
-    but the last one twice more in all, as a package is run again when it is pruned, together with the next; three times with the dense model
-    beside it."""
+    """How many times the calibration prompts run through the denoiser.
+
+    Live: once for every package. Single: once. Replay: once, and all packages but the last twice
+    more, since a pruned package runs again together with the next; three times more with the dense
+    model beside it.
+    """
     again = (packages - 1) / packages
     return {"live": packages, "single": 1, "replay": 1 + (3 if config.asymmetric else 2) * again}[
         config.calibrating
@@ -79,8 +100,11 @@ def passes(config: PruningConfig, packages: int) -> float:
 def memory_for_waiting(
     config: PruningConfig, packages: list[Package], shapes: Mapping[str, Shape]
 ) -> float:
-    """Bytes of memory for what waits: the Hessians of calibration single, the recording of replay. Of the memory budget what solving
-    and, for replay, the largest package leave; without a budget half of the memory that is free now."""
+    """The bytes of memory for the Hessians of single, or the recording of replay.
+
+    With a memory budget: what solving and, for replay, the largest package leave of it; else half
+    of the memory that is free now.
+    """
     if config.memory_budget_gib is None:
         return psutil.virtual_memory().available / 2
     largest = (
@@ -93,8 +117,20 @@ def memory_for_waiting(
 def plan_packages(
     blocks: list[Block], shapes: Mapping[str, Shape], config: PruningConfig
 ) -> list[Package]:
-    """What `select` leaves of a model's blocks, in consecutive packages in forward order: config.packages of them with nearly equal numbers of units (by default 4, or one a
-    unit if there are fewer), or as few as config.memory_budget_gib allows. A unit larger than the budget is split into its taps."""
+    """The selected units of a model in consecutive packages, in forward order.
+
+    config.packages of them with nearly equal numbers of units (default: 4, or one a unit if there
+    are fewer), or as few as config.memory_budget_gib allows. A unit larger than the budget is split
+    into its taps.
+
+    Args:
+        blocks: the blocks of the model.
+        shapes: (O, I) of every layer.
+        config: the settings.
+
+    Raises:
+        UserError: the selection is empty, or the packages or the budget cannot be met.
+    """
     units = select(blocks, config, shapes)
     if config.calibrating == "single":
         require_work(units, shapes, config)
@@ -103,7 +139,8 @@ def plan_packages(
         return by_budget(units, shapes, config)
     if config.packages is not None and config.packages > len(units):
         raise UserError(
-            f"packages: expected at most one for each of the {len(units)} basic units, found {config.packages}"
+            f"packages: expected at most one for each of the {len(units)} basic units, "
+            f"found {config.packages}"
         )
     count = min(config.packages or config.default_packages, len(units))
     edges = [round(i * len(units) / count) for i in range(count + 1)]
@@ -113,17 +150,26 @@ def plan_packages(
 
 
 def require_work(units: list[Unit], shapes: Mapping[str, Shape], config: PruningConfig) -> None:
-    """UserError if the budget is too small for the work of solving; Hessians can wait on disk."""
+    """Raises UserError if the budget is too small to solve; Hessians can be stored in files."""
     work = work_bytes((tap for unit in units for tap in unit), shapes, config) / GIB
     if config.memory_budget_gib is not None and config.memory_budget_gib < work:
         raise UserError(
-            f"memory_budget_gib: solving the largest layer alone needs {work:.3g} GiB, found a budget of {config.memory_budget_gib:g}"
+            f"memory_budget_gib: solving the largest layer alone needs {work:.3g} GiB, "
+            f"found a budget of {config.memory_budget_gib:g}"
         )
 
 
 def snapped(edges: list[int], units: list[Unit], inside: Mapping[str, str]) -> list[int]:
-    """Edges moved to the nearest edge of a segment (`inside`: that of every layer), which saves replay the part of a segment that two packages share; as they were if
-    there are more packages than segments."""
+    """Package edges moved to the nearest segment edges: replay runs a shared segment twice.
+
+    Args:
+        edges: indices of units at which packages begin and end.
+        units: the units, in forward order.
+        inside: the segment of every layer.
+
+    Returns:
+        The moved edges; the same ones if there are more packages than segments.
+    """
     its = [inside[unit[0].layers[0]] for unit in units]
     places = [0, *(i for i in range(1, len(units)) if its[i] != its[i - 1]), len(units)]
     moved = [min(places, key=lambda place: abs(place - edge)) for edge in edges]
@@ -133,37 +179,40 @@ def snapped(edges: list[int], units: list[Unit], inside: Mapping[str, str]) -> l
 def by_budget(
     units: list[Unit], shapes: Mapping[str, Shape], config: PruningConfig
 ) -> list[Package]:
-    """As few packages as the budget allows beside the work of solving. Structured units stay whole: their streams are pruned together."""
+    """As few packages as the budget allows beside solving.
+
+    Structured units stay whole: their streams are pruned together.
+    """
+    assert config.memory_budget_gib is not None
     work = work_bytes((tap for unit in units for tap in unit), shapes, config)
     budget = config.memory_budget_gib * GIB - work
+    matrices = matrices_per_tap(config)
     parts: list[Unit] = []
     for unit in units:
-        fits = matrices_per_tap(config) * sum(hessian_bytes(tap, shapes) for tap in unit) <= budget
+        fits = make(unit, shapes, matrices).hessian_bytes <= budget
         parts += [unit] if fits or config.pattern == "structured" else [(tap,) for tap in unit]
     packages: list[Package] = []
     open_taps: tuple[Tap, ...] = ()
     for part in parts:
-        size = make(part, shapes, matrices_per_tap(config)).hessian_bytes
+        size = make(part, shapes, matrices).hessian_bytes
         if size > budget:
             needed = f"{size / GIB:.3g} GiB, and solving {work / GIB:.3g}"
             raise UserError(
-                f"memory_budget_gib: the Hessian of {part[0].layers[0]} alone needs {needed}, found a budget of {config.memory_budget_gib:g}"
+                f"memory_budget_gib: the Hessian of {part[0].layers[0]} alone needs {needed}, "
+                f"found a budget of {config.memory_budget_gib:g}"
             )
-        if (
-            open_taps
-            and make(open_taps + part, shapes, matrices_per_tap(config)).hessian_bytes > budget
-        ):
-            packages.append(make(open_taps, shapes, matrices_per_tap(config)))
+        if open_taps and make(open_taps + part, shapes, matrices).hessian_bytes > budget:
+            packages.append(make(open_taps, shapes, matrices))
             open_taps = ()
         open_taps += part
-    return [*packages, make(open_taps, shapes, matrices_per_tap(config))]
+    return [*packages, make(open_taps, shapes, matrices)]
 
 
 def matrices_per_tap(config: PruningConfig) -> int:
-    """How many matrices are gathered for a tap: its Hessian, and that of held-out prompts, or the cross sums with the dense model's inputs."""
+    """How many matrices (I, I) are summed for a tap: H, and held-out or cross sums."""
     return 1 + (config.held_out > 0) + config.asymmetric
 
 
 def make(taps: tuple[Tap, ...], shapes: Mapping[str, Shape], sets: int) -> Package:
-    """A package with so many Hessians, or matrices of their size, for each tap."""
+    """A package with `sets` matrices (I, I) for each tap."""
     return Package(taps, sets * sum(hessian_bytes(tap, shapes) for tap in taps))

@@ -128,8 +128,12 @@ def require_batches(calibration_set: CalibrationSet) -> None:
 
 
 def require_finite_weights(denoiser: nn.Module, layers: list[str]) -> None:
-    """UserError for the first layer that is no linear one even when its input is unfolded, CalibrationError for the first
-    whose weight has inf or NaN."""
+    """Checks the layers to prune.
+
+    Raises:
+        UserError: a layer is not linear, not even with its input unfolded.
+        CalibrationError: a weight has inf or NaN.
+    """
     for layer in layers:
         reason = unfolding_refusal(denoiser.get_submodule(layer))
         if reason:

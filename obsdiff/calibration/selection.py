@@ -1,4 +1,4 @@
-"""Which layers and groups the config selects for pruning."""
+"""The layers and groups that the config selects for pruning."""
 
 from collections.abc import Mapping
 from fnmatch import fnmatchcase
@@ -10,7 +10,15 @@ from ..models.structure import Block, Group, Shape, Tap, Unit
 
 
 def kept_count(group: Group, total: int, config: PruningConfig) -> int:
-    """How many heads, norm groups or neurons stay: at least one, or round_to neurons; neurons in multiples of round_to."""
+    """The number of items that stay in uniform pruning.
+
+    At least one head or norm group; neurons in multiples of round_to, at least round_to.
+
+    Args:
+        group: the group.
+        total: its number of items.
+        config: the settings.
+    """
     away = int(config.removed * total + 0.5)
     if group.kind != "neurons":
         return max(1, total - away)
@@ -19,7 +27,16 @@ def kept_count(group: Group, total: int, config: PruningConfig) -> int:
 
 
 def select(blocks: list[Block], config: PruningConfig, shapes: Mapping[str, Shape]) -> list[Unit]:
-    """The basic units to prune, in forward order, after blocks, target, include and exclude. UserError if none is left."""
+    """The basic units to prune, in forward order, after blocks, target, include and exclude.
+
+    Args:
+        blocks: the blocks of the model.
+        config: the settings.
+        shapes: (O, I) of every layer.
+
+    Raises:
+        UserError: no unit is left, or N:M does not divide a layer's columns.
+    """
     kept = chosen_blocks(blocks, config)
     if config.pattern == "structured":
         reading = {layer for group in select_groups(blocks, config) for layer in group.consumers}
@@ -30,14 +47,15 @@ def select(blocks: list[Block], config: PruningConfig, shapes: Mapping[str, Shap
         ]
     if not units:
         raise UserError(
-            f"nothing is left to prune: blocks {config.blocks or 'all'}, target {config.target}, include {list(config.include)}, exclude {list(config.exclude)}"
+            f"nothing is left to prune: blocks {config.blocks or 'all'}, target {config.target}, "
+            f"include {list(config.include)}, exclude {list(config.exclude)}"
         )
     check_columns(units, config, shapes)
     return units
 
 
 def chosen_blocks(blocks: list[Block], config: PruningConfig) -> list[Block]:
-    """The blocks that config.blocks and, for structured, keep_first_last leave to prune."""
+    """The blocks selected by config.blocks and, for structured, keep_first_last."""
     chosen = parse_blocks(config.blocks)
     if chosen and chosen[1] >= len(blocks):
         raise UserError(
@@ -47,7 +65,8 @@ def chosen_blocks(blocks: list[Block], config: PruningConfig) -> list[Block]:
     for wild in config.include + config.exclude:
         if not any(fnmatchcase(layer, wild) for block in blocks for layer in block.layers):
             raise UserError(
-                f"include/exclude: no prunable layer matches {wild!r}; names look like {blocks[0].layers[0]}"
+                f"include/exclude: no prunable layer matches {wild!r}; "
+                f"names look like {blocks[0].layers[0]}"
             )
     if config.pattern == "structured" and config.keep_first_last is not False:
         whole = blocks if config.keep_first_last else [b for b in blocks if b.keep_ends]
@@ -56,7 +75,7 @@ def chosen_blocks(blocks: list[Block], config: PruningConfig) -> list[Block]:
 
 
 def select_groups(blocks: list[Block], config: PruningConfig) -> list[Group]:
-    """The groups that structured pruning shrinks: those that target and include leave in, and none of whose layers is excluded."""
+    """The groups that structured pruning shrinks: included by target and include, not excluded."""
     parts = {"heads": "attention", "neurons": "ffn", "channels": "conv"}
     return [
         group
@@ -67,7 +86,11 @@ def select_groups(blocks: list[Block], config: PruningConfig) -> list[Group]:
 
 
 def wanted_group(group: Group, part: str, config: PruningConfig) -> bool:
-    """All layers that write and read a group shrink together, so excluding one of them leaves it whole; including one that reads it includes it."""
+    """Whether a group is selected.
+
+    All its producers and consumers shrink together: to exclude one of them excludes the group, to
+    include one consumer includes it.
+    """
     included = not config.include or any(
         fnmatchcase(layer, w) for layer in group.consumers for w in config.include
     )
@@ -80,13 +103,13 @@ def wanted_group(group: Group, part: str, config: PruningConfig) -> bool:
 
 
 def only(unit: Unit, layers: set[str]) -> Unit:
-    """The unit's taps of these layers."""
+    """The taps of a unit, with these layers alone."""
     taps = (Tap(tuple(x for x in tap.layers if x in layers), tap.part, tap.stream) for tap in unit)
     return tuple(tap for tap in taps if tap.layers)
 
 
 def narrow(unit: Unit, config: PruningConfig) -> Unit:
-    """The unit without the layers that target, include or exclude leave out."""
+    """The taps of a unit, with the layers that target, include and exclude select."""
 
     def wanted(layer: str, part: str) -> bool:
         return (
@@ -103,10 +126,12 @@ def narrow(unit: Unit, config: PruningConfig) -> Unit:
 
 
 def check_columns(units: list[Unit], config: PruningConfig, shapes: Mapping[str, Shape]) -> None:
+    """Raises UserError if m of N:M does not divide the columns of a layer."""
     if config.group:
         m = config.group[1]
         for layer in (layer for unit in units for tap in unit for layer in tap.layers):
             if shapes[layer][1] % m:
                 raise UserError(
-                    f"pattern {config.pattern}: {layer} has {shapes[layer][1]} input columns, which {m} does not divide"
+                    f"pattern {config.pattern}: {layer} has {shapes[layer][1]} input columns, "
+                    f"which {m} does not divide"
                 )

@@ -1,13 +1,14 @@
-"""The weight alpha_t of each denoising step t = 1..T in the Hessian; t = 1 is the first, noisiest step.
+"""The weight alpha_t of each denoising step t = 1..T in the Hessian; t = 1 is the noisiest step.
 
-    log_decrease (the paper's)   alpha_t = a_min + (a_max - a_min) ln(T - t + 1) / ln T     (OBS-Diff, equation 7)
+    log_decrease   alpha_t = a_min + (a_max - a_min) ln(T - t + 1) / ln T   (OBS-Diff, equation 7)
 
-so alpha_1 = a_max and alpha_T = a_min. log_increase is the same curve reversed in t; the linear ones go straight from
-one end to the other; uniform gives every step the mean of the two ends, so that all five have the same scale. With one
-step (T = 1) there is nothing to weigh and every schedule gives that mean.
+so alpha_1 = a_max and alpha_T = a_min. log_increase is the same curve reversed in t; the linear
+schedules interpolate linearly; uniform gives every step the mean of both ends, so that all five
+have the same scale. With one step (T = 1) every schedule gives that mean.
 
 References:
-    Zhu et al., "OBS-Diff: Accurate Pruning for Diffusion Models in One-Shot", 2025. https://arxiv.org/abs/2510.06751
+    Zhu et al., "OBS-Diff: Accurate Pruning for Diffusion Models in One-Shot", 2025.
+        https://arxiv.org/abs/2510.06751
 """
 
 import math
@@ -29,12 +30,20 @@ class StepWeights:
     high: float = 1.2
 
     def at(self, step: int, steps: int) -> float:
-        """alpha of the step with index `step` (0-based) of `steps`."""
+        """The weight of the step with index `step` (0-based) of `steps`."""
         return step_weight(self.kind, step, steps, self.low, self.high)
 
 
 def step_weight(kind: str, step: int, steps: int, low: float, high: float) -> float:
-    """alpha of the step with index `step` (0-based) of `steps`, between low (a_min) and high (a_max)."""
+    """The weight of a step, between low (a_min) and high (a_max).
+
+    Args:
+        kind: the schedule.
+        step: the index of the step (0-based).
+        steps: T.
+        low: a_min.
+        high: a_max.
+    """
     if steps == 1 or kind == "uniform":
         return (low + high) / 2
     if kind.startswith("log"):

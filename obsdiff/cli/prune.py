@@ -131,8 +131,8 @@ def prune_all(
     """Prune the model with each config and write it into OUTPUT.part/new; several configs share one dense pass where there is one. What
     a killed run had finished is left as it is."""
     from ..calibration.dense_pass import dense_pass
-    from ..pipelines.load import load_pipeline
     from ..layerwise.journal import JournalPlace
+    from ..pipelines.load import load_pipeline
     from ..prune import prune_
     from ..runtime.hashing import model_hashes
 

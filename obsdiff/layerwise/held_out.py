@@ -1,16 +1,16 @@
-"""Prompts that are kept apart judge what calibration fitted: how much damping, and whether to repair at all.
+"""Held-out prompts judge what calibration fitted: the damping, and whether to repair at all.
 
     e(W')  = tr(D H D^T) / tr(W H W^T),   D = W' - W,  on the prompts that calibrate            (1)
-    e*(W') = tr(D G D^T) / tr(W G W^T)                 on those that are held out               (2)
+    e*(W') = tr(D G D^T) / tr(W G W^T)                 on the held-out prompts                  (2)
 
-With few tokens H has directions that no token went along, and a repair that is free by H, up to the damping, may cost much
-by G. Two things are decided by e*:
+With few tokens H has directions that no token has, and a repair that costs nothing by H, up to the
+damping, may cost much by G. e* decides two things:
 
-    damping   of the solutions with dampings d s, s in STEPS, the one with the least sum of e* over the weights that are
-              solved together                                                                   (3)
-    repair    W' stays if e*(W') <= e*(M o W), else M o W, the same mask with every kept weight as it was   (4)
+    damping   of the solutions with dampings d s, s in DAMPING_FACTORS, the one with the least
+              sum of e* over the weights that are solved together                               (3)
+    repair    W' if e*(W') <= e*(M o W), else M o W: the same mask, without repair              (4)
 
-The e* of what was chosen is the least of a few, so a little lower than on prompts that chose nothing.
+The e* of the choice is the least of a few, so it is slightly lower than on other prompts.
 
 W (O, I) weight, W' (O, I) pruned, M (O, I) its mask, H, G (I, I) Hessians, d the damping.
 
@@ -34,7 +34,7 @@ Solved = TypeVar("Solved")
 
 
 def dampings(config: PruningConfig) -> list[float]:
-    """What is tried, the least damping first; all but the config's own only if it is to be chosen."""
+    """The dampings to try, the least first: the config's own, or several if one is to be chosen."""
     return (
         [config.damping * step for step in DAMPING_FACTORS]
         if config.choose_damping
@@ -48,13 +48,23 @@ def best(
     used: Callable[[Solved], float],
     error: Callable[[Solved], float],
 ) -> Solved:
-    """(3): of solve(d), d from `tries` in ascending order, the one with the least error, the least damped of equal ones. used(solved): the
-    damping that it took; where a failed factorisation had raised it, what lies between is not tried again.
+    """(3): the solution with the least error, of equal ones the least damped.
 
-    A damping with which nothing can be solved is passed over. Raises NotPositiveDefinite if none is left.
+    A damping with which the Hessian cannot be factored is skipped.
+
+    Args:
+        tries: the dampings, ascending.
+        solve: solves with a damping.
+        used: the damping that a solution took; a failed factorisation may have raised it, and
+            dampings below it are not tried again.
+        error: e* of a solution.
+
+    Raises:
+        NotPositiveDefinite: no damping works.
     """
     found: Solved | None = None
-    least, reached, failed = math.inf, -1.0, None
+    failed: NotPositiveDefinite | None = None
+    least, reached = math.inf, -1.0
     for damping in tries:
         if damping <= reached * (1 + SAME_DAMPING):
             continue
@@ -70,19 +80,31 @@ def best(
         if found is None or new < least:
             found, least = solved, new if math.isfinite(new) else math.inf
     if found is None:
-        raise failed
+        raise failed or NotPositiveDefinite("there is no damping to try")
     return found
 
 
 def does_harm(weight: Tensor, repaired: Tensor, kept: Tensor, hessian: Tensor) -> bool:
-    """(4): whether a repaired weight (O, I) is worse on a held-out Hessian (I, I) than the weight under
-    its mask kept, (O, I) or (I,), alone."""
+    """(4): whether a repair is worse on the held-out prompts than the mask alone.
+
+    Args:
+        weight: W (O, I).
+        repaired: W' (O, I).
+        kept: the mask M, (O, I) or (I,).
+        hessian: G (I, I).
+    """
     return squared_error(weight, repaired, hessian) > squared_error(
         weight, weight.to(repaired) * kept, hessian
     )
 
 
 def unrepaired(weight: Tensor, solution: Solution, hessian: Tensor) -> Solution:
-    """A solution's mask on the weight (O, I) as it was; its loss is half of the squared error on the Hessian (I, I) that calibrated."""
+    """M o W: the mask of a solution without repair.
+
+    Args:
+        weight: W (O, I).
+        solution: the repaired solution.
+        hessian: H (I, I); the loss is half of the squared error on it.
+    """
     bare = weight.to(solution.weight) * solution.kept
     return Solution(bare, solution.kept, squared_error(weight, bare, hessian) / 2, solution.damping)

@@ -49,7 +49,7 @@ class NullJournal:
         """Stores the result of a task."""
 
     def once(self, name: str, find: Callable[[], dict[str, Any]], ranks: Ranks) -> dict[str, Any]:
-        """The value stored under a name or, the first time, what `find` returns in every process."""
+        """The value stored under a name or, the first time, the result of `find`, called by all."""
         found = ranks.from_rank_zero(lambda: self.recall(name))
         if found is None:
             found = find()

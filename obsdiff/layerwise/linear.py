@@ -1,4 +1,4 @@
-"""Pruning of single weights: the layers that read one input share a Hessian and one call of the solver."""
+"""Pruning of a task; of single weights, the layers of one input in one call of the solver."""
 
 from dataclasses import replace
 

@@ -1,15 +1,18 @@
-"""Orders of FFN neurons and of heads' value dimensions in which an N:M pattern keeps more, put into the dense model before it is pruned.
+"""Orders of FFN neurons and of value dimensions in which an N:M pattern keeps more.
 
-    y = D f(U x) = (D P^T) f(P U x)         f entry by entry (of gates, too), P a permutation of the neurons
-    y = O A V x  = (O P^T) A (P V x)        A the attention's weights; P exchanges dimensions inside each head
+    y = D f(U x) = (D P^T) f(P U x)     f entry by entry (gates, too), P permutes the neurons
+    y = O A V x  = (O P^T) A (P V x)    A the attention's weights; P permutes inside each head
 
-so the model computes what it computed, and nothing is added to it: P goes into the rows of what writes and the columns of what reads
-(solvers/permutation.py finds it). One attention has one P for all of its streams, and query heads that share a value head share
-its P. Queries and keys, with their norms and rotary embeddings, keep their order.
+The function of the model does not change, and no operation is added: P is applied to the rows of
+the producers and the columns of the consumers before pruning (solvers/permutation.py finds it).
+One attention has one P for all of its streams, and query heads that share a value head share its P.
+Queries and keys, with their norms and rotary embeddings, keep their order.
 
-The Hessians of the dense pass are of the order that was there; the ones that a pruning gets are asked in its own (`Hessian.reordered`).
+The sums of the dense pass have the old order; a pruning reads them in its own
+(`CalibratedInput.reordered`).
 
-K heads (neurons are one set), D value dimensions of a head, or neurons; g query heads that share a value head; C columns of a consumer.
+K heads (neurons are one set), D value dimensions of a head, or neurons; g query heads that share a
+value head; C columns, R rows of a consumer.
 """
 
 from collections.abc import Mapping, Set
@@ -45,18 +48,21 @@ ROLES = {
     "gate": "g",
     "g": "g",
 }  # by words of a layer's name
-MOVED = (
-    "v",
-    "g",
-    "neurons",
-)  # rows that go with the columns: values, gates on what the heads give, neurons
-PAST_OUTPUT = "EasyAnimateAttnProcessor2_0"  # whose heads are read past their output projection
+MOVED = ("v", "g", "neurons")  # rows that follow P: values, gates on the heads' outputs, neurons
+PAST_OUTPUT = "EasyAnimateAttnProcessor2_0"  # reads the heads past their output projection
 TINY = 1e-30
 
 
 @dataclass(frozen=True)
 class Movable:
-    """A group that can have another order: K sets of D, and of each producer first row and number of rows of the sections that go with it."""
+    """A group whose order may change.
+
+    Attributes:
+        group: the group.
+        sets: K.
+        width: D.
+        rows: first row and number of rows of the sections of each producer that follow P.
+    """
 
     group: Group
     sets: int
@@ -65,11 +71,13 @@ class Movable:
 
 
 def movable_order(denoiser: nn.Module, group: Group, m: int) -> Movable | str:
-    """The group made ready for groups of m columns, or why its order stays."""
+    """The group ready for N:M groups of m columns, or why its order stays."""
     if reason := fixed(denoiser, group):
         return reason
     count = items(denoiser, group) if group.kind == "heads" else 1
-    reads, rows, widths = columns(denoiser, group, count), {}, set()
+    reads = columns(denoiser, group, count)
+    rows: dict[str, list[tuple[int, int]]] = {}
+    widths: set[int] = set()
     for name in group.producers:
         parts = parts_of(denoiser, group, name)
         if parts is None:
@@ -84,12 +92,13 @@ def movable_order(denoiser: nn.Module, group: Group, m: int) -> Movable | str:
     ):
         return f"{group.owner}: rows and columns of its {group.kind} do not fit each other"
     if width % m or int(reads[0, 0]) % m:
-        return f"{group.owner}: {m} does not divide {'the width of a head' if group.kind == 'heads' else 'where its neurons begin and end'}"
+        what = "the width of a head" if group.kind == "heads" else "where its neurons begin and end"
+        return f"{group.owner}: {m} does not divide {what}"
     return Movable(group, count, width, rows)
 
 
 def fixed(denoiser: nn.Module, group: Group) -> str | None:
-    """Why another order would be another function, or None."""
+    """Why another order would change the function, or None."""
     if group.kind == "neurons":
         return removal_refusal(denoiser, group)
     owner = denoiser.get_submodule(group.owner)
@@ -108,8 +117,9 @@ def fixed(denoiser: nn.Module, group: Group) -> str | None:
 
 
 def parts_of(denoiser: nn.Module, group: Group, producer: str) -> list[tuple[str, int, int]] | None:
-    """Role, first row and number of rows of a producer's consecutive sections; None if its name does not say which they are."""
-    found, own, first = [], [], 0
+    """Role, first row and number of rows of a producer's sections; None if its name tells none."""
+    found: list[tuple[str, int, int]] = []
+    first = 0
     its = sections(denoiser, group, producer)
     of_kind = sum(kind == group.kind for kind, _ in its)
     word = next(
@@ -127,9 +137,20 @@ def parts_of(denoiser: nn.Module, group: Group, producer: str) -> list[tuple[str
 def reached(
     denoiser: nn.Module, blocks: list[Block], config: PruningConfig, layers: set[str]
 ) -> tuple[list[Movable], dict[str, str]]:
-    """The groups that some of the layers read and that can have another order, and of the layers that read others the reason. Heads and
-    neurons are looked at, channels of convolutions are not."""
-    found, left = [], {}
+    """The groups of heads and neurons that some layers read.
+
+    Args:
+        denoiser: the model.
+        blocks: its blocks.
+        config: the settings, with an N:M pattern.
+        layers: the layers to prune.
+
+    Returns:
+        The groups whose order may change; and for the layers that read others, the reason.
+    """
+    assert config.group is not None
+    found: list[Movable] = []
+    left: dict[str, str] = {}
     for group in (
         group
         for block in blocks
@@ -147,47 +168,54 @@ def reached(
 def orders_of(
     context: CalibrationContext,
     blocks: list[Block],
-    hessians: CalibratedInputs,
+    inputs: CalibratedInputs,
     config: PruningConfig,
 ) -> dict[str, Any]:
-    """{"orders": K lists of D a group, by its name, "record": the report's}. In several processes each searches for some of the groups,
-    and all get all."""
+    """Searches the orders; each process searches for some of the groups, and all receive all.
+
+    Args:
+        context: the model and the processes.
+        blocks: the blocks of the model.
+        inputs: the sums of the layers to prune.
+        config: the settings, with an N:M pattern.
+
+    Returns:
+        {"orders": the order (K, D) of each group, by its name, "record": for the report}.
+    """
+    assert config.group is not None
+    n, m = config.group
     mine = {
         tap: hessian
-        for tap, hessian in hessians.items()
+        for tap, hessian in inputs.items()
         if context.owners.get(tap, context.ranks.rank) == context.ranks.rank
     }
     diagonals = context.ranks.gather_dicts(
         {layer: hessian.diagonal().cpu() for tap, hessian in mine.items() for layer in tap.layers}
     )
     found, left = reached(context.denoiser, blocks, config, set(diagonals))
-    orders, shares = {}, {}
+    orders: dict[str, Any] = {}
+    shares: dict[str, list[float]] = {}
     for movable in found[context.ranks.rank :: context.ranks.size]:
         scores, name = scores_of(context.denoiser, movable, diagonals)(movable.group)
-        order, whole = (
-            permutation(scores, *config.group, seed=config.seed),
-            scores.sum(dtype=torch.float64),
-        )
+        order = permutation(scores, n, m, seed=config.seed)
+        whole = scores.sum(dtype=torch.float64)
         if whole > 0:  # else every order keeps all there is
             shares[name] = [
-                (kept(scores, places, *config.group).sum() / whole).item()
-                for places in (None, order)
+                (kept(scores, places, n, m).sum() / whole).item() for places in (None, order)
             ]
         if not torch.equal(
             order, torch.arange(order.shape[1], device=order.device).expand_as(order)
         ):
             orders[name] = order.tolist()
-    orders, shares = (
-        context.ranks.gather_dicts(orders),
-        list(context.ranks.gather_dicts(shares).values()),
-    )
+    orders = context.ranks.gather_dicts(orders)
+    rows = list(context.ranks.gather_dicts(shares).values())
     layers = {
         layer
         for movable in found
         for layer in movable.group.consumers
         if layer in diagonals and movable.group.name in orders
     }
-    before, after = (sum(row[i] for row in shares) / max(1, len(shares)) for i in range(2))
+    before, after = (sum(row[i] for row in rows) / max(1, len(rows)) for i in range(2))
     record = {
         "layers": len(layers),
         "left": len(left),
@@ -199,7 +227,7 @@ def orders_of(
 
 
 def scores_of(denoiser: nn.Module, movable: Movable, diagonals: Mapping[str, Tensor]) -> Tensor:
-    """Wanda's scores, squared, of the group's columns in every row of its consumers (K, R, D), each consumer's as shares of their sum."""
+    """Squared Wanda scores (K, R, D) of a group's columns, relative to each consumer's sum."""
     reads, parts = columns(denoiser, movable.group, movable.sets).flatten(), []
     for name in (name for name in movable.group.consumers if name in diagonals):
         weight = matrix(denoiser.get_submodule(name))
@@ -221,22 +249,31 @@ def permute_by_(
     dense: DensePass,
     config: PruningConfig,
 ) -> DensePass:
-    """Put the groups into their orders, in the model, and say what the dense pass has to say in them. The pass itself stays as it is."""
+    """Reorders the groups in the model.
+
+    Args:
+        context: the model and the scratch storage.
+        blocks: the blocks of the model.
+        orders: the order (K, D) of each group, by its name.
+        dense: the dense pass in the old order; it is unchanged.
+        config: the settings, with an N:M pattern.
+
+    Returns:
+        The dense pass in the new order.
+    """
+    assert config.group is not None
     takes: dict[str, Tensor] = {}
     for group in (group for block in blocks for group in block.groups if group.name in orders):
-        mine, order = (
-            movable_order(context.denoiser, group, config.group[1]),
-            torch.tensor(orders[group.name], device="cpu"),
-        )
+        mine = movable_order(context.denoiser, group, config.group[1])
+        assert isinstance(mine, Movable)  # it has been searched
+        order = torch.tensor(orders[group.name], device="cpu")
         changed = [name for name, parts in mine.rows.items() if parts] + list(group.consumers)
         if config.memory_budget_gib:
             unmap_(context.denoiser, changed)
         permute_(context.denoiser, mine, order)
         if config.memory_budget_gib:
             spill_(context.denoiser, changed, context.scratch)
-        for (
-            name
-        ) in group.consumers:  # of two kinds, heads and neurons, the one leaves the other's columns
+        for name in group.consumers:  # which may read both heads and neurons
             take = reading(context.denoiser, mine, order, name)
             takes[name] = takes[name][take] if name in takes else take
     return replace(
@@ -249,7 +286,7 @@ def permute_by_(
 
 
 def permute_(denoiser: nn.Module, movable: Movable, order: Tensor) -> None:
-    """Put a group into an order (K, D), in place: its rows in all producers, its columns in all consumers."""
+    """Reorders a group (K, D) in place: its rows in all producers, its columns in all consumers."""
     for name, parts in movable.rows.items():
         layer = denoiser.get_submodule(name)
         take = torch.arange(len(layer.weight), device="cpu")
@@ -264,7 +301,7 @@ def permute_(denoiser: nn.Module, movable: Movable, order: Tensor) -> None:
 
 
 def reading(denoiser: nn.Module, movable: Movable, order: Tensor, consumer: str) -> Tensor:
-    """The order (C,) of all columns of a consumer; those of the other kind stay."""
+    """The order (C,) of all columns of a consumer; columns of another group stay."""
     reads = columns(denoiser, movable.group, movable.sets).flatten()
     take = torch.arange(matrix(denoiser.get_submodule(consumer)).shape[1], device="cpu")
     take[reads] = placed(order, reads)
@@ -272,7 +309,7 @@ def reading(denoiser: nn.Module, movable: Movable, order: Tensor, consumer: str)
 
 
 def placed(order: Tensor, places: Tensor) -> Tensor:
-    """The places (K g D,) in an order (K, D) of every D of them."""
+    """Indices (K g D,) reordered by an order (K, D), D at a time."""
     parts = places.view(len(order), -1, order.shape[1])
     return parts.gather(2, order.unsqueeze(1).expand_as(parts)).flatten()
 
@@ -285,21 +322,29 @@ def permute_layers_(
     report: PruningReport,
     done: Set[str],
 ) -> DensePass | None:
-    """With permute, neurons and heads' value dimensions put into the order in which the pattern keeps most, and the dense pass as this pruning
-    is to read it. A run that goes on finds the order noted; `done` are the layers that it solved."""
+    """With config.permute: reorders neurons and value dimensions so that N:M keeps most.
+
+    Args:
+        context: where the calibration runs.
+        plan: the pruning.
+        dense: a dense pass made before (None: one is made if it is needed).
+        journal: stores the orders; a resumed run reads them.
+        report: records them.
+        done: the layers that a resumed run has solved.
+
+    Returns:
+        The dense pass in the new order.
+    """
     if not plan.config.permute:
         return dense
     taps = plan.taps
     found = context.ranks.from_rank_zero(lambda: journal.recall("permutation"))
     wanted = [tap for tap in taps if found is None or not done >= set(tap.layers)]
-    with seconds(
-        report, "calibration"
-    ):  # before the model changes: a sum in another order has other bits
-        dense = dense or (
-            gather_dense(context, wanted, plan.config.calibrating)
-            if wanted
-            else DensePass(plan.calibration_set)
-        )
+    if dense is None:
+        dense = DensePass(plan.calibration_set)
+        if wanted:  # before the model changes: sums in another order have other bits
+            with seconds(report, "calibration"):
+                dense = gather_dense(context, wanted, plan.config.calibrating)
     with seconds(report, "permutation"):
         found = found or orders_of(context, plan.blocks, dense.of(taps), plan.config)
         if context.ranks.rank == 0:
@@ -309,6 +354,7 @@ def permute_layers_(
     if not found["orders"]:
         warn_and_record(
             report,
-            f"permute: no layer got another order of its inputs; {found['record']['why_left'] or 'none keeps more in another one'}",
+            "permute: no layer got another order of its inputs; "
+            f"{found['record']['why_left'] or 'none keeps more in another one'}",
         )
     return dense

@@ -1,5 +1,4 @@
-"""Structured pruning of one task: choose heads, neurons and channels, repair the layers that read
-them, and take them out of the model.
+"""Structured pruning of one task: choose heads, neurons and channels, repair, and shrink the model.
 
 The same functions serve one attention, joint attention of two streams, an FFN, a residual block,
 and the projection of FLUX's single blocks, which reads heads and neurons together.

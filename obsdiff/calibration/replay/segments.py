@@ -1,16 +1,17 @@
-"""Which parts of a denoiser can be run by themselves: its blocks one after the other, and who needs whose output.
+"""The segments of a denoiser: parts that can run one after the other, and which outputs each reads.
 
-A segment is a module of the denoiser that holds one or more blocks: transformer_blocks.3, or down_blocks.1 of a UNet. What
-lies outside of segments (embeddings, norms at the end) is cheap and is run whenever the denoiser is.
+A segment is a module of the denoiser that holds one or more blocks: transformer_blocks.3, or
+down_blocks.1 of a UNet. Modules outside of segments (embeddings, final norms) are cheap and run in
+every call.
 
-Who needs what is not guessed but tried: with the denoiser's forward as it is, every segment answers at once with a
-stand-in, one of them with NaN, and the segments whose inputs turn NaN are the ones that need it. In a chain every
-segment needs the one before it; a UNet's skips need more.
+The dependencies are measured: in one call of the denoiser's own forward every segment returns a
+stand-in at once, one of them NaN; the segments whose inputs are NaN read its output. In a chain
+every segment reads the one before it; a UNet's skips read more.
 """
 
 import contextlib
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import Any
 
@@ -24,27 +25,35 @@ from ...pipelines.run import hooked, replaced
 
 
 class StopForward(Exception):
-    """Ends a denoiser call when all that was wanted has been seen."""
+    """Ends a denoiser call once every input that is needed has been read."""
 
 
 class CallOrder:
-    """The segments in the order in which the denoiser calls them, and what their outputs look like, call by call; which of them each layer
-    of the blocks stands in, and how often it was called in all."""
+    """The order in which a denoiser calls its segments.
 
-    def __init__(self, blocks: list[Block]):
+    Attributes:
+        segments: the segment of each layer of the blocks.
+        candidates: the segments.
+        layers: the number of calls of each layer.
+        calls: the names of the segments in the order of each denoiser call.
+        shapes: the outputs of the segments in each call, as tensors of one number.
+    """
+
+    def __init__(self, blocks: list[Block]) -> None:
         self.segments = segments(blocks)
         self.candidates = list(dict.fromkeys(self.segments.values()))
-        self.layers = Counter({layer: 0 for block in blocks for layer in block.layers})
+        self.layers: Counter[str] = Counter({layer: 0 for b in blocks for layer in b.layers})
         self.calls: list[list[str]] = []
         self.shapes: list[list[Any]] = []
 
     @property
     def names(self) -> list[str]:
+        """The segments in the order of the first call."""
         return self.calls[0]
 
     @contextlib.contextmanager
     def watched(self, denoiser: nn.Module) -> Iterator[None]:
-        """Hooks that write down who is called when, removed on the way out."""
+        """Hooks that record the calls; removes them at the end."""
 
         def begin(*_: Any) -> None:
             self.calls.append([])
@@ -52,14 +61,13 @@ class CallOrder:
 
         def end(name: str, module: nn.Module, args: Any, output: Any) -> None:
             self.calls[-1].append(name)
-            self.shapes[-1].append(
-                tree_map_only(Tensor, lambda x: x.new_zeros(()).expand(x.shape), output)
-            )  # one number of memory
+            one_number = tree_map_only(Tensor, lambda x: x.new_zeros(()).expand(x.shape), output)
+            self.shapes[-1].append(one_number)
 
         def count(layer: str, *_: Any) -> None:
             self.layers[layer] += 1
 
-        before = [
+        before: list[tuple[nn.Module, Callable]] = [
             (denoiser, begin),
             *((denoiser.get_submodule(name), partial(count, name)) for name in self.layers),
         ]
@@ -71,7 +79,7 @@ class CallOrder:
             yield
 
     def why_not(self) -> str | None:
-        """Why the segments can't be run one by one; None if they can."""
+        """Why the segments cannot run one by one; None if they can."""
         if sorted(self.names) != sorted(self.candidates):
             return "its blocks are not called once each"
         if any(call != self.names for call in self.calls):
@@ -79,7 +87,7 @@ class CallOrder:
         return None
 
     def stand_in(self, call: int, segment: int, value: float = 0.0) -> Any:
-        """Something of the shape of what a segment gives in a call."""
+        """Tensors of the shapes of a segment's output in a call, filled with one value."""
         return tree_map_only(
             Tensor,
             lambda x: x.new_full(x.shape, value if x.is_floating_point() else 0),
@@ -89,9 +97,15 @@ class CallOrder:
 
 @contextlib.contextmanager
 def answering(
-    denoiser: nn.Module, names: list[str], answers: dict[int, Callable[[], Any]]
+    denoiser: nn.Module, names: list[str], answers: Mapping[int, Callable[[], Any]]
 ) -> Iterator[None]:
-    """Segments, by their place in `names`, that give what their function gives and compute nothing."""
+    """Segments that return the result of a function instead of computing.
+
+    Args:
+        denoiser: the model.
+        names: all segments.
+        answers: the function of some segments, by their index in `names`.
+    """
     with contextlib.ExitStack() as undo:
         for place, answer in answers.items():
             undo.enter_context(
@@ -105,8 +119,13 @@ def answering(
 
 
 def needed_until(denoiser: nn.Module, order: CallOrder, inputs: tuple[tuple, dict]) -> list[int]:
-    """For each segment the place of the last one that reads its output: i + 1 all along for a chain. `inputs` are those of the first
-    recorded call; no segment is computed."""
+    """For each segment the index of the last one that reads its output: i + 1 in a chain.
+
+    Args:
+        denoiser: the model; no segment computes.
+        order: the recorded calls.
+        inputs: (args, kwargs) of the first call.
+    """
     modules, found = [denoiser.get_submodule(name) for name in order.names], []
     for poisoned in range(len(modules)):
         seen = [poisoned]
@@ -125,6 +144,7 @@ def needed_until(denoiser: nn.Module, order: CallOrder, inputs: tuple[tuple, dic
 
 
 def note_nan(seen: list[int], place: int, module: nn.Module, args: tuple, kwargs: dict) -> None:
+    """A hook that records the index of a segment with NaN in its inputs."""
     if any(
         isinstance(x, Tensor) and x.is_floating_point() and x.isnan().any()
         for x in tree_iter((args, kwargs))
