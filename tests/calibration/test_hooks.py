@@ -9,15 +9,18 @@ from diffusers import (
     PNDMScheduler,
 )
 
-from obsdiff.calibration.context import CalibrationSet
-from obsdiff.calibration.hooks import calibrate
+from obsdiff.calibration.calibration_set import DEFAULT_WEIGHTS, CalibrationSet
+from obsdiff.calibration.context import CalibratedInputs
+from obsdiff.calibration.hessian import Hessian
+from obsdiff.calibration.hooks import CallAudit, calibrate, new_inputs
+from obsdiff.calibration.step_weights import StepWeights
 from obsdiff.errors import CalibrationError
 from obsdiff.models.discovery import find_blocks
 from obsdiff.models.linear_view import layer_shapes
 from obsdiff.models.structure import Tap
-from obsdiff.pipelines.run import prepared
 
 from ..conftest import PROMPTS, flux, sd, sd3
+from ..support.contexts import context_of
 from ..support.direct import DirectPipeline
 
 
@@ -39,7 +42,7 @@ def calibration_set(
     steps: int = 3,
     batch: int = 4,
     guidance: float = 3.0,
-    weighting=("log_decrease", 0.8, 1.2),
+    step_weights: StepWeights = DEFAULT_WEIGHTS,
     **settings,
 ) -> CalibrationSet:
     return CalibrationSet(
@@ -47,29 +50,29 @@ def calibration_set(
         list(range(prompts)),
         {"num_inference_steps": steps, "guidance_scale": guidance} | settings,
         batch,
-        weighting,
+        step_weights,
     )
 
 
-def gather(pipe, pruning_plan: CalibrationSet, taps=None):
-    with prepared(pipe) as run:
-        return calibrate(run, denoiser_of(pipe), taps or taps_of(pipe), pruning_plan)
+def gather(pipe, drawn: CalibrationSet, taps: list[Tap] | None = None) -> CalibratedInputs:
+    with context_of(pipe, drawn) as context:
+        return calibrate(context, taps or taps_of(pipe))
 
 
-def by_hand(pipe, layer: str, pruning_plan: CalibrationSet, weights: list[float]) -> torch.Tensor:
-    """2 sum_t alpha_t E[x x^T] from inputs recorded in a plain pipeline call, one prompt at a time."""
+def by_hand(pipe, layer: str, drawn: CalibrationSet, weights: list[float]) -> torch.Tensor:
+    """2 sum_t alpha_t E[x x^T] of inputs recorded in plain pipeline calls, prompt by prompt."""
     seen = []
     handle = (
         denoiser_of(pipe)
         .get_submodule(layer)
         .register_forward_pre_hook(lambda m, args: seen.append(args[0].double().flatten(0, -2)))
     )
-    for prompt, seed in zip(pruning_plan.prompts, pruning_plan.seeds, strict=True):
+    for prompt, seed in zip(drawn.prompts, drawn.seeds, strict=True):
         pipe(
             prompt,
             generator=torch.Generator().manual_seed(seed),
             output_type="latent",
-            **pruning_plan.settings,
+            **drawn.settings,
         )
     handle.remove()
     tokens = sum(len(x) for x in seen)
@@ -85,34 +88,36 @@ def by_hand(pipe, layer: str, pruning_plan: CalibrationSet, weights: list[float]
     ],
 )
 def test_the_hessian_is_its_definition_with_both_guidance_halves(layer):
-    pipe, pruning_plan = sd3(), calibration_set()
+    pipe, drawn = sd3(), calibration_set()
     weights = [
         1.2,
         0.8 + 0.4 * torch.tensor(2.0).log().item() / torch.tensor(3.0).log().item(),
         0.8,
     ]
-    found = {x: h for tap, h in gather(pipe, pruning_plan).items() for x in tap.layers}[layer]
+    found = {x: h for tap, h in gather(pipe, drawn).items() for x in tap.layers}[layer]
     torch.testing.assert_close(
-        found.matrix().double(), by_hand(pipe, layer, pruning_plan, weights), rtol=1e-4, atol=1e-6
+        found.matrix().double(), by_hand(pipe, layer, drawn, weights), rtol=1e-4, atol=1e-6
     )
 
 
 @pytest.mark.parametrize("make", [sd3, lambda: sd3(dual=(0, 1)), sd, flux])
 def test_one_hessian_for_each_input_and_every_call_counted(make):
     pipe = make()
-    hessians = gather(pipe, calibration_set(height=16, width=16))
+    inputs = gather(pipe, calibration_set(height=16, width=16))
+    hessians = [calibrated.hessian for calibrated in inputs.values()]
     assert all(
-        h.samples > 0 and h.xx.isfinite().all() and (h.xx.diagonal() >= 0).all()
-        for h in hessians.values()
+        h.samples > 0 and h.xx.isfinite().all() and (h.xx.diagonal() >= 0).all() for h in hessians
     )
-    assert set(hessians) == set(taps_of(pipe))
+    assert set(inputs) == set(taps_of(pipe))
+    assert all((c.held_out, c.cross, c.order) == (None, None, None) for c in inputs.values())
 
 
 def test_batch_size_changes_nothing_but_rounding():
     one, four = (gather(sd3(), calibration_set(prompts=4, batch=b)) for b in (1, 4))
-    for tap, h in one.items():
-        torch.testing.assert_close(h.xx, four[tap].xx, rtol=1e-3, atol=1e-4)
-        assert h.samples == four[tap].samples
+    for tap, calibrated in one.items():
+        h, other = calibrated.hessian, four[tap].hessian
+        torch.testing.assert_close(h.xx, other.xx, rtol=1e-3, atol=1e-4)
+        assert h.samples == other.samples
 
 
 @pytest.mark.parametrize(
@@ -128,23 +133,55 @@ def test_batch_size_changes_nothing_but_rounding():
 def test_every_scheduler_has_its_own_number_of_calls(scheduler, calls):
     pipe = sd()
     pipe.scheduler = scheduler(**({"skip_prk_steps": True} if scheduler is PNDMScheduler else {}))
-    (hessian,) = gather(pipe, calibration_set(prompts=1), [taps_of(pipe)[0]]).values()
-    assert hessian.samples == calls * 2 * 64
+    (calibrated,) = gather(pipe, calibration_set(prompts=1), [taps_of(pipe)[0]]).values()
+    assert calibrated.hessian.samples == calls * 2 * 64
 
 
 def test_heun_in_flow_matching_and_a_single_step():
     pipe = sd3()
     (one,) = gather(pipe, calibration_set(prompts=1, steps=1), [taps_of(pipe)[0]]).values()
-    assert one.samples == 2 * 16
+    assert one.hessian.samples == 2 * 16
     pipe.scheduler = FlowMatchHeunDiscreteScheduler()
     (heun,) = gather(pipe, calibration_set(prompts=1), [taps_of(pipe)[0]]).values()
-    assert heun.samples == 5 * 2 * 16
+    assert heun.hessian.samples == 5 * 2 * 16
+
+
+def test_another_calibration_set_runs_in_the_same_context_with_its_own_counts():
+    pipe, audits = sd3(), [CallAudit(), CallAudit()]
+    one, two = calibration_set(prompts=1), calibration_set(prompts=2, batch=1)
+    taps = taps_of(pipe)[:1]
+    with context_of(pipe, one) as context:
+        own = calibrate(context, taps, audit=audits[0])[taps[0]].hessian
+        other = calibrate(context, taps, two, audits[1])[taps[0]].hessian
+    assert (other.samples, own.samples) == (2 * 3 * 2 * 16, 3 * 2 * 16)
+    assert [audit.denoiser for audit in audits] == [3, 6]
+    assert audits[1].per_step == {0: 2, 1: 2, 2: 2}
+    assert audits[1].layers == dict.fromkeys(taps[0].layers, 6)
+    alone = gather(sd3(), two, taps)[taps[0]].hessian
+    assert torch.equal(other.xx, alone.xx)
+
+
+@pytest.mark.parametrize("room", [0, 1e9])
+def test_new_inputs_are_empty_and_mapped_where_the_scratch_storage_has_no_memory(room):
+    pipe = sd3()
+    taps = taps_of(pipe)[:2]
+    with context_of(pipe, calibration_set(), room=room) as context:
+        found = new_inputs(context, taps, context.scratch, crossed=True)
+        assert list(found) == taps
+        assert bool(context.scratch.files) == (room == 0)
+        for calibrated in found.values():
+            assert calibrated.hessian.xx.shape == calibrated.cross.shape == (32, 32)
+            assert calibrated.hessian.samples == calibrated.hessian.xx.count_nonzero() == 0
+            assert calibrated.cross.count_nonzero() == 0
+        assert all(c.cross is None for c in new_inputs(context, taps).values())
 
 
 def test_without_guidance_the_batch_is_not_doubled():
     pipe = sd3()
-    (h,) = gather(pipe, calibration_set(prompts=1, guidance=1.0), [taps_of(pipe)[0]]).values()
-    assert h.samples == 3 * 16
+    (calibrated,) = gather(
+        pipe, calibration_set(prompts=1, guidance=1.0), [taps_of(pipe)[0]]
+    ).values()
+    assert calibrated.hessian.samples == 3 * 16
 
 
 def test_a_layer_that_misses_calls_fails_the_run():
@@ -194,9 +231,9 @@ def test_nan_is_named_by_layer_and_step():
 def test_null_text_tokens_count_once():
     pipe = sd3()
     text = [tap for tap in taps_of(pipe) if tap.layers[0] == "transformer_blocks.0.attn.add_q_proj"]
-    (h,) = gather(pipe, calibration_set(prompts=1, steps=1), text).values()
-    assert h.samples == 2 * (24 + 256)
-    assert h.distinct <= 2 * (24 + 1)
+    (calibrated,) = gather(pipe, calibration_set(prompts=1, steps=1), text).values()
+    assert calibrated.hessian.samples == 2 * (24 + 256)
+    assert calibrated.hessian.distinct <= 2 * (24 + 1)
 
 
 class Routed(torch.nn.Module):
@@ -211,7 +248,7 @@ class Routed(torch.nn.Module):
         return sum(self.experts[i](torch.randn(3, 4)) for i in next(self.order))
 
 
-def gather_routed(order: list[tuple[int, ...]], prefix: str = "experts"):
+def gather_routed(order: list[tuple[int, ...]], prefix: str = "experts") -> list[Hessian]:
     model = Routed(order)
     if prefix != "experts":
         model._modules[prefix] = model._modules.pop("experts")
@@ -220,24 +257,25 @@ def gather_routed(order: list[tuple[int, ...]], prefix: str = "experts"):
         )
     pipe = DirectPipeline(model, dict, steps=len(order))
     taps = [Tap((f"{prefix}.{i}",), "ffn") for i in range(2)]
-    with prepared(pipe) as run:
-        return calibrate(run, model, taps, CalibrationSet([{}], [0], {}))
+    with context_of(pipe, CalibrationSet([{}], [0], {})) as context:
+        inputs = calibrate(context, taps)
+    return [inputs[tap].hessian for tap in taps]
 
 
 def test_every_expert_has_the_tokens_it_was_sent():
     hessians = gather_routed([(0,), (0, 1), (0, 0)], "experts")
-    assert [h.samples for h in hessians.values()] == [12, 3]
+    assert [h.samples for h in hessians] == [12, 3]
 
 
 def test_an_idle_expert_is_named():
     with pytest.raises(
-        CalibrationError, match=r"1 experts saw no token: experts\.1; take more prompts"
+        CalibrationError, match=r"1 experts saw no token: experts\.1; use more prompts"
     ):
         gather_routed([(0,), (0,)])
 
 
 def test_a_module_may_be_used_more_than_once_in_a_call_but_always_as_often():
-    assert [h.samples for h in gather_routed([(0, 1, 0), (0, 1, 0)], "shared").values()] == [12, 6]
+    assert [h.samples for h in gather_routed([(0, 1, 0), (0, 1, 0)], "shared")] == [12, 6]
     with pytest.raises(
         CalibrationError,
         match=r"of 2 denoiser calls these layers saw fewer or more: shared\.0 \(3\)",

@@ -1,6 +1,7 @@
-"""Runs that were killed and go on: to the same bits, from what is whole alone, and only with what they were begun with."""
+"""Killed runs resume to the same bits, from complete files alone, and only with the same input."""
 
 import json
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -8,10 +9,20 @@ from safetensors.torch import load_file, save_file
 
 import obsdiff
 from obsdiff import PruningConfig, UserError
+from obsdiff.calibration.plan import plan_pruning
 from obsdiff.errors import RunStopped
-from obsdiff.layerwise.journal import FINGERPRINT, Journal, differences
+from obsdiff.layerwise.journal import (
+    FINGERPRINT,
+    Journal,
+    JournalPlace,
+    NullJournal,
+    differences,
+    open_journal,
+)
 from obsdiff.layerwise.tasks import Task, TaskResult
-from obsdiff.runtime.hashing import tensors_hash
+from obsdiff.pipelines.record import LayerRecord
+from obsdiff.runtime.distributed import Ranks
+from obsdiff.runtime.hashing import model_hashes, tensors_hash
 
 from ..conftest import PROMPTS, flux, sd, sd3
 
@@ -60,7 +71,7 @@ class Killed(BaseException):
 
 
 def killed_after(monkeypatch, tasks: int) -> None:
-    """The run ends when it would write piece number `pieces` of this process."""
+    """The run ends when it would store another result after so many tasks of this process."""
     write, written = Journal.write, []
 
     def counted(self: Journal, task: Task, result: TaskResult) -> None:
@@ -176,6 +187,78 @@ def test_a_full_disk_stops_the_run_in_one_line(tmp_path, monkeypatch):
     monkeypatch.setattr("obsdiff.layerwise.journal.save_file", full)
     with pytest.raises(RunStopped, match=r"can't be written: .*No space left on device"):
         obsdiff.prune_(sd3(), PROMPTS[:3], PruningConfig(**STEPS), journal=tmp_path)
+
+
+def counting() -> tuple[list[dict], Callable[[], dict]]:
+    """What was found, and a function that finds another value with every call."""
+    found: list[dict] = []
+
+    def find() -> dict:
+        found.append({"value": len(found), "shares": {"a": 0.5}})
+        return found[-1]
+
+    return found, find
+
+
+def test_a_value_is_computed_once_and_recalled_afterwards(tmp_path):
+    found, find = counting()
+    for journal in (Journal(tmp_path, {"a": 1}), Journal(tmp_path, {"a": 1})):
+        for _ in range(2):
+            assert journal.once("allocation", find, Ranks()) == found[0]
+        assert journal.recall("allocation") == found[0]
+    assert len(found) == 1
+    assert json.loads((tmp_path / "allocation.json").read_text()) == found[0]
+    assert journal.recall("budget") is None
+    assert journal.once("budget", find, Ranks()) == found[1]
+    assert journal.recall("allocation") == found[0]
+
+
+def test_without_a_folder_a_value_is_computed_every_time_and_nothing_is_stored():
+    journal, (found, find) = NullJournal(), counting()
+    assert [journal.once("allocation", find, Ranks())["value"] for _ in range(3)] == [0, 1, 2]
+    assert len(found) == 3
+    journal.note("allocation", found[0])
+    assert journal.recall("allocation") is None
+    task, result = Task(0, 0, ()), TaskResult({}, [], [])
+    journal.write(task, result)
+    assert journal.read(task) is None
+
+
+def test_a_value_that_could_not_be_computed_is_not_stored(tmp_path):
+    journal = Journal(tmp_path, {})
+    with pytest.raises(ZeroDivisionError):
+        journal.once("allocation", lambda: {"value": 1 / 0}, Ranks())
+    found, find = counting()
+    assert journal.once("allocation", find, Ranks()) == found[0]
+
+
+def test_a_result_is_read_as_it_was_written(tmp_path):
+    journal = Journal(tmp_path, {})
+    task, other = Task(3, 1, ()), Task(4, 1, ())
+    row = LayerRecord("layer", (2, 3), 1, 0.5, 1.0, 0.1, 0.01, 2.0, 0.1)
+    result = TaskResult({"layer": torch.randn(3, 2).T}, [row], [], {"layer": torch.randn(2)})
+    assert journal.read(task) is None
+    journal.write(task, result)
+    found = journal.read(task)
+    assert (found.layers, found.groups) == ([row], [])
+    assert found.tensors.keys() == result.tensors.keys() == {"layer", "layer.bias"}
+    assert all(torch.equal(found.tensors[name], x) for name, x in result.tensors.items())
+    assert journal.read(other) is None
+    assert not list(tmp_path.glob("*.part"))
+
+
+def test_the_journal_of_a_place_has_the_hashes_that_were_computed_before(tmp_path, monkeypatch):
+    pipe, config = sd3(), PruningConfig(**STEPS)
+    plan, hashes = plan_pruning(pipe, PROMPTS[:3], config), model_hashes(pipe)
+    assert type(open_journal(None, pipe, plan)) is NullJournal
+    opened = open_journal(str(tmp_path / "one"), pipe, plan)
+    monkeypatch.setattr("obsdiff.layerwise.journal.model_hashes", None)  # never computed again
+    same = open_journal(JournalPlace(tmp_path / "one", hashes), pipe, plan)
+    assert (same.folder, same.fingerprint) == (tmp_path / "one", opened.fingerprint)
+    obsdiff.prune_(pipe, PROMPTS[:3], config, journal=JournalPlace(tmp_path / "one", hashes))
+    assert list((tmp_path / "one").glob("*.safetensors"))
+    with pytest.raises(UserError, match=r"another model\.transformer"):
+        open_journal(JournalPlace(tmp_path / "one", hashes | {"transformer": "0"}), pipe, plan)
 
 
 def test_differences_are_named_with_both_values():
