@@ -24,6 +24,7 @@ from ..config import PruningConfig
 from ..errors import UserError
 from ..models.surgery import shrink_
 from ..pipelines.run import denoiser_call
+from .bisection import bisect
 from .group_curves import LossCurve, Spend
 from .knapsack import cheapest_saving
 from .layer_latency import seconds_saved
@@ -206,13 +207,13 @@ def along(row: list[float], place: float) -> float:
 
 def uniform_sparsity(budget: Budget, groups: list[PrunableGroup], config: PruningConfig) -> float:
     """The least sparsity at which uniform pruning would save enough; MOST if none would."""
-    few, many = 0.0, MOST
-    for _ in range(BUDGET_BISECTIONS):
-        middle = (few + many) / 2
-        at = at_sparsity(config, middle)
+
+    def too_little(sparsity: float) -> bool:
+        at = at_sparsity(config, sparsity)
         saved = sum(budget.saved_at(prunable, prunable.kept_at(at)) for prunable in groups)
-        few, many = (middle, many) if saved < budget.wanted else (few, middle)
-    return round(many, 4)
+        return saved < budget.wanted
+
+    return round(bisect(too_little, 0.0, MOST, BUDGET_BISECTIONS)[1], 4)
 
 
 def chosen(budget: Budget, curves: Mapping[str, LossCurve], wanted: float) -> Kept:

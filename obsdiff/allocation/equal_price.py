@@ -18,6 +18,8 @@ References:
 import torch
 from torch import Tensor
 
+from .bisection import bisect
+
 GRID = tuple(i / 10 for i in range(1, 10))  # sparsities tried; no layer gets more than the last
 SPARSITY_STEPS = 180  # between 0 and the last sparsity of the GRID
 PRICE_BISECTIONS = 100
@@ -43,9 +45,9 @@ def by_loss(errors: Tensor, sizes: Tensor, share: float) -> Tensor:
     low, high = 0.0, 1.0
     while (weight * answer(high)).sum() < share and high < 1e300:
         high *= 10
-    for _ in range(PRICE_BISECTIONS):
-        middle = (low + high) / 2
-        low, high = (middle, high) if (weight * answer(middle)).sum() < share else (low, middle)
+    low, high = bisect(
+        lambda price: bool((weight * answer(price)).sum() < share), low, high, PRICE_BISECTIONS
+    )
     few, many = answer(low), answer(high)
     least, most = (weight * few).sum(), (weight * many).sum()
     part = (share - least) / (most - least) if most > least else 0.0
@@ -73,9 +75,10 @@ def interpolated(errors: Tensor, sparsities: Tensor) -> Tensor:
 
 def centred(shares: Tensor, sizes: Tensor, share: float) -> Tensor:
     """Sparsities (N,) shifted by one number until they meet the share, within 0 and GRID[-1]."""
-    low, high = -1.0, 1.0
-    for _ in range(PRICE_BISECTIONS):
-        middle = (low + high) / 2
-        mean = ((shares + middle).clamp(0, GRID[-1]) * sizes).sum() / sizes.sum()
-        low, high = (middle, high) if mean < share else (low, middle)
+
+    def too_little(shift: float) -> bool:
+        mean = ((shares + shift).clamp(0, GRID[-1]) * sizes).sum() / sizes.sum()
+        return bool(mean < share)
+
+    _, high = bisect(too_little, -1.0, 1.0, PRICE_BISECTIONS)
     return (shares + high).clamp(0, GRID[-1])

@@ -27,6 +27,8 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from .bisection import bisect
+
 MULTIPLIER_BISECTIONS = 60
 MIXES = 20  # steps between the price of one resource and that of another
 LARGEST_PRICE = 1e300  # a price at which every group takes all steps
@@ -89,9 +91,9 @@ def least_price(costs: Tensor, values: Tensor, savings: Tensor, wanted: Tensor) 
         high *= 10
         if high > LARGEST_PRICE:
             return None
-    for _ in range(MULTIPLIER_BISECTIONS):
-        middle = (low + high) / 2
-        low, high = (low, middle) if enough(answer(middle), savings, wanted) else (middle, high)
+    _, high = bisect(
+        lambda price: not enough(answer(price), savings, wanted), low, high, MULTIPLIER_BISECTIONS
+    )
     return answer(high)
 
 

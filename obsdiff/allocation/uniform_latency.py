@@ -23,6 +23,7 @@ from ..models.surgery import shrink_
 from ..pipelines.record import leaving
 from ..pipelines.run import denoiser_call
 from ..runtime.timing import interleaved
+from .bisection import bisect
 
 MOST = MOST_ALLOCATED["structured"]  # sparsity
 LATENCY_BISECTIONS = 6
@@ -76,10 +77,7 @@ def sparsity_for_latency(pipe: Any, plan: PruningPlan) -> dict[str, Any]:
 
     if share(MOST)[0] > target:
         raise latency_out_of_reach(target, tried[-1][1])
-    few, many = 0.0, MOST
-    for _ in range(LATENCY_BISECTIONS):
-        middle = round((few + many) / 2, 3)
-        few, many = (middle, many) if share(middle)[0] > target else (few, middle)
+    _, many = bisect(lambda s: share(s)[0] > target, 0.0, MOST, LATENCY_BISECTIONS, digits=3)
     measured = share(many, MORE_ROUNDS)
     while measured[0] > target and many < MOST:
         many = min(MOST, round(many + STEP, 3))
