@@ -116,7 +116,7 @@ def test_a_run_that_goes_on_has_them(tmp_path, settings):
 
 
 def test_without_any_bias_it_says_so():
-    with pytest.warns(CalibrationWarning, match="none of the layers that were pruned has a bias"):
+    with pytest.warns(CalibrationWarning, match="none of the pruned layers has a bias"):
         pruned(sd, calibration="single", correct_bias=True, include=("*.to_q",), **MAGNITUDE)
 
 
