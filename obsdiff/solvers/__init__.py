@@ -2,7 +2,7 @@
 
 A solver depends on no module, no config and no diffusers. Methods for single weights are in
 SOLVERS; structured baselines, which repair nothing, are in BASELINES. The structured method of
-OBS-Diff is in obs_structured.py. The files lstsq.py, swaps.py and trial_swaps.py improve a solution.
+OBS-Diff is in obs_structured.py. lstsq.py, swaps.py and trial_swaps.py improve a solution.
 
 To add a method: one file, one line in SOLVERS, one line in METHODS of config/choices.py.
 """

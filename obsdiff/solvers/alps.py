@@ -56,7 +56,7 @@ def alps(weights: list[Tensor], inputs: Inputs, target: Target) -> list[Solution
         One solution a matrix, in the same order, in the weights' dtypes.
 
     Raises:
-        NotPositiveDefinite: H has entries that are inf or NaN, or no damping of the ladder suffices.
+        NotPositiveDefinite: H has entries that are inf or NaN, or the damping ladder fails.
     """
     require_finite(inputs.hessian)
     if not target.removed and not target.group:
@@ -95,7 +95,7 @@ def solution(
 
 
 def keep_rule(sizes: list[int], target: Target) -> Keep:
-    """Return the choice of (2): the n largest of each n:m group, or all but a share of each matrix."""
+    """Return the choice of (2): n entries of each n:m group, or all but a share of each matrix."""
     if target.group:
         n, m = target.group
         return lambda entries, _: ~lowest_in_groups(entries.abs(), n, m)
@@ -156,7 +156,8 @@ class Best:
         errors: squared error of each matrix.
     """
 
-    def __init__(self, rows: Tensor, square: Tensor, sizes: list[int]):
+    def __init__(self, rows: Tensor, square: Tensor, sizes: list[int]) -> None:
+        """Start without a candidate, for W0 (O, I), A (I, I) and the rows of each matrix."""
         self.rows, self.square, self.sizes = rows, square, sizes
         self.mask, self.sparse = torch.zeros_like(rows, dtype=torch.bool), torch.zeros_like(rows)
         self.errors = [float("inf")] * len(sizes)

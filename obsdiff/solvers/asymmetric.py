@@ -41,7 +41,7 @@ def asymmetric(
         and the damping used.
 
     Raises:
-        NotPositiveDefinite: H has entries that are inf or NaN, or no damping of the ladder suffices.
+        NotPositiveDefinite: H has entries that are inf or NaN, or the damping ladder fails.
     """
     factor, _, damping = inverse_factor(hessian, damping)
     shift = cross.to(hessian)

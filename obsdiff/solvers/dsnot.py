@@ -154,7 +154,7 @@ def within_groups(
 def cheapest(
     cost: Tensor, side: Tensor, rows: Tensor, grown: Tensor, m: int | None
 ) -> tuple[Tensor, Tensor]:
-    """Return the least cost (R,) of each row, or of its grown column's group, and its column (R,)."""
+    """Return the least cost (R,) in each row, or in its grown column's group, and its column."""
     if m is None:
         return cost[side, rows].min(1)
     least, place = cost[within_groups(side, rows, grown, m)].min(1)

@@ -7,9 +7,9 @@ A sweep repairs a column only by the columns after it. Here all kept weights rep
 ones, whichever method chose the mask.
 
 Rows that share a mask share a factor of [A]_SS. If nearly every row has its own mask, all rows are
-solved together by conjugate gradients, preconditioned by A's diagonal and masked. An iteration costs
-one product with A and decreases every row's error. The stopping rule follows from the decrease in
-the last iterations (Strakos and Tichy).
+solved together by conjugate gradients, preconditioned by A's diagonal and masked. An iteration
+costs one product with A and decreases every row's error. The stopping rule follows from the
+decrease in the last iterations (Strakos and Tichy).
 
 W (O, I) weight, W' (O, I) pruned weight, O outputs, I inputs, H (I, I) Hessian, d the damping.
 
@@ -104,7 +104,7 @@ def damped(hessian: Tensor, damping: float) -> Tensor:
 
 
 def distinct_masks(kept: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the different rows (M, I) of a mask (O, I), and the index of each row among them (O,)."""
+    """Return the different rows (M, I) of a mask (O, I), and the index (O,) of each row in them."""
     if bool((kept == kept[:1]).all()):
         return kept[:1], kept.new_zeros(len(kept), dtype=torch.long)
     return torch.unique(kept, dim=0, return_inverse=True)

@@ -59,7 +59,7 @@ def obs(weights: list[Tensor], inputs: Inputs, target: Target) -> list[Solution]
         One solution a matrix, in the same order, in the weights' dtypes.
 
     Raises:
-        NotPositiveDefinite: H has entries that are inf or NaN, or no damping of the ladder suffices.
+        NotPositiveDefinite: H has entries that are inf or NaN, or the damping ladder fails.
     """
     return next(obs_each(weights, inputs, [target]))
 
@@ -130,8 +130,8 @@ def sweep_(
     Args:
         columns: the transpose (I, O) of W.
         factor: R (I, I).
-        choose: function from saliencies to the mask of removed weights. It receives `width` columns,
-            or `group` columns each time the sweep reaches a group.
+        choose: function from saliencies to the mask of removed weights. It receives `width`
+            columns, or `group` columns each time the sweep reaches a group.
         width: columns of a block; a multiple of `group`.
         group: m of an n:m pattern, None if unstructured.
         compensate: whether the columns to the right are repaired.
@@ -162,7 +162,8 @@ class Sweep:
         width: int,
         group: int | None,
         compensate: bool,
-    ):
+    ) -> None:
+        """Allocate the buffers; arguments as for `sweep_`."""
         inputs, outputs = columns.shape
         self.columns, self.factor, self.choose = columns, factor, choose
         self.group, self.compensate = group, compensate
@@ -174,7 +175,7 @@ class Sweep:
         self.errors = columns.new_empty(self.strip, outputs)
 
     def halves(self, left: int, right: int, unit: int, each: Callable[[int, int], None]) -> None:
-        """Call `each` on every unit from left to right; after a left half, repair its right half."""
+        """Call `each` on every unit from left to right; repair a right half after its left half."""
         if right - left <= unit:
             return each(left, right)
         middle = left + -(-(right - left) // (2 * unit)) * unit

@@ -17,9 +17,9 @@ so its error decreases. The gradient is updated by two rows of A:
     g <- g - w'_i A_i + v A_j                                                   (3)
 
 (2) assumes that the other weights stay unchanged. After some rounds they are re-solved (lstsq.py),
-which changes the gradient, and the swaps start again. So the result is never worse than the re-solve
-alone. SparseSwaps does the same with the dense model's values for the kept weights; here the kept
-weights are the optimum under the mask.
+which changes the gradient, and the swaps start again. So the result is never worse than the
+re-solve alone. SparseSwaps does the same with the dense model's values for the kept weights; here
+the kept weights are the optimum under the mask.
 
 A mask of ALPS allows no such swap, since the last iterations of ALPS reach the same optimum. Swaps
 that decrease the error only after a re-solve are made first, many at once (trial_swaps.py).
@@ -90,7 +90,8 @@ def swapped(
         group: the n:m pattern (n, m) of the mask, None if unstructured.
 
     Returns:
-        A solution with as many weights in each row, or group; its loss is half of the squared error.
+        A solution with the same number of weights in each row, or group. Its loss is half of the
+        squared error.
 
     Raises:
         NotPositiveDefinite: H has entries that are inf or NaN, or a block of A is not positive

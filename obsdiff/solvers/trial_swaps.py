@@ -8,12 +8,12 @@ Under a mask whose weights are re-solved, with S the row's kept inputs other tha
     restoring j and re-solving decreases the error by   g_j^2 / (2 c_j),   G = D A     (2)
     c_q = A_qq - A_qS [A_SS]^-1 A_Sq                                                   (3)
 
-Each is exact by itself: (1) is the saliency of Optimal Brain Surgeon. (3) differs little from row to
-row, and needs a factor of A_SS. Its mean over a few random S of the mask's density serves all rows.
-So (1) and (2) are estimates, and for several swaps at once the changes do not add up. Therefore a
-share of the promising swaps is made and the row is re-solved. If its error does not decrease, they
-are undone and tried again with half the share, down to one swap. A swap is promising if (2) exceeds
-(1).
+Each is exact by itself: (1) is the saliency of Optimal Brain Surgeon. (3) needs a factor of A_SS,
+and differs little from row to row. Its mean over a few random S of the mask's density is used for
+all rows. So (1) and (2) are estimates, and the changes of several swaps at once do not add up.
+Therefore a share of the promising swaps is made and the row is re-solved. If its error does not
+decrease, the swaps are undone and half the share is tried, down to one swap. A swap is promising if
+(2) exceeds (1).
 
 Unstructured, the cheapest removals are paired with the best restorations. N:m, every group has one
 swap, the best by (1) and (2).

@@ -6,9 +6,9 @@ compared within each row i (each output) of W, or within every n:m group: the sm
 The others stay unchanged.
 
 ||X_j||_2 is the root of the Hessian's diagonal, H_jj = 2 E[alpha x_j^2]. Each token has the weight
-alpha of its denoising step, which the paper does not have; the common factor changes no order. S^2 / 2
-is the increase of half of the row's squared error if the weight is removed alone. It has the unit of
-obs's saliencies.
+alpha of its denoising step, which the paper does not have; the common factor changes no order.
+S^2 / 2 is the increase of half of the row's squared error if the weight is removed alone. It has
+the unit of obs's saliencies.
 
 W (O, I) weight, O outputs, I inputs, H (I, I) Hessian, X_j all values of input j over the
 calibration's tokens, S (O, I) scores.
