@@ -11,8 +11,8 @@ removing it alone, and one rho serves every layer. rho grows step by step, so th
 to each other; k falls step by step from all entries to the target's, so that early choices remain
 reversible. At the end the kept weights are re-solved (lstsq.py).
 
-A column-by-column sweep (obs.py) decides once, from left to right. Here every weight is chosen with
-all others taken into account.
+A column-by-column sweep (obs.py) decides once, from left to right. Here the choice of every weight
+depends on all others.
 
 W0 (O, I) weight, W, D (O, I) dense and sparse copies, O outputs, I inputs, H (I, I) Hessian, d the
 damping, U (O, I) the scaled multipliers.
@@ -63,19 +63,25 @@ def alps(weights: list[Tensor], inputs: Inputs, target: Target) -> list[Solution
         return [
             Solution(w, torch.ones_like(w, dtype=torch.bool), 0.0, target.damping) for w in weights
         ]
-    sizes = [len(w) for w in weights]
     for step in LADDER:
-        used = target.damping * step
-        square = damped(inputs.hessian, used)
-        scale = square.diagonal().sqrt()
-        square.div_(scale).div_(scale.unsqueeze(1))
-        rows = torch.cat([w.to(square) for w in weights]) * scale
-        rows[:, inputs.hessian.diagonal() == 0] = 0
-        found = alternate(rows, square, sizes, keep_rule(sizes, target))
-        if found:
-            break
-    else:
-        raise ladder_failed(target.damping)
+        found = solved(weights, inputs.hessian, target, target.damping * step)
+        if found is not None:
+            return found
+    raise ladder_failed(target.damping)
+
+
+def solved(
+    weights: list[Tensor], hessian: Tensor, target: Target, damping: float
+) -> list[Solution] | None:
+    """Return the solutions of matrices (O, I) with one damping, None if a factorisation fails."""
+    sizes, square = [len(w) for w in weights], damped(hessian, damping)
+    scale = square.diagonal().sqrt()
+    square.div_(scale).div_(scale.unsqueeze(1))
+    rows = torch.cat([w.to(square) for w in weights]) * scale
+    rows[:, hessian.diagonal() == 0] = 0
+    found = alternate(rows, square, sizes, keep_rule(sizes, target))
+    if found is None:
+        return None
     mask, sparse = found
     sparse = (
         conjugate_gradients(rows, mask, square, sparse) / scale
@@ -83,7 +89,7 @@ def alps(weights: list[Tensor], inputs: Inputs, target: Target) -> list[Solution
         else torch.cat([w.to(rows) for w in weights]) * mask
     )
     parts = zip(weights, sparse.split(sizes), mask.split(sizes), strict=True)
-    return [solution(w, pruned, kept, inputs.hessian, used) for w, pruned, kept in parts]
+    return [solution(w, pruned, kept, hessian, damping) for w, pruned, kept in parts]
 
 
 def solution(

@@ -7,7 +7,7 @@
 
 All rows share one order, the columns from left to right. A column that has been passed is fixed;
 the columns to its right repair its removals. Then row q of R, the upper Cholesky factor of
-H^-1 = R^T R, holds all that (1) and (2) need at column q: [H^-1]_qq = R_qq^2 and
+H^-1 = R^T R, contains all terms of (1) and (2) at column q: [H^-1]_qq = R_qq^2 and
 H^-1[:, q] = R_qq R[q, :], where H is restricted to the columns from q on. One factor serves every
 row, and every matrix that reads the same input.
 

@@ -126,8 +126,8 @@ class Search:
     def renew(self, groups: Tensor) -> None:
         """Compute threshold, base and top of some groups.
 
-        If more than n scores are equal to the n-th largest, both thresholds are equal, and (3)
-        holds.
+        If more than n scores are equal to the n-th largest, both thresholds are equal: (3) is
+        still exact.
         """
         x = self.x[groups]
         largest = x.topk(self.n + 1, dim=1).values

@@ -101,7 +101,7 @@ def test_weights_on_a_gpu_are_moved_to_the_hessians_device(monkeypatch):
 
 
 def test_a_raised_damping_is_returned():
-    """20 tokens leave H singular in 64 columns: the first damping fails in float32."""
+    """With 20 tokens H is singular in 64 columns: the first damping fails in float32."""
     x = torch.randn(20, 64, generator=torch.Generator().manual_seed(0))
     _, damping = asymmetric([torch.ones(2, 64)], *sums(1.1 * x, x), 1e-9)
     assert damping > 1e-9

@@ -1,4 +1,4 @@
-"""Channel permutation keeps at least as much as the present order, and never leaves a set.
+"""Channel permutation keeps at least as much as the present order, inside the sets.
 
 On small cases it is near the best order of all.
 """
