@@ -1,74 +1,120 @@
-"""The upper Cholesky factor of the inverse Hessian, with a ladder of dampings."""
+"""The upper Cholesky factor of the inverse Hessian, with a ladder of dampings.
+
+    R^T R = A^-1,  R upper triangular,  A = H + d I                                  (1)
+    J A J = L L^T,  so A = U U^T with U = J L J upper triangular,  so R = U^-1       (2)
+
+J reverses the order of the inputs. By (2) one Cholesky factorisation and one triangular inverse
+suffice, both in place in one matrix. The inverse is computed by halves:
+
+    [L1 0; B L2]^-1 = [L1^-1 0; -L2^-1 B L1^-1  L2^-1]                               (3)
+
+H (I, I) Hessian, d damping in units of H's mean diagonal, R, L (I, I), I inputs.
+
+If a factorisation fails, d is raised along the LADDER. A float32 factor is used only if its error
+stays small: I cond(H) is below MAX_FLOAT32_ERROR. Otherwise H is factored in float64.
+
+References:
+    Frantar, Alistarh, "SparseGPT: Massive Language Models Can Be Accurately Pruned in One-Shot",
+        2023. https://arxiv.org/abs/2301.00774
+    Higham, "Accuracy and Stability of Numerical Algorithms", 2002.
+"""
 
 import torch
 from torch import Tensor
 
 from ..errors import NotPositiveDefinite
 
-MAX_FLOAT32_ERROR = 1e7  # columns times condition from which on float32 is too coarse to factor a Hessian in: it would move 0.1 % of the mask
-LARGEST_DIAGONAL = 2048  # with more columns than this it always is, and is not tried
+MAX_FLOAT32_ERROR = 1e7  # columns times condition number; above it, float32 moves 0.1 % of the mask
+LARGEST_FLOAT32 = 2048  # columns up to which a factorisation in float32 is tried
 SMALL = 128  # triangular matrices up to this size are inverted by solving for the identity
 PANEL = 512  # rows and columns of a triangular product that are computed together
-LADDER = (
-    1,
-    10,
-    100,
-    1000,
-)  # a Cholesky factorisation that fails is tried again with this much more damping
+LADDER = (1, 10, 100, 1000)  # factors of the damping, tried in turn until H can be factored
 
 
-def finite(matrix: Tensor) -> bool:
-    """Whether every entry is; mostly one pass, since inf and NaN never vanish from a sum."""
+def is_finite(matrix: Tensor) -> bool:
+    """Return whether every entry is finite; mostly one pass, since a sum keeps inf and NaN."""
     return bool(matrix.sum().isfinite()) or bool(matrix.isfinite().all())
 
 
-def inverse_factor(hessian: Tensor, damping: float) -> tuple[Tensor, Tensor, float]:
-    """R (I, I), upper triangular with R^T R = (H + d I)^-1, in H's dtype, a mask (I,) of the inputs that are always zero, which count
-    as if they had H_ii = 1, and the damping d that it took, in units of H's mean diagonal.
+def require_finite(hessian: Tensor) -> None:
+    """Raise NotPositiveDefinite if the Hessian (I, I) has entries that are inf or NaN."""
+    if not is_finite(hessian):
+        raise NotPositiveDefinite(
+            "expected a finite Hessian, found entries that are inf or NaN; use another dtype"
+        )
 
-    A factorisation that fails is repeated with more damping, up the LADDER; one in float32 that is too coarse in float64.
+
+def ladder_failed(damping: float) -> NotPositiveDefinite:
+    """Return the error for a Hessian that no step of the LADDER makes positive definite."""
+    return NotPositiveDefinite(
+        f"the Hessian is not positive definite with damping {damping:g} to "
+        f"{damping * LADDER[-1]:g} of its mean diagonal; raise the damping"
+    )
+
+
+def inverse_factor(hessian: Tensor, damping: float) -> tuple[Tensor, Tensor, float]:
+    """Factor the inverse of the damped Hessian, with as little damping of the LADDER as possible.
+
+    Args:
+        hessian: H (I, I); not changed.
+        damping: first damping tried, in units of H's mean diagonal; at least 0.
+
+    Returns:
+        R (I, I) of (1) in H's dtype; a mask (I,), True for inputs that are always zero, which count
+        with H_ii = 1; the damping used.
+
+    Raises:
+        NotPositiveDefinite: H has entries that are inf or NaN, or the whole ladder fails.
     """
-    if not finite(hessian):
-        raise NotPositiveDefinite("the Hessian has entries that are inf or NaN")
+    require_finite(hessian)
     dead = hessian.diagonal() == 0
     diagonal = hessian.diagonal().masked_fill(dead, 1)
+    dtypes = (hessian.dtype, torch.float64)[len(hessian) > LARGEST_FLOAT32 :]
     for step in LADDER:
-        for dtype in dict.fromkeys(
-            (hessian.dtype, torch.float64)[len(hessian) > LARGEST_DIAGONAL :]
-        ):
+        for dtype in dict.fromkeys(dtypes):
             factor = factor_of_inverse(hessian, diagonal + damping * step * diagonal.mean(), dtype)
             if factor is not None and (
                 dtype == torch.float64
                 or len(hessian) * condition(hessian, factor) < MAX_FLOAT32_ERROR
             ):
                 return narrow_(factor, hessian.dtype), dead, damping * step
-    raise NotPositiveDefinite(
-        f"not positive definite with damping {damping:g} to {damping * LADDER[-1]:g} of the mean diagonal"
-    )
+    raise ladder_failed(damping)
 
 
 def factor_of_inverse(hessian: Tensor, diagonal: Tensor, dtype: torch.dtype) -> Tensor | None:
-    """R (I, I) for H with that diagonal (I,), or None if it can't be factored. One Cholesky and one triangular inverse, in one
-    matrix: with J the reversal, J H J = L L^T gives H = U U^T with U = J L J upper, so R = U^-1."""
+    """Return R (I, I) for H with another diagonal (I,), by (2); None if the factorisation fails."""
     matrix = hessian.to(dtype, copy=True).contiguous()
     matrix.diagonal().copy_(diagonal)
     reverse_(matrix)
     if not cholesky_(matrix):
         return None
     factor = reverse_(invert_(matrix))
-    return factor if finite(factor) else None
+    return factor if is_finite(factor) else None
 
 
 def condition(hessian: Tensor, factor: Tensor) -> float:
-    """About the condition of H, from the R of its inverse: its Frobenius norm times the mean eigenvalue of the inverse."""
+    """Estimate the condition number of H (I, I) from the R (I, I) of its inverse.
+
+    The estimate is the Frobenius norm of H times the mean eigenvalue of H^-1.
+    """
     return (
         torch.linalg.matrix_norm(hessian) * torch.linalg.matrix_norm(factor).square() / len(hessian)
     ).item()
 
 
 def narrow_(matrix: Tensor, dtype: torch.dtype) -> Tensor:
-    """A contiguous matrix in another number format, if that is shorter in the memory it has: each part moves to where it or an
-    earlier one was."""
+    """Convert a contiguous matrix to a shorter dtype within its own memory.
+
+    Each part is written over itself or over an earlier part. If the dtype is not shorter, the
+    result is a plain conversion.
+
+    Args:
+        matrix: contiguous matrix (I, I); its content is lost if the dtype is shorter.
+        dtype: dtype of the result.
+
+    Returns:
+        The converted matrix (I, I).
+    """
     if dtype.itemsize >= matrix.dtype.itemsize:
         return matrix.to(dtype)
     wide, step = matrix.view(-1), SMALL * SMALL
@@ -80,14 +126,12 @@ def narrow_(matrix: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def reverse_(matrix: Tensor) -> Tensor:
-    """J M J of a contiguous matrix (I, I), in place: the order of all its entries turned round."""
+    """Compute J M J of a contiguous matrix (I, I) in place: all its entries in reverse order."""
     flat = matrix.view(-1)
     half, step = len(flat) // 2, SMALL * SMALL
-    for i in range(0, half, step):
-        first, last = (
-            flat[i : min(i + step, half)],
-            flat[len(flat) - min(i + step, half) : len(flat) - i],
-        )
+    for start in range(0, half, step):
+        stop = min(start + step, half)
+        first, last = flat[start:stop], flat[len(flat) - stop : len(flat) - start]
         swapped = first.flip(0)
         first.copy_(last.flip(0))
         last.copy_(swapped)
@@ -95,29 +139,37 @@ def reverse_(matrix: Tensor) -> Tensor:
 
 
 def cholesky_(matrix: Tensor) -> bool:
-    """The lower factor in place of a symmetric contiguous matrix (I, I); whether there is one. LAPACK works on columns, hence the .mT."""
+    """Overwrite a symmetric contiguous matrix (I, I) with its lower Cholesky factor.
+
+    LAPACK works on columns, hence the transposes.
+
+    Args:
+        matrix: symmetric contiguous matrix (I, I); undefined if the factorisation fails.
+
+    Returns:
+        Whether the matrix is positive definite.
+    """
     info = torch.empty((), dtype=torch.int32, device=matrix.device)
     torch.linalg.cholesky_ex(matrix.mT, upper=True, out=(matrix.mT, info))
     return info.item() == 0
 
 
 def invert_(lower: Tensor) -> Tensor:
-    """Invert a lower triangular matrix (I, I) in place: its halves by themselves, then what is below them, - last below first, in
-    panels that leave out the zeros of both. Solving for the identity takes half as much time again."""
+    """Invert a lower triangular matrix (I, I) in place by (3).
+
+    The products are computed in panels that skip the zeros of both factors. Solving for the
+    identity would need half as much time again.
+    """
     if len(lower) <= SMALL:
-        return lower.copy_(
-            torch.linalg.solve_triangular(
-                lower, torch.eye(len(lower), dtype=lower.dtype, device=lower.device), upper=False
-            )
-        )
+        identity = torch.eye(len(lower), dtype=lower.dtype, device=lower.device)
+        return lower.copy_(torch.linalg.solve_triangular(lower, identity, upper=False))
     half = len(lower) // 2
     first, last = invert_(lower[:half, :half]), invert_(lower[half:, half:])
     below = lower[half:, :half]
     for left in range(0, half, PANEL):
         part = (below[:, left:] @ first[left:, left : left + PANEL]).neg_()
         for top in range(0, len(last), PANEL):
+            rows, columns = slice(top, top + PANEL), slice(left, left + PANEL)
             bottom = top + PANEL
-            torch.mm(
-                last[top:bottom, :bottom], part[:bottom], out=below[top:bottom, left : left + PANEL]
-            )
+            torch.mm(last[rows, :bottom], part[:bottom], out=below[rows, columns])
     return lower

@@ -1,7 +1,14 @@
-"""Magnitude pruning: the smallest weights go, the others stay as they are.
+"""Magnitude pruning: the smallest weights are removed, the others stay unchanged.
+
+    score  S_ij = |W_ij|
+
+compared over the whole matrix W, or within every n:m group: the smallest are removed.
+
+W (O, I) weight, O outputs, I inputs.
 
 References:
-    Han et al., "Learning both Weights and Connections for Efficient Neural Networks", 2015. https://arxiv.org/abs/1506.02626
+    Han et al., "Learning both Weights and Connections for Efficient Neural Networks", 2015.
+        https://arxiv.org/abs/1506.02626
 """
 
 from torch import Tensor
@@ -11,7 +18,16 @@ from .problem import Inputs, Solution, Target
 
 
 def magnitude(weights: list[Tensor], inputs: Inputs, target: Target) -> list[Solution]:
-    """Remove the smallest |w| of each matrix (O, I), over the whole matrix or in every n:m group, whatever the inputs are."""
+    """Prune matrices by magnitude.
+
+    Args:
+        weights: matrices (O, I), each pruned to the target by itself.
+        inputs: unused.
+        target: share to remove, or an n:m group; damping and compensation are unused.
+
+    Returns:
+        One solution a matrix, in the same order; the loss is the sum of the removed squares.
+    """
     solutions = []
     for weight in weights:
         size = weight.float().abs()
@@ -20,7 +36,6 @@ def magnitude(weights: list[Tensor], inputs: Inputs, target: Target) -> list[Sol
             if target.group
             else lowest(size, round(target.removed * weight.numel()))
         )
-        solutions.append(
-            Solution(weight.masked_fill(drop, 0), ~drop, size[drop].square().sum().item(), 0.0)
-        )
+        loss = size[drop].square().sum().item()
+        solutions.append(Solution(weight.masked_fill(drop, 0), ~drop, loss, 0.0))
     return solutions

@@ -1,16 +1,37 @@
-"""The smallest scores: exact counts over a layer, in rows, and in N:M groups."""
+"""Masks of the smallest scores: exact counts over a matrix, in its rows, and in n:m groups.
+
+    matrix   k = share O I smallest of all scores
+    rows     round(share O I) of all scores, spread evenly over the rows
+    groups   m - n smallest of every m consecutive scores of a row
+
+Ties are broken by position: of equal scores the first is the smaller one.
+
+S (O, I) scores, O outputs, I inputs, k an exact count, n kept of m scores in a group.
+
+References:
+    Mishra et al., "Accelerating Sparse Deep Neural Networks", 2021 (n:m groups).
+        https://arxiv.org/abs/2104.08378
+"""
 
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-PAIRWISE = 8  # in n:m groups of up to this size scores are compared pair by pair, which is faster than sorting
-SAMPLE = 1024  # of so many values the ones near the k-th tell where in the whole it is
+PAIRWISE = 8  # n:m groups up to this size are ranked by comparing all pairs, faster than a sort
+SAMPLE = 1024  # sampled values that bracket the k-th smallest
 
 
 def lowest(scores: Tensor, count: int) -> Tensor:
-    """Mask of exactly `count` smallest scores of a tensor, ties broken by position."""
+    """Return the mask of exactly `count` smallest scores.
+
+    Args:
+        scores: tensor of any shape.
+        count: number of scores to select; none if 0 or less.
+
+    Returns:
+        Boolean mask of the same shape.
+    """
     flat = scores.flatten()
     if count <= 0:
         return torch.zeros_like(scores, dtype=torch.bool)
@@ -23,7 +44,14 @@ def lowest(scores: Tensor, count: int) -> Tensor:
 
 
 def kth_smallest(flat: Tensor, k: int) -> Tensor:
-    """The k-th smallest (1 is the smallest) of a vector: two values of a sample enclose it, and only what lies between is searched."""
+    """Return the k-th smallest value, a scalar tensor, of a vector (N,).
+
+    Two values of a sorted sample bracket it, and only the values between them are searched.
+
+    Args:
+        flat: values (N,).
+        k: rank, 1 to N; 1 is the smallest.
+    """
     sample = flat[:: len(flat) // SAMPLE + 1].sort().values
     place, margin = k * len(sample) // len(flat), SAMPLE // 16
     low, high = sample[max(place - margin, 0)], sample[min(place + margin, len(sample) - 1)]
@@ -35,18 +63,37 @@ def kth_smallest(flat: Tensor, k: int) -> Tensor:
 
 
 def lowest_in_rows(scores: Tensor, share: float) -> Tensor:
-    """Mask of the smallest scores of each row: (O, I). The matrix has exactly its share, rounded to whole weights; so rows differ by
-    one where the share is no whole number of a row's weights. Ties are broken by position."""
+    """Return the mask of the smallest scores of each row.
+
+    The matrix has exactly its share, rounded to whole weights. The counts of two rows differ by one
+    if the share of a row is no whole number.
+
+    Args:
+        scores: S (O, I).
+        share: share of the scores to select, 0 to 1.
+
+    Returns:
+        Boolean mask (O, I).
+    """
     outputs, inputs = scores.shape
-    upto = (
+    cumulative = (
         round(share * scores.numel()) * torch.arange(outputs + 1, device=scores.device) // outputs
     )
-    smallest = torch.arange(inputs, device=scores.device) < upto.diff().unsqueeze(1)
+    smallest = torch.arange(inputs, device=scores.device) < cumulative.diff().unsqueeze(1)
     return torch.zeros_like(smallest).scatter_(1, scores.argsort(dim=1, stable=True), smallest)
 
 
 def lowest_in_groups(scores: Tensor, n: int, m: int) -> Tensor:
-    """Mask of the m - n smallest scores in every m consecutive columns of every row: (O, I), m divides I. Ties are broken by position."""
+    """Return the mask of the m - n smallest scores in every m consecutive columns of every row.
+
+    Args:
+        scores: S (O, I); m divides I.
+        n: scores of a group that are not selected.
+        m: columns in a group.
+
+    Returns:
+        Boolean mask (O, I).
+    """
     groups = scores.unflatten(1, (-1, m))
     if m <= PAIRWISE:
         return (torch.stack(ranks(groups.unbind(2)), 2) < m - n).flatten(1)
@@ -55,7 +102,7 @@ def lowest_in_groups(scores: Tensor, n: int, m: int) -> Tensor:
 
 
 def ranks(scores: Sequence[Tensor]) -> list[Tensor]:
-    """Of tensors of one shape how many of the others are smaller, entry by entry, the earlier of equal ones counting as smaller."""
+    """Return the rank, 0 for the smallest, of each entry among tensors of one shape."""
     found = [torch.zeros_like(score, dtype=torch.uint8) for score in scores]
     for later in range(1, len(scores)):
         for earlier in range(later):

@@ -1,19 +1,36 @@
-"""What every solver is asked for and what it answers.
+"""The problem that every solver solves, its result, and the error of a layer.
 
-A solver is called as `solver(weights, inputs, target)`: weights is a list of matrices (O, I) that read the same input (q, k
-and v projections), inputs is what calibration knows of that input. Each matrix is pruned to the target by itself.
+    minimise tr(D H D^T) over sparse W',  D = W' - W                                 (1)
+    layer error  tr(D H D^T) / tr(W H W^T)                                           (2)
+
+With H = 2 X X^T, (1) is twice the squared error of the layer's outputs on the calibration inputs.
+A solver is called as `solver(weights, inputs, target)`. `weights` is a list of matrices (O, I) that
+read the same input, for example the q, k and v projections; each is pruned to the target by itself.
+
+W (O, I) weight, W' (O, I) pruned weight, O outputs, I inputs, X (I, T) inputs, T tokens,
+H (I, I) Hessian of one output row.
+
+References:
+    Frantar, Alistarh, "SparseGPT: Massive Language Models Can Be Accurately Pruned in One-Shot",
+        2023. https://arxiv.org/abs/2301.00774
 """
 
 from dataclasses import dataclass
 
 from torch import Tensor
 
-ERROR_ROWS = 256  # of a weight whose error is computed together
+ERROR_ROWS = 256  # rows of a weight, and columns of the Hessian, that one product covers
 
 
 @dataclass(frozen=True)
 class Inputs:
-    """What calibration knows of a layer's I inputs: the Hessian (I, I), the mean (I,) and the variance (I,) of each."""
+    """Calibration statistics of a layer's I inputs.
+
+    Attributes:
+        hessian: H (I, I), symmetric.
+        mean: mean of each input (I,).
+        variance: variance of each input (I,).
+    """
 
     hessian: Tensor
     mean: Tensor
@@ -22,8 +39,14 @@ class Inputs:
 
 @dataclass(frozen=True)
 class Target:
-    """Share of weights to remove, or the n:m group (n, m): at most n non-zeros in every m consecutive inputs. For solvers that
-    repair what stays: the damping, added to the Hessian's diagonal in units of its mean, and whether to repair at all."""
+    """Weights to remove, and how to repair the others.
+
+    Attributes:
+        removed: share of the weights to remove, 0 to 1; ignored if `group` is set.
+        group: (n, m): at most n non-zeros in every m consecutive inputs; None if unstructured.
+        damping: added to the Hessian's diagonal, in units of its mean; at least 0.
+        compensate: whether the kept weights are changed to compensate for the removed ones.
+    """
 
     removed: float
     group: tuple[int, int] | None = None
@@ -33,7 +56,14 @@ class Target:
 
 @dataclass(frozen=True)
 class Solution:
-    """A pruned weight (O, I), True where it was kept (O, I), the sum of the removed saliencies, and the damping used."""
+    """A pruned weight.
+
+    Attributes:
+        weight: W' (O, I), in the dtype of W.
+        kept: mask (O, I), True where a weight is kept.
+        loss: sum of the removed saliencies, in the unit of (1) / 2.
+        damping: damping used, in units of the Hessian's mean diagonal; 0 if none.
+    """
 
     weight: Tensor
     kept: Tensor
@@ -42,14 +72,33 @@ class Solution:
 
 
 def layer_error(weight: Tensor, pruned: Tensor, hessian: Tensor) -> float:
-    """tr(D H D^T) / tr(W H W^T) with D the change of W: the share of the layer's output energy that pruning changed."""
-    whole = squared_error(weight, None, hessian)
-    return squared_error(weight, pruned, hessian) / whole if whole > 0 else 0.0
+    """Return the relative layer error (2): the share of the output energy that pruning changed.
+
+    Args:
+        weight: W (O, I).
+        pruned: W' (O, I).
+        hessian: H (I, I).
+
+    Returns:
+        The error, at least 0; 0.0 if the layer's outputs have no energy.
+    """
+    energy = squared_error(weight, None, hessian)
+    return squared_error(weight, pruned, hessian) / energy if energy > 0 else 0.0
 
 
 def squared_error(weight: Tensor, pruned: Tensor | None, hessian: Tensor) -> float:
-    """tr(D H D^T) with D the change of W, or W itself if it is pruned to nothing (None). Of the symmetric H the lower triangle, in panels:
-    what is below the diagonal counts twice. ROWS rows of W at a time."""
+    """Return tr(D H D^T), computed in H's dtype on H's device.
+
+    H is symmetric: panels of its lower triangle are read, and those below the diagonal count twice.
+
+    Args:
+        weight: W (O, I).
+        pruned: W' (O, I), or None for a weight that is pruned to zero.
+        hessian: H (I, I).
+
+    Returns:
+        The value of (1).
+    """
     total = hessian.new_zeros(())
     for top in range(0, len(weight), ERROR_ROWS):
         d = weight[top : top + ERROR_ROWS].to(hessian)

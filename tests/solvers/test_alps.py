@@ -1,4 +1,4 @@
-"""ADMM against the sweep and, on tiny problems, against every mask."""
+"""ALPS against the sweep and, on tiny problems, against every mask."""
 
 import itertools
 import statistics
@@ -13,7 +13,7 @@ from obsdiff.models.structure import Tap
 from obsdiff.solvers import SOLVERS
 from obsdiff.solvers.lstsq import refined
 from obsdiff.solvers.problem import Inputs, Target, layer_error, squared_error
-from tests.solvers.test_obs import best_kept, problem, seen
+from tests.solvers.problems import best_kept, problem, seen
 
 from ..support.tensor_memory import peak_of
 
@@ -34,7 +34,7 @@ def test_it_beats_the_sweep_and_its_resolve(removed, group):
         )
 
 
-def test_tiny_problems_come_near_the_best_of_all_masks():
+def test_tiny_problems_are_solved_nearly_as_well_as_by_the_best_mask():
     ratios = {"obs": [], "alps": []}
     for seed in range(12):
         w, h = problem(1, 10, seed=seed)
@@ -53,13 +53,13 @@ def test_tiny_problems_come_near_the_best_of_all_masks():
     assert statistics.mean(ratios["alps"]) < statistics.mean(ratios["obs"])
 
 
-def test_without_compensation_the_kept_weights_stay():
+def test_without_compensation_the_kept_weights_are_unchanged():
     w, h = problem(16, 64)
     (s,) = SOLVERS["alps"]([w], seen(h), Target(0.5, compensate=False))
     torch.testing.assert_close(s.weight, w * s.kept)
 
 
-def test_matrices_of_a_tap_are_solved_as_each_alone():
+def test_matrices_of_a_tap_are_solved_as_if_alone():
     w, h = problem(24, 96)
     together = SOLVERS["alps"]([w[:8], w[8:]], seen(h), Target(0.5))
     alone = [SOLVERS["alps"]([part], seen(h), Target(0.5))[0] for part in (w[:8], w[8:])]
@@ -67,10 +67,13 @@ def test_matrices_of_a_tap_are_solved_as_each_alone():
         assert torch.equal(a.kept, b.kept)
 
 
-def test_a_hessian_that_can_not_be_factored_is_an_error():
+@pytest.mark.parametrize(
+    ("change", "words"), [(float("nan"), "inf or NaN"), (-100.0, r"damping 0\.01 to 10 ")]
+)
+def test_a_hessian_that_cannot_be_factored_is_an_error(change, words):
     w, h = problem(4, 8)
-    h -= 100 * torch.eye(8, dtype=h.dtype) * h.diagonal().mean()
-    with pytest.raises(NotPositiveDefinite):
+    h += change * torch.eye(8, dtype=h.dtype) * h.diagonal().mean()
+    with pytest.raises(NotPositiveDefinite, match=words):
         SOLVERS["alps"]([w], seen(h), Target(0.5))
 
 
@@ -81,8 +84,8 @@ def test_nothing_to_remove_changes_nothing():
 
 
 @pytest.mark.parametrize("settings", [{"method": "alps"}, {"method": "obs", "refine": "lstsq"}])
-def test_solving_keeps_to_the_memory_that_is_planned_for_it(settings):
-    """Peak of tensors beside H and the weights."""
+def test_solving_stays_within_the_planned_memory(settings):
+    """The peak counts all tensors but H and the weights."""
     columns, rows = 512, 256
     w, h = problem(rows, columns)
     w, h = w.float(), h.float()

@@ -1,4 +1,4 @@
-"""The aim of asymmetric calibration, against least squares over all tokens."""
+"""The target weight of asymmetric calibration, against least squares over all tokens."""
 
 import pytest
 import torch
@@ -40,7 +40,7 @@ def test_it_is_the_least_squares_fit_to_the_dense_outputs():
     torch.testing.assert_close(found, best, rtol=1e-9, atol=1e-9)
 
 
-def test_damping_holds_it_to_the_weight():
+def test_damping_pulls_it_towards_the_weight():
     w, dense, x = problem()
     hessian, cross = sums(dense, x)
     d = 0.1 * hessian.diagonal().mean()
@@ -52,20 +52,20 @@ def test_damping_holds_it_to_the_weight():
     )
 
 
-def test_what_a_sparse_weight_misses_of_the_dense_outputs_is_what_it_misses_of_the_aim_and_a_constant():
+def test_the_error_against_the_dense_outputs_is_the_error_against_the_target_and_a_constant():
     w, dense, x = problem()
-    (aim,), _ = asymmetric([w], *sums(dense, x), 0.0)
+    (target,), _ = asymmetric([w], *sums(dense, x), 0.0)
     constants = []
     for seed in range(3):
         sparse = w * (torch.rand(w.shape, generator=torch.Generator().manual_seed(seed)) > 0.5)
         constants.append(
-            ((dense @ w.T - x @ sparse.T) ** 2).sum() - ((x @ (aim - sparse).T) ** 2).sum()
+            ((dense @ w.T - x @ sparse.T) ** 2).sum() - ((x @ (target - sparse).T) ** 2).sum()
         )
     torch.testing.assert_close(constants[0].expand(3), torch.stack(constants))
     assert constants[0] > 0
 
 
-def test_without_a_difference_the_weights_stay_what_they_are():
+def test_without_a_difference_the_weights_do_not_change():
     w, dense, _ = problem()
     hessian, cross = sums(dense, dense)
     found, _ = asymmetric([w, w.bfloat16()], hessian, cross, 0.01)
@@ -75,7 +75,7 @@ def test_without_a_difference_the_weights_stay_what_they_are():
     assert asymmetric([w], hessian.float(), cross.float(), 0.01)[0][0].dtype == torch.float64
 
 
-def test_half_precision_does_not_round_the_aim():
+def test_half_precision_does_not_round_the_target():
     w, dense, x = problem()
     hessian, cross = sums(dense, x)
     exact, found = (
@@ -85,8 +85,8 @@ def test_half_precision_does_not_round_the_aim():
     torch.testing.assert_close(found, exact)
 
 
-def test_weights_on_a_gpu_come_to_the_hessians_device(monkeypatch):
-    """Tensors without data, which know their devices."""
+def test_weights_on_a_gpu_are_moved_to_the_hessians_device(monkeypatch):
+    """Fake tensors have a device but no data."""
     monkeypatch.setattr(
         solvers.asymmetric, "inverse_factor", lambda hessian, damping: (hessian, None, damping)
     )
@@ -100,8 +100,8 @@ def test_weights_on_a_gpu_come_to_the_hessians_device(monkeypatch):
     assert found.device.type == "cpu"
 
 
-def test_damping_that_had_to_be_raised_is_said():
-    """20 tokens leave 44 of 64 columns without any: the smallest damping does not factor in float32."""
+def test_a_raised_damping_is_returned():
+    """With 20 tokens H is singular in 64 columns: the first damping fails in float32."""
     x = torch.randn(20, 64, generator=torch.Generator().manual_seed(0))
     _, damping = asymmetric([torch.ones(2, 64)], *sums(1.1 * x, x), 1e-9)
     assert damping > 1e-9
@@ -115,7 +115,7 @@ def test_a_hessian_that_is_not_finite_is_refused():
 
 
 @pytest.mark.parametrize(("rows", "columns"), [(512, 256), (128, 2304)])
-def test_it_takes_no_more_memory_than_is_planned_for_solving(rows, columns):
+def test_it_needs_no_more_memory_than_is_planned_for_solving(rows, columns):
     config = PruningConfig(calibration="replay", asymmetric=True)
     w, x = torch.randn(rows, columns), torch.randn(columns + 200, columns)
     hessian = Hessian.zeros(columns)

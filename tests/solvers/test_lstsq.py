@@ -7,7 +7,7 @@ from obsdiff.errors import NotPositiveDefinite
 from obsdiff.solvers import SOLVERS
 from obsdiff.solvers.lstsq import lstsq, refined
 from obsdiff.solvers.problem import Target, layer_error, squared_error
-from tests.solvers.test_obs import best_kept, problem, seen
+from tests.solvers.problems import best_kept, problem, seen
 
 TARGETS = [Target(0.5), Target(0.5, (2, 4))]
 
@@ -26,7 +26,7 @@ def random_mask(rows: int, columns: int) -> torch.Tensor:
     return torch.rand(rows, columns, generator=torch.Generator().manual_seed(2)) > 0.5
 
 
-def test_rows_with_masks_of_their_own_come_near():
+def test_rows_with_masks_of_their_own_are_solved_nearly_exactly():
     (w, h), kept = problem(12, 60), random_mask(12, 60)
     found, best = lstsq(w, kept, h, 0.0), optimum(w, kept, h)
     assert (found[~kept] == 0).all()
@@ -37,7 +37,7 @@ def test_rows_with_masks_of_their_own_come_near():
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize(("mean", "damping"), [(0.0, 0.01), (10.0, 0.01), (10.0, 0.001)])
 def test_small_errors_are_solved_as_well_as_large_ones(mean, damping, dtype):
-    """Inputs with a large mean have an energy that dwarfs the error: what is left to gain is measured by the error."""
+    """Inputs with a large mean: convergence depends on the error, not on the much larger energy."""
     generator = torch.Generator().manual_seed(0)
     w = torch.randn(40, 96, generator=generator, dtype=torch.float64)
     x = (
@@ -76,7 +76,7 @@ def test_no_solution_gets_worse_and_no_mask_changes(method, target):
     assert torch.equal(after.kept, before.kept)
     assert (after.weight[~after.kept] == 0).all()
     assert layer_error(w, after.weight, h) <= layer_error(w, before.weight, h) * (1 + 1e-3)
-    if method == "magnitude":  # nothing was repaired before
+    if method == "magnitude":  # the solution has no repair yet
         assert layer_error(w, after.weight, h) < 0.7 * layer_error(w, before.weight, h)
     assert after.loss == pytest.approx(squared_error(w, after.weight, h) / 2)
 
@@ -91,7 +91,7 @@ def test_inputs_that_are_always_zero_and_rows_without_weights():
     assert (found[2] == 0).all()
 
 
-def test_half_precision_weights_stay_so():
+def test_half_precision_weights_keep_their_dtype():
     w, h = problem(6, 20)
     assert lstsq(w.bfloat16(), random_mask(6, 20), h.float(), 0.01).dtype == torch.bfloat16
 

@@ -1,14 +1,12 @@
-"""Heads and neurons leave as if everything were inverted anew each time; in float64."""
+"""Removal of heads and neurons against an inversion at every step, in float64."""
 
 import pytest
 import torch
 
 from benchmarks.plain.structured import remove_parts as plain
-from obsdiff.solvers.l1 import l1
 from obsdiff.solvers.obs_structured import Consumer, fused, next_group, obs_heads, obs_neurons
 from obsdiff.solvers.problem import layer_error
-from obsdiff.solvers.random import random
-from tests.solvers.test_obs import best_kept, problem
+from tests.solvers.problems import best_kept, problem
 
 
 def heads(count: int, width: int) -> list[torch.Tensor]:
@@ -16,7 +14,7 @@ def heads(count: int, width: int) -> list[torch.Tensor]:
 
 
 @pytest.mark.parametrize("streams", [1, 2])
-def test_heads_leave_as_with_plain_reinversion(streams):
+def test_heads_are_removed_as_with_plain_reinversion(streams):
     data = [problem(20, 8 * 6, seed=s) for s in range(streams)]
     consumers = [Consumer.begin(w, h, 0.01) for w, h in data]
     removed, importance = obs_heads(consumers, heads(8, 6), 4)
@@ -28,7 +26,7 @@ def test_heads_leave_as_with_plain_reinversion(streams):
 
 
 @pytest.mark.parametrize("count", [1, 8, 9, 70, 100])
-def test_neurons_leave_as_with_plain_reinversion(count):
+def test_neurons_are_removed_as_with_plain_reinversion(count):
     w, h = problem(12, 120)
     consumer = Consumer.begin(w, h, 0.01)
     removed, _ = obs_neurons(consumer, torch.arange(120), count)
@@ -48,8 +46,8 @@ def test_in_single_precision_too():
 
 
 @pytest.mark.parametrize("count", [1, 8, 9, 30, 39])
-def test_what_is_left_is_the_least_squares_optimum(count):
-    """Whatever the groups: the repair is exact, for every row."""
+def test_the_remaining_columns_are_the_least_squares_optimum(count):
+    """The repair is exact for every row, whatever the groups."""
     w, h = problem(6, 40)
     consumer = Consumer.begin(w, h, 0.0)
     removed, losses = obs_neurons(consumer, torch.arange(40), count)
@@ -82,7 +80,7 @@ def test_heads_and_neurons_of_one_consumer_share_its_inverse():
         )
 
 
-def test_compensation_pays_and_can_be_left_out():
+def test_compensation_reduces_the_error_and_is_optional():
     w, h = problem(16, 64)
     errors = []
     for compensate in (True, False):
@@ -94,56 +92,22 @@ def test_compensation_pays_and_can_be_left_out():
     assert errors[0] < 0.8 * errors[1]
 
 
-def test_dead_inputs_leave_first():
+def test_dead_inputs_are_removed_first():
     w, h = problem(8, 24)
     h[:, 7] = h[7] = 0
     removed, _ = obs_neurons(Consumer.begin(w, h, 0.01), torch.arange(24), 1)
     assert removed == [7]
 
 
-def test_l1_by_hand():
-    """Three neurons, read by one layer with two outputs and written by one row each, or two (GEGLU)."""
-    reads = [torch.tensor([[1.0, -2.0], [0.5, 0.5], [-3.0, 0.0]])]
-    assert l1(reads, [torch.tensor([[1.0, 1.0], [-4.0, 1.0], [0.0, 0.5]])], 2) == (
-        [2, 0],
-        [5.0, 6.0, 3.5],
-    )
-    assert l1(reads, [torch.tensor([[[2.0], [-2.0]], [[0.0], [1.0]], [[1.0], [1.0]]])], 1) == (
-        [1],
-        [7.0, 2.0, 5.0],
-    )
-
-
-def test_l1_counts_all_that_leaves_with_a_head():
-    """Two heads of two columns, read by two streams of two outputs each, written by two rows of one input. By hand: the first has
-    4 + 1 + 2, the second 1 + 6 + 0.75, though the first stream and the rows alone would rather lose the second."""
-    first = torch.tensor([[[1.0, -1.0], [0.0, 2.0]], [[1.0, 0.0], [0.0, 0.0]]])
-    second = torch.tensor([[[0.0, 0.0], [1.0, 0.0]], [[3.0, -3.0], [0.0, 0.0]]])
-    rows = torch.tensor([[[1.0], [-1.0]], [[0.5], [0.25]]])
-    assert l1([first, second], [rows], 1) == ([0], [7.0, 7.75])
-
-
-def test_random_is_its_seeds_draw_and_sees_no_weight():
-    reads, writes = [torch.arange(20.0).view(10, 2)], [torch.zeros(10, 3)]
-    removed, scores = random(reads, writes, 4, seed=3)
-    assert removed == sorted(range(10), key=scores.__getitem__)[:4]
-    assert (removed, scores) == random([-reads[0]], [torch.ones(10, 3)], 4, seed=3)
-    counts = [sum(i in random(reads, writes, 4, seed=s)[0] for s in range(500)) for i in range(10)]
-    assert sum(counts) == 2000
-    assert all(
-        150 < count < 250 for count in counts
-    )  # 4 of 10 each time: 200 expected, standard deviation 11
-
-
 def test_rankings_are_fused_by_reciprocal_ranks():
-    """By hand: the first stream ranks the heads 2, 0, 1, the second 0, 1, 2 (most important first)."""
+    """By hand: the streams rank the heads 2, 0, 1 and 0, 1, 2 (most important first)."""
     found = fused([torch.tensor([2.0, 1.0, 3.0]), torch.tensor([9.0, 8.0, 7.0])])
     torch.testing.assert_close(
         found, torch.tensor([1 / 62 + 1 / 61, 1 / 63 + 1 / 62, 1 / 61 + 1 / 63])
     )
 
 
-def test_groups_shrink_and_end_where_they_should():
+def test_groups_shrink_and_sum_to_the_count():
     sizes, missing = [], 1536
     while missing:
         sizes.append(next_group(missing))

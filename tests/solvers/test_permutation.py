@@ -1,4 +1,7 @@
-"""The order that is found keeps at least what was kept before, moves columns inside their sets alone, and on small cases is near the best there is."""
+"""Channel permutation keeps at least as much as the present order, inside the sets.
+
+On small cases it is near the best order of all.
+"""
 
 import itertools
 
@@ -25,13 +28,13 @@ def test_it_keeps_more_and_never_less(n, m):
 
 
 @pytest.mark.parametrize("seed", range(6))
-def test_no_single_exchange_is_left_and_the_best_of_all_is_near(seed):
+def test_no_single_exchange_improves_it_and_the_best_of_all_is_near(seed):
     scores = scores_of(1, 6, 8, seed=seed)
     order = permutation(scores, 2, 4)
     found = kept(scores, order, 2, 4).item()
     first = (g for g in itertools.combinations(range(8), 4) if 0 in g)
-    ways = [[*g, *(j for j in range(8) if j not in g)] for g in first]
-    best = max(kept(scores, torch.tensor([way]), 2, 4).item() for way in ways)
+    orders = [[*g, *(j for j in range(8) if j not in g)] for g in first]
+    best = max(kept(scores, torch.tensor([one]), 2, 4).item() for one in orders)
     assert 0.97 * best <= found <= best + 1e-12
     for i, j in itertools.product(range(4), range(4, 8)):
         other = order.clone()
@@ -39,7 +42,7 @@ def test_no_single_exchange_is_left_and_the_best_of_all_is_near(seed):
         assert kept(scores, other, 2, 4).item() <= found * (1 + 1e-4)
 
 
-def test_what_an_exchange_is_said_to_bring_is_what_it_brings():
+def test_the_computed_gain_of_an_exchange_is_its_gain():
     scores = scores_of(1, 7, 8)
     scores[0, 0] = 0.5  # equal ones
     scores[0, 1, ::2] = 0.0
@@ -51,12 +54,14 @@ def test_what_an_exchange_is_said_to_bring_is_what_it_brings():
         torch.testing.assert_close(gains[i, j], gain[0], atol=1e-12, rtol=0)
 
 
-def test_nothing_to_gain_leaves_the_order():
+def test_without_a_gain_the_order_does_not_change():
     for scores in (torch.ones(2, 5, 8), torch.zeros(2, 5, 8), scores_of(2, 5, 4)):
         assert torch.equal(permutation(scores, 2, 4), torch.arange(scores.shape[2]).expand(2, -1))
 
 
 def test_a_sample_of_rows_can_not_make_it_worse():
     scores = scores_of(2, 1300, 16)
-    scores[:, torch.arange(512) * 1300 // 512] *= 1e-6  # what is judged by says little of the rest
+    scores[:, torch.arange(512) * 1300 // 512] *= (
+        1e-6  # the sampled rows represent the others badly
+    )
     assert (kept(scores, permutation(scores, 2, 4), 2, 4) >= kept(scores, None, 2, 4)).all()

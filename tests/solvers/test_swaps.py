@@ -15,7 +15,7 @@ from obsdiff.solvers import SOLVERS
 from obsdiff.solvers.lstsq import damped, lstsq, refined
 from obsdiff.solvers.problem import Solution, Target, layer_error, squared_error
 from obsdiff.solvers.swaps import LEAST_GAIN, best_in_groups, best_of_candidates, swapped
-from tests.solvers.test_obs import best_kept, problem, seen
+from tests.solvers.problems import best_kept, problem, seen
 
 from ..conftest import sd3
 from ..support.tensor_memory import peak_of
@@ -27,7 +27,7 @@ NAMES = ["half", "2:4", "1:4"]
 def start(
     target: Target, rows: int, columns: int, seed: int = 0
 ) -> tuple[torch.Tensor, torch.Tensor, Solution]:
-    """A weight, a Hessian, and what magnitude makes of them."""
+    """A weight, a Hessian, and the solution of magnitude pruning."""
     w, h = problem(rows, columns, seed=seed)
     return w, h, SOLVERS["magnitude"]([w], seen(h), target)[0]
 
@@ -43,7 +43,7 @@ def single_swaps(
     square: torch.Tensor,
     group: tuple[int, int] | None,
 ) -> dict[tuple[int, int], float]:
-    """What every swap of a row changes its error by, the others' values fixed and the new one the best."""
+    """The change of a row's error by every swap: the new value is optimal, the others are fixed."""
     found, whole = {}, half_error(row, pruned, square)
     for gone, back in itertools.product(
         kept.nonzero().flatten().tolist(), (~kept).nonzero().flatten().tolist()
@@ -58,7 +58,7 @@ def single_swaps(
 
 @pytest.mark.parametrize("resolved", [True, False], ids=["re-solved", "as they were"])
 @pytest.mark.parametrize("group", [None, (2, 4)], ids=["half", "2:4"])
-def test_the_change_of_the_best_swap_is_the_real_one(group, resolved):
+def test_the_change_of_the_best_swap_is_the_true_one(group, resolved):
     w, h, s = start(Target(0.5, group), 12, 8)
     pruned = lstsq(w, s.kept, h, 0.0) if resolved else s.weight
     gradient, live = (pruned - w) @ h, torch.ones(8, dtype=torch.bool)
@@ -80,7 +80,7 @@ def test_the_change_of_the_best_swap_is_the_real_one(group, resolved):
 
 
 @pytest.mark.parametrize("target", TARGETS, ids=NAMES)
-def test_no_single_swap_is_left_on_tiny_problems(target):
+def test_no_single_swap_improves_the_result_on_tiny_problems(target):
     for seed in range(4):
         w, h, s = start(target, 6, 8, seed)
         after, square = swapped(w, s, h, 0.01, target.group), damped(h, 0.01)
@@ -100,7 +100,7 @@ def test_no_single_swap_is_left_on_tiny_problems(target):
 
 @pytest.mark.parametrize("target", TARGETS, ids=NAMES)
 @pytest.mark.parametrize("method", SOLVERS)
-def test_better_than_the_resolve_with_as_many_weights(method, target):
+def test_better_than_the_resolve_with_the_same_number_of_weights(method, target):
     w, h = problem(16, 160)
     (s,) = SOLVERS[method]([w], seen(h), target)
     resolved, after = (
@@ -117,9 +117,9 @@ def test_better_than_the_resolve_with_as_many_weights(method, target):
 
 
 @pytest.mark.parametrize("target", TARGETS, ids=NAMES)
-def test_rows_are_solved_as_each_stack_of_them(target):
+def test_rows_are_solved_independently_of_their_stack(target):
     w, h = problem(20, 64)
-    kept = SOLVERS["wanda"]([w], seen(h), target)[0].kept  # with as many weights in every row
+    kept = SOLVERS["wanda"]([w], seen(h), target)[0].kept  # the same number of weights in every row
     parts = [
         Solution(w[rows] * kept[rows], kept[rows], 0.0, 0.01)
         for rows in (slice(0, 20), slice(0, 7), slice(7, 20))
@@ -135,7 +135,7 @@ def test_rows_are_solved_as_each_stack_of_them(target):
 
 
 @pytest.mark.parametrize("target", TARGETS, ids=NAMES)
-def test_inputs_that_are_always_zero_do_not_come_back(target):
+def test_inputs_that_are_always_zero_are_not_restored(target):
     w, h, s = start(target, 12, 32)
     dead = [3, 8, 9, 10, 11]
     h[dead], h[:, dead] = 0, 0
@@ -157,7 +157,7 @@ def test_a_singular_hessian(target, dtype):
     assert squared_error(w, after.weight, square) < squared_error(w, best, square)
 
 
-def test_rows_that_keep_all_or_nothing_stay():
+def test_rows_that_keep_all_or_nothing_do_not_change():
     w, h, s = start(Target(0.5), 6, 20)
     s.kept[0], s.kept[1] = True, False
     after = swapped(w, s, h, 0.01)
@@ -166,7 +166,7 @@ def test_rows_that_keep_all_or_nothing_stay():
     torch.testing.assert_close(after.weight[0], w[0], rtol=1e-2, atol=1e-2)
 
 
-def test_half_precision_weights_stay_so():
+def test_half_precision_weights_keep_their_dtype():
     w, h, s = start(Target(0.5), 6, 20)
     s = Solution(s.weight.bfloat16(), s.kept, s.loss, s.damping)
     assert swapped(w.bfloat16(), s, h.float(), 0.01).weight.dtype == torch.bfloat16
@@ -175,7 +175,7 @@ def test_half_precision_weights_stay_so():
 @pytest.mark.parametrize(
     ("change", "words"), [(float("nan"), "inf or NaN"), (-1e6, "not positive definite")]
 )
-def test_a_hessian_that_is_none_is_an_error(change, words):
+def test_an_invalid_hessian_is_an_error(change, words):
     w, h, s = start(Target(0.5), 4, 8)
     h[0, 0] = change
     with pytest.raises(NotPositiveDefinite, match=words):
@@ -183,7 +183,7 @@ def test_a_hessian_that_is_none_is_an_error(change, words):
 
 
 @pytest.mark.parametrize("group", [None, (2, 4)], ids=["half", "2:4"])
-def test_solving_keeps_to_the_memory_that_is_planned_for_it(group):
+def test_solving_stays_within_the_planned_memory(group):
     columns, rows = 512, 256
     w, h, s = (
         one.float() if isinstance(one, torch.Tensor) else one
@@ -193,8 +193,8 @@ def test_solving_keeps_to_the_memory_that_is_planned_for_it(group):
     planned = work_bytes(
         [Tap(("x",), "ffn")], {"x": (rows, columns)}, PruningConfig(refine="swaps")
     )
-    taken = peak_of(lambda: swapped(w, s, h, 0.01, group))
-    assert planned / 2 < taken <= planned
+    peak = peak_of(lambda: swapped(w, s, h, 0.01, group))
+    assert planned / 2 < peak <= planned
 
 
 @pytest.mark.parametrize(
@@ -204,7 +204,7 @@ def test_solving_keeps_to_the_memory_that_is_planned_for_it(group):
         ({"compensation": False}, "refine swaps repairs the kept weights"),
     ],
 )
-def test_what_does_not_go_with_it_is_refused(settings, words):
+def test_incompatible_settings_are_refused(settings, words):
     with pytest.raises(UserError, match=words):
         PruningConfig(refine="swaps", **settings)
 
