@@ -16,6 +16,7 @@ from transformers import AutoTokenizer, CLIPModel
 
 from obsdiff import PruningConfig, builtin_path, prune_, save_pruned
 from obsdiff.cli.main import main
+from obsdiff.evaluation import draw as draw_module
 from obsdiff.evaluation.costs import step_macs
 from obsdiff.evaluation.draw import draw
 from obsdiff.evaluation.judges.clip import Clip
@@ -133,8 +134,6 @@ def test_the_error_is_that_of_drawing_by_hand(argv, models, tmp_path, capsys):
 
 
 def test_a_killed_run_goes_on(argv, tmp_path, capsys, monkeypatch):
-    import obsdiff.evaluation.evaluate
-
     assert main([*argv, "--rounds", "0"]) == 0
     whole = json.loads((tmp_path / "run" / "results.json").read_text())
     shutil.rmtree(tmp_path / "run")
@@ -146,7 +145,7 @@ def test_a_killed_run_goes_on(argv, tmp_path, capsys, monkeypatch):
         drawn.append(prompts)
         return draw(pipe, prompts, *rest)
 
-    monkeypatch.setattr(obsdiff.evaluation.evaluate, "draw", dying)
+    monkeypatch.setattr(draw_module, "draw", dying)
     assert main([*argv, "--rounds", "0"]) == 1
     assert "go on with --resume" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
@@ -162,7 +161,7 @@ def test_a_killed_run_goes_on(argv, tmp_path, capsys, monkeypatch):
     ).unlink()  # lost, with its batch's latents still there
     drawn.clear()
     monkeypatch.setattr(
-        obsdiff.evaluate,
+        draw_module,
         "draw",
         lambda pipe, prompts, *rest: drawn.append(prompts) or draw(pipe, prompts, *rest),
     )

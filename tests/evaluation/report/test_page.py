@@ -18,7 +18,8 @@ from PIL import Image
 from obsdiff.cli.main import main
 from obsdiff.errors import UserError
 from obsdiff.evaluation.report import page as report
-from obsdiff.evaluation.report.merge import group_names, merge, names_apart
+from obsdiff.evaluation.report.configuration import group_names
+from obsdiff.evaluation.report.merge import merge, unique_names
 from obsdiff.evaluation.report.page import read_results, write_page
 from obsdiff.evaluation.report.pictures import data_url
 from obsdiff.evaluation.report.tables import removed_cell
@@ -271,8 +272,9 @@ def test_a_run_that_did_not_end_says_how_to_go_on(tmp_path, capsys):
 
     (tmp_path / "run.part" / ".work").mkdir(parents=True)
     for folder in (tmp_path / "run", tmp_path / "run.part"):
-        assert f"go on with obsdiff evaluate ... --output {tmp_path / 'run'} --resume" in refused(
-            folder
+        assert (
+            f"resume it with obsdiff evaluate ... --output {tmp_path / 'run'} --resume"
+            in refused(folder)
         )
     (tmp_path / "pruned").mkdir()
     (tmp_path / "pruned" / "obsdiff.json").write_text("{}")
@@ -293,7 +295,7 @@ def test_the_same_folder_twice_and_a_broken_picture_are_refused(run):
         write_page([run], run / "page.html")
 
 
-def test_runs_that_compare_are_merged_under_names_apart(run):
+def test_comparable_runs_are_merged_under_unique_names(run):
     missing = {"value": None, "low": None, "high": None, "why_not": "no CLIP"}
     change(
         run,
@@ -326,8 +328,8 @@ def test_runs_that_compare_are_merged_under_names_apart(run):
 def test_names_that_are_the_same_in_every_folder_still_differ(tmp_path):
     a, b = tmp_path / "x" / "run", tmp_path / "y" / "run"
     half = {"name": "half", "path": "models/half"}
-    assert names_apart([(a, half), (b, half)]) == ["x/run/half", "y/run/half"]
-    assert names_apart(
+    assert unique_names([(a, half), (b, half)]) == ["x/run/half", "y/run/half"]
+    assert unique_names(
         [(a, half), (a, half), (a, {"name": "dense"}), (a, {"name": "quarter"})]
     ) == ["x/run/half", "x/run/half (2)", "run/dense", "quarter"]
 
