@@ -1,7 +1,7 @@
 """Percentile bootstrap over prompts; needs numpy only, because the report imports no torch.
 
-N prompts; R = 2000 resamples, each of N prompts drawn with replacement; s a statistic of a resample.
-The 95 % interval is the 2.5 % and the 97.5 % quantile of s over the R resamples.
+N prompts; R = 2000 resamples of N prompts, drawn with replacement; s a statistic of a resample.
+The ends of the 95 % interval are the 2.5 % and the 97.5 % quantile of s over the R resamples.
 
 References:
     Efron, Tibshirani. An Introduction to the Bootstrap. 1993: chapter 13 (percentile intervals).

@@ -1,4 +1,4 @@
-"""Cost of a pipeline: parameters, zeros, bytes on disk, MACs, peak memory, and speed against dense."""
+"""Cost of a pipeline: parameters, zeros, bytes on disk, MACs, peak memory, speed against dense."""
 
 from collections.abc import Callable
 from functools import partial

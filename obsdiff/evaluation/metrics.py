@@ -1,4 +1,4 @@
-"""Metrics of latents, pictures and features: pruned against dense pictures, drawn against real ones.
+"""Metrics of latents, pictures and features: pruned against dense, and drawn against real ones.
 
 N prompts, one picture each; M real pictures; F features of a picture. Every figure is the dict
 

@@ -64,7 +64,7 @@ def measure_here(
     import torch
 
     before = anonymous() if STATUS.exists() else 0
-    pipe = load(folder, single_file)
+    pipe = pipeline_of(folder, single_file)
     parts = [c for c in pipe.components.values() if isinstance(c, torch.nn.Module)]
     parameters = [p for part in parts for p in part.parameters()]
     weights = sum(p.numel() * p.element_size() for p in parameters)
@@ -87,7 +87,7 @@ def measure_here(
     }
 
 
-def load(folder: Path, single_file: str | None) -> Any:
+def pipeline_of(folder: Path, single_file: str | None) -> Any:
     """Return the pipeline of a folder, or of a single-file checkpoint with its configs there."""
     from ..pipelines.folder import open_folder
     from ..pipelines.load import load_pipeline

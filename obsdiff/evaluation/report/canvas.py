@@ -5,14 +5,6 @@ import re
 from typing import Any
 
 GREY = "#808890"  # of lines and texts; the page replaces it by its own text colour
-CANVAS_STYLE = {
-    "axes.labelcolor": GREY,
-    "xtick.color": GREY,
-    "ytick.color": GREY,
-    "axes.edgecolor": GREY,
-    "font.size": 9,
-}
-SVG_STYLE = {"svg.fonttype": "none", "svg.hashsalt": "obsdiff", "font.family": "sans-serif"}
 
 
 def canvas(height: float = 3.0) -> tuple[Any, Any]:
@@ -20,7 +12,15 @@ def canvas(height: float = 3.0) -> tuple[Any, Any]:
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 
-    with rc_context(CANVAS_STYLE):
+    with rc_context(
+        {
+            "axes.labelcolor": GREY,
+            "xtick.color": GREY,
+            "ytick.color": GREY,
+            "axes.edgecolor": GREY,
+            "font.size": 9,
+        }
+    ):
         figure = Figure(figsize=(4.4, height), layout="constrained")
         axes = figure.subplots()
     axes.spines[["top", "right"]].set_visible(False)
@@ -32,7 +32,9 @@ def as_svg(figure: Any) -> str:
     from matplotlib import rc_context
 
     buffer = io.StringIO()
-    with rc_context(SVG_STYLE):
+    with rc_context(
+        {"svg.fonttype": "none", "svg.hashsalt": "obsdiff", "font.family": "sans-serif"}
+    ):
         figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
     text = buffer.getvalue()
     return re.sub(rf"(fill|stroke): {GREY}", r"\1: currentColor", text[text.index("<svg") :])

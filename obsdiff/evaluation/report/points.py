@@ -1,4 +1,4 @@
-"""A run as the plots show it: each group of runs has one colour and marker in all plots of a page."""
+"""A run as the plots show it: a group of runs has one colour and marker in all plots of a page."""
 
 from dataclasses import dataclass
 from typing import Any

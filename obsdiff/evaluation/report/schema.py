@@ -1,4 +1,4 @@
-"""The schema of results.json, version 1, and its check; docs/results-schema.md documents the fields.
+"""The schema of results.json, version 1, and its check; docs/results-schema.md has the meanings.
 
 A dict is an object; a key that ends in "?" is optional, the key "*" matches every key. A list
 contains any number of its one kind; a tuple of one kind is that kind or null. `float` is any finite

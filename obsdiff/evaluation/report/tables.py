@@ -107,7 +107,7 @@ HELD_OUT = "held-out layer error, median"
 PRUNING_COLUMNS: dict[str, Column] = {  # of a run
     "layer error, median": median_of("error"),
     HELD_OUT: median_of("held_out_error"),
-    "zeros, or columns gone, in pruned layers": removed_share_cell,
+    "zeros or removed columns in pruned layers": removed_share_cell,
     "seconds to prune": seconds_cell,
 }
 
@@ -161,9 +161,9 @@ def speed_cell(timed: str) -> Column:
 
 
 COST_COLUMNS: dict[str, Column] = {  # of a cost
-    "gone from the pruned blocks": removed_cell,
+    "removed from the pruned blocks": removed_cell,
     "parameters": amount_cell("parameters", 1e6, 2, "M"),
-    "zeros in all": zeros_cell,
+    "zeros of all parameters": zeros_cell,
     "size on disk": amount_cell("bytes_on_disk", 1e6, 1, "MB"),
     "MACs of a step": amount_cell("macs.total", 1e9, 2, "G"),
     "speed of a step": speed_cell("step"),

@@ -121,7 +121,7 @@ def memory_text(cost: Cost, dense: Cost) -> str:
 
 
 COLUMNS: list[tuple[str, CostText]] = [
-    *((f"{kind} gone", removed_text(kind)) for kind in KINDS),
+    *((f"{kind} removed", removed_text(kind)) for kind in KINDS),
     ("parameters", parameters_text),
     ("zeros", zeros_text),
     ("on disk", size_text),

@@ -1,4 +1,4 @@
-"""Judges run on tiny models of their own classes; and each says why when it can't."""
+"""Judges on tiny models of their own classes, and the reasons of those that have no model."""
 
 import json
 from pathlib import Path
@@ -60,7 +60,7 @@ def images(n: int = 4, side: int = SIDE, seed: int = 0) -> list[Image.Image]:
 
 @pytest.fixture(scope="module")
 def clip(tmp_path_factory) -> Path:
-    """A CLIPModel with a tokenizer, as CLIP score and PickScore want it."""
+    """A CLIPModel with a tokenizer, as CLIP score and PickScore require it."""
     folder = tmp_path_factory.mktemp("judges") / "clip"
     torch.manual_seed(0)
     randomise(
@@ -91,7 +91,7 @@ def alexnet(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def reward(tmp_path_factory) -> Path:
-    """ImageReward with tiny towers, under its published names, with its med_config.json and a BERT vocabulary."""
+    """ImageReward with tiny towers: its published names, med_config.json, a BERT vocabulary."""
     folder = tmp_path_factory.mktemp("judges") / "reward"
     folder.mkdir()
     words = [
@@ -172,7 +172,7 @@ def published(name: str) -> str:
 
 
 class Reads:
-    """torchmetrics' processor for a Clip: our tokenizer, our way of reading pictures."""
+    """torchmetrics' processor for a Clip: our tokenizer, our preprocessing of pictures."""
 
     def __init__(self, judge: Clip):
         self.judge = judge
@@ -188,7 +188,7 @@ class Reads:
 
 
 class Embeds(nn.Module):
-    """torchmetrics' model for a Clip: tensors, where transformers 5 answers with objects."""
+    """torchmetrics' model for a Clip: returns tensors, where transformers 5 returns objects."""
 
     def __init__(self, model: CLIPModel):
         super().__init__()
@@ -216,7 +216,7 @@ def test_clip_score_is_torchmetrics(clip, folder):
     assert max(judge.clip_scores(drawn, PROMPTS[:4]).mean(), 0) == pytest.approx(theirs, abs=1e-3)
 
 
-def test_emoji_clip_prefers_the_caption_that_is_meant():
+def test_emoji_clip_prefers_the_matching_caption():
     judge = Clip(EMOJI_CLIP)
     red = Image.new("RGB", (64, 64), "white")
     red.paste((220, 40, 50), (8, 8, 56, 56))
@@ -249,7 +249,7 @@ def test_a_model_reads_pictures_its_own_way(clip, tmp_path):
 
 @pytest.mark.parametrize("extractor", ["emoji-clip", "inception"])
 def test_fid_and_kid_are_torchmetrics(extractor, inception, tmp_path):
-    """The whole way from pictures to figures, against torchmetrics with the same network."""
+    """From pictures to figures, against torchmetrics with the same network."""
     path, n = (EMOJI_CLIP, 12) if extractor == "emoji-clip" else (inception, 4)
     drawn, real = images(n, seed=1), images(n, seed=2)
     for i, image in enumerate(real):
@@ -279,7 +279,10 @@ def test_fid_and_kid_are_torchmetrics(extractor, inception, tmp_path):
 
 
 def test_inception_runs_its_layers_as_torchmetrics_does(inception, monkeypatch):
-    """torchmetrics carries the order of the layers, the scaling and the resizing; torch-fidelity, which has the blocks, may be missing."""
+    """torchmetrics has the order of the layers, the scaling and the resizing.
+
+    torch-fidelity, which has the blocks, may be missing.
+    """
     net = load_inception(inception)
     x = torch.stack([as_tensor(i) for i in images(2, side=40)])
     theirs = nn.Module()
@@ -339,7 +342,7 @@ def test_every_metric_is_run(clip, inception, alexnet, reward, tmp_path):
             assert len(figure["per_prompt"]) == 4
 
 
-def test_what_is_not_at_hand_says_why(tmp_path, monkeypatch):
+def test_a_missing_model_is_the_reason_of_its_metrics(tmp_path, monkeypatch):
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     (tmp_path / "real").mkdir()
     images(1)[0].save(tmp_path / "real" / "a.png")
@@ -360,7 +363,7 @@ def test_what_is_not_at_hand_says_why(tmp_path, monkeypatch):
 
 
 def test_weights_that_do_not_fit_are_refused_not_made_up(clip, alexnet, tmp_path):
-    with pytest.raises(NotAtHand, match="tensors are missing or of another shape"):
+    with pytest.raises(NotAtHand, match="tensors missing or of another shape"):
         fill_(AlexNet(), {"features.0.weight": torch.zeros(1)}, alexnet)
     broken = tmp_path / "broken"
     broken.mkdir()
@@ -385,7 +388,7 @@ def test_saved_features_of_another_extractor_are_refused(clip, tmp_path):
     narrow = judged(
         drawn, "dense", PROMPTS[:3], Judges(features=clip, real=tmp_path / "narrow.safetensors")
     )["dense"]["fid"]
-    assert "5 numbers a picture, the extractor gives 16" in narrow["why_not"]
+    assert "expected 16 numbers a picture, as the extractor computes, found 5" in narrow["why_not"]
     other = judged(
         drawn, "dense", PROMPTS[:3], Judges(features=clip, real=EMOJI_CLIP / "real.safetensors")
     )["dense"]["kid"]
@@ -399,7 +402,7 @@ def test_a_tower_alone_extracts_features(tmp_path):
     assert features_of(images(), open_extractor(tmp_path)).shape == (4, 16)
 
 
-def test_a_builtin_is_judged_by_emoji_clip_unless_told_otherwise(clip, tmp_path):
+def test_emoji_clip_is_the_default_judge_of_a_builtin(clip, tmp_path):
     dense = builtin_path("emoji-sd3")
     judges = find_judges({"clip": None, "features": None, "real": None}, dense)
     assert judges == Judges(
@@ -419,7 +422,7 @@ def test_a_builtin_is_judged_by_emoji_clip_unless_told_otherwise(clip, tmp_path)
 
 
 def test_the_builtin_is_judged_offline():
-    """With the statistics that ship; noise is far from real emoji."""
+    """With the features that emoji-clip contains; noise is far from real emoji."""
     judges = find_judges({}, builtin_path("emoji-sd3"))
     found = judged({"dense": images(4, side=64)}, "dense", PROMPTS[:4], judges)["dense"]
     assert found["fid"]["low"] > 100
