@@ -23,7 +23,7 @@ from PIL import Image
 from torch import Tensor
 
 from ...runtime.json_files import read_json
-from .weights import NotAtHand
+from .weights import MetricUnavailable
 
 BATCH = 16  # pictures of one forward
 
@@ -34,16 +34,16 @@ class Clip:
     Attributes:
         model: the CLIPModel, in float32.
         tokenizer: of its prompts.
-        read: pictures -> pixel values (B, 3, S, S).
+        preprocess: pictures -> pixel values (B, 3, S, S).
     """
 
     def __init__(self, folder: Path) -> None:
-        """Load the model in a folder; NotAtHand if tensors are missing."""
+        """Load the model in a folder; MetricUnavailable if tensors are missing."""
         from transformers import AutoTokenizer, CLIPModel
 
         self.model = load_transformer(CLIPModel, folder)
         self.tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-        self.read = reader(folder)
+        self.preprocess = preprocessing(folder)
 
     @torch.no_grad()
     def cosines(self, images: list[Image.Image], prompts: list[str]) -> np.ndarray:
@@ -69,7 +69,7 @@ class Clip:
             out = self.model(
                 input_ids=text.input_ids,
                 attention_mask=text.attention_mask,
-                pixel_values=self.read(images[i : i + BATCH]),
+                pixel_values=self.preprocess(images[i : i + BATCH]),
             )
             found.append((out.image_embeds * out.text_embeds).sum(1))
         return torch.cat(found).double().numpy()
@@ -91,7 +91,7 @@ def load_transformer(kind: Any, folder: Path) -> Any:
         folder: with config.json and safetensors weights.
 
     Raises:
-        NotAtHand: tensors are missing, which from_pretrained would initialise at random.
+        MetricUnavailable: tensors are missing, which from_pretrained would initialise at random.
     """
     model, info = kind.from_pretrained(
         folder,
@@ -102,14 +102,14 @@ def load_transformer(kind: Any, folder: Path) -> Any:
     )
     missing = sorted(info["missing_keys"])
     if missing:
-        raise NotAtHand(
+        raise MetricUnavailable(
             f"{folder}: expected the weights of {kind.__name__}, found {len(missing)} tensors "
             f"missing, such as {missing[0]}"
         )
     return model.eval()
 
 
-def reader(folder: Path) -> Callable[[list[Image.Image]], Tensor]:
+def preprocessing(folder: Path) -> Callable[[list[Image.Image]], Tensor]:
     """Return the preprocessing of the model in a folder: pictures -> pixel values (B, 3, S, S)."""
     if any(
         (folder / name).is_file() for name in ("preprocessor_config.json", "processor_config.json")

@@ -15,10 +15,10 @@ from PIL import Image
 from safetensors import safe_open
 from torch import Tensor
 
-from .clip import BATCH, as_tensor, load_transformer, reader
+from .clip import BATCH, as_tensor, load_transformer, preprocessing
 from .files import Judges, picture_files
 from .inception import load_inception
-from .weights import NotAtHand
+from .weights import MetricUnavailable
 
 NO_REAL = "no real pictures to compare with were given: --real FOLDER|FILE"
 Extractor = Callable[[list[Image.Image]], Tensor]
@@ -32,15 +32,15 @@ def open_extractor(path: Path | None) -> Extractor:
             Inception from torch's cache.
 
     Raises:
-        NotAtHand: the weights are missing or do not fit.
+        MetricUnavailable: the weights are missing or do not fit.
     """
     if path is None or path.is_file():
         net = load_inception(path)
         return lambda images: torch.cat([net(as_tensor(image)[None]) for image in images])
     from transformers import CLIPVisionModelWithProjection
 
-    tower, read = load_transformer(CLIPVisionModelWithProjection, path), reader(path)
-    return lambda images: tower(pixel_values=read(images)).image_embeds
+    tower, preprocess = load_transformer(CLIPVisionModelWithProjection, path), preprocessing(path)
+    return lambda images: tower(pixel_values=preprocess(images)).image_embeds
 
 
 @torch.no_grad()
@@ -65,10 +65,10 @@ def real_features(judges: Judges, extract: Extractor) -> Tensor:
         extract: see open_extractor.
 
     Raises:
-        NotAtHand: no real pictures were given, or another extractor computed the saved features.
+        MetricUnavailable: there are no real pictures, or their features are of another extractor.
     """
     if judges.real is None:
-        raise NotAtHand(NO_REAL)
+        raise MetricUnavailable(NO_REAL)
     if judges.real.is_dir():
         return features_of(
             (Image.open(file).convert("RGB") for file in picture_files(judges.real)), extract
@@ -77,7 +77,7 @@ def real_features(judges: Judges, extract: Extractor) -> Tensor:
         digest = (file.metadata() or {}).get("digest")
         features = file.get_tensor("features").float()
     if digest and digest != file_digest(judges.features):
-        raise NotAtHand(
+        raise MetricUnavailable(
             f"{judges.real}: expected features of the extractor --features, found those of another "
             "extractor; save them again with this one"
         )

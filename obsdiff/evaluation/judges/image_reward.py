@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from ...runtime.json_files import read_json
 from .files import reward_weights
-from .weights import NotAtHand, fill_, read_weights
+from .weights import MetricUnavailable, fill_, read_weights
 
 MEAN, DEVIATION = 0.16717362830052426, 1.0333394966054072  # of the authors' raw rewards
 TOKENS = 35  # of a prompt, padded or truncated
@@ -132,11 +132,11 @@ def load_image_reward(folder: Path) -> Rewarder:
     """Load ImageReward from a folder with its weights, med_config.json and BERT's tokenizer.
 
     Raises:
-        NotAtHand: the weights are missing or do not fit.
+        MetricUnavailable: the weights are missing or do not fit.
     """
     file = reward_weights(folder)
     if file is None:
-        raise NotAtHand(
+        raise MetricUnavailable(
             f"expected ImageReward's weights, found no weights of ImageReward in {folder}"
         )
     weights = {renamed(name): value for name, value in read_weights(file).items()}
@@ -162,7 +162,9 @@ def vision_config(weights: dict[str, Tensor], file: Path) -> Any:
         for name in ("patch_embedding.weight", "position_embedding")
     )
     if patches is None or positions is None:
-        raise NotAtHand(f"{file}: expected the weights of ImageReward, found no image tower")
+        raise MetricUnavailable(
+            f"{file}: expected the weights of ImageReward, found no image tower"
+        )
     width, patch = patches.shape[0], patches.shape[-1]
     layers = {name.split(".")[3] for name in weights if name.startswith("vision.encoder.layers.")}
     side = round((positions.shape[1] - 1) ** 0.5) * patch

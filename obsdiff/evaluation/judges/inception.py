@@ -200,7 +200,7 @@ def load_inception(file: Path | None) -> Inception:
     """Load Inception with the weights of a file, or the published ones in torch's cache.
 
     Raises:
-        NotAtHand: the weights are missing or do not fit.
+        MetricUnavailable: the weights are missing or do not fit.
     """
     file = file or in_torch_cache(INCEPTION_FILES, "FID's Inception", "--features")
     return fill_(Inception(), read_weights(file), file)

@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from .weights import NotAtHand, fill_, in_torch_cache, read_weights
+from .weights import MetricUnavailable, fill_, in_torch_cache, read_weights
 
 ALEXNET_FILES = ("alexnet-owt-7be5be79.pth",)
 TAPS = (1, 4, 7, 9, 11)  # positions of the ReLUs
@@ -52,7 +52,7 @@ def load_alexnet(file: Path | None) -> AlexNet:
     """Load AlexNet with the weights of a file, or the published ones in torch's cache.
 
     Raises:
-        NotAtHand: the weights are missing or do not fit.
+        MetricUnavailable: the weights are missing or do not fit.
     """
     file = file or in_torch_cache(ALEXNET_FILES, "LPIPS's AlexNet", "--lpips")
     return fill_(AlexNet(), read_weights(file), file)
@@ -62,7 +62,9 @@ def lpips_heads() -> list[Tensor]:
     """Return w_l^2 of the five layers (1, C_l, 1, 1), version 0.1, from torchmetrics' files."""
     spec = find_spec("torchmetrics")
     if spec is None or spec.origin is None:
-        raise NotAtHand("expected LPIPS's heads in torchmetrics, found no torchmetrics; install it")
+        raise MetricUnavailable(
+            "expected LPIPS's heads in torchmetrics, found no torchmetrics; install it"
+        )
     folder = Path(spec.origin).parent / "functional" / "image" / "lpips_models"
     weights = read_weights(folder / "alex.pth")
     return [weights[f"lin{i}.model.1.weight"] for i in range(len(TAPS))]
@@ -82,10 +84,10 @@ def lpips(net: AlexNet, weights: list[Tensor], x: Tensor, y: Tensor) -> Tensor:
         The distances (B,), 0 for equal pictures.
 
     Raises:
-        NotAtHand: the pictures are too small.
+        MetricUnavailable: the pictures are too small.
     """
     if min(x.shape[2:]) < SMALLEST_SIDE:
-        raise NotAtHand(
+        raise MetricUnavailable(
             f"expected pictures of at least {SMALLEST_SIDE} pixels for AlexNet, found "
             f"{x.shape[3]} x {x.shape[2]}"
         )

@@ -14,13 +14,21 @@ from .features import NO_REAL, features_of, open_extractor, real_features
 from .files import Judges
 from .image_reward import load_image_reward
 from .lpips import load_alexnet, lpips, lpips_heads
-from .weights import NotAtHand
+from .weights import MetricUnavailable
 
 Pictures = dict[str, list[Image.Image]]  # by the name of the pipeline that drew them
 Scores = dict[str, dict[str, Figure]]  # pipeline -> metric -> figure
 Score = Callable[[list[Image.Image], list[str]], np.ndarray]  # N pictures, N prompts -> (N,)
 # errors of a missing or broken model, which become the reason
-BROKEN = (NotAtHand, OSError, ValueError, RuntimeError, KeyError, ImportError, SafetensorError)
+MODEL_ERRORS = (
+    MetricUnavailable,
+    OSError,
+    ValueError,
+    RuntimeError,
+    KeyError,
+    ImportError,
+    SafetensorError,
+)
 
 
 def all_figures(
@@ -35,7 +43,7 @@ def all_figures(
         prompts: N prompts.
         judges: paths of the metric models.
     """
-    models = judged(pictures, dense, prompts, judges)
+    models = model_figures(pictures, dense, prompts, judges)
     reference = torch.stack([as_tensor(image) for image in pictures[dense]])
     scores = {}
     for name, images in pictures.items():
@@ -49,14 +57,18 @@ def all_figures(
     return scores
 
 
-def judged(pictures: Pictures, dense: str, prompts: list[str], judges: Judges) -> Scores:
+def model_figures(pictures: Pictures, dense: str, prompts: list[str], judges: Judges) -> Scores:
     """Return the metrics that need a model, as all_figures does; LPIPS of the pruned ones only."""
     scores: Scores = {name: {} for name in pictures}
     for metrics, measure in MEASURES.items():
         try:
             found = measure(pictures, dense, prompts, judges)
-        except BROKEN as error:
-            why = str(error) if isinstance(error, NotAtHand) else f"{type(error).__name__}: {error}"
+        except MODEL_ERRORS as error:
+            why = (
+                str(error)
+                if isinstance(error, MetricUnavailable)
+                else f"{type(error).__name__}: {error}"
+            )
             found = {name: {metric: not_run(why) for metric in metrics} for name in pictures}
         for name, figures in found.items():
             scores[name] |= figures
@@ -67,14 +79,14 @@ def judged(pictures: Pictures, dense: str, prompts: list[str], judges: Judges) -
 def distances(pictures: Pictures, dense: str, prompts: list[str], judges: Judges) -> Scores:
     """Return FID and KID against the real pictures."""
     if judges.real is None:  # before the extractor is looked for, whose absence is less important
-        raise NotAtHand(NO_REAL)
+        raise MetricUnavailable(NO_REAL)
     extract = open_extractor(judges.features)
     real = real_features(judges, extract)
     found = {}
     for name, images in pictures.items():
         drawn = features_of(images, extract)
         if drawn.shape[1] != real.shape[1]:
-            raise NotAtHand(
+            raise MetricUnavailable(
                 f"{judges.real}: expected {drawn.shape[1]} numbers a picture, as the extractor "
                 f"computes, found {real.shape[1]}; save them again with this one"
             )
@@ -102,21 +114,21 @@ def perceptual(pictures: Pictures, dense: str, prompts: list[str], judges: Judge
 def clip_score(pictures: Pictures, dense: str, prompts: list[str], judges: Judges) -> Scores:
     """Return the CLIP scores."""
     if judges.clip is None:
-        raise NotAtHand("no CLIP was given: --clip PATH")
+        raise MetricUnavailable("no CLIP was given: --clip PATH")
     return by_prompt("clip_score", Clip(judges.clip).clip_scores, pictures, prompts)
 
 
 def pickscore(pictures: Pictures, dense: str, prompts: list[str], judges: Judges) -> Scores:
     """Return the PickScores."""
     if judges.pickscore is None:
-        raise NotAtHand("no PickScore model was given: --pickscore PATH")
+        raise MetricUnavailable("no PickScore model was given: --pickscore PATH")
     return by_prompt("pickscore", Clip(judges.pickscore).pick_scores, pictures, prompts)
 
 
 def image_reward(pictures: Pictures, dense: str, prompts: list[str], judges: Judges) -> Scores:
     """Return the ImageRewards."""
     if judges.image_reward is None:
-        raise NotAtHand("no ImageReward model was given: --image-reward FOLDER")
+        raise MetricUnavailable("no ImageReward model was given: --image-reward FOLDER")
     return by_prompt(
         "image_reward", load_image_reward(judges.image_reward).rewards, pictures, prompts
     )

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 Network = TypeVar("Network", bound=nn.Module)
 
 
-class NotAtHand(Exception):
+class MetricUnavailable(Exception):
     """A metric cannot be computed; the message is the reason."""
 
 
@@ -23,7 +23,7 @@ def read_weights(file: Path) -> dict[str, Tensor]:
     """Return the tensors of a .safetensors or .pth file by name.
 
     Raises:
-        NotAtHand: the file contains something else than named tensors.
+        MetricUnavailable: the file contains something else than named tensors.
     """
     try:
         found = (
@@ -32,14 +32,14 @@ def read_weights(file: Path) -> dict[str, Tensor]:
             else torch.load(file, map_location="cpu", weights_only=True)
         )
     except (UnpicklingError, EOFError) as error:
-        raise NotAtHand(
+        raise MetricUnavailable(
             f"{file}: expected tensors, found something else than tensors, and did not load it: "
             f"{str(error).splitlines()[0]}"
         ) from None
     if not isinstance(found, dict) or not all(
         isinstance(value, Tensor) for value in found.values()
     ):
-        raise NotAtHand(f"{file}: expected names and tensors, found {type(found).__name__}")
+        raise MetricUnavailable(f"{file}: expected names and tensors, found {type(found).__name__}")
     return found
 
 
@@ -55,7 +55,7 @@ def fill_(model: Network, weights: dict[str, Tensor], file: Path) -> Network:
         The model.
 
     Raises:
-        NotAtHand: a tensor is missing or has another shape.
+        MetricUnavailable: a tensor is missing or has another shape.
     """
     own = model.state_dict()
     wrong = [
@@ -65,7 +65,7 @@ def fill_(model: Network, weights: dict[str, Tensor], file: Path) -> Network:
     ]
     wrong = [name for name in wrong if not name.endswith("num_batches_tracked")]
     if wrong:
-        raise NotAtHand(
+        raise MetricUnavailable(
             f"{file}: expected the weights of {type(model).__name__}, found {len(wrong)} tensors "
             f"missing or of another shape, such as {wrong[0]}"
         )
@@ -89,12 +89,12 @@ def in_torch_cache(names: tuple[str, ...], what: str, flag: str) -> Path:
         flag: of the command line, for the error message.
 
     Raises:
-        NotAtHand: none of the files is in the cache.
+        MetricUnavailable: none of the files is in the cache.
     """
     folder = Path(torch.hub.get_dir()) / "checkpoints"
     for name in names:
         if (folder / name).is_file():
             return folder / name
-    raise NotAtHand(
+    raise MetricUnavailable(
         f"no weights of {what}: expected {' or '.join(names)} in torch's cache, or {flag} FILE"
     )

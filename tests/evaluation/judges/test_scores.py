@@ -26,14 +26,14 @@ from transformers import (
 )
 
 from obsdiff.errors import UserError
-from obsdiff.evaluation.judges.clip import Clip, as_tensor, reader
+from obsdiff.evaluation.judges.clip import Clip, as_tensor, preprocessing
 from obsdiff.evaluation.judges.features import features_of, open_extractor
 from obsdiff.evaluation.judges.files import Judges, find_judges
 from obsdiff.evaluation.judges.image_reward import NAMES, ImageReward, load_image_reward
 from obsdiff.evaluation.judges.inception import Inception, load_inception
 from obsdiff.evaluation.judges.lpips import AlexNet, load_alexnet, lpips, lpips_heads
-from obsdiff.evaluation.judges.scores import judged
-from obsdiff.evaluation.judges.weights import NotAtHand, fill_, read_weights
+from obsdiff.evaluation.judges.scores import model_figures
+from obsdiff.evaluation.judges.weights import MetricUnavailable, fill_, read_weights
 from obsdiff.pipelines.builtin import builtin_path
 
 from ...conftest import PROMPTS, randomise, text_config, tokenizer
@@ -181,7 +181,7 @@ class Reads:
         if text is not None:
             return self.judge.tokenizer(text, padding=True, return_tensors="pt")
         return {
-            "pixel_values": self.judge.read(
+            "pixel_values": self.judge.preprocess(
                 [Image.fromarray(image.permute(1, 2, 0).numpy()) for image in images]
             )
         }
@@ -229,21 +229,21 @@ def test_pickscore_is_the_scaled_cosine(clip):
     scores = judge.pick_scores(images(), PROMPTS[:4])
     with torch.no_grad():
         text = judge.tokenizer(PROMPTS[:4], padding=True, return_tensors="pt")
-        out = judge.model(**text, pixel_values=judge.read(images()))
+        out = judge.model(**text, pixel_values=judge.preprocess(images()))
     assert scores == pytest.approx(out.logits_per_image.diag().double().numpy(), rel=1e-4)
 
 
 def test_a_model_reads_pictures_its_own_way(clip, tmp_path):
     picture = images(1, side=48)
-    assert reader(clip)(picture).shape == (1, 3, SIDE, SIDE)
-    white = reader(clip)([Image.new("RGB", (SIDE, SIDE), "white")])
+    assert preprocessing(clip)(picture).shape == (1, 3, SIDE, SIDE)
+    white = preprocessing(clip)([Image.new("RGB", (SIDE, SIDE), "white")])
     assert white.unique().tolist() == [1.0]
     own = CLIPImageProcessor(
         size={"shortest_edge": SIDE}, crop_size={"height": SIDE, "width": SIDE}
     )
     own.save_pretrained(tmp_path)
     assert torch.equal(
-        reader(tmp_path)(picture), own(images=picture, return_tensors="pt").pixel_values
+        preprocessing(tmp_path)(picture), own(images=picture, return_tensors="pt").pixel_values
     )
 
 
@@ -254,9 +254,9 @@ def test_fid_and_kid_are_torchmetrics(extractor, inception, tmp_path):
     drawn, real = images(n, seed=1), images(n, seed=2)
     for i, image in enumerate(real):
         image.save(tmp_path / f"{i}.png")
-    found = judged({"dense": drawn}, "dense", PROMPTS * 2, Judges(features=path, real=tmp_path))[
-        "dense"
-    ]
+    found = model_figures(
+        {"dense": drawn}, "dense", PROMPTS * 2, Judges(features=path, real=tmp_path)
+    )["dense"]
     extract = open_extractor(path)
 
     class Network(nn.Module):
@@ -332,7 +332,7 @@ def test_every_metric_is_run(clip, inception, alexnet, reward, tmp_path):
         clip=clip, features=clip, real=tmp_path, lpips=alexnet, pickscore=clip, image_reward=reward
     )
     drawn = {"dense": images(4, seed=1), "half": images(4, seed=2)}
-    found = judged(drawn, "dense", PROMPTS[:4], judges)
+    found = model_figures(drawn, "dense", PROMPTS[:4], judges)
     assert set(found["half"]) == {"lpips", "fid", "kid", "clip_score", "pickscore", "image_reward"}
     assert set(found["dense"]) == set(found["half"]) - {"lpips"}
     for figures in found.values():
@@ -347,7 +347,7 @@ def test_a_missing_model_is_the_reason_of_its_metrics(tmp_path, monkeypatch):
     (tmp_path / "real").mkdir()
     images(1)[0].save(tmp_path / "real" / "a.png")
     drawn = {"dense": images(3), "half": images(3, seed=2)}
-    found = judged(drawn, "dense", PROMPTS[:3], Judges(real=tmp_path / "real"))["half"]
+    found = model_figures(drawn, "dense", PROMPTS[:3], Judges(real=tmp_path / "real"))["half"]
     words = {
         "lpips": "alexnet-owt",
         "fid": "weights-inception-2015",
@@ -359,11 +359,13 @@ def test_a_missing_model_is_the_reason_of_its_metrics(tmp_path, monkeypatch):
     for metric, word in words.items():
         assert found[metric]["value"] is None
         assert word in found[metric]["why_not"]
-    assert "--real" in judged(drawn, "dense", PROMPTS[:3], Judges())["dense"]["kid"]["why_not"]
+    assert (
+        "--real" in model_figures(drawn, "dense", PROMPTS[:3], Judges())["dense"]["kid"]["why_not"]
+    )
 
 
 def test_weights_that_do_not_fit_are_refused_not_made_up(clip, alexnet, tmp_path):
-    with pytest.raises(NotAtHand, match="tensors missing or of another shape"):
+    with pytest.raises(MetricUnavailable, match="tensors missing or of another shape"):
         fill_(AlexNet(), {"features.0.weight": torch.zeros(1)}, alexnet)
     broken = tmp_path / "broken"
     broken.mkdir()
@@ -372,24 +374,24 @@ def test_weights_that_do_not_fit_are_refused_not_made_up(clip, alexnet, tmp_path
     tensors = load_file(broken / "model.safetensors")
     tensors.pop("logit_scale")
     save_file(tensors, broken / "model.safetensors", {"format": "pt"})
-    found = judged(
+    found = model_figures(
         {"dense": images(3)}, "dense", PROMPTS[:3], Judges(clip=broken, image_reward=tmp_path)
     )["dense"]
     assert "logit_scale" in found["clip_score"]["why_not"]
     assert "no weights of ImageReward" in found["image_reward"]["why_not"]
     torch.save({"model": print}, tmp_path / "code.pth")  # a function is no weight
-    with pytest.raises(NotAtHand, match="something else than tensors"):
+    with pytest.raises(MetricUnavailable, match="something else than tensors"):
         read_weights(tmp_path / "code.pth")
 
 
 def test_saved_features_of_another_extractor_are_refused(clip, tmp_path):
     save_file({"features": torch.randn(9, 5)}, tmp_path / "narrow.safetensors")
     drawn = {"dense": images(3)}
-    narrow = judged(
+    narrow = model_figures(
         drawn, "dense", PROMPTS[:3], Judges(features=clip, real=tmp_path / "narrow.safetensors")
     )["dense"]["fid"]
     assert "expected 16 numbers a picture, as the extractor computes, found 5" in narrow["why_not"]
-    other = judged(
+    other = model_figures(
         drawn, "dense", PROMPTS[:3], Judges(features=clip, real=EMOJI_CLIP / "real.safetensors")
     )["dense"]["kid"]
     assert "another extractor" in other["why_not"]
@@ -424,7 +426,7 @@ def test_emoji_clip_is_the_default_judge_of_a_builtin(clip, tmp_path):
 def test_the_builtin_is_judged_offline():
     """With the features that emoji-clip contains; noise is far from real emoji."""
     judges = find_judges({}, builtin_path("emoji-sd3"))
-    found = judged({"dense": images(4, side=64)}, "dense", PROMPTS[:4], judges)["dense"]
+    found = model_figures({"dense": images(4, side=64)}, "dense", PROMPTS[:4], judges)["dense"]
     assert found["fid"]["low"] > 100
     assert found["kid"]["value"] > 1
     assert -100 < found["clip_score"]["value"] < 40
