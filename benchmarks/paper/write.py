@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 
 from obsdiff.config.choices import PRESETS, STEP_WEIGHTINGS
-from obsdiff.evaluation.report.noise import METRICS, RESAMPLES, near_best
+from obsdiff.evaluation.bootstrap import RESAMPLES
+from obsdiff.evaluation.report.noise import METRICS, near_best
 from obsdiff.pipelines.builtin import BUILTINS
 from obsdiff.pipelines.record import in_words
 

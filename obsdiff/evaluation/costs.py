@@ -1,63 +1,145 @@
-"""What a pipeline costs: parameters, zeros, bytes, multiply-accumulates, and measured seconds against the dense one."""
+"""Cost of a pipeline: parameters, zeros, bytes on disk, MACs, peak memory, speed against dense."""
 
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
 from ..models.meta_device import build_on_meta, macs_or_why_not
+from ..pipelines.folder import Folder
 from ..pipelines.headers import Tensors
+from ..pipelines.load import load_pipeline
+from ..pipelines.record import RECORD, leaving
+from ..pipelines.replaceable import WORK
 from ..pipelines.run import denoiser_call
+from ..pipelines.save import read_record
+from ..runtime.json_files import kept_json, write_json
+from ..runtime.progress import say
 from ..runtime.timing import compared, interleaved
+from .inputs import Evaluation
+from .peak_memory import peak_memory
+from .report.noise import DENSE_NAME
 
-STEPS_PER_PICTURE = 4  # so many timed denoiser steps for every timed picture
+STEPS_PER_PICTURE = 4  # timed denoiser steps for each timed picture
+
+
+def resumable_cost(evaluation: Evaluation, name: str, part: Path) -> dict[str, Any]:
+    """Return the cost of a pipeline, from the file of an earlier run if there is one.
+
+    Args:
+        evaluation: the pipelines, and how they are called.
+        name: of the pipeline in `evaluation.folders`.
+        part: the folder that the run fills; stores the cost, because timing is slow.
+    """
+    file = part / WORK / "costs" / f"{evaluation.key(name)}.json"
+    cost = kept_json(file)
+    if cost is None:
+        cost = measured_cost(evaluation, name)
+        write_json(file, cost)
+    return cost
+
+
+def measured_cost(evaluation: Evaluation, name: str) -> dict[str, Any]:
+    """Return the cost of a pipeline as results.json stores it; speed for pruned pipelines only."""
+    folder = evaluation.folders[name]
+    cost: dict[str, Any] = cost_on_disk(folder.components[evaluation.component])
+    pipe = load_silent(folder)
+    cost["macs"] = pipeline_macs(pipe, evaluation)
+    record = record_of(folder)
+    cost |= leaving(record.get("groups", []))
+    if record:
+        cost["seconds"] = record.get("seconds", {})
+    if name != DENSE_NAME and evaluation.rounds:
+        say(f"{name}: timing {evaluation.rounds} pictures, dense and pruned in turn")
+        cost |= measure_speed(load_silent(evaluation.dense), pipe, evaluation)
+    del pipe
+    if evaluation.rounds:
+        cost["memory"] = peak_memory(
+            folder.path, evaluation.settings, evaluation.prompts[0], folder.single_file
+        )
+    return cost
+
+
+def load_silent(folder: Folder) -> Any:
+    """Return the pipeline of a folder, its progress bar disabled."""
+    pipe, _ = load_pipeline(folder)
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def record_of(folder: Folder) -> dict[str, Any]:
+    """Return obsdiff.json of a pruned folder; {} for a folder that obsdiff did not write."""
+    return read_record(folder.path) if (folder.path / RECORD).is_file() else {}
 
 
 def cost_on_disk(stored: Tensors) -> dict[str, int]:
-    """Parameters and zeros of a stored component, and bytes of its weights on disk."""
+    """Return {"parameters", "zeros", "bytes_on_disk"} of a stored component."""
     from safetensors import safe_open
 
     parameters = zeros = 0
     for file in stored.files:
         with safe_open(file, "pt") as tensors:
-            for name in (
-                stored.shapes.keys() & tensors.keys()
-            ):  # a single file holds other components, too
+            # a single-file checkpoint holds other components, too
+            for name in stored.shapes.keys() & tensors.keys():
                 tensor = tensors.get_tensor(name)
                 parameters += tensor.numel()
                 zeros += int((tensor == 0).sum())
     return {"parameters": parameters, "zeros": zeros, "bytes_on_disk": stored.size}
 
 
+def pipeline_macs(pipe: Any, evaluation: Evaluation) -> dict[str, Any]:
+    """Return the MACs of one denoiser step of a pipeline; see step_macs."""
+    denoiser = getattr(pipe, evaluation.component)
+    call = denoiser_call(pipe, denoiser, evaluation.prompts[0], evaluation.settings)
+    return step_macs(denoiser, call)
+
+
 def step_macs(denoiser: nn.Module, inputs: dict[str, Any]) -> dict[str, Any]:
-    """Multiply-accumulates of one denoiser call with these arguments, by kind, counted on a copy without weights; see
-    macs_or_why_not."""
-    return macs_or_why_not(
-        build_on_meta(dict(denoiser.config) | {"_class_name": type(denoiser).__name__}), inputs
-    )
+    """Return the multiply-accumulates of one denoiser call, by kind.
+
+    Args:
+        denoiser: a model of diffusers; a copy without weights is run.
+        inputs: keyword arguments of the call.
+
+    Returns:
+        The counts, "total" among them, and "why_not"; see macs_or_why_not.
+    """
+    config: Any = denoiser.config  # a dict, which nn.Module's typing does not show
+    copy = build_on_meta(dict(config) | {"_class_name": type(denoiser).__name__})
+    return macs_or_why_not(copy, inputs)
 
 
-def measure_speed(
-    dense: Any, pruned: Any, component: str, prompt: str, settings: dict[str, Any], rounds: int
-) -> dict[str, Any]:
-    """One denoiser step and one whole picture, dense and pruned interleaved: {"step", "picture"}, see timing.compared. A step is
-    one denoiser call for one picture, both guidance halves."""
-    pipes = {"dense": dense, "pruned": pruned}
-    denoisers = {name: getattr(pipe, component) for name, pipe in pipes.items()}
-    inputs = {
-        name: denoiser_call(pipe, denoisers[name], prompt, settings) for name, pipe in pipes.items()
-    }
-    steps = {name: lambda name=name: denoisers[name](**inputs[name]) for name in pipes}
-    pictures = {
-        name: lambda pipe=pipe: draw_one(pipe, prompt, settings) for name, pipe in pipes.items()
-    }
+def measure_speed(dense: Any, pruned: Any, evaluation: Evaluation) -> dict[str, Any]:
+    """Time one denoiser step and one whole picture, dense and pruned interleaved.
+
+    A step is one denoiser call for one picture, both halves of classifier-free guidance included.
+
+    Args:
+        dense: the dense pipeline.
+        pruned: the pruned pipeline.
+        evaluation: denoiser, prompt, settings and number of rounds.
+
+    Returns:
+        {"step", "picture"}, each as timing.compared returns it.
+    """
+    prompt, settings = evaluation.prompts[0], evaluation.settings
+    steps: dict[str, Callable[[], Any]] = {}
+    pictures: dict[str, Callable[[], Any]] = {}
+    for name, pipe in {"dense": dense, "pruned": pruned}.items():
+        denoiser = getattr(pipe, evaluation.component)
+        steps[name] = partial(denoiser, **denoiser_call(pipe, denoiser, prompt, settings))
+        pictures[name] = partial(draw_one, pipe, prompt, settings)
+    step_seconds = interleaved(steps, STEPS_PER_PICTURE * evaluation.rounds, warmup=2)
+    picture_seconds = interleaved(pictures, evaluation.rounds)
     return {
-        "step": compared(
-            interleaved(steps, STEPS_PER_PICTURE * rounds, warmup=2), "pruned", "dense"
-        ),
-        "picture": compared(interleaved(pictures, rounds), "pruned", "dense"),
+        "step": compared(step_seconds, "pruned", "dense"),
+        "picture": compared(picture_seconds, "pruned", "dense"),
     }
 
 
 def draw_one(pipe: Any, prompt: str, settings: dict[str, Any]) -> Any:
+    """Draw one picture from seed 0; return the pipeline's output."""
     return pipe(prompt=prompt, generator=torch.Generator(pipe.device).manual_seed(0), **settings)

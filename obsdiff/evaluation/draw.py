@@ -1,4 +1,4 @@
-"""Draw pictures with a pipeline, a seed for each prompt, and keep the final latents."""
+"""Draw pictures with one seed a prompt, and record the final latents; resumable by batches."""
 
 import contextlib
 from collections.abc import Iterator
@@ -7,17 +7,36 @@ from typing import Any
 
 import torch
 from PIL.Image import Image
+from safetensors.torch import load_file, save_file
+from torch import Tensor
 
+from ..pipelines.load import load_pipeline
+from ..pipelines.replaceable import WORK
 from ..pipelines.run import refused, replaced
+from ..runtime.progress import counting
+from .inputs import Evaluation
 
 
 def draw(
     pipe: Any, prompts: list[str], seeds: list[int], settings: dict[str, Any], batch_size: int = 4
-) -> tuple[list[Image], torch.Tensor]:
-    """Pictures, and the final latents (N, C, h, w) as the VAE got them, a seed for each prompt. The pipeline's progress bar is
-    switched off."""
+) -> tuple[list[Image], Tensor]:
+    """Draw one picture a prompt. Disables the pipeline's progress bar.
+
+    Args:
+        pipe: a text-to-image pipeline of diffusers with a VAE.
+        prompts: N prompts.
+        seeds: N generator seeds.
+        settings: further keyword arguments of the call.
+        batch_size: prompts of one call.
+
+    Returns:
+        N pictures, and the final latents (N, C, h, w), float32 on the CPU, as the VAE decodes them.
+
+    Raises:
+        UserError: the pipeline refuses its arguments.
+    """
     images: list[Image] = []
-    latents: list[torch.Tensor] = []
+    latents: list[Tensor] = []
     pipe.set_progress_bar_config(disable=True)
     with recorded_latents(pipe, latents), refused(pipe), torch.no_grad():
         for i in range(0, len(prompts), batch_size):
@@ -31,16 +50,87 @@ def draw(
 
 
 @contextlib.contextmanager
-def recorded_latents(pipe: Any, latents: list[torch.Tensor]) -> Iterator[None]:
-    """Keep what goes into the VAE: the final latents, up to the VAE's scale and shift, which the relative error does not see."""
+def recorded_latents(pipe: Any, latents: list[Tensor]) -> Iterator[None]:
+    """Append the VAE's inputs (B, C, h, w) to `latents`.
+
+    These are the final latents but for the VAE's scale and shift, to which the relative latent
+    error is invariant.
+    """
     decode = pipe.vae.decode
 
-    def recording(z: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+    def recording(z: Tensor, *args: Any, **kwargs: Any) -> Any:
         latents.append(z.detach().float().cpu())
         return decode(z, *args, **kwargs)
 
     with replaced(pipe.vae, "decode", recording):
         yield
+
+
+def draw_missing(evaluation: Evaluation, name: str, part: Path) -> list[str]:
+    """Draw the batches of a pipeline that are not on disk yet.
+
+    Args:
+        evaluation: prompts, seeds and settings.
+        name: of the pipeline in `evaluation.folders`.
+        part: the folder that the run fills; gets the pictures, and the latents of each batch.
+
+    Returns:
+        The paths of all N pictures, relative to `part`.
+    """
+    paths = image_paths(evaluation, name)
+    folder = latents_folder(evaluation, name, part)
+    folder.mkdir(parents=True, exist_ok=True)
+    missing, drawn = [], 0
+    for i in range(0, len(paths), evaluation.batch_size):
+        images = paths[i : i + evaluation.batch_size]
+        files = [latents_file(folder, i), *(part / path for path in images)]
+        if all(file.exists() for file in files):
+            drawn += len(images)
+        else:
+            missing.append(i)
+    if missing:
+        pipe, _ = load_pipeline(evaluation.folders[name])
+        with counting(f"drawing {name}", len(paths)) as advance:
+            advance(drawn)
+            for i in missing:
+                advance(draw_batch(pipe, evaluation, name, i, part))
+    return paths
+
+
+def draw_batch(pipe: Any, evaluation: Evaluation, name: str, first: int, part: Path) -> int:
+    """Draw and store the batch that starts at prompt `first`; return its number of prompts."""
+    batch = slice(first, first + evaluation.batch_size)
+    prompts = evaluation.prompts[batch]
+    images, latents = draw(
+        pipe, prompts, evaluation.seeds[batch], evaluation.settings, evaluation.batch_size
+    )
+    save_images(images, part, image_paths(evaluation, name)[batch])
+    file = latents_file(latents_folder(evaluation, name, part), first)
+    unfinished = file.with_suffix(".part")
+    save_file({"latents": latents.contiguous()}, unfinished)
+    unfinished.rename(file)
+    return len(prompts)
+
+
+def image_paths(evaluation: Evaluation, name: str) -> list[str]:
+    """Return the paths of a pipeline's N pictures, relative to the folder of the run."""
+    return [f"images/{evaluation.key(name)}/{i:03}.png" for i in range(len(evaluation.prompts))]
+
+
+def latents_folder(evaluation: Evaluation, name: str, part: Path) -> Path:
+    """Return the folder of a pipeline's latents, one file a batch."""
+    return part / WORK / "latents" / evaluation.key(name)
+
+
+def latents_file(folder: Path, first: int) -> Path:
+    """Return the latents' file of the batch that starts at prompt `first`."""
+    return folder / f"{first:06}.safetensors"
+
+
+def load_latents(evaluation: Evaluation, name: str, part: Path) -> Tensor:
+    """Return the final latents (N, C, h, w) of a pipeline's stored batches."""
+    files = sorted(latents_folder(evaluation, name, part).glob("*.safetensors"))
+    return torch.cat([load_file(file)["latents"] for file in files])
 
 
 def save_images(images: list[Image], folder: Path, paths: list[str]) -> None:

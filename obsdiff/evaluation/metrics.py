@@ -1,20 +1,22 @@
-"""Pure functions on latents, pictures and features: how far a pruned pipeline's pictures are from the dense one's, and from real ones.
+"""Metrics of latents, pictures and features: pruned against dense, and drawn against real ones.
 
-N prompts, one picture each; M real pictures; F numbers in a picture's features. Every figure is
+N prompts, one picture each; M real pictures; F features of a picture. Every figure is the dict
 
     {"value", "low", "high", "why_not", "per_prompt"}
 
-with its 95 % interval over prompts, and what that interval was made from: one number a prompt. Where a figure is a mean over
-prompts, the interval is the bootstrap's. FID and KID are not: drawing prompts twice, as the bootstrap does, puts each picture
-beside its copy and makes both of them worse. Their interval is the jackknife's, value +- 1.96 standard errors, and their number a
-prompt is the jackknife's pseudo-value.
+with the value, its 95 % interval over prompts, and one number a prompt, from which the interval is
+computed. A mean over prompts has the bootstrap's percentile interval. FID and KID have the
+jackknife's interval, value +- 1.96 standard errors, and its pseudo-values as the numbers a prompt:
+a bootstrap resample would contain pictures twice, which biases both metrics upwards.
 
 References:
-    Wang, Bovik, Sheikh, Simoncelli. Image Quality Assessment: From Error Visibility to Structural Similarity. 2004.
-    Heusel, Ramsauer, Unterthiner, Nessler, Hochreiter. GANs Trained by a Two Time-Scale Update Rule Converge to a Local Nash
-        Equilibrium. 2017. https://arxiv.org/abs/1706.08500
-    Binkowski, Sutherland, Arbel, Gretton. Demystifying MMD GANs. 2018. https://arxiv.org/abs/1801.01401
-    Efron, Tibshirani. An Introduction to the Bootstrap. 1993: chapters 11 (jackknife) and 13 (percentile intervals).
+    Wang, Bovik, Sheikh, Simoncelli. Image Quality Assessment: From Error Visibility to Structural
+        Similarity. 2004.
+    Heusel, Ramsauer, Unterthiner, Nessler, Hochreiter. GANs Trained by a Two Time-Scale Update Rule
+        Converge to a Local Nash Equilibrium. 2017. https://arxiv.org/abs/1706.08500
+    Binkowski, Sutherland, Arbel, Gretton. Demystifying MMD GANs. 2018.
+        https://arxiv.org/abs/1801.01401
+    Efron, Tibshirani. An Introduction to the Bootstrap. 1993: chapter 11 (jackknife).
 """
 
 from collections.abc import Callable
@@ -24,14 +26,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
-RESAMPLES = 2000
-GROUPS = 128  # the jackknife leaves out one prompt at a time; with more prompts than this, one group of them
-KERNEL_ROWS = 1024  # of a kernel matrix at a time
+from .bootstrap import bootstrap_interval
+
+GROUPS = 128  # jackknife groups: single prompts up to this number, else groups of equal size
+KERNEL_ROWS = 1024  # rows of a kernel matrix computed at once
 Figure = dict[str, Any]
 
 
 def not_run(why: str) -> Figure:
-    """The figure of a metric that was not measured."""
+    """Return the figure of a metric that was not measured.
+
+    Args:
+        why: the reason; its whitespace is normalised.
+    """
     return {
         "value": None,
         "low": None,
@@ -42,6 +49,7 @@ def not_run(why: str) -> Figure:
 
 
 def figure_of(value: float, low: float, high: float, per_prompt: np.ndarray) -> Figure:
+    """Return a measured figure, per_prompt (N,), as JSON values."""
     return {
         "value": float(value),
         "low": float(low),
@@ -52,78 +60,124 @@ def figure_of(value: float, low: float, high: float, per_prompt: np.ndarray) -> 
 
 
 def mean_of(per_prompt: np.ndarray, seed: int = 0) -> Figure:
-    """The mean of one number a prompt (N,), and its 95 % bootstrap interval."""
-    picks = np.random.default_rng(seed).integers(len(per_prompt), size=(RESAMPLES, len(per_prompt)))
-    low, high = np.quantile(per_prompt[picks].mean(1), [0.025, 0.975])
+    """Return the mean over prompts and its 95 % bootstrap interval.
+
+    Args:
+        per_prompt: one number a prompt (N,).
+        seed: of the bootstrap.
+    """
+    low, high = bootstrap_interval(lambda picks: per_prompt[picks].mean(1), len(per_prompt), seed)
     return figure_of(per_prompt.mean(), low, high, per_prompt)
 
 
 def squared_errors(pruned: Tensor, dense: Tensor) -> tuple[np.ndarray, np.ndarray]:
-    """For each prompt the mean squared difference, and the mean squared deviation of dense from its overall mean: (N,), (N,)."""
+    """Return mean((x - d)^2) and mean((d - mean d)^2) of each prompt (N,), for latents (N, ...)."""
     x, d = pruned.double(), dense.double()
-    return (x - d).square().flatten(1).mean(1).numpy(), (d - d.mean()).square().flatten(1).mean(
-        1
-    ).numpy()
+    difference = (x - d).square().flatten(1).mean(1)
+    deviation = (d - d.mean()).square().flatten(1).mean(1)
+    return difference.numpy(), deviation.numpy()
 
 
 def relative_latent_error(pruned: Tensor, dense: Tensor, seed: int = 0) -> Figure:
-    """mean((x - d)^2) / mean((d - mean d)^2) over the final latents (N, ...) of all prompts, same seeds; and its 95 % bootstrap
-    interval over prompts. 0 is the same picture, 2 an unrelated one. A prompt's number is its part of the mean."""
+    """Return mean((x - d)^2) / mean((d - mean d)^2) over all prompts, with its bootstrap interval.
+
+    0 is the same picture, about 2 an unrelated one.
+
+    Args:
+        pruned: final latents x (N, C, h, w) of the pruned pipeline.
+        dense: final latents d (N, C, h, w) of the dense one, from the same seeds.
+        seed: of the bootstrap.
+
+    Returns:
+        The figure; a prompt's number is its mean((x - d)^2) over the common denominator.
+    """
     top, bottom = squared_errors(pruned, dense)
-    picks = np.random.default_rng(seed).integers(len(top), size=(RESAMPLES, len(top)))
-    low, high = np.quantile(top[picks].mean(1) / bottom[picks].mean(1), [0.025, 0.975])
+    low, high = bootstrap_interval(
+        lambda picks: top[picks].mean(1) / bottom[picks].mean(1), len(top), seed
+    )
     return figure_of(top.mean() / bottom.mean(), low, high, top / bottom.mean())
 
 
 def psnr(pruned: Tensor, dense: Tensor) -> Figure:
-    """Peak signal-to-noise ratio in dB, 10 log10(255^2 / MSE), of pictures (N, 3, H, W) uint8 against the dense ones; higher is
-    nearer. Infinite for equal pictures, and then not a figure."""
+    """Return the mean peak signal-to-noise ratio in dB, 10 log10(255^2 / MSE); higher is nearer.
+
+    Args:
+        pruned: pictures (N, 3, H, W) uint8.
+        dense: pictures (N, 3, H, W) uint8 from the same seeds.
+
+    Returns:
+        The figure; without a value if two pictures are equal, since their PSNR is infinite.
+    """
     from torchmetrics.functional.image import peak_signal_noise_ratio
 
     equal = int((pruned == dense).flatten(1).all(1).sum())
     if equal:
         return not_run(
-            f"{equal} of {len(dense)} pictures are equal to dense's, and their PSNR is infinite"
+            f"{equal} of {len(dense)} pictures are equal to the dense ones: their PSNR is infinite"
         )
     return mean_of(per_image(peak_signal_noise_ratio, pruned, dense))
 
 
 def ssim(pruned: Tensor, dense: Tensor) -> Figure:
-    """Structural similarity (Wang et al. 2004, eq. 13; Gaussian window of 11, deviation 1.5) of pictures (N, 3, H, W) uint8 against
-    the dense ones: at most 1, which is the same picture."""
+    """Return the mean structural similarity, at most 1, which is the same picture.
+
+    Wang et al. 2004, eq. 13, with a Gaussian window of 11 pixels and standard deviation 1.5.
+
+    Args:
+        pruned: pictures (N, 3, H, W) uint8.
+        dense: pictures (N, 3, H, W) uint8 from the same seeds.
+    """
     from torchmetrics.functional.image import structural_similarity_index_measure
 
     return mean_of(per_image(structural_similarity_index_measure, pruned, dense))
 
 
 def per_image(metric: Callable, pruned: Tensor, dense: Tensor) -> np.ndarray:
-    """A metric of torchmetrics, picture by picture: (N,)."""
+    """Return a metric of torchmetrics for each pair of pictures (N, 3, H, W): (N,)."""
     pairs = zip(pruned[:, None].float(), dense[:, None].float(), strict=True)
     return np.array([metric(x, d, data_range=255.0).item() for x, d in pairs])
 
 
 def fid(drawn: Tensor, real: Tensor) -> Figure:
-    """Frechet distance of two Gaussians fitted to features (N, F) of drawn and (M, F) of real pictures (Heusel et al. 2017, eq. 6);
-    0 is the same. With few pictures it is too high: compare figures of the same N only."""
+    """Return the Frechet distance of the Gaussians of drawn and real features; 0 if they are equal.
+
+    Heusel et al. 2017, eq. 6. It is biased upwards for few pictures: compare figures of equal N.
+
+    Args:
+        drawn: features (N, F), N >= 3.
+        real: features (M, F), M >= 2.
+    """
     x, r = drawn.double(), real.double()
-    if len(x) < 3 or len(r) < 2:
-        return not_run(
-            f"expected at least 3 drawn pictures and 2 real ones, found {len(x)} and {len(r)}"
-        )
+    if too_few := count_problem(x, r):
+        return not_run(too_few)
     mean, root = r.mean(0), covariance_root(r)
     return jackknife(lambda rows: frechet_distance(x[rows], mean, root), len(x))
 
 
+def count_problem(drawn: Tensor, real: Tensor) -> str:
+    """Return what is wrong with the numbers of pictures for FID and KID; "" if nothing is."""
+    if len(drawn) >= 3 and len(real) >= 2:
+        return ""
+    return f"expected at least 3 drawn pictures and 2 real ones, found {len(drawn)} and {len(real)}"
+
+
 def covariance_root(features: Tensor) -> Tensor:
-    """R with R R^T the covariance (F, F) of features (M, F)."""
+    """Return R (F, F) with R R^T the covariance of features (M, F)."""
     centred = features - features.mean(0)
     values, vectors = torch.linalg.eigh(centred.T @ centred / (len(features) - 1))
     return vectors * values.clamp(min=0).sqrt()
 
 
 def frechet_distance(drawn: Tensor, mean: Tensor, root: Tensor) -> float:
-    """|m - mean|^2 + tr S + tr R R^T - 2 tr (S R R^T)^(1/2), with m and S of drawn (N, F), and mean (F,) and R (F, F) of the real
-    ones. The eigenvalues of S R R^T are the squared singular values of (drawn - m) R / sqrt(N - 1)."""
+    """Return |m - mean|^2 + tr S + tr R R^T - 2 tr (S R R^T)^(1/2).
+
+    The eigenvalues of S R R^T are the squared singular values of (drawn - m) R / sqrt(N - 1).
+
+    Args:
+        drawn: features (N, F) with mean m and covariance S.
+        mean: mean (F,) of the real features.
+        root: R (F, F), from covariance_root of the real features.
+    """
     shift = drawn.mean(0) - mean
     centred = (drawn - drawn.mean(0)) / (len(drawn) - 1) ** 0.5
     overlap = torch.linalg.svdvals(centred @ root).sum()
@@ -131,18 +185,20 @@ def frechet_distance(drawn: Tensor, mean: Tensor, root: Tensor) -> float:
 
 
 def kid(drawn: Tensor, real: Tensor) -> Figure:
-    """Kernel inception distance: the unbiased estimate of the squared maximum mean discrepancy of features (N, F) and (M, F) under
-    the kernel (x.y / F + 1)^3 (Binkowski et al. 2018, eq. 3 and 4), from all pictures instead of random subsets. About 0, above or
-    below, for pictures of one kind."""
+    """Return the kernel inception distance: about 0, of either sign, for equal distributions.
+
+    The unbiased estimate of the squared maximum mean discrepancy under the kernel (x.y / F + 1)^3
+    (Binkowski et al. 2018, eq. 3 and 4), from all pictures instead of random subsets.
+
+    Args:
+        drawn: features (N, F), N >= 3.
+        real: features (M, F), M >= 2.
+    """
     x, r = drawn.double(), real.double()
-    if len(x) < 3 or len(r) < 2:
-        return not_run(
-            f"expected at least 3 drawn pictures and 2 real ones, found {len(x)} and {len(r)}"
-        )
-    among, across = (
-        kernel(x, x),
-        torch.cat([kernel(rows, r).mean(1) for rows in x.split(KERNEL_ROWS)]),
-    )
+    if too_few := count_problem(x, r):
+        return not_run(too_few)
+    among = kernel(x, x)
+    across = torch.cat([kernel(rows, r).mean(1) for rows in x.split(KERNEL_ROWS)])
     total = sum(kernel(rows, r).sum() for rows in r.split(KERNEL_ROWS)) - kernel_diagonal(r).sum()
     constant = total / (len(r) * (len(r) - 1))
 
@@ -156,16 +212,25 @@ def kid(drawn: Tensor, real: Tensor) -> Figure:
 
 
 def kernel(x: Tensor, y: Tensor) -> Tensor:
+    """Return (x.y / F + 1)^3 of features (N, F) and (M, F): (N, M)."""
     return (x @ y.T / x.shape[1] + 1) ** 3
 
 
 def kernel_diagonal(x: Tensor) -> Tensor:
+    """Return the diagonal (N,) of kernel(x, x) for features (N, F)."""
     return (x.square().mean(1) + 1) ** 3
 
 
 def jackknife(statistic: Callable[[Tensor], float], n: int) -> Figure:
-    """A statistic of n rows, given by their indices, with value +- 1.96 jackknife standard errors. Pseudo-value of a group of g rows:
-    (n / g) whole - (n / g - 1) without it (Efron and Tibshirani 1993, eq. 11.10)."""
+    """Return a statistic with its interval, value +- 1.96 jackknife standard errors.
+
+    The pseudo-value of a group of g rows is (n / g) whole - (n / g - 1) without
+    (Efron and Tibshirani 1993, eq. 11.10).
+
+    Args:
+        statistic: maps row indices (g,) to a value.
+        n: number of rows.
+    """
     everything = torch.arange(n)
     whole = statistic(everything)
     pseudo = []

@@ -1,8 +1,11 @@
-"""Peak memory of one picture, in a process of its own: `python -m obsdiff.evaluation.peak_memory FOLDER SETTINGS_JSON PROMPT [FILE]`,
-FILE being a single-file checkpoint whose configs FOLDER has.
+"""Peak memory of drawing one picture, measured in a process of its own.
 
-On a CPU: the process's anonymous memory (RssAnon of /proc), because the ordinary peak also counts pages of mapped files; the
-weights are copied out of their mapped files first, so that they count. On a GPU: what torch allocated there.
+    python -m obsdiff.evaluation.peak_memory FOLDER SETTINGS_JSON PROMPT [FILE]
+
+FILE is a single-file checkpoint whose configs are in FOLDER. On a CPU the peak is that of anonymous
+memory (RssAnon of /proc), since the ordinary peak also counts the pages of mapped files; the
+weights are first copied out of their mapped files, so that they count. On a GPU the peak is that of
+torch's allocator.
 """
 
 import json
@@ -17,34 +20,38 @@ from ..runtime.memory import STATUS, Watch, anonymous
 def peak_memory(
     folder: Path, settings: dict[str, Any], prompt: str, single_file: Path | None = None
 ) -> dict[str, Any]:
-    """{"weights_bytes", "peak_bytes", "device", "why_not"} of drawing one picture with the pipeline of a folder."""
-    if not STATUS.exists() and not gpu():
-        return {
-            "weights_bytes": None,
-            "peak_bytes": None,
-            "why_not": "this system has no /proc to read a process's memory from",
-        }
-    command = [
-        sys.executable,
-        "-m",
-        "obsdiff.evaluation.peak_memory",
-        str(folder),
-        json.dumps(settings),
-        prompt,
-        *([str(single_file)] if single_file else []),
-    ]
+    """Measure the peak memory of drawing one picture.
+
+    Args:
+        folder: the pipeline's folder.
+        settings: keyword arguments of the pipeline call, as JSON can store them.
+        prompt: of the picture.
+        single_file: a single-file checkpoint whose configs are in `folder`.
+
+    Returns:
+        {"weights_bytes", "peak_bytes", "device", "why_not"}; the bytes are None if not measured.
+    """
+    if not STATUS.exists() and not has_gpu():
+        return not_measured("this system has no /proc to read a process's memory from")
+    arguments = [str(folder), json.dumps(settings), prompt]
+    arguments += [str(single_file)] if single_file else []
+    command = [sys.executable, "-m", "obsdiff.evaluation.peak_memory", *arguments]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
         lines = done.stderr.strip().splitlines()
-        return {
-            "weights_bytes": None,
-            "peak_bytes": None,
-            "why_not": f"the measuring process failed: {lines[-1] if lines else done.returncode}",
-        }
+        return not_measured(
+            f"the measuring process failed: {lines[-1] if lines else done.returncode}"
+        )
     return json.loads(done.stdout.strip().splitlines()[-1])
 
 
-def gpu() -> bool:
+def not_measured(why: str) -> dict[str, Any]:
+    """Return the entry of results.json for a failed measurement."""
+    return {"weights_bytes": None, "peak_bytes": None, "why_not": why}
+
+
+def has_gpu() -> bool:
+    """Return whether torch can use a GPU."""
     import torch
 
     return torch.cuda.is_available()
@@ -53,25 +60,19 @@ def gpu() -> bool:
 def measure_here(
     folder: Path, settings: dict[str, Any], prompt: str, single_file: str | None = None
 ) -> dict[str, Any]:
-    """Load the pipeline, draw one picture, watch."""
+    """Load the pipeline, draw one picture and return its peak memory, in this process."""
     import torch
 
-    from ..pipelines.folder import open_folder
-    from ..pipelines.load import load_pipeline
-    from ..pipelines.single_file import open_single_file
-
     before = anonymous() if STATUS.exists() else 0
-    pipe, _ = load_pipeline(
-        open_single_file(Path(single_file), folder) if single_file else open_folder(folder)
-    )
-    pipe.set_progress_bar_config(disable=True)
+    pipe = pipeline_of(folder, single_file)
     parts = [c for c in pipe.components.values() if isinstance(c, torch.nn.Module)]
-    weights = sum(p.numel() * p.element_size() for part in parts for p in part.parameters())
+    parameters = [p for part in parts for p in part.parameters()]
+    weights = sum(p.numel() * p.element_size() for p in parameters)
     on_gpu = pipe.device.type == "cuda"
     if on_gpu:
         torch.cuda.reset_peak_memory_stats()
     else:
-        for p in (p for part in parts for p in part.parameters()):
+        for p in parameters:
             p.data = p.data.clone()
         watch = Watch()
         watch.start()
@@ -84,6 +85,18 @@ def measure_here(
         "device": pipe.device.type,
         "why_not": None,
     }
+
+
+def pipeline_of(folder: Path, single_file: str | None) -> Any:
+    """Return the pipeline of a folder, or of a single-file checkpoint with its configs there."""
+    from ..pipelines.folder import open_folder
+    from ..pipelines.load import load_pipeline
+    from ..pipelines.single_file import open_single_file
+
+    opened = open_single_file(Path(single_file), folder) if single_file else open_folder(folder)
+    pipe, _ = load_pipeline(opened)
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from transformers import AutoTokenizer, CLIPModel
 
 from obsdiff import PruningConfig, builtin_path, prune_, save_pruned
 from obsdiff.cli.main import main
+from obsdiff.evaluation import draw as draw_module
 from obsdiff.evaluation.costs import step_macs
 from obsdiff.evaluation.draw import draw
 from obsdiff.evaluation.judges.clip import Clip
@@ -132,9 +133,7 @@ def test_the_error_is_that_of_drawing_by_hand(argv, models, tmp_path, capsys):
     assert "speed of a step" not in table  # what was not measured has no column
 
 
-def test_a_killed_run_goes_on(argv, tmp_path, capsys, monkeypatch):
-    import obsdiff.evaluation.evaluate
-
+def test_a_killed_run_resumes(argv, tmp_path, capsys, monkeypatch):
     assert main([*argv, "--rounds", "0"]) == 0
     whole = json.loads((tmp_path / "run" / "results.json").read_text())
     shutil.rmtree(tmp_path / "run")
@@ -146,7 +145,7 @@ def test_a_killed_run_goes_on(argv, tmp_path, capsys, monkeypatch):
         drawn.append(prompts)
         return draw(pipe, prompts, *rest)
 
-    monkeypatch.setattr(obsdiff.evaluation.evaluate, "draw", dying)
+    monkeypatch.setattr(draw_module, "draw", dying)
     assert main([*argv, "--rounds", "0"]) == 1
     assert "go on with --resume" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
@@ -162,7 +161,7 @@ def test_a_killed_run_goes_on(argv, tmp_path, capsys, monkeypatch):
     ).unlink()  # lost, with its batch's latents still there
     drawn.clear()
     monkeypatch.setattr(
-        obsdiff.evaluate,
+        draw_module,
         "draw",
         lambda pipe, prompts, *rest: drawn.append(prompts) or draw(pipe, prompts, *rest),
     )
@@ -173,7 +172,9 @@ def test_a_killed_run_goes_on(argv, tmp_path, capsys, monkeypatch):
     assert not (tmp_path / "run.part").exists()
 
 
-def test_what_cannot_be_compared_is_one_line(argv, models, tmp_path, capsys, prompts_file):
+def test_pipelines_that_cannot_be_compared_are_refused_in_one_line(
+    argv, models, tmp_path, capsys, prompts_file
+):
     def refused(flags: list[str], *words: str) -> None:
         assert main(flags) == 2
         errors = [
@@ -263,7 +264,10 @@ def test_what_cannot_be_compared_is_one_line(argv, models, tmp_path, capsys, pro
 
 
 def test_both_draw_with_one_scheduler(models, prompts_file, tmp_path, capsys):
-    """Another setting or another class is one line; a file that leaves defaults out, as older versions wrote it, is the same scheduler."""
+    """Another setting or class is refused in one line.
+
+    A file without the defaults, as older versions wrote it, is the same scheduler.
+    """
     other = Path(shutil.copytree(models["sparse"], tmp_path / "other"))
     file, index = other / "scheduler" / "scheduler_config.json", other / "model_index.json"
     config, whole_index = json.loads(file.read_text()), json.loads(index.read_text())
@@ -386,13 +390,13 @@ def test_macs_of_a_step_count_both_guidance_halves(sd3_pipe):
     assert two["total"] == 2 * one["total"] > 0
 
 
-def test_a_model_that_needs_data_says_why_it_is_not_counted(sd3_pipe):
+def test_a_model_that_needs_data_has_a_reason_instead_of_macs(sd3_pipe):
     found = step_macs(sd3_pipe.vae, {"sample": torch.zeros(1, 5, 16, 16)})
     assert found["total"] is None
     assert "AutoencoderKL" in found["why_not"]
 
 
-def test_memory_that_cannot_be_measured_says_why(tmp_path):
+def test_memory_that_cannot_be_measured_has_a_reason(tmp_path):
     found = peak_memory(tmp_path, {}, "fish")
     assert found["peak_bytes"] is None
     assert "model_index.json" in found["why_not"]
@@ -446,7 +450,7 @@ def test_metrics_are_those_of_the_saved_pictures(argv, tmp_path, capsys):
 
 
 def test_fid_kid_and_clip_score_are_torchmetrics_called_directly(argv, tmp_path):
-    """From the saved pictures and prompts, with the same CLIP: what results.json says is what torchmetrics says."""
+    """results.json has torchmetrics' figures of the saved pictures and prompts, for one CLIP."""
     emoji = CLIPModel.from_pretrained(EMOJI_CLIP, dtype=torch.float32).eval()
     tokens = AutoTokenizer.from_pretrained(EMOJI_CLIP)
     side = emoji.config.vision_config.image_size
@@ -544,7 +548,7 @@ def test_fid_kid_and_clip_score_are_torchmetrics_called_directly(argv, tmp_path)
         )
 
 
-def test_one_prompt_says_that_its_intervals_are_none(argv, capsys):
+def test_the_table_warns_that_one_prompt_has_no_interval(argv, capsys):
     assert main([*argv, "--num-prompts", "1", "--rounds", "0"]) == 0
     assert "one prompt has no spread" in capsys.readouterr().out
 

@@ -1,4 +1,4 @@
-"""Every figure by hand, or against torchmetrics called directly; and what its interval is worth."""
+"""Every figure by hand or against torchmetrics, and the coverage of its interval."""
 
 import numpy as np
 import pytest
@@ -34,7 +34,7 @@ def features(n: int, width: int, shift: float = 0.0, seed: int = 0) -> torch.Ten
 
 
 class AsTheyAre(nn.Module):
-    """An extractor for torchmetrics whose pictures are features already."""
+    """An extractor for torchmetrics whose inputs are features."""
 
     def __init__(self, width: int):
         super().__init__()
@@ -44,7 +44,7 @@ class AsTheyAre(nn.Module):
         return x
 
 
-def test_its_definition_by_hand():
+def test_relative_latent_error_by_hand():
     dense = torch.tensor([[1.0, 3.0], [5.0, 7.0]])  # mean 4, squared deviations 9 1 1 9: mean 5
     pruned = dense + torch.tensor([[1.0, 1.0], [0.0, 2.0]])  # squared differences 1 1 0 4: mean 1.5
     found = relative_latent_error(pruned, dense)
@@ -78,7 +78,7 @@ def test_psnr_by_hand():
     )
 
 
-def test_equal_pictures_have_no_psnr_and_say_so():
+def test_equal_pictures_have_a_reason_instead_of_a_psnr():
     x = pictures(3)
     found = psnr(torch.stack([x[0], x[1], 255 - x[2]]), x)
     assert found["value"] is None
@@ -120,7 +120,7 @@ def test_kid_is_torchmetrics_with_all_pictures():
     assert kid(x, real)["value"] == pytest.approx(metric.compute()[0].item(), rel=1e-5)
 
 
-def test_kid_is_what_torchmetrics_subsets_are_about():
+def test_kid_is_the_mean_of_torchmetrics_subsets():
     x, real = features(20, 8, 0.5), features(90, 8, seed=2)
     metric = KernelInceptionDistance(AsTheyAre(8), subsets=3000, subset_size=20, normalize=True)
     metric.update(x.double(), real=False)
@@ -131,7 +131,7 @@ def test_kid_is_what_torchmetrics_subsets_are_about():
 
 
 @pytest.mark.parametrize("metric", [fid, kid])
-def test_the_jackknife_knows_how_far_other_prompts_would_be(metric):
+def test_the_jackknife_error_is_the_spread_over_other_prompts(metric):
     real = features(500, 8, seed=99)
     found = [metric(features(40, 8, 0.3, seed=s), real) for s in range(40)]
     errors = [(f["high"] - f["value"]) / 1.96 for f in found]
@@ -139,7 +139,7 @@ def test_the_jackknife_knows_how_far_other_prompts_would_be(metric):
 
 
 @pytest.mark.parametrize("metric", [fid, kid])
-def test_many_prompts_are_left_out_in_groups_and_too_few_say_so(metric):
+def test_the_jackknife_groups_many_prompts_and_refuses_too_few(metric):
     real = features(50, 4, seed=2)
     assert len(metric(features(GROUPS + 40, 4), real)["per_prompt"]) == GROUPS
     assert "found 2 and 50" in metric(features(2, 4), real)["why_not"]
@@ -167,10 +167,10 @@ def test_noise_is_judged_prompt_by_prompt():
         min("ac", key=lambda n: {"a": best, "c": alike}[n]["value"])
     }
     without = [{**figure, "per_prompt": None} for figure in (best, slightly_worse)]
-    assert inside_noise(*without)  # then overlapping intervals have to do
+    assert inside_noise(*without)  # then overlapping intervals decide
 
 
-def test_what_was_not_run_is_said_once_for_all_runs():
+def test_a_reason_that_all_runs_share_is_one_line():
     runs = [
         {"name": name, "metrics": {"fid": not_run("no real pictures"), "psnr": figure}}
         for name, figure in (("a", not_run("equal")), ("b", mean_of(np.ones(3))))

@@ -1,13 +1,16 @@
-"""Judges that are CLIP models in transformers' format: CLIP score, and PickScore.
+"""Judges that are CLIP models in transformers' format: CLIP score and PickScore.
 
-How a picture is read is the model's own affair: as its preprocessor_config.json says, if it has one; else resized to the model's
-image_size (bicubic) and scaled to [-1, 1], as emoji-clip was trained.
+    CLIP score = 100 cos(picture, prompt)                (Hessel et al. 2021, section 3.1)
+    PickScore  = exp(logit_scale) cos(picture, prompt)   (Kirstain et al. 2023, eq. 1)
+
+Pictures are preprocessed as the model's preprocessor_config.json states. Without that file they are
+resized to the model's image_size (bicubic) and scaled to [-1, 1], as emoji-clip was trained.
 
 References:
-    Hessel, Holtzman, Forbes, Le Bras, Choi. CLIPScore: A Reference-free Evaluation Metric for Image Captioning. 2021.
-        https://arxiv.org/abs/2104.08718
-    Kirstain, Polyak, Singer, Matiana, Penna, Levy. Pick-a-Pic: An Open Dataset of User Preferences for Text-to-Image Generation.
-        2023. https://arxiv.org/abs/2305.01569
+    Hessel, Holtzman, Forbes, Le Bras, Choi. CLIPScore: A Reference-free Evaluation Metric for
+        Image Captioning. 2021. https://arxiv.org/abs/2104.08718
+    Kirstain, Polyak, Singer, Matiana, Penna, Levy. Pick-a-Pic: An Open Dataset of User Preferences
+        for Text-to-Image Generation. 2023. https://arxiv.org/abs/2305.01569
 """
 
 from collections.abc import Callable
@@ -20,24 +23,39 @@ from PIL import Image
 from torch import Tensor
 
 from ...runtime.json_files import read_json
-from .weights import NotAtHand
+from .weights import MetricUnavailable
 
-BATCH = 16
+BATCH = 16  # pictures of one forward
 
 
 class Clip:
-    """A CLIPModel with its tokenizer and its way of reading pictures."""
+    """A CLIPModel with its tokenizer and its preprocessing of pictures.
 
-    def __init__(self, folder: Path):
+    Attributes:
+        model: the CLIPModel, in float32.
+        tokenizer: of its prompts.
+        preprocess: pictures -> pixel values (B, 3, S, S).
+    """
+
+    def __init__(self, folder: Path) -> None:
+        """Load the model in a folder; MetricUnavailable if tensors are missing."""
         from transformers import AutoTokenizer, CLIPModel
 
-        self.model = load(CLIPModel, folder)
+        self.model = load_transformer(CLIPModel, folder)
         self.tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-        self.read = reader(folder)
+        self.preprocess = preprocessing(folder)
 
     @torch.no_grad()
     def cosines(self, images: list[Image.Image], prompts: list[str]) -> np.ndarray:
-        """Cosine of each picture's and its prompt's embedding, in [-1, 1]: (N,)."""
+        """Return the cosine of each picture's and its prompt's embedding, -1 to 1.
+
+        Args:
+            images: N pictures.
+            prompts: N prompts.
+
+        Returns:
+            The cosines (N,), float64.
+        """
         length = self.model.config.text_config.max_position_embeddings
         found = []
         for i in range(0, len(images), BATCH):
@@ -51,22 +69,30 @@ class Clip:
             out = self.model(
                 input_ids=text.input_ids,
                 attention_mask=text.attention_mask,
-                pixel_values=self.read(images[i : i + BATCH]),
+                pixel_values=self.preprocess(images[i : i + BATCH]),
             )
             found.append((out.image_embeds * out.text_embeds).sum(1))
         return torch.cat(found).double().numpy()
 
     def clip_scores(self, images: list[Image.Image], prompts: list[str]) -> np.ndarray:
-        """100 cos(picture, prompt): torchmetrics' scale; Hessel et al. 2021, section 3.1, have 2.5 max(cos, 0)."""
+        """Return the CLIP scores (N,) on torchmetrics' scale; the paper has 2.5 max(cos, 0)."""
         return 100 * self.cosines(images, prompts)
 
     def pick_scores(self, images: list[Image.Image], prompts: list[str]) -> np.ndarray:
-        """exp(logit_scale) cos(picture, prompt) (Kirstain et al. 2023, eq. 1)."""
+        """Return the PickScores (N,), Kirstain et al. 2023, eq. 1."""
         return float(self.model.logit_scale.detach().double().exp()) * self.cosines(images, prompts)
 
 
-def load(kind: Any, folder: Path) -> Any:
-    """A model of transformers from a folder, in float32. NotAtHand if tensors are missing, which from_pretrained would make up."""
+def load_transformer(kind: Any, folder: Path) -> Any:
+    """Load a model of transformers from a folder, in float32.
+
+    Args:
+        kind: its class.
+        folder: with config.json and safetensors weights.
+
+    Raises:
+        MetricUnavailable: tensors are missing, which from_pretrained would initialise at random.
+    """
     model, info = kind.from_pretrained(
         folder,
         dtype=torch.float32,
@@ -76,14 +102,15 @@ def load(kind: Any, folder: Path) -> Any:
     )
     missing = sorted(info["missing_keys"])
     if missing:
-        raise NotAtHand(
-            f"{folder} has not the weights of {kind.__name__}: {len(missing)} tensors are missing, such as {missing[0]}"
+        raise MetricUnavailable(
+            f"{folder}: expected the weights of {kind.__name__}, found {len(missing)} tensors "
+            f"missing, such as {missing[0]}"
         )
     return model.eval()
 
 
-def reader(folder: Path) -> Callable[[list[Image.Image]], Tensor]:
-    """Pictures -> pixel values (B, 3, S, S), as the model in the folder wants them."""
+def preprocessing(folder: Path) -> Callable[[list[Image.Image]], Tensor]:
+    """Return the preprocessing of the model in a folder: pictures -> pixel values (B, 3, S, S)."""
     if any(
         (folder / name).is_file() for name in ("preprocessor_config.json", "processor_config.json")
     ):
@@ -97,12 +124,12 @@ def reader(folder: Path) -> Callable[[list[Image.Image]], Tensor]:
 
 
 def as_input(image: Image.Image, side: int) -> Tensor:
-    """(3, side, side) in [-1, 1]."""
+    """Return a picture as (3, side, side) float32 in [-1, 1]."""
     if image.size != (side, side):
         image = image.resize((side, side), Image.Resampling.BICUBIC)
     return as_tensor(image).float().div_(127.5).sub_(1)
 
 
 def as_tensor(image: Image.Image) -> Tensor:
-    """A picture as (3, H, W) uint8."""
+    """Return a picture as (3, H, W) uint8."""
     return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)

@@ -1,7 +1,8 @@
-"""Features for FID and KID: of drawn pictures, and of the real ones they are compared with.
+"""Features for FID and KID, of drawn and of real pictures.
 
-The extractor is Inception, or any CLIP image tower (its projected, not normalised embedding). Real features are computed from a folder of
-pictures, or were saved: a safetensors file with "features" (M, F), whose metadata may name the extractor's digest.
+The extractor is Inception, or a CLIP image tower (its projected embedding, not normalised). The
+features of real pictures are computed from a folder of pictures, or read from a safetensors file
+with a tensor "features" (M, F), whose metadata may contain the extractor's digest.
 """
 
 import hashlib
@@ -14,54 +15,81 @@ from PIL import Image
 from safetensors import safe_open
 from torch import Tensor
 
-from .clip import BATCH, as_tensor, load, reader
+from .clip import BATCH, as_tensor, load_transformer, preprocessing
 from .files import Judges, picture_files
 from .inception import load_inception
-from .weights import NotAtHand
+from .weights import MetricUnavailable
 
+NO_REAL = "no real pictures to compare with were given: --real FOLDER|FILE"
 Extractor = Callable[[list[Image.Image]], Tensor]
 
 
 def open_extractor(path: Path | None) -> Extractor:
-    """Pictures (B) -> features (B, F). A folder is a CLIP image tower; a file, or None for torch's cache, Inception."""
+    """Return the extractor: B pictures -> features (B, F).
+
+    Args:
+        path: a folder with a CLIP image tower, a file with Inception's weights, or None for
+            Inception from torch's cache.
+
+    Raises:
+        MetricUnavailable: the weights are missing or do not fit.
+    """
     if path is None or path.is_file():
         net = load_inception(path)
         return lambda images: torch.cat([net(as_tensor(image)[None]) for image in images])
     from transformers import CLIPVisionModelWithProjection
 
-    tower, read = load(CLIPVisionModelWithProjection, path), reader(path)
-    return lambda images: tower(pixel_values=read(images)).image_embeds
+    tower, preprocess = load_transformer(CLIPVisionModelWithProjection, path), preprocessing(path)
+    return lambda images: tower(pixel_values=preprocess(images)).image_embeds
 
 
 @torch.no_grad()
 def features_of(images: Iterable[Image.Image], extract: Extractor) -> Tensor:
-    """Features (N, F) of N pictures."""
-    waiting, found = iter(images), []
-    while batch := list(islice(waiting, BATCH)):
+    """Return the features (N, F) of N pictures, float32.
+
+    Args:
+        images: pictures; an iterator is read one batch at a time.
+        extract: see open_extractor.
+    """
+    remaining, found = iter(images), []
+    while batch := list(islice(remaining, BATCH)):
         found.append(extract(batch))
     return torch.cat(found).float()
 
 
 def real_features(judges: Judges, extract: Extractor) -> Tensor:
-    """Features (M, F) of the real pictures, which have been given: computed, or as saved by the same extractor."""
+    """Return the features (M, F) of the real pictures: computed, or read from a file.
+
+    Args:
+        judges: with `real`, a folder of pictures or a file of features, and the extractor's path.
+        extract: see open_extractor.
+
+    Raises:
+        MetricUnavailable: there are no real pictures, or their features are of another extractor.
+    """
+    if judges.real is None:
+        raise MetricUnavailable(NO_REAL)
     if judges.real.is_dir():
         return features_of(
             (Image.open(file).convert("RGB") for file in picture_files(judges.real)), extract
         )
     with safe_open(judges.real, "pt") as file:
-        made_by, features = (
-            (file.metadata() or {}).get("digest"),
-            file.get_tensor("features").float(),
-        )
-    if made_by and made_by != file_digest(judges.features):
-        raise NotAtHand(
-            f"the features in {judges.real} were made by another extractor than --features; save them again with this one"
+        digest = (file.metadata() or {}).get("digest")
+        features = file.get_tensor("features").float()
+    if digest and digest != file_digest(judges.features):
+        raise MetricUnavailable(
+            f"{judges.real}: expected features of the extractor --features, found those of another "
+            "extractor; save them again with this one"
         )
     return features
 
 
 def file_digest(path: Path | None) -> str | None:
-    """SHA-256 of an extractor's weights; None for torch's cache."""
+    """Return the SHA-256 of an extractor's weights; None for torch's cache.
+
+    Args:
+        path: a file of weights, a folder with model*.safetensors, or None.
+    """
     if path is None:
         return None
     found = hashlib.sha256()

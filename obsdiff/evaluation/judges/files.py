@@ -1,4 +1,4 @@
-"""Which metric models were given, found and checked without torch: a wrong path is one line before anything is drawn."""
+"""Paths of the metric models, checked without torch, so that a wrong path fails before drawing."""
 
 import re
 from dataclasses import dataclass
@@ -17,17 +17,17 @@ PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 
 @dataclass(frozen=True)
 class Judges:
-    """Paths of what was given. `features` None: Inception, and a file: Inception's weights. None elsewhere: not given."""
+    """Paths of the metric models; None: not given."""
 
-    clip: Path | None = None
-    features: Path | None = None
-    real: Path | None = None
-    lpips: Path | None = None
-    pickscore: Path | None = None
-    image_reward: Path | None = None
+    clip: Path | None = None  # folder of the CLIP of CLIP score
+    features: Path | None = None  # CLIP folder, or Inception file; None: Inception in torch's cache
+    real: Path | None = None  # folder of real pictures, or file of their features
+    lpips: Path | None = None  # file with AlexNet's weights; None: torch's cache
+    pickscore: Path | None = None  # folder of PickScore's CLIP
+    image_reward: Path | None = None  # folder of ImageReward
 
     def record(self) -> dict[str, str]:
-        """What was given, for results.json; what ships in obsdiff-emoji by its name alone."""
+        """Return the given paths for results.json; files of obsdiff-emoji relative to it."""
         shipped = find_models()
         given = {name: path for name, path in vars(self).items() if path is not None}
         return {
@@ -39,8 +39,15 @@ class Judges:
 
 
 def find_judges(given: dict[str, str | None], dense: Path) -> Judges:
-    """The judges of the command line's flags. For a built-in pipeline, emoji-clip judges unless another is given. UserError for a path
-    that holds no such model."""
+    """Return the judges of the command line's flags.
+
+    Args:
+        given: value of each flag, by field of Judges; None for a flag that was not passed.
+        dense: folder of the dense pipeline; for a built-in one, emoji-clip is the default judge.
+
+    Raises:
+        UserError: a path does not contain the model of its flag.
+    """
     known: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
     if builtin_info(dense):
         judge = dense.parent / EMOJI_CLIP
@@ -53,26 +60,39 @@ def find_judges(given: dict[str, str | None], dense: Path) -> Judges:
 
 
 def find_clip(flag: str, value: str, kinds: tuple[str, ...] = ("clip",)) -> Path:
-    """A folder, or a hub id in the cache, that holds a CLIP with safetensors weights; with text, a tokenizer too."""
+    """Return the folder of a CLIP with safetensors weights, and a tokenizer unless vision only.
+
+    Args:
+        flag: name for error messages.
+        value: a folder, or the id of a model in the hub's cache.
+        kinds: accepted values of model_type.
+
+    Raises:
+        UserError: the folder does not contain such a model.
+    """
     folder = find_folder(flag, value)
     kind = read_json(folder / "config.json").get("model_type")
     if kind not in kinds:
         raise UserError(
-            f"{flag}: expected a CLIP model (model_type {' or '.join(kinds)}), found {kind!r} in {folder / 'config.json'}"
+            f"{flag}: expected a CLIP model (model_type {' or '.join(kinds)}), found {kind!r} in "
+            f"{folder / 'config.json'}"
         )
     read_component(folder)
     if kinds == ("clip",) and not any(
         (folder / name).is_file() for name in ("tokenizer.json", "vocab.json")
     ):
-        raise UserError(f"{flag}: {folder} has no tokenizer: expected tokenizer.json or vocab.json")
+        raise UserError(
+            f"{flag}: expected tokenizer.json or vocab.json in {folder}, found no tokenizer"
+        )
     return folder
 
 
 def find_folder(flag: str, value: str) -> Path:
+    """Return a folder, or that of a hub id in the hub's cache; UserError if there is none."""
     if Path(value).is_dir():
         return Path(value)
     if Path(value).exists() or not re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", value):
-        raise UserError(f"{flag}: expected the folder of a model, or a hub id, found {value!r}")
+        raise UserError(f"{flag}: expected the folder of a model or a hub id, found {value!r}")
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 
@@ -80,11 +100,13 @@ def find_folder(flag: str, value: str) -> Path:
         return Path(snapshot_download(value, local_files_only=True))
     except (HFValidationError, LocalEntryNotFoundError, OSError):
         raise UserError(
-            f"{flag}: there is no folder {value!r}, and it is not in the hub's cache; fetch it with: hf download {value}"
+            f"{flag}: expected a folder or a model in the hub's cache, found neither for "
+            f"{value!r}; download it with: hf download {value}"
         ) from None
 
 
 def find_weights(flag: str, value: str) -> Path:
+    """Return the path of a file of weights; UserError for another file."""
     file = Path(value)
     if not file.is_file() or file.suffix not in WEIGHT_SUFFIXES:
         raise UserError(
@@ -96,59 +118,61 @@ def find_weights(flag: str, value: str) -> Path:
 
 
 def find_features(value: str) -> Path:
+    """Return the path of an extractor: Inception's weights, or the folder of a CLIP."""
     if Path(value).is_file():
         return find_weights("features", value)
     return find_clip("features", value, ("clip", "clip_vision_model"))
 
 
 def find_real(value: str) -> Path:
-    """A folder of pictures, or a safetensors file with the tensor "features" (M, F)."""
+    """Return a folder of pictures, or a safetensors file with the tensor "features" (M, F)."""
     path = Path(value)
     if path.is_dir():
         if not picture_files(path):
-            raise UserError(f"real: {path} has no pictures ({', '.join(PICTURES)})")
+            raise UserError(
+                f"real: expected pictures ({', '.join(PICTURES)}), found no pictures in {path}"
+            )
         return path
     if path.suffix != ".safetensors" or not path.is_file():
         raise UserError(
-            f"real: expected a folder of pictures, or a .safetensors file of their features, found {value!r}"
+            "real: expected a folder of pictures, or a .safetensors file of their features, "
+            f"found {value!r}"
         )
     shape = read_header(path).get("features", {}).get("shape")
     if not shape or len(shape) != 2:
+        found = f"shape {shape}" if shape else "none"
         raise UserError(
-            f'real: {path}: expected a tensor "features" (pictures, numbers), found {"shape " + str(shape) if shape else "none"}'
+            f'real: {path}: expected a tensor "features" (pictures, numbers), found {found}'
         )
     return path
 
 
 def picture_files(folder: Path) -> list[Path]:
-    """All pictures below a folder, in order."""
+    """Return all pictures below a folder, sorted."""
     return sorted(file for file in folder.rglob("*") if file.suffix.lower() in PICTURES)
 
 
 def find_image_reward(value: str) -> Path:
-    """The folder of ImageReward: its weights, med_config.json and a BERT tokenizer."""
+    """Return the folder of ImageReward: its weights, med_config.json and a BERT tokenizer."""
     folder = find_folder("image-reward", value)
     if not reward_weights(folder):
         raise UserError(
-            f"image-reward: {folder} has no weights: expected ImageReward.safetensors or ImageReward.pt"
+            f"image-reward: expected ImageReward.safetensors or ImageReward.pt in {folder}, found "
+            "no weights"
         )
     read_json(folder / "med_config.json")
     if not any((folder / name).is_file() for name in ("tokenizer.json", "vocab.txt")):
         raise UserError(
-            f"image-reward: {folder} has no tokenizer: expected BERT's tokenizer.json or vocab.txt (bert-base-uncased)"
+            "image-reward: expected BERT's tokenizer.json or vocab.txt (bert-base-uncased) in "
+            f"{folder}, found no tokenizer"
         )
     return folder
 
 
 def reward_weights(folder: Path) -> Path | None:
-    return next(
-        (
-            folder / f"ImageReward{suffix}"
-            for suffix in WEIGHT_SUFFIXES
-            if (folder / f"ImageReward{suffix}").is_file()
-        ),
-        None,
-    )
+    """Return the file with ImageReward's weights in a folder; None if there is none."""
+    files = (folder / f"ImageReward{suffix}" for suffix in WEIGHT_SUFFIXES)
+    return next((file for file in files if file.is_file()), None)
 
 
 FINDERS = {

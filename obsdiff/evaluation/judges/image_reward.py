@@ -1,14 +1,17 @@
-"""ImageReward: how much people would like a picture of a prompt. A BLIP encoder reads the prompt looking at the picture; five linear
-layers turn its first token into a reward, scaled to mean 0 and deviation 1 over the authors' data.
+"""ImageReward: a predictor of human preference for a picture, given its prompt.
 
-The networks are transformers' BLIP classes, filled with the published weights (THUDM/ImageReward: ImageReward.pt and med_config.json,
-beside the tokenizer of bert-base-uncased). The authors' package image-reward pins timm 0.6.13 and fairscale, and does not import beside
-transformers 5.
+BLIP's text encoder attends to the picture's embedding; five linear layers map its first token to a
+reward, which is normalised to mean 0 and standard deviation 1 over the authors' data.
+
+The networks are transformers' BLIP classes with the published weights (THUDM/ImageReward:
+ImageReward.pt, med_config.json, and the tokenizer of bert-base-uncased). The authors' package
+image-reward requires timm 0.6.13 and fairscale, and cannot be imported with transformers 5.
 
 References:
-    Xu, Liu, Wu, Tong, Li, Ding, Tang, Dong. ImageReward: Learning and Evaluating Human Preferences for Text-to-Image Generation. 2023.
-        https://arxiv.org/abs/2304.05977
-    Li, Li, Xiong, Hoi. BLIP: Bootstrapping Language-Image Pre-training. 2022. https://arxiv.org/abs/2201.12086
+    Xu, Liu, Wu, Tong, Li, Ding, Tang, Dong. ImageReward: Learning and Evaluating Human Preferences
+        for Text-to-Image Generation. 2023. https://arxiv.org/abs/2304.05977
+    Li, Li, Xiong, Hoi. BLIP: Bootstrapping Language-Image Pre-training. 2022.
+        https://arxiv.org/abs/2201.12086
 """
 
 import re
@@ -22,12 +25,12 @@ from torch import Tensor, nn
 
 from ...runtime.json_files import read_json
 from .files import reward_weights
-from .weights import NotAtHand, fill_, read_weights
+from .weights import MetricUnavailable, fill_, read_weights
 
 MEAN, DEVIATION = 0.16717362830052426, 1.0333394966054072  # of the authors' raw rewards
-TOKENS = 35
-HEAD_WIDTH = 64
-WIDTHS = (1024, 128, 64, 16, 1)
+TOKENS = 35  # of a prompt, padded or truncated
+HEAD_WIDTH = 64  # channels of one attention head of the image tower
+WIDTHS = (1024, 128, 64, 16, 1)  # outputs of the linear layers
 NAMES = (  # published name -> transformers' name
     (r"^blip\.visual_encoder\.cls_token", "vision.embeddings.class_embedding"),
     (r"^blip\.visual_encoder\.pos_embed", "vision.embeddings.position_embedding"),
@@ -42,9 +45,16 @@ NAMES = (  # published name -> transformers' name
 
 
 class ImageReward(nn.Module):
-    """Picture and prompt -> reward. `vision` and `text` are configurations of transformers' BLIP."""
+    """Picture and prompt -> reward.
 
-    def __init__(self, vision: Any, text: Any):
+    Attributes:
+        vision: the image tower.
+        text: the text encoder, with cross-attention to the picture.
+        mlp: the linear layers, under their published names.
+    """
+
+    def __init__(self, vision: Any, text: Any) -> None:
+        """Build the model from a BlipVisionConfig and a BlipTextConfig, with random weights."""
         from transformers import BlipTextModel, BlipVisionModel
 
         super().__init__()
@@ -53,20 +63,20 @@ class ImageReward(nn.Module):
         self.mlp = nn.ModuleDict({"layers": nn.Sequential(*mlp(text.hidden_size))})
 
     def forward(self, pixels: Tensor, ids: Tensor, mask: Tensor) -> Tensor:
-        """Pixels (B, 3, S, S), ids and mask (B, T) -> rewards (B,)."""
-        seen = self.vision(pixel_values=pixels).last_hidden_state
-        everywhere = torch.ones(seen.shape[:2], dtype=torch.long)
-        read = self.text(
+        """Return the rewards (B,) of pixel values (B, 3, S, S), token ids and mask (B, T)."""
+        patches = self.vision(pixel_values=pixels).last_hidden_state
+        everywhere = torch.ones(patches.shape[:2], dtype=torch.long)
+        tokens = self.text(
             input_ids=ids,
             attention_mask=mask,
-            encoder_hidden_states=seen,
+            encoder_hidden_states=patches,
             encoder_attention_mask=everywhere,
-        )
-        return (self.mlp["layers"](read.last_hidden_state[:, 0]).squeeze(1) - MEAN) / DEVIATION
+        ).last_hidden_state
+        return (self.mlp["layers"](tokens[:, 0]).squeeze(1) - MEAN) / DEVIATION
 
 
 def mlp(width: int) -> list[nn.Module]:
-    """Linear layers without anything between them but dropout, at the places where the published names count them."""
+    """Return the linear layers, with dropout at the positions that the published names count."""
     layers: list[nn.Module] = []
     for i, outputs in enumerate(WIDTHS):
         layers.append(nn.Linear(width, outputs))
@@ -76,12 +86,20 @@ def mlp(width: int) -> list[nn.Module]:
 
 
 class Rewarder:
-    """An ImageReward with its tokenizer and its way of reading pictures, which is CLIP's."""
+    """An ImageReward with its tokenizer and CLIP's preprocessing of pictures.
 
-    def __init__(self, model: ImageReward, folder: Path):
+    Attributes:
+        model: the network.
+        tokenizer: BERT's.
+        processor: pictures -> pixel values (B, 3, S, S).
+    """
+
+    def __init__(self, model: ImageReward, folder: Path) -> None:
+        """Load the tokenizer in a folder; the picture size is that of the model."""
         from transformers import BertTokenizer, CLIPImageProcessor
 
         side = model.vision.config.image_size
+        assert isinstance(side, int)  # vision_config sets one side: the pictures are square
         self.model = model
         self.tokenizer = BertTokenizer.from_pretrained(folder, local_files_only=True)
         self.processor = CLIPImageProcessor(
@@ -90,7 +108,12 @@ class Rewarder:
 
     @torch.no_grad()
     def rewards(self, images: list[Image.Image], prompts: list[str]) -> np.ndarray:
-        """One reward a picture (N,), about -2.5 to 2.5."""
+        """Return one reward a picture (N,), about -2.5 to 2.5.
+
+        Args:
+            images: N pictures.
+            prompts: N prompts.
+        """
         found = []
         for image, prompt in zip(images, prompts, strict=True):
             text = self.tokenizer(
@@ -106,10 +129,16 @@ class Rewarder:
 
 
 def load_image_reward(folder: Path) -> Rewarder:
-    """The model in a folder: ImageReward's weights, med_config.json, BERT's tokenizer."""
+    """Load ImageReward from a folder with its weights, med_config.json and BERT's tokenizer.
+
+    Raises:
+        MetricUnavailable: the weights are missing or do not fit.
+    """
     file = reward_weights(folder)
     if file is None:
-        raise NotAtHand(f"{folder} has no weights of ImageReward")
+        raise MetricUnavailable(
+            f"expected ImageReward's weights, found no weights of ImageReward in {folder}"
+        )
     weights = {renamed(name): value for name, value in read_weights(file).items()}
     model = ImageReward(
         vision_config(weights, file), text_config(weights, read_json(folder / "med_config.json"))
@@ -118,13 +147,14 @@ def load_image_reward(folder: Path) -> Rewarder:
 
 
 def renamed(name: str) -> str:
+    """Return transformers' name of a published weight."""
     for pattern, new in NAMES:
         name = re.sub(pattern, new, name)
     return name
 
 
 def vision_config(weights: dict[str, Tensor], file: Path) -> Any:
-    """The image tower's sizes, read off its weights: ViT-L/16 at 224 pixels in the published ones."""
+    """Return the BlipVisionConfig that fits the weights: ViT-L/16 at 224 pixels as published."""
     from transformers import BlipVisionConfig
 
     patches, positions = (
@@ -132,19 +162,27 @@ def vision_config(weights: dict[str, Tensor], file: Path) -> Any:
         for name in ("patch_embedding.weight", "position_embedding")
     )
     if patches is None or positions is None:
-        raise NotAtHand(f"{file} has not the weights of ImageReward: no image tower in it")
+        raise MetricUnavailable(
+            f"{file}: expected the weights of ImageReward, found no image tower"
+        )
     width, patch = patches.shape[0], patches.shape[-1]
     layers = {name.split(".")[3] for name in weights if name.startswith("vision.encoder.layers.")}
     side = round((positions.shape[1] - 1) ** 0.5) * patch
     hidden = weights["vision.encoder.layers.0.mlp.fc1.weight"].shape[0]
     return BlipVisionConfig(
-        hidden_size=width, intermediate_size=hidden, num_hidden_layers=len(layers), num_attention_heads=max(1, width // HEAD_WIDTH),
-        image_size=side, patch_size=patch, layer_norm_eps=1e-6, hidden_act="gelu",
-    )  # fmt: skip
+        hidden_size=width,
+        intermediate_size=hidden,
+        num_hidden_layers=len(layers),
+        num_attention_heads=max(1, width // HEAD_WIDTH),
+        image_size=side,
+        patch_size=patch,
+        layer_norm_eps=1e-6,
+        hidden_act="gelu",
+    )
 
 
 def text_config(weights: dict[str, Tensor], med: dict[str, Any]) -> Any:
-    """The text encoder's sizes, from the published med_config.json."""
+    """Return the BlipTextConfig of the published med_config.json."""
     from transformers import BlipTextConfig
 
     names = (
@@ -156,17 +194,14 @@ def text_config(weights: dict[str, Tensor], med: dict[str, Any]) -> Any:
         "max_position_embeddings",
         "layer_norm_eps",
     )
-    seen = weights["vision.embeddings.patch_embedding.weight"].shape[0]
-    special = {
-        "pad_token_id": 0,
-        "bos_token_id": None,
-        "eos_token_id": None,
-        "sep_token_id": None,
-    }  # nothing is generated
+    sizes: dict[str, Any] = {name: med[name] for name in names}
     return BlipTextConfig(
-        **{name: med[name] for name in names},
-        encoder_hidden_size=seen,
+        **sizes,
+        encoder_hidden_size=weights["vision.embeddings.patch_embedding.weight"].shape[0],
         hidden_act="gelu",
         is_decoder=True,
-        **special,
+        pad_token_id=0,
+        bos_token_id=None,  # no text is generated
+        eos_token_id=None,
+        sep_token_id=None,
     )

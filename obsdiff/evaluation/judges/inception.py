@@ -1,16 +1,17 @@
 """The Inception network of FID and KID: pictures -> 2,048 features.
 
-The network of Szegedy et al. as TensorFlow published it in 2015, with its average pools that leave the padding out and its last block that
-pools by the maximum; only its published weights make figures comparable. Names as in the port of these weights to torch, the file
-weights-inception-2015-12-05-6726825d.pth of torch-fidelity, which is pt_inception-2015-12-05-6726825d.pth of pytorch-fid. (torch-fidelity
-itself can't be imported without torchvision.) Pictures are resized as torchmetrics does: bilinear, with antialiasing.
+The network of Szegedy et al. as TensorFlow published it in 2015: its average pools exclude the
+padding, and its last block uses a max pool. Figures are comparable only with its published weights.
+Modules are named as in the port of these weights to torch: INCEPTION_FILES of torch-fidelity and
+pytorch-fid, which are equal. (torch-fidelity cannot be imported without torchvision.) Pictures are
+resized as by torchmetrics: bilinear, with antialiasing.
 
-A block runs branches side by side and concatenates them. A layer below is (name, output channels, kernel, stride); a list of layers in a
-branch's place forks it.
+A block concatenates the outputs of its branches. A branch is a list of layers
+(name, output channels, kernel, stride); a list in the place of a layer is a fork.
 
 References:
-    Szegedy, Vanhoucke, Ioffe, Shlens, Wojna. Rethinking the Inception Architecture for Computer Vision. 2015.
-        https://arxiv.org/abs/1512.00567
+    Szegedy, Vanhoucke, Ioffe, Shlens, Wojna. Rethinking the Inception Architecture for Computer
+        Vision. 2015. https://arxiv.org/abs/1512.00567
 """
 
 from collections.abc import Callable
@@ -27,11 +28,11 @@ INCEPTION_FILES = (
     "weights-inception-2015-12-05-6726825d.pth",
     "pt_inception-2015-12-05-6726825d.pth",
 )
-INCEPTION_SIDE = 299
+INCEPTION_SIDE = 299  # pixels
 
 
 class Conv(nn.Module):
-    """Convolution without bias, batch norm, ReLU. Stride 1 keeps the size, unless `valid`."""
+    """Convolution without bias, batch norm, ReLU; stride 1 preserves the size, unless `valid`."""
 
     def __init__(
         self,
@@ -40,7 +41,8 @@ class Conv(nn.Module):
         kernel: int | tuple[int, int],
         stride: int = 1,
         valid: bool = False,
-    ):
+    ) -> None:
+        """Build a layer; `valid` pads nothing."""
         super().__init__()
         sides = (kernel, kernel) if isinstance(kernel, int) else kernel
         padding = (0, 0) if valid or stride > 1 else (sides[0] // 2, sides[1] // 2)
@@ -48,23 +50,27 @@ class Conv(nn.Module):
         self.bn = nn.BatchNorm2d(outputs, eps=0.001)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Map (B, C, H, W) to (B, C', H', W')."""
         return F.relu(self.bn(self.conv(x)))
 
 
 def average_pool(x: Tensor) -> Tensor:
+    """Average over 3 x 3 pixels, padding excluded; preserves the size."""
     return F.avg_pool2d(x, 3, stride=1, padding=1, count_include_pad=False)
 
 
 def max_pool(x: Tensor) -> Tensor:
+    """Maximum over 3 x 3 pixels; preserves the size."""
     return F.max_pool2d(x, 3, stride=1, padding=1)
 
 
 def halve(x: Tensor) -> Tensor:
+    """Maximum over 3 x 3 pixels at every second one; halves the size."""
     return F.max_pool2d(x, 3, stride=2)
 
 
 class InceptionBlock(nn.Module):
-    """Branches side by side; the last one starts with a pool."""
+    """Parallel branches, concatenated; the last one starts with a pool."""
 
     def __init__(
         self,
@@ -72,7 +78,15 @@ class InceptionBlock(nn.Module):
         branches: list[list[Any]],
         pool: Callable[[Tensor], Tensor],
         pooled: int = 0,
-    ):
+    ) -> None:
+        """Build a block.
+
+        Args:
+            inputs: channels of the input.
+            branches: without the last one, as the module's docstring describes.
+            pool: of the last branch.
+            pooled: outputs of the 1 x 1 convolution after the pool; 0 for none.
+        """
         super().__init__()
         self.pool, self.branches = pool, branches
         self.branch_pool = Conv(inputs, pooled, 1) if pooled else nn.Identity()
@@ -85,11 +99,13 @@ class InceptionBlock(nn.Module):
                 width = sum(layer[1] for layer in layers)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Map (B, C, H, W) to (B, C', H', W')."""
         return torch.cat(
             [*(self.run(branch, x) for branch in self.branches), self.branch_pool(self.pool(x))], 1
         )
 
     def run(self, branch: list[Any], x: Tensor) -> Tensor:
+        """Return the output of one branch."""
         for step in branch:
             layers = step if isinstance(step, list) else [step]
             x = torch.cat([getattr(self, layer[0])(x) for layer in layers], 1)
@@ -97,17 +113,20 @@ class InceptionBlock(nn.Module):
 
 
 def block_a(inputs: int, pooled: int) -> InceptionBlock:
+    """Return a block at 35 x 35, with a 5 x 5 and a double 3 x 3 branch."""
     five = [("branch5x5_1", 48, 1), ("branch5x5_2", 64, 5)]
     double = [("branch3x3dbl_1", 64, 1), ("branch3x3dbl_2", 96, 3), ("branch3x3dbl_3", 96, 3)]
     return InceptionBlock(inputs, [[("branch1x1", 64, 1)], five, double], average_pool, pooled)
 
 
 def block_b(inputs: int) -> InceptionBlock:
+    """Return the block from 35 x 35 to 17 x 17."""
     double = [("branch3x3dbl_1", 64, 1), ("branch3x3dbl_2", 96, 3), ("branch3x3dbl_3", 96, 3, 2)]
     return InceptionBlock(inputs, [[("branch3x3", 384, 3, 2)], double], halve)
 
 
 def block_c(inputs: int, c: int) -> InceptionBlock:
+    """Return a block at 17 x 17, with factorised 7 x 7 branches of c inner channels."""
     seven = [("branch7x7_1", c, 1), ("branch7x7_2", c, (1, 7)), ("branch7x7_3", 192, (7, 1))]
     double = [("branch7x7dbl_1", c, 1)] + [
         (f"branch7x7dbl_{i}", 192 if i == 5 else c, (1, 7) if i % 2 else (7, 1))
@@ -117,6 +136,7 @@ def block_c(inputs: int, c: int) -> InceptionBlock:
 
 
 def block_d(inputs: int) -> InceptionBlock:
+    """Return the block from 17 x 17 to 8 x 8."""
     three = [("branch3x3_1", 192, 1), ("branch3x3_2", 320, 3, 2)]
     seven = [
         ("branch7x7x3_1", 192, 1),
@@ -128,6 +148,7 @@ def block_d(inputs: int) -> InceptionBlock:
 
 
 def block_e(inputs: int, pool: Callable[[Tensor], Tensor]) -> InceptionBlock:
+    """Return a block at 8 x 8, with forked 3 x 3 branches."""
     three = [
         ("branch3x3_1", 384, 1),
         [("branch3x3_2a", 384, (1, 3)), ("branch3x3_2b", 384, (3, 1))],
@@ -138,9 +159,10 @@ def block_e(inputs: int, pool: Callable[[Tensor], Tensor]) -> InceptionBlock:
 
 
 class Inception(nn.Module):
-    """Layers in order, named as in the published weights, whose classifier is left out."""
+    """The layers in order, named as in the published weights, without their classifier."""
 
     def __init__(self) -> None:
+        """Build the network with random weights."""
         super().__init__()
         self.Conv2d_1a_3x3 = Conv(3, 32, 3, 2)
         self.Conv2d_2a_3x3 = Conv(32, 32, 3, valid=True)
@@ -149,11 +171,9 @@ class Inception(nn.Module):
         self.Conv2d_3b_1x1 = Conv(64, 80, 1)
         self.Conv2d_4a_3x3 = Conv(80, 192, 3, valid=True)
         self.MaxPool_2 = nn.MaxPool2d(3, 2)
-        self.Mixed_5b, self.Mixed_5c, self.Mixed_5d = (
-            block_a(192, 32),
-            block_a(256, 64),
-            block_a(288, 64),
-        )
+        self.Mixed_5b = block_a(192, 32)
+        self.Mixed_5c = block_a(256, 64)
+        self.Mixed_5d = block_a(288, 64)
         self.Mixed_6a = block_b(288)
         self.Mixed_6b, self.Mixed_6c, self.Mixed_6d, self.Mixed_6e = (
             block_c(768, c) for c in (128, 160, 160, 192)
@@ -162,7 +182,7 @@ class Inception(nn.Module):
         self.Mixed_7b, self.Mixed_7c = block_e(1280, average_pool), block_e(2048, max_pool)
 
     def forward(self, pictures: Tensor) -> Tensor:
-        """(B, 3, H, W) uint8 -> (B, 2048)."""
+        """Return the features (B, 2048) of pictures (B, 3, H, W) uint8."""
         x = F.interpolate(
             pictures.float(),
             (INCEPTION_SIDE, INCEPTION_SIDE),
@@ -177,6 +197,10 @@ class Inception(nn.Module):
 
 
 def load_inception(file: Path | None) -> Inception:
-    """With the weights of a file, else the published ones in torch's cache."""
+    """Load Inception with the weights of a file, or the published ones in torch's cache.
+
+    Raises:
+        MetricUnavailable: the weights are missing or do not fit.
+    """
     file = file or in_torch_cache(INCEPTION_FILES, "FID's Inception", "--features")
     return fill_(Inception(), read_weights(file), file)

@@ -1,23 +1,30 @@
-"""Read weights, and nothing but weights.
+"""Read the weights of metric models without running code of their files.
 
-The Inception of FID, AlexNet, LPIPS's heads and ImageReward are published as .pth alone. Those are read by torch's weights-only reader,
-which makes tensors and runs no code of the file; anything else in it is refused.
+The Inception of FID, AlexNet, LPIPS's heads and ImageReward are published as .pth files only. These
+are read by torch's weights-only reader, which builds tensors and refuses anything else.
 """
 
 from pathlib import Path
 from pickle import UnpicklingError
+from typing import TypeVar
 
 import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+Network = TypeVar("Network", bound=nn.Module)
 
-class NotAtHand(Exception):
-    """A judge can't judge; the message says why."""
+
+class MetricUnavailable(Exception):
+    """A metric cannot be computed; the message is the reason."""
 
 
 def read_weights(file: Path) -> dict[str, Tensor]:
-    """Name -> tensor of a .safetensors or .pth file."""
+    """Return the tensors of a .safetensors or .pth file by name.
+
+    Raises:
+        MetricUnavailable: the file contains something else than named tensors.
+    """
     try:
         found = (
             load_file(file)
@@ -25,18 +32,31 @@ def read_weights(file: Path) -> dict[str, Tensor]:
             else torch.load(file, map_location="cpu", weights_only=True)
         )
     except (UnpicklingError, EOFError) as error:
-        raise NotAtHand(
-            f"{file} holds something else than tensors, and was not opened: {str(error).splitlines()[0]}"
+        raise MetricUnavailable(
+            f"{file}: expected tensors, found something else than tensors, and did not load it: "
+            f"{str(error).splitlines()[0]}"
         ) from None
     if not isinstance(found, dict) or not all(
         isinstance(value, Tensor) for value in found.values()
     ):
-        raise NotAtHand(f"{file}: expected names and tensors, found {type(found).__name__}")
+        raise MetricUnavailable(f"{file}: expected names and tensors, found {type(found).__name__}")
     return found
 
 
-def fill_(model: nn.Module, weights: dict[str, Tensor], file: Path) -> nn.Module:
-    """Load all of a model's tensors, in float32; NotAtHand if one is missing or of another shape. Others in `weights` are left."""
+def fill_(model: Network, weights: dict[str, Tensor], file: Path) -> Network:
+    """Load all tensors of a model in float32, and prepare it for inference.
+
+    Args:
+        model: is changed in place.
+        weights: tensors by the model's names; others are ignored.
+        file: path of the weights, for the error message.
+
+    Returns:
+        The model.
+
+    Raises:
+        MetricUnavailable: a tensor is missing or has another shape.
+    """
     own = model.state_dict()
     wrong = [
         name
@@ -45,8 +65,9 @@ def fill_(model: nn.Module, weights: dict[str, Tensor], file: Path) -> nn.Module
     ]
     wrong = [name for name in wrong if not name.endswith("num_batches_tracked")]
     if wrong:
-        raise NotAtHand(
-            f"{file} has not the weights of {type(model).__name__}: {len(wrong)} tensors are missing or of another shape, such as {wrong[0]}"
+        raise MetricUnavailable(
+            f"{file}: expected the weights of {type(model).__name__}, found {len(wrong)} tensors "
+            f"missing or of another shape, such as {wrong[0]}"
         )
     model.load_state_dict(
         {
@@ -60,11 +81,20 @@ def fill_(model: nn.Module, weights: dict[str, Tensor], file: Path) -> nn.Module
 
 
 def in_torch_cache(names: tuple[str, ...], what: str, flag: str) -> Path:
-    """The first of some published files that lies in torch's cache; NotAtHand says where it is looked for."""
+    """Return the first of some published files that is in torch's cache.
+
+    Args:
+        names: of the published files.
+        what: the model's name, for the error message.
+        flag: of the command line, for the error message.
+
+    Raises:
+        MetricUnavailable: none of the files is in the cache.
+    """
     folder = Path(torch.hub.get_dir()) / "checkpoints"
     for name in names:
         if (folder / name).is_file():
             return folder / name
-    raise NotAtHand(
+    raise MetricUnavailable(
         f"no weights of {what}: expected {' or '.join(names)} in torch's cache, or {flag} FILE"
     )

@@ -1,5 +1,7 @@
-"""Several results.json -> as few comparisons as they allow. Pipelines compare only where they were drawn from one dense model, with the
-same prompts, seeds and settings, and judged by the same models; what differs there becomes a comparison of its own, and says why.
+"""Merge several results.json into as few comparisons as possible.
+
+Two results belong to one comparison if they have the same dense model, prompts, seeds, settings
+and judges. Otherwise they become separate comparisons, with the reason.
 """
 
 from collections import Counter
@@ -10,32 +12,30 @@ from typing import Any
 from .noise import DENSE_NAME
 
 Results = dict[str, Any]
-EVALUATED = "evaluated with "
-ALONG_THE_LINE = (
-    "sparsity",
-    "batch_size",
-    "device",
-    "offload_device",
-)  # what may differ between the runs of one line
+EVALUATED = "evaluated with "  # prefix of the settings of an evaluation
 
 
 @dataclass
 class Comparison:
-    """Runs that compare. `results` is shaped like one results.json, and every run has a name of its own in it."""
+    """Runs that are compared with one dense pipeline."""
 
-    results: Results
-    folders: list[Path]  # the first one holds the dense pictures
-    homes: dict[str, Path] = field(
-        default_factory=dict
-    )  # name of a run: the folder of its pictures
-    evaluated: dict[str, dict[str, Any]] = field(
-        default_factory=dict
-    )  # name of a run: versions, threads and judges of its evaluation
-    why: str = ""  # why it is not part of another one
+    results: Results  # of the form of one results.json, with a unique name for each run
+    folders: list[Path]  # of the merged results; the first one contains the dense pictures
+    homes: dict[str, Path] = field(default_factory=dict)  # run -> folder of its pictures
+    # run -> versions, threads and judges of its evaluation
+    evaluated: dict[str, dict[str, Any]] = field(default_factory=dict)
+    why: str = ""  # reason why it is not part of an earlier comparison
 
 
 def merge(sets: list[tuple[Path, Results]]) -> list[Comparison]:
-    """The comparisons of some folders' results, in their order."""
+    """Merge results into comparisons, in their order.
+
+    Args:
+        sets: folder and content of each results.json.
+
+    Returns:
+        The comparisons; each one after the first states why it is separate.
+    """
     bins: list[list[tuple[Path, Results]]] = []
     whys: list[str] = []
     for folder, results in sets:
@@ -44,17 +44,17 @@ def merge(sets: list[tuple[Path, Results]]) -> list[Comparison]:
             bins[reasons.index([])].append((folder, results))
             continue
         nearest = min(range(len(bins)), key=lambda i: len(reasons[i]), default=None)
-        whys.append(
-            ""
-            if nearest is None
-            else f"Not merged with the runs of {bins[nearest][0][0].name}: {'; '.join(reasons[nearest])}."
-        )
+        why = ""
+        if nearest is not None:
+            other = bins[nearest][0][0].name
+            why = f"Not merged with the runs of {other}: {'; '.join(reasons[nearest])}."
+        whys.append(why)
         bins.append([(folder, results)])
     return [join_results(members, why) for members, why in zip(bins, whys, strict=True)]
 
 
 def setting_differences(a: Results, b: Results) -> list[str]:
-    """What keeps b from being compared with a, in words; empty if nothing does."""
+    """Return the differences that keep b from being compared with a, as texts."""
     found = [] if a["dense"] == b["dense"] else [f"dense model {b['dense']}, not {a['dense']}"]
     sizes = [results.get("dense_cost", {}) for results in (a, b)]
     for key in ("parameters", "zeros"):
@@ -78,74 +78,74 @@ def setting_differences(a: Results, b: Results) -> list[str]:
 
 
 def list_difference(title: str, a: list[Any], b: list[Any]) -> str:
+    """Return the first difference of two lists as a text; "" if they are equal."""
     if len(a) != len(b):
         return f"{len(b)} {title}, not {len(a)}"
     differ = [i for i, (x, y) in enumerate(zip(a, b, strict=True)) if x != y]
-    return (
-        f"other {title}: {len(differ)} of {len(a)}, the first is {short(b[differ[0]])}, not {short(a[differ[0]])}"
-        if differ
-        else ""
-    )
+    if not differ:
+        return ""
+    first = f"{short(b[differ[0]])}, not {short(a[differ[0]])}"
+    return f"other {title}: {len(differ)} of {len(a)}, the first is {first}"
 
 
 def short(value: Any, longest: int = 60) -> str:
+    """Return the repr of a value, cut after `longest` characters."""
     return repr(value) if len(repr(value)) <= longest else repr(value)[:longest] + "…"
 
 
 def union(members: list[tuple[Path, Results]]) -> Results:
-    """One results.json of several that compare: all runs, and of what was said of the dense pipeline the first that says it."""
+    """Return one results.json of several: all runs, and the first measurements of dense."""
     first = members[0][1]
     merged = first | {"runs": [run for _, results in members for run in results["runs"]]}
-    for key, is_there in (
-        ("dense_metrics", is_measured),
-        ("dense_cost", is_measured),
-        ("judges", bool),
-    ):
+    for key in ("dense_metrics", "dense_cost", "judges"):
         merged[key] = {
             name: value
             for _, results in reversed(members)
             for name, value in results.get(key, {}).items()
-            if is_there(value)
+            if (value if key == "judges" else is_measured(value))
         }
     return merged
 
 
 def is_measured(figure: Any) -> bool:
-    """Whether a figure or cost of the dense pipeline is more than a reason why there is none."""
+    """Return whether a figure or cost was measured, and is not only the reason why not."""
     return not (isinstance(figure, dict) and figure.get("why_not"))
 
 
 def join_results(members: list[tuple[Path, Results]], why: str) -> Comparison:
-    """The comparison of results that compare, every run under a name of its own."""
+    """Return the comparison of some results, with a unique name for each run."""
     owners = [(folder, results) for folder, results in members for _ in results["runs"]]
     merged = union(members)
-    names = names_apart(
-        [(folder, run) for (folder, _), run in zip(owners, merged["runs"], strict=True)]
-    )
+    homes = [folder for folder, _ in owners]
+    names = unique_names(list(zip(homes, merged["runs"], strict=True)))
     merged["runs"] = [run | {"name": name} for name, run in zip(names, merged["runs"], strict=True)]
-    evaluated = {
-        name: circumstances(results) for name, (_, results) in zip(names, owners, strict=True)
-    }
+    evaluations = [evaluation_settings(results) for _, results in owners]
     return Comparison(
         merged,
         [folder for folder, _ in members],
-        {name: folder for name, (folder, _) in zip(names, owners, strict=True)},
-        evaluated,
+        dict(zip(names, homes, strict=True)),
+        dict(zip(names, evaluations, strict=True)),
         why,
     )
 
 
-def circumstances(results: Results) -> dict[str, Any]:
-    """What may differ between evaluations that compare."""
+def evaluation_settings(results: Results) -> dict[str, Any]:
+    """Return the settings of an evaluation that may differ within a comparison."""
     versions = {EVALUATED + key: value for key, value in results.get("versions", {}).items()}
     judges = {f"{EVALUATED}{key} judge": value for key, value in results.get("judges", {}).items()}
     return versions | {f"{EVALUATED}threads": results.get("threads")} | judges
 
 
-def names_apart(runs: list[tuple[Path, dict[str, Any]]]) -> list[str]:
-    """A name for each run of a folder: its own, with the folder of its pipeline or of its run before it where two would be called the same."""
+def unique_names(runs: list[tuple[Path, dict[str, Any]]]) -> list[str]:
+    """Return a unique name for each run.
+
+    Where two have the same name, the folder of the pipeline precedes it, then that of the run.
+
+    Args:
+        runs: folder of the results.json, and entry of the run.
+    """
     names = [run["name"] for _, run in runs]
-    for longer in (of_pipeline, of_run, of_run_in_its_place):
+    for longer in (with_pipeline_folder, with_run_folder, with_two_run_folders):
         taken = Counter([DENSE_NAME, *names])
         names = [
             longer(home, run) if taken[name] > 1 else name
@@ -154,21 +154,24 @@ def names_apart(runs: list[tuple[Path, dict[str, Any]]]) -> list[str]:
     return numbered(names)
 
 
-def of_pipeline(home: Path, run: dict[str, Any]) -> str:
+def with_pipeline_folder(home: Path, run: dict[str, Any]) -> str:
+    """Return the run's name after the folder in which its pipeline is."""
     parent = Path(run.get("path", "")).parent.name
     return f"{parent}/{run['name']}" if parent else run["name"]
 
 
-def of_run(home: Path, run: dict[str, Any]) -> str:
+def with_run_folder(home: Path, run: dict[str, Any]) -> str:
+    """Return the run's name after the folder of its results.json."""
     return f"{home.resolve().name}/{run['name']}"
 
 
-def of_run_in_its_place(home: Path, run: dict[str, Any]) -> str:
-    return f"{home.resolve().parent.name}/{of_run(home, run)}"
+def with_two_run_folders(home: Path, run: dict[str, Any]) -> str:
+    """Return the run's name after the folder of its results.json and that one's parent."""
+    return f"{home.resolve().parent.name}/{with_run_folder(home, run)}"
 
 
 def numbered(names: list[str]) -> list[str]:
-    """Names of which no two are the same, and none is that of the dense pipeline."""
+    """Number equal names, and names equal to the dense pipeline's, to make them unique."""
     found: list[str] = []
     for name in names:
         number, own = 2, name
@@ -176,69 +179,3 @@ def numbered(names: list[str]) -> list[str]:
             number, own = number + 1, f"{name} ({number})"
         found.append(own)
     return found
-
-
-def group_names(runs: list[dict[str, Any]]) -> dict[str, str]:
-    """Name of a run -> of the group it is a point of: its method and pattern, and what else was set differently among the runs of both.
-    A run without a config is a group of its own."""
-    groups = {}
-    for run in runs:
-        config = run.get("config", {})
-        peers = [
-            other["config"] for other in runs if other.get("config") and base(other) == base(run)
-        ]
-        further = [
-            key
-            for key in config
-            if key not in ALONG_THE_LINE and any(peer.get(key) != config[key] for peer in peers)
-        ]
-        groups[run["name"]] = (
-            ", ".join([base(run), *(f"{key} {shown(config[key])}" for key in further)])
-            if config
-            else run["name"]
-        )
-    return groups
-
-
-def base(run: dict[str, Any]) -> str:
-    return " ".join(
-        str(run.get("config", {}).get(key, "")) for key in ("method", "pattern")
-    ).strip()
-
-
-def configuration(
-    comparison: Comparison,
-) -> tuple[list[str], dict[str, dict[str, Any]], dict[str, str]]:
-    """The settings in which the runs differ; name of a run -> its values of them; and what all share, in words. A run that has no config of
-    obsdiff's has no value, and differs in nothing."""
-    runs = comparison.results["runs"]
-    settings = {
-        run["name"]: run.get("config", {}) | comparison.evaluated[run["name"]] for run in runs
-    }
-    of_obsdiff = {run["name"] for run in runs if run.get("config")}
-    keys = list(dict.fromkeys(key for row in settings.values() for key in row))
-    evaluation = set(comparison.evaluated[runs[0]["name"]]) if runs else set()
-    values = {
-        key: [
-            row.get(key)
-            for name, row in settings.items()
-            if key in row or key in evaluation or name in of_obsdiff
-        ]
-        for key in keys
-    }
-    differ = [key for key in keys if any(value != values[key][0] for value in values[key])]
-    shared = {
-        key: shown(values[key][0])
-        for key in keys
-        if key not in differ and values[key][0] not in (None, [])
-    }
-    return differ, settings, shared
-
-
-def shown(value: Any) -> str:
-    """A setting's value for people."""
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, list):
-        return ", ".join(map(str, value)) or "none"
-    return "default" if value is None else str(value)

@@ -1,19 +1,26 @@
-"""What each metric is called, which way is better, and which differences are inside the noise. Reads the figures of results.json alone."""
+"""Names of the metrics, and the differences that are inside the noise.
+
+A difference is inside the noise if the 95 % interval of the paired difference over prompts
+contains 0. Reads the figures of results.json only.
+"""
 
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-RESAMPLES = 2000
+from ..bootstrap import bootstrap_interval
+
 DENSE_NAME = "dense"
 
 
 @dataclass(frozen=True)
 class Metric:
-    title: str
+    """How a metric of results.json is shown and compared."""
+
+    title: str  # of its column, with the unit
     higher_is_better: bool
-    decimals: int
+    decimals: int  # shown
     of_dense: str = ""  # the dense pipeline against itself
 
 
@@ -28,11 +35,19 @@ METRICS = {
     "pickscore": Metric("PickScore", True, 2),
     "image_reward": Metric("ImageReward", True, 3),
 }
-LEGEND = "~ the difference to the best of the column is inside the noise: the 95 % interval of the difference over prompts holds 0"
+LEGEND = (
+    "~ the difference to the best of the column is inside the noise: "
+    "the 95 % interval of the difference over prompts contains 0"
+)
 
 
 def figures_of(results: dict[str, Any], metric: str) -> dict[str, dict[str, Any]]:
-    """Name of a run, or "dense": its figure of a metric, where it was measured."""
+    """Return the measured figures of a metric by pipeline, the dense one first.
+
+    Args:
+        results: of results.json.
+        metric: a key of METRICS.
+    """
     rows = {
         DENSE_NAME: results.get("dense_metrics", {}),
         **{run["name"]: run["metrics"] for run in results["runs"]},
@@ -45,11 +60,17 @@ def figures_of(results: dict[str, Any], metric: str) -> dict[str, dict[str, Any]
 
 
 def measured_metrics(results: dict[str, Any]) -> list[str]:
+    """Return the keys of METRICS that were measured for at least one pipeline."""
     return [metric for metric in METRICS if figures_of(results, metric)]
 
 
 def near_best(figures: dict[str, dict[str, Any]], higher_is_better: bool) -> set[str]:
-    """Names whose difference to the best one is inside the noise; the best one is none of them."""
+    """Return the names whose difference to the best one is inside the noise, without the best.
+
+    Args:
+        figures: of one metric, by name.
+        higher_is_better: direction of the metric.
+    """
     if not figures:
         return set()
     choose = max if higher_is_better else min
@@ -62,19 +83,31 @@ def near_best(figures: dict[str, dict[str, Any]], higher_is_better: bool) -> set
 
 
 def inside_noise(a: dict[str, Any], b: dict[str, Any], seed: int = 0) -> bool:
-    """Whether the 95 % interval of the difference of two figures holds 0: the paired bootstrap over prompts, where both have one number
-    a prompt; else whether their intervals overlap."""
+    """Return whether the difference of two figures is inside the noise.
+
+    Args:
+        a: a figure; with one number a prompt in "per_prompt", or without.
+        b: another figure.
+        seed: of the bootstrap.
+
+    Returns:
+        Whether the 95 % interval of the paired bootstrap over prompts contains 0; for figures
+        without numbers a prompt, or with different numbers of them, whether their intervals
+        overlap.
+    """
     x, y = (figure.get("per_prompt") for figure in (a, b))
     if not x or not y or len(x) != len(y):
         return a["low"] <= b["high"] and b["low"] <= a["high"]
     difference = np.array(x) - np.array(y)
-    picks = np.random.default_rng(seed).integers(len(difference), size=(RESAMPLES, len(difference)))
-    low, high = np.quantile(difference[picks].mean(1), [0.025, 0.975])
+    low, high = bootstrap_interval(lambda picks: difference[picks].mean(1), len(difference), seed)
     return bool(low <= 0 <= high)
 
 
 def reasons(results: dict[str, Any]) -> list[str]:
-    """One line for each metric, or run of it, that was not measured: why. What all runs share is said once."""
+    """Return one line for each metric that was not measured: which, for which run, and why.
+
+    A reason that all runs share is one line without a run.
+    """
     lines = []
     for key, metric in METRICS.items():
         why = {

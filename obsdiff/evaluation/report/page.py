@@ -1,11 +1,12 @@
-"""results.json of any number of runs -> one HTML page that needs nothing else: no network, light and dark, at most 10 MB.
+"""results.json of any number of runs -> one self-contained HTML page of at most 10 MB.
 
-Reads JSON and pictures alone; torch and diffusers have no part in it.
+Reads JSON and pictures only; imports neither torch nor diffusers.
 
-    1. Read every results.json and check it against the schema        (evaluation/report/schema.py)
-    2. Merge what compares; the rest becomes a section of its own     (evaluation/report/merge.py)
-    3. Tables, plots, then as many pictures as there is room for      (evaluation/report/tables.py, evaluation/report/merge.py, evaluation/report/plots.py, evaluation/report/pictures.py)
-    4. Fill in page.html
+    1. Read every results.json and check it against the schema     report/schema.py
+    2. Merge comparable results; others get their own section      report/merge.py
+    3. Make the tables and plots                                   report/tables.py, report/plots.py
+    4. Add the pictures of as many prompts as fit                  report/pictures.py
+    5. Render page.html
 """
 
 import base64
@@ -18,22 +19,30 @@ from typing import Any
 from ...errors import UserError
 from ...pipelines.partial_output import check_writable
 from ...pipelines.record import RECORD
-from ...pipelines.replaceable import is_page
+from ...pipelines.replaceable import RESULTS, WORK, is_page
 from ...runtime.json_files import read_json
 from .merge import Comparison, merge
 from .noise import DENSE_NAME, LEGEND, reasons
 from .pictures import picture_rows
 from .plots import plots
-from .schema import check_results
-from .tables import config_table, cost_reasons, cost_table, quality_table
+from .schema import SCHEMA_VERSION, check_results
+from .tables import config_table, cost_table, quality_table
+from .values import unmeasured_costs
 
-SCHEMA = 1
 LARGEST_PAGE = 10_000_000  # bytes of a page
-MARGIN = 50_000  # for the sentences around the pictures
+MARGIN = 50_000  # bytes for the notes on pictures, which are added last
 
 
 def check_page(page: Path, overwrite: bool) -> None:
-    """UserError unless the page can be written, and replaces at most another page."""
+    """Check that a page can be written.
+
+    Args:
+        page: the file to write.
+        overwrite: whether it may replace another page.
+
+    Raises:
+        UserError: the path is not that of a page, is not writable, or exists.
+    """
     if page.is_dir() or page.suffix not in (".html", ".htm"):
         raise UserError(
             f"output: expected the name of a page that ends in .html, found {str(page)!r}"
@@ -43,21 +52,32 @@ def check_page(page: Path, overwrite: bool) -> None:
 
 
 def check_existing(page: Path, overwrite: bool) -> None:
-    """UserError for anything that the page may not replace."""
+    """Raise UserError if the path exists, unless it is a page that may be replaced."""
     if os.path.lexists(page):
         if not overwrite:
             raise UserError(
-                f"output: {page} exists already; choose another, or give --overwrite to replace it"
+                f"output: {page} exists already; choose another name, or pass --overwrite to "
+                "replace it"
             )
         if not is_page(page):
             raise UserError(
-                f"output: {page} is no page that obsdiff report wrote, and stays; choose another name"
+                f"output: {page} is no page that obsdiff report wrote, and is not replaced; "
+                "choose another name"
             )
 
 
 def write_page(folders: list[Path], page: Path, overwrite: bool = True) -> None:
-    """Write the page of the results in `folders`. UserError for a folder without a whole results.json, or of another schema, and for an
-    existing file that is no page, or any without `overwrite`."""
+    """Write the page of some runs.
+
+    Args:
+        folders: of the runs, each with a results.json.
+        page: the file to write.
+        overwrite: whether it may replace another page.
+
+    Raises:
+        UserError: a folder has no valid results.json or occurs twice, a picture cannot be read,
+            the page would be too large, or the file may not be replaced.
+    """
     folders = [Path(folder) for folder in folders]
     places = [folder.resolve() for folder in folders]
     twice = [
@@ -67,69 +87,80 @@ def write_page(folders: list[Path], page: Path, overwrite: bool = True) -> None:
     ]
     if twice:
         raise UserError(
-            f"report: expected each run once, found the same folder twice: {', '.join(twice)}; leave one out"
+            f"report: expected each run once, found the same folder twice: {', '.join(twice)}; "
+            "remove one"
         )
-    html = fitting_page(merge([(folder, read_results(folder)) for folder in folders]))
+    html = page_within_limit(merge([(folder, read_results(folder)) for folder in folders]))
     page.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".obsdiff-", dir=page.parent) as beside:
         new = Path(beside) / "page"
         new.write_text(html, encoding="utf-8", errors="replace")
-        check_existing(page, overwrite)  # again: it may have appeared meanwhile
+        check_existing(page, overwrite)  # again, since another process may have written it
         new.replace(page)
 
 
 def read_results(folder: Path) -> dict[str, Any]:
-    """results.json of a run, checked."""
+    """Return the checked results.json of a run.
+
+    Raises:
+        UserError: the folder is no finished run, or its results.json does not follow the schema.
+    """
     check_finished(folder)
-    file = folder / "results.json"
+    file = folder / RESULTS
     results = read_json(file)
-    if results.get("schema") != SCHEMA:
+    if results.get("schema") != SCHEMA_VERSION:
         raise UserError(
-            f"{file}: expected schema {SCHEMA}, found {results.get('schema')!r}; write it again with this obsdiff"
+            f"{file}: expected schema {SCHEMA_VERSION}, found {results.get('schema')!r}; "
+            "evaluate again with this version of obsdiff"
         )
     try:
         check_results(results)
     except ValueError as error:
         raise UserError(
-            f"{file} does not follow schema {SCHEMA}: {error}; write it again with this obsdiff"
+            f"{file} does not follow schema {SCHEMA_VERSION}: {error}; "
+            "evaluate again with this version of obsdiff"
         ) from None
     return results
 
 
 def check_finished(folder: Path) -> None:
-    """UserError for a folder that is no run, or that of one that did not end."""
+    """Raise UserError for a folder that is no run, or whose run did not finish."""
     part = folder.with_name(folder.name + ".part") if folder.name else folder
-    if folder.suffix == ".part" and (folder / ".work").is_dir():
+    if folder.suffix == ".part" and (folder / WORK).is_dir():
         part, folder = folder, folder.with_name(folder.name.removesuffix(".part"))
-    elif (folder / "results.json").is_file():
+    elif (folder / RESULTS).is_file():
         return
-    if (part / ".work").is_dir():
+    if (part / WORK).is_dir():
         raise UserError(
-            f"report: {folder} is not finished: {part} is of a run that did not end; go on with obsdiff evaluate ... --output {folder} --resume"
+            f"report: expected a finished run, found {part}, of a run that did not finish; "
+            f"resume it with obsdiff evaluate ... --output {folder} --resume"
         )
     if (folder / RECORD).is_file():
         raise UserError(
-            f"report: expected a run, found the pruned pipeline {folder}, without results.json; obsdiff evaluate {folder} --against MODEL makes a run"
+            f"report: expected a run, found the pruned pipeline {folder}, without {RESULTS}; "
+            f"make a run with obsdiff evaluate {folder} --against MODEL"
         )
-    found = (
-        "a folder without results.json"
-        if folder.is_dir()
-        else "a file"
-        if folder.exists()
-        else "nothing"
-    )
+    found = "a file" if folder.exists() else "nothing"
+    if folder.is_dir():
+        found = f"a folder without {RESULTS}"
     raise UserError(
-        f"report: expected the folder of a run, with its results.json, found {found} at {str(folder)!r}; obsdiff evaluate makes one"
+        f"report: expected the folder of a run, with its {RESULTS}, found {found} at "
+        f"{str(folder)!r}; make a run with obsdiff evaluate"
     )
 
 
-def fitting_page(comparisons: list[Comparison]) -> str:
-    """The page, with as many prompts as it has room for. Comparisons with few pictures take theirs first, and leave what they don't need."""
+def page_within_limit(comparisons: list[Comparison]) -> str:
+    """Return the page with as many prompts as fit into LARGEST_PAGE bytes.
+
+    The room for pictures is divided evenly, the comparison with the fewest pictures first; the
+    room that it does not need is divided among the others.
+    """
     sections = [section(comparison) for comparison in comparisons]
     left = LARGEST_PAGE - MARGIN - len(rendered(sections).encode(errors="replace"))
     if left < 0:
         raise UserError(
-            f"report: the page would have {(LARGEST_PAGE - left) / 1e6:.0f} MB without a picture, more than {LARGEST_PAGE // 10**6}; give fewer runs"
+            f"report: expected a page of at most {LARGEST_PAGE // 10**6} MB, found "
+            f"{(LARGEST_PAGE - left) / 1e6:.0f} MB without a picture; pass fewer runs"
         )
     order = sorted(
         range(len(sections)),
@@ -142,6 +173,7 @@ def fitting_page(comparisons: list[Comparison]) -> str:
 
 
 def rendered(sections: list[dict[str, Any]]) -> str:
+    """Return page.html with the sections filled in."""
     from jinja2 import Environment, FileSystemLoader
 
     page = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True)
@@ -152,7 +184,7 @@ def rendered(sections: list[dict[str, Any]]) -> str:
 
 
 def section(comparison: Comparison) -> dict[str, Any]:
-    """What the template shows of one comparison, without its pictures."""
+    """Return the data of one comparison for the template, without its pictures."""
     results = comparison.results
     calibrated_on = [
         run["prompts_calibrated_on"] for run in results["runs"] if "prompts_calibrated_on" in run
@@ -171,6 +203,6 @@ def section(comparison: Comparison) -> dict[str, Any]:
         "config": config_table(comparison),
         "legend": LEGEND,
         "reasons": reasons(results),
-        "cost_reasons": cost_reasons(comparison),
+        "cost_reasons": unmeasured_costs(results),
         "plots": plots(comparison),
     }

@@ -1,4 +1,4 @@
-"""Pictures as data URLs: made small enough to compare dozens of runs in one page, and as many prompts as the page has room for."""
+"""Pictures as data URLs, scaled down, for as many prompts as fit into the page's size limit."""
 
 import base64
 import io
@@ -6,25 +6,38 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import UserError
+from ...pipelines.replaceable import RESULTS
 from .merge import Comparison
 
-SIDES = (256, 128, 64)  # longest side in pixels; a page shows 128, on a fine screen 256
-MAX_PROMPTS = 8  # smaller pictures rather than fewer prompts than these
-QUALITY = 90
+SIDES = (256, 128, 64)  # pixels of the longest side; the page shows 128 CSS pixels
+MIN_PROMPTS = 8  # below this number of prompts, the pictures become smaller first
+QUALITY = 90  # of WebP and JPEG, in percent
 MARKUP = 160  # bytes of a picture's or a prompt's tags
 
 
 def picture_rows(comparison: Comparison, room: int) -> tuple[list[dict[str, Any]], int]:
-    """A row of pictures for each prompt, dense first, in at most `room` bytes: the first prompts only, if all don't fit. And the bytes."""
+    """Return the pictures of as many prompts as fit, in the page's order.
+
+    Args:
+        comparison: runs with the folders of their pictures.
+        room: bytes available.
+
+    Returns:
+        One {"text", "pictures"} a prompt, with the data URLs of dense and runs; and the bytes used.
+
+    Raises:
+        UserError: a picture is missing or cannot be read.
+    """
     total = len(comparison.results["prompts"])
     for side in SIDES:
         rows, size = rows_of(comparison, room, side)
-        if len(rows) >= min(total, MAX_PROMPTS):
+        if len(rows) >= min(total, MIN_PROMPTS):
             break
     return rows, size
 
 
 def rows_of(comparison: Comparison, room: int, side: int) -> tuple[list[dict[str, Any]], int]:
+    """Return the rows that fit into `room` bytes with pictures of at most `side` pixels."""
     rows: list[dict[str, Any]] = []
     used = 0
     results = comparison.results
@@ -44,30 +57,37 @@ def rows_of(comparison: Comparison, room: int, side: int) -> tuple[list[dict[str
 
 
 def text_bytes(text: str) -> bytes:
-    """A text as the page writes it."""
+    """Return a text as the page contains it: escaped, in UTF-8."""
     from markupsafe import escape
 
     return str(escape(text)).encode(errors="replace")
 
 
 def picture_html(folder: Path, images: list[str], index: int, side: int) -> str:
-    """A picture as a data URL; empty where there is none."""
+    """Return a picture of a run as a data URL; "" for a run without this picture."""
     if index >= len(images):
         return ""
     try:
         file = (folder / images[index]).resolve()
         found = file.is_relative_to(folder.resolve()) and file.is_file()
-    except (OSError, ValueError, RuntimeError):  # no name of a file
+    except (OSError, ValueError, RuntimeError):  # not the name of a file
         found = False
     if not found:
         raise UserError(
-            f"{folder / 'results.json'}: there is no picture {images[index]!r} in its folder"
+            f"{folder / RESULTS}: expected the picture {images[index]!r} in its folder, found no "
+            "picture there; evaluate again"
         )
     return data_url(file, side)
 
 
 def data_url(file: Path, side: int) -> str:
-    """A picture whose longest side has at most `side` pixels: the file itself where that is a PNG and smaller than the same compressed."""
+    """Return a picture as a data URL, its longest side at most `side` pixels.
+
+    A PNG file that needs no scaling is embedded as it is if that is smaller than WebP or JPEG.
+
+    Raises:
+        UserError: the file cannot be read as a picture.
+    """
     from PIL import Image, features
 
     kind = "webp" if features.check("webp") else "jpeg"

@@ -1,7 +1,8 @@
-"""results.json, schema 1, as a table of what has to be where (docs/results-schema.md says what it means), and its check.
+"""The schema of results.json, version 1, and its check; docs/results-schema.md has the meanings.
 
-A dict is an object: a key that ends in "?" may be missing, "*" stands for every key. A list holds any number of its one kind, a tuple
-of one kind may be null. `float` is any number but NaN and infinity.
+A dict is an object; a key that ends in "?" is optional, the key "*" matches every key. A list
+contains any number of its one kind; a tuple of one kind is that kind or null. `float` is any finite
+number.
 """
 
 from typing import Any
@@ -10,6 +11,7 @@ from ...pipelines.record import KINDS
 from ...runtime.json_files import check_json, check_shapes
 from .noise import METRICS
 
+SCHEMA_VERSION = 1
 NUMBER = (float,)  # or null
 FIGURE = {
     "value": NUMBER,
@@ -58,7 +60,11 @@ RESULTS_SCHEMA = {
 
 
 def check_results(results: dict[str, Any]) -> None:
-    """ValueError that names the place of the first value that is not as the schema says."""
+    """Check the content of a results.json against the schema.
+
+    Raises:
+        ValueError: the place of the first wrong value, with the expected and the found value.
+    """
     check_json(results, RESULTS_SCHEMA, "")
     if results.get("dense_cost"):
         check_json(results["dense_cost"], COST, "dense_cost")
@@ -66,19 +72,22 @@ def check_results(results: dict[str, Any]) -> None:
         if not results[key]:
             raise ValueError(f"{key}: expected at least one")
     if len(results["prompts"]) != len(results["seeds"]):
-        raise ValueError(f"{len(results['prompts'])} prompts and {len(results['seeds'])} seeds")
+        raise ValueError(
+            f"seeds: expected one a prompt, found {len(results['prompts'])} prompts and "
+            f"{len(results['seeds'])} seeds"
+        )
     for place, row in figures(results):
         ends = [row[key] for key in ("value", "low", "high")]
         if None in ends and ends != [None] * 3:
             raise ValueError(
-                f"{place}: expected value, low and high, or none of them; found {ends}"
+                f"{place}: expected value, low and high, or none of them, found {ends}"
             )
     for i, run in enumerate(results["runs"]):
         check_shapes(run["layers"], f"runs[{i}].layers")
 
 
 def figures(results: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
-    """Place and value of every figure."""
+    """Return place and value of every figure."""
     rows = {
         "dense_metrics": results.get("dense_metrics", {}),
         **{f"runs[{i}].metrics": run["metrics"] for i, run in enumerate(results["runs"])},

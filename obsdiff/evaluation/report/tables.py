@@ -1,25 +1,39 @@
-"""The page's tables: quality, cost and configuration, one row a run. A cell has its text, and the raw value that the page sorts by."""
+"""The page's tables: quality, cost and configuration, one row a run.
+
+A table is {"columns", "rows"}. A cell has its text, and the raw value by which the page sorts.
+"""
 
 from collections.abc import Callable
 from statistics import median
 from typing import Any
 
 from ...pipelines.record import KINDS, in_words
-from .merge import EVALUATED, Comparison, configuration, shown
-from .noise import DENSE_NAME, METRICS, figures_of, measured_metrics, near_best
+from .configuration import configuration, setting_text
+from .merge import EVALUATED, Comparison
+from .noise import DENSE_NAME, METRICS, figures_of, measured_metrics
+from .values import amount, costs_of, quality_intervals, speed_interval, zero_share
 
 Cell = dict[str, str]
-OF_DENSE = {"infinite": "Infinity"}  # as the page's script reads it
+Column = Callable[[dict[str, Any]], Cell]  # a run, or a cost -> its cell
+SORTED_AS = {"infinite": "Infinity"}  # text -> number that the page's script can read
 
 
 def cell(text: str = "", value: Any = "", small: str = "") -> Cell:
-    """What a cell says, the number it is sorted by (its text, where there is none), and what stands below in small."""
+    """Return a cell.
+
+    Args:
+        text: of the cell.
+        value: the number by which the page sorts; "" to sort by the text.
+        small: a second line in small type.
+    """
     return {"text": text, "value": "" if value == "" else str(value), "small": small}
 
 
 def quality_table(comparison: Comparison) -> dict[str, Any]:
-    """The measured metrics of dense and runs, layer errors (on held-out prompts, too, if a run has them), share of the pruned layers' weights,
-    seconds of pruning."""
+    """Return the measured metrics of dense and runs, and the columns of PRUNING_COLUMNS.
+
+    The held-out layer error has a column only if a run has it.
+    """
     results = comparison.results
     metrics = measured_metrics(results)
     about = {
@@ -50,23 +64,23 @@ def quality_table(comparison: Comparison) -> dict[str, Any]:
 
 
 def quality_cells(results: dict[str, Any], metric: str) -> dict[str, Cell]:
-    """Name of a pipeline -> its figure with its interval, marked where it can't be told from the best of its column."""
-    figures, about = figures_of(results, metric), METRICS[metric]
-    near = near_best(figures, about.higher_is_better)
+    """Return the cells of a metric by pipeline, marked where inside the noise of the best."""
+    of_dense = METRICS[metric].of_dense
     cells = {
-        DENSE_NAME: cell(about.of_dense, OF_DENSE.get(about.of_dense, about.of_dense)),
+        DENSE_NAME: cell(of_dense, SORTED_AS.get(of_dense, of_dense)),
         **{run["name"]: cell() for run in results["runs"]},
     }
-    for name, figure in figures.items():
-        value, low, high = (f"{figure[key]:.{about.decimals}f}" for key in ("value", "low", "high"))
+    figures = figures_of(results, metric)
+    for name, shown in quality_intervals(results, metric).items():
+        mark = "~" if shown.near_best else ""
         cells[name] = cell(
-            value + ("~" if name in near else ""), figure["value"], f"{low} to {high}"
+            shown.value + mark, figures[name]["value"], f"{shown.low} to {shown.high}"
         )
     return cells
 
 
-def median_of(key: str) -> Callable[[dict], Cell]:
-    """A column of the layers' median error, "error" or "held_out_error"."""
+def median_of(key: str) -> Column:
+    """Return the column of the layers' median "error" or "held_out_error"."""
 
     def column(run: dict[str, Any]) -> Cell:
         errors = sorted(row[key] for row in run["layers"] if row.get(key) is not None)
@@ -75,90 +89,81 @@ def median_of(key: str) -> Callable[[dict], Cell]:
     return column
 
 
-def share_gone(run: dict[str, Any]) -> Cell:
+def removed_share_cell(run: dict[str, Any]) -> Cell:
+    """Return the share of the pruned layers' weights that was removed, in percent."""
     share = removed_share(run)
-    return (
-        cell()
-        if share is None
-        else cell(f"{100 * share:.2f} % of {len(run['layers'])} layers", share)
-    )
+    if share is None:
+        return cell()
+    return cell(f"{100 * share:.2f} % of {len(run['layers'])} layers", share)
 
 
-def seconds_to_prune(run: dict[str, Any]) -> Cell:
+def seconds_cell(run: dict[str, Any]) -> Cell:
+    """Return the seconds of pruning, all phases."""
     seconds = run["cost"].get("seconds", {})
     return cell(f"{sum(seconds.values()):.0f}", sum(seconds.values())) if seconds else cell()
 
 
 HELD_OUT = "held-out layer error, median"
-PRUNING_COLUMNS: dict[
-    str, Callable[[dict], Cell]
-] = {  # what pruning did to the layers, and how long it took
+PRUNING_COLUMNS: dict[str, Column] = {  # of a run
     "layer error, median": median_of("error"),
     HELD_OUT: median_of("held_out_error"),
-    "zeros, or columns gone, in pruned layers": share_gone,
-    "seconds to prune": seconds_to_prune,
+    "zeros or removed columns in pruned layers": removed_share_cell,
+    "seconds to prune": seconds_cell,
 }
 
 
 def removed_share(run: dict[str, Any]) -> float | None:
-    """Share of the targeted weights that is zero or gone; None for a run without a record of its layers."""
+    """Return the share of the targeted weights that is zero or removed, 0 to 1.
+
+    None for a run without a record of its layers.
+    """
     sizes = [row["shape"][0] * row["shape"][1] for row in run["layers"]]
     if not sum(sizes):
         return None
-    return sum(
-        row["sparsity"] * size for row, size in zip(run["layers"], sizes, strict=True)
-    ) / sum(sizes)
+    removed = (row["sparsity"] * size for row, size in zip(run["layers"], sizes, strict=True))
+    return sum(removed) / sum(sizes)
 
 
 def removed_cell(cost: dict[str, Any]) -> Cell:
+    """Return the removed heads, neurons and channels in words, sorted by their mean share."""
     counts = [cost[kind] for kind in KINDS if cost.get(kind, {}).get("total")]
-    return (
-        cell(in_words(cost), sum(row["removed"] / row["total"] for row in counts) / len(counts))
-        if counts
-        else cell()
-    )
+    if not counts:
+        return cell()
+    return cell(in_words(cost), sum(row["removed"] / row["total"] for row in counts) / len(counts))
 
 
-def amount_cell(key: str, unit: float, decimals: int, word: str) -> Callable[[dict], Cell]:
-    """A column of one figure of the cost, "memory.peak_bytes" in MiB for example."""
+def amount_cell(path: str, unit: float, decimals: int, word: str) -> Column:
+    """Return the column of one number of the cost, in a unit: "memory.peak_bytes" in MiB."""
 
     def column(cost: dict[str, Any]) -> Cell:
-        value: Any = cost
-        for part in key.split("."):
-            value = (value or {}).get(part)
+        value = amount(cost, path)
         return cell() if value is None else cell(f"{value / unit:.{decimals}f} {word}", value)
 
     return column
 
 
 def zeros_cell(cost: dict[str, Any]) -> Cell:
-    return (
-        cell(
-            f"{100 * cost['zeros'] / cost['parameters']:.1f} %", cost["zeros"] / cost["parameters"]
-        )
-        if cost.get("parameters")
-        else cell()
-    )
+    """Return the share of zeros in percent of all parameters."""
+    share = zero_share(cost)
+    return cell() if share is None else cell(f"{100 * share:.1f} %", share)
 
 
-def speed_cell(what: str) -> Callable[[dict], Cell]:
-    """A column of measured speeds, as a multiple of the dense pipeline's."""
+def speed_cell(timed: str) -> Column:
+    """Return the column of measured speeds of a "step" or "picture", as a multiple of dense's."""
 
     def column(cost: dict[str, Any]) -> Cell:
-        row = cost.get(what)
-        return (
-            cell(f"{row['speedup']:.2f}x", row["speedup"], f"{row['low']:.2f} to {row['high']:.2f}")
-            if row
-            else cell()
-        )
+        shown = speed_interval(cost, timed)
+        if shown is None:
+            return cell()
+        return cell(f"{shown.value}x", cost[timed]["speedup"], f"{shown.low} to {shown.high}")
 
     return column
 
 
-COST_COLUMNS: dict[str, Callable[[dict], Cell]] = {
-    "gone from the pruned blocks": removed_cell,
+COST_COLUMNS: dict[str, Column] = {  # of a cost
+    "removed from the pruned blocks": removed_cell,
     "parameters": amount_cell("parameters", 1e6, 2, "M"),
-    "zeros in all": zeros_cell,
+    "zeros of all parameters": zeros_cell,
     "size on disk": amount_cell("bytes_on_disk", 1e6, 1, "MB"),
     "MACs of a step": amount_cell("macs.total", 1e9, 2, "G"),
     "speed of a step": speed_cell("step"),
@@ -168,12 +173,8 @@ COST_COLUMNS: dict[str, Callable[[dict], Cell]] = {
 
 
 def cost_table(comparison: Comparison) -> dict[str, Any]:
-    """What dense and pruned cost; a column that nobody has is left out."""
-    results = comparison.results
-    costs = {
-        DENSE_NAME: results.get("dense_cost", {}),
-        **{run["name"]: run["cost"] for run in results["runs"]},
-    }
+    """Return the costs of dense and runs, without the columns that are empty for all."""
+    costs = costs_of(comparison.results)
     columns = {
         title: [column(cost) for cost in costs.values()] for title, column in COST_COLUMNS.items()
     }
@@ -186,31 +187,21 @@ def cost_table(comparison: Comparison) -> dict[str, Any]:
     }
 
 
-def cost_reasons(comparison: Comparison) -> list[str]:
-    """Why a cost was not measured, and for which pipelines."""
-    results = comparison.results
-    found: dict[str, list[str]] = {}
-    for name, cost in {
-        DENSE_NAME: results.get("dense_cost", {}),
-        **{run["name"]: run["cost"] for run in results["runs"]},
-    }.items():
-        for key, title in (("macs", "MACs"), ("memory", "peak memory")):
-            if why := cost.get(key, {}).get("why_not"):
-                found.setdefault(f"{title}: not measured: {why}", []).append(name)
-    return [f"{line} ({', '.join(names)})" for line, names in found.items()]
-
-
 def config_table(comparison: Comparison) -> dict[str, Any]:
-    """Only the settings in which the runs differ; `shared` and `evaluated` say the others in words."""
+    """Return the table of the settings in which the runs differ, and the others as texts.
+
+    Returns:
+        {"columns", "rows", "shared", "evaluated"}; no rows if the runs do not differ.
+    """
     differ, settings, shared = configuration(comparison)
     rows = [
         [cell(name), *(setting_cell(row, key) for key in differ)] for name, row in settings.items()
     ]
-    return {"columns": ["run", *differ], "rows": rows if differ else [], **in_two(shared)}
+    return {"columns": ["run", *differ], "rows": rows if differ else [], **shared_texts(shared)}
 
 
-def in_two(shared: dict[str, str]) -> dict[str, list[str]]:
-    """What all runs share: how they were pruned, and with what they were evaluated."""
+def shared_texts(shared: dict[str, str]) -> dict[str, list[str]]:
+    """Return the settings that all runs share: of the pruning, and of the evaluation."""
     return {
         "shared": [
             f"{key} {value}" for key, value in shared.items() if not key.startswith(EVALUATED)
@@ -224,7 +215,8 @@ def in_two(shared: dict[str, str]) -> dict[str, list[str]]:
 
 
 def setting_cell(row: dict[str, Any], key: str) -> Cell:
+    """Return the cell of a setting; empty for a run that has no such setting."""
     if key not in row:
         return cell()
     number = isinstance(row[key], int | float) and not isinstance(row[key], bool)
-    return cell(shown(row[key]), row[key] if number else "")
+    return cell(setting_text(row[key]), row[key] if number else "")

@@ -1,29 +1,47 @@
-"""results.json as one table for people."""
+"""results.json as two aligned tables in the terminal: quality and cost, one line a pipeline."""
 
+from collections.abc import Callable
 from typing import Any
 
 from ...pipelines.record import KINDS
-from .noise import DENSE_NAME, LEGEND, METRICS, figures_of, measured_metrics, near_best, reasons
+from .noise import DENSE_NAME, LEGEND, METRICS, measured_metrics, reasons
+from .values import (
+    Interval,
+    amount,
+    costs_of,
+    quality_intervals,
+    speed_interval,
+    unmeasured_costs,
+    zero_share,
+)
 
 Row = list[str]
+Cost = dict[str, Any]
+CostText = Callable[[Cost, Cost], str]  # a cost, the dense pipeline's cost -> the text of the cell
 
 
 def results_table(results: dict[str, Any]) -> str:
-    """Quality, and below it cost: one line a run, the dense pipeline first; what was not measured is said last."""
-    dense = results["dense_cost"]
-    costs = {DENSE_NAME: dense, **{run["name"]: run["cost"] for run in results["runs"]}}
-    quality = [quality_texts(results, metric) for metric in measured_metrics(results)]
-    rows = [["run", *(METRICS[metric].title + " " for metric in measured_metrics(results))]]
-    rows += [[name, *(cells[name] for cells in quality)] for name in costs]
+    """Return the tables of quality and cost, the dense pipeline first, with notes below.
+
+    Args:
+        results: the content of a results.json.
+    """
+    costs, metrics = costs_of(results), measured_metrics(results)
+    quality = [quality_texts(results, metric) for metric in metrics]
+    above = [
+        ["run", *(METRICS[metric].title + " " for metric in metrics)],
+        *([name, *(cells[name] for cells in quality)] for name in costs),
+    ]
+    dense = costs[DENSE_NAME]
     below = [
         ["run", *(title for title, _ in COLUMNS)],
-        *([name, *(cell(cost, dense) for _, cell in COLUMNS)] for name, cost in costs.items()),
+        *([name, *(text(cost, dense) for _, text in COLUMNS)] for name, cost in costs.items()),
     ]
-    return "\n".join([*aligned(rows), "", *aligned(below), *notes(results, costs)])
+    return "\n".join([*aligned(above), "", *aligned(below), "", *notes(results)])
 
 
 def aligned(rows: list[Row]) -> list[str]:
-    """Lines of a table; a column that is empty below its title is left out."""
+    """Return the lines of a table, without the columns that are empty below their title."""
     used = [j for j in range(len(rows[0])) if j == 0 or any(row[j] for row in rows[1:])]
     widths = [max(len(row[j]) for row in rows) for j in used]
     return [
@@ -36,69 +54,74 @@ def aligned(rows: list[Row]) -> list[str]:
 
 
 def quality_texts(results: dict[str, Any], metric: str) -> dict[str, str]:
-    """Name of a pipeline -> value, interval, and a mark where it can't be told from the best."""
-    figures, d = figures_of(results, metric), METRICS[metric].decimals
-    near = near_best(figures, METRICS[metric].higher_is_better)
-    cells = {
+    """Return value and interval of a metric by pipeline, marked where near the best."""
+    texts = {
         DENSE_NAME: METRICS[metric].of_dense + " ",
         **{run["name"]: "" for run in results["runs"]},
     }
-    return cells | {
-        name: f"{m['value']:.{d}f} ({m['low']:.{d}f} to {m['high']:.{d}f}){'~' if name in near else ' '}"
-        for name, m in figures.items()
-    }
+    for name, shown in quality_intervals(results, metric).items():
+        texts[name] = interval_text(shown) + ("~" if shown.near_best else " ")
+    return texts
 
 
-def removed_text(kind: str) -> Any:
-    """How many heads, neurons or channels are gone, where some are."""
+def interval_text(shown: Interval, unit: str = "") -> str:
+    """Return "value (low to high)"."""
+    return f"{shown.value}{unit} ({shown.low} to {shown.high})"
 
-    def cell(cost: dict, dense: dict) -> str:
+
+def removed_text(kind: str) -> CostText:
+    """Return the column of the removed heads, neurons or channels."""
+
+    def text(cost: Cost, dense: Cost) -> str:
         row = cost.get(kind)
         return f"{row['removed']} of {row['total']}" if row else ""
 
-    return cell
+    return text
 
 
-def parameters_text(cost: dict, dense: dict) -> str:
-    return f"{cost['parameters'] / 1e6:.2f} M" + (
-        f" ({cost['parameters'] / dense['parameters']:.1%})" if cost is not dense else ""
-    )
+def parameters_text(cost: Cost, dense: Cost) -> str:
+    """Return the parameters in millions, and in percent of dense."""
+    share = f" ({cost['parameters'] / dense['parameters']:.1%})" if cost is not dense else ""
+    return f"{cost['parameters'] / 1e6:.2f} M" + share
 
 
-def zeros_text(cost: dict, dense: dict) -> str:
-    return f"{cost['zeros'] / cost['parameters']:.1%}"
+def zeros_text(cost: Cost, dense: Cost) -> str:
+    """Return the share of zeros in percent of all parameters."""
+    share = zero_share(cost)
+    return "" if share is None else f"{share:.1%}"
 
 
-def size_text(cost: dict, dense: dict) -> str:
+def size_text(cost: Cost, dense: Cost) -> str:
+    """Return the size on disk in MB."""
     return f"{cost['bytes_on_disk'] / 1e6:.1f} MB"
 
 
-def macs_text(cost: dict, dense: dict) -> str:
-    own, whole = (c.get("macs", {}).get("total") for c in (cost, dense))
-    return (
-        f"{own / 1e9:.2f} G" + (f" ({own / whole:.1%})" if whole and cost is not dense else "")
-        if own
-        else ""
-    )
+def macs_text(cost: Cost, dense: Cost) -> str:
+    """Return the MACs of a step in billions, and in percent of dense."""
+    own, whole = amount(cost, "macs.total"), amount(dense, "macs.total")
+    if not own:
+        return ""
+    return f"{own / 1e9:.2f} G" + (f" ({own / whole:.1%})" if whole and cost is not dense else "")
 
 
-def speed_text(what: str) -> Any:
-    """How many times faster than the dense pipeline, measured."""
+def speed_text(timed: str) -> CostText:
+    """Return the column of measured speeds of a "step" or "picture", as a multiple of dense's."""
 
-    def cell(cost: dict, dense: dict) -> str:
-        row = cost.get(what)
-        return f"{row['speedup']:.2f}x ({row['low']:.2f} to {row['high']:.2f})" if row else ""
+    def text(cost: Cost, dense: Cost) -> str:
+        shown = speed_interval(cost, timed)
+        return interval_text(shown, "x") if shown else ""
 
-    return cell
+    return text
 
 
-def memory_text(cost: dict, dense: dict) -> str:
-    peak = cost.get("memory", {}).get("peak_bytes")
+def memory_text(cost: Cost, dense: Cost) -> str:
+    """Return the peak memory in MiB."""
+    peak = amount(cost, "memory.peak_bytes")
     return f"{peak / 2**20:.0f} MiB" if peak else ""
 
 
-COLUMNS = [
-    *((f"{kind} gone", removed_text(kind)) for kind in KINDS),
+COLUMNS: list[tuple[str, CostText]] = [
+    *((f"{kind} removed", removed_text(kind)) for kind in KINDS),
     ("parameters", parameters_text),
     ("zeros", zeros_text),
     ("on disk", size_text),
@@ -109,24 +132,14 @@ COLUMNS = [
 ]
 
 
-def notes(results: dict[str, Any], costs: dict[str, dict]) -> list[str]:
-    """What the figures are, and what was not measured, and why."""
-    timed = (
-        ", and the quartiles of the speed over rounds"
-        if any("step" in run["cost"] for run in results["runs"])
-        else ""
-    )
-    lines = [
-        "",
-        f"{len(results['prompts'])} prompts; in brackets the 95 % interval over prompts{timed}",
-    ]
-    if len(results["prompts"]) == 1:
+def notes(results: dict[str, Any]) -> list[str]:
+    """Return the lines below the tables: intervals, marks, and what was not measured and why."""
+    prompts = len(results["prompts"])
+    timed = any("step" in run["cost"] for run in results["runs"])
+    quartiles = ", and the quartiles of the speed over rounds" if timed else ""
+    lines = [f"{prompts} prompts; in brackets the 95 % interval over prompts{quartiles}"]
+    if prompts == 1:
         lines.append(
-            "one prompt has no spread: its intervals have no width, and say nothing of other prompts"
+            "one prompt has no spread: its intervals have no width, and do not cover other prompts"
         )
-    lines += [LEGEND, *reasons(results)]
-    for name, cost in costs.items():
-        for what in ("macs", "memory"):
-            why = cost.get(what, {}).get("why_not")
-            lines += [f"{name}: {what} not measured: {why}"] if why else []
-    return lines
+    return [*lines, LEGEND, *reasons(results), *unmeasured_costs(results)]

@@ -1,4 +1,4 @@
-"""Judges run on tiny models of their own classes; and each says why when it can't."""
+"""Judges on tiny models of their own classes, and the reasons of those that have no model."""
 
 import json
 from pathlib import Path
@@ -26,14 +26,14 @@ from transformers import (
 )
 
 from obsdiff.errors import UserError
-from obsdiff.evaluation.judges.clip import Clip, as_tensor, reader
+from obsdiff.evaluation.judges.clip import Clip, as_tensor, preprocessing
 from obsdiff.evaluation.judges.features import features_of, open_extractor
 from obsdiff.evaluation.judges.files import Judges, find_judges
 from obsdiff.evaluation.judges.image_reward import NAMES, ImageReward, load_image_reward
 from obsdiff.evaluation.judges.inception import Inception, load_inception
 from obsdiff.evaluation.judges.lpips import AlexNet, load_alexnet, lpips, lpips_heads
-from obsdiff.evaluation.judges.scores import judged
-from obsdiff.evaluation.judges.weights import NotAtHand, fill_, read_weights
+from obsdiff.evaluation.judges.scores import model_figures
+from obsdiff.evaluation.judges.weights import MetricUnavailable, fill_, read_weights
 from obsdiff.pipelines.builtin import builtin_path
 
 from ...conftest import PROMPTS, randomise, text_config, tokenizer
@@ -60,7 +60,7 @@ def images(n: int = 4, side: int = SIDE, seed: int = 0) -> list[Image.Image]:
 
 @pytest.fixture(scope="module")
 def clip(tmp_path_factory) -> Path:
-    """A CLIPModel with a tokenizer, as CLIP score and PickScore want it."""
+    """A CLIPModel with a tokenizer, as CLIP score and PickScore require it."""
     folder = tmp_path_factory.mktemp("judges") / "clip"
     torch.manual_seed(0)
     randomise(
@@ -91,7 +91,7 @@ def alexnet(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def reward(tmp_path_factory) -> Path:
-    """ImageReward with tiny towers, under its published names, with its med_config.json and a BERT vocabulary."""
+    """ImageReward with tiny towers: its published names, med_config.json, a BERT vocabulary."""
     folder = tmp_path_factory.mktemp("judges") / "reward"
     folder.mkdir()
     words = [
@@ -172,7 +172,7 @@ def published(name: str) -> str:
 
 
 class Reads:
-    """torchmetrics' processor for a Clip: our tokenizer, our way of reading pictures."""
+    """torchmetrics' processor for a Clip: our tokenizer, our preprocessing of pictures."""
 
     def __init__(self, judge: Clip):
         self.judge = judge
@@ -181,14 +181,14 @@ class Reads:
         if text is not None:
             return self.judge.tokenizer(text, padding=True, return_tensors="pt")
         return {
-            "pixel_values": self.judge.read(
+            "pixel_values": self.judge.preprocess(
                 [Image.fromarray(image.permute(1, 2, 0).numpy()) for image in images]
             )
         }
 
 
 class Embeds(nn.Module):
-    """torchmetrics' model for a Clip: tensors, where transformers 5 answers with objects."""
+    """torchmetrics' model for a Clip: returns tensors, where transformers 5 returns objects."""
 
     def __init__(self, model: CLIPModel):
         super().__init__()
@@ -216,7 +216,7 @@ def test_clip_score_is_torchmetrics(clip, folder):
     assert max(judge.clip_scores(drawn, PROMPTS[:4]).mean(), 0) == pytest.approx(theirs, abs=1e-3)
 
 
-def test_emoji_clip_prefers_the_caption_that_is_meant():
+def test_emoji_clip_prefers_the_matching_caption():
     judge = Clip(EMOJI_CLIP)
     red = Image.new("RGB", (64, 64), "white")
     red.paste((220, 40, 50), (8, 8, 56, 56))
@@ -229,34 +229,34 @@ def test_pickscore_is_the_scaled_cosine(clip):
     scores = judge.pick_scores(images(), PROMPTS[:4])
     with torch.no_grad():
         text = judge.tokenizer(PROMPTS[:4], padding=True, return_tensors="pt")
-        out = judge.model(**text, pixel_values=judge.read(images()))
+        out = judge.model(**text, pixel_values=judge.preprocess(images()))
     assert scores == pytest.approx(out.logits_per_image.diag().double().numpy(), rel=1e-4)
 
 
 def test_a_model_reads_pictures_its_own_way(clip, tmp_path):
     picture = images(1, side=48)
-    assert reader(clip)(picture).shape == (1, 3, SIDE, SIDE)
-    white = reader(clip)([Image.new("RGB", (SIDE, SIDE), "white")])
+    assert preprocessing(clip)(picture).shape == (1, 3, SIDE, SIDE)
+    white = preprocessing(clip)([Image.new("RGB", (SIDE, SIDE), "white")])
     assert white.unique().tolist() == [1.0]
     own = CLIPImageProcessor(
         size={"shortest_edge": SIDE}, crop_size={"height": SIDE, "width": SIDE}
     )
     own.save_pretrained(tmp_path)
     assert torch.equal(
-        reader(tmp_path)(picture), own(images=picture, return_tensors="pt").pixel_values
+        preprocessing(tmp_path)(picture), own(images=picture, return_tensors="pt").pixel_values
     )
 
 
 @pytest.mark.parametrize("extractor", ["emoji-clip", "inception"])
 def test_fid_and_kid_are_torchmetrics(extractor, inception, tmp_path):
-    """The whole way from pictures to figures, against torchmetrics with the same network."""
+    """From pictures to figures, against torchmetrics with the same network."""
     path, n = (EMOJI_CLIP, 12) if extractor == "emoji-clip" else (inception, 4)
     drawn, real = images(n, seed=1), images(n, seed=2)
     for i, image in enumerate(real):
         image.save(tmp_path / f"{i}.png")
-    found = judged({"dense": drawn}, "dense", PROMPTS * 2, Judges(features=path, real=tmp_path))[
-        "dense"
-    ]
+    found = model_figures(
+        {"dense": drawn}, "dense", PROMPTS * 2, Judges(features=path, real=tmp_path)
+    )["dense"]
     extract = open_extractor(path)
 
     class Network(nn.Module):
@@ -279,7 +279,10 @@ def test_fid_and_kid_are_torchmetrics(extractor, inception, tmp_path):
 
 
 def test_inception_runs_its_layers_as_torchmetrics_does(inception, monkeypatch):
-    """torchmetrics carries the order of the layers, the scaling and the resizing; torch-fidelity, which has the blocks, may be missing."""
+    """torchmetrics has the order of the layers, the scaling and the resizing.
+
+    torch-fidelity, which has the blocks, may be missing.
+    """
     net = load_inception(inception)
     x = torch.stack([as_tensor(i) for i in images(2, side=40)])
     theirs = nn.Module()
@@ -329,7 +332,7 @@ def test_every_metric_is_run(clip, inception, alexnet, reward, tmp_path):
         clip=clip, features=clip, real=tmp_path, lpips=alexnet, pickscore=clip, image_reward=reward
     )
     drawn = {"dense": images(4, seed=1), "half": images(4, seed=2)}
-    found = judged(drawn, "dense", PROMPTS[:4], judges)
+    found = model_figures(drawn, "dense", PROMPTS[:4], judges)
     assert set(found["half"]) == {"lpips", "fid", "kid", "clip_score", "pickscore", "image_reward"}
     assert set(found["dense"]) == set(found["half"]) - {"lpips"}
     for figures in found.values():
@@ -339,12 +342,12 @@ def test_every_metric_is_run(clip, inception, alexnet, reward, tmp_path):
             assert len(figure["per_prompt"]) == 4
 
 
-def test_what_is_not_at_hand_says_why(tmp_path, monkeypatch):
+def test_a_missing_model_is_the_reason_of_its_metrics(tmp_path, monkeypatch):
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     (tmp_path / "real").mkdir()
     images(1)[0].save(tmp_path / "real" / "a.png")
     drawn = {"dense": images(3), "half": images(3, seed=2)}
-    found = judged(drawn, "dense", PROMPTS[:3], Judges(real=tmp_path / "real"))["half"]
+    found = model_figures(drawn, "dense", PROMPTS[:3], Judges(real=tmp_path / "real"))["half"]
     words = {
         "lpips": "alexnet-owt",
         "fid": "weights-inception-2015",
@@ -356,11 +359,13 @@ def test_what_is_not_at_hand_says_why(tmp_path, monkeypatch):
     for metric, word in words.items():
         assert found[metric]["value"] is None
         assert word in found[metric]["why_not"]
-    assert "--real" in judged(drawn, "dense", PROMPTS[:3], Judges())["dense"]["kid"]["why_not"]
+    assert (
+        "--real" in model_figures(drawn, "dense", PROMPTS[:3], Judges())["dense"]["kid"]["why_not"]
+    )
 
 
 def test_weights_that_do_not_fit_are_refused_not_made_up(clip, alexnet, tmp_path):
-    with pytest.raises(NotAtHand, match="tensors are missing or of another shape"):
+    with pytest.raises(MetricUnavailable, match="tensors missing or of another shape"):
         fill_(AlexNet(), {"features.0.weight": torch.zeros(1)}, alexnet)
     broken = tmp_path / "broken"
     broken.mkdir()
@@ -369,24 +374,24 @@ def test_weights_that_do_not_fit_are_refused_not_made_up(clip, alexnet, tmp_path
     tensors = load_file(broken / "model.safetensors")
     tensors.pop("logit_scale")
     save_file(tensors, broken / "model.safetensors", {"format": "pt"})
-    found = judged(
+    found = model_figures(
         {"dense": images(3)}, "dense", PROMPTS[:3], Judges(clip=broken, image_reward=tmp_path)
     )["dense"]
     assert "logit_scale" in found["clip_score"]["why_not"]
     assert "no weights of ImageReward" in found["image_reward"]["why_not"]
     torch.save({"model": print}, tmp_path / "code.pth")  # a function is no weight
-    with pytest.raises(NotAtHand, match="something else than tensors"):
+    with pytest.raises(MetricUnavailable, match="something else than tensors"):
         read_weights(tmp_path / "code.pth")
 
 
 def test_saved_features_of_another_extractor_are_refused(clip, tmp_path):
     save_file({"features": torch.randn(9, 5)}, tmp_path / "narrow.safetensors")
     drawn = {"dense": images(3)}
-    narrow = judged(
+    narrow = model_figures(
         drawn, "dense", PROMPTS[:3], Judges(features=clip, real=tmp_path / "narrow.safetensors")
     )["dense"]["fid"]
-    assert "5 numbers a picture, the extractor gives 16" in narrow["why_not"]
-    other = judged(
+    assert "expected 16 numbers a picture, as the extractor computes, found 5" in narrow["why_not"]
+    other = model_figures(
         drawn, "dense", PROMPTS[:3], Judges(features=clip, real=EMOJI_CLIP / "real.safetensors")
     )["dense"]["kid"]
     assert "another extractor" in other["why_not"]
@@ -399,7 +404,7 @@ def test_a_tower_alone_extracts_features(tmp_path):
     assert features_of(images(), open_extractor(tmp_path)).shape == (4, 16)
 
 
-def test_a_builtin_is_judged_by_emoji_clip_unless_told_otherwise(clip, tmp_path):
+def test_emoji_clip_is_the_default_judge_of_a_builtin(clip, tmp_path):
     dense = builtin_path("emoji-sd3")
     judges = find_judges({"clip": None, "features": None, "real": None}, dense)
     assert judges == Judges(
@@ -419,9 +424,9 @@ def test_a_builtin_is_judged_by_emoji_clip_unless_told_otherwise(clip, tmp_path)
 
 
 def test_the_builtin_is_judged_offline():
-    """With the statistics that ship; noise is far from real emoji."""
+    """With the features that emoji-clip contains; noise is far from real emoji."""
     judges = find_judges({}, builtin_path("emoji-sd3"))
-    found = judged({"dense": images(4, side=64)}, "dense", PROMPTS[:4], judges)["dense"]
+    found = model_figures({"dense": images(4, side=64)}, "dense", PROMPTS[:4], judges)["dense"]
     assert found["fid"]["low"] > 100
     assert found["kid"]["value"] > 1
     assert -100 < found["clip_score"]["value"] < 40

@@ -1,4 +1,4 @@
-"""The page from results.json: complete, self-contained, and what a real browser shows of it."""
+"""The page from results.json: complete, self-contained, and shown by a real browser."""
 
 import base64
 import hashlib
@@ -18,7 +18,8 @@ from PIL import Image
 from obsdiff.cli.main import main
 from obsdiff.errors import UserError
 from obsdiff.evaluation.report import page as report
-from obsdiff.evaluation.report.merge import group_names, merge, names_apart
+from obsdiff.evaluation.report.configuration import group_names
+from obsdiff.evaluation.report.merge import merge, unique_names
 from obsdiff.evaluation.report.page import read_results, write_page
 from obsdiff.evaluation.report.pictures import data_url
 from obsdiff.evaluation.report.tables import removed_cell
@@ -66,9 +67,16 @@ def run(tmp_path) -> Path:
         "images": ["half/000.png", "half/001.png"],
     }
     results = {
-        "schema": 1, "dense": "tiny", "dense_images": ["dense/000.png", "dense/001.png"], "dense_cost": {"parameters": 1000, "zeros": 0, "bytes_on_disk": 2000},
-        "runs": [entry], "prompts": ["a <b>fish</b>", "moon"], "seeds": [1, 2], "settings": {"num_inference_steps": 2}, "versions": {"torch": "2"},
-    }  # fmt: skip
+        "schema": 1,
+        "dense": "tiny",
+        "dense_images": ["dense/000.png", "dense/001.png"],
+        "dense_cost": {"parameters": 1000, "zeros": 0, "bytes_on_disk": 2000},
+        "runs": [entry],
+        "prompts": ["a <b>fish</b>", "moon"],
+        "seeds": [1, 2],
+        "settings": {"num_inference_steps": 2},
+        "versions": {"torch": "2"},
+    }
     (tmp_path / "results.json").write_text(json.dumps(results))
     return tmp_path
 
@@ -172,7 +180,7 @@ def test_errors_on_held_out_prompts_have_a_column_where_a_run_has_them(run):
         write_page([run], run / "page.html")
 
 
-def test_what_is_no_run_is_refused(run, capsys):
+def test_a_folder_that_is_no_run_is_refused(run, capsys):
     page = run / "page.html"
     page.touch()
     assert main(["report", str(run), "--output", str(page)]) == 2
@@ -217,7 +225,7 @@ def test_a_wrong_value_is_named_by_its_place(run, changes, words):
     assert words in str(found.value)
 
 
-def test_whatever_is_in_results_json_is_a_page_or_one_line(run):
+def test_any_results_json_is_a_page_or_one_line_of_error(run):
     change(run, dense_metrics={"clip_score": figure(20.0)}, judges={"clip": "a"}, threads=2)
     cost = results_of(run)["runs"][0]["cost"] | {"step": {"speedup": 1.1, "low": 1.0, "high": 1.2}}
     change(run, runs=[renamed(run, "half", cost=cost)])
@@ -261,7 +269,7 @@ def places(value):
             yield from places(inner)
 
 
-def test_a_run_that_did_not_end_says_how_to_go_on(tmp_path, capsys):
+def test_an_unfinished_run_is_refused_with_the_command_that_resumes_it(tmp_path, capsys):
     def refused(folder: Path) -> str:
         assert main(["report", str(folder), "--output", str(tmp_path / "page.html")]) == 2
         line = capsys.readouterr().err
@@ -271,8 +279,9 @@ def test_a_run_that_did_not_end_says_how_to_go_on(tmp_path, capsys):
 
     (tmp_path / "run.part" / ".work").mkdir(parents=True)
     for folder in (tmp_path / "run", tmp_path / "run.part"):
-        assert f"go on with obsdiff evaluate ... --output {tmp_path / 'run'} --resume" in refused(
-            folder
+        assert (
+            f"resume it with obsdiff evaluate ... --output {tmp_path / 'run'} --resume"
+            in refused(folder)
         )
     (tmp_path / "pruned").mkdir()
     (tmp_path / "pruned" / "obsdiff.json").write_text("{}")
@@ -293,7 +302,7 @@ def test_the_same_folder_twice_and_a_broken_picture_are_refused(run):
         write_page([run], run / "page.html")
 
 
-def test_runs_that_compare_are_merged_under_names_apart(run):
+def test_comparable_runs_are_merged_under_unique_names(run):
     missing = {"value": None, "low": None, "high": None, "why_not": "no CLIP"}
     change(
         run,
@@ -326,8 +335,8 @@ def test_runs_that_compare_are_merged_under_names_apart(run):
 def test_names_that_are_the_same_in_every_folder_still_differ(tmp_path):
     a, b = tmp_path / "x" / "run", tmp_path / "y" / "run"
     half = {"name": "half", "path": "models/half"}
-    assert names_apart([(a, half), (b, half)]) == ["x/run/half", "y/run/half"]
-    assert names_apart(
+    assert unique_names([(a, half), (b, half)]) == ["x/run/half", "y/run/half"]
+    assert unique_names(
         [(a, half), (a, half), (a, {"name": "dense"}), (a, {"name": "quarter"})]
     ) == ["x/run/half", "x/run/half (2)", "run/dense", "quarter"]
 
@@ -342,7 +351,8 @@ def test_names_that_are_the_same_in_every_folder_still_differ(tmp_path):
         ),
         (
             {"prompts": ["a fish", "sun"]},
-            "other prompts: 2 of 2, the first is &#39;a fish&#39;, not &#39;a &lt;b&gt;fish&lt;/b&gt;&#39;",
+            "other prompts: 2 of 2, the first is &#39;a fish&#39;, "
+            "not &#39;a &lt;b&gt;fish&lt;/b&gt;&#39;",
         ),
         ({"prompts": ["a fish"], "seeds": [1]}, "1 prompts, not 2; 1 seeds, not 2"),
         ({"seeds": [1, 3]}, "other seeds: 1 of 2, the first is 3, not 2"),
@@ -350,13 +360,13 @@ def test_names_that_are_the_same_in_every_folder_still_differ(tmp_path):
         ({"judges": {"clip": "b"}}, "clip judged by b, not a"),
     ],
 )
-def test_runs_that_do_not_compare_stand_apart_and_the_page_says_why(run, changes, why):
+def test_incomparable_runs_have_their_own_section_with_the_reason(run, changes, why):
     change(run, judges={"clip": "a"})
     page = page_of(
         run, another(run, "second", **changes), another(run, "third", versions={"torch": "3"})
     )
     assert page.count("<section") == 2  # the third one compares with the first
-    assert "2 comparisons, since not all runs compare" in page
+    assert "2 comparisons, since not all runs are comparable" in page
     assert f"Not merged with the runs of {run.name}: {why}." in page
 
 
@@ -447,7 +457,7 @@ def test_a_page_without_runs_or_records_is_a_page(run):
 
 
 def noisy(run: Path, prompts: int, runs: int, side: int) -> None:
-    """Pictures that don't compress, `runs` of them beside dense for each of many prompts."""
+    """Write pictures that don't compress, `runs` of them beside dense for each prompt."""
     rng = np.random.default_rng(0)
     names = [f"noise/{i:03}.png" for i in range(prompts)]
     (run / "noise").mkdir()
@@ -463,7 +473,7 @@ def noisy(run: Path, prompts: int, runs: int, side: int) -> None:
     )
 
 
-def test_the_page_stays_below_its_size_and_says_what_is_left_out(run, monkeypatch):
+def test_the_page_stays_below_its_size_and_counts_the_shown_prompts(run, monkeypatch):
     noisy(run, prompts=14, runs=2, side=260)
     small = another(
         run,
@@ -520,7 +530,10 @@ def test_pictures_are_shown_small_and_small_ones_as_they_are(tmp_path):
     )
 
 
-EVIL = "</script><script>document.title='evil'</script>\"'><img src=x onerror=\"document.title='evil'\">{{ 7 * 7 }}$x$"
+EVIL = (
+    "</script><script>document.title='evil'</script>\"'>"
+    "<img src=x onerror=\"document.title='evil'\">{{ 7 * 7 }}$x$"
+)
 
 
 def evil(run: Path) -> str:
@@ -598,7 +611,8 @@ def test_a_name_is_text_in_plots_too(run):
     assert "<b>" not in (run / "page.html").read_text().replace("&lt;b&gt;", "")
 
 
-IN_A_FRAME = """<!doctype html><title>waiting</title><iframe style="border:0;width:{width}px;height:800px" srcdoc="{page}"></iframe><pre></pre><script>
+IN_A_FRAME = """<!doctype html><title>waiting</title>
+<iframe style="border:0;width:{width}px;height:800px" srcdoc="{page}"></iframe><pre></pre><script>
 document.querySelector("iframe").onload = event => {{
   const page = event.target.contentDocument, view = event.target.contentWindow;
   const answer = (() => {{ {question} }})();
@@ -608,7 +622,7 @@ document.querySelector("iframe").onload = event => {{
 
 
 def ask(page: str, question: str, tmp_path: Path, width: int):
-    """What a script, run beside the page in a window of some width, returns."""
+    """Return the result of a script, run beside the page in a window of some width."""
     frame = tmp_path / "frame.html"
     frame.write_text(
         IN_A_FRAME.format(width=width, page=html.escape(page), question=question), encoding="utf-8"
@@ -627,7 +641,7 @@ def ask(page: str, question: str, tmp_path: Path, width: int):
 
 
 def several(run: Path) -> str:
-    """A page of four runs, whose figures sort otherwise as numbers than as texts."""
+    """A page of four runs, whose figures sort differently as numbers and as texts."""
     cost = results_of(run)["runs"][0]["cost"]
     rows = [
         ("b", 0.9, 300, "obs"),
@@ -637,11 +651,14 @@ def several(run: Path) -> str:
     ]
     entries = [
         renamed(
-            run, name, config={"method": method, "sparsity": error}, metrics={"relative_latent_error": figure(error)},
+            run,
+            name,
+            config={"method": method, "sparsity": error},
+            metrics={"relative_latent_error": figure(error)},
             cost=cost | {"seconds": {} if seconds is None else {"solve": seconds}},
         )
         for name, error, seconds, method in rows
-    ]  # fmt: skip
+    ]
     change(run, runs=[*entries, renamed(run, "a_name_without_any_gap_" * 8)])
     return page_of(run)
 
@@ -653,11 +670,17 @@ def test_a_click_on_a_title_sorts_its_table(run, tmp_path):
       const sorted = (table, i, times) => {
         const head = table.tHead.rows[0].cells[i];
         for (let n = 0; n < times; n++) head.querySelector("button").click();
-        return [[...table.tBodies[0].rows].map(row => row.cells[0].textContent.slice(0, 5)).join(" "), head.getAttribute("aria-sort"), table.querySelectorAll("[aria-sort]").length];
+        const names = [...table.tBodies[0].rows].map(row => row.cells[0].textContent.slice(0, 5));
+        const marked = table.querySelectorAll("[aria-sort]").length;
+        return [names.join(" "), head.getAttribute("aria-sort"), marked];
       };
-      return { error: sorted(quality, 1, 1), down: sorted(quality, 1, 1), seconds: sorted(quality, 4, 1), longest: sorted(quality, 4, 1),
-               names: sorted(quality, 0, 1), method: sorted(config, 1, 1), hint: page.querySelector(".hint").hidden,
-               focus: (quality.querySelector("button").focus(), page.activeElement.tagName) };"""
+      return {
+        error: sorted(quality, 1, 1), down: sorted(quality, 1, 1),
+        seconds: sorted(quality, 4, 1), longest: sorted(quality, 4, 1),
+        names: sorted(quality, 0, 1), method: sorted(config, 1, 1),
+        hint: page.querySelector(".hint").hidden,
+        focus: (quality.querySelector("button").focus(), page.activeElement.tagName),
+      };"""
     found = ask(several(run), question, tmp_path, 1280)
     assert found["error"] == [
         "dense a c a_nam b d",
@@ -687,7 +710,8 @@ def test_nothing_overflows_the_page(run, tmp_path, width):
     change(run, prompts=["word" * 200, "a long prompt " * 50])
     found = ask(
         several(run),
-        "return [page.documentElement.scrollWidth, view.innerWidth, page.images.length, page.images[0].getBoundingClientRect().width];",
+        "return [page.documentElement.scrollWidth, view.innerWidth, page.images.length,"
+        " page.images[0].getBoundingClientRect().width];",
         tmp_path,
         width,
     )
@@ -706,8 +730,14 @@ def test_the_names_stay_in_sight_while_scrolling(run, tmp_path, width, runs):
       page.querySelector("h2 + .pictures").scrollIntoView();
       box.scrollTo(200, 1000);
       if (box.scrollTop === 0) view.scrollBy(0, 1000);
-      const at = name => { const place = box.querySelector(name).getBoundingClientRect(); return [place.top, place.left]; };
-      return { head: at("thead th:last-child"), prompt: at("tbody tr:last-child .prompt"), box: [box.getBoundingClientRect().left], inside: box.scrollTop > 0 };"""
+      const at = name => {
+        const place = box.querySelector(name).getBoundingClientRect();
+        return [place.top, place.left];
+      };
+      return {
+        head: at("thead th:last-child"), prompt: at("tbody tr:last-child .prompt"),
+        box: [box.getBoundingClientRect().left], inside: box.scrollTop > 0,
+      };"""
     found = ask(page_of(run), question, tmp_path, width)
     assert -1 <= found["head"][0] <= 60
     assert 0 <= found["prompt"][1] - found["box"][0] <= 12
@@ -718,7 +748,8 @@ def test_the_names_stay_in_sight_while_scrolling(run, tmp_path, width, runs):
 def test_no_text_becomes_a_script(run, tmp_path):
     found = ask(
         evil(run),
-        "return [page.title, page.scripts.length, page.images.length, page.body.textContent.includes('{{ 7 * 7 }}'), view.origin];",
+        "return [page.title, page.scripts.length, page.images.length,"
+        " page.body.textContent.includes('{{ 7 * 7 }}'), view.origin];",
         tmp_path,
         1280,
     )
@@ -728,11 +759,14 @@ def test_no_text_becomes_a_script(run, tmp_path):
 @in_a_browser
 def test_without_a_script_the_tables_are_whole(run, tmp_path):
     page = re.sub(r"<script>.*</script>", "", several(run), flags=re.DOTALL)
-    question = "return [page.querySelectorAll('button').length, page.querySelector('.hint').hidden, page.querySelector('table.sortable').tBodies[0].rows.length];"
+    question = (
+        "return [page.querySelectorAll('button').length, page.querySelector('.hint').hidden,"
+        " page.querySelector('table.sortable').tBodies[0].rows.length];"
+    )
     assert ask(page, question, tmp_path, 1280) == [0, True, 6]
 
 
-def test_channels_that_left_are_said_like_heads():
+def test_removed_channels_are_written_like_heads():
     found = removed_cell(
         {"channels": {"removed": 8, "total": 32}, "heads": {"removed": 1, "total": 4}}
     )

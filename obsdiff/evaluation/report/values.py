@@ -1,0 +1,68 @@
+"""Values of results.json that the page's tables and the text table both show."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from .noise import DENSE_NAME, METRICS, figures_of, near_best
+
+COST_TITLES = {"macs": "MACs", "memory": "peak memory"}  # costs that may not be measured
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A value with its interval, as texts."""
+
+    value: str
+    low: str
+    high: str
+    near_best: bool = False  # inside the noise of the best one of its column
+
+
+def costs_of(results: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """Return the cost of each pipeline by name, the dense one first."""
+    runs = {run["name"]: run["cost"] for run in results["runs"]}
+    return {DENSE_NAME: results.get("dense_cost", {}), **runs}
+
+
+def quality_intervals(results: dict[str, Any], metric: str) -> dict[str, Interval]:
+    """Return the measured values of a metric by pipeline, with the mark of those near the best."""
+    figures, about = figures_of(results, metric), METRICS[metric]
+    near = near_best(figures, about.higher_is_better)
+    return {
+        name: interval_of(figure, "value", about.decimals, name in near)
+        for name, figure in figures.items()
+    }
+
+
+def interval_of(row: dict[str, Any], key: str, decimals: int, near: bool = False) -> Interval:
+    """Return the value at `key` with the interval from "low" to "high", rounded."""
+    value, low, high = (f"{row[name]:.{decimals}f}" for name in (key, "low", "high"))
+    return Interval(value, low, high, near)
+
+
+def speed_interval(cost: dict[str, Any], timed: str) -> Interval | None:
+    """Return the speed-up over dense of a "step" or "picture"; None if it was not timed."""
+    return interval_of(cost[timed], "speedup", 2) if cost.get(timed) else None
+
+
+def zero_share(cost: dict[str, Any]) -> float | None:
+    """Return zeros over parameters, 0 to 1; None for a cost without parameters."""
+    return cost["zeros"] / cost["parameters"] if cost.get("parameters") else None
+
+
+def amount(cost: dict[str, Any], path: str) -> Any:
+    """Return the number at a path such as "memory.peak_bytes"; None if there is none."""
+    value: Any = cost
+    for key in path.split("."):
+        value = (value or {}).get(key)
+    return value
+
+
+def unmeasured_costs(results: dict[str, Any]) -> list[str]:
+    """Return one line for each cost that was not measured and reason, with its pipelines."""
+    found: dict[str, list[str]] = {}
+    for name, cost in costs_of(results).items():
+        for key, title in COST_TITLES.items():
+            if why := cost.get(key, {}).get("why_not"):
+                found.setdefault(f"{title}: not measured: {why}", []).append(name)
+    return [f"{line} ({', '.join(names)})" for line, names in found.items()]
