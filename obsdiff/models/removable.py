@@ -33,7 +33,7 @@ class FixedHeads(NamedTuple):
 PAST_OUTPUT = "EasyAnimateAttnProcessor2_0"
 # Attention processors whose heads cannot be removed.
 FIXED = {
-    PAST_OUTPUT: FixedHeads(1, "the text gets the heads themselves, past the output projection"),
+    PAST_OUTPUT: FixedHeads(1, "the text reads the heads themselves, past the output projection"),
     "MochiAttnProcessor2_0": FixedHeads(
         2, "every head has rotary frequencies of its own, which all blocks share"
     ),
