@@ -1,10 +1,12 @@
-"""Which denoisers of the installed diffusers are covered, found out by real runs on tiny models.
+"""Coverage of the denoisers of the installed diffusers, determined by real runs on tiny models.
 
-    python -m tests.coverage_of_models [CLASS ...]      writes docs/models.md and prints the counts
+    python -m tests.coverage_of_models [CLASS ...]      without a class writes docs/models.md
 
-Every class is pruned by prune_ itself, with all three patterns. That the layers of a tap read one tensor and that every layer is
-called in every call is checked there; here, that no linear layer of a block is forgotten, that the weights have their zeros, that
-the pruned shapes open again, and that a model without heads and neurons equals one whose heads and neurons are masked.
+Every class is pruned by prune_ itself, with all three patterns. prune_ checks that the layers of a
+tap read one tensor and that every layer is called in every call. This file checks that some entry
+covers each linear layer of a block, that the weights have their zeros, that a model of the pruned
+shapes can be opened, and that a model without some heads and neurons equals one in which they are
+masked.
 """
 
 import copy
@@ -36,16 +38,12 @@ from .tiny_models import FLOAT32, LEFT_OUT, NOT_PRUNED, TINY
 
 TARGETS = {"heads": "attention", "neurons": "ffn"}
 PAGE = Path(__file__).parents[1] / "docs" / "models.md"
-HOMES = (
-    "diffusers.models.transformers",
-    "diffusers.models.unets",
-)  # where diffusers keeps its denoisers; a few are with their pipelines
+# diffusers' modules of denoisers; a few are in the modules of their pipelines
+HOMES = ("diffusers.models.transformers", "diffusers.models.unets")
 ELSEWHERE = ("AudioLDM2UNet2DConditionModel", "UniDiffuserModel")
 Arguments = Callable[[], dict[str, Any]]
-EXACT = {
-    torch.float64: 1e-9,
-    torch.float32: 1e-4,
-}  # differences of outputs, relative to the largest
+# tolerated differences of outputs, relative to the largest
+EXACT = {torch.float64: 1e-9, torch.float32: 1e-4}
 
 
 @dataclass(frozen=True)
@@ -61,7 +59,7 @@ class Row:
 
 
 def denoiser_classes() -> list[str]:
-    """Every model class that diffusers exports from where it keeps its denoisers."""
+    """Every model class that diffusers exports from its modules of denoisers."""
     found = [
         name
         for name in dir(diffusers)
@@ -76,20 +74,21 @@ def denoiser_classes() -> list[str]:
 
 
 def build(name: str, **other: Any) -> tuple[nn.Module, Arguments]:
-    """A tiny model with random weights, its config changed by `other`, and what makes its arguments."""
+    """A tiny model with random weights, and the function that makes its arguments.
+
+    `other` overrides entries of its config.
+    """
     config, arguments = TINY[name]
     torch.manual_seed(0)
     model = getattr(diffusers, name)(**config | other)
     for parameter in model.parameters():
-        if (
-            parameter.ndim == 3
-        ):  # experts in one tensor, which diffusers leaves as it finds the memory
+        if parameter.ndim == 3:  # experts in one tensor, which diffusers does not initialise
             torch.nn.init.normal_(parameter, std=0.1)
     return randomise(model), arguments
 
 
 def examine(name: str) -> Row:
-    """Prune a class with all patterns, check it, and say what was possible."""
+    """Prune a class with all patterns, check it, and return its row."""
     if name in NOT_PRUNED:
         return Row(name, *["no"] * 4, NOT_PRUNED[name])
     model, arguments = build(name)
@@ -162,7 +161,7 @@ def take_out(
     refused: dict,
     left_out: tuple[str, ...],
 ) -> None:
-    """Structured pruning of all that isn't refused; then the same shapes again, and shrunk against masked."""
+    """Prune all groups that are not refused; open the shapes; compare shrunk with masked."""
     free = [g for g in groups if (g.owner, g.kind) not in refused]
     for target, mine in by_target(free, refused).items():
         exclude = tuple(
@@ -200,7 +199,7 @@ def take_out(
 
 
 def by_target(free: list[Group], refused: dict) -> dict[str, list[Group]]:
-    """What is pruned in one run: everything, or heads and neurons apart, since excluding a layer excludes both."""
+    """The groups of each run: all, or heads and neurons apart: excluding a layer excludes both."""
     if not refused:
         return {"linear": free}
     apart = {target: [g for g in free if g.kind == kind] for kind, target in TARGETS.items()}
@@ -208,7 +207,7 @@ def by_target(free: list[Group], refused: dict) -> dict[str, list[Group]]:
 
 
 def results(model: nn.Module, arguments: Arguments) -> list[Tensor]:
-    """Outputs in float64, where the class can."""
+    """Outputs in float64, or in float32 for the classes that require it."""
     return outputs(
         model,
         arguments,
@@ -217,7 +216,7 @@ def results(model: nn.Module, arguments: Arguments) -> list[Tensor]:
 
 
 def leavers(index: int, kind: str, count: int) -> list[int]:
-    """Which heads or neurons leave the index-th group: others, and another number, than leave the group before it."""
+    """The heads or neurons to remove from the index-th group: not those of the group before it."""
     if kind == "neurons":
         return list(range(index % 3, count, 3))
     return [(index + i) % count for i in range(min(1 + index % 2, count - 1))]
@@ -225,7 +224,7 @@ def leavers(index: int, kind: str, count: int) -> list[int]:
 
 @torch.no_grad()
 def mask_(model: nn.Module, group: Group, gone: list[int]) -> None:
-    """Zero what the consumers read of these heads or neurons. (`model` still has its dense shapes.)"""
+    """Zero the consumers' columns of these heads or neurons of a model with dense shapes."""
     reads = columns(model, group, items(model, group))[gone].flatten()
     for name in group.consumers:
         model.get_submodule(name).weight[:, reads] = 0
@@ -245,7 +244,7 @@ def in_words(blocks: list[Block]) -> str:
 
 
 def experts(model: nn.Module) -> str:
-    """Experts whose weights are one tensor are no linear layers."""
+    """A note for experts whose weights are one tensor: they are no linear layers."""
     return (
         "; experts, held in one tensor, stay dense"
         if any("experts" in name and p.ndim == 3 for name, p in model.named_parameters())
@@ -254,7 +253,7 @@ def experts(model: nn.Module) -> str:
 
 
 def cell(kind: str, groups: list[Group], refused: dict) -> str:
-    """Whether heads, or neurons, can be taken out: of how many attentions or FFNs, and why not of others."""
+    """The number of attentions, or FFNs, that can be pruned, and the reasons for the others."""
     word = {"heads": "attention", "neurons": "FFN"}[kind]
     mine = [(g.owner, g.kind) for g in groups if g.kind == kind]
     if not mine:
@@ -283,9 +282,13 @@ TITLE = """# Denoisers of diffusers {version}
 
 {counts}
 
-Made by `python -m tests.coverage_of_models` from real runs on tiny models with random weights (`tests/tiny_models.py`); `tests/test_models.py` keeps it true. Each class was pruned by `prune_` itself,
-unstructured, 2:4 and structured, and its model without heads and neurons was compared with one whose heads and neurons are masked (float64). "yes: 4" counts attentions or FFNs of the tiny model, not of the public one.
-With grouped-query attention the query heads that share a key head leave together and count as one head. What the public checkpoint's config chooses (a norm over all heads, say) may differ: `obsdiff inspect` tells.
+`python -m tests.coverage_of_models` writes this page from real runs on tiny models with random
+weights (`tests/tiny_models.py`); `tests/road/test_models.py` checks it. Each class was pruned by
+`prune_` itself, unstructured, 2:4 and structured, and its model without some heads and neurons was
+compared with one in which they are masked (float64). "yes: 4" counts attentions or FFNs of the tiny
+model, not of the public one. In grouped-query attention the query heads that share a key head are
+removed together and count as one head. The config of a public checkpoint may differ, for example in
+a norm over all heads: run `obsdiff inspect` on it.
 """
 
 
@@ -297,16 +300,19 @@ def counts(rows: list[Row]) -> str:
     structured = (
         f"structured {len(heads | neurons)} (heads {len(heads)}, FFN neurons {len(neurons)})"
     )
-    return f"{len(rows)} classes: unstructured and N:M {len(zeros)}, {structured}, refused {len(rows) - len(zeros)}."
+    return (
+        f"{len(rows)} classes: unstructured and N:M {len(zeros)}, {structured}, "
+        f"refused {len(rows) - len(zeros)}."
+    )
 
 
 def covered(rows: list[Row], column: str) -> set[str]:
-    """The classes of which all or a part is covered."""
+    """The classes that are covered in full or in part."""
     return {row.name for row in rows if getattr(row, column).startswith(("yes", "part"))}
 
 
 def main(names: list[str]) -> None:
-    diffusers.logging.set_verbosity_error()  # every model that is put into float64 is warned of
+    diffusers.logging.set_verbosity_error()  # it warns of every model in float64
     rows = []
     for name in names or denoiser_classes():
         rows.append(examine(name))

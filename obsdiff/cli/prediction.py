@@ -10,7 +10,8 @@ from torch import nn
 
 from ..allocation.uniform_latency import shrunk
 from ..config import PruningConfig
-from ..models.meta_device import Inputs, build_on_meta, example_inputs, macs_or_why_not
+from ..models.call_shapes import CallArguments
+from ..models.meta_device import build_on_meta, example_inputs, macs_or_why_not
 from .paper_count import paper_count
 
 
@@ -37,7 +38,7 @@ def predict(
     }
 
 
-def count(model: nn.Module, inputs: Inputs | None) -> dict[str, Any]:
+def count(model: nn.Module, inputs: CallArguments | None) -> dict[str, Any]:
     unknown = f"the arguments of {type(model).__name__} are not known here; obsdiff evaluate counts a real call"
     macs = macs_or_why_not(model, inputs) if inputs else {"total": None, "why_not": unknown}
     return {"parameters": sum(p.numel() for p in model.parameters()), "macs": macs}

@@ -2,11 +2,13 @@
 
     y[:, p] = W x_p,   x_p = the patch of the input that output position p reads           (im2col)
 
-so what holds for a linear layer, Hessian, saliency and repair, holds for W (O, C kh kw) with the patches as tokens. Columns are
-in the order in which torch stores the weight: channel by channel, and in a channel row by row of the kernel. "Consecutive
-inputs" of an n:m pattern are consecutive in this order.
+Results for a linear layer (Hessian, saliency, repair) therefore hold for W (O, C kh kw) with the
+patches as tokens. Columns are in the order in which torch stores the weight: channel by channel,
+and in a channel row by row of the kernel. "Consecutive inputs" of an n:m pattern are consecutive in
+this order.
 
-O outputs, C input channels, kh x kw kernel, B images, T tokens, I = C kh kw inputs (of a linear layer: its features).
+O outputs, C input channels, kh x kw kernel, B images, T tokens, I = C kh kw inputs (of a linear
+layer: its features).
 """
 
 import itertools
@@ -17,36 +19,74 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..errors import RunFailed
+from .structure import Shape
 
-UNFOLD_ELEMENTS = (
-    2**24
-)  # entries of the patches that are unfolded together, if one row of output positions has no more
+Layer = nn.Linear | nn.Conv2d
+# Entries of the patches that are unfolded together, if one row of output positions has no more.
+UNFOLD_ELEMENTS = 2**24
+
+
+def layer_at(model: nn.Module, name: str) -> Layer:
+    """Return the linear layer or convolution of that name."""
+    layer = model.get_submodule(name)
+    assert isinstance(layer, Layer), f"{name}: {type(layer).__name__}"
+    return layer
+
+
+def weight_of(layer: nn.Module) -> Tensor:
+    """Return a layer's weight parameter, typed as a tensor."""
+    weight = layer.weight
+    assert isinstance(weight, Tensor)  # nn.Module types its attributes as Tensor | Module
+    return weight
 
 
 def matrix(layer: nn.Module) -> Tensor:
-    """The weight of a linear layer or convolution as a matrix (O, I), without its gradient."""
-    return layer.weight.detach().flatten(1)
+    """Return the weight of a linear layer or convolution as a matrix (O, I), without gradient."""
+    return weight_of(layer).detach().flatten(1)
 
 
 def write_(name: str, layer: nn.Module, weight: Tensor) -> None:
-    """Give a layer the weight that this matrix (O, I) stands for. RunFailed, with the layer's name, if its number format does not hold it."""
+    """Write a matrix into a layer's weight.
+
+    Args:
+        name: the layer's name in errors.
+        layer: a linear layer or convolution.
+        weight: the matrix (O, I).
+
+    Raises:
+        RunFailed: the layer's number format cannot hold the values.
+    """
+    parameter = weight_of(layer)
     with torch.no_grad():
-        layer.weight.copy_(weight.reshape(layer.weight.shape))
-    if not layer.weight.isfinite().all():
-        format = str(layer.weight.dtype).removeprefix("torch.")
+        parameter.copy_(weight.reshape(parameter.shape))
+    if not parameter.isfinite().all():
+        dtype = str(parameter.dtype).removeprefix("torch.")
         raise RunFailed(
-            f"{name}: the pruned weight, up to {weight.abs().max():.3g}, has inf or NaN in {format}; raise the damping, or take another --dtype"
+            f"{name}: the pruned weight, up to {weight.abs().max():.3g}, has inf or NaN in "
+            f"{dtype}; raise the damping, or use another --dtype"
         )
 
 
 def tokens(layer: nn.Module, x: Tensor, at_once: int = UNFOLD_ELEMENTS) -> Iterator[Tensor]:
-    """The tokens of a layer's input, in parts. Of a linear layer all at once: (B, T, I), or (T, I) if the input has no batch of images.
-    Of a convolution some rows of output positions of one picture at a time, (1, T, I), so that no more than about `at_once` entries
-    are in memory, and that the parts are the same in every batch."""
+    """Yield the tokens of a layer's input, in parts.
+
+    A linear layer has one part. A convolution has parts of consecutive rows of output positions of
+    one image; they are the same in every batch.
+
+    Args:
+        layer: a linear layer or convolution.
+        x: its input: (B, ..., I) or (T, I) of a linear layer, (B, C, H, W) or (C, H, W) of a
+            convolution.
+        at_once: entries of unfolded patches in memory, at most; one row of output positions is
+            never split.
+
+    Yields:
+        Tokens (B, T, I) or (T, I) of a linear layer, (1, T, I) of a convolution.
+    """
     if not isinstance(layer, nn.Conv2d):
         yield x.flatten(1, -2) if x.dim() > 2 else x
         return
-    across, down = layer.padding[1], layer.padding[0]
+    down, across = (int(pad) for pad in layer.padding)  # unfolding_refusal excludes "same"
     x = F.pad(x if x.dim() == 4 else x.unsqueeze(0), (across, across, down, down))
     height, width = (
         (side - span) // stride + 1
@@ -55,9 +95,8 @@ def tokens(layer: nn.Module, x: Tensor, at_once: int = UNFOLD_ELEMENTS) -> Itera
     rows = max(1, at_once // (width * layer.weight[0].numel()))
     for picture, first in itertools.product(x.split(1), range(0, height, rows)):
         last = min(first + rows, height)
-        band = picture[
-            :, :, first * layer.stride[0] : (last - 1) * layer.stride[0] + reach(layer)[0]
-        ]
+        top, bottom = first * layer.stride[0], (last - 1) * layer.stride[0] + reach(layer)[0]
+        band = picture[:, :, top:bottom]
         yield F.unfold(band, layer.kernel_size, layer.dilation, 0, layer.stride).transpose(1, 2)
 
 
@@ -71,7 +110,15 @@ def reach(layer: nn.Conv2d) -> tuple[int, int]:
 
 
 def unfolding_refusal(layer: nn.Module) -> str | None:
-    """Why a layer can't be taken for a linear one, or None."""
+    """The reason why a layer has no form as a linear layer, or None.
+
+    Args:
+        layer: any module.
+
+    Returns:
+        What was expected and what was found; None for a linear layer and for a convolution of all
+        input channels with zero padding.
+    """
     if isinstance(layer, nn.Linear):
         return None
     if not isinstance(layer, nn.Conv2d):
@@ -79,16 +126,26 @@ def unfolding_refusal(layer: nn.Module) -> str | None:
     if layer.groups != 1:
         return f"expected a convolution of all its input channels, found {layer.groups} groups"
     if layer.padding_mode != "zeros" or isinstance(layer.padding, str):
-        return f"expected a convolution padded with a fixed number of zeros, found padding={layer.padding!r}, padding_mode={layer.padding_mode!r}"
+        return (
+            "expected a convolution padded with a fixed number of zeros, "
+            f"found padding={layer.padding!r}, padding_mode={layer.padding_mode!r}"
+        )
     return None
 
 
-def layer_shapes(denoiser: nn.Module, target: str = "linear") -> dict[str, tuple[int, int]]:
-    """Name and weight shape (O, I) of every Linear of a module, in registration order; for target conv of every Conv2d, too, by the
-    shape of its weight as a matrix, (O, C kh kw)."""
-    kinds = (nn.Linear, nn.Conv2d) if target == "conv" else nn.Linear
+def layer_shapes(denoiser: nn.Module, target: str = "linear") -> dict[str, Shape]:
+    """List a module's layers and the shapes of their weights as matrices.
+
+    Args:
+        denoiser: any module.
+        target: "linear" for linear layers, "conv" for 2D convolutions, too.
+
+    Returns:
+        Layer name -> (O, I), in registration order; I is C kh kw for a convolution.
+    """
+    kinds = (nn.Linear, nn.Conv2d) if target == "conv" else (nn.Linear,)
     return {
-        name: tuple(matrix(module).shape)
+        name: (matrix(module).shape[0], matrix(module).shape[1])
         for name, module in denoiser.named_modules()
         if isinstance(module, kinds)
     }

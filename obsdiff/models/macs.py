@@ -1,7 +1,8 @@
 """Multiply-accumulates of a model's forward, counted by torch's own flop counter.
 
-Counted are matrix products: of linear layers, of convolutions, and inside attention (queries by keys, weights by values).
-A model on the meta device has shapes and no data: counting it takes no memory and no time to speak of.
+Matrix products are counted: of linear layers, of convolutions, and inside attention (queries by
+keys, weights by values). A model on the meta device has shapes and no data, so counting it needs
+almost no memory and time.
 """
 
 import dataclasses
@@ -18,7 +19,13 @@ LINEAR, CONVOLUTION = ("mm", "addmm"), ("convolution", "_convolution")
 
 @dataclass(frozen=True)
 class Macs:
-    """Multiply-accumulates of one call, by kind."""
+    """Multiply-accumulates of one call.
+
+    Attributes:
+        linear: of linear layers.
+        convolution: of convolutions.
+        attention: of the matrix products inside attention.
+    """
 
     linear: int
     convolution: int
@@ -26,15 +33,20 @@ class Macs:
 
     @property
     def total(self) -> int:
+        """The sum over all kinds."""
         return self.linear + self.convolution + self.attention
 
     def to_dict(self) -> dict[str, int]:
+        """The counts by kind, and their total."""
         return dataclasses.asdict(self) | {"total": self.total}
 
 
 def attention_flops(query: Any, key: Any, value: Any, *_: Any, **__: Any) -> int:
-    """Operations of a fused attention on a CPU, which torch's counter does not know: two products of queries (B, H, L, D) with keys
-    (B, H, S, D) and of their weights with values (B, H, S, E)."""
+    """Operations of fused attention on a CPU, which torch's counter has no formula for.
+
+    Two products: queries (B, H, L, D) with keys (B, H, S, D), their weights with values (B, H, S,
+    E). The arguments are the shapes.
+    """
     batch, heads, length, depth = query
     return 2 * batch * heads * length * key[-2] * (depth + value[-1])
 
@@ -43,7 +55,11 @@ FUSED = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: attention_f
 
 
 def count_macs(call: Callable[[], Any]) -> Macs:
-    """Multiply-accumulates of what `call` computes: half of its floating-point operations."""
+    """Count the multiply-accumulates of a call: half of its floating-point operations.
+
+    Args:
+        call: the computation, without arguments; run once, without gradients.
+    """
     with FlopCounterMode(display=False, custom_mapping=FUSED) as counter, torch.no_grad():
         call()
     kinds = {"linear": 0, "convolution": 0, "attention": 0}
@@ -53,12 +69,21 @@ def count_macs(call: Callable[[], Any]) -> Macs:
 
 
 def kind_of(op: Any) -> str:
+    """The kind of an operator that the counter counts; any other matrix product is attention's."""
     name = str(op).removeprefix("aten.")
     return "linear" if name in LINEAR else "convolution" if name in CONVOLUTION else "attention"
 
 
 def macs_by_module(model: nn.Module, call: Callable[[], Any]) -> dict[str, tuple[int, int]]:
-    """Name -> multiply-accumulates inside each module of the model while `call` calls it: of layers, and of attention."""
+    """Count the multiply-accumulates inside each module of a model.
+
+    Args:
+        model: the model.
+        call: a computation that calls the model; run once, without gradients.
+
+    Returns:
+        Module name -> multiply-accumulates of its layers, and of its attention.
+    """
     with FlopCounterMode(display=False, custom_mapping=FUSED) as counter, torch.no_grad():
         call()
     found: dict[str, tuple[int, int]] = {}

@@ -1,6 +1,13 @@
-"""Which heads, neurons and channels cannot be removed exactly, and why."""
+"""Which heads, neurons and channels cannot be removed, or reordered, exactly, and why.
+
+Removal is exact if the shrunk model equals the model with those items masked; reordering is exact
+if the model computes the same function. Both fail for the same kinds of reason: the table refuses
+the group, the attention processor depends on the heads, or a norm mixes them.
+"""
 
 import math
+from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 from torch import nn
@@ -10,42 +17,103 @@ from .geometry import items, sections
 from .linear_view import unfolding_refusal as not_unfolded
 from .structure import Group
 
-# attention processors for which all heads must be there: with at most so many output projections, and why
+
+class FixedHeads(NamedTuple):
+    """Why the heads of an attention processor are fixed.
+
+    Attributes:
+        outputs: the reason holds for attentions with at most that many output projections.
+        reason: the reason.
+    """
+
+    outputs: int
+    reason: str
+
+
+PAST_OUTPUT = "EasyAnimateAttnProcessor2_0"
+# Attention processors whose heads cannot be removed.
 FIXED = {
-    "EasyAnimateAttnProcessor2_0": (
-        1,
-        "the text gets the heads themselves, past the output projection",
+    PAST_OUTPUT: FixedHeads(1, "the text reads the heads themselves, past the output projection"),
+    "MochiAttnProcessor2_0": FixedHeads(
+        2, "every head has rotary frequencies of its own, which all blocks share"
     ),
-    "MochiAttnProcessor2_0": (
-        2,
-        "every head has rotary frequencies of its own, which all blocks share",
+    "OmniGenAttnProcessor2_0": FixedHeads(
+        1, "its processor requires as many head channels as outputs"
     ),
-    "OmniGenAttnProcessor2_0": (1, "its processor wants as many channels of heads as of outputs"),
 }
+# Those of them in whose heads the value dimensions cannot be reordered.
+FIXED_ORDER = {name: FIXED[name] for name in (PAST_OUTPUT,)}
+QUERY_KEY_VALUE = frozenset({"q", "k", "v", "query", "key", "value"})
+VALUE = frozenset({"v", "value"})
 
 
 def require_prunable(denoiser: nn.Module, groups: list[Group]) -> None:
-    """UserError for a group that can't be taken out exactly, by name."""
+    """Refuse groups that structured pruning cannot remove exactly.
+
+    Args:
+        denoiser: the model that contains the groups' layers.
+        groups: the groups to prune.
+
+    Raises:
+        UserError: names the first such group, the reason, and how to exclude it.
+    """
     for group in groups:
         reason = removal_refusal(denoiser, group)
         if reason:
-            why = "" if group.kind == "channels" else ": what stays would change with what leaves"
-            ffn = ", or leave all heads with --target ffn" if group.kind == "heads" else ""
+            why = "" if group.kind == "channels" else ": removing some would change the others"
+            ffn = ", or keep all heads with --target ffn" if group.kind == "heads" else ""
             raise UserError(
-                f"structured: {reason}{why}; leave it out with --exclude '{group.consumers[0]}'{ffn}"
+                f"structured: {reason}{why}; leave it out with --exclude "
+                f"'{group.consumers[0]}'{ffn}"
             )
 
 
 def removal_refusal(denoiser: nn.Module, group: Group) -> str | None:
-    """Why this group can't be pruned exactly, or None: a norm over all heads, or all neurons, sees those that left."""
+    """The reason why items of a group cannot be removed exactly.
+
+    Args:
+        denoiser: the model that contains the group's layers.
+        group: a group found in it.
+
+    Returns:
+        The reason, beginning with the module's name; None if they can be removed.
+    """
     if group.kind == "channels":
         return refusal_of_channels(denoiser, group)
-    owner = denoiser.get_submodule(group.owner)
+    return stated_refusal(denoiser, group, FIXED) or norm_over_items(denoiser, group)
+
+
+def order_refusal(denoiser: nn.Module, group: Group) -> str | None:
+    """The reason why another order of a group's columns would be another function.
+
+    Neurons are exchanged with each other, heads keep their places and exchange their value
+    dimensions.
+
+    Args:
+        denoiser: the model that contains the group's layers.
+        group: a group of heads or neurons found in it.
+
+    Returns:
+        The reason, beginning with the module's name; None if the order is free.
+    """
+    if group.kind != "heads":
+        return removal_refusal(denoiser, group)
+    return stated_refusal(denoiser, group, FIXED_ORDER) or norm_of_values(denoiser, group)
+
+
+def stated_refusal(denoiser: nn.Module, group: Group, fixed: dict[str, FixedHeads]) -> str | None:
+    """The reason that the table states for the group, or `fixed` for its attention processor."""
     if group.refused:
         return f"{group.owner}: {group.refused}"
-    processor = type(getattr(owner, "processor", None)).__name__
-    if group.kind == "heads" and processor in FIXED and len(group.consumers) <= FIXED[processor][0]:
-        return f"{group.owner}: {FIXED[processor][1]}"
+    owner = denoiser.get_submodule(group.owner)
+    found = fixed.get(type(getattr(owner, "processor", None)).__name__)
+    if group.kind == "heads" and found and len(group.consumers) <= found.outputs:
+        return f"{group.owner}: {found.reason}"
+    return None
+
+
+def norm_over_items(denoiser: nn.Module, group: Group) -> str | None:
+    """Names a norm over all heads, or all neurons: its statistics include those removed."""
     count = items(denoiser, group)
     widths = {
         size
@@ -53,19 +121,37 @@ def removal_refusal(denoiser: nn.Module, group: Group) -> str | None:
         for kind, size in sections(denoiser, group, name)
         if kind == group.kind
     }
-    for name, norm in owner.named_modules():
-        if (
-            "norm" in type(norm).__name__.lower()
-            and count > 1
-            and normalised(norm) in widths
-            and (group.kind == "neurons" or is_of_heads(name))
-        ):
-            return f"{group.owner}.{name} normalises all {count} {group.kind} together"
-    return None
+
+    def mixes(name: str, module: nn.Module) -> bool:
+        is_norm = "norm" in type(module).__name__.lower()
+        of_items = group.kind == "neurons" or is_of_heads(name)
+        return is_norm and of_items and count > 1 and normalised(module) in widths
+
+    norm = first_module(denoiser, group, mixes)
+    return norm and f"{norm} normalises all {count} {group.kind} together"
+
+
+def norm_of_values(denoiser: nn.Module, group: Group) -> str | None:
+    """Names a norm of the values: it has a weight for each dimension."""
+
+    def mixes(name: str, module: nn.Module) -> bool:
+        words = words_of(name)
+        return "norm" in words and bool(VALUE & words) and bool(normalised(module))
+
+    norm = first_module(denoiser, group, mixes)
+    return norm and f"{norm} normalises the values"
+
+
+def first_module(
+    denoiser: nn.Module, group: Group, found: Callable[[str, nn.Module], bool]
+) -> str | None:
+    """The name of the first module of the group's owner for which `found` is true, or None."""
+    modules = denoiser.get_submodule(group.owner).named_modules()
+    return next((f"{group.owner}.{name}" for name, module in modules if found(name, module)), None)
 
 
 def refusal_of_channels(denoiser: nn.Module, group: Group) -> str | None:
-    """The same for a residual block: what is between its convolutions must be a plain GroupNorm."""
+    """The same for a residual block: between its convolutions only a plain GroupNorm is exact."""
     norm = getattr(denoiser.get_submodule(group.owner), group.norm.rpartition(".")[2], None)
     if not isinstance(norm, nn.GroupNorm):
         return f"{group.norm} is a {type(norm).__name__}, not a GroupNorm"
@@ -77,7 +163,7 @@ def refusal_of_channels(denoiser: nn.Module, group: Group) -> str | None:
 
 
 def normalised(norm: nn.Module) -> int | None:
-    """How many channels a norm takes together."""
+    """The number of channels that a norm normalises together, or None if it is no norm."""
     weight = getattr(norm, "weight", getattr(norm, "gamma", None))
     shape = getattr(norm, "normalized_shape", None) or getattr(norm, "dim", None)
     if weight is not None:
@@ -86,6 +172,11 @@ def normalised(norm: nn.Module) -> int | None:
 
 
 def is_of_heads(name: str) -> bool:
-    """Whether a norm's name says that it is of queries, keys or values, not of what they are made from."""
-    words = set(name.rpartition(".")[2].split("_"))
-    return bool({"q", "k", "v", "query", "key", "value"} & words) and "pre" not in words
+    """Whether a norm's name refers to queries, keys or values, not to their inputs."""
+    words = words_of(name)
+    return bool(QUERY_KEY_VALUE & words) and "pre" not in words
+
+
+def words_of(name: str) -> set[str]:
+    """The words in the last part of a module's name."""
+    return set(name.rpartition(".")[2].split("_"))

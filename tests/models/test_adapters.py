@@ -1,4 +1,4 @@
-"""What hangs on a model: it is refused before pruning, and must fit afterwards."""
+"""Adapters and quantised weights: refused before pruning, checked against the shapes after it."""
 
 import pytest
 import torch
@@ -33,7 +33,7 @@ def denoiser_of(pipe):
 
 
 def pruned(make, **settings):
-    """A pipeline without half of its heads and neurons; which ones does not matter here."""
+    """A pipeline without half of its heads and neurons, chosen at random."""
     pipe = make()
     prune_(
         pipe,
@@ -54,7 +54,7 @@ def latents(pipe, **more):
 
 
 def lora(pipe, *layers: str, prefix: bool = True) -> dict[str, torch.Tensor]:
-    """A LoRA of rank 2 for the layers with these endings, in the shapes the denoiser has."""
+    """A LoRA of rank 2 for the layers with these endings, in the denoiser's shapes."""
     torch.manual_seed(1)
     start = f"{component(pipe)}." if prefix else ""
     shapes = {
@@ -70,7 +70,7 @@ def lora(pipe, *layers: str, prefix: bool = True) -> dict[str, torch.Tensor]:
 
 
 def ip_adapter(unet, width: int = 16) -> dict:
-    """An IP-Adapter for a UNet in the shapes it has: 4 image tokens of pictures with 8 features."""
+    """An IP-Adapter in the UNet's shapes: 4 image tokens of pictures with 8 features."""
     owners = [
         unet.get_submodule(name.removesuffix(".processor"))
         for name in unet.attn_processors
@@ -103,7 +103,7 @@ def one_line(error) -> str:
 
 
 @pytest.mark.parametrize("make", MAKES)
-def test_the_pruned_shapes_are_those_of_the_model_whatever_hangs_on_it(make):
+def test_the_pruned_shapes_are_those_of_the_model_with_and_without_adapters(make):
     pytest.importorskip("peft")
     pipe = pruned(make)
     now, dense = layer_shapes(denoiser_of(pipe)), layer_shapes(denoiser_of(make()))
@@ -132,7 +132,7 @@ def test_a_lora_for_the_dense_shapes_is_refused_and_leaves_no_trace(make):
 
 
 @pytest.mark.parametrize("layers", [("to_q",), ("to_out.0",), ("ff.net.0.proj",), ("ff.net.2",)])
-def test_every_road_into_the_denoiser_is_guarded(layers, tmp_path):
+def test_every_way_to_load_a_lora_is_guarded(layers, tmp_path):
     pytest.importorskip("peft")
     pipe, weights = pruned(sd3), lora(sd3(), *layers)
     bare = lora(sd3(), *layers, prefix=False)
@@ -179,8 +179,8 @@ def test_a_lora_for_layers_that_were_not_pruned_works():
     assert not torch.allclose(latents(pipe), before, atol=1e-3)
 
 
-def test_flux_widens_its_layers_before_the_model_is_asked():
-    """FluxPipeline.load_lora_weights is diffusers' own: where biases stop it the error is torch's, elsewhere ours."""
+def test_flux_widens_its_layers_before_the_model_checks_them():
+    """FluxPipeline.load_lora_weights is diffusers' own: torch refuses biases, obsdiff the rest."""
     pytest.importorskip("peft")
     with pytest.raises(RuntimeError, match="size mismatch for bias"):
         pruned(flux).load_lora_weights(lora(flux(), "to_q"))
@@ -193,7 +193,7 @@ def test_flux_widens_its_layers_before_the_model_is_asked():
 
 
 @pytest.mark.parametrize("make", MAKES)
-def test_pruning_refuses_layers_with_a_lora_and_takes_a_fused_one(make):
+def test_pruning_refuses_layers_with_a_lora_and_accepts_a_fused_one(make):
     pytest.importorskip("peft")
     pipe = make()
     pipe.load_lora_weights(lora(pipe, "to_q"))
@@ -223,7 +223,7 @@ def test_pruning_refuses_a_peft_model_and_a_lora_on_a_text_encoder():
 
 
 def test_an_ip_adapter_needs_all_heads():
-    """diffusers itself would load it and read its wider keys as more image tokens: pictures, but wrong ones."""
+    """diffusers itself would load it, and read its wider keys as more image tokens."""
     weights, pipe = ip_adapter(sd().unet), pruned(sd)
     before = latents(pipe)
     with pytest.raises(
@@ -266,7 +266,7 @@ def controlnet(unet) -> ControlNetModel:
 
 
 def test_a_controlnet_of_the_dense_unet_steers_the_pruned_one():
-    """It adds to what blocks give, and structured pruning leaves those widths alone."""
+    """It adds to the outputs of blocks, whose widths structured pruning keeps."""
     pipe, torch_seed = pruned(sd), torch.manual_seed(2)
     net = controlnet(sd().unet)
     with torch.no_grad():
@@ -296,8 +296,8 @@ def test_a_controlnet_of_the_dense_transformer_steers_the_pruned_one():
     assert not torch.allclose(moved, latents(pipe), atol=1e-3)
 
 
-def test_a_controlnet_can_not_be_begun_from_a_pruned_unet():
-    """ControlNetModel.from_unet copies weights into dense shapes; torch names the first that does not fit."""
+def test_a_controlnet_cannot_be_made_from_a_pruned_unet():
+    """ControlNetModel.from_unet copies weights into dense shapes; torch names a mismatch."""
     with pytest.raises(
         RuntimeError,
         match=r"size mismatch for 0\.attentions\.0\.transformer_blocks\.0\.attn1\.to_q\.weight",
@@ -307,11 +307,10 @@ def test_a_controlnet_can_not_be_begun_from_a_pruned_unet():
         SD3ControlNetModel.from_transformer(pruned(sd3).transformer, num_layers=2)
 
 
-def test_other_pipelines_take_the_pruned_model():
+def test_other_pipelines_accept_the_pruned_model():
     pipe = pruned(sd)
-    other = StableDiffusionImg2ImgPipeline.from_pipe(
-        pipe, unet=pipe.unet
-    )  # diffusers wants it named: its class is not the exact one
+    # diffusers requires the unet by name: its class is not the exact one
+    other = StableDiffusionImg2ImgPipeline.from_pipe(pipe, unet=pipe.unet)
     assert other.unet is pipe.unet
     back = StableDiffusionPipeline.from_pipe(other, unet=other.unet)
     assert torch.equal(latents(back), latents(pipe))
@@ -331,7 +330,7 @@ def test_quantised_weights_in_memory_are_refused(pattern):
 
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.int8, torch.float8_e4m3fn])
 def test_packed_weights_in_memory_are_refused(dtype):
-    """bitsandbytes, GGUF and layerwise casting keep bytes where the weights were."""
+    """bitsandbytes, GGUF and layerwise casting store bytes in place of the weights."""
     pipe = sd3()
     layer = pipe.transformer.transformer_blocks[0].attn.to_q
     layer.weight = nn.Parameter(layer.weight.detach().to(dtype), requires_grad=False)

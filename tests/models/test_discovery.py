@@ -1,3 +1,5 @@
+"""Blocks are found by the names of their layers."""
+
 import pytest
 
 from obsdiff.errors import UserError
@@ -15,13 +17,15 @@ def shapes(make) -> dict:
 @pytest.mark.parametrize(
     ("make", "kinds", "layers", "units"),
     [
-        # two whole blocks of 12 linears in 4 units; the last lacks to_add_out and ff_context: 9 linears, still 4 units
+        # two whole blocks of 12 linears in 4 units; the last lacks to_add_out and ff_context: 9
+        # linears, still 4 units
         (sd3, {"joint attention": 3}, 12 + 12 + 9, 12),
         # the first block has a second attention: q, k, v and output more, in the same units
         (lambda: sd3(dual=(0,)), {"joint attention": 3}, 16 + 12 + 9, 12),
         # one block down, one in the middle, two up; 8 attention and 2 FFN linears in 6 units each
         (sd, {"self and cross attention": 4}, 4 * 10, 4 * 6),
-        # two double blocks of 12 linears in 4 units, two single ones of q, k, v, MLP and output in 2 units
+        # two double blocks of 12 linears in 4 units, two single ones of q, k, v, MLP and output in
+        # 2 units
         (
             flux,
             {"joint attention": 2, "parallel attention and FFN": 2},
@@ -68,7 +72,7 @@ def test_an_unknown_model_is_refused_by_its_linears():
         require_blocks(linears, "Mamba")
 
 
-def test_a_linear_that_an_entry_forgets_is_named():
+def test_a_linear_without_an_entry_is_named():
     linears = shapes(sd3) | {"transformer_blocks.1.adapter": (8, 8)}
     assert uncovered(linears, find_blocks(linears)) == ["transformer_blocks.1.adapter"]
 

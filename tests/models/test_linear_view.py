@@ -17,7 +17,7 @@ SHAPES = [
     {"kernel_size": 3, "padding": 1},
     {"kernel_size": 1},
     {"kernel_size": 3, "stride": 2, "padding": 1},  # a downsampler
-    {"kernel_size": 3, "stride": 2},  # one that is given its input padded
+    {"kernel_size": 3, "stride": 2},  # a downsampler with padded input
     {"kernel_size": (3, 5), "stride": (2, 1), "padding": (0, 2), "dilation": (2, 1)},
     {"kernel_size": 4, "stride": 3, "padding": 2, "dilation": 2},
 ]
@@ -37,8 +37,8 @@ def gathered(layer: nn.Module, x: torch.Tensor) -> Hessian:
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 @pytest.mark.parametrize("at_once", [1, 1000, 10**9])
-def test_the_weight_as_a_matrix_gives_what_the_convolution_gives(shape, at_once):
-    """However few patches are unfolded together: parts are rows of output positions of one picture after the other."""
+def test_the_weight_as_a_matrix_computes_the_convolution(shape, at_once):
+    """For any number of patches unfolded together: parts are rows of output positions, in order."""
     layer, x = convolution(**shape)
     out = layer(x)
     parts = [part[0] @ matrix(layer).T + layer.bias for part in tokens(layer, x, at_once)]
@@ -48,7 +48,7 @@ def test_the_weight_as_a_matrix_gives_what_the_convolution_gives(shape, at_once)
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_the_hessian_measures_the_squared_error_of_the_output(shape):
-    """tr(D H D^T) is twice the mean over output positions of the squared change of the output, whatever the change."""
+    """tr(D H D^T) is twice the mean over output positions of the output's squared change."""
     layer, x = convolution(**shape)
     before, out = matrix(layer).clone(), layer(x)
     hessian = gathered(layer, x)
@@ -61,7 +61,7 @@ def test_the_hessian_measures_the_squared_error_of_the_output(shape):
 
 
 def test_memory_is_bounded():
-    """At most `at_once` entries are unfolded together where one row of output positions fits."""
+    """At most `at_once` entries are unfolded together if one row of output positions fits."""
     layer, x = convolution(kernel_size=3, padding=1)
     row = 13 * 45
     sizes = [part.numel() for part in tokens(layer, x, 3 * row)]
@@ -84,7 +84,7 @@ def test_the_parts_of_a_picture_are_the_same_in_every_batch():
 
 
 def test_columns_are_in_the_order_of_the_weight_kernel_position_last():
-    """So an n:m group is m neighbours in memory: positions of the kernel, then of the next input channel's."""
+    """An n:m group is m neighbours in memory: kernel positions, then those of the next channel."""
     layer = nn.Conv2d(2, 1, (2, 3), bias=False)
     for column, (channel, i, j) in enumerate(itertools.product(range(2), range(2), range(3))):
         x = torch.zeros(1, 2, 2, 3)
@@ -96,7 +96,7 @@ def test_columns_are_in_the_order_of_the_weight_kernel_position_last():
 
 @pytest.mark.parametrize("group", [None, (2, 4)])
 def test_obs_repairs_the_convolution(group):
-    """Compared with the same weights taken out and nothing repaired, on the convolution's own output."""
+    """Compared, on the convolution's output, with the same weights removed and no repair."""
     torch.manual_seed(0)
     layer, x = (
         nn.Conv2d(8, 6, 3, padding=1).double(),
@@ -123,12 +123,12 @@ def test_obs_repairs_the_convolution(group):
         (nn.Linear(4, 4), None),
     ],
 )
-def test_what_is_no_such_convolution_says_why(layer, words):
+def test_a_layer_without_a_linear_form_is_refused_with_the_reason(layer, words):
     reason = unfolding_refusal(layer)
     assert reason is None if words is None else words in reason
 
 
-def test_a_weight_that_the_layers_format_does_not_hold_is_refused():
+def test_a_weight_beyond_the_layers_number_format_is_refused():
     layer = nn.Linear(4, 2).half()
     with pytest.raises(
         RunFailed, match=r"block\.0\.up: the pruned weight, up to 1e\+05, has inf or NaN in float16"

@@ -1,4 +1,4 @@
-"""What diffusers, torch and accelerate do with a model, done with a pruned one."""
+"""Features of diffusers, torch and accelerate, applied to pruned models."""
 
 import json
 import shutil
@@ -58,7 +58,7 @@ def latents(pipe):
 
 
 def close(pipe, folder: Path, tolerance: float = 1e-5) -> bool:
-    """Whether the pipeline draws what the folder does; weights at other addresses move the last bits."""
+    """Whether pipeline and folder draw the same, but for rounding at other memory addresses."""
     expected = latents(load(folder))
     return ((latents(pipe) - expected).abs().max() <= tolerance * expected.abs().max()).item()
 
@@ -78,7 +78,7 @@ def test_compiled_in_memory(folders):
     assert close(pipe, folders["sd3"])
 
 
-@pytest.mark.parametrize("name", ["sd", "flux"])  # diffusers names no repeated blocks for SD3
+@pytest.mark.parametrize("name", ["sd", "flux"])  # diffusers lists no repeated blocks for SD3
 def test_compile_repeated_blocks(folders, name):
     pipe = load(folders[name])
     denoiser_of(pipe).compile_repeated_blocks(backend="eager", fullgraph=True)
@@ -87,7 +87,7 @@ def test_compile_repeated_blocks(folders, name):
 
 @pytest.mark.slow
 def test_compiled_by_inductor(folders):
-    """The block that lost heads and neurons, without a graph break; a whole model takes a minute."""
+    """The pruned block, without a graph break; a whole model would need a minute."""
     if not any(shutil.which(name) for name in ("g++", "clang++", "c++")):
         pytest.skip("inductor needs a C++ compiler (g++ or clang++), and there is none")
     pipe = load(folders["sd3"])

@@ -42,7 +42,7 @@ def latents(pipe):
 
 @torch.no_grad()
 def mask_(denoiser, group, gone: list[int]) -> None:
-    """Zero what the consumers read of these heads or neurons."""
+    """Zero the consumers' columns of these heads or neurons."""
     reads = columns(denoiser, group, items(denoiser, group))[gone].flatten()
     for name in group.consumers:
         denoiser.get_submodule(name).weight[:, reads] = 0
@@ -50,7 +50,7 @@ def mask_(denoiser, group, gone: list[int]) -> None:
 
 @pytest.mark.parametrize("make", MAKES.values(), ids=MAKES.keys())
 def test_shrunk_equals_masked_for_every_group(make):
-    """Every second head and every third neuron of every group leaves."""
+    """Every second head and every third neuron of every group is removed."""
     masked, shrunk = (make().to(torch.float64) for _ in range(2))
     for pipe, shrink in ((masked, False), (shrunk, True)):
         denoiser = denoiser_of(pipe)
@@ -105,7 +105,7 @@ def test_neurons_of_a_single_block_come_after_its_heads():
     assert columns(transformer, neurons, 128).flatten().tolist() == list(range(32, 160))
 
 
-def test_a_layout_gives_a_dense_model_its_shapes():
+def test_a_dense_model_is_shrunk_to_the_shapes_of_a_layout():
     pruned, again = sd3().transformer, sd3().transformer
     layout = {"transformer_blocks.1.attn": {"heads": 2}, "transformer_blocks.0.ff": {"neurons": 40}}
     groups = {(g.owner, g.kind): g for g in groups_of(pruned)}
@@ -152,7 +152,10 @@ def test_a_norm_over_all_heads_is_refused_by_name():
 
 
 def test_one_layer_may_write_queries_keys_values_gate_and_neurons():
-    """FLUX.2's single blocks: heads of 16 and 128 neurons; rows are q, k, v, gate, up, columns heads, then neurons."""
+    """FLUX.2's single blocks: heads of 16, 128 neurons.
+
+    Rows are q, k, v, gate, up; columns are heads, then neurons.
+    """
     transformer, _ = build("Flux2Transformer2DModel")
     heads, neurons = (
         next(g for g in groups_of(transformer) if g.kind == k and "single" in g.owner)
@@ -169,7 +172,7 @@ def test_one_layer_may_write_queries_keys_values_gate_and_neurons():
     assert columns(transformer, neurons, 128)[0].tolist() == [64]
 
 
-def test_query_heads_that_share_a_key_head_leave_together():
+def test_query_heads_that_share_a_key_head_are_removed_together():
     model, _ = build("AceStepTransformer1DModel")
     attention = model.layers[0].self_attn
     group = next(g for g in groups_of(model) if g.owner == "layers.0.self_attn")
@@ -207,7 +210,7 @@ def test_query_heads_that_share_a_key_head_leave_together():
         ("MochiTransformer3DModel", "transformer_blocks.0.attn1", "rotary frequencies"),
     ],
 )
-def test_what_cannot_be_taken_out_exactly_is_refused_by_name(name, owner, words):
+def test_a_group_that_cannot_be_removed_exactly_is_refused_by_name(name, owner, words):
     model, _ = build(name)
     reason = removal_refusal(model, next(g for g in groups_of(model) if g.owner == owner))
     assert reason.startswith(owner)

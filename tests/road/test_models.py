@@ -1,4 +1,4 @@
-"""docs/models.md has every denoiser that diffusers exports, and what it says is what a run finds."""
+"""docs/models.md has every denoiser that diffusers exports, with the results of real runs."""
 
 import diffusers
 import pytest
@@ -25,15 +25,17 @@ def written() -> dict[str, Row]:
 def test_every_class_of_diffusers_is_known():
     new = sorted(set(denoiser_classes()) - KNOWN)
     assert not new, (
-        f"diffusers {diffusers.__version__} exports denoisers that obsdiff has not seen: {', '.join(new)}. Give each a tiny config in tests/tiny_models.py, "
-        f"add an entry to obsdiff/blocks.py if its layers have new names, {AGAIN}"
+        f"diffusers {diffusers.__version__} exports new denoisers: {', '.join(new)}. Add a tiny "
+        "config of each to tests/tiny_models.py and, if its layers have new names, an entry to "
+        f"obsdiff/models/block_table.py, {AGAIN}"
     )
 
 
 def test_every_known_class_is_still_there():
     gone = sorted(KNOWN - set(denoiser_classes()))
     assert not gone, (
-        f"diffusers {diffusers.__version__} has no {', '.join(gone)} any more: rename or remove them in tests/tiny_models.py, {AGAIN}"
+        f"diffusers {diffusers.__version__} no longer has {', '.join(gone)}: rename or remove them "
+        f"in tests/tiny_models.py, {AGAIN}"
     )
 
 
@@ -41,11 +43,12 @@ def test_every_known_class_is_still_there():
 def test_the_table_is_true(name):
     found = examine(name)
     assert written().get(name) == found, (
-        f"{PAGE.name} says something else of {name} than a run finds; if the run is right, {AGAIN}"
+        f"{PAGE.name} has another row for {name} than a run; if the run is right, {AGAIN}"
     )
 
 
-# which run their blocks, or independent streams, in another order than names can tell; order decides what is pruned first, no more
+# Classes that run their blocks, or independent streams, in an order that names cannot tell. The
+# order only decides which block is pruned first.
 OTHER_ORDER = {
     "Kandinsky3UNet",
     "UniDiffuserModel",
@@ -88,8 +91,9 @@ def test_the_targets_of_coverage():
     structured = covered(rows, "heads") | covered(rows, "neurons")
     assert len(covered(rows, "unstructured")) >= 60
     assert len(structured) >= 30
-    wanted = """PixArt Sana HunyuanDiT2D AuraFlow Lumina2 CogView3Plus CogView4 Chroma Flux2 QwenImage ZImage HiDreamImage Kandinsky5 Bria DiT Latte CogVideoX
-        LTXVideo HunyuanVideo Mochi Wan"""
+    wanted = """PixArt Sana HunyuanDiT2D AuraFlow Lumina2 CogView3Plus CogView4 Chroma Flux2
+        QwenImage ZImage HiDreamImage Kandinsky5 Bria DiT Latte CogVideoX LTXVideo HunyuanVideo
+        Mochi Wan"""
     assert not [
         name
         for name in wanted.split()
