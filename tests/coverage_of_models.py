@@ -39,7 +39,7 @@ from .tiny_models import FLOAT32, LEFT_OUT, NOT_PRUNED, TINY
 TARGETS = {"heads": "attention", "neurons": "ffn"}
 PAGE = Path(__file__).parents[1] / "docs" / "models.md"
 # diffusers' modules of denoisers; a few are in the modules of their pipelines
-HOMES = ("diffusers.models.transformers", "diffusers.models.unets")
+DENOISER_MODULES = ("diffusers.models.transformers", "diffusers.models.unets")
 ELSEWHERE = ("AudioLDM2UNet2DConditionModel", "UniDiffuserModel")
 Arguments = Callable[[], dict[str, Any]]
 # tolerated differences of outputs, relative to the largest
@@ -69,7 +69,7 @@ def denoiser_classes() -> list[str]:
     return [
         name
         for name in found
-        if name in ELSEWHERE or getattr(diffusers, name).__module__.startswith(HOMES)
+        if name in ELSEWHERE or getattr(diffusers, name).__module__.startswith(DENOISER_MODULES)
     ]
 
 

@@ -4,6 +4,7 @@ An attention's entry lists the taps that it reads by stream: `image`, `text` or 
 """
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from .structure import Group, Tap, Unit
 
@@ -53,6 +54,18 @@ class Entry:
     keep_ends: bool = False
     is_block: bool = False
     alone: bool = False
+
+
+class FixedHeads(NamedTuple):
+    """Why the heads of an attention processor are fixed.
+
+    Attributes:
+        outputs: the reason holds for attentions with at most that many output projections.
+        reason: the reason.
+    """
+
+    outputs: int
+    reason: str
 
 
 def image(*layers: str) -> Tap:

@@ -9,25 +9,27 @@ To add a model, so that it can be pruned with every pattern:
 
 1. Give it a tiny config and the arguments of one forward in tests/tiny_models.py.
 2. Run `python -m tests.coverage_of_models CLASS`: it lists the layers that no entry covers.
-3. Add one entry to ENTRIES with those names, mostly one line: `attention(...)`, `self_and_cross(...)`
-   or `ffn(...)` of models/block_entry.py. A tap names the layers that read the same tensor. For a
-   layer inside a block that is no attention and no FFN, add its name to DENSE_PATTERNS.
+3. Add one entry to ENTRIES with those names, in most cases one line: `attention(...)`,
+   `self_and_cross(...)` or `ffn(...)` of models/block_entry.py. A tap in it names the layers that
+   read the same tensor. If a layer inside a block is part of no attention and no FFN, add its name
+   to DENSE_PATTERNS instead.
 4. Run `python -m tests.coverage_of_models`: it checks every class on real runs and writes
    docs/models.md.
 
-Facts that other places hold, for a few models only:
+A few models need another fact, in this file, too: blocks that run in another order than their names
+suggest (FORWARD_RANK, RUN_LAST), an attention processor that depends on its heads (FIXED), other
+names of the attributes that count heads or neurons (HEAD_COUNTS, COUNT_ATTRIBUTES).
 
-- blocks that run in another order than their names suggest: FORWARD_RANK or RUN_LAST below;
-- an attention processor that depends on the number of heads: FIXED in models/removable.py;
-- an attention module with another name for its number of heads: HEAD_COUNTS in models/geometry.py;
-- `inspect` and budgets in MACs: the arguments of a forward, ARGUMENTS in models/call_shapes.py, and
-  the facts of the pipeline (text tokens, packed latents), FAMILIES there.
+Pruning needs nothing else. The prediction of `inspect`, and budgets in multiply-accumulates there,
+also require the arguments of a forward and the pipeline's text tokens: ARGUMENTS and FAMILIES in
+models/call_shapes.py.
 """
 
 from .block_entry import (
     HEADS,
     NEURONS,
     Entry,
+    FixedHeads,
     attention,
     cross,
     ffn,
@@ -71,6 +73,36 @@ FORWARD_RANK = (
 # Of blocks with the same numbers, those with such a part in their names run last.
 RUN_LAST = ("temporal_*", "attention_blocks", "audio_*")
 STAY_DENSE = ("conv_in", "conv_out")  # convolutions outside all blocks of the table
+TEXT_WORDS = ("context", "text", "txt")  # in the names of FFNs that read text tokens
+# Attributes of attention modules that store the number of query heads.
+HEAD_COUNTS = ("heads", "num_heads", "num_attention_heads", "n_heads")
+# Attributes of a module that are proportional to its number of heads or neurons.
+COUNT_ATTRIBUTES = {
+    "heads": (
+        *HEAD_COUNTS,
+        "kv_heads",
+        "num_kv_heads",
+        "num_key_value_heads",
+        "inner_dim",
+        "inner_kv_dim",
+        "kv_inner_dim",
+        "sliceable_head_dim",
+    ),
+    "neurons": ("mlp_hidden_dim",),
+}
+PAST_OUTPUT = "EasyAnimateAttnProcessor2_0"
+# Attention processors whose heads cannot be removed.
+FIXED = {
+    PAST_OUTPUT: FixedHeads(1, "the text reads the heads themselves, past the output projection"),
+    "MochiAttnProcessor2_0": FixedHeads(
+        2, "every head has rotary frequencies of its own, which all blocks share"
+    ),
+    "OmniGenAttnProcessor2_0": FixedHeads(
+        1, "its processor requires as many head channels as outputs"
+    ),
+}
+# Those of them in whose heads the value dimensions cannot be reordered.
+FIXED_ORDER = {name: FIXED[name] for name in (PAST_OUTPUT,)}
 
 FUSED_ROWS = ((HEADS, HEADS, HEADS, NEURONS, NEURONS),)  # q, k, v, gate, up in one layer
 ENTRIES = (

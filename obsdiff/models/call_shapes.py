@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from .pruned_classes import CLASS_PREFIX
 from .structure import Tap
 
 Config = Mapping[str, Any]
@@ -153,13 +154,13 @@ def guidance_passes(denoiser: Config, guidance_scale: float | None) -> int:
     return 2 if guided and not denoiser.get("guidance_embeds") else 1
 
 
-def reads_text(class_name: str) -> bool:
-    """Whether the denoisers of this class read text.
+def reads_text(denoiser: Config) -> bool:
+    """Whether a denoiser reads text.
 
     Args:
-        class_name: a class of diffusers, without the prefix Pruned.
+        denoiser: its config.json, dense or pruned.
     """
-    return class_name not in UNCONDITIONAL
+    return str(denoiser.get("_class_name")).removeprefix(CLASS_PREFIX) not in UNCONDITIONAL
 
 
 def joint_arguments(config: Config, height: int, width: int, text: int) -> CallArguments:

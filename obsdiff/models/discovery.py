@@ -30,10 +30,10 @@ def find_blocks(shapes: Mapping[str, Shape]) -> list[Block]:
         The blocks in forward order.
     """
     parts = find_parts(shapes)
-    homes = outermost(home(part) for part in parts if not part.is_ffn or part.entry.alone)
+    containers = outermost(container(part) for part in parts if not part.is_ffn or part.entry.alone)
     inside: dict[str, list[Part]] = {}
     for part in parts:
-        block = next((name for name in homes if is_within(part.owner, name)), None)
+        block = next((name for name in containers if is_within(part.owner, name)), None)
         if block is not None:
             inside.setdefault(block, []).append(part)
     return sorted((assemble(name, some) for name, some in inside.items()), key=forward_order)
@@ -65,7 +65,7 @@ def segments(blocks: Iterable[Block]) -> dict[str, str]:
     return {layer: segment_of(block.name) for block in blocks for layer in block.layers}
 
 
-def home(part: Part) -> str:
+def container(part: Part) -> str:
     """The module that contains an attention: its parent, or itself if it is one of a list."""
     parent, _, own = part.owner.rpartition(".")
     return part.owner if part.entry.is_block or own.isdigit() else parent

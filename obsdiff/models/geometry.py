@@ -9,11 +9,9 @@ D columns of an item in each consumer, R rows of an item in a producer.
 import torch
 from torch import Tensor, nn
 
+from .block_table import HEAD_COUNTS
 from .linear_view import layer_at, matrix
 from .structure import Group
-
-# Attributes of attention modules that store the number of query heads.
-HEAD_COUNTS = ("heads", "num_heads", "num_attention_heads", "n_heads")
 
 
 def items(denoiser: nn.Module, group: Group) -> int:

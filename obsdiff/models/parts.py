@@ -5,10 +5,8 @@ from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 
 from .block_entry import Entry
-from .block_table import CONVOLUTIONS, ENTRIES
+from .block_table import CONVOLUTIONS, ENTRIES, TEXT_WORDS
 from .structure import Group, Shape, Tap, Unit
-
-TEXT_WORDS = ("context", "text", "txt")  # in the names of FFNs that read text tokens
 
 
 @dataclass(frozen=True)

@@ -7,42 +7,17 @@ the group, the attention processor depends on the heads, or a norm mixes them.
 
 import math
 from collections.abc import Callable
-from typing import NamedTuple
 
 import torch
 from torch import nn
 
 from ..errors import UserError
+from .block_entry import FixedHeads
+from .block_table import FIXED, FIXED_ORDER
 from .geometry import items, sections
 from .linear_view import unfolding_refusal as not_unfolded
 from .structure import Group
 
-
-class FixedHeads(NamedTuple):
-    """Why the heads of an attention processor are fixed.
-
-    Attributes:
-        outputs: the reason holds for attentions with at most that many output projections.
-        reason: the reason.
-    """
-
-    outputs: int
-    reason: str
-
-
-PAST_OUTPUT = "EasyAnimateAttnProcessor2_0"
-# Attention processors whose heads cannot be removed.
-FIXED = {
-    PAST_OUTPUT: FixedHeads(1, "the text reads the heads themselves, past the output projection"),
-    "MochiAttnProcessor2_0": FixedHeads(
-        2, "every head has rotary frequencies of its own, which all blocks share"
-    ),
-    "OmniGenAttnProcessor2_0": FixedHeads(
-        1, "its processor requires as many head channels as outputs"
-    ),
-}
-# Those of them in whose heads the value dimensions cannot be reordered.
-FIXED_ORDER = {name: FIXED[name] for name in (PAST_OUTPUT,)}
 QUERY_KEY_VALUE = frozenset({"q", "k", "v", "query", "key", "value"})
 VALUE = frozenset({"v", "value"})
 

@@ -18,26 +18,13 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import UserError
+from .block_table import COUNT_ATTRIBUTES
 from .discovery import find_blocks
-from .geometry import HEAD_COUNTS, columns, items, kept_rows, norm_of, unit_size
+from .geometry import columns, items, kept_rows, norm_of, unit_size
 from .linear_view import Layer, layer_at, layer_shapes, matrix
 from .structure import Group
 
 Layout = dict[str, dict[str, int]]  # owner -> kind -> heads, neurons or channels that remain
-# Attributes of a module that are proportional to its number of heads or neurons.
-COUNT_ATTRIBUTES = {
-    "heads": (
-        *HEAD_COUNTS,
-        "kv_heads",
-        "num_kv_heads",
-        "num_key_value_heads",
-        "inner_dim",
-        "inner_kv_dim",
-        "kv_inner_dim",
-        "sliceable_head_dim",
-    ),
-    "neurons": ("mlp_hidden_dim",),
-}
 
 
 def shrink_(denoiser: nn.Module, group: Group, kept: list[int]) -> None:

@@ -126,13 +126,15 @@ def test_a_forward_accepts_its_arguments_at_any_size(make):
     """Text and latents of the given size are in the arguments, and the model runs with them."""
     pipe = make()
     dense = getattr(pipe, "transformer", None) or pipe.unet
-    model = build_on_meta(dict(dense.config) | {"_class_name": type(dense).__name__})
+    config = dict(dense.config) | {"_class_name": type(dense).__name__}
+    model = build_on_meta(config)
     small, large = (example_inputs(model, side, side, 5) for side in (8, 16))
     assert forward_macs(model, large).total > forward_macs(model, small).total > 0
     tensors = [x for x in large.values() if isinstance(x, torch.Tensor)]
     assert all(x.device.type == "meta" for x in tensors)
     with_text = "encoder_hidden_states" in large
-    assert with_text == reads_text(type(dense).__name__)
+    pruned = config | {"_class_name": f"Pruned{type(dense).__name__}"}
+    assert with_text == reads_text(config) == reads_text(pruned)
     assert not with_text or large["encoder_hidden_states"].shape[:2] == (1, 5)
 
 
