@@ -86,7 +86,8 @@ def allocate(
             own = own or gather_dense(context, list(plan.taps), plan.config.calibrating)
         with seconds(report, "allocation"):
             if plan.groups:
-                return kept_of_groups(context, plan, own, budget and budget.spend(context, plan))
+                spend = budget.spend(context, plan) if budget else None
+                return kept_of_groups(context, plan, own, spend)
             return layer_sparsities(context, plan, own)
 
     found = journal.once("allocation", find, context.ranks)

@@ -233,7 +233,7 @@ class Sweep:
         hessians = [by_layer[name].matrix() for name in group.consumers]
         energies = [squared_error(w, None, h) for w, h in zip(dense, hessians, strict=True)]
         kept: list[Tensor] = [] if config.compensation else hessians
-        consumers = []
+        consumers: list[Consumer] = []
         with named(group.consumers[0]):
             for weight in dense:
                 hessian = hessians.pop(0) if config.compensation else hessians[len(consumers)]

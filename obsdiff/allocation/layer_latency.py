@@ -26,6 +26,7 @@ import torch
 from torch import nn
 
 from ..calibration.groups import PrunableGroup
+from ..models.linear_view import layer_at
 from ..models.structure import Group
 from ..models.surgery import shrink_
 from ..pipelines.run import hooked
@@ -58,15 +59,10 @@ def seconds_saved(
         steps = levels(one.most // one.step)
         left = [one.total - one.step * k for k in steps]
         seconds = timed_sizes(denoiser, one.group, call, left)
-        table.append(
-            {
-                "groups": [prunable.name for prunable in alike],
-                "kind": one.group.kind,
-                "left": left,
-                "seconds": seconds,
-            }
-        )
-        found |= dict.fromkeys(table[-1]["groups"], between(steps, seconds))
+        names = [prunable.name for prunable in alike]
+        row = {"groups": names, "kind": one.group.kind, "left": left, "seconds": seconds}
+        table.append(row)
+        found |= dict.fromkeys(names, between(steps, seconds))
     return found, table
 
 
@@ -109,7 +105,7 @@ def timed_sizes(
 def part_of(group: Group) -> str:
     """The smallest module that holds all layers of a group and its owner."""
     paths = [name.split(".") for name in (group.owner, *group.producers, *group.consumers)]
-    together = []
+    together: list[str] = []
     for words in zip(*paths, strict=False):
         if len(set(words)) > 1:
             break
@@ -166,7 +162,7 @@ def interchangeable(
     for prunable in groups:
         group = prunable.group
         shapes = tuple(
-            (tuple(model.get_submodule(name).weight.shape), reads.get(name))
+            (tuple(layer_at(model, name).weight.shape), reads.get(name))
             for name in layers_of(prunable)
         )
         key = (group.kind, role(group.owner), prunable.total, shapes)

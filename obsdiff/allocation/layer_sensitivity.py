@@ -22,7 +22,7 @@ from ..config import PruningConfig
 from ..errors import CalibrationError, UserError
 from ..evaluation.metrics import relative_latent_error
 from ..layerwise.problem import named
-from ..models.linear_view import matrix
+from ..models.linear_view import layer_at, matrix
 from ..models.structure import Tap
 from ..solvers.obs import obs_each
 from ..solvers.problem import Inputs, Solution, Target, squared_error
@@ -205,12 +205,8 @@ def first_latents(context: CalibrationContext, config: PruningConfig) -> Tensor 
     """
     if config.allocation != "sensitivity":
         return None
-    hooks = [
-        name
-        for module in context.denoiser.modules()
-        if hasattr(module, "_diffusers_hook")
-        for name in module._diffusers_hook.hooks
-    ]
+    registries = [getattr(m, "_diffusers_hook", None) for m in context.denoiser.modules()]
+    hooks = [name for registry in registries if registry for name in registry.hooks]
     if any("group_offloading" in name for name in hooks):
         raise UserError(
             "allocation sensitivity: group offloading restores the weights that are tried; "
@@ -253,7 +249,7 @@ def effect_of(
 @contextlib.contextmanager
 def with_weights(denoiser: nn.Module, weights: Mapping[str, Tensor]) -> Iterator[None]:
     """Sets the weights (O, I) of some layers; restores their own at the end."""
-    modules = {layer: denoiser.get_submodule(layer) for layer in weights}
+    modules = {layer: layer_at(denoiser, layer) for layer in weights}
     own = {layer: module.weight.data for layer, module in modules.items()}
     try:
         for layer, module in modules.items():

@@ -20,7 +20,7 @@ from torch import nn
 from ..errors import UserError
 from ..models.geometry import columns, items, rows
 from ..models.geometry import unit_size as width
-from ..models.linear_view import matrix
+from ..models.linear_view import matrix, weight_of
 from ..models.macs import count_macs, macs_by_module
 from ..models.meta_device import macs_or_why_not, on_meta
 from ..models.structure import Group
@@ -84,7 +84,7 @@ def size_of_an_item(unit: str, denoiser: nn.Module, group: Group) -> float:
         )
     for name in group.consumers:
         layer, count = denoiser.get_submodule(name), columns(denoiser, group, total).shape[1]
-        found += count * len(layer.weight) * parameters_or_bytes(unit, layer)
+        found += count * len(matrix(layer)) * parameters_or_bytes(unit, layer)
     if group.norm:
         norm = denoiser.get_submodule(group.norm)
         found += width(denoiser, group) * sum(
@@ -109,7 +109,7 @@ def macs_of_an_item(
         found += (
             rows(denoiser, group, name, total).shape[1]
             * macs.get(name, (0, 0))[0]
-            / len(denoiser.get_submodule(name).weight)
+            / len(matrix(denoiser.get_submodule(name)))
         )
     for name in group.consumers:
         found += (
@@ -122,7 +122,7 @@ def macs_of_an_item(
 
 def parameters_or_bytes(unit: str, module: nn.Module) -> int:
     """The size of one parameter of a module: 1, or its bytes."""
-    return 1 if unit == "parameters" else module.weight.element_size()
+    return 1 if unit == "parameters" else weight_of(module).element_size()
 
 
 def size_of(unit: str, modules: Iterable[nn.Module]) -> int:

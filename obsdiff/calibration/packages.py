@@ -74,7 +74,7 @@ def work_bytes(taps: Iterable[Tap], shapes: Mapping[str, Shape], config: Pruning
     structured, held_out = config.pattern == "structured", config.held_out > 0
     copies = max(WEIGHT_COPIES.get(config.method, 4), REFINE_COPIES[config.refine])
     copies += HELD_OUT_COPIES * held_out + ASYMMETRIC_COPIES * config.asymmetric
-    squares = SQUARE_BYTES + HELD_OUT_SQUARE_BYTES * held_out
+    squares: float = SQUARE_BYTES + HELD_OUT_SQUARE_BYTES * held_out
     squares += REMOVED_SQUARE_BYTES * config.removed * structured
 
     def of(tap: Tap) -> int:

@@ -10,7 +10,7 @@ from ..config import PruningConfig
 from ..errors import CalibrationError, UserError
 from ..models.adapters import require_plain
 from ..models.discovery import require_blocks
-from ..models.linear_view import layer_shapes, unfolding_refusal
+from ..models.linear_view import layer_at, layer_shapes, unfolding_refusal
 from ..models.structure import Block, Shape, Tap
 from ..pipelines.call import (
     Prompt,
@@ -138,5 +138,5 @@ def require_finite_weights(denoiser: nn.Module, layers: list[str]) -> None:
         reason = unfolding_refusal(denoiser.get_submodule(layer))
         if reason:
             raise UserError(f"{layer}: {reason}; leave it out with --exclude '{layer}'")
-        if not denoiser.get_submodule(layer).weight.isfinite().all():
+        if not layer_at(denoiser, layer).weight.isfinite().all():
             raise CalibrationError(f"{layer}: its weight has inf or NaN")

@@ -28,7 +28,8 @@ def correct_(layer: nn.Module, before: Tensor, after: Tensor, mean: Tensor) -> N
         after: the pruned weight W' (O, I).
         mean: the weighted mean m (I,) of its inputs.
     """
-    if has_bias(layer):
+    bias = getattr(layer, "bias", None)
+    if bias is not None:
         with torch.no_grad():
             change = (before.to(mean) - after.to(mean)) @ mean
-            layer.bias.copy_(layer.bias.to(change) + change)
+            bias.copy_(bias.to(change) + change)

@@ -7,13 +7,13 @@ from torch import Tensor, nn
 from ..calibration.calibrated_input import CalibratedInput
 from ..calibration.context import CalibratedInputs
 from ..config import PruningConfig
+from ..models.linear_view import layer_at
 from ..models.structure import Tap
 from ..pipelines.record import GroupRecord, LayerRecord
 from ..solvers import SOLVERS
 from ..solvers.lstsq import refined
 from ..solvers.problem import Inputs, Solution, Target
 from ..solvers.swaps import swapped
-from .bias_correction import has_bias
 from .held_out import best, dampings
 from .problem import named, problems_of
 from .structured import prune_groups_
@@ -49,10 +49,13 @@ def prune_task_(
             config = replace(config, sparsity=allocation.sparsity[task.layers[0]])
         for tap, calibrated in own.items():
             layers += prune_tap_(denoiser, tap, calibrated, config, task.package)
-    modules = {row.name: denoiser.get_submodule(row.name) for row in layers}
+    modules = {row.name: layer_at(denoiser, row.name) for row in layers}
     weights = {name: module.weight.detach() for name, module in modules.items()}
-    corrected = [name for name in modules if config.correct_bias and has_bias(modules[name])]
-    biases = {name: modules[name].bias.detach() for name in corrected}
+    biases = {
+        name: module.bias.detach()
+        for name, module in modules.items()
+        if config.correct_bias and module.bias is not None
+    }
     return TaskResult(weights, layers, groups, biases)
 
 

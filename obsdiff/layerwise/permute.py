@@ -27,8 +27,8 @@ from ..calibration.gather import DensePass, gather_dense
 from ..calibration.plan import PruningPlan
 from ..config import PruningConfig
 from ..models.geometry import columns, items, sections
-from ..models.linear_view import matrix
-from ..models.removable import FIXED, normalised, removal_refusal
+from ..models.linear_view import layer_at, matrix
+from ..models.removable import order_refusal
 from ..models.structure import Block, Group
 from ..pipelines.record import PruningReport
 from ..runtime.mapped_weights import spill_, unmap_
@@ -49,7 +49,6 @@ ROLES = {
     "g": "g",
 }  # by words of a layer's name
 MOVED = ("v", "g", "neurons")  # rows that follow P: values, gates on the heads' outputs, neurons
-PAST_OUTPUT = "EasyAnimateAttnProcessor2_0"  # reads the heads past their output projection
 TINY = 1e-30
 
 
@@ -72,7 +71,7 @@ class Movable:
 
 def movable_order(denoiser: nn.Module, group: Group, m: int) -> Movable | str:
     """The group ready for N:M groups of m columns, or why its order stays."""
-    if reason := fixed(denoiser, group):
+    if reason := order_refusal(denoiser, group):
         return reason
     count = items(denoiser, group) if group.kind == "heads" else 1
     reads = columns(denoiser, group, count)
@@ -95,25 +94,6 @@ def movable_order(denoiser: nn.Module, group: Group, m: int) -> Movable | str:
         what = "the width of a head" if group.kind == "heads" else "where its neurons begin and end"
         return f"{group.owner}: {m} does not divide {what}"
     return Movable(group, count, width, rows)
-
-
-def fixed(denoiser: nn.Module, group: Group) -> str | None:
-    """Why another order would change the function, or None."""
-    if group.kind == "neurons":
-        return removal_refusal(denoiser, group)
-    owner = denoiser.get_submodule(group.owner)
-    if group.refused:
-        return f"{group.owner}: {group.refused}"
-    if (
-        type(getattr(owner, "processor", None)).__name__ == PAST_OUTPUT
-        and len(group.consumers) <= FIXED[PAST_OUTPUT][0]
-    ):
-        return f"{group.owner}: {FIXED[PAST_OUTPUT][1]}"
-    for name, module in owner.named_modules():
-        words = set(name.rpartition(".")[2].split("_"))
-        if "norm" in words and {"v", "value"} & words and normalised(module):
-            return f"{group.owner}.{name} normalises the values"
-    return None
 
 
 def parts_of(denoiser: nn.Module, group: Group, producer: str) -> list[tuple[str, int, int]] | None:
@@ -196,7 +176,7 @@ def orders_of(
     orders: dict[str, Any] = {}
     shares: dict[str, list[float]] = {}
     for movable in found[context.ranks.rank :: context.ranks.size]:
-        scores, name = scores_of(context.denoiser, movable, diagonals)(movable.group)
+        scores, name = scores_of(context.denoiser, movable, diagonals), movable.group.name
         order = permutation(scores, n, m, seed=config.seed)
         whole = scores.sum(dtype=torch.float64)
         if whole > 0:  # else every order keeps all there is
@@ -288,7 +268,7 @@ def permute_by_(
 def permute_(denoiser: nn.Module, movable: Movable, order: Tensor) -> None:
     """Reorders a group (K, D) in place: its rows in all producers, its columns in all consumers."""
     for name, parts in movable.rows.items():
-        layer = denoiser.get_submodule(name)
+        layer = layer_at(denoiser, name)
         take = torch.arange(len(layer.weight), device="cpu")
         for first, size in parts:
             take[first : first + size] = placed(order, take[first : first + size])
@@ -296,7 +276,7 @@ def permute_(denoiser: nn.Module, movable: Movable, order: Tensor) -> None:
             if parameter is not None:
                 parameter.data.copy_(parameter.data[take.to(parameter.device)])
     for name in movable.group.consumers:
-        weight = denoiser.get_submodule(name).weight
+        weight = layer_at(denoiser, name).weight
         weight.data.copy_(weight.data[:, reading(denoiser, movable, order, name).to(weight.device)])
 
 

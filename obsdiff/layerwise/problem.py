@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from ..calibration.calibrated_input import CalibratedInput
 from ..config import PruningConfig
 from ..errors import NotPositiveDefinite
-from ..models.linear_view import matrix, write_
+from ..models.linear_view import matrix, weight_of, write_
 from ..pipelines.record import LayerRecord
 from ..solvers.asymmetric import asymmetric
 from ..solvers.problem import Solution, layer_error
@@ -105,7 +105,7 @@ class LayerProblem:
             correct_(self.module, self.target, solution.weight, self.mean)
         write_(self.name, self.module, solution.weight)  # the target may be a view of this weight
         if sparsity is None:
-            sparsity = (self.module.weight == 0).float().mean().item()
+            sparsity = (weight_of(self.module) == 0).float().mean().item()
         return LayerRecord(
             self.name,
             (self.target.shape[0], self.target.shape[1]),

@@ -120,7 +120,7 @@ def note_unrepaired(report: PruningReport) -> None:
     """One warning for all layers whose repair made them worse on the held-out prompts."""
     bare = [row for row in report.layers if row.repaired is False]
     if bare:
-        worst = max(bare, key=lambda row: row.held_out_error)
+        worst = max(bare, key=lambda row: row.held_out_error or 0.0)
         warn_and_record(
             report,
             f"{len(bare)} of {len(report.layers)} layers keep their weights unrepaired, since the "

@@ -15,6 +15,7 @@ from ..calibration.context import CalibratedInputs
 from ..calibration.groups import PrunableGroup
 from ..config import PruningConfig
 from ..models.geometry import columns, rows
+from ..models.linear_view import layer_at
 from ..models.surgery import shrink_
 from ..pipelines.record import GroupRecord, LayerRecord
 from ..solvers import BASELINES
@@ -140,9 +141,7 @@ def solve_by_baseline(
         )
         read = [consumer.weight[:, reads].transpose(0, 1) for consumer in mine]
         written = [
-            denoiser.get_submodule(name).weight.detach()[
-                rows(denoiser, group, name, prunable.total)
-            ]
+            layer_at(denoiser, name).weight.detach()[rows(denoiser, group, name, prunable.total)]
             for name in group.producers
         ]
         seed = config.seed ^ zlib.crc32(group.owner.encode())

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ..calibration.groups import PrunableGroup
 from ..calibration.packages import Package
-from ..models.linear_view import write_
+from ..models.linear_view import layer_at, write_
 from ..models.structure import Shape, Tap
 from ..models.surgery import shrink_
 from ..pipelines.record import GroupRecord, LayerRecord
@@ -141,8 +141,10 @@ def apply_(denoiser: nn.Module, task: Task, result: TaskResult) -> None:
     for layer, weight in result.weights.items():
         write_(layer, denoiser.get_submodule(layer), weight)
     for layer, bias in result.biases.items():
+        own = layer_at(denoiser, layer).bias
+        assert own is not None
         with torch.no_grad():
-            denoiser.get_submodule(layer).bias.copy_(bias)
+            own.copy_(bias)
 
 
 def kept_items(prunable: PrunableGroup, chosen: GroupRecord) -> list[int]:

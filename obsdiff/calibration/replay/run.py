@@ -11,7 +11,7 @@ For asymmetric calibration the dense model runs beside it, one more run of every
 """
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
@@ -136,7 +136,7 @@ def stopped_early(denoiser: nn.Module, trajectory: Trajectory, package: Package)
         if not left:
             raise StopForward
 
-    hooks = [
+    hooks: list[tuple[nn.Module, Callable]] = [
         (denoiser, begin),
         *((denoiser.get_submodule(layer), partial(seen, layer)) for layer in package.layers),
     ]
