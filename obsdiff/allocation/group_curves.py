@@ -165,7 +165,7 @@ def curve_of(
         config: the settings.
         base: the dense latents, to scale the curve to the effect on them (None: layer errors).
     """
-    sweep = Sweep.of(context, prunable.group, inputs, config)
+    sweep = GroupSweep.of(context, prunable.group, inputs, config)
     stride, steps = prunable.step, prunable.most // prunable.step
     if not prunable.movable:
         stride, steps = prunable.uniform, int(prunable.uniform > 0)
@@ -200,7 +200,7 @@ def curve_of(
 
 
 @dataclass
-class Sweep:
+class GroupSweep:
     """The removal of a group's items, step by step.
 
     Attributes:
@@ -226,7 +226,7 @@ class Sweep:
         group: Group,
         inputs: CalibratedInputs,
         config: PruningConfig,
-    ) -> "Sweep":
+    ) -> "GroupSweep":
         """The sweep of a group with all its items."""
         dense = [matrix(context.denoiser.get_submodule(name)) for name in group.consumers]
         by_layer = {layer: calibrated for tap, calibrated in inputs.items() for layer in tap.layers}

@@ -16,9 +16,8 @@ inf or NaN raises an error with the layer's name.
 
 import contextlib
 import math
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
@@ -33,79 +32,13 @@ from ..pipelines.run import Run, hooked
 from ..runtime.scratch import Scratch
 from .calibrated_input import CalibratedInput
 from .calibration_set import CalibrationSet
+from .call_audit import CallAudit
 from .context import CalibratedInputs, CalibrationContext
 from .hessian import Hessian
 from .packages import bytes_of
 
 # The squares of inputs in this range, and sums of thousands of them, are finite in float32.
 LARGEST_INPUT, SMALLEST_INPUT = 1e15, 1e-15
-
-
-@dataclass
-class CallAudit:
-    """Counts of calls.
-
-    Attributes:
-        denoiser: calls of the denoiser.
-        per_step: the same by step.
-        others: calls of the pipeline's other denoisers, by step.
-        layers: calls of each tapped layer.
-        present: denoiser calls in which each tapped layer was called.
-        last: the denoiser call in which each tapped layer was called last.
-    """
-
-    denoiser: int = 0
-    per_step: Counter = field(default_factory=Counter)
-    others: Counter = field(default_factory=Counter)
-    layers: Counter = field(default_factory=Counter)
-    present: Counter = field(default_factory=Counter)
-    last: dict[str, int] = field(default_factory=dict)
-
-    def count(self, layer: str) -> None:
-        """Counts a call of a tapped layer."""
-        self.layers[layer] += 1
-        if self.last.get(layer) != self.denoiser:
-            self.last[layer] = self.denoiser
-            self.present[layer] += 1
-
-    def check(self, expected: list[str], steps: int, ranks: int = 1) -> None:
-        """Checks that the calls are those of a complete calibration.
-
-        Every layer was called in every denoiser call, equally often in each, and every step has
-        the same number of denoiser calls, except steps in which only another denoiser ran. An
-        expert receives the tokens routed to it: one process may never call it, all together must.
-
-        Raises:
-            CalibrationError: a count differs, with the names of the layers.
-        """
-        if not self.denoiser and self.others:
-            raise CalibrationError(
-                f"the denoiser ran in none of the {steps} steps, others did: "
-                "use more steps, or prune another component"
-            )
-        idle = [
-            name for name in expected if is_expert(name) and not self.layers[name] and ranks == 1
-        ]
-        if idle:
-            raise CalibrationError(
-                f"{len(idle)} experts saw no token: {', '.join(idle[:8])}; use more prompts or "
-                "steps, or leave them dense with --exclude '*.experts.*'"
-            )
-        always = [name for name in expected if not is_expert(name)]
-        missed = [
-            f"{name} ({self.layers[name]})"
-            for name in always
-            if self.present[name] != self.denoiser or self.layers[name] % max(self.denoiser, 1)
-        ]
-        if missed or not self.denoiser:
-            raise CalibrationError(
-                f"of {self.denoiser} denoiser calls these layers saw fewer or more: "
-                f"{', '.join(missed[:8]) or 'all'}; "
-                "layers that this model leaves out on purpose stay dense with --exclude"
-            )
-        counts = [self.per_step[s] for s in range(steps) if self.per_step[s] or not self.others[s]]
-        if len(set(counts)) > 1:
-            raise CalibrationError(f"the number of denoiser calls differs between steps: {counts}")
 
 
 def calibrate(
@@ -186,7 +119,10 @@ def tapped(
     run, denoiser = context.run, context.denoiser
     hooks = [
         (denoiser, denoiser_hook(run, audit, context.on_call)),
-        *((other, other_denoiser_hook(run, audit)) for other in other_denoisers(run, denoiser)),
+        *(
+            (other, other_denoiser_hook(run, audit))
+            for other in other_denoiser_modules(run, denoiser)
+        ),
     ]
     for tap, calibrated in inputs.items():
         shared = SharedInput(len(tap.layers), dense.get(tap))
@@ -212,7 +148,7 @@ def denoiser_hook(run: Run, audit: CallAudit, on_call: Callable[[int], None]) ->
     return hook
 
 
-def other_denoisers(run: Run, denoiser: nn.Module) -> list[nn.Module]:
+def other_denoiser_modules(run: Run, denoiser: nn.Module) -> list[nn.Module]:
     """The pipeline's other denoisers."""
     parts = [getattr(run.pipe, name, None) for name in DENOISERS]
     return [part for part in parts if isinstance(part, nn.Module) and part is not denoiser]
@@ -225,11 +161,6 @@ def other_denoiser_hook(run: Run, audit: CallAudit) -> Callable:
         audit.others[run.step] += 1
 
     return hook
-
-
-def is_expert(layer: str) -> bool:
-    """Whether a layer belongs to one of several experts that receive a part of the tokens."""
-    return ".experts." in f".{layer}"
 
 
 @dataclass

@@ -1,6 +1,6 @@
 """The executor runs tasks: in one process in turn, in several each where its Hessian is.
 
-Results that the journal stores are applied instead. Under a memory budget pruned weights are
+TaskResults that the journal stores are applied instead. Under a memory budget pruned weights are
 stored in files.
 """
 
@@ -17,7 +17,7 @@ from .journal import NullJournal
 from .tasks import Task, TaskResult, apply_
 
 Work = Callable[[Task], TaskResult]
-Results = Generator[TaskResult, None, None]
+TaskResults = Generator[TaskResult, None, None]
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ class Executor:
         """The process that solves a task."""
         return self.context.owners.get(task.taps[0], 0)
 
-    def run(self, package: Package, work: Work) -> Results:
+    def run(self, package: Package, work: Work) -> TaskResults:
         """Yields the result of each task of a package, in order, once the model has it.
 
         Args:
@@ -79,7 +79,7 @@ class Executor:
             self.alone(tasks, work) if self.context.ranks.size == 1 else self.together(tasks, work)
         )
 
-    def alone(self, tasks: list[Task], work: Work) -> Results:
+    def alone(self, tasks: list[Task], work: Work) -> TaskResults:
         """Runs tasks in this process."""
         for task in tasks:
             self.begin(task)
@@ -92,7 +92,7 @@ class Executor:
             self.end(task)
             yield TaskResult({}, result.layers, result.groups)
 
-    def together(self, tasks: list[Task], work: Work) -> Results:
+    def together(self, tasks: list[Task], work: Work) -> TaskResults:
         """Runs tasks in every process: each solves its own, then all receive all results.
 
         Process 0 has the journal.

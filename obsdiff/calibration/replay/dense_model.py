@@ -17,8 +17,8 @@ from ...errors import CalibrationError
 from ...models.structure import Tap
 from ...pipelines.run import hooked
 from ...runtime.mapped_weights import DenseCopy
+from ..call_audit import is_expert
 from ..context import CalibrationContext
-from ..hooks import is_expert
 from ..packages import Package
 from .recording import Span, Trajectory, rerun
 

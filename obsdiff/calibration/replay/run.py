@@ -20,8 +20,9 @@ from torch import nn
 from ...errors import CalibrationError
 from ...models.structure import Tap
 from ...pipelines.run import hooked
+from ..call_audit import CallAudit
 from ..context import CalibratedInputs, CalibrationContext
-from ..hooks import CallAudit, calibrate, new_inputs, tapped
+from ..hooks import calibrate, new_inputs, tapped
 from ..packages import Package
 from .dense_model import DenseModel
 from .recording import Recording, Span, TensorCache, Trajectory, recorded, rerun
