@@ -1,0 +1,81 @@
+"""The tables in the terminal, cell by cell."""
+
+from obsdiff.evaluation.report.text_table import results_table
+
+
+def figure(value: float) -> dict:
+    return {"value": value, "low": value - 1, "high": value + 1, "why_not": None}
+
+
+def cost(parameters: int, zeros: int, **further) -> dict:
+    return {"parameters": parameters, "zeros": zeros, "bytes_on_disk": 2 * parameters, **further}
+
+
+RESULTS = {
+    "dense_cost": cost(4_000_000, 0, macs={"total": 8e9, "why_not": None}),
+    "dense_metrics": {"clip_score": figure(30.0)},
+    "runs": [
+        {
+            "name": "narrow",
+            "cost": cost(
+                3_000_000,
+                300_000,
+                heads={"removed": 2, "total": 8},
+                macs={"total": 4e9, "why_not": None},
+                step={"speedup": 1.5, "low": 1.25, "high": 1.75},
+                memory={"peak_bytes": None, "why_not": "no /proc"},
+            ),
+            "metrics": {"clip_score": figure(29.5), "psnr": figure(20.0)},
+        },
+        {
+            "name": "sparse",
+            "cost": cost(4_000_000, 2_000_000, memory={"peak_bytes": None, "why_not": "no /proc"}),
+            "metrics": {"clip_score": figure(10.0), "psnr": figure(25.0)},
+        },
+    ],
+    "prompts": ["a", "b"],
+}
+
+
+def rows(lines: list[str]) -> list[list[str]]:
+    """The cells of a table, which two or more spaces separate."""
+    return [[cell.strip() for cell in line.split("  ") if cell.strip()] for line in lines]
+
+
+def test_quality_and_cost_of_every_pipeline():
+    lines = results_table(RESULTS).splitlines()
+    assert rows(lines[:4]) == [
+        ["run", "PSNR, dB", "CLIP score"],
+        ["dense", "infinite", "30.00 (29.00 to 31.00)"],
+        ["narrow", "20.00 (19.00 to 21.00)", "29.50 (28.50 to 30.50)~"],
+        ["sparse", "25.00 (24.00 to 26.00)", "10.00 (9.00 to 11.00)"],
+    ]
+    assert rows(lines[5:9]) == [
+        [
+            "run",
+            "heads removed",
+            "parameters",
+            "zeros",
+            "on disk",
+            "MACs of a step",
+            "speed of a step",
+        ],
+        ["dense", "4.00 M", "0.0%", "8.0 MB", "8.00 G"],
+        [
+            "narrow",
+            "2 of 8",
+            "3.00 M (75.0%)",
+            "10.0%",
+            "6.0 MB",
+            "4.00 G (50.0%)",
+            "1.50x (1.25 to 1.75)",
+        ],
+        ["sparse", "4.00 M (100.0%)", "50.0%", "8.0 MB"],
+    ]
+    assert "quartiles" in lines[10]
+
+
+def test_a_cost_that_was_not_measured_is_one_line_with_its_runs():
+    lines = results_table(RESULTS).splitlines()
+    assert lines[-1] == "peak memory: not measured: no /proc (narrow, sparse)"
+    assert "peak memory" not in lines[5]
