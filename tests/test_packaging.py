@@ -4,27 +4,24 @@ import os
 import shutil
 import subprocess
 import sys
+import sysconfig
 import tarfile
 import zipfile
 from pathlib import Path
 
 import pytest
 
-from obsdiff.pipelines.builtin import find_models
+from obsdiff.pipelines.builtin import CHECKOUT, find_models
 from obsdiff.runtime.extras import EXTRAS
 
 ROOT = Path(__file__).parents[1]
 MODELS = ROOT / "obsdiff-emoji" / "obsdiff_emoji"
-# obsdiff's command line in an interpreter without what the first two arguments name: an importable library, and a folder's entry on sys.path
+# obsdiff's command line in an interpreter that neither finds nor imports the library that the first argument names
 WITHOUT = """
 import runpy, sys
-from pathlib import Path
 
-library, package = sys.argv[1:3]
-if library:
-    sys.modules[library] = None  # as if it were not installed: neither found nor importable
-sys.path[1:] = [place for place in sys.path[1:] if not package or not (Path(place) / package).exists()]
-sys.argv[:] = ["obsdiff", *sys.argv[3:]]
+sys.modules[sys.argv.pop(1)] = None
+sys.argv[0] = "obsdiff"
 try:
     runpy.run_module("obsdiff", run_name="__main__")
 finally:
@@ -32,17 +29,27 @@ finally:
 """
 
 
-def without(library: str, package: str, *argv: str, cwd: Path, code: Path = ROOT) -> str:
-    """The one line that obsdiff answers with, and exit code 2, in an interpreter that lacks something."""
+def complaint(command: list[str], places: list[Path], cwd: Path) -> str:
+    """The one line of a command that ends with exit code 2, with `places` first on the import path."""
     done = subprocess.run(
-        [sys.executable, "-c", WITHOUT, library, package, *argv],
+        [sys.executable, *command],
         capture_output=True,
         text=True,
         cwd=cwd,
-        env=os.environ | {"PYTHONPATH": str(code)},
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(map(str, places))},
     )
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1), done.stderr
     return done.stderr
+
+
+@pytest.fixture(scope="module")
+def libraries(tmp_path_factory) -> Path:
+    """Links to the installed libraries, without obsdiff and its models. `python -S` ignores the .pth files among them."""
+    folder = tmp_path_factory.mktemp("libraries")
+    for entry in Path(sysconfig.get_path("purelib")).iterdir():
+        if not entry.name.startswith("obsdiff"):
+            (folder / entry.name).symlink_to(entry)
+    return folder
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +72,7 @@ def foreign(tmp_path) -> Path:
 
 
 def test_a_checkout_uses_its_own_models():
-    assert find_models() == MODELS
+    assert find_models() == CHECKOUT / "obsdiff_emoji" == MODELS
 
 
 def test_an_installed_package_is_found_and_not_run(installed, foreign, tmp_path_factory):
@@ -83,15 +90,18 @@ def test_an_installed_package_is_found_and_not_run(installed, foreign, tmp_path_
 
 
 @pytest.mark.parametrize("command", [["inspect", "emoji-sd3"], ["demo", "--output", "out"]])
-def test_without_the_models_the_command_that_installs_them_is_named(command, installed, tmp_path):
-    line = without("", "obsdiff_emoji", *command, cwd=tmp_path, code=installed)
+def test_without_the_models_the_command_that_installs_them_is_named(
+    command, installed, libraries, tmp_path
+):
+    line = complaint(["-S", "-m", "obsdiff", *command], [installed, libraries], tmp_path)
     assert "emoji-sd3 is part of obsdiff-emoji" in line
     assert "pip install 'obsdiff[demo]'" in line
     assert not list(tmp_path.iterdir())
 
 
-def test_models_in_the_working_folder_are_not_taken(installed, foreign):
-    line = without("", "obsdiff_emoji", "inspect", "emoji-sd3", cwd=foreign, code=installed)
+def test_models_in_the_working_folder_are_not_taken(installed, libraries, foreign):
+    command = ["-S", "-m", "obsdiff", "inspect", "emoji-sd3"]
+    line = complaint(command, [installed, libraries], foreign)
     assert "pip install 'obsdiff[demo]'" in line
 
 
@@ -105,7 +115,7 @@ def test_models_in_the_working_folder_are_not_taken(installed, foreign):
     ],
 )
 def test_a_command_whose_extra_is_missing_says_so_at_once(extra, library, argv, tmp_path):
-    line = without(library, "", *argv, cwd=tmp_path)
+    line = complaint(["-c", WITHOUT, library, *argv], [ROOT], tmp_path)
     assert f"{argv[0]} needs {library}" in line
     assert f"pip install 'obsdiff[{extra}]'" in line
     assert not list(tmp_path.iterdir())

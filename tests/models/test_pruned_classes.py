@@ -156,7 +156,7 @@ def test_layerwise_casting_stores_it_in_half_precision(folder):
 
 def int8() -> TorchAoConfig:
     quantization = pytest.importorskip("torchao.quantization")
-    return TorchAoConfig(quantization.Int8WeightOnlyConfig())
+    return TorchAoConfig(quantization.Int8WeightOnlyConfig(version=2))
 
 
 def kinds(pipe) -> set[str]:
