@@ -112,7 +112,7 @@ def soak(make: Any, times: int) -> tuple[float, float]:
     threads, files, memory = threading.active_count(), set(os.listdir(tempfile.gettempdir())), []
     for i in range(times):
         one(make, RUNS[i % len(RUNS)], fails=i % 5 == 4)
-        gc.gather_dicts()
+        gc.collect()
         memory.append(anonymous() / 2**30)
     left = {
         name

@@ -77,7 +77,7 @@ class Lab:
         self.real = real_features(judges, self.extract)
 
     @cached_property
-    def linears(self) -> dict[str, tuple[int, int]]:
+    def shapes(self) -> dict[str, tuple[int, int]]:
         return layer_shapes(self.dense)
 
     def packages(self, config: PruningConfig) -> list[Package]:

@@ -24,7 +24,7 @@ PLACES = [
     ("factor", "obsdiff.solvers.obs", "inverse_factor"),
     ("factor", "obsdiff.solvers.obs_structured", "inverse_factor"),
     ("sweep", "obsdiff.solvers.obs", "sweep_"),
-    ("sweep", "obsdiff.layerwise.structured", "choose"),
+    ("sweep", "obsdiff.layerwise.structured", "choose_items"),
     ("errors", "obsdiff.layerwise.linear", "layer_error"),
     ("errors", "obsdiff.layerwise.structured", "layer_error"),
     ("Hessian", "benchmarks.plain.hessian", "RunningHessian.update"),

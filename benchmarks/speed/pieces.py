@@ -98,7 +98,7 @@ def solving(rows: list[int], columns: int, group: tuple[int, int] | None) -> Pie
         return lambda: [
             s.weight
             for s in SOLVERS["obs"](
-                weights, Inputs(mine.take(), mine.mean(), variance), Target(0.5, group, DAMPING)
+                weights, Inputs(mine.take_(), mine.mean(), variance), Target(0.5, group, DAMPING)
             )
         ]
 
@@ -116,7 +116,7 @@ def removing(rows: int, columns: int, streams: int, parts: list[Tensor], count: 
 
         def call() -> list[Tensor]:
             consumers = [
-                Consumer.begin(w, h.take(), DAMPING) for w, h in zip(weights, mine, strict=True)
+                Consumer.begin(w, h.take_(), DAMPING) for w, h in zip(weights, mine, strict=True)
             ]
             _ = (
                 obs_heads(consumers, parts, count)
