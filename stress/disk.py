@@ -2,8 +2,9 @@
 
     python -m stress.disk [--sizes 5 20 45 70]       # MiB; the output takes about 70
 
-Checked: one clear line and exit code 1, nothing that is half an output; with room made --resume ends with the undisturbed bits. On a
-read-only file system the run is refused at once, with exit code 2. Needs the right to mount a tmpfs.
+Checked: one clear line and exit code 1, nothing that is half an output; with room made --resume
+ends with the undisturbed bits. On a read-only file system the run is refused at once, with exit
+code 2. Needs the right to mount a tmpfs.
 """
 
 import argparse

@@ -1,10 +1,12 @@
-"""Mutated input for everything that obsdiff reads: a clean run, or one clear line and exit code 2 (1 where `verify` finds a difference).
+"""Mutated input for everything that obsdiff reads: a clean run, or one clear line and exit code 2
+(1 where `verify` finds a difference).
 
     python -m stress.fuzz [--inputs 10000]
 
-No traceback, nothing that takes 10 seconds, no file outside the output, nothing unpickled. Input is made by hypothesis: JSON files with
-values of other kinds and sizes in the place of their own, or with bytes changed; headers of safetensors files; prompts; patterns;
-flags. What is mutated is a tiny pruned pipeline and a run with it.
+No traceback, nothing that takes 10 seconds, no file outside the output, nothing unpickled. Input is
+made by hypothesis: JSON files with values of other kinds and sizes in the place of their own, or
+with bytes changed; headers of safetensors files; prompts; patterns; flags. What is mutated is a
+tiny pruned pipeline and a run with it.
 """
 
 import argparse
@@ -38,15 +40,19 @@ PROMPTS = ["red apple", "green pear", "blue bird"]
 QUICK = {"num_inference_steps": 2, "height": 16, "width": 16}
 WEIGHTS = "transformer/diffusion_pytorch_model.safetensors"
 FLAGS = (
-    "--method", "--pattern", "--sparsity", "--num-prompts", "--num-inference-steps", "--guidance-scale", "--height", "--width", "--batch-size", "--seed",
-    "--step-weighting", "--step-weight-min", "--step-weight-max", "--calibration", "--packages", "--memory-budget-gib", "--blocks", "--include", "--exclude",
-    "--target", "--damping", "--round-to", "--keep-first-last", "--no-compensation", "--component", "--dtype", "--device", "--offload-device", "--prompts",
-    "--json", "--config", "--paper-count", "--nonsense", "--preset", "--refine", "--allocation", "--allocation-prompts", "--target-latency",
+    "--method", "--pattern", "--sparsity", "--num-prompts", "--num-inference-steps",
+    "--guidance-scale", "--height", "--width", "--batch-size", "--seed", "--step-weighting",
+    "--step-weight-min", "--step-weight-max", "--calibration", "--packages", "--memory-budget-gib",
+    "--blocks", "--include", "--exclude", "--target", "--damping", "--round-to",
+    "--keep-first-last", "--no-compensation", "--component", "--dtype", "--device",
+    "--offload-device", "--prompts", "--json", "--config", "--paper-count", "--nonsense",
+    "--preset", "--refine", "--allocation", "--allocation-prompts", "--target-latency",
 )  # fmt: skip
 
 WORDS = (
-    "../../x", "/etc/passwd", "a/../b", "\x00", "nan", "1e999", "-1", "0", "0.5", "2:4", "4:4", "0:0", "8:2", "structured", "best", "sensitivity", "None",
-    "transformer", "os.system", "x" * 500,
+    "../../x", "/etc/passwd", "a/../b", "\x00", "nan", "1e999", "-1", "0", "0.5", "2:4", "4:4",
+    "0:0", "8:2", "structured", "best", "sensitivity", "None", "transformer", "os.system",
+    "x" * 500,
 )  # fmt: skip
 TEXTS = st.one_of(st.text(max_size=12), st.sampled_from(WORDS))
 NUMBERS = st.one_of(
@@ -76,7 +82,8 @@ def places(value: Any, above: tuple = ()) -> Iterator[tuple]:
 
 @st.composite
 def mutated_json(draw: Callable, text: str) -> bytes:
-    """A JSON file with some of its values replaced, removed or doubled under another name; or with some of its bytes changed."""
+    """A JSON file with some of its values replaced, removed or doubled under another name; or with
+    some of its bytes changed."""
     if draw(st.integers(0, 3)) == 0:
         return draw(mutated_bytes(text.encode()))
     value = copy.deepcopy(json.loads(text))
@@ -126,7 +133,8 @@ def mutated_header(draw: Callable, content: bytes) -> bytes:
 
 
 class Ground:
-    """A pruned pipeline and a run with it, to be mutated one file at a time, and what is seen while obsdiff reads them."""
+    """A pruned pipeline and a run with it, to be mutated one file at a time, and what is seen while
+    obsdiff reads them."""
 
     def __init__(self, folder: Path):
         from tests.conftest import sd3

@@ -1,10 +1,12 @@
-"""Kill prunings at random moments and go on: every one has to end with the bits of a run that nobody disturbed.
+"""Kill prunings at random moments and go on: every one has to end with the bits of a run that
+nobody disturbed.
 
     python -m stress.kill [--times 25] [--seed 0]
 
-Each time one of six kinds of run is started, killed with SIGKILL at a random moment, started again with --resume, now and then killed
-once more, and at last left alone. Checked: after a kill the output is not there, or whole; at the end its weights and records are the
-undisturbed ones, and nothing else lies beside it.
+Each time one of six kinds of run is started, killed with SIGKILL at a random moment, started again
+with --resume, now and then killed once more, and at last left alone. Checked: after a kill the
+output is not there, or whole; at the end its weights and records are the undisturbed ones, and
+nothing else lies beside it.
 """
 
 import argparse
@@ -66,7 +68,8 @@ def killed(kind: str, output: Path, seconds: float, *more: str) -> bool:
 
 
 def once(kind: str, output: Path, expected: tuple[dict, list, float], chance: random.Random) -> int:
-    """One run that is killed until it is not; how often it was. AssertionError if its end differs."""
+    """One run that is killed until it is not; how often it was. AssertionError if its end
+    differs."""
     hashes, records, seconds = expected
     kills = int(killed(kind, output, chance.uniform(0.2, 1.05) * seconds))
     while True:
@@ -108,7 +111,8 @@ def main(given: list[str] | None = None) -> Counter:
             counts["kills"] += kills
             print(f"{i + 1}/{args.times} {kind}: killed {kills} times, the same bits", flush=True)
     print(
-        f"{counts['runs']} runs, killed {counts['kills']} times, ended with the bits of undisturbed ones"
+        f"{counts['runs']} runs, killed {counts['kills']} times, "
+        "ended with the bits of undisturbed ones"
     )
     return counts
 

@@ -1,9 +1,10 @@
-"""Prune in 1, 2 and 4 processes and compare; let a process die in the middle, and go on with another number of them.
+"""Prune in 1, 2 and 4 processes and compare; let a process die in the middle, and go on with
+another number of them.
 
     python -m stress.ranks [--sizes 1 2 4]
 
-Counted is in how many entries the masks differ from those of one process, or how many other heads and neurons left: sums that
-are added up in another order differ by rounding, which decides ties.
+Counted is in how many entries the masks differ from those of one process, or how many other heads
+and neurons left: sums that are added up in another order differ by rounding, which decides ties.
 """
 
 import argparse
@@ -41,8 +42,11 @@ KINDS = {
     "budget": ("--pattern", "structured", "--target-macs", 0.8),
     "best": ("--preset", "best", "--allocation-prompts", 1),
 }
-TIES = 3e-3  # share of the mask that rounding may decide over; later packages see what it did in earlier ones
-CLOSE = 2e-2  # the same of neurons, of which many cost nearly the same, and of alps, whose search goes another way after every tie, and of asymmetric's
+# share of the mask that rounding may decide over; later packages see what it did in earlier ones
+TIES = 3e-3
+# the same of neurons, of which many cost nearly the same, and of alps, whose search goes another
+# way after every tie, and of asymmetric's
+CLOSE = 2e-2
 # aims, which follow from small differences (the same with another batch size)
 WEIGHTS = "transformer/diffusion_pytorch_model.safetensors"
 
@@ -78,7 +82,8 @@ def finished(process: subprocess.Popen, seconds: float = 900) -> str:
 
 
 def masks_differ(one: Path, other: Path) -> tuple[int, int]:
-    """In how many entries the masks of two outputs differ, and of how many; of structured ones in how many heads and neurons that left."""
+    """In how many entries the masks of two outputs differ, and of how many; of structured ones in
+    how many heads and neurons that left."""
     differ = total = 0
     files = sorted(file.relative_to(one) for file in one.rglob(WEIGHTS))
     assert files
@@ -102,7 +107,8 @@ def masks_differ(one: Path, other: Path) -> tuple[int, int]:
 
 
 def compare(kind: str, sizes: list[int], folder: Path) -> dict[int, tuple[int, int]]:
-    """Prune with each number of processes; against the first of them, in how many entries the masks differ."""
+    """Prune with each number of processes; against the first of them, in how many entries the masks
+    differ."""
     found, outputs = {}, {size: folder / f"{kind}-{size}" for size in sizes}
     for size in sizes:
         err = finished(start(size, arguments(kind, outputs[size])))
@@ -136,7 +142,8 @@ def workers(process: subprocess.Popen, size: int, seconds: float = 120) -> list[
 
 
 def death(folder: Path, expected: Path, size: int = 2, then: int = 1) -> None:
-    """One of the processes is killed when the first piece is solved; the job has to end, and to go on with another number of processes."""
+    """One of the processes is killed when the first piece is solved; the job has to end, and to go
+    on with another number of processes."""
     output = folder / "death"
     process = start(size, arguments("live", output))
     victims, pieces = workers(process, size), folder / "death.part" / ".work" / "pieces"

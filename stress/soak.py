@@ -1,11 +1,11 @@
-"""200 prunings in one process: memory flat, no hook, thread or temporary file left, the pipeline as it was, also after failures.
+"""200 prunings in one process: memory flat, no hook, thread or temporary file left, the pipeline as
+it was, also after failures.
 
 python -m stress.soak [--times 200]
 """
 
 import argparse
 import contextlib
-import copy
 import gc
 import os
 import tempfile
@@ -45,7 +45,8 @@ def is_ours(hook: Any) -> bool:
 
 
 def state(pipe: Any) -> dict[str, Any]:
-    """What of a pipeline a pruning has to leave alone: hooks, modes, formats, devices, scheduler, random state."""
+    """What of a pipeline a pruning has to leave alone: hooks, modes, formats, devices, scheduler,
+    random state."""
     modules = {
         f"{name}.{path}": m
         for name, part in pipe.components.items()
@@ -53,18 +54,28 @@ def state(pipe: Any) -> dict[str, Any]:
         for path, m in part.named_modules()
     }
     return {
-        "hooks": [name for name, m in modules.items() for hook in (*m._forward_hooks.values(), *m._forward_pre_hooks.values()) if is_ours(hook)],
+        "hooks": [
+            name
+            for name, m in modules.items()
+            for hook in (*m._forward_hooks.values(), *m._forward_pre_hooks.values())
+            if is_ours(hook)
+        ],
         "modes": {name: m.training for name, m in modules.items()},
         "formats": {(p.dtype, str(p.device)) for m in modules.values() for p in m.parameters()},
-        "scheduler": (id(pipe.scheduler), copy.deepcopy({k: str(v) for k, v in vars(pipe.scheduler).items()})),
-        "own": {name: sorted(set(vars(part)) & {"encode_prompt", "decode", "step", "forward"}) for name, part in [("pipe", pipe), *pipe.components.items()] if part is not None and hasattr(part, "__dict__")},
+        "scheduler": (id(pipe.scheduler), {k: str(v) for k, v in vars(pipe.scheduler).items()}),
+        "own": {
+            name: sorted(set(vars(part)) & {"encode_prompt", "decode", "step", "forward"})
+            for name, part in [("pipe", pipe), *pipe.components.items()]
+            if part is not None and hasattr(part, "__dict__")
+        },
         "bar": dict(getattr(pipe, "_progress_bar_config", {})),
         "random": torch.get_rng_state().tolist(),
-    }  # fmt: skip
+    }
 
 
 def spoiled(pipe: Any) -> None:
-    """One input of a middle block becomes NaN from the second call on, so that calibration ends there."""
+    """One input of a middle block becomes NaN from the second call on, so that calibration ends
+    there."""
     calls = []
 
     def spoil(module: nn.Module, args: tuple, kwargs: dict, output: Any) -> Any:
@@ -107,7 +118,8 @@ def one(make: Any, settings: dict[str, Any], fails: bool) -> None:
 
 
 def soak(make: Any, times: int) -> tuple[float, float]:
-    """GiB of anonymous memory after the warm part, and at the end: medians of the samples around. AssertionError for what is left over."""
+    """GiB of anonymous memory after the warm part, and at the end: medians of the samples around.
+    AssertionError for what is left over."""
     one(make, {}, fails=False)  # libraries start threads of their own
     threads, files, memory = threading.active_count(), set(os.listdir(tempfile.gettempdir())), []
     for i in range(times):
@@ -141,7 +153,8 @@ def main(given: list[str] | None = None) -> None:
     args = parser.parse_args(given)
     before, after = soak(sd3, args.times)
     print(
-        f"{args.times} prunings: {before:.4f} GiB of anonymous memory after a quarter of them, {after:.4f} GiB at the end ({after / before - 1:+.2%})"
+        f"{args.times} prunings: {before:.4f} GiB of anonymous memory after a quarter of them, "
+        f"{after:.4f} GiB at the end ({after / before - 1:+.2%})"
     )
     assert after < (1 + FLAT) * before, "memory grows"
     print(f"nothing left in {Path(tempfile.gettempdir())}")

@@ -1,4 +1,5 @@
-"""The two distributions: what is in the wheels, how the models are found, and what is said where an extra is missing."""
+"""The two distributions: what is in the wheels, how the models are found, and what is said where an
+extra is missing."""
 
 import os
 import shutil
@@ -15,7 +16,8 @@ from obsdiff.runtime.extras import EXTRAS
 
 ROOT = Path(__file__).parents[1]
 MODELS = ROOT / "obsdiff-emoji" / "obsdiff_emoji"
-# obsdiff's command line in an interpreter without what the first two arguments name: an importable library, and a folder's entry on sys.path
+# obsdiff's command line in an interpreter without what the first two arguments name: an importable
+# library, and a folder's entry on sys.path
 WITHOUT = """
 import runpy, sys
 from pathlib import Path
@@ -23,7 +25,8 @@ from pathlib import Path
 library, package = sys.argv[1:3]
 if library:
     sys.modules[library] = None  # as if it were not installed: neither found nor importable
-sys.path[1:] = [place for place in sys.path[1:] if not package or not (Path(place) / package).exists()]
+if package:
+    sys.path[1:] = [place for place in sys.path[1:] if not (Path(place) / package).exists()]
 sys.argv[:] = ["obsdiff", *sys.argv[3:]]
 try:
     runpy.run_module("obsdiff", run_name="__main__")
@@ -33,7 +36,8 @@ finally:
 
 
 def without(library: str, package: str, *argv: str, cwd: Path, code: Path = ROOT) -> str:
-    """The one line that obsdiff answers with, and exit code 2, in an interpreter that lacks something."""
+    """The one line that obsdiff answers with, and exit code 2, in an interpreter that lacks
+    something."""
     done = subprocess.run(
         [sys.executable, "-c", WITHOUT, library, package, *argv],
         capture_output=True,
@@ -69,7 +73,10 @@ def test_a_checkout_uses_its_own_models():
 
 
 def test_an_installed_package_is_found_and_not_run(installed, foreign, tmp_path_factory):
-    code = "import sys, obsdiff; print(obsdiff.builtin_path('emoji-unet')); assert 'obsdiff_emoji' not in sys.modules"
+    code = """import sys, obsdiff
+print(obsdiff.builtin_path("emoji-unet"))
+assert "obsdiff_emoji" not in sys.modules
+"""
     places = os.pathsep.join(map(str, (installed, foreign)))
     done = subprocess.run(
         [sys.executable, "-c", code],

@@ -1,11 +1,13 @@
 """Put the trained parts together, in float16, in obsdiff-emoji/obsdiff_emoji: emoji-sd3, a plain
-StableDiffusion3Pipeline, or emoji-unet, a plain StableDiffusionPipeline with emoji-sd3's autoencoder and first text encoder.
+StableDiffusion3Pipeline, or emoji-unet, a plain StableDiffusionPipeline with emoji-sd3's
+autoencoder and first text encoder.
 
     python -m training.assemble [emoji-sd3|emoji-unet]        # seconds
 
-diffusers loads a StableDiffusion3Pipeline from a folder only if all three text encoders are there. The third one here
-is a T5 of 28 thousand parameters whose last norm has weight zero: it answers 256 zero tokens, which is exactly what
-the pipeline feeds when the encoder is missing, and what the transformer was trained with.
+diffusers loads a StableDiffusion3Pipeline from a folder only if all three text encoders are there.
+The third one here is a T5 of 28 thousand parameters whose last norm has weight zero: it answers 256
+zero tokens, which is exactly what the pipeline feeds when the encoder is missing, and what the
+transformer was trained with.
 """
 
 import argparse

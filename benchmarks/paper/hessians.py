@@ -1,9 +1,11 @@
-"""Hessians that many experiments share: one pass over the calibration prompts, kept step by step, weighted afterwards.
+"""Hessians that many experiments share: one pass over the calibration prompts, kept step by step,
+weighted afterwards.
 
     H = 2 sum_t alpha_t E[X_t X_t^T]        (OBS-Diff, equation 6)
 
-is linear in the step weights alpha and in the prompts. So ONE dense pass gives the Hessians of every weighting, of every
-number of prompts on the way, and, since it does not depend on what is pruned from them, of every method and sparsity.
+is linear in the step weights alpha and in the prompts. So ONE dense pass gives the Hessians of
+every weighting, of every number of prompts on the way, and, since it does not depend on what is
+pruned from them, of every method and sparsity.
 """
 
 import contextlib
@@ -29,8 +31,9 @@ Hessians = dict[str, Hessian]  # by layer; layers of one tap share theirs
 
 
 class Sums(Hessian):
-    """Raw float64 sums of one step, of products made in float32, which takes half the time and flips one entry of a mask in ten
-    thousand (docs/log.md). Distinct tokens are not counted: many such sums live side by side."""
+    """Raw float64 sums of one step, of products made in float32, which takes half the time and
+    flips one entry of a mask in ten thousand (docs/log.md). Distinct tokens are not counted: many
+    such sums live side by side."""
 
     def update(self, tokens: torch.Tensor, weight: float = 1.0) -> None:
         tokens = tokens.reshape(-1, self.columns)
@@ -42,7 +45,8 @@ class Sums(Hessian):
 
 @dataclass
 class ByStep:
-    """Unweighted sums of one tap, a Hessian for each step of the run. Stands where calibration's hooks expect a Hessian."""
+    """Unweighted sums of one tap, a Hessian for each step of the run. Stands where calibration's
+    hooks expect a Hessian."""
 
     run: Run
     steps: list[Sums]
@@ -71,7 +75,8 @@ def gather(
     keep: dict[int, list[str]],
     folder: Path,
 ) -> None:
-    """One pass over the plan's prompts. keep: number of prompts -> weightings whose Hessians are then written to `folder`."""
+    """One pass over the plan's prompts. keep: number of prompts -> weightings whose Hessians are
+    then written to `folder`."""
     modules = dict(denoiser.named_modules())
     sums = {
         tap: ByStep(run, [Sums.zeros(modules[tap.layers[0]].in_features) for _ in range(steps)])

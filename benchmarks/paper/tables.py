@@ -1,7 +1,8 @@
 """What each table of the paper measures, as rows: a name, and how to get its figures.
 
-A row is kept as soon as it is measured, so that a killed run goes on with the next one. Unless said otherwise every row is
-pruned in one package from the Hessians of one dense pass over 100 calibration prompts, which rows share.
+A row is kept as soon as it is measured, so that a killed run goes on with the next one. Unless said
+otherwise every row is pruned in one package from the Hessians of one dense pass over 100
+calibration prompts, which rows share.
 """
 
 import contextlib
@@ -174,7 +175,8 @@ def structured(lab: Lab, rows: Rows) -> None:
 
 
 def weighting(lab: Lab, rows: Rows) -> None:
-    """Table 6: how the denoising steps are weighted, 50 %, three sets of calibration prompts and noises."""
+    """Table 6: how the denoising steps are weighted, 50 %, three sets of calibration prompts and
+    noises."""
     for seed in SEEDS:
         for kind in STEP_WEIGHTINGS:
             config = PruningConfig(sparsity=0.5, step_weighting=kind, seed=seed)
@@ -209,7 +211,8 @@ def packages(lab: Lab, rows: Rows) -> None:
 
 
 def calibration(lab: Lab, rows: Rows) -> None:
-    """Ours: where the Hessians come from, from one dense pass to a pass for every package. 2:4 with three calibration sets."""
+    """Ours: where the Hessians come from, from one dense pass to a pass for every package. 2:4 with
+    three calibration sets."""
     for way, settings in {
         "single": {},
         "replay, 4 packages": {"packages": 4},
@@ -248,7 +251,8 @@ def calibration(lab: Lab, rows: Rows) -> None:
 
 
 def presets(lab: Lab, rows: Rows) -> None:
-    """Ours: the presets, three sets of calibration prompts and noises. One dense pass a set serves best and fast."""
+    """Ours: the presets, three sets of calibration prompts and noises. One dense pass a set serves
+    best and fast."""
     rows.keep("dense", lambda: dense_row(lab))
     for seed in SEEDS:
         shared = lab.settings | {"num_prompts": PRESET_PROMPTS[lab.model], "seed": seed}
@@ -312,7 +316,8 @@ def live_row(
 
 
 def seconds(lab: Lab, rows: Rows) -> None:
-    """Table 8: time to prune, against plain inference of the calibration prompts, in turn. Measure on an idle machine."""
+    """Table 8: time to prune, against plain inference of the calibration prompts, in turn. Measure
+    on an idle machine."""
     calls = {"plain inference": lambda: plain_inference(lab)}
     for method in (*METHODS, "structured"):
         changes = (
@@ -342,7 +347,8 @@ def plain_inference(lab: Lab) -> None:
 
 
 def robustness(lab: Lab, rows: Rows) -> None:
-    """Tables 11 to 13: pruned once at 50 %, drawn with other guidance, steps and samplers than it was calibrated with."""
+    """Tables 11 to 13: pruned once at 50 %, drawn with other guidance, steps and samplers than it
+    was calibrated with."""
     pruned = {"dense": lambda: lab.dense}
     for method in ("wanda", "obs"):
         config = PruningConfig(method=method, sparsity=0.5)

@@ -1,11 +1,14 @@
-"""Calibration of one package as the paper does it: whole calls of the pipeline, from text to picture, with a Hessian for every layer.
+"""Calibration of one package as the paper does it: whole calls of the pipeline, from text to
+picture, with a Hessian for every layer.
 
-    alpha of a step: OBS-Diff, equation 7; both halves of the batch of classifier-free guidance are counted
+    alpha of a step: OBS-Diff, equation 7; both halves of a guided batch are counted
 
-Nothing is kept from one package to the next: text is encoded anew, pictures are decoded and thrown away.
+Nothing is kept from one package to the next: text is encoded anew, pictures are decoded and thrown
+away.
 
 References:
-    Zhu et al., "OBS-Diff: Accurate Pruning for Diffusion Models in One-Shot", 2025. https://arxiv.org/abs/2510.06751
+    Zhu et al., "OBS-Diff: Accurate Pruning for Diffusion Models in One-Shot", 2025.
+        https://arxiv.org/abs/2510.06751
 """
 
 from typing import Any
@@ -40,7 +43,8 @@ def gather(
     seeds: list[int],
     settings: dict[str, Any],
 ) -> dict[str, RunningHessian]:
-    """The Hessian of each layer over all prompts and steps; settings as for the pipeline's call, num_inference_steps among them."""
+    """The Hessian of each layer over all prompts and steps; settings as for the pipeline's call,
+    num_inference_steps among them."""
     steps, modules = Steps(), {layer: denoiser.get_submodule(layer) for layer in layers}
     hessians = {layer: RunningHessian(module.in_features) for layer, module in modules.items()}
     hooks = [

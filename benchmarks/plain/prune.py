@@ -1,9 +1,12 @@
-"""The whole of the plain algorithm: package by package, calibrate, then prune every layer with its own Hessian.
+"""The whole of the plain algorithm: package by package, calibrate, then prune every layer with its
+own Hessian.
 
-Which layers there are, which packages they form and what a head or a neuron is come from obsdiff's tables: facts about the model.
+Which layers there are, which packages they form and what a head or a neuron is come from obsdiff's
+tables: facts about the model.
 
 References:
-    Zhu et al., "OBS-Diff: Accurate Pruning for Diffusion Models in One-Shot", 2025. https://arxiv.org/abs/2510.06751
+    Zhu et al., "OBS-Diff: Accurate Pruning for Diffusion Models in One-Shot", 2025.
+        https://arxiv.org/abs/2510.06751
 """
 
 from typing import Any
@@ -27,7 +30,8 @@ from .structured import remove_parts
 
 
 def prune_plain_(pipe: Any, prompts: list[str], config: PruningConfig) -> None:
-    """Prune the transformer of a pipeline, in place, unstructured, n:m or structured by config; steps and guidance from there, too."""
+    """Prune the transformer of a pipeline, in place, unstructured, n:m or structured by config;
+    steps and guidance from there, too."""
     denoiser = pipe.transformer
     shapes = layer_shapes(denoiser)
     blocks = require_blocks(shapes, type(denoiser).__name__)

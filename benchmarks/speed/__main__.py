@@ -1,9 +1,11 @@
-"""What pruning costs beside plain inference and the plain algorithm (benchmarks/plain), in one run, interleaved.
+"""What pruning costs beside plain inference and the plain algorithm (benchmarks/plain), in one run,
+interleaved.
 
-    python -m benchmarks.speed [ROW ...] [--rounds 3] [--models sd3-8x768 emoji-sd3]      # or: make bench
+    python -m benchmarks.speed [ROW ...] [--rounds 3] [--models sd3-8x768 emoji-sd3]  # make bench
 
-Ratios of process CPU time, medians of the rounds. Writes benchmarks/results/speed.json, speed-phases.json beside it, and
-docs/speed-*.png; rows that are not asked for stay as they were. 4 prompts, 10 steps, guidance on, 50 % unstructured.
+Ratios of process CPU time, medians of the rounds. Writes benchmarks/results/speed.json,
+speed-phases.json beside it, and docs/speed-*.png; rows that are not asked for stay as they were. 4
+prompts, 10 steps, guidance on, 50 % unstructured.
 """
 
 import argparse

@@ -1,7 +1,8 @@
 """Where the CPU time of a call goes, phase by phase, and how much memory it took at most.
 
-CPU time is that of the whole process, all threads. Phases are exclusive: the time of a Hessian's update inside a denoiser call counts
-for the Hessian alone. They are measured by wrapping the functions named in PLACES while a call runs; nothing in obsdiff knows of it.
+CPU time is that of the whole process, all threads. Phases are exclusive: the time of a Hessian's
+update inside a denoiser call counts for the Hessian alone. They are measured by wrapping the
+functions named in PLACES while a call runs; nothing in obsdiff knows of it.
 """
 
 import contextlib
@@ -70,7 +71,8 @@ class Clock:
 
 @contextlib.contextmanager
 def wrapped(clock: Clock, phase: str, owner: Any, name: str) -> Iterator[None]:
-    """owner.name is timed for a while. AttributeError if there is no such thing: PLACES must follow the code."""
+    """owner.name is timed for a while. AttributeError if there is no such thing: PLACES must follow
+    the code."""
     own, function = vars(owner).get(name), getattr(owner, name)
     setattr(owner, name, clock.timed(phase, function))
     try:
@@ -93,7 +95,8 @@ def places() -> Iterator[tuple[str, Any, str]]:
 
 
 def measured(pipe: Any, call: Callable[[], Any]) -> dict[str, Any]:
-    """{"cpu", "wall", "phases", "peak_bytes"} of a call that runs the pipeline; "cpu" and the phases in seconds."""
+    """{"cpu", "wall", "phases", "peak_bytes"} of a call that runs the pipeline; "cpu" and the
+    phases in seconds."""
     with contextlib.ExitStack() as undo:
         clock = Clock()
         blocks = getattr(pipe.transformer, "transformer_blocks", [])
@@ -122,7 +125,8 @@ def forget_peak() -> None:
 
 
 def peak() -> int | None:
-    """The most memory that the process had since forget_peak, in bytes, pages of mapped files among it; None without /proc."""
+    """The most memory that the process had since forget_peak, in bytes, pages of mapped files among
+    it; None without /proc."""
     return status("VmHWM")
 
 

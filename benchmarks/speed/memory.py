@@ -1,7 +1,9 @@
-"""Peak memory of one solve in a process of its own: `python -m benchmarks.speed.memory ours|plain unstructured|structured [COLUMNS]`.
+"""Peak memory of one solve in a process of its own: `python -m benchmarks.speed.memory ours|plain
+unstructured|structured [COLUMNS]`.
 
-An FFN down projection, 6,144 columns. Counted is all that the process needs beyond the weights, from before the Hessian is there until
-the pruned weight is written, in units of the Hessian in the number format in which it is held.
+An FFN down projection, 6,144 columns. Counted is all that the process needs beyond the weights,
+from before the Hessian is there until the pruned weight is written, in units of the Hessian in the
+number format in which it is held.
 """
 
 import json
@@ -44,8 +46,9 @@ def measure(rounds: int, columns: int = COLUMNS) -> dict[str, Any]:
     plain = {kind: in_child("plain", kind, columns) for kind in kinds}
     ours = [{kind: in_child("ours", kind, columns) for kind in kinds} for _ in range(rounds)]
     for kind in kinds:
+        found = " ".join(f"{one[kind]:.2f}" for one in ours)
         print(
-            f"{name}, {kind}: plain {plain[kind]:.2f}, obsdiff {' '.join(f'{one[kind]:.2f}' for one in ours)} times the Hessian",
+            f"{name}, {kind}: plain {plain[kind]:.2f}, obsdiff {found} times the Hessian",
             flush=True,
         )
     runs = [max(one.values()) for one in ours]

@@ -1,6 +1,8 @@
-"""The parts by themselves: Hessian updates, solves, structured solves; the plain algorithm's and obsdiff's in turn.
+"""The parts by themselves: Hessian updates, solves, structured solves; the plain algorithm's and
+obsdiff's in turn.
 
-A piece makes itself ready, untimed, and returns what is timed. obsdiff's Hessians have the number format that it gives them.
+A piece makes itself ready, untimed, and returns what is timed. obsdiff's Hessians have the number
+format that it gives them.
 """
 
 import copy
@@ -29,7 +31,8 @@ Ready = Callable[[], Callable[[], Any]]
 
 
 class Piece(NamedTuple):
-    """The plain algorithm's part, obsdiff's, and whether the plain one takes so long that it runs but once."""
+    """The plain algorithm's part, obsdiff's, and whether the plain one takes so long that it runs
+    but once."""
 
     plain: Ready
     ours: Ready
@@ -153,7 +156,8 @@ def measure(name: str, piece: Piece, rounds: int) -> dict[str, Any]:
     plain = seconds["plain"] * (rounds if piece.once else 1)
     runs = [p / o for p, o in zip(plain, seconds["ours"], strict=True)]
     print(
-        f"{name}: plain {median(plain):.2f} s of CPU time, obsdiff {median(seconds['ours']):.2f} s{agreement(answers)}",
+        f"{name}: plain {median(plain):.2f} s of CPU time, "
+        f"obsdiff {median(seconds['ours']):.2f} s{agreement(answers)}",
         flush=True,
     )
     return {

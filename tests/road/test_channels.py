@@ -1,4 +1,5 @@
-"""Channels of residual blocks leave in whole norm groups, the second convolution repairs, the folder opens again."""
+"""Channels of residual blocks leave in whole norm groups, the second convolution repairs, the
+folder opens again."""
 
 import json
 
@@ -49,7 +50,8 @@ def config(**settings) -> PruningConfig:
 
 @pytest.mark.parametrize("make", MAKES.values(), ids=MAKES.keys())
 def test_shrunk_equals_masked(make):
-    """Every third norm group of every residual block leaves: its channels are zero in what conv2 reads, or gone."""
+    """Every third norm group of every residual block leaves: its channels are zero in what conv2
+    reads, or gone."""
     masked, shrunk = (make().to(torch.float64) for _ in range(2))
     for group in channels_of(masked.unet):
         count = items(masked.unet, group)
@@ -77,8 +79,8 @@ def test_shrunk_equals_masked(make):
 
 
 def test_what_belongs_to_a_norm_group():
-    """Two norm groups of two channels: 2 x 9 columns of conv2 each; two rows of conv1; of the time embedding, which scales and
-    shifts, two in each half."""
+    """Two norm groups of two channels: 2 x 9 columns of conv2 each; two rows of conv1; of the time
+    embedding, which scales and shifts, two in each half."""
     unet = ddpm(resnet_time_scale_shift="scale_shift").unet
     group = next(g for g in channels_of(unet) if g.owner == "down_blocks.0.resnets.0")
     assert group.producers == (
@@ -157,7 +159,8 @@ def test_only_targeted_blocks_and_whole_norm_groups_leave():
 
 
 def test_obs_repairs_conv2():
-    """Smaller layer errors than without the repair, and a picture nearer to the dense one than with L1."""
+    """Smaller layer errors than without the repair, and a picture nearer to the dense one than with
+    L1."""
 
     def run(**settings) -> tuple[float, float]:
         pipe = ddpm()
@@ -192,7 +195,8 @@ def test_another_norm_is_refused_by_name():
     pipe.unet.mid_block.resnets[1].norm2 = nn.Identity()
     with pytest.raises(
         UserError,
-        match=r"mid_block\.resnets\.1\.norm2 is a Identity, not a GroupNorm; leave it out with --exclude 'mid_block\.resnets\.1\.conv2'",
+        match=r"mid_block\.resnets\.1\.norm2 is a Identity, not a GroupNorm; "
+        r"leave it out with --exclude 'mid_block\.resnets\.1\.conv2'",
     ):
         prune_(pipe, [{}], config())
 
@@ -221,7 +225,8 @@ def test_a_lora_on_dense_convolutions_is_refused():
     }
     with pytest.raises(
         UserError,
-        match=r"mid_block\.resnets\.0\.conv2 .* has shape \(32, 216\), found a LoRA for \(32, 288\)",
+        match=r"mid_block\.resnets\.0\.conv2 .* has shape \(32, 216\), "
+        r"found a LoRA for \(32, 288\)",
     ):
         require_lora_fits(pipe.unet, lora, prefix="unet")
     lora["unet.mid_block.resnets.0.conv2.lora_A.weight"] = torch.zeros(2, 24, 3, 3)

@@ -1,4 +1,5 @@
-"""SDXL-like and FLUX-like pipelines from disk through the command line, all patterns; and prompts that do not fit a pipeline."""
+"""SDXL-like and FLUX-like pipelines from disk through the command line, all patterns; and prompts
+that do not fit a pipeline."""
 
 import json
 import shutil
@@ -20,7 +21,8 @@ from ..conftest import flux, sd, sd3, sdxl
 
 pytestmark = pytest.mark.filterwarnings("ignore::obsdiff.errors.CalibrationWarning")
 MODELS = {"sdxl": sdxl, "flux": flux}
-# SDXL: down 1 x 2, middle 2, up 2 x 2 transformer blocks of 10 layers; FLUX: 2 double blocks of 12 and 2 single ones of 5
+# SDXL: down 1 x 2, middle 2, up 2 x 2 transformer blocks of 10 layers; FLUX: 2 double blocks of 12
+# and 2 single ones of 5
 LAYERS = {"sdxl": 8 * 10, "flux": 2 * 12 + 2 * 5}
 DRAW = """
 import sys
@@ -28,7 +30,8 @@ if sys.argv[2] == "structured": import obsdiff
 import torch
 from diffusers import DiffusionPipeline
 pipe = DiffusionPipeline.from_pretrained(sys.argv[1])
-picture = pipe("fish", num_inference_steps=2, height=16, width=16, output_type="np", generator=torch.Generator().manual_seed(0)).images[0]
+settings = dict(num_inference_steps=2, height=16, width=16, output_type="np")
+picture = pipe("fish", **settings, generator=torch.Generator().manual_seed(0)).images[0]
 assert picture.shape == (16, 16, 3) and ("obsdiff" in sys.modules) == (sys.argv[2] == "structured")
 print(type(pipe).__name__)
 """
@@ -101,7 +104,8 @@ def test_a_denoiser_that_the_table_does_not_know(sd3_folder, tmp_path, capsys):
         folder / "transformer" / "diffusion_pytorch_model.safetensors",
     )
     words = (
-        "linear layers that no table entry covers: blocks.0.mixer.a, blocks.0.mixer.b, blocks.1.mixer.a",
+        "linear layers that no table entry covers: blocks.0.mixer.a, blocks.0.mixer.b, "
+        "blocks.1.mixer.a",
         "and 2 more",
     )
     refused(

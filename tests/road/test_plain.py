@@ -20,7 +20,8 @@ from ..conftest import PROMPTS, sd3
 def problem(
     rows: int, columns: int, seed: int = 0, dtype: torch.dtype = torch.float64
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """A weight (O, I) and the Hessian (I, I) of correlated inputs, the third of which is always zero."""
+    """A weight (O, I) and the Hessian (I, I) of correlated inputs, the third of which is always
+    zero."""
     g = torch.Generator().manual_seed(seed)
     x = torch.randn(4 * columns, columns, generator=g, dtype=torch.float64)
     x = x @ (

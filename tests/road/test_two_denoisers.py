@@ -1,4 +1,5 @@
-"""Pipelines with two denoisers: which one is pruned, and how a denoiser is accounted for that runs in a part of the steps."""
+"""Pipelines with two denoisers: which one is pruned, and how a denoiser is accounted for that runs
+in a part of the steps."""
 
 import json
 from collections import Counter
@@ -43,7 +44,8 @@ def wan(boundary: float | None = 0.9) -> WanPipeline:
     torch.manual_seed(0)
     transformers = [
         WanTransformer3DModel(
-            patch_size=(1, 2, 2), num_attention_heads=2, attention_head_dim=12, in_channels=16, out_channels=16, text_dim=32, freq_dim=32, ffn_dim=32,
+            patch_size=(1, 2, 2), num_attention_heads=2, attention_head_dim=12, in_channels=16,
+            out_channels=16, text_dim=32, freq_dim=32, ffn_dim=32,
             num_layers=2, rope_max_seq_len=32,
         )
         for _ in range(2)
@@ -75,7 +77,8 @@ def wan(boundary: float | None = 0.9) -> WanPipeline:
 
 
 def unclip() -> StableUnCLIPPipeline:
-    """A prior that draws a picture's embedding, in steps of its own scheduler, and a UNet that draws the picture."""
+    """A prior that draws a picture's embedding, in steps of its own scheduler, and a UNet that
+    draws the picture."""
     torch.manual_seed(0)
     prior = PriorTransformer(
         num_attention_heads=2,
@@ -85,8 +88,10 @@ def unclip() -> StableUnCLIPPipeline:
         num_embeddings=24,
     )
     unet = UNet2DConditionModel(
-        sample_size=8, block_out_channels=(16, 32), layers_per_block=1, norm_num_groups=4, cross_attention_dim=16, attention_head_dim=4,
-        down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"), up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"), class_embed_type="projection",
+        sample_size=8, block_out_channels=(16, 32), layers_per_block=1, norm_num_groups=4,
+        cross_attention_dim=16, attention_head_dim=4,
+        down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
+        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"), class_embed_type="projection",
         projection_class_embeddings_input_dim=32,
     )  # fmt: skip
     schedulers = [
@@ -95,8 +100,9 @@ def unclip() -> StableUnCLIPPipeline:
         DDIMScheduler(clip_sample=False),
     ]
     return StableUnCLIPPipeline(
-        tokenizer(), CLIPTextModelWithProjection(text_config()), randomise(prior), schedulers[0], StableUnCLIPImageNormalizer(16), schedulers[1],
-        tokenizer(), CLIPTextModel(text_config()), randomise(unet), schedulers[2], vae(),
+        tokenizer(), CLIPTextModelWithProjection(text_config()), randomise(prior), schedulers[0],
+        StableUnCLIPImageNormalizer(16), schedulers[1], tokenizer(), CLIPTextModel(text_config()),
+        randomise(unet), schedulers[2], vae(),
     )  # fmt: skip
 
 
@@ -187,11 +193,12 @@ def test_only_steps_of_another_denoiser_may_be_left_out():
 
 
 class TwoSD3(StableDiffusion3Pipeline):
-    """SD3 whose first step one transformer draws, and a second one the others: as Wan does, of blocks that the table knows."""
+    """SD3 whose first step one transformer draws, and a second one the others: as Wan does, of
+    blocks that the table knows."""
 
     def __init__(
-        self, transformer, transformer_2, scheduler, vae, text_encoder, tokenizer, text_encoder_2, tokenizer_2, text_encoder_3, tokenizer_3,
-        image_encoder=None, feature_extractor=None,
+        self, transformer, transformer_2, scheduler, vae, text_encoder, tokenizer, text_encoder_2,
+        tokenizer_2, text_encoder_3, tokenizer_3, image_encoder=None, feature_extractor=None,
     ):  # fmt: skip
         super().__init__(
             transformer,
@@ -223,8 +230,9 @@ class TwoSD3(StableDiffusion3Pipeline):
 
         try:
             return super().__call__(
-                prompt, num_inference_steps=num_inference_steps, guidance_scale=guidance_scale, generator=generator, output_type=output_type,
-                return_dict=return_dict, callback_on_step_end=swap,
+                prompt, num_inference_steps=num_inference_steps, guidance_scale=guidance_scale,
+                generator=generator, output_type=output_type, return_dict=return_dict,
+                callback_on_step_end=swap,
             )  # fmt: skip
         finally:
             self.transformer = first
@@ -270,7 +278,8 @@ def test_component_names_the_one_to_prune(component, pattern, recwarn):
         []
         if component
         else [
-            "TwoSD3 has several denoisers: transformer is pruned, transformer_2 stays dense; component (--component) names another"
+            "TwoSD3 has several denoisers: transformer is pruned, transformer_2 stays dense; "
+            "component (--component) names another"
         ]
     )
 
@@ -308,7 +317,8 @@ def test_prior_and_unet_through_the_command_line(prompts_file, tmp_path, capsys)
     plan = json.loads(capsys.readouterr().out)
     assert plan["component"] == "unet"
     assert plan["notes"] == [
-        "StableUnCLIPPipeline has several denoisers: unet is pruned, prior stays dense; component (--component) names another"
+        "StableUnCLIPPipeline has several denoisers: unet is pruned, prior stays dense; "
+        "component (--component) names another"
     ]
     quick = [
         "--num-prompts",

@@ -1,4 +1,5 @@
-"""A denoiser alone as a pipeline: its arguments go straight to its forward call, so that every class is pruned by prune_ itself."""
+"""A denoiser alone as a pipeline: its arguments go straight to its forward call, so that every
+class is pruned by prune_ itself."""
 
 import copy
 from collections.abc import Callable
@@ -19,7 +20,8 @@ class Steps:
 
 
 class DirectPipeline:
-    """Calls its denoiser once in each of its steps, with arguments made anew by a function of no arguments."""
+    """Calls its denoiser once in each of its steps, with arguments made anew by a function of no
+    arguments."""
 
     def __init__(
         self, denoiser: nn.Module, arguments: Callable[[], dict[str, Any]], steps: int = 2

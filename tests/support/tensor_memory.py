@@ -7,8 +7,8 @@ from torch.profiler import ProfilerActivity, profile
 
 
 def peak_of(work: Callable[[], object]) -> int:
-    """Bytes that tensors made by a call take at most, beside those that were there before. Of the profiler's own records: its summaries leave out what
-    an operator allocates."""
+    """Bytes that tensors made by a call take at most, beside those that were there before. Of the
+    profiler's own records: its summaries leave out what an operator allocates."""
     with profile(
         activities=[ProfilerActivity.CPU], profile_memory=True, acc_events=True
     ) as seen_by:
