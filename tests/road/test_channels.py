@@ -9,18 +9,17 @@ from diffusers import DiffusionPipeline
 from torch import nn
 
 from obsdiff import PruningConfig, UserError, prune_, save_pruned
-from obsdiff.calibration.selection import kept_count
 from obsdiff.cli.main import main
 from obsdiff.cli.prediction import predict
 from obsdiff.models.adapters import require_lora_fits
 from obsdiff.models.discovery import find_blocks
-from obsdiff.models.geometry import columns, items, rows
+from obsdiff.models.geometry import columns, items
 from obsdiff.models.linear_view import layer_shapes
 from obsdiff.models.surgery import shrink_, shrink_to_
 from obsdiff.solvers.problem import layer_error
-from tests.road.test_convolutions import QUICK, picture
 
 from ..conftest import PROMPTS, ddpm, sd
+from .test_convolutions import QUICK, picture
 
 pytestmark = pytest.mark.filterwarnings("ignore::obsdiff.errors.CalibrationWarning")
 MAKES = {
@@ -76,20 +75,6 @@ def test_shrunk_equals_masked(make):
         block.norm2.num_channels // block.norm2.num_groups
         == 32 // masked.unet.mid_block.resnets[0].norm2.num_groups
     )
-
-
-def test_what_belongs_to_a_norm_group():
-    """Two norm groups of two channels: 2 x 9 columns of conv2 each; two rows of conv1; of the time
-    embedding, which scales and shifts, two in each half."""
-    unet = ddpm(resnet_time_scale_shift="scale_shift").unet
-    group = next(g for g in channels_of(unet) if g.owner == "down_blocks.0.resnets.0")
-    assert group.producers == (
-        "down_blocks.0.resnets.0.conv1",
-        "down_blocks.0.resnets.0.time_emb_proj",
-    )
-    assert columns(unet, group, 8)[1].tolist() == list(range(18, 36))
-    assert rows(unet, group, group.producers[0], 8)[1].tolist() == [2, 3]
-    assert rows(unet, group, group.producers[1], 8)[1].tolist() == [2, 3, 18, 19]
 
 
 @pytest.mark.parametrize("make", MAKES.values(), ids=MAKES.keys())
@@ -183,11 +168,6 @@ def test_heads_leave_beside_channels():
         MAKES["ddpm with heads"](), [{}], config(sparsity=0.5, method="l1", target="linear")
     )
     assert {group.kind for group in only.groups} == {"heads"}
-
-
-def test_at_least_one_norm_group_stays():
-    group = channels_of(ddpm().unet)[0]
-    assert [kept_count(group, 32, config(sparsity=s)) for s in (0.3, 0.5, 0.99)] == [22, 16, 1]
 
 
 def test_another_norm_is_refused_by_name():
