@@ -1,8 +1,7 @@
-"""Folders of models as large as the public ones, with random weights in bfloat16, written shard by
-shard without being in memory.
+"""Folders of models as large as the public ones, with random bfloat16 weights, written shard by
+shard: the whole model is never in memory.
 
-The denoiser has the public config; text encoders and VAE are tiny, so that the denoiser is what is
-measured.
+The denoiser has the public config. Text encoders and VAE are tiny, so the denoiser dominates.
 """
 
 import json
@@ -163,7 +162,7 @@ def flux_dev(folder: Path) -> int:
 
 
 def write(folder: Path, pipe, transformer: torch.nn.Module) -> int:
-    """The pipeline's folder, its transformer's weights made on the spot."""
+    """Write the pipeline's folder, with new weights of the transformer."""
     pipe.to(torch.bfloat16).save_pretrained(folder, safe_serialization=True)
     total = write_weights(folder / "transformer", transformer)
     index = json.loads((folder / "model_index.json").read_text())

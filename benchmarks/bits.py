@@ -6,7 +6,7 @@ keeps every bit.
 
 The exit code of the second is 1 if a run differs.
 
-Each run is the command line in a process of its own, on one thread, with 4 prompts and 3 steps.
+Each run is one process of the command line, on one thread, with 4 prompts and 3 steps.
 """
 
 import hashlib
@@ -48,7 +48,7 @@ RUNS = {
 
 
 def weights_hash(run: str) -> str:
-    """SHA-256 of the denoiser's files after one run; what the command line said if it failed."""
+    """SHA-256 of the denoiser's files after one run; the last words of stderr if the run failed."""
     words = run.split()
     processes = int(words.pop(0)[1:]) if run.startswith("@") else 1
     torchrun = ["torch.distributed.run", "--standalone", f"--nproc-per-node={processes}", "-m"]

@@ -1,13 +1,14 @@
-"""Whether tokens weighted by what their errors do to the picture make better Hessians.
+"""Hessians of tokens weighted by the effect of their errors on the picture.
 
     python -m benchmarks.gradient_weights [--model emoji-unet] [--prompts 100]
         [--method alps obs] [--pattern 2:4 0.5]
 
 The gradient of a random projection of the guided output u + s (c - u), by every tapped layer's
-output, says how much a token's error there counts: ||g||^2 in the output's squared error, to first
-order. Hessians of the same tokens are summed uniformly, weighted by that, by its root, and by its
-root over the call's mean, so that steps count the same. Prints how even the weights are, relative
-latent errors over held-out prompts, and paired differences to uniform, with standard errors.
+output, measures the effect of a token's error there: ||g||^2 in the output's squared error, to
+first order. Hessians of the same tokens are summed uniformly, weighted by that, by its root, and by
+its root over the call's mean, so that steps count the same. The output: evenness of the weights,
+relative latent errors over held-out prompts, and paired differences to uniform weights, with
+standard errors.
 """
 
 import argparse
@@ -37,8 +38,8 @@ WAYS = {
 
 
 class Weighing:
-    """Stands in for the denoiser's forward: computes with gradients, and adds the call's tokens to
-    the sums of every tap and way."""
+    """Replaces the denoiser's forward: computes with gradients, and adds the call's tokens to the
+    sums of every tap and weighting."""
 
     def __init__(self, lab: Lab, taps: list[Tap]):
         self.lab, self.taps, self.forward = lab, taps, lab.dense.forward

@@ -6,7 +6,7 @@
 
 2 prompts, 2 steps, 256 image tokens.
 
-The model's folder is made on the spot (benchmarks/cache) and stays there until --clean. Writes
+The command creates the model's folder in benchmarks/cache; --clean removes it. Writes
 benchmarks/results/memory-MODEL.json and docs/memory-MODEL.png: anonymous memory against the layers
 that are done.
 """
@@ -104,7 +104,7 @@ def measure(folder: Path, args: argparse.Namespace) -> dict[str, Any]:
 
 
 class noted:  # noqa: N801 (it reads as a verb)
-    """While open, every layer that is done is a point of the curve: (layers done, seconds, GiB of
+    """While open, appends a point to the curve after every solved layer: (layers, seconds, GiB of
     anonymous memory)."""
 
     def __init__(self, curve: list, began: float):

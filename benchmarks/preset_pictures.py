@@ -3,8 +3,8 @@
 
     python -m benchmarks.preset_pictures [--model emoji-unet] [--prompts 100]
 
-Each pruning goes the whole road of obsdiff.prune_; the prompts drawn are the first of those
-evaluated on, chosen by nobody.
+obsdiff.prune_ runs every pruning. The prompts are the first of the evaluation prompts, not
+selected.
 """
 
 import argparse

@@ -1,11 +1,10 @@
-"""What several processes save: the parts that they share out, drawing with Hessians and solving, on
-1, 2 and 4 processes of one thread.
+"""The speed-up of several processes: calibration and solving on 1, 2 and 4 processes of one thread.
 
     python -m benchmarks.scaling [--sizes 1 2 4] [--rounds 3]
 
-emoji-sd3, 16 prompts in batches of 1, 5 steps, one dense pass. The numbers of processes take turns;
-medians of the rounds, and ratios to one process of the same round. More processes than cores can't
-be faster. Writes benchmarks/results/scaling.json.
+emoji-sd3, 16 prompts in batches of 1, 5 steps, one dense pass. The numbers of processes alternate;
+the figures are medians of the rounds, and ratios to one process of the same round. More processes
+than cores bring no speed-up. Writes benchmarks/results/scaling.json.
 """
 
 import argparse

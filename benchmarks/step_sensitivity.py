@@ -1,5 +1,5 @@
-"""How much an error in each denoising step moves the final latents, and whether Hessians weighted
-by it, or by guidance, prune better.
+"""The effect of an error in each denoising step on the final latents, and Hessians weighted by it
+or by guidance.
 
     python -m benchmarks.step_sensitivity [--model emoji-unet] [--pattern unstructured|2:4]
         [--method obs]
@@ -36,8 +36,8 @@ EVALUATION = 32
 
 
 class ByHalf:
-    """Sums of one tap by step and guidance half, and of both as guidance puts them together. Stands
-    where calibration's hooks expect a Hessian."""
+    """Sums of one tap by step and guidance half, and of both halves as guidance combines them. The
+    calibration hooks accept it as a Hessian."""
 
     def __init__(self, run: Run, columns: int, steps: int, scale: float):
         self.run, self.scale, self.sums = (
@@ -115,8 +115,8 @@ def weightings(
     lab: Lab, found: list[float]
 ) -> dict[str, tuple[list[float], tuple[float, float, float]]]:
     """Name -> weights of the steps, and of the unconditional half, the conditional one and both
-    together: they enter a picture as u + s (c - u). Weighted each by itself, equal errors of both
-    count twice; together they cancel as they do there."""
+    together: they enter a picture as u + s (c - u). Weighted separately, equal errors of both count
+    twice; together they cancel as in the picture."""
     scale, mean = lab.settings["guidance_scale"], sum(found) / len(found)
     measured = [f / mean for f in found]
     halves = torch.tensor([(scale - 1) ** 2, scale**2])

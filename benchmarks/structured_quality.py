@@ -1,11 +1,11 @@
-"""How far structured pruning moves the pictures of emoji-sd3: obs, obs without compensation, l1,
-random; heads and neurons apart.
+"""The error of structured pruning on emoji-sd3: obs, obs without compensation, l1, random; heads
+and neurons apart.
 
     python -m benchmarks.structured_quality [--sparsity 0.2 0.3] [--num-prompts 24]
         [--num-inference-steps 25] [--output FILE]
 
 Every row: pruned by the library on the built-in's calibration prompts, then drawn on its evaluation
-prompts with other seeds. Goes on from --output when it was killed.
+prompts with other seeds. A killed run continues from --output.
 """
 
 import argparse

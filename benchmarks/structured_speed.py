@@ -1,12 +1,11 @@
-"""Measured speed of one denoiser step after structured pruning, beside what its
-multiply-accumulates promise.
+"""Measured speed of one denoiser step after structured pruning, compared with its
+multiply-accumulates.
 
     python -m benchmarks.structured_speed [--width 1536] [--tokens 1024] [--blocks 4]
         [--sparsity 0.1 0.2 0.3 0.5] [--rounds 15]
 
 An SD3 transformer of random weights, compute-bound: shapes decide the speed, not values. Dense and
-pruned interleaved; the ratio of measured speed to MACs ratio is 1 where the saved work is saved
-time.
+pruned interleaved; the share (speed-up over MACs ratio) is 1 if all saved work is saved time.
 """
 
 import argparse

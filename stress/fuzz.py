@@ -3,10 +3,10 @@
 
     python -m stress.fuzz [--inputs 10000]
 
-No traceback, nothing that takes 10 seconds, no file outside the output, nothing unpickled. Input is
+Checked: no traceback, no run of 10 seconds, no file outside the output, no unpickling. Input is
 made by hypothesis: JSON files with values of other kinds and sizes in the place of their own, or
-with bytes changed; headers of safetensors files; prompts; patterns; flags. What is mutated is a
-tiny pruned pipeline and a run with it.
+with bytes changed; headers of safetensors files; prompts; patterns; flags. The input is a tiny
+pruned pipeline and a run with it.
 """
 
 import argparse
@@ -125,7 +125,7 @@ def mutated_bytes(draw: Callable, content: bytes) -> bytes:
 
 @st.composite
 def mutated_header(draw: Callable, content: bytes) -> bytes:
-    """A safetensors file with its header mutated; its length may say something else."""
+    """A safetensors file with a mutated header; the length field may disagree."""
     (size,) = struct.unpack("<Q", content[:8])
     header = draw(mutated_json(content[8 : 8 + size].decode()))
     length = draw(st.sampled_from([len(header), len(header), len(header), 0, 2**40, size]))
@@ -133,8 +133,8 @@ def mutated_header(draw: Callable, content: bytes) -> bytes:
 
 
 class Ground:
-    """A pruned pipeline and a run with it, to be mutated one file at a time, and what is seen while
-    obsdiff reads them."""
+    """A pruned pipeline and a run with it, mutated one file at a time, and counts of the
+    outcomes."""
 
     def __init__(self, folder: Path):
         from tests.conftest import sd3
@@ -184,7 +184,7 @@ class Ground:
 
     @contextlib.contextmanager
     def instead(self, file: Path, content: bytes) -> Iterator[None]:
-        """A file with other content for a while."""
+        """Replace a file's content inside the block."""
         before = file.read_bytes()
         file.write_bytes(content)
         try:
@@ -193,7 +193,7 @@ class Ground:
             file.write_bytes(before)
 
     def command(self, kind: str, *arguments: Any, codes: tuple[int, ...] = (0, 2)) -> None:
-        """Run a command, and see that it ends as it may."""
+        """Run a command and check its exit code and messages."""
         began = time.perf_counter()
         with watched_pickle():
             try:
@@ -230,7 +230,7 @@ def watched_pickle() -> Iterator[None]:
 
 
 def targets(ground: Ground) -> dict[str, Callable[[], None]]:
-    """What is fuzzed: hypothesis tests, to be called."""
+    """The fuzzed inputs, as hypothesis tests to be called."""
     index, record, layout = (
         ground.model / "model_index.json",
         ground.model / "obsdiff.json",
@@ -249,7 +249,7 @@ def targets(ground: Ground) -> dict[str, Callable[[], None]]:
         *arguments: Any,
         codes: tuple[int, ...] = (0, 2),
     ) -> Callable[[], None]:
-        """A command while a file has other content."""
+        """A command run with another content of one file."""
 
         @given(strategy)
         def run(content: bytes) -> None:
@@ -333,7 +333,8 @@ def targets(ground: Ground) -> dict[str, Callable[[], None]]:
 
 
 def fuzz(inputs: int, names: list[str] | None = None, seed: bool = False) -> Counter:
-    """So many inputs in all, shared out over the targets; how many were done and refused."""
+    """Run `inputs` inputs in all, divided over the targets; returns counts of accepted and refused
+    ones."""
     with tempfile.TemporaryDirectory(prefix="stress-") as place:
         ground = Ground(Path(place))
         every = targets(ground)

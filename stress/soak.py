@@ -40,13 +40,13 @@ FLAT = 0.02
 
 
 def is_ours(hook: Any) -> bool:
-    """Whether a hook is obsdiff's; transformers leaves some of its own."""
+    """Whether a hook belongs to obsdiff; transformers has hooks of its own."""
     return getattr(hook, "func", hook).__module__.startswith("obsdiff")
 
 
 def state(pipe: Any) -> dict[str, Any]:
-    """What of a pipeline a pruning has to leave alone: hooks, modes, formats, devices, scheduler,
-    random state."""
+    """The state of a pipeline that a pruning must not change: hooks, modes, dtypes, devices,
+    scheduler, random state."""
     modules = {
         f"{name}.{path}": m
         for name, part in pipe.components.items()
@@ -74,7 +74,7 @@ def state(pipe: Any) -> dict[str, Any]:
 
 
 def spoiled(pipe: Any) -> None:
-    """One input of a middle block becomes NaN from the second call on, so that calibration ends
+    """Make one input of a middle block NaN from the second call on, so that calibration fails
     there."""
     calls = []
 
@@ -86,7 +86,7 @@ def spoiled(pipe: Any) -> None:
 
 
 def one(make: Any, settings: dict[str, Any], fails: bool) -> None:
-    """One pruning, good or broken, and that it left its pipeline as it was."""
+    """One pruning, good or broken, and a check that the pipeline is unchanged."""
     pipe = make()
     pipe.transformer.transformer_blocks[1].train()
     pipe.set_progress_bar_config(desc="mine")
@@ -119,7 +119,7 @@ def one(make: Any, settings: dict[str, Any], fails: bool) -> None:
 
 def soak(make: Any, times: int) -> tuple[float, float]:
     """GiB of anonymous memory after the warm part, and at the end: medians of the samples around.
-    AssertionError for what is left over."""
+    AssertionError for leftovers."""
     one(make, {}, fails=False)  # libraries start threads of their own
     threads, files, memory = threading.active_count(), set(os.listdir(tempfile.gettempdir())), []
     for i in range(times):

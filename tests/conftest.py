@@ -67,7 +67,7 @@ def vae(channels: int = 4, shift: float | None = 0.0) -> AutoencoderKL:
 
 
 def randomise(model: torch.nn.Module) -> torch.nn.Module:
-    """Biases and modulation of a fresh model are often zero; make every part of it count."""
+    """Add noise to all parameters: biases and modulation of a fresh model are often zero."""
     with torch.no_grad():
         for p in model.parameters():
             p.add_(0.02 * torch.randn_like(p))

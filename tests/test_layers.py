@@ -85,7 +85,7 @@ def circle_of(graph: dict[tuple[str, ...], set[tuple[str, ...]]]) -> list[str]:
 
 
 def test_no_circle_of_files():
-    # a face (an __init__.py) hands names of its own wing on, and no file of a wing imports its face
+    # an __init__.py re-exports names of its own wing, and no file of a wing imports its __init__.py
     assert circle_of(GRAPH) == []
 
 

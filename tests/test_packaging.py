@@ -1,5 +1,5 @@
-"""The two distributions: what is in the wheels, how the models are found, and what is said where an
-extra is missing."""
+"""The two distributions: contents of the wheels, search for the models, messages for missing
+extras."""
 
 import os
 import shutil
@@ -36,8 +36,8 @@ finally:
 
 
 def without(library: str, package: str, *argv: str, cwd: Path, code: Path = ROOT) -> str:
-    """The one line that obsdiff answers with, and exit code 2, in an interpreter that lacks
-    something."""
+    """The one line of the error (exit code 2) in an interpreter that lacks a library or a
+    package."""
     done = subprocess.run(
         [sys.executable, "-c", WITHOUT, library, package, *argv],
         capture_output=True,
@@ -137,7 +137,7 @@ def files_of(package: Path) -> set[str]:
 
 
 def copy_of(root: Path, package: str, folder: Path) -> Path:
-    """What a distribution is built from."""
+    """The source files of a distribution."""
     shutil.copytree(root / package, folder / package, ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("pyproject.toml", "README.md", "LICENSE", "NOTICE", "MANIFEST.in"):
         if (root / name).exists():

@@ -105,7 +105,7 @@ def test_batch_size_moves_only_ties():
 def test_the_same_run_twice_is_the_same():
     pipes = [sd3(), sd3()]
     for pipe in pipes:
-        torch.rand(1)  # the caller's random state plays no part
+        torch.rand(1)  # the caller's random state has no effect
         prune_(pipe, PROMPTS, PruningConfig(num_prompts=3, **QUICK))
     assert all(
         torch.equal(a, b)

@@ -3,7 +3,7 @@
     python -m training.data    # about 20 seconds; training/cache/data.safetensors and data.json
 
 Captions read "red apple, noto style". Skin-tone variants and hidden (deprecated, duplicate) icons
-are left out. Five per cent of the NAMES, not of the pictures, are held out: no style of a held-out
+are omitted. Five per cent of the NAMES, not of the pictures, are held out: no style of a held-out
 name is ever trained on.
 """
 

@@ -66,8 +66,8 @@ def build() -> SD3Transformer2DModel:
 
 @torch.no_grad()
 def encode_text(captions: list[str]) -> tuple[torch.Tensor, torch.Tensor]:
-    """What the pipeline feeds: tokens (N, 17, 512), the last being the zero token, and pooled (N,
-    512)."""
+    """The text inputs of the pipeline: tokens (N, 17, 512), the last being the zero token, and
+    pooled (N, 512)."""
     ids = tokenize(CLIPTokenizer.from_pretrained(CLIP / "tokenizer"), captions)
     states, pooled = [], []
     for folder in ("text_encoder", "text_encoder_2"):
@@ -79,7 +79,7 @@ def encode_text(captions: list[str]) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def cached_latents(pictures: torch.Tensor) -> torch.Tensor:
-    """Latents of the pictures, encoded once and kept in the cache."""
+    """Latents of the pictures, encoded once and stored in the cache."""
     file = CACHE / "latents.safetensors"
     if not file.exists():
         save_file(

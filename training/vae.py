@@ -2,7 +2,7 @@
 
     python -m training.vae    # about 25 minutes on one core; then `psnr` on held-out pictures
 
-shift_factor is 0 so that StableDiffusionPipeline, which knows no shift, can share it. The scaling
+shift_factor is 0 so that StableDiffusionPipeline, which has no shift, can share it. The scaling
 factor brings the latents of the training pictures to unit standard deviation.
 """
 

@@ -25,7 +25,7 @@ from .write import write
 
 
 def check(lab: Lab) -> None:
-    """Relative latent error that drawing with one null token makes, dense and pruned."""
+    """Print the relative latent error due to drawing with one null token, dense and pruned."""
     pruned = lab.pruned(PruningConfig(sparsity=0.5), lab.hessians())[0]
     for name, denoiser in {"dense": lab.dense, "50 %": pruned}.items():
         error = lab.difference_of_null_tokens(denoiser)

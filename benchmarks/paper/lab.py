@@ -1,5 +1,5 @@
-"""A built-in model made ready for many experiments: dense latents, shared Hessians and judges, each
-made once.
+"""A built-in model prepared for many experiments: dense latents, shared Hessians and judges, each
+computed once.
 
 emoji-sd3 feeds 256 equal null tokens beside every caption. Pictures are drawn here with one of them
 and its weight (training/null_token.py), dense and pruned: the same function, also of a pruned
@@ -83,14 +83,14 @@ class Lab:
         return layer_shapes(self.dense)
 
     def packages(self, config: PruningConfig) -> list[Package]:
-        """What a config prunes, package by package."""
+        """The packages that a config prunes."""
         return plan_packages(find_blocks(self.shapes), self.shapes, config)
 
     def hessians(
         self, seed: int = 0, count: int = CALIBRATION, weighting: str = PAPERS
     ) -> Hessians:
-        """Hessians of the dense model over `count` calibration prompts, from disk if they were
-        gathered before."""
+        """Hessians of the dense model over `count` calibration prompts; read from disk if
+        present."""
         folder = CACHE / f"{self.model}-{self.steps}" / f"seed{seed}"
         file = folder / f"{count:03}-{weighting}.safetensors"
         if not file.exists():
@@ -145,8 +145,8 @@ class Lab:
     def drawing_with(
         self, denoiser: torch.nn.Module, scheduler: Scheduler | None = None, genuine: bool = False
     ) -> Iterator[dict[str, Any]]:
-        """The pipeline with another denoiser and scheduler for a while; yields what its call needs
-        in addition."""
+        """Use another denoiser and scheduler inside the block; yields additional arguments of the
+        call."""
         own, before, extra = self.pipe.scheduler, getattr(self.pipe, self.component), {}
         if self.model == "emoji-sd3" and not genuine:
             denoiser = copy.deepcopy(denoiser)

@@ -1,8 +1,8 @@
-"""What each table of the paper measures, as rows: a name, and how to get its figures.
+"""The measurements behind each table of the paper, as rows: a name and a function.
 
-A row is kept as soon as it is measured, so that a killed run goes on with the next one. Unless said
-otherwise every row is pruned in one package from the Hessians of one dense pass over 100
-calibration prompts, which rows share.
+Every measured row is written at once, so a killed run continues with the next one. Unless stated
+otherwise, every row is pruned in one package from shared Hessians of one dense pass over 100
+calibration prompts.
 """
 
 import contextlib
@@ -62,7 +62,7 @@ DIGITS = 6  # kept of a figure
 
 @dataclass
 class Rows:
-    """The rows of one table of one model, in a JSON file that is written after each."""
+    """The rows of one table of one model, in a JSON file that is rewritten after each."""
 
     lab: Lab
     table: str
@@ -90,7 +90,7 @@ class Rows:
             self.rows = kept["rows"]
 
     def keep(self, name: str, measure: Callable[[], Row]) -> None:
-        """Measure a row, unless it is there."""
+        """Measure a row unless the file has it."""
         if name in self.rows:
             return
         self.rows[name] = rounded(measure())
@@ -99,7 +99,7 @@ class Rows:
 
 
 def rounded(value: Any) -> Any:
-    """A value whose floats have few digits, all the way down."""
+    """A value with all floats rounded to few digits, at every depth."""
     if isinstance(value, dict):
         return {key: rounded(v) for key, v in value.items()}
     if isinstance(value, list | tuple):
@@ -291,7 +291,8 @@ def presets(lab: Lab, rows: Rows) -> None:
 def live(
     lab: Lab, config: PruningConfig, dense: DensePass | None = None
 ) -> tuple[torch.nn.Module, Any]:
-    """Prune a copy of the dense denoiser the way `obsdiff prune` does; it and the report."""
+    """Prune a copy of the dense denoiser as `obsdiff prune` does; returns the copy and the
+    report."""
     setattr(lab.pipe, lab.component, copy.deepcopy(lab.dense))
     try:
         report = prune_(lab.pipe, lab.calibration, config, dense=dense)

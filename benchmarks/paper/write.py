@@ -1,8 +1,8 @@
-"""docs/results.md from the measured rows: a section a table, both models side by side, and what we
-make of it (findings.md).
+"""docs/results.md from the measured rows: a section per table, both models, and the findings
+(findings.md).
 
-In tables the best of a line is bold, and ~ marks what can't be told from it: the 95 % interval of
-the difference over prompts holds 0. Plots are drawn by plots.py.
+In each line of a table the best value is bold, and ~ marks values not distinguishable from it: the
+95 % interval of the difference over prompts contains 0. plots.py draws the plots.
 """
 
 import json
@@ -26,7 +26,7 @@ DOCS = Path(__file__).parents[2] / "docs"
 FINDINGS = Path(__file__).with_name("findings.md")
 COSTS = ("zeros", "parameters", "macs")
 SHOWN = ("relative_latent_error", "clip_score", "fid")
-Kept = dict[str, Any]  # one table of one model, as it lies on disk
+Kept = dict[str, Any]  # one table of one model, as stored
 
 
 def write() -> None:
@@ -131,8 +131,7 @@ def by_share(
 
 
 def gone(rows: dict[str, Kept], names: list[str]) -> list[str]:
-    """What left, and the parameters and MACs that went with it; the same for all methods of a
-    line."""
+    """Removed heads and neurons, parameters and MACs; the same for all methods of a line."""
     row = next(rows[name] for name in names if name in rows)
     dense = rows["dense"]["cost"]
     return [
@@ -313,7 +312,7 @@ def errors_of(runs: list[Kept]) -> np.ndarray:
 
 
 def beside(mine: list[Kept], paper: list[Kept]) -> list[str]:
-    """What one preset has beside the paper's, over the same calibration sets."""
+    """One preset compared with the paper's, over the same calibration sets."""
     ours, theirs = errors_of(mine), errors_of(paper)
     picks = np.random.default_rng(0).integers(ours.shape[1], size=(RESAMPLES, ours.shape[1]))
     low, high = np.quantile(
@@ -404,7 +403,7 @@ WRITERS: dict[str, Callable[[dict[str, Kept]], str]] = {
     "prompts": lambda rows: lines_of(rows, "prompts"),
     "weighting": weighting_table,
     "robustness": robustness_table,
-    # its seconds are left to the table of seconds, which is measured on an idle machine
+    # without seconds: the table of seconds is measured on an idle machine
     "packages": packages_table,
     "calibration": calibration_table,
     "presets": presets_table,

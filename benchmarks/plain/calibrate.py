@@ -3,8 +3,7 @@ picture, with a Hessian for every layer.
 
     alpha of a step: OBS-Diff, equation 7; both halves of a guided batch are counted
 
-Nothing is kept from one package to the next: text is encoded anew, pictures are decoded and thrown
-away.
+No state is shared between packages: text is encoded again, pictures are decoded and discarded.
 
 References:
     Zhu et al., "OBS-Diff: Accurate Pruning for Diffusion Models in One-Shot", 2025.
@@ -24,7 +23,7 @@ BATCH = 4
 
 
 class Steps:
-    """How many steps of the current call are done: what the pipeline calls at the end of each."""
+    """Counts the finished steps of the current call, as the pipeline's callback."""
 
     done = 0
 

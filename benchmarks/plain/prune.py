@@ -1,8 +1,8 @@
 """The whole of the plain algorithm: package by package, calibrate, then prune every layer with its
 own Hessian.
 
-Which layers there are, which packages they form and what a head or a neuron is come from obsdiff's
-tables: facts about the model.
+The lists of layers, packages, heads and neurons come from obsdiff's tables: they describe the
+model, not the algorithm.
 
 References:
     Zhu et al., "OBS-Diff: Accurate Pruning for Diffusion Models in One-Shot", 2025.
@@ -60,7 +60,7 @@ def prune_plain_(pipe: Any, prompts: list[str], config: PruningConfig) -> None:
 def remove_group_(
     denoiser: nn.Module, group: Group, hessians: dict[str, RunningHessian], config: PruningConfig
 ) -> None:
-    """Take heads or neurons out of the layers that read them, and out of the model."""
+    """Remove heads or neurons from the layers that read them, and from the model."""
     total = items(denoiser, group)
     count = min(total - 1, int(config.removed * total + 0.5))
     if group.kind == "neurons":

@@ -73,8 +73,8 @@ def damped(hessian: Tensor, damping: float) -> Tensor:
 
 
 def upper_factor(hessian: Tensor) -> Tensor:
-    """R (I, I), upper triangular with R^T R = H^-1. One name for all, as in SparseGPT's code: each
-    goes when the next is there."""
+    """R (I, I), upper triangular with R^T R = H^-1. One variable for all three, as in SparseGPT's
+    code: each is freed when the next exists."""
     hessian = torch.linalg.cholesky(hessian)
     hessian = torch.cholesky_inverse(hessian)
     return torch.linalg.cholesky(hessian, upper=True)

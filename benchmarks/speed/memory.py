@@ -1,9 +1,9 @@
 """Peak memory of one solve in a process of its own: `python -m benchmarks.speed.memory ours|plain
 unstructured|structured [COLUMNS]`.
 
-An FFN down projection, 6,144 columns. Counted is all that the process needs beyond the weights,
-from before the Hessian is there until the pruned weight is written, in units of the Hessian in the
-number format in which it is held.
+An FFN down projection, 6,144 columns. Counted is all memory of the process beyond the weights, from
+before the Hessian is allocated until the pruned weight is written, in units of the Hessian in its
+own dtype.
 """
 
 import json
@@ -96,7 +96,7 @@ def fill(hessian: Hessian | RunningHessian, columns: int) -> None:
 
 
 def ours_(model: nn.Module, hessian: Hessian, kind: str) -> None:
-    """By the code that prune_ runs."""
+    """Solve with the code that prune_ runs."""
     if kind == "structured":
         prune_groups_(
             model, [NEURONS], {DOWN: hessian}, PruningConfig(pattern="structured", sparsity=0.25), 0
@@ -118,5 +118,5 @@ def plain_(model: nn.Module, hessian: RunningHessian, kind: str) -> None:
 
 if __name__ == "__main__":
     torch.set_num_threads(2)
-    run(*sys.argv[1:3], 256)  # libraries and threads are there before the counting
+    run(*sys.argv[1:3], 256)  # loads libraries and starts threads before the measurement
     print(json.dumps(run(*sys.argv[1:3], int(sys.argv[3]))))

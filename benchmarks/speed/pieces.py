@@ -1,8 +1,8 @@
 """The parts by themselves: Hessian updates, solves, structured solves; the plain algorithm's and
 obsdiff's in turn.
 
-A piece makes itself ready, untimed, and returns what is timed. obsdiff's Hessians have the number
-format that it gives them.
+A piece prepares its data, untimed, and returns the timed call. obsdiff's Hessians have the dtype
+that obsdiff chooses.
 """
 
 import copy

@@ -1,5 +1,5 @@
-"""docs/speed-table.png, the table as bars, and docs/speed-phases.png, where the CPU time of each
-whole pruning goes."""
+"""docs/speed-table.png, the table as bars, and docs/speed-phases.png, the CPU time of each whole
+pruning by phase."""
 
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ PHASES = {
 
 
 def draw_table(rows: list[dict[str, Any]], folder: Path = DOCS) -> Path:
-    """Left what should be short, right what should be long; a tick is the target."""
+    """Left: less is better; right: more is better. A tick marks the target."""
     figure = Figure(figsize=(10, 4), layout="constrained")
     sides = [[row for row in rows if ROWS[row["name"]].less == less] for less in (True, False)]
     for ax, some, title in zip(

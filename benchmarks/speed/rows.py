@@ -1,8 +1,8 @@
-"""The table: what is measured, against which target, and where the figures are kept.
+"""The table: measurements, their targets, and the files of the figures.
 
 Each row of benchmarks/results/speed.json: "value" (median of the runs), "target", "plain" (the same
 figure for the plain algorithm) and "runs", one figure a measurement. Rows that were not measured
-this time stay as they were.
+this time are unchanged.
 """
 
 import json
@@ -53,7 +53,7 @@ def met(name: str, value: float) -> bool:
 
 
 def keep_rows(new: list[dict[str, Any]], folder: Path) -> list[dict[str, Any]]:
-    """Merge new rows into speed.json by name, in the table's order; returns all that there are."""
+    """Merge new rows into speed.json by name, in the table's order; returns all rows."""
     file = folder / "speed.json"
     found = {
         row["name"]: row for row in (json.loads(file.read_text())["rows"] if file.exists() else [])
@@ -64,7 +64,7 @@ def keep_rows(new: list[dict[str, Any]], folder: Path) -> list[dict[str, Any]]:
 
 
 def keep_details(new: dict[str, dict[str, Any]], folder: Path) -> dict[str, dict[str, Any]]:
-    """Merge {model: {call: figures}} into speed-phases.json; returns all that there are."""
+    """Merge {model: {call: figures}} into speed-phases.json; returns all entries."""
     file = folder / "speed-phases.json"
     found = json.loads(file.read_text()) if file.exists() else {}
     for model, calls in new.items():

@@ -1,8 +1,8 @@
 """Whole prunings beside plain inference of the same prompts, in turn, round by round: CPU time,
 phases, peak memory.
 
-The plain algorithm runs once, in the first round; its figure for 12 packages is put together from
-the parts of its run with 4.
+The plain algorithm runs once, in the first round; its figure for 12 packages is computed from the
+parts of its run with 4.
 """
 
 import copy
@@ -90,8 +90,8 @@ def prune(pipe: Any, prompts: list[str], config: PruningConfig) -> Any:
 
 
 def saving(model: Model) -> dict[str, float]:
-    """CPU and wall seconds of saving a pruned pipeline, which no ratio counts. Which weights are
-    zero makes no difference to it."""
+    """CPU and wall seconds of saving a pruned pipeline, which no ratio counts. They do not depend
+    on the mask."""
     pipe, prompts, settings = model
     dense, pipe.transformer = pipe.transformer, copy.deepcopy(pipe.transformer)
     report = prune(

@@ -1,5 +1,5 @@
-"""Channels of residual blocks leave in whole norm groups, the second convolution repairs, the
-folder opens again."""
+"""Channels of residual blocks are removed in whole norm groups, the second convolution is repaired,
+the folder opens again."""
 
 import json
 
@@ -49,8 +49,7 @@ def config(**settings) -> PruningConfig:
 
 @pytest.mark.parametrize("make", MAKES.values(), ids=MAKES.keys())
 def test_shrunk_equals_masked(make):
-    """Every third norm group of every residual block leaves: its channels are zero in what conv2
-    reads, or gone."""
+    """Every third norm group of every residual block is masked in conv2's input, or removed."""
     masked, shrunk = (make().to(torch.float64) for _ in range(2))
     for group in channels_of(masked.unet):
         count = items(masked.unet, group)

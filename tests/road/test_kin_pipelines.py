@@ -52,7 +52,7 @@ def latents(pipe, arguments) -> torch.Tensor:
 def opened(folder):
     pipe = DiffusionPipeline.from_pretrained(folder)
     for p in pipe.transformer.parameters():
-        # weights mapped from a file lie at other addresses, which moves the last bit of a product
+        # weights mapped from a file have other addresses, which changes the last bit of a product
         p.data = p.data.clone()
     return pipe
 

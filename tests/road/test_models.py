@@ -1,5 +1,4 @@
-"""docs/models.md has every denoiser that diffusers exports, and what it says is what a run
-finds."""
+"""docs/models.md lists every denoiser that diffusers exports, and agrees with real runs."""
 
 import diffusers
 import pytest
@@ -48,8 +47,8 @@ def test_the_table_is_true(name):
     )
 
 
-# which run their blocks, or independent streams, in another order than names can tell; order
-# decides what is pruned first, no more
+# These run their blocks, or independent streams, in another order than that of their names. The
+# order only decides which block is pruned first.
 OTHER_ORDER = {
     "Kandinsky3UNet",
     "UniDiffuserModel",

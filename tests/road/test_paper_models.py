@@ -65,7 +65,7 @@ def again(folder):
     missing = {name: None for name in ("text_encoder_3", "tokenizer_3") if name in index}
     pipe = DiffusionPipeline.from_pretrained(folder, **missing)
     for p in denoiser_of(pipe).parameters():
-        # weights mapped from a file lie at other addresses, which moves the last bit of a product
+        # weights mapped from a file have other addresses, which changes the last bit of a product
         p.data = p.data.clone()
     return pipe
 
@@ -87,8 +87,7 @@ def test_counts_by_hand(make):
 @EVERY
 @pytest.mark.parametrize("pattern", ["unstructured", "2:4", "structured"])
 def test_pruned_saved_opened_drawn(make, pattern, tmp_path):
-    """Every layer is accounted for: prune_ fails if one misses a call. The opened pipeline draws
-    the same latents."""
+    """prune_ fails if a layer misses a call. The opened pipeline draws the same latents."""
     pipe, settings = make(), settings_of(make)
     method = "magnitude" if pattern == "2:4" else "obs"
     report = prune_(

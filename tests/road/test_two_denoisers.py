@@ -1,5 +1,5 @@
-"""Pipelines with two denoisers: which one is pruned, and how a denoiser is accounted for that runs
-in a part of the steps."""
+"""Pipelines with two denoisers: the choice of the pruned one, and denoisers that run in a part of
+the steps."""
 
 import json
 from collections import Counter
@@ -118,7 +118,7 @@ def gather(pipe, component: str, pruning_plan: CalibrationSet):
 
 
 def inputs_by_step(pipe, component: str, pruning_plan: CalibrationSet) -> list[list[torch.Tensor]]:
-    """What the tapped layer reads in each scheduler step of a plain call."""
+    """The inputs of the tapped layer in each scheduler step of a plain call."""
     seen: list[list[torch.Tensor]] = [[]]
     step = pipe.scheduler.step
 
@@ -171,7 +171,7 @@ def test_a_denoiser_that_never_runs_is_no_success():
 
 
 def counted(per_step: dict[int, int], others: dict[int, int]) -> CallAudit:
-    """The account of a run whose layer took part in every call of the denoiser."""
+    """The audit of a run whose layer was called in every call of the denoiser."""
     calls = sum(per_step.values())
     return CallAudit(
         calls,
