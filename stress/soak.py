@@ -7,9 +7,9 @@ python -m stress.soak [--times 200]
 import argparse
 import contextlib
 import gc
-import os
 import tempfile
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -117,24 +117,32 @@ def one(make: Any, settings: dict[str, Any], fails: bool) -> None:
     assert not differ, f"{settings}, {'failed' if fails else 'done'}: changed {', '.join(differ)}"
 
 
+@contextlib.contextmanager
+def own_temporary_folder() -> Iterator[Path]:
+    """A folder where this process alone has its temporary files."""
+    before = tempfile.tempdir
+    with tempfile.TemporaryDirectory(prefix="stress-") as place:
+        tempfile.tempdir = place
+        try:
+            yield Path(place)
+        finally:
+            tempfile.tempdir = before
+
+
 def soak(make: Any, times: int) -> tuple[float, float]:
     """GiB of anonymous memory after the warm part, and at the end: medians of the samples around.
     AssertionError for leftovers."""
     one(make, {}, fails=False)  # libraries start threads of their own
-    threads, files, memory = threading.active_count(), set(os.listdir(tempfile.gettempdir())), []
-    for i in range(times):
-        one(make, RUNS[i % len(RUNS)], fails=i % 5 == 4)
-        gc.collect()
-        memory.append(anonymous() / 2**30)
-    left = {
-        name
-        for name in set(os.listdir(tempfile.gettempdir())) - files
-        if name.startswith("obsdiff-")
-    }
+    threads, memory = threading.active_count(), []
+    with own_temporary_folder() as place:
+        for i in range(times):
+            one(make, RUNS[i % len(RUNS)], fails=i % 5 == 4)
+            gc.collect()
+            memory.append(anonymous() / 2**30)
+        left = [path.name for path in place.glob("obsdiff-*")]
     assert not left, f"temporary files: {left}"
-    assert threading.active_count() == threads, (
-        f"{threading.active_count()} threads, {threads} before"
-    )
+    now = threading.active_count()
+    assert now == threads, f"{now} threads, {threads} before"
     warm = int(WARM * times)
     span = max(1, times // 20)
     return sorted(memory[warm : warm + span])[span // 2], sorted(memory[-span:])[span // 2]
@@ -157,7 +165,7 @@ def main(given: list[str] | None = None) -> None:
         f"{after:.4f} GiB at the end ({after / before - 1:+.2%})"
     )
     assert after < (1 + FLAT) * before, "memory grows"
-    print(f"nothing left in {Path(tempfile.gettempdir())}")
+    print("no temporary file left")
 
 
 if __name__ == "__main__":
