@@ -80,6 +80,7 @@ def argv(models, prompts_file, tmp_path) -> list[str]:
     ]
 
 
+@pytest.mark.slow
 def test_figures_are_those_of_the_pipelines(argv, models, tmp_path, capsys):
     assert main([*argv, "--rounds", "1", "--json"]) == 0
     results = json.loads(capsys.readouterr().out)
@@ -111,6 +112,7 @@ def test_figures_are_those_of_the_pipelines(argv, models, tmp_path, capsys):
     assert main(["report", str(tmp_path / "run"), "--output", str(tmp_path / "page.html")]) == 0
 
 
+@pytest.mark.slow
 def test_the_error_is_that_of_drawing_by_hand(argv, models, tmp_path, capsys):
     from diffusers import DiffusionPipeline
 
@@ -132,6 +134,7 @@ def test_the_error_is_that_of_drawing_by_hand(argv, models, tmp_path, capsys):
     assert "speed of a step" not in table  # what was not measured has no column
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on(argv, tmp_path, capsys, monkeypatch):
     import obsdiff.evaluation.evaluate
 
@@ -310,6 +313,7 @@ def test_both_draw_with_one_scheduler(models, prompts_file, tmp_path, capsys):
     assert main(argv) == 0
 
 
+@pytest.mark.slow
 def test_odd_names_keep_runs_apart(models, prompts_file, tmp_path, capsys):
     names = ["a b", "a-b", "dense!", "@@", ".work"]
     folders = [
@@ -392,12 +396,14 @@ def test_a_model_that_needs_data_says_why_it_is_not_counted(sd3_pipe):
     assert "AutoencoderKL" in found["why_not"]
 
 
+@pytest.mark.slow
 def test_memory_that_cannot_be_measured_says_why(tmp_path):
     found = peak_memory(tmp_path, {}, "fish")
     assert found["peak_bytes"] is None
     assert "model_index.json" in found["why_not"]
 
 
+@pytest.mark.slow
 def test_metrics_are_those_of_the_saved_pictures(argv, tmp_path, capsys):
     flags = [
         "--clip",
@@ -445,6 +451,7 @@ def test_metrics_are_those_of_the_saved_pictures(argv, tmp_path, capsys):
     assert "  PickScore" not in table  # no column
 
 
+@pytest.mark.slow
 def test_fid_kid_and_clip_score_are_torchmetrics_called_directly(argv, tmp_path):
     """From the saved pictures and prompts, with the same CLIP: what results.json says is what torchmetrics says."""
     emoji = CLIPModel.from_pretrained(EMOJI_CLIP, dtype=torch.float32).eval()

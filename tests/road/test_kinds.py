@@ -41,6 +41,7 @@ def folders(tmp_path_factory) -> dict[str, Path]:
     return {name: folder / name for name in MODELS}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pattern", ["unstructured", "2:4", "structured"])
 @pytest.mark.parametrize("name", MODELS)
 def test_from_disk_to_a_drawing(folders, prompts_file, tmp_path, name, pattern):

@@ -80,6 +80,7 @@ def test_nothing_to_remove_changes_nothing():
     assert torch.equal(s.weight, w)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("settings", [{"method": "alps"}, {"method": "obs", "refine": "lstsq"}])
 def test_solving_keeps_to_the_memory_that_is_planned_for_it(settings):
     """Peak of tensors beside H and the weights."""

@@ -182,6 +182,7 @@ def test_a_hessian_that_is_none_is_an_error(change, words):
         swapped(w, s, h, 0.01)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("group", [None, (2, 4)], ids=["half", "2:4"])
 def test_solving_keeps_to_the_memory_that_is_planned_for_it(group):
     columns, rows = 512, 256

@@ -217,6 +217,7 @@ def test_a_wrong_value_is_named_by_its_place(run, changes, words):
     assert words in str(found.value)
 
 
+@pytest.mark.slow
 def test_whatever_is_in_results_json_is_a_page_or_one_line(run):
     change(run, dense_metrics={"clip_score": figure(20.0)}, judges={"clip": "a"}, threads=2)
     cost = results_of(run)["runs"][0]["cost"] | {"step": {"speedup": 1.1, "low": 1.0, "high": 1.2}}
@@ -332,6 +333,7 @@ def test_names_that_are_the_same_in_every_folder_still_differ(tmp_path):
     ) == ["x/run/half", "x/run/half (2)", "run/dense", "quarter"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("changes", "why"),
     [
@@ -463,6 +465,7 @@ def noisy(run: Path, prompts: int, runs: int, side: int) -> None:
     )
 
 
+@pytest.mark.slow
 def test_the_page_stays_below_its_size_and_says_what_is_left_out(run, monkeypatch):
     noisy(run, prompts=14, runs=2, side=260)
     small = another(
