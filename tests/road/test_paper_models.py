@@ -84,6 +84,7 @@ def test_counts_by_hand(make):
     )
 
 
+@pytest.mark.slow
 @EVERY
 @pytest.mark.parametrize("pattern", ["unstructured", "2:4", "structured"])
 def test_pruned_saved_opened_drawn(make, pattern, tmp_path):
@@ -103,6 +104,7 @@ def test_pruned_saved_opened_drawn(make, pattern, tmp_path):
     assert torch.equal(latents(again(folder), settings), latents(pipe, settings))
 
 
+@pytest.mark.slow
 @EVERY
 def test_shrunk_equals_masked(make):
     masked, shrunk = make().to(torch.float64), make().to(torch.float64)
