@@ -121,6 +121,7 @@ OFFLOADS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("offload", OFFLOADS.values(), ids=OFFLOADS.keys())
 def test_offloaded_by_hooks(folder, offload, tmp_path):
     pipe = load(folder)

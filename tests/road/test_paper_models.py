@@ -142,6 +142,7 @@ def test_other_schedules_and_predictions(make):
     assert latents(pipe, GUIDED).isfinite().all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("steps", [1, 4])
 def test_distilled_sdxl_without_guidance(steps):
     pipe, settings = models.sdxl_distilled(), ALONE | {"num_inference_steps": steps}

@@ -479,6 +479,7 @@ def test_float32_agrees_with_float64():
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pattern", ["half", "2:4"])
 @pytest.mark.parametrize("method", SOLVERS)
 def test_memory_is_free_when_a_solver_is_done(method, pattern):
