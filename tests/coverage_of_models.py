@@ -2,10 +2,9 @@
 
     python -m tests.coverage_of_models [CLASS ...]      writes docs/models.md and prints the counts
 
-Every class is pruned by prune_ itself, with all three patterns. That the layers of a tap read one
-tensor and that every layer is called in every call is checked there; here, that no linear layer of
-a block is forgotten, that the weights have their zeros, that the pruned shapes open again, and that
-a model without heads and neurons equals one whose heads and neurons are masked.
+Every class is pruned by prune_ itself, with all three patterns. That the layers of a tap read one tensor and that every layer is
+called in every call is checked there; here, that no linear layer of a block is forgotten, that the weights have their zeros, that
+the pruned shapes open again, and that a model without heads and neurons equals one whose heads and neurons are masked.
 """
 
 import copy
@@ -77,8 +76,7 @@ def denoiser_classes() -> list[str]:
 
 
 def build(name: str, **other: Any) -> tuple[nn.Module, Arguments]:
-    """A tiny model with random weights, its config changed by `other`, and what makes its
-    arguments."""
+    """A tiny model with random weights, its config changed by `other`, and what makes its arguments."""
     config, arguments = TINY[name]
     torch.manual_seed(0)
     model = getattr(diffusers, name)(**config | other)
@@ -164,8 +162,7 @@ def take_out(
     refused: dict,
     left_out: tuple[str, ...],
 ) -> None:
-    """Structured pruning of all that isn't refused; then the same shapes again, and shrunk against
-    masked."""
+    """Structured pruning of all that isn't refused; then the same shapes again, and shrunk against masked."""
     free = [g for g in groups if (g.owner, g.kind) not in refused]
     for target, mine in by_target(free, refused).items():
         exclude = tuple(
@@ -203,8 +200,7 @@ def take_out(
 
 
 def by_target(free: list[Group], refused: dict) -> dict[str, list[Group]]:
-    """What is pruned in one run: everything, or heads and neurons apart, since excluding a layer
-    excludes both."""
+    """What is pruned in one run: everything, or heads and neurons apart, since excluding a layer excludes both."""
     if not refused:
         return {"linear": free}
     apart = {target: [g for g in free if g.kind == kind] for kind, target in TARGETS.items()}
@@ -221,8 +217,7 @@ def results(model: nn.Module, arguments: Arguments) -> list[Tensor]:
 
 
 def leavers(index: int, kind: str, count: int) -> list[int]:
-    """Which heads or neurons leave the index-th group: others, and another number, than leave the
-    group before it."""
+    """Which heads or neurons leave the index-th group: others, and another number, than leave the group before it."""
     if kind == "neurons":
         return list(range(index % 3, count, 3))
     return [(index + i) % count for i in range(min(1 + index % 2, count - 1))]
@@ -230,8 +225,7 @@ def leavers(index: int, kind: str, count: int) -> list[int]:
 
 @torch.no_grad()
 def mask_(model: nn.Module, group: Group, gone: list[int]) -> None:
-    """Zero what the consumers read of these heads or neurons. (`model` still has its dense
-    shapes.)"""
+    """Zero what the consumers read of these heads or neurons. (`model` still has its dense shapes.)"""
     reads = columns(model, group, items(model, group))[gone].flatten()
     for name in group.consumers:
         model.get_submodule(name).weight[:, reads] = 0
@@ -260,8 +254,7 @@ def experts(model: nn.Module) -> str:
 
 
 def cell(kind: str, groups: list[Group], refused: dict) -> str:
-    """Whether heads, or neurons, can be taken out: of how many attentions or FFNs, and why not of
-    others."""
+    """Whether heads, or neurons, can be taken out: of how many attentions or FFNs, and why not of others."""
     word = {"heads": "attention", "neurons": "FFN"}[kind]
     mine = [(g.owner, g.kind) for g in groups if g.kind == kind]
     if not mine:
@@ -290,13 +283,9 @@ TITLE = """# Denoisers of diffusers {version}
 
 {counts}
 
-`python -m tests.coverage_of_models` writes this page from real runs on tiny models with random
-weights (`tests/tiny_models.py`); `tests/road/test_models.py` checks it. `prune_` itself pruned each
-class, unstructured, 2:4 and structured, and the model without heads and neurons was compared with
-one whose heads and neurons are masked (float64). "yes: 4" counts attentions or FFNs of the tiny
-model, not of the public one. With grouped-query attention, query heads that share a key head are
-removed together and count as one head. The config of a public checkpoint may differ (a norm over
-all heads, for example): `obsdiff inspect` shows it.
+Made by `python -m tests.coverage_of_models` from real runs on tiny models with random weights (`tests/tiny_models.py`); `tests/test_models.py` keeps it true. Each class was pruned by `prune_` itself,
+unstructured, 2:4 and structured, and its model without heads and neurons was compared with one whose heads and neurons are masked (float64). "yes: 4" counts attentions or FFNs of the tiny model, not of the public one.
+With grouped-query attention the query heads that share a key head leave together and count as one head. What the public checkpoint's config chooses (a norm over all heads, say) may differ: `obsdiff inspect` tells.
 """
 
 
@@ -308,10 +297,7 @@ def counts(rows: list[Row]) -> str:
     structured = (
         f"structured {len(heads | neurons)} (heads {len(heads)}, FFN neurons {len(neurons)})"
     )
-    return (
-        f"{len(rows)} classes: unstructured and N:M {len(zeros)}, {structured}, "
-        f"refused {len(rows) - len(zeros)}."
-    )
+    return f"{len(rows)} classes: unstructured and N:M {len(zeros)}, {structured}, refused {len(rows) - len(zeros)}."
 
 
 def covered(rows: list[Row], column: str) -> set[str]:

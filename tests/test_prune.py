@@ -49,8 +49,7 @@ def test_every_layer_has_its_sparsity_and_nothing_else_moved(make, pattern, meth
 @pytest.mark.parametrize("pattern", ["unstructured", "2:4"])
 @pytest.mark.parametrize("make", [sd3, sd, flux])
 def test_the_baselines_on_input_statistics_go_the_same_road(make, pattern):
-    """Wanda and DSnoT: other masks than magnitude's and than each other's, and every kept weight as
-    it was."""
+    """Wanda and DSnoT: other masks than magnitude's and than each other's, and every kept weight as it was."""
     masks = {}
     for method in ("magnitude", "wanda", "dsnot"):
         pipe = make()
@@ -74,8 +73,7 @@ def test_the_baselines_on_input_statistics_go_the_same_road(make, pattern):
 
 
 def test_later_packages_see_what_earlier_ones_broke():
-    """With one package the second block is calibrated on the dense first one, with two on the
-    pruned one."""
+    """With one package the second block is calibrated on the dense first one, with two on the pruned one."""
     reports = [
         prune_(sd3(), PROMPTS[:2], PruningConfig(packages=n, sparsity=0.7, **QUICK))
         for n in (1, 12)
@@ -105,7 +103,7 @@ def test_batch_size_moves_only_ties():
 def test_the_same_run_twice_is_the_same():
     pipes = [sd3(), sd3()]
     for pipe in pipes:
-        torch.rand(1)  # the caller's random state has no effect
+        torch.rand(1)  # the caller's random state plays no part
         prune_(pipe, PROMPTS, PruningConfig(num_prompts=3, **QUICK))
     assert all(
         torch.equal(a, b)

@@ -14,7 +14,7 @@ from ..conftest import sd, sd3
 @pytest.mark.parametrize("key", ["num_frames", "frame_rate"])
 def test_video_settings_for_an_image_model(key):
     with pytest.raises(
-        UserError, match=rf"StableDiffusion3Pipeline takes no '{key}'; give dicts.*prompt"
+        UserError, match=rf"StableDiffusion3Pipeline .*'{key}'; .* dicts.*prompt"
     ) as error:
         prune_(sd3(), [{"prompt": "fish", key: 16}], PruningConfig(packages=1))
     assert "\n" not in str(error.value)
@@ -57,7 +57,7 @@ def test_prompts_for_a_pipeline_that_takes_none():
         up_block_types=("UpBlock2D",) * 2,
         norm_num_groups=4,
     )
-    with pytest.raises(UserError, match=r"DDPMPipeline takes no text; give dicts.*batch_size"):
+    with pytest.raises(UserError, match=r"DDPMPipeline takes no text; .* dicts.*batch_size"):
         check_prompts(DDPMPipeline(unet, DDPMScheduler()), ["fish"])
 
 

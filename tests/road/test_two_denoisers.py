@@ -1,5 +1,4 @@
-"""Pipelines with two denoisers: the choice of the pruned one, and denoisers that run in a part of
-the steps."""
+"""Pipelines with two denoisers: which one is pruned, and how a denoiser is accounted for that runs in a part of the steps."""
 
 import json
 from collections import Counter
@@ -20,7 +19,7 @@ from diffusers import (
 from diffusers.pipelines.stable_diffusion import StableUnCLIPImageNormalizer
 from transformers import CLIPTextModel, CLIPTextModelWithProjection, T5Config, T5EncoderModel
 
-from obsdiff import PruningConfig, prune_
+from obsdiff import PruningConfig, UserError, prune_
 from obsdiff.calibration.context import CalibrationSet
 from obsdiff.calibration.hooks import CallAudit, calibrate
 from obsdiff.calibration.step_weights import step_weight
@@ -41,8 +40,7 @@ def wan(boundary: float | None = 0.9) -> WanPipeline:
     torch.manual_seed(0)
     transformers = [
         WanTransformer3DModel(
-            patch_size=(1, 2, 2), num_attention_heads=2, attention_head_dim=12, in_channels=16,
-            out_channels=16, text_dim=32, freq_dim=32, ffn_dim=32,
+            patch_size=(1, 2, 2), num_attention_heads=2, attention_head_dim=12, in_channels=16, out_channels=16, text_dim=32, freq_dim=32, ffn_dim=32,
             num_layers=2, rope_max_seq_len=32,
         )
         for _ in range(2)
@@ -74,8 +72,7 @@ def wan(boundary: float | None = 0.9) -> WanPipeline:
 
 
 def unclip() -> StableUnCLIPPipeline:
-    """A prior that draws a picture's embedding, in steps of its own scheduler, and a UNet that
-    draws the picture."""
+    """A prior that draws a picture's embedding, in steps of its own scheduler, and a UNet that draws the picture."""
     torch.manual_seed(0)
     prior = PriorTransformer(
         num_attention_heads=2,
@@ -85,10 +82,8 @@ def unclip() -> StableUnCLIPPipeline:
         num_embeddings=24,
     )
     unet = UNet2DConditionModel(
-        sample_size=8, block_out_channels=(16, 32), layers_per_block=1, norm_num_groups=4,
-        cross_attention_dim=16, attention_head_dim=4,
-        down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
-        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"), class_embed_type="projection",
+        sample_size=8, block_out_channels=(16, 32), layers_per_block=1, norm_num_groups=4, cross_attention_dim=16, attention_head_dim=4,
+        down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"), up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"), class_embed_type="projection",
         projection_class_embeddings_input_dim=32,
     )  # fmt: skip
     schedulers = [
@@ -97,9 +92,8 @@ def unclip() -> StableUnCLIPPipeline:
         DDIMScheduler(clip_sample=False),
     ]
     return StableUnCLIPPipeline(
-        tokenizer(), CLIPTextModelWithProjection(text_config()), randomise(prior), schedulers[0],
-        StableUnCLIPImageNormalizer(16), schedulers[1], tokenizer(), CLIPTextModel(text_config()),
-        randomise(unet), schedulers[2], vae(),
+        tokenizer(), CLIPTextModelWithProjection(text_config()), randomise(prior), schedulers[0], StableUnCLIPImageNormalizer(16), schedulers[1],
+        tokenizer(), CLIPTextModel(text_config()), randomise(unet), schedulers[2], vae(),
     )  # fmt: skip
 
 
@@ -118,7 +112,7 @@ def gather(pipe, component: str, pruning_plan: CalibrationSet):
 
 
 def inputs_by_step(pipe, component: str, pruning_plan: CalibrationSet) -> list[list[torch.Tensor]]:
-    """The inputs of the tapped layer in each scheduler step of a plain call."""
+    """What the tapped layer reads in each scheduler step of a plain call."""
     seen: list[list[torch.Tensor]] = [[]]
     step = pipe.scheduler.step
 
@@ -171,7 +165,7 @@ def test_a_denoiser_that_never_runs_is_no_success():
 
 
 def counted(per_step: dict[int, int], others: dict[int, int]) -> CallAudit:
-    """The audit of a run whose layer was called in every call of the denoiser."""
+    """The account of a run whose layer took part in every call of the denoiser."""
     calls = sum(per_step.values())
     return CallAudit(
         calls,
@@ -190,12 +184,11 @@ def test_only_steps_of_another_denoiser_may_be_left_out():
 
 
 class TwoSD3(StableDiffusion3Pipeline):
-    """SD3 whose first step one transformer draws, and a second one the others: as Wan does, of
-    blocks that the table knows."""
+    """SD3 whose first step one transformer draws, and a second one the others: as Wan does, of blocks that the table knows."""
 
     def __init__(
-        self, transformer, transformer_2, scheduler, vae, text_encoder, tokenizer, text_encoder_2,
-        tokenizer_2, text_encoder_3, tokenizer_3, image_encoder=None, feature_extractor=None,
+        self, transformer, transformer_2, scheduler, vae, text_encoder, tokenizer, text_encoder_2, tokenizer_2, text_encoder_3, tokenizer_3,
+        image_encoder=None, feature_extractor=None,
     ):  # fmt: skip
         super().__init__(
             transformer,
@@ -227,9 +220,8 @@ class TwoSD3(StableDiffusion3Pipeline):
 
         try:
             return super().__call__(
-                prompt, num_inference_steps=num_inference_steps, guidance_scale=guidance_scale,
-                generator=generator, output_type=output_type, return_dict=return_dict,
-                callback_on_step_end=swap,
+                prompt, num_inference_steps=num_inference_steps, guidance_scale=guidance_scale, generator=generator, output_type=output_type,
+                return_dict=return_dict, callback_on_step_end=swap,
             )  # fmt: skip
         finally:
             self.transformer = first
@@ -275,8 +267,7 @@ def test_component_names_the_one_to_prune(component, pattern, recwarn):
         []
         if component
         else [
-            "TwoSD3 has several denoisers: transformer is pruned, transformer_2 stays dense; "
-            "component (--component) names another"
+            "TwoSD3 has several denoisers: transformer is pruned, transformer_2 stays dense; component (--component) names another"
         ]
     )
 
@@ -314,8 +305,7 @@ def test_prior_and_unet_through_the_command_line(prompts_file, tmp_path, capsys)
     plan = json.loads(capsys.readouterr().out)
     assert plan["component"] == "unet"
     assert plan["notes"] == [
-        "StableUnCLIPPipeline has several denoisers: unet is pruned, prior stays dense; "
-        "component (--component) names another"
+        "StableUnCLIPPipeline has several denoisers: unet is pruned, prior stays dense; component (--component) names another"
     ]
     quick = [
         "--num-prompts",
