@@ -19,7 +19,7 @@ from diffusers import (
 from diffusers.pipelines.stable_diffusion import StableUnCLIPImageNormalizer
 from transformers import CLIPTextModel, CLIPTextModelWithProjection, T5Config, T5EncoderModel
 
-from obsdiff import PruningConfig, UserError, prune_
+from obsdiff import PruningConfig, prune_
 from obsdiff.calibration.context import CalibrationSet
 from obsdiff.calibration.hooks import CallAudit, calibrate
 from obsdiff.calibration.step_weights import step_weight
