@@ -9,7 +9,13 @@ OUTPUT ?= obsdiff-demo
 PIP := $(VENV)/bin/python -m pip --disable-pip-version-check install --quiet --constraint $(CONSTRAINTS)
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo test bench stress lint install
+define CHECKS
+$(VENV)/bin/ruff check .
+$(VENV)/bin/ruff format --check .
+$(VENV)/bin/mypy
+endef
+
+.PHONY: demo check test bench stress lint install
 install: $(INSTALLED)
 
 $(INSTALLED): pyproject.toml obsdiff-emoji/pyproject.toml $(CONSTRAINTS)
@@ -22,9 +28,13 @@ demo: $(INSTALLED)
 	$(VENV)/bin/obsdiff demo --output $(OUTPUT) --overwrite
 	@echo "now open $(OUTPUT)/demo.html"
 
+# The quick lane, before a commit: about two minutes. `test` runs the tests marked slow, too.
+check: $(INSTALLED)
+	$(CHECKS)
+	$(VENV)/bin/python -m pytest -q -m "not slow"
+
 test: $(INSTALLED)
-	$(VENV)/bin/ruff check .
-	$(VENV)/bin/ruff format --check .
+	$(CHECKS)
 	$(VENV)/bin/python -m pytest -q --durations=10
 
 bench: $(INSTALLED)

@@ -1,9 +1,12 @@
-"""What the dense model's targets are worth, for each package size: replay with and without asymmetric calibration, beside one dense pass.
+"""The gain of the dense model's targets for each package size: replay with and without asymmetric
+calibration, beside one dense pass.
 
-    python -m benchmarks.asymmetric [--model emoji-unet] [--prompts 32] [--method obs alps] [--pattern 0.5 2:4 structured] [--packages 2 4 8 0]
+    python -m benchmarks.asymmetric [--model emoji-unet] [--prompts 32] [--method obs alps]
+        [--pattern 0.5 2:4 structured] [--packages 2 4 8 0]
 
-Each pruning goes the whole road of obsdiff.prune_. Prints the relative latent error over held-out prompts, and the paired difference of
-asymmetric to plain replay, with standard errors. 0 packages: one for every basic unit.
+obsdiff.prune_ runs every pruning. The output is the relative latent error over held-out prompts,
+and the paired difference between asymmetric and plain replay, with standard errors. 0 packages
+means one for every basic unit.
 """
 
 import argparse

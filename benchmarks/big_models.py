@@ -1,6 +1,7 @@
-"""Folders of models as large as the public ones, with random weights in bfloat16, written shard by shard without being in memory.
+"""Folders of models as large as the public ones, with random bfloat16 weights, written shard by
+shard: the whole model is never in memory.
 
-The denoiser has the public config; text encoders and VAE are tiny, so that the denoiser is what is measured.
+The denoiser has the public config. Text encoders and VAE are tiny, so the denoiser dominates.
 """
 
 import json
@@ -30,18 +31,20 @@ from tests.conftest import tokenizer
 
 SHARD = 2**30  # bytes
 SD3_MEDIUM = {
-    "sample_size": 128, "patch_size": 2, "in_channels": 16, "out_channels": 16, "num_layers": 24, "attention_head_dim": 64, "num_attention_heads": 24,
-    "joint_attention_dim": 4096, "caption_projection_dim": 1536, "pooled_projection_dim": 2048, "pos_embed_max_size": 192,
+    "sample_size": 128, "patch_size": 2, "in_channels": 16, "out_channels": 16, "num_layers": 24,
+    "attention_head_dim": 64, "num_attention_heads": 24, "joint_attention_dim": 4096,
+    "caption_projection_dim": 1536, "pooled_projection_dim": 2048, "pos_embed_max_size": 192,
 }  # fmt: skip
 FLUX_DEV = {
-    "patch_size": 1, "in_channels": 64, "num_layers": 19, "num_single_layers": 38, "attention_head_dim": 128, "num_attention_heads": 24,
-    "joint_attention_dim": 4096, "pooled_projection_dim": 768, "guidance_embeds": True, "axes_dims_rope": (16, 56, 56),
+    "patch_size": 1, "in_channels": 64, "num_layers": 19, "num_single_layers": 38,
+    "attention_head_dim": 128, "num_attention_heads": 24, "joint_attention_dim": 4096,
+    "pooled_projection_dim": 768, "guidance_embeds": True, "axes_dims_rope": (16, 56, 56),
 }  # fmt: skip
 
 
 def write_weights(folder: Path, model: torch.nn.Module) -> int:
-    """Random weights for a model on the meta device, as its pipeline's loader expects them; returns their number. Matrices have entries
-    of variance 1 / columns, norms are ones."""
+    """Random weights for a model on the meta device, as its pipeline's loader expects them; returns
+    their number. Matrices have entries of variance 1 / columns, norms are ones."""
     folder.mkdir(parents=True, exist_ok=True)
     parts = list(shards(model))
     index, names = (
@@ -88,8 +91,9 @@ def filled(key: str, shape: torch.Size, generator: torch.Generator) -> torch.Ten
 
 def clip(hidden: int, projection: int) -> CLIPTextConfig:
     return CLIPTextConfig(
-        vocab_size=514, hidden_size=hidden, intermediate_size=hidden, num_hidden_layers=1, num_attention_heads=2, max_position_embeddings=77,
-        projection_dim=projection, bos_token_id=512, eos_token_id=513, pad_token_id=513,
+        vocab_size=514, hidden_size=hidden, intermediate_size=hidden, num_hidden_layers=1,
+        num_attention_heads=2, max_position_embeddings=77, projection_dim=projection,
+        bos_token_id=512, eos_token_id=513, pad_token_id=513,
     )  # fmt: skip
 
 
@@ -158,7 +162,7 @@ def flux_dev(folder: Path) -> int:
 
 
 def write(folder: Path, pipe, transformer: torch.nn.Module) -> int:
-    """The pipeline's folder, its transformer's weights made on the spot."""
+    """Write the pipeline's folder, with new weights of the transformer."""
     pipe.to(torch.bfloat16).save_pretrained(folder, safe_serialization=True)
     total = write_weights(folder / "transformer", transformer)
     index = json.loads((folder / "model_index.json").read_text())

@@ -1,9 +1,12 @@
-"""Hashes of the denoiser's weights after small prunings: the same before and after a change that keeps every bit.
+"""Hashes of the denoiser's weights after small prunings: the same before and after a change that
+keeps every bit.
 
-    python -m benchmarks.bits BEFORE.json            # prunes, and writes {run: SHA-256}
-    python -m benchmarks.bits AFTER.json BEFORE.json # the same, then compares; exit code 1 if a run differs
+    python -m benchmarks.bits BEFORE.json             # prunes, writes {run: SHA-256}
+    python -m benchmarks.bits AFTER.json BEFORE.json  # the same, then compares
 
-Each run is the command line in a process of its own, on one thread, with 4 prompts and 3 steps.
+The exit code of the second is 1 if a run differs.
+
+Each run is one process of the command line, on one thread, with 4 prompts and 3 steps.
 """
 
 import hashlib
@@ -19,7 +22,8 @@ RUNS = {
     "obs 50 %, single": "emoji-unet --calibration single",
     "obs 50 %, replay of 2 packages": "emoji-sd3 --calibration replay --packages 2",
     "obs 2:4, live, 2 packages": "emoji-sd3 --pattern 2:4 --calibration live --packages 2",
-    "structured 30 %, replay": "emoji-unet --pattern structured --sparsity 0.3 --calibration replay",
+    "structured 30 %, replay": "emoji-unet --pattern structured --sparsity 0.3"
+    " --calibration replay",
     "structured 30 %, live, 2 packages": "emoji-sd3 --pattern structured --sparsity 0.3"
     " --calibration live --packages 2",
     "preset best, 50 %": "emoji-unet --preset best",
@@ -44,7 +48,7 @@ RUNS = {
 
 
 def weights_hash(run: str) -> str:
-    """SHA-256 of the denoiser's files after one run; what the command line said if it failed."""
+    """SHA-256 of the denoiser's files after one run; the last words of stderr if the run failed."""
     words = run.split()
     processes = int(words.pop(0)[1:]) if run.startswith("@") else 1
     torchrun = ["torch.distributed.run", "--standalone", f"--nproc-per-node={processes}", "-m"]

@@ -1,11 +1,14 @@
-"""Whether tokens weighted by what their errors do to the picture make better Hessians.
+"""Hessians of tokens weighted by the effect of their errors on the picture.
 
-    python -m benchmarks.gradient_weights [--model emoji-unet] [--prompts 100] [--method alps obs] [--pattern 2:4 0.5]
+    python -m benchmarks.gradient_weights [--model emoji-unet] [--prompts 100]
+        [--method alps obs] [--pattern 2:4 0.5]
 
-The gradient of a random projection of the guided output u + s (c - u), by every tapped layer's output, says how much a token's error
-there counts: ||g||^2 in the output's squared error, to first order. Hessians of the same tokens are summed uniformly, weighted by that, by its
-root, and by its root over the call's mean, so that steps count the same. Prints how even the weights are, relative latent errors over
-held-out prompts, and paired differences to uniform, with standard errors.
+The gradient of a random projection of the guided output u + s (c - u), by every tapped layer's
+output, measures the effect of a token's error there: ||g||^2 in the output's squared error, to
+first order. Hessians of the same tokens are summed uniformly, weighted by that, by its root, and by
+its root over the call's mean, so that steps count the same. The output: evenness of the weights,
+relative latent errors over held-out prompts, and paired differences to uniform weights, with
+standard errors.
 """
 
 import argparse
@@ -35,7 +38,8 @@ WAYS = {
 
 
 class Weighing:
-    """Stands in for the denoiser's forward: computes with gradients, and adds the call's tokens to the sums of every tap and way."""
+    """Replaces the denoiser's forward: computes with gradients, and adds the call's tokens to the
+    sums of every tap and weighting."""
 
     def __init__(self, lab: Lab, taps: list[Tap]):
         self.lab, self.taps, self.forward = lab, taps, lab.dense.forward
@@ -118,10 +122,8 @@ def main() -> None:
     with prepared(lab.pipe) as run, replaced(lab.dense, "forward", weighing):
         for some, their in CalibrationSet(prompts, seeds, lab.settings).batches():
             run.latents(some, their, lab.settings)
-    print(
-        f"evenness of the weights in a call (1: all alike), median {statistics.median(weighing.evenness):.2f}",
-        flush=True,
-    )
+    evenness = statistics.median(weighing.evenness)
+    print(f"evenness of the weights in a call (1: all alike), median {evenness:.2f}", flush=True)
     for pattern, method in product(args.pattern, args.method):
         base: Tensor | None = None
         for way in WAYS:
@@ -138,8 +140,10 @@ def main() -> None:
             each = torch.tensor(error["per_prompt"])
             base = each if base is None else base
             change = each - base
+            noise = change.std() / len(change) ** 0.5
             print(
-                f"{pattern:4} {method:5} {way:22} {error['value']:.4f}  {change.mean():+.4f} (standard error {change.std() / len(change) ** 0.5:.4f})",
+                f"{pattern:4} {method:5} {way:22} {error['value']:.4f}  {change.mean():+.4f} "
+                f"(standard error {noise:.4f})",
                 flush=True,
             )
 

@@ -1,10 +1,14 @@
-"""Prune a model that is larger than the memory budget, and watch the process's anonymous memory (mapped weight pages apart).
+"""Prune a model that is larger than the memory budget, and watch the process's anonymous memory
+(mapped weight pages apart).
 
-    python -m benchmarks.memory sd3-medium --memory-budget-gib 4                 # 2.03 B parameters, 2 prompts, 2 steps, 256 image tokens
-    python -m benchmarks.memory flux-dev --memory-budget-gib 9 --blocks 0-5      # 12 B parameters, 24 GB on disk
+    python -m benchmarks.memory sd3-medium --memory-budget-gib 4             # 2.03 B parameters
+    python -m benchmarks.memory flux-dev --memory-budget-gib 9 --blocks 0-5  # 12 B, 24 GB on disk
 
-The model's folder is made on the spot (benchmarks/cache) and stays there until --clean. Writes benchmarks/results/memory-MODEL.json and
-docs/memory-MODEL.png: anonymous memory against the layers that are done.
+2 prompts, 2 steps, 256 image tokens.
+
+The command creates the model's folder in benchmarks/cache; --clean removes it. Writes
+benchmarks/results/memory-MODEL.json and docs/memory-MODEL.png: anonymous memory against the layers
+that are done.
 """
 
 import argparse
@@ -21,7 +25,7 @@ import matplotlib.pyplot as plt
 import torch
 
 from obsdiff import PruningConfig, prune_
-from obsdiff.layerwise import executor as solve
+from obsdiff.layerwise import executor
 from obsdiff.pipelines.folder import open_folder
 from obsdiff.pipelines.load import load_pipeline
 from obsdiff.pipelines.save import save_pruned
@@ -71,8 +75,9 @@ def main() -> None:
 def measure(folder: Path, args: argparse.Namespace) -> dict[str, Any]:
     """Load, prune and, if asked, save; memory and seconds of each."""
     config = PruningConfig(
-        memory_budget_gib=args.memory_budget_gib, calibration=args.calibration, blocks=args.blocks, num_inference_steps=args.steps,
-        height=args.side, width=args.side, dtype="bfloat16", batch_size=len(PROMPTS),
+        memory_budget_gib=args.memory_budget_gib, calibration=args.calibration, blocks=args.blocks,
+        num_inference_steps=args.steps, height=args.side, width=args.side, dtype="bfloat16",
+        batch_size=len(PROMPTS),
     )  # fmt: skip
     began, curve, seconds = time.perf_counter(), [], {}
     before = anonymous()
@@ -88,22 +93,26 @@ def measure(folder: Path, args: argparse.Namespace) -> dict[str, Any]:
             save_pruned(pipe, folder.with_name(folder.name + "-pruned"), report, overwrite=True)
             seconds["save"] = time.perf_counter() - start
     return {
-        "model": folder.name, "parameters": report.parameters["before"], "weights_gib": 2 * report.parameters["before"] / GIB, "config": config.to_dict(),
-        "packages": len(report.packages), "layers": len(report.layers), "sparsity": report.sparsity, "seconds": seconds, "imports_gib": before / GIB,
-        "loaded_gib": loaded / GIB, "peak_gib": whole["peak_bytes"] / GIB, "prune_gib": (report.memory["peak_bytes"] - report.memory["before_bytes"]) / GIB,
+        "model": folder.name, "parameters": report.parameters["before"],
+        "weights_gib": 2 * report.parameters["before"] / GIB, "config": config.to_dict(),
+        "packages": len(report.packages), "layers": len(report.layers), "sparsity": report.sparsity,
+        "seconds": seconds, "imports_gib": before / GIB, "loaded_gib": loaded / GIB,
+        "peak_gib": whole["peak_bytes"] / GIB,
+        "prune_gib": (report.memory["peak_bytes"] - report.memory["before_bytes"]) / GIB,
         "curve": curve,
     }  # fmt: skip
 
 
 class noted:  # noqa: N801 (it reads as a verb)
-    """While open, every layer that is done is a point of the curve: (layers done, seconds, GiB of anonymous memory)."""
+    """While open, appends a point to the curve after every solved layer: (layers, seconds, GiB of
+    anonymous memory)."""
 
     def __init__(self, curve: list, began: float):
-        self.curve, self.began, self.park_ = curve, began, solve.spill_
+        self.curve, self.began, self.spill_ = curve, began, executor.spill_
 
     def __enter__(self) -> None:
-        def park_(*args: Any) -> None:
-            self.park_(*args)
+        def spill_(*args: Any) -> None:
+            self.spill_(*args)
             done = (self.curve[-1]["layers"] if self.curve else 0) + len(list(args[1]))
             self.curve.append(
                 {
@@ -113,10 +122,10 @@ class noted:  # noqa: N801 (it reads as a verb)
                 }
             )
 
-        solve.spill_ = park_
+        executor.spill_ = spill_
 
     def __exit__(self, *_: Any) -> None:
-        solve.spill_ = self.park_
+        executor.spill_ = self.spill_
 
 
 def plot(model: str, found: dict[str, Any]) -> None:

@@ -1,8 +1,10 @@
-"""docs/presets.png: the same prompts from the same seeds, by the dense model, `--preset paper` and `--preset best`.
+"""docs/presets.png: the same prompts from the same seeds, by the dense model, `--preset paper` and
+`--preset best`.
 
     python -m benchmarks.preset_pictures [--model emoji-unet] [--prompts 100]
 
-Each pruning goes the whole road of obsdiff.prune_; the prompts drawn are the first of those evaluated on, chosen by nobody.
+obsdiff.prune_ runs every pruning. The prompts are the first of the evaluation prompts, not
+selected.
 """
 
 import argparse
@@ -40,9 +42,8 @@ def main() -> None:
             denoiser, _ = live(lab, config)
             found, name = lab.figures(denoiser), f"{preset} {target}"
             rows[name] = lab.draw(denoiser, {})[0]
-            titles[name] = (
-                f"error {found['relative_latent_error']['value']:.4f}\nCLIP {found['clip_score']['value']:.1f}"
-            )
+            error, score = (found[m]["value"] for m in ("relative_latent_error", "clip_score"))
+            titles[name] = f"error {error:.4f}\nCLIP {score:.1f}"
             print(name, titles[name].replace("\n", ", "), flush=True)
     sheet(rows, titles, lab.evaluation).save(SHEET, optimize=True)
     print(SHEET)

@@ -1,9 +1,10 @@
-"""What several processes save: the parts that they share out, drawing with Hessians and solving, on 1, 2 and 4 processes of one thread.
+"""The speed-up of several processes: calibration and solving on 1, 2 and 4 processes of one thread.
 
     python -m benchmarks.scaling [--sizes 1 2 4] [--rounds 3]
 
-emoji-sd3, 16 prompts in batches of 1, 5 steps, one dense pass. The numbers of processes take turns; medians of the rounds, and ratios to one process
-of the same round. More processes than cores can't be faster. Writes benchmarks/results/scaling.json.
+emoji-sd3, 16 prompts in batches of 1, 5 steps, one dense pass. The numbers of processes alternate;
+the figures are medians of the rounds, and ratios to one process of the same round. More processes
+than cores bring no speed-up. Writes benchmarks/results/scaling.json.
 """
 
 import argparse
@@ -63,15 +64,14 @@ def main() -> None:
         for i in range(args.rounds):
             for size in args.sizes if i % 2 == 0 else reversed(args.sizes):
                 found[size].append(seconds(size, Path(folder) / f"{i}-{size}"))
-                print(
-                    f"round {i + 1}, {size} processes: {', '.join(f'{phase} {found[size][-1][phase]:.1f} s' for phase in PHASES)}",
-                    flush=True,
-                )
+                taken = ", ".join(f"{phase} {found[size][-1][phase]:.1f} s" for phase in PHASES)
+                print(f"round {i + 1}, {size} processes: {taken}", flush=True)
     rows = [row(phase, size, found) for phase in PHASES for size in args.sizes]
     RESULTS.write_text(json.dumps({"cores": os.cpu_count(), "rows": rows}, indent=1) + "\n")
     for one in rows:
         print(
-            f"{one['phase']}, {one['processes']} processes: {one['seconds']:.1f} s, {one['speedup']:.2f} times as fast as one"
+            f"{one['phase']}, {one['processes']} processes: {one['seconds']:.1f} s, "
+            f"{one['speedup']:.2f} times as fast as one"
         )
 
 

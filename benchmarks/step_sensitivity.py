@@ -1,10 +1,13 @@
-"""How much an error in each denoising step moves the final latents, and whether Hessians weighted by it, or by guidance, prune better.
+"""The effect of an error in each denoising step on the final latents, and Hessians weighted by it
+or by guidance.
 
-    python -m benchmarks.step_sensitivity [--model emoji-unet] [--pattern unstructured|2:4] [--method obs]
+    python -m benchmarks.step_sensitivity [--model emoji-unet] [--pattern unstructured|2:4]
+        [--method obs]
 
-Noise of SIZE times the deviation of the denoiser's output is added to it in one step at a time. Then the model is pruned from Hessians
-of which every step and guidance half was summed by itself, under each weighting. Prints relative latent errors and paired differences to
-uniform weights, with standard errors.
+Noise of SIZE times the deviation of the denoiser's output is added to it in one step at a time.
+Then the model is pruned from Hessians of which every step and guidance half was summed by itself,
+under each weighting. Prints relative latent errors and paired differences to uniform weights, with
+standard errors.
 """
 
 import argparse
@@ -33,7 +36,8 @@ EVALUATION = 32
 
 
 class ByHalf:
-    """Sums of one tap by step and guidance half, and of both as guidance puts them together. Stands where calibration's hooks expect a Hessian."""
+    """Sums of one tap by step and guidance half, and of both halves as guidance combines them. The
+    calibration hooks accept it as a Hessian."""
 
     def __init__(self, run: Run, columns: int, steps: int, scale: float):
         self.run, self.scale, self.sums = (
@@ -81,7 +85,8 @@ def noise_in(denoiser: nn.Module, run: Run, step: int, energy: list[float]) -> I
 
 
 def sensitivities(lab: Lab, run: Run, prompts: list[str], seeds: list[int]) -> list[float]:
-    """Mean squared change of the final latents over that of the denoiser's output, for every step."""
+    """Mean squared change of the final latents over that of the denoiser's output, for every
+    step."""
     base, found = run.latents(prompts, seeds, lab.settings), []
     for step in range(lab.steps):
         energy: list[float] = []
@@ -109,8 +114,9 @@ def gathered(
 def weightings(
     lab: Lab, found: list[float]
 ) -> dict[str, tuple[list[float], tuple[float, float, float]]]:
-    """Name -> weights of the steps, and of the unconditional half, the conditional one and both together: they enter a picture as
-    u + s (c - u). Weighted each by itself, equal errors of both count twice; together they cancel as they do there."""
+    """Name -> weights of the steps, and of the unconditional half, the conditional one and both
+    together: they enter a picture as u + s (c - u). Weighted separately, equal errors of both count
+    twice; together they cancel as in the picture."""
     scale, mean = lab.settings["guidance_scale"], sum(found) / len(found)
     measured = [f / mean for f in found]
     halves = torch.tensor([(scale - 1) ** 2, scale**2])
@@ -159,8 +165,9 @@ def main() -> None:
         each = torch.tensor(error["per_prompt"])
         base = each if base is None else base
         change = each - base
+        noise = change.std() / len(change) ** 0.5
         print(
-            f"{name:20} {error['value']:.4f}  {change.mean():+.4f} (standard error {change.std() / len(change) ** 0.5:.4f})",
+            f"{name:20} {error['value']:.4f}  {change.mean():+.4f} (standard error {noise:.4f})",
             flush=True,
         )
 

@@ -1,9 +1,11 @@
-"""How far structured pruning moves the pictures of emoji-sd3: obs, obs without compensation, l1, random; heads and neurons apart.
+"""The error of structured pruning on emoji-sd3: obs, obs without compensation, l1, random; heads
+and neurons apart.
 
-    python -m benchmarks.structured_quality [--sparsity 0.2 0.3] [--num-prompts 24] [--num-inference-steps 25] [--output FILE]
+    python -m benchmarks.structured_quality [--sparsity 0.2 0.3] [--num-prompts 24]
+        [--num-inference-steps 25] [--output FILE]
 
-Every row: pruned by the library on the built-in's calibration prompts, then drawn on its evaluation prompts with other seeds.
-Goes on from --output when it was killed.
+Every row: pruned by the library on the built-in's calibration prompts, then drawn on its evaluation
+prompts with other seeds. A killed run continues from --output.
 """
 
 import argparse
@@ -112,7 +114,8 @@ def measure(
 def as_line(row: dict[str, Any]) -> str:
     p, m, e = row["parameters"], row["macs"], row["error"]
     return (
-        f"{TARGETS[row['target']]:18} {row['sparsity']:.0%} {row['way']:21} error {e['value']:.4f} ({e['low']:.4f} to {e['high']:.4f})  {in_words(row)} gone; "
+        f"{TARGETS[row['target']]:18} {row['sparsity']:.0%} {row['way']:21} "
+        f"error {e['value']:.4f} ({e['low']:.4f} to {e['high']:.4f})  {in_words(row)} removed; "
         f"parameters -{1 - p['after'] / p['before']:.1%}, MACs -{1 - m['after'] / m['before']:.1%}"
     )
 

@@ -1,9 +1,11 @@
 """Solve time of structured pruning against plain re-inversion, interleaved in one run, medians.
 
-    python -m benchmarks.structured_solve [--columns 6144] [--rows 1536] [--rounds 3] [--dtype float32]
+    python -m benchmarks.structured_solve [--columns 6144] [--rows 1536] [--rounds 3]
+        [--dtype float32]
 
-All remove the same heads and neurons; the table says how far their weights differ. Plain (benchmarks/plain/structured.py): for every head, or
-group of neurons, the Hessian of what is left is inverted anew by torch.linalg.inv; or, faster, by a Cholesky factor.
+All remove the same heads and neurons; the table shows the difference of their weights. Plain
+(benchmarks/plain/structured.py): for every head, or group of neurons, the Hessian of the remaining
+columns is inverted again by torch.linalg.inv or, faster, by a Cholesky factor.
 """
 
 import argparse
@@ -80,7 +82,8 @@ def compare(
         for way in ("plain", "plain, Cholesky")
     )
     print(
-        f"{name:40} {median(seconds['ours']):6.2f} s, {against}; {row['same']} of {count} the same, weights differ {row['weights']:.1e}",
+        f"{name:40} {median(seconds['ours']):6.2f} s, {against}; "
+        f"{row['same']} of {count} the same, weights differ {row['weights']:.1e}",
         flush=True,
     )
     return row

@@ -1,9 +1,11 @@
-"""Measured speed of one denoiser step after structured pruning, beside what its multiply-accumulates promise.
+"""Measured speed of one denoiser step after structured pruning, compared with its
+multiply-accumulates.
 
-    python -m benchmarks.structured_speed [--width 1536] [--tokens 1024] [--blocks 4] [--sparsity 0.1 0.2 0.3 0.5] [--rounds 15]
+    python -m benchmarks.structured_speed [--width 1536] [--tokens 1024] [--blocks 4]
+        [--sparsity 0.1 0.2 0.3 0.5] [--rounds 15]
 
-An SD3 transformer of random weights, compute-bound: shapes decide the speed, not values. Dense and pruned interleaved; the ratio
-of measured speed to MACs ratio is 1 where the saved work is saved time.
+An SD3 transformer of random weights, compute-bound: shapes decide the speed, not values. Dense and
+pruned interleaved; the share (speed-up over MACs ratio) is 1 if all saved work is saved time.
 """
 
 import argparse
@@ -42,17 +44,21 @@ def main() -> None:
     side = round(args.tokens**0.5)
     torch.manual_seed(0)
     dense = SD3Transformer2DModel(
-        sample_size=2 * side, patch_size=2, in_channels=16, out_channels=16, num_layers=args.blocks, attention_head_dim=HEAD,
-        num_attention_heads=args.width // HEAD, joint_attention_dim=4096, caption_projection_dim=args.width, pooled_projection_dim=2048,
-        pos_embed_max_size=side, qk_norm="rms_norm",
+        sample_size=2 * side, patch_size=2, in_channels=16, out_channels=16, num_layers=args.blocks,
+        attention_head_dim=HEAD, num_attention_heads=args.width // HEAD, joint_attention_dim=4096,
+        caption_projection_dim=args.width, pooled_projection_dim=2048, pos_embed_max_size=side,
+        qk_norm="rms_norm",
     ).eval()  # fmt: skip
     inputs = {
-        "hidden_states": torch.randn(1, 16, 2 * side, 2 * side), "encoder_hidden_states": torch.randn(1, TEXT, 4096),
+        "hidden_states": torch.randn(1, 16, 2 * side, 2 * side),
+        "encoder_hidden_states": torch.randn(1, TEXT, 4096),
         "pooled_projections": torch.randn(1, 2048), "timestep": torch.tensor([500.0]),
     }  # fmt: skip
     whole = step_macs(dense, inputs)["total"]
-    print(f"width {args.width}, {args.tokens} image and {TEXT} text tokens, {args.blocks} blocks, all pruned, {whole / 1e9:.0f} G MACs, "
-          f"{torch.get_num_threads()} threads")  # fmt: skip
+    print(
+        f"width {args.width}, {args.tokens} image and {TEXT} text tokens, {args.blocks} blocks, "
+        f"all pruned, {whole / 1e9:.0f} G MACs, {torch.get_num_threads()} threads"
+    )
     rows = []
     for sparsity in args.sparsity:
         for unit in args.round_to:
@@ -80,9 +86,15 @@ def measure(
         **speed,
         "share": speed["speedup"] / (whole / macs),
     }
-    print(f"{config.removed:4.0%} round_to {config.round_to:3}  {left['heads']['removed']} of {left['heads']['total']} heads, "
-          f"{left['neurons']['removed']} of {left['neurons']['total']} neurons gone  MACs ratio {row['macs_ratio']:.3f}  measured {speed['speedup']:.3f} "
-          f"({speed['low']:.3f} to {speed['high']:.3f})  share {row['share']:.3f}", flush=True)  # fmt: skip
+    heads, neurons = (
+        f"{left[kind]['removed']} of {left[kind]['total']} {kind}" for kind in ("heads", "neurons")
+    )
+    print(
+        f"{config.removed:4.0%} round_to {config.round_to:3}  {heads}, {neurons} removed  "
+        f"MACs ratio {row['macs_ratio']:.3f}  measured {speed['speedup']:.3f} "
+        f"({speed['low']:.3f} to {speed['high']:.3f})  share {row['share']:.3f}",
+        flush=True,
+    )
     return row
 
 

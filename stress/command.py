@@ -1,4 +1,4 @@
-"""The command line as a process of its own, and what it left."""
+"""The command line in a separate process, and the files that it wrote."""
 
 import hashlib
 import json
@@ -44,7 +44,7 @@ def weights(folder: Path) -> dict[str, str]:
 
 
 def records(folder: Path) -> list[Any]:
-    """What the records below a folder say of layers and groups, without the seconds."""
+    """Layers and groups in the records below a folder, without the seconds."""
     found = []
     for file in sorted(folder.rglob("obsdiff.json")):
         record = json.loads(file.read_text())

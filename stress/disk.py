@@ -1,9 +1,10 @@
-"""Prune into file systems that are too small or can't be written, then make room and go on.
+"""Prune into file systems that are too small or read-only, then add space and resume.
 
     python -m stress.disk [--sizes 5 20 45 70]       # MiB; the output takes about 70
 
-Checked: one clear line and exit code 1, nothing that is half an output; with room made --resume ends with the undisturbed bits. On a
-read-only file system the run is refused at once, with exit code 2. Needs the right to mount a tmpfs.
+Checked: one clear line and exit code 1, no partial output; with more space, --resume ends with the
+undisturbed bits. On a read-only file system the run is refused at once, with exit code 2. Needs the
+right to mount a tmpfs.
 """
 
 import argparse
@@ -21,7 +22,7 @@ KIND = "live"
 
 @contextlib.contextmanager
 def mounted(folder: Path, size: int) -> Iterator[None]:
-    """A tmpfs of so many MiB for a while."""
+    """Mount a tmpfs of `size` MiB inside the block."""
     subprocess.run(
         ["mount", "-t", "tmpfs", "-o", f"size={size}m", "tmpfs", folder],
         check=True,
@@ -45,7 +46,7 @@ def why_not() -> str | None:
 
 
 def full(place: Path, size: int, expected: tuple[dict, list, float]) -> None:
-    """A run on a disk of so many MiB, which then grows."""
+    """A run on a disk of `size` MiB, which is enlarged after the failure."""
     output = place / "out"
     code, err = command.run(*arguments(KIND, output))
     assert code == 1, f"{size} MiB: exit code {code}: {err}"
@@ -71,7 +72,7 @@ def read_only(place: Path) -> None:
 
 
 def main(given: list[str] | None = None) -> int:
-    """How many full disks were survived."""
+    """Returns the number of passed sizes."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

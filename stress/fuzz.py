@@ -1,10 +1,12 @@
-"""Mutated input for everything that obsdiff reads: a clean run, or one clear line and exit code 2 (1 where `verify` finds a difference).
+"""Mutated input for everything that obsdiff reads: a clean run, or one clear line and exit code 2
+(1 where `verify` finds a difference).
 
     python -m stress.fuzz [--inputs 10000]
 
-No traceback, nothing that takes 10 seconds, no file outside the output, nothing unpickled. Input is made by hypothesis: JSON files with
-values of other kinds and sizes in the place of their own, or with bytes changed; headers of safetensors files; prompts; patterns;
-flags. What is mutated is a tiny pruned pipeline and a run with it.
+Checked: no traceback, no run of 10 seconds, no file outside the output, no unpickling. Input is
+made by hypothesis: JSON files with values of other kinds and sizes in the place of their own, or
+with bytes changed; headers of safetensors files; prompts; patterns; flags. The input is a tiny
+pruned pipeline and a run with it.
 """
 
 import argparse
@@ -38,15 +40,19 @@ PROMPTS = ["red apple", "green pear", "blue bird"]
 QUICK = {"num_inference_steps": 2, "height": 16, "width": 16}
 WEIGHTS = "transformer/diffusion_pytorch_model.safetensors"
 FLAGS = (
-    "--method", "--pattern", "--sparsity", "--num-prompts", "--num-inference-steps", "--guidance-scale", "--height", "--width", "--batch-size", "--seed",
-    "--step-weighting", "--step-weight-min", "--step-weight-max", "--calibration", "--packages", "--memory-budget-gib", "--blocks", "--include", "--exclude",
-    "--target", "--damping", "--round-to", "--keep-first-last", "--no-compensation", "--component", "--dtype", "--device", "--offload-device", "--prompts",
-    "--json", "--config", "--paper-count", "--nonsense", "--preset", "--refine", "--allocation", "--allocation-prompts", "--target-latency",
+    "--method", "--pattern", "--sparsity", "--num-prompts", "--num-inference-steps",
+    "--guidance-scale", "--height", "--width", "--batch-size", "--seed", "--step-weighting",
+    "--step-weight-min", "--step-weight-max", "--calibration", "--packages", "--memory-budget-gib",
+    "--blocks", "--include", "--exclude", "--target", "--damping", "--round-to",
+    "--keep-first-last", "--no-compensation", "--component", "--dtype", "--device",
+    "--offload-device", "--prompts", "--json", "--config", "--paper-count", "--nonsense",
+    "--preset", "--refine", "--allocation", "--allocation-prompts", "--target-latency",
 )  # fmt: skip
 
 WORDS = (
-    "../../x", "/etc/passwd", "a/../b", "\x00", "nan", "1e999", "-1", "0", "0.5", "2:4", "4:4", "0:0", "8:2", "structured", "best", "sensitivity", "None",
-    "transformer", "os.system", "x" * 500,
+    "../../x", "/etc/passwd", "a/../b", "\x00", "nan", "1e999", "-1", "0", "0.5", "2:4", "4:4",
+    "0:0", "8:2", "structured", "best", "sensitivity", "None", "transformer", "os.system",
+    "x" * 500,
 )  # fmt: skip
 TEXTS = st.one_of(st.text(max_size=12), st.sampled_from(WORDS))
 NUMBERS = st.one_of(
@@ -76,7 +82,8 @@ def places(value: Any, above: tuple = ()) -> Iterator[tuple]:
 
 @st.composite
 def mutated_json(draw: Callable, text: str) -> bytes:
-    """A JSON file with some of its values replaced, removed or doubled under another name; or with some of its bytes changed."""
+    """A JSON file with some of its values replaced, removed or doubled under another name; or with
+    some of its bytes changed."""
     if draw(st.integers(0, 3)) == 0:
         return draw(mutated_bytes(text.encode()))
     value = copy.deepcopy(json.loads(text))
@@ -118,7 +125,7 @@ def mutated_bytes(draw: Callable, content: bytes) -> bytes:
 
 @st.composite
 def mutated_header(draw: Callable, content: bytes) -> bytes:
-    """A safetensors file with its header mutated; its length may say something else."""
+    """A safetensors file with a mutated header; the length field may disagree."""
     (size,) = struct.unpack("<Q", content[:8])
     header = draw(mutated_json(content[8 : 8 + size].decode()))
     length = draw(st.sampled_from([len(header), len(header), len(header), 0, 2**40, size]))
@@ -126,7 +133,8 @@ def mutated_header(draw: Callable, content: bytes) -> bytes:
 
 
 class Ground:
-    """A pruned pipeline and a run with it, to be mutated one file at a time, and what is seen while obsdiff reads them."""
+    """A pruned pipeline and a run with it, mutated one file at a time, and counts of the
+    outcomes."""
 
     def __init__(self, folder: Path):
         from tests.conftest import sd3
@@ -176,7 +184,7 @@ class Ground:
 
     @contextlib.contextmanager
     def instead(self, file: Path, content: bytes) -> Iterator[None]:
-        """A file with other content for a while."""
+        """Replace a file's content inside the block."""
         before = file.read_bytes()
         file.write_bytes(content)
         try:
@@ -185,7 +193,7 @@ class Ground:
             file.write_bytes(before)
 
     def command(self, kind: str, *arguments: Any, codes: tuple[int, ...] = (0, 2)) -> None:
-        """Run a command, and see that it ends as it may."""
+        """Run a command and check its exit code and messages."""
         began = time.perf_counter()
         with watched_pickle():
             try:
@@ -199,7 +207,7 @@ class Ground:
         assert len(lines) == (code != 0), f"{arguments}: {err}"
         self.check(kind, code)
 
-    def settle(self, kind: str, code: int) -> None:
+    def check(self, kind: str, code: int) -> None:
         shutil.rmtree(self.folder / "out", ignore_errors=True)
         (self.folder / "out.html").unlink(missing_ok=True)
         assert self.listing() == self.here, f"{kind}: left {self.listing() ^ self.here}"
@@ -222,7 +230,7 @@ def watched_pickle() -> Iterator[None]:
 
 
 def targets(ground: Ground) -> dict[str, Callable[[], None]]:
-    """What is fuzzed: hypothesis tests, to be called."""
+    """The fuzzed inputs, as hypothesis tests to be called."""
     index, record, layout = (
         ground.model / "model_index.json",
         ground.model / "obsdiff.json",
@@ -241,7 +249,7 @@ def targets(ground: Ground) -> dict[str, Callable[[], None]]:
         *arguments: Any,
         codes: tuple[int, ...] = (0, 2),
     ) -> Callable[[], None]:
-        """A command while a file has other content."""
+        """A command run with another content of one file."""
 
         @given(strategy)
         def run(content: bytes) -> None:
@@ -325,7 +333,8 @@ def targets(ground: Ground) -> dict[str, Callable[[], None]]:
 
 
 def fuzz(inputs: int, names: list[str] | None = None, seed: bool = False) -> Counter:
-    """So many inputs in all, shared out over the targets; how many were done and refused."""
+    """Run `inputs` inputs in all, divided over the targets; returns counts of accepted and refused
+    ones."""
     with tempfile.TemporaryDirectory(prefix="stress-") as place:
         ground = Ground(Path(place))
         every = targets(ground)

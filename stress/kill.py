@@ -1,10 +1,12 @@
-"""Kill prunings at random moments and go on: every one has to end with the bits of a run that nobody disturbed.
+"""Kill prunings at random moments and resume them: each must end with the bits of an undisturbed
+run.
 
     python -m stress.kill [--times 25] [--seed 0]
 
-Each time one of six kinds of run is started, killed with SIGKILL at a random moment, started again with --resume, now and then killed
-once more, and at last left alone. Checked: after a kill the output is not there, or whole; at the end its weights and records are the
-undisturbed ones, and nothing else lies beside it.
+Each time one of six kinds of run is started, killed with SIGKILL at a random moment, started again
+with --resume, sometimes killed once more, and finally completed. Checked: after a kill the output
+is not there, or whole; at the end its weights and records are the undisturbed ones, and no other
+file remains.
 """
 
 import argparse
@@ -38,7 +40,7 @@ KINDS = {
     "several": ("--sparsity", 0.3, 0.5),
     "best": ("--preset", "best", "--allocation-prompts", 1),
 }
-AGAIN = 0.3  # how often a run that goes on is killed, too
+AGAIN = 0.3  # probability that a resumed run is killed, too
 
 
 def arguments(kind: str, output: Path) -> tuple:
@@ -46,7 +48,7 @@ def arguments(kind: str, output: Path) -> tuple:
 
 
 def undisturbed(kind: str, output: Path) -> tuple[dict, list, float]:
-    """Hashes of the weights, the records, and the seconds of a run that is left alone."""
+    """Hashes of the weights, the records, and the seconds of an undisturbed run."""
     began = time.perf_counter()
     code, err = command.run(*arguments(kind, output))
     if code:
@@ -66,7 +68,8 @@ def killed(kind: str, output: Path, seconds: float, *more: str) -> bool:
 
 
 def once(kind: str, output: Path, expected: tuple[dict, list, float], chance: random.Random) -> int:
-    """One run that is killed until it is not; how often it was. AssertionError if its end differs."""
+    """One run, killed and resumed until it completes; returns the number of kills. AssertionError
+    if the result differs."""
     hashes, records, seconds = expected
     kills = int(killed(kind, output, chance.uniform(0.2, 1.05) * seconds))
     while True:
@@ -108,7 +111,8 @@ def main(given: list[str] | None = None) -> Counter:
             counts["kills"] += kills
             print(f"{i + 1}/{args.times} {kind}: killed {kills} times, the same bits", flush=True)
     print(
-        f"{counts['runs']} runs, killed {counts['kills']} times, ended with the bits of undisturbed ones"
+        f"{counts['runs']} runs, killed {counts['kills']} times, "
+        "ended with the bits of undisturbed ones"
     )
     return counts
 

@@ -1,9 +1,10 @@
-"""Prune in 1, 2 and 4 processes and compare; let a process die in the middle, and go on with another number of them.
+"""Prune in 1, 2 and 4 processes and compare; kill one process in the middle, and resume with
+another number of processes.
 
     python -m stress.ranks [--sizes 1 2 4]
 
-Counted is in how many entries the masks differ from those of one process, or how many other heads and neurons left: sums that
-are added up in another order differ by rounding, which decides ties.
+The figure is the number of mask entries, or of removed heads and neurons, that differ from those of
+one process: sums in another order differ by rounding, which decides ties.
 """
 
 import argparse
@@ -41,9 +42,11 @@ KINDS = {
     "budget": ("--pattern", "structured", "--target-macs", 0.8),
     "best": ("--preset", "best", "--allocation-prompts", 1),
 }
-TIES = 3e-3  # share of the mask that rounding may decide over; later packages see what it did in earlier ones
-CLOSE = 2e-2  # the same of neurons, of which many cost nearly the same, and of alps, whose search goes another way after every tie, and of asymmetric's
-# aims, which follow from small differences (the same with another batch size)
+# Share of the mask that rounding may decide; later packages depend on earlier decisions.
+TIES = 3e-3
+# The same for neurons, many of which have nearly equal losses; for alps, whose search diverges
+# after every tie; and for asymmetric targets, which amplify small differences.
+CLOSE = 2e-2
 WEIGHTS = "transformer/diffusion_pytorch_model.safetensors"
 
 
@@ -71,14 +74,15 @@ def start(size: int, given: list[str]) -> subprocess.Popen:
 
 
 def finished(process: subprocess.Popen, seconds: float = 900) -> str:
-    """stderr of a run that has to end well."""
+    """stderr of a run that must succeed."""
     _, err = process.communicate(timeout=seconds)
     assert process.returncode == 0, f"exit code {process.returncode}: {err}"
     return err
 
 
 def masks_differ(one: Path, other: Path) -> tuple[int, int]:
-    """In how many entries the masks of two outputs differ, and of how many; of structured ones in how many heads and neurons that left."""
+    """The number of differing mask entries of two outputs, and their total; for structured outputs,
+    of removed heads and neurons."""
     differ = total = 0
     files = sorted(file.relative_to(one) for file in one.rglob(WEIGHTS))
     assert files
@@ -96,13 +100,13 @@ def masks_differ(one: Path, other: Path) -> tuple[int, int]:
         [set(group["removed"]) for _, groups in records(folder) for group in groups]
         for folder in (one, other)
     ]
-    if chosen[0]:  # what stays of a weight has moved up; the records say what left
+    if chosen[0]:  # kept columns have moved; the records name the removed ones
         return sum(len(a - b) for a, b in zip(*chosen, strict=True)), sum(map(len, chosen[0]))
     return differ, total
 
 
 def compare(kind: str, sizes: list[int], folder: Path) -> dict[int, tuple[int, int]]:
-    """Prune with each number of processes; against the first of them, in how many entries the masks differ."""
+    """Prune with each number of processes; returns the differing mask entries against the first."""
     found, outputs = {}, {size: folder / f"{kind}-{size}" for size in sizes}
     for size in sizes:
         err = finished(start(size, arguments(kind, outputs[size])))
@@ -121,7 +125,7 @@ def compare(kind: str, sizes: list[int], folder: Path) -> dict[int, tuple[int, i
 
 
 def workers(process: subprocess.Popen, size: int, seconds: float = 120) -> list[psutil.Process]:
-    """The obsdiff processes below torchrun, once all are there."""
+    """The obsdiff processes below torchrun, once all have started."""
     began = time.perf_counter()
     while time.perf_counter() - began < seconds:
         found = [
@@ -136,7 +140,8 @@ def workers(process: subprocess.Popen, size: int, seconds: float = 120) -> list[
 
 
 def death(folder: Path, expected: Path, size: int = 2, then: int = 1) -> None:
-    """One of the processes is killed when the first piece is solved; the job has to end, and to go on with another number of processes."""
+    """Kill one process after the first solved task; the job must end, and resume with another
+    number of processes."""
     output = folder / "death"
     process = start(size, arguments("live", output))
     victims, pieces = workers(process, size), folder / "death.part" / ".work" / "pieces"

@@ -1,15 +1,15 @@
-"""200 prunings in one process: memory flat, no hook, thread or temporary file left, the pipeline as it was, also after failures.
+"""200 prunings in one process: memory flat, no hook, thread or temporary file left, the pipeline as
+it was, also after failures.
 
 python -m stress.soak [--times 200]
 """
 
 import argparse
 import contextlib
-import copy
 import gc
-import os
 import tempfile
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -40,12 +40,13 @@ FLAT = 0.02
 
 
 def is_ours(hook: Any) -> bool:
-    """Whether a hook is obsdiff's; transformers leaves some of its own."""
+    """Whether a hook belongs to obsdiff; transformers has hooks of its own."""
     return getattr(hook, "func", hook).__module__.startswith("obsdiff")
 
 
 def state(pipe: Any) -> dict[str, Any]:
-    """What of a pipeline a pruning has to leave alone: hooks, modes, formats, devices, scheduler, random state."""
+    """The state of a pipeline that a pruning must not change: hooks, modes, dtypes, devices,
+    scheduler, random state."""
     modules = {
         f"{name}.{path}": m
         for name, part in pipe.components.items()
@@ -53,18 +54,28 @@ def state(pipe: Any) -> dict[str, Any]:
         for path, m in part.named_modules()
     }
     return {
-        "hooks": [name for name, m in modules.items() for hook in (*m._forward_hooks.values(), *m._forward_pre_hooks.values()) if is_ours(hook)],
+        "hooks": [
+            name
+            for name, m in modules.items()
+            for hook in (*m._forward_hooks.values(), *m._forward_pre_hooks.values())
+            if is_ours(hook)
+        ],
         "modes": {name: m.training for name, m in modules.items()},
         "formats": {(p.dtype, str(p.device)) for m in modules.values() for p in m.parameters()},
-        "scheduler": (id(pipe.scheduler), copy.deepcopy({k: str(v) for k, v in vars(pipe.scheduler).items()})),
-        "own": {name: sorted(set(vars(part)) & {"encode_prompt", "decode", "step", "forward"}) for name, part in [("pipe", pipe), *pipe.components.items()] if part is not None and hasattr(part, "__dict__")},
+        "scheduler": (id(pipe.scheduler), {k: str(v) for k, v in vars(pipe.scheduler).items()}),
+        "own": {
+            name: sorted(set(vars(part)) & {"encode_prompt", "decode", "step", "forward"})
+            for name, part in [("pipe", pipe), *pipe.components.items()]
+            if part is not None and hasattr(part, "__dict__")
+        },
         "bar": dict(getattr(pipe, "_progress_bar_config", {})),
         "random": torch.get_rng_state().tolist(),
-    }  # fmt: skip
+    }
 
 
 def spoiled(pipe: Any) -> None:
-    """One input of a middle block becomes NaN from the second call on, so that calibration ends there."""
+    """Make one input of a middle block NaN from the second call on, so that calibration fails
+    there."""
     calls = []
 
     def spoil(module: nn.Module, args: tuple, kwargs: dict, output: Any) -> Any:
@@ -75,7 +86,7 @@ def spoiled(pipe: Any) -> None:
 
 
 def one(make: Any, settings: dict[str, Any], fails: bool) -> None:
-    """One pruning, good or broken, and that it left its pipeline as it was."""
+    """One pruning, good or broken, and a check that the pipeline is unchanged."""
     pipe = make()
     pipe.transformer.transformer_blocks[1].train()
     pipe.set_progress_bar_config(desc="mine")
@@ -106,23 +117,32 @@ def one(make: Any, settings: dict[str, Any], fails: bool) -> None:
     assert not differ, f"{settings}, {'failed' if fails else 'done'}: changed {', '.join(differ)}"
 
 
+@contextlib.contextmanager
+def own_temporary_folder() -> Iterator[Path]:
+    """A folder where this process alone has its temporary files."""
+    before = tempfile.tempdir
+    with tempfile.TemporaryDirectory(prefix="stress-") as place:
+        tempfile.tempdir = place
+        try:
+            yield Path(place)
+        finally:
+            tempfile.tempdir = before
+
+
 def soak(make: Any, times: int) -> tuple[float, float]:
-    """GiB of anonymous memory after the warm part, and at the end: medians of the samples around. AssertionError for what is left over."""
+    """GiB of anonymous memory after the warm part, and at the end: medians of the samples around.
+    AssertionError for leftovers."""
     one(make, {}, fails=False)  # libraries start threads of their own
-    threads, files, memory = threading.active_count(), set(os.listdir(tempfile.gettempdir())), []
-    for i in range(times):
-        one(make, RUNS[i % len(RUNS)], fails=i % 5 == 4)
-        gc.gather_dicts()
-        memory.append(anonymous() / 2**30)
-    left = {
-        name
-        for name in set(os.listdir(tempfile.gettempdir())) - files
-        if name.startswith("obsdiff-")
-    }
+    threads, memory = threading.active_count(), []
+    with own_temporary_folder() as place:
+        for i in range(times):
+            one(make, RUNS[i % len(RUNS)], fails=i % 5 == 4)
+            gc.collect()
+            memory.append(anonymous() / 2**30)
+        left = [path.name for path in place.glob("obsdiff-*")]
     assert not left, f"temporary files: {left}"
-    assert threading.active_count() == threads, (
-        f"{threading.active_count()} threads, {threads} before"
-    )
+    now = threading.active_count()
+    assert now == threads, f"{now} threads, {threads} before"
     warm = int(WARM * times)
     span = max(1, times // 20)
     return sorted(memory[warm : warm + span])[span // 2], sorted(memory[-span:])[span // 2]
@@ -141,10 +161,11 @@ def main(given: list[str] | None = None) -> None:
     args = parser.parse_args(given)
     before, after = soak(sd3, args.times)
     print(
-        f"{args.times} prunings: {before:.4f} GiB of anonymous memory after a quarter of them, {after:.4f} GiB at the end ({after / before - 1:+.2%})"
+        f"{args.times} prunings: {before:.4f} GiB of anonymous memory after a quarter of them, "
+        f"{after:.4f} GiB at the end ({after / before - 1:+.2%})"
     )
     assert after < (1 + FLAT) * before, "memory grows"
-    print(f"nothing left in {Path(tempfile.gettempdir())}")
+    print("no temporary file left")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,5 @@
-"""Tiny pipelines of the supported kinds, built from configs with random weights; nothing is downloaded."""
+"""Tiny pipelines of the supported kinds, built from configs with random weights; nothing is
+downloaded."""
 
 import pytest
 import torch
@@ -51,20 +52,22 @@ def tokenizer(length: int = 24) -> CLIPTokenizer:
 
 def text_config(width: int = 16, length: int = 24) -> CLIPTextConfig:
     return CLIPTextConfig(
-        vocab_size=514, hidden_size=width, intermediate_size=2 * width, num_hidden_layers=2, num_attention_heads=2,
-        max_position_embeddings=length, projection_dim=width, bos_token_id=512, eos_token_id=513, pad_token_id=513,
+        vocab_size=514, hidden_size=width, intermediate_size=2 * width, num_hidden_layers=2,
+        num_attention_heads=2, max_position_embeddings=length, projection_dim=width,
+        bos_token_id=512, eos_token_id=513, pad_token_id=513,
     )  # fmt: skip
 
 
 def vae(channels: int = 4, shift: float | None = 0.0) -> AutoencoderKL:
     return AutoencoderKL(
-        block_out_channels=(8, 16), down_block_types=("DownEncoderBlock2D",) * 2, up_block_types=("UpDecoderBlock2D",) * 2, layers_per_block=1,
-        latent_channels=channels, norm_num_groups=4, sample_size=16, mid_block_add_attention=False, shift_factor=shift,
+        block_out_channels=(8, 16), down_block_types=("DownEncoderBlock2D",) * 2,
+        up_block_types=("UpDecoderBlock2D",) * 2, layers_per_block=1, latent_channels=channels,
+        norm_num_groups=4, sample_size=16, mid_block_add_attention=False, shift_factor=shift,
     )  # fmt: skip
 
 
 def randomise(model: torch.nn.Module) -> torch.nn.Module:
-    """Biases and modulation of a fresh model are often zero; make every part of it count."""
+    """Add noise to all parameters: biases and modulation of a fresh model are often zero."""
     with torch.no_grad():
         for p in model.parameters():
             p.add_(0.02 * torch.randn_like(p))
@@ -72,11 +75,14 @@ def randomise(model: torch.nn.Module) -> torch.nn.Module:
 
 
 def sd3(layers: int = 3, dual: tuple[int, ...] = ()) -> StableDiffusion3Pipeline:
-    """3 blocks of 4 heads of 8, 4 x 4 image tokens, 8 + 256 text tokens; the last block has no text output."""
+    """3 blocks of 4 heads of 8, 4 x 4 image tokens, 8 + 256 text tokens; the last block has no text
+    output."""
     torch.manual_seed(0)
     transformer = SD3Transformer2DModel(
-        sample_size=8, patch_size=2, in_channels=4, out_channels=4, num_layers=layers, attention_head_dim=8, num_attention_heads=4,
-        joint_attention_dim=32, caption_projection_dim=32, pooled_projection_dim=32, pos_embed_max_size=8, qk_norm="rms_norm", dual_attention_layers=dual,
+        sample_size=8, patch_size=2, in_channels=4, out_channels=4, num_layers=layers,
+        attention_head_dim=8, num_attention_heads=4, joint_attention_dim=32,
+        caption_projection_dim=32, pooled_projection_dim=32, pos_embed_max_size=8,
+        qk_norm="rms_norm", dual_attention_layers=dual,
     )  # fmt: skip
     encoders = [CLIPTextModelWithProjection(text_config()) for _ in range(2)]
     return StableDiffusion3Pipeline(
@@ -95,8 +101,10 @@ def sd3(layers: int = 3, dual: tuple[int, ...] = ()) -> StableDiffusion3Pipeline
 def sd() -> StableDiffusionPipeline:
     torch.manual_seed(0)
     unet = UNet2DConditionModel(
-        sample_size=8, in_channels=4, out_channels=4, block_out_channels=(16, 32), layers_per_block=1, norm_num_groups=4, cross_attention_dim=16,
-        attention_head_dim=4, down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"), up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
+        sample_size=8, in_channels=4, out_channels=4, block_out_channels=(16, 32),
+        layers_per_block=1, norm_num_groups=4, cross_attention_dim=16, attention_head_dim=4,
+        down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
+        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
     )  # fmt: skip
     scheduler = DDIMScheduler(clip_sample=False, steps_offset=1, set_alpha_to_one=False)
     return StableDiffusionPipeline(
@@ -112,12 +120,15 @@ def sd() -> StableDiffusionPipeline:
 
 
 def ddpm(**changes) -> DDPMPipeline:
-    """The unconditional UNet of google/ddpm-cifar10-32 with small widths: pixels of 8 x 8, one attention of one head a level."""
+    """The unconditional UNet of google/ddpm-cifar10-32 with small widths: pixels of 8 x 8, one
+    attention of one head a level."""
     torch.manual_seed(0)
     settings = {
-        "sample_size": 8, "in_channels": 3, "out_channels": 3, "block_out_channels": (16, 32, 32), "layers_per_block": 1, "norm_num_groups": 8,
-        "norm_eps": 1e-6, "attention_head_dim": None, "downsample_padding": 0, "flip_sin_to_cos": False, "freq_shift": 1,
-        "down_block_types": ("DownBlock2D", "AttnDownBlock2D", "DownBlock2D"), "up_block_types": ("UpBlock2D", "AttnUpBlock2D", "UpBlock2D"),
+        "sample_size": 8, "in_channels": 3, "out_channels": 3, "block_out_channels": (16, 32, 32),
+        "layers_per_block": 1, "norm_num_groups": 8, "norm_eps": 1e-6, "attention_head_dim": None,
+        "downsample_padding": 0, "flip_sin_to_cos": False, "freq_shift": 1,
+        "down_block_types": ("DownBlock2D", "AttnDownBlock2D", "DownBlock2D"),
+        "up_block_types": ("UpBlock2D", "AttnUpBlock2D", "UpBlock2D"),
     }  # fmt: skip
     return DDPMPipeline(
         randomise(UNet2DModel(**settings | changes)), DDPMScheduler(num_train_timesteps=1000)
@@ -127,8 +138,9 @@ def ddpm(**changes) -> DDPMPipeline:
 def flux() -> FluxPipeline:
     torch.manual_seed(0)
     transformer = FluxTransformer2DModel(
-        patch_size=1, in_channels=16, num_layers=2, num_single_layers=2, attention_head_dim=16, num_attention_heads=2, joint_attention_dim=16,
-        pooled_projection_dim=16, guidance_embeds=True, axes_dims_rope=(4, 6, 6),
+        patch_size=1, in_channels=16, num_layers=2, num_single_layers=2, attention_head_dim=16,
+        num_attention_heads=2, joint_attention_dim=16, pooled_projection_dim=16,
+        guidance_embeds=True, axes_dims_rope=(4, 6, 6),
     )  # fmt: skip
     t5 = T5EncoderModel(
         T5Config(
@@ -178,9 +190,11 @@ def sdxl() -> StableDiffusionXLPipeline:
     """Two text encoders of 8 and 16 features, time ids, one and two transformer layers a block."""
     torch.manual_seed(0)
     unet = UNet2DConditionModel(
-        sample_size=8, in_channels=4, out_channels=4, block_out_channels=(16, 32), layers_per_block=1, norm_num_groups=4, cross_attention_dim=24,
-        attention_head_dim=(2, 4), down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"), up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
-        transformer_layers_per_block=(1, 2), use_linear_projection=True, addition_embed_type="text_time", addition_time_embed_dim=8,
+        sample_size=8, in_channels=4, out_channels=4, block_out_channels=(16, 32),
+        layers_per_block=1, norm_num_groups=4, cross_attention_dim=24, attention_head_dim=(2, 4),
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"), transformer_layers_per_block=(1, 2),
+        use_linear_projection=True, addition_embed_type="text_time", addition_time_embed_dim=8,
         projection_class_embeddings_input_dim=6 * 8 + 16,
     )  # fmt: skip
     encoders = CLIPTextModel(text_config(8)), CLIPTextModelWithProjection(text_config(16))

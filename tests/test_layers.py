@@ -1,4 +1,5 @@
-"""The order of the wings: imports go down only, in no circle, and the checks load nothing heavy."""
+"""The order of the wings: imports go down only, in no circle, and the checks load nothing heavy.
+And the trees of the documentation: docs/house.md lists every file."""
 
 import ast
 import subprocess
@@ -8,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-PACKAGE = Path(__file__).parents[1] / "obsdiff"
+ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "obsdiff"
 
 # From the ground up: a wing imports only itself and the wings of the lines before its own.
 ORDER = [
@@ -83,7 +85,7 @@ def circle_of(graph: dict[tuple[str, ...], set[tuple[str, ...]]]) -> list[str]:
 
 
 def test_no_circle_of_files():
-    # a face (an __init__.py) hands names of its own wing on, and no file of a wing imports its face
+    # an __init__.py re-exports names of its own wing, and no file of a wing imports its __init__.py
     assert circle_of(GRAPH) == []
 
 
@@ -130,3 +132,68 @@ def test_the_report_imports_no_torch():
                 else []
             )
             assert not [n for n in names if n.split(".")[0] == "torch"], file
+
+
+README_LINES = 15  # of its tree
+
+
+def blocks_of(text: str) -> list[list[str]]:
+    """The lines of every fenced block of a Markdown text."""
+    return [block.splitlines()[1:] for block in text.split("```")[1::2]]
+
+
+def tree_of(text: str) -> list[str]:
+    """The lines of the block that begins with `obsdiff/`."""
+    (tree,) = [lines for lines in blocks_of(text) if lines[0].split()[0] == "obsdiff/"]
+    return tree
+
+
+def paths_in(tree: list[str]) -> set[str]:
+    """The .py files that a tree lists: two spaces a level, folders end with a slash."""
+    found, folders = set(), []
+    for line in tree:
+        name = line.split()[0]
+        level, odd = divmod(len(line) - len(line.lstrip()), 2)
+        assert not odd, f"expected two spaces a level: {line}"
+        assert level <= len(folders), f"expected a folder above: {line}"
+        folders[level:] = [name] if name.endswith("/") else []
+        if name.endswith(".py"):
+            path = "".join(folders) + name
+            assert path not in found, f"{path} is listed twice"
+            found.add(path)
+    return found
+
+
+def is_one_docstring(file: Path) -> bool:
+    """Whether a file has no code: an `__init__.py` like that need not be listed."""
+    return all(isinstance(node, ast.Expr) for node in ast.parse(file.read_text()).body)
+
+
+def test_the_tree_of_the_house_lists_every_file():
+    listed = paths_in(tree_of((ROOT / "docs" / "house.md").read_text(encoding="utf-8")))
+    files = {str(file.relative_to(ROOT)): file for file in FILES}
+    missing = {
+        path
+        for path, file in files.items()
+        if path not in listed and not (file.name == "__init__.py" and is_one_docstring(file))
+    }
+    assert not missing, f"docs/house.md does not list {sorted(missing)}"
+    assert listed <= set(files), f"no such files: {sorted(listed - set(files))}"
+
+
+def test_the_tree_of_the_readme_is_short():
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    trees = [lines for lines in blocks_of(text) if lines and lines[0].startswith("obsdiff/")]
+    assert trees
+    assert max(map(len, trees)) <= README_LINES
+
+
+@pytest.mark.parametrize(
+    ("tree", "found"),
+    [
+        (["obsdiff/", "  a.py  one", "  b/  two", "    c.py", "  d.py"], "a.py b/c.py d.py"),
+        (["obsdiff/", "  b/", "    c/", "      d.py", "    e.py"], "b/c/d.py b/e.py"),
+    ],
+)
+def test_a_tree_is_read_by_its_indentation(tree, found):
+    assert paths_in(tree) == {f"obsdiff/{path}" for path in found.split()}

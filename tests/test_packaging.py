@@ -16,7 +16,8 @@ from obsdiff.runtime.extras import EXTRAS
 
 ROOT = Path(__file__).parents[1]
 MODELS = ROOT / "obsdiff-emoji" / "obsdiff_emoji"
-# obsdiff's command line in an interpreter that neither finds nor imports the library that the first argument names
+# obsdiff's command line in an interpreter that neither finds nor imports the library that the
+# first argument names
 WITHOUT = """
 import runpy, sys
 
@@ -30,7 +31,7 @@ finally:
 
 
 def complaint(command: list[str], places: list[Path], cwd: Path) -> str:
-    """The one line of a command that ends with exit code 2, with `places` first on the import path."""
+    """The one line of a command that ends with exit code 2; `places` begin the import path."""
     done = subprocess.run(
         [sys.executable, *command],
         capture_output=True,

@@ -1,11 +1,12 @@
-"""Put the trained parts together, in float16, in obsdiff-emoji/obsdiff_emoji: emoji-sd3, a plain
-StableDiffusion3Pipeline, or emoji-unet, a plain StableDiffusionPipeline with emoji-sd3's autoencoder and first text encoder.
+"""Assemble the trained parts, in float16, in obsdiff-emoji/obsdiff_emoji: emoji-sd3, a plain
+StableDiffusion3Pipeline, or emoji-unet, a plain StableDiffusionPipeline with emoji-sd3's
+autoencoder and first text encoder.
 
     python -m training.assemble [emoji-sd3|emoji-unet]        # seconds
 
-diffusers loads a StableDiffusion3Pipeline from a folder only if all three text encoders are there. The third one here
-is a T5 of 28 thousand parameters whose last norm has weight zero: it answers 256 zero tokens, which is exactly what
-the pipeline feeds when the encoder is missing, and what the transformer was trained with.
+diffusers loads a StableDiffusion3Pipeline from a folder only if all three text encoders are there.
+The third one here is a T5 of 28 thousand parameters whose last norm has weight zero: its output is
+256 zero tokens, as the pipeline feeds them without the encoder, and as the transformer was trained.
 """
 
 import argparse
@@ -50,11 +51,11 @@ CALIBRATION, EVALUATION = 200, 128
 NUM_PROMPTS = {
     "emoji-sd3": 24,
     "emoji-unet": 100,
-}  # 60 image tokens per column of the widest layers; a word for every column of the text's
+}  # 60 image tokens per column of the widest layers; one word per column of the text's
 
 
 def silent_encoder() -> tuple[T5EncoderModel, T5Tokenizer]:
-    """A T5 encoder that answers zeros, and its tokenizer."""
+    """A T5 encoder with zero outputs, and its tokenizer."""
     tokenizer = T5Tokenizer(
         vocab=[("<pad>", 0.0), ("</s>", 0.0), ("<unk>", -1.0), ("\u2581", -2.0)], extra_ids=0
     )
@@ -113,7 +114,7 @@ def settings_of(model: str) -> dict[str, float]:
 
 
 def save_clips() -> None:
-    """The CLIPs that judge, beside the pipelines."""
+    """Save the CLIPs of the metrics beside the pipelines."""
     models = builtin_path("emoji-clip").parent
     for name in ("clip", "judge"):
         if (CLIP / name).exists():
@@ -145,7 +146,7 @@ def main() -> None:
     shutil.rmtree(folder, ignore_errors=True)
     made = sd3_pipeline() if model == "emoji-sd3" else unet_pipeline()
     made.to(torch.float16).save_pretrained(folder, safe_serialization=True)
-    for file in folder.glob("*/config.json"):  # where the parts lay here is nobody's business
+    for file in folder.glob("*/config.json"):  # without the local paths of the parts
         config = {
             key: value
             for key, value in json.loads(file.read_text()).items()

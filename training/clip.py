@@ -1,5 +1,6 @@
-"""Train the caption models: a CLIP with two text towers (they condition the pipelines; the first is also the metric
-model) and, with --judge, a second CLIP trained apart that never conditions anything.
+"""Train the caption models: a CLIP with two text towers (they condition the pipelines; the first is
+also the metric model) and, with --judge, a second CLIP trained apart that never conditions
+anything.
 
     python -m training.clip            # about 20 minutes on one core
     python -m training.clip --judge
@@ -32,8 +33,9 @@ OUT = CACHE / "clip"
 
 
 def build_tokenizer(captions: list[str]) -> CLIPTokenizer:
-    """A CLIP byte-pair tokenizer of our captions. Every byte is in the vocabulary, alone and at a word's end, so that no
-    word of a held-out name becomes <|endoftext|>; the end token's id is not 2, which transformers treats specially."""
+    """A CLIP byte-pair tokenizer of our captions. Every byte is in the vocabulary, alone and at a
+    word's end, so that no word of a held-out name becomes <|endoftext|>; the end token's id is not
+    2, which transformers treats specially."""
     learned = Tokenizer(models.BPE(end_of_word_suffix="</w>"))
     learned.normalizer = normalizers.Sequence([normalizers.NFC(), normalizers.Lowercase()])
     word = Regex(r"[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+")
@@ -188,8 +190,9 @@ def main() -> None:
         model.second.save_pretrained(OUT / "text_encoder_2")
     chosen = torch.randperm(len(train_set), generator=torch.Generator().manual_seed(5))[:200]
     held = (~known).nonzero().flatten()[:200]
-    print(f"{name}: caption among 200: trained {retrieval(model.clip, train_set[chosen], train_ids[chosen]):.3f}, "
-          f"held-out names {retrieval(model.clip, pictures[held], ids[held]):.3f}")  # fmt: skip
+    trained = retrieval(model.clip, train_set[chosen], train_ids[chosen])
+    unseen = retrieval(model.clip, pictures[held], ids[held])
+    print(f"{name}: caption among 200: trained {trained:.3f}, held-out names {unseen:.3f}")
 
 
 if __name__ == "__main__":

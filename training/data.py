@@ -1,9 +1,10 @@
 """Fetch the emoji packages from npm and rasterise them: 64x64 pictures with captions.
 
-    python -m training.data            # about 20 seconds, writes training/cache/data.safetensors and data.json
+    python -m training.data    # about 20 seconds; training/cache/data.safetensors and data.json
 
-Captions read "red apple, noto style". Skin-tone variants and hidden (deprecated, duplicate) icons are left out. Five
-per cent of the NAMES, not of the pictures, are held out: no style of a held-out name is ever trained on.
+Captions read "red apple, noto style". Skin-tone variants and hidden (deprecated, duplicate) icons
+are omitted. Five per cent of the NAMES, not of the pictures, are held out: no style of a held-out
+name is ever trained on.
 """
 
 import io
@@ -22,6 +23,7 @@ from safetensors.torch import load_file, save_file
 CACHE = Path(__file__).parent / "cache"
 SIZE = 64
 HELD_OUT = 0.05
+W3 = "http://www.w3.org"  # of the names of SVG
 SEED = 0
 
 # npm package -> the word that captions use for its style
@@ -30,7 +32,8 @@ TONES = ("-dark", "-light", "-medium", "-medium-dark", "-medium-light")
 
 
 def fetch(package: str) -> dict:
-    """The icons.json of one @iconify-json package, downloaded with `npm pack` and kept in the cache."""
+    """The icons.json of one @iconify-json package, downloaded with `npm pack` and kept in the
+    cache."""
     kept = CACHE / f"{package}.json"
     if not kept.exists():
         CACHE.mkdir(parents=True, exist_ok=True)
@@ -56,7 +59,8 @@ def rasterise(body: str, width: float, height: float) -> np.ndarray:
     """One SVG body, centred on a white square: (SIZE, SIZE, 3) uint8."""
     side = max(width, height)
     box = f"{(width - side) / 2} {(height - side) / 2} {side} {side}"
-    svg = f'<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" viewBox="{box}">{body}</svg>'
+    names = f'xmlns="{W3}/2000/svg" xmlns:xlink="{W3}/1999/xlink"'
+    svg = f'<svg {names} viewBox="{box}">{body}</svg>'
     png = resvg_py.svg_to_bytes(
         svg_string=svg, background="#ffffff", width=SIZE, height=SIZE, skip_system_fonts=True
     )
@@ -94,7 +98,8 @@ def load() -> tuple[torch.Tensor, list[dict]]:
 
 
 def as_input(pictures: torch.Tensor) -> torch.Tensor:
-    """(B, H, W, 3) uint8 -> (B, 3, H, W) float in [-1, 1], what the VAE and the image towers read."""
+    """(B, H, W, 3) uint8 -> (B, 3, H, W) float in [-1, 1], what the VAE and the image towers
+    read."""
     return pictures.permute(0, 3, 1, 2).float().div_(127.5).sub_(1)
 
 

@@ -1,10 +1,11 @@
 """How well a built-in pipeline draws: does a judge find the caption of a picture among 200?
 
-    python -m training.evaluate [MODEL]            # 200 trained captions; --held-out for names never trained on
+    python -m training.evaluate [MODEL]  # 200 trained captions; --held-out: names never trained on
 
-Three judges: the CLIP whose text towers condition the pipelines; a second CLIP trained apart that never did
-(`python -m training.clip --judge`; it does not ship); and plain pixels (is the nearest of the 200 real pictures the one with this caption?). Real pictures give each judge's ceiling. The sheet
-shows 64 prompts: every second row the real pictures, the row below the drawn ones.
+Three judges: the CLIP whose text towers condition the pipelines; a second CLIP trained apart that
+never did (`python -m training.clip --judge`; it does not ship); and plain pixels (is the nearest of
+the 200 real pictures the one with this caption?). Real pictures give each judge's ceiling. The
+sheet shows 64 prompts: every second row the real pictures, the row below the drawn ones.
 """
 
 import argparse
@@ -52,7 +53,8 @@ def draw(
 
 
 def nearest_pixels(drawn: torch.Tensor, real: torch.Tensor) -> float:
-    """Share of drawn pictures whose nearest real one, by squared difference of pixels, has the same caption."""
+    """Share of drawn pictures whose nearest real one, by squared difference of pixels, has the same
+    caption."""
     distance = torch.cdist(drawn.flatten(1).float(), real.flatten(1).float())
     return (distance.argmin(1) == torch.arange(len(drawn))).float().mean().item()
 
@@ -78,7 +80,8 @@ def main() -> None:
     parser.add_argument(
         "--genuine",
         action="store_true",
-        help="all 256 null text tokens instead of one with their weight (the same, four times slower)",
+        help="all 256 null text tokens instead of one with their weight "
+        "(the same, four times slower)",
     )
     parser.add_argument("--threads", type=int, default=2)
     args = parser.parse_args()

@@ -1,4 +1,5 @@
-"""What every training run here shares: a schedule, moving-average weights, a checkpoint to go on from, a loss curve."""
+"""Common parts of the training runs: a schedule, moving-average weights, a checkpoint for resuming,
+a loss curve."""
 
 import argparse
 import json
@@ -67,8 +68,9 @@ def train(
 ) -> nn.Module:
     """Run `steps` optimiser steps and return the model with its moving-average weights.
 
-    loss_of(step) gives named losses, of which "loss" is minimised. A killed run goes on from its last checkpoint in
-    training/cache; the curve is appended to NAME.jsonl beside it, one line every 20 steps.
+    loss_of(step) returns named losses, of which "loss" is minimised. A killed run continues from
+    its last checkpoint in training/cache; the curve is appended to NAME.jsonl beside it, one line
+    every 20 steps.
     """
     checkpoint, curve = CACHE / f"{name}.pt", CACHE / f"{name}.jsonl"
     average = {k: v.detach().clone() for k, v in model.state_dict().items()}

@@ -4,12 +4,14 @@
 
     x_s = (1 - s) x + s noise,  target v = noise - x,  s from a logit-normal distribution
 
-The pipeline without a third text encoder feeds 256 zero tokens beside the CLIP tokens. They carry no position and stay
-equal in every layer, so training uses ONE of them and adds ln(256) to its attention logit: exactly the same function
-at a third of the cost. `python -m training.mmdit --check` shows the difference in float64.
+The pipeline without a third text encoder feeds 256 zero tokens beside the CLIP tokens. They carry
+no position and stay equal in every layer, so training uses ONE of them and adds ln(256) to its
+attention logit: exactly the same function at a third of the cost. `python -m training.mmdit
+--check` shows the difference in float64.
 
 References:
-    Esser et al., "Scaling Rectified Flow Transformers for High-Resolution Image Synthesis", 2024. https://arxiv.org/abs/2403.03206
+    Esser et al., "Scaling Rectified Flow Transformers for High-Resolution Image Synthesis", 2024.
+        https://arxiv.org/abs/2403.03206
 """
 
 import torch
@@ -48,7 +50,8 @@ OUT = CACHE / "transformer"
 
 
 def build() -> SD3Transformer2DModel:
-    """A fresh transformer; modulation and output start at zero, so that every block starts as the identity."""
+    """A fresh transformer; modulation and output start at zero, so that every block starts as the
+    identity."""
     model = SD3Transformer2DModel(**CONFIG)
     for name, module in model.named_modules():
         if isinstance(module, nn.Linear):
@@ -63,7 +66,8 @@ def build() -> SD3Transformer2DModel:
 
 @torch.no_grad()
 def encode_text(captions: list[str]) -> tuple[torch.Tensor, torch.Tensor]:
-    """What the pipeline feeds: tokens (N, 17, 512), the last being the zero token, and pooled (N, 512)."""
+    """The text inputs of the pipeline: tokens (N, 17, 512), the last being the zero token, and
+    pooled (N, 512)."""
     ids = tokenize(CLIPTokenizer.from_pretrained(CLIP / "tokenizer"), captions)
     states, pooled = [], []
     for folder in ("text_encoder", "text_encoder_2"):
@@ -75,7 +79,7 @@ def encode_text(captions: list[str]) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def cached_latents(pictures: torch.Tensor) -> torch.Tensor:
-    """Latents of the pictures, encoded once and kept in the cache."""
+    """Latents of the pictures, encoded once and stored in the cache."""
     file = CACHE / "latents.safetensors"
     if not file.exists():
         save_file(

@@ -3,11 +3,13 @@
     update = 0.2 sqrt(max(rows, columns)) * orthogonal(beta m + g),  m = beta m + g
     orthogonal(G): five Newton-Schulz steps X <- a X + (b A + c A A) X with A = X X^T
 
-torch.optim.Muon does the same in bfloat16, which CPUs without bf16 units emulate some fifty times slower; this one stays
-in float32. A convolution's kernel counts as the matrix (out, in * height * width). The factor makes its learning rates comparable with AdamW's.
+torch.optim.Muon does the same in bfloat16, which CPUs without bf16 units emulate some fifty times
+slower; this one stays in float32. A convolution's kernel counts as the matrix (out, in * height *
+width). The factor makes its learning rates comparable with AdamW's.
 
 References:
-    Jordan et al., "Muon: An optimizer for hidden layers in neural networks", 2024. https://kellerjordan.github.io/posts/muon/
+    Jordan et al., "Muon: An optimizer for hidden layers in neural networks", 2024.
+        https://kellerjordan.github.io/posts/muon/
     Liu et al., "Muon is Scalable for LLM Training", 2025. https://arxiv.org/abs/2502.16982
 """
 
@@ -19,8 +21,9 @@ STEPS = 5
 
 
 def orthogonal(g: torch.Tensor) -> torch.Tensor:
-    """A matrix with the singular vectors of g, (O, I), and singular values near 1. For oblong matrices the steps are taken on
-    the small side's Gram matrix, with the same result at two thirds of the cost."""
+    """A matrix with the singular vectors of g, (O, I), and singular values near 1. For oblong
+    matrices the steps are taken on the small side's Gram matrix, with the same result at two thirds
+    of the cost."""
     x = g.T if g.shape[0] > g.shape[1] else g
     x = x / x.norm().clamp(min=1e-7)
     x = on_gram(x) if x.shape[1] >= 2 * x.shape[0] else direct(x)
@@ -67,7 +70,8 @@ class Muon(torch.optim.Optimizer):
 def split(
     model: nn.Module, inside: tuple[str, ...]
 ) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
-    """Parameters for Muon (matrices and convolutions whose name holds one of `inside`) and the others, for AdamW."""
+    """Parameters for Muon (matrices and convolutions whose name holds one of `inside`) and the
+    others, for AdamW."""
     matrices, others = [], []
     for name, p in model.named_parameters():
         (matrices if p.ndim in (2, 4) and any(part in name for part in inside) else others).append(

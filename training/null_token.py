@@ -1,7 +1,8 @@
 """One null token instead of 256 equal ones: the same function, at a fraction of the cost.
 
-StableDiffusion3Pipeline without a third text encoder feeds 256 zero tokens beside the CLIP tokens. They carry no position and stay
-equal in every layer, so ONE of them with ln(256) added to its attention logit does the same; also in a pruned model.
+StableDiffusion3Pipeline without a third text encoder feeds 256 zero tokens beside the CLIP tokens.
+They carry no position and stay equal in every layer, so one of them with ln(256) added to its
+attention logit is equivalent; also in a pruned model.
 """
 
 import math
@@ -12,8 +13,8 @@ NULL_TOKENS = 256
 
 
 class OneNullToken:
-    """Joint attention whose last text token stands for NULL_TOKENS equal ones; plain matrix products, because the fused
-    CPU attention has a slow backward."""
+    """Joint attention whose last text token represents NULL_TOKENS equal ones; plain matrix
+    products, because the fused CPU attention has a slow backward."""
 
     def __call__(self, attn, hidden_states, encoder_hidden_states, attention_mask=None):
         def heads(x: torch.Tensor) -> torch.Tensor:

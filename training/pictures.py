@@ -1,6 +1,8 @@
-"""The pictures in docs/: loss curves, the sheet of 64 prompts, and the strip at the top of the README.
+"""The pictures in docs/: loss curves, the sheet of 64 prompts, and the strip at the top of the
+README.
 
-python -m training.pictures --demo obsdiff-demo    # after `python -m training.evaluate` and `obsdiff demo --output obsdiff-demo`
+python -m training.pictures --demo obsdiff-demo # after `python -m training.evaluate` and `obsdiff
+demo --output obsdiff-demo`
 """
 
 import argparse

@@ -1,9 +1,12 @@
-"""Features of real training pictures by emoji-clip: what FID and KID of the built-in pipelines are measured against.
+"""Features of real training pictures by emoji-clip: the reference of FID and KID of the built-in
+pipelines.
 
-    python -m training.statistics        # seconds; writes obsdiff-emoji/obsdiff_emoji/emoji-clip/real.safetensors
+    python -m training.statistics    # seconds
 
-2,000 pictures drawn at random from those of known names; float16. The file names the digest of the CLIP that made it, and is refused
-beside another one: run this again after `training.assemble`.
+Writes obsdiff-emoji/obsdiff_emoji/emoji-clip/real.safetensors.
+
+2,000 pictures drawn at random from those of known names; float16. The file holds the digest of the
+CLIP that computed it, and is refused beside another one: run this again after `training.assemble`.
 """
 
 import argparse

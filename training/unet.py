@@ -2,18 +2,23 @@
 
     python -m training.unet            # some 70 minutes on one core with bf16 units
 
-    x_t = sqrt(a_t) x + sqrt(1 - a_t) noise,  loss = w_t |noise - UNet(x_t, t, text)|^2,  SNR_t = a_t / (1 - a_t)
+    x_t  = sqrt(a_t) x + sqrt(1 - a_t) noise
+    loss = w_t |noise - UNet(x_t, t, text)|^2,   SNR_t = a_t / (1 - a_t)
 
-w_t is min(SNR_t, 5) / SNR_t (`--weighting snr`), or min(1 / a_t, 25) (`--weighting v`): the error of v, held back where next to nothing
-is left of the picture. Shapes are decided at the noisiest steps, which weigh next to nothing in the first and most in the second.
+w_t is min(SNR_t, 5) / SNR_t (`--weighting snr`), or min(1 / a_t, 25) (`--weighting v`): the error
+of v, limited at the noisiest steps. These decide the shapes; their weight is near zero in the first
+and largest in the second.
 
-The VAE and the text tower are emoji-sd3's, as they ship. Three levels (16x16, 8x8, 4x4 latents), cross-attention on the
-lower two as in SDXL: four fifths of the weights stand where they cost least.
+The VAE and the text tower are emoji-sd3's, as they ship. Three levels (16x16, 8x8, 4x4 latents),
+cross-attention on the lower two as in SDXL: four fifths of the weights are at the cheapest levels.
 
 References:
-    Rombach et al., "High-Resolution Image Synthesis with Latent Diffusion Models", 2022. https://arxiv.org/abs/2112.10752
-    Hang et al., "Efficient Diffusion Training via Min-SNR Weighting Strategy", 2023. https://arxiv.org/abs/2303.09556 (snr)
-    Salimans and Ho, "Progressive Distillation for Fast Sampling of Diffusion Models", 2022. https://arxiv.org/abs/2202.00512 (v)
+    Rombach et al., "High-Resolution Image Synthesis with Latent Diffusion Models", 2022.
+        https://arxiv.org/abs/2112.10752
+    Hang et al., "Efficient Diffusion Training via Min-SNR Weighting Strategy", 2023.
+        https://arxiv.org/abs/2303.09556 (snr)
+    Salimans and Ho, "Progressive Distillation for Fast Sampling of Diffusion Models", 2022.
+        https://arxiv.org/abs/2202.00512 (v)
 """
 
 import torch
@@ -61,14 +66,15 @@ OUT = CACHE / "unet"
 
 @torch.no_grad()
 def encode_text(captions: list[str]) -> torch.Tensor:
-    """What StableDiffusionPipeline feeds: the text tower's last hidden states, (N, 16, 256)."""
+    """The text input of StableDiffusionPipeline: the text tower's last hidden states, (N, 16,
+    256)."""
     ids = tokenize(CLIPTokenizer.from_pretrained(SHARED / "tokenizer"), captions)
     encoder = CLIPTextModel.from_pretrained(SHARED / "text_encoder", dtype=torch.float32).eval()
     return torch.cat([encoder(part)[0] for part in ids.split(256)])
 
 
 def cached_latents(pictures: torch.Tensor) -> torch.Tensor:
-    """Latents of the pictures by the shipped VAE, encoded once and kept in the cache."""
+    """Latents of the pictures by the shipped VAE, encoded once and stored in the cache."""
     file = CACHE / "latents-shipped.safetensors"
     if not file.exists():
         vae = AutoencoderKL.from_pretrained(SHARED / "vae", torch_dtype=torch.float32).eval()
@@ -83,7 +89,8 @@ def noise_loss(
     alphas: torch.Tensor,
     weighting: str,
 ) -> dict[str, torch.Tensor]:
-    """Weighted and plain mean squared error of the predicted noise. alphas: (1000,), the products a_t."""
+    """Weighted and plain mean squared error of the predicted noise. alphas: (1000,), the products
+    a_t."""
     t = torch.randint(len(alphas), (len(x),))
     a, noise = alphas[t], torch.randn_like(x)
     mixed = a.sqrt()[:, None, None, None] * x + (1 - a).sqrt()[:, None, None, None] * noise
@@ -111,10 +118,8 @@ def main() -> None:
         memory_format=torch.channels_last
     )
     unet.set_attn_processor(AttnProcessor())  # the fused CPU attention has a slow backward
-    print(
-        f"{sum(p.numel() for p in unet.parameters()) / 1e6:.2f} M parameters, {len(latents)} pictures",
-        flush=True,
-    )
+    count = sum(p.numel() for p in unet.parameters())
+    print(f"{count / 1e6:.2f} M parameters, {len(latents)} pictures", flush=True)
     if args.compile:
         unet.compile()
 

@@ -1,9 +1,9 @@
 """Train the autoencoder: 64x64 pictures to 16x16 latents of 4 channels and back.
 
-    python -m training.vae             # about 25 minutes on one core; then `psnr` on held-out pictures
+    python -m training.vae    # about 25 minutes on one core; then `psnr` on held-out pictures
 
-shift_factor is 0 so that StableDiffusionPipeline, which knows no shift, can share it. The scaling factor brings the
-latents of the training pictures to unit standard deviation.
+shift_factor is 0 so that StableDiffusionPipeline, which has no shift, can share it. The scaling
+factor brings the latents of the training pictures to unit standard deviation.
 """
 
 import argparse
@@ -34,7 +34,8 @@ def edges(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def losses(vae: AutoencoderKL, x: torch.Tensor) -> dict[str, torch.Tensor]:
-    """Absolute error, absolute error of the picture's gradients (sharp outlines), and a light pull to N(0, 1)."""
+    """Absolute error, absolute error of the picture's gradients (sharp outlines), and a light pull
+    to N(0, 1)."""
     posterior = vae.encode(x).latent_dist
     y = vae.decode(posterior.sample()).sample
     l1 = F.l1_loss(y, x)
@@ -83,7 +84,8 @@ def main() -> None:
     vae.register_to_config(scaling_factor=round(1 / encode(vae, train_set[::8]).std().item(), 5))
     vae.save_pretrained(OUT)
     print(
-        f"PSNR {psnr(vae, train_set[:256]):.2f} dB trained, {psnr(vae, pictures[~known]):.2f} dB held out, scaling {vae.config.scaling_factor}"
+        f"PSNR {psnr(vae, train_set[:256]):.2f} dB trained, "
+        f"{psnr(vae, pictures[~known]):.2f} dB held out, scaling {vae.config.scaling_factor}"
     )
 
 

@@ -1,12 +1,14 @@
 """The paper's tables on the built-in models, one command a table.
 
-    python -m benchmarks.paper TABLE [TABLE ...] [--model emoji-sd3 emoji-unet]     measure; goes on where it was killed
-    python -m benchmarks.paper all                                                  every table
-    python -m benchmarks.paper check                                                emoji-sd3's null tokens, one against 256
-    python -m benchmarks.paper write                                                docs/results.md and its plots from what was measured
+    python -m benchmarks.paper TABLE [TABLE ...] [--model emoji-sd3 emoji-unet]  # measures
+    python -m benchmarks.paper all                                               # every table
+    python -m benchmarks.paper check    # emoji-sd3's null tokens, one against 256
+    python -m benchmarks.paper write    # docs/results.md and its plots from the measured rows
 
-Rows are kept in benchmarks/results/paper/, Hessians in benchmarks/cache/ (some 3 GB, not in git). It needs the `train` extra
-only to make models anew, not here.
+A killed measurement continues with the next row when it is started again.
+
+Rows are kept in benchmarks/results/paper/, Hessians in benchmarks/cache/ (some 3 GB, not in git).
+It needs the `train` extra only to make models anew, not here.
 """
 
 import argparse
@@ -23,11 +25,13 @@ from .write import write
 
 
 def check(lab: Lab) -> None:
-    """Relative latent error that drawing with one null token makes, dense and pruned."""
+    """Print the relative latent error due to drawing with one null token, dense and pruned."""
     pruned = lab.pruned(PruningConfig(sparsity=0.5), lab.hessians())[0]
     for name, denoiser in {"dense": lab.dense, "50 %": pruned}.items():
+        error = lab.difference_of_null_tokens(denoiser)
         print(
-            f"{lab.model}, {name}: one weighted null token against all: relative latent error {lab.difference_of_null_tokens(denoiser):.1e}"
+            f"{lab.model}, {name}: one weighted null token against all: "
+            f"relative latent error {error:.1e}"
         )
 
 

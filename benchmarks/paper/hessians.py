@@ -1,9 +1,11 @@
-"""Hessians that many experiments share: one pass over the calibration prompts, kept step by step, weighted afterwards.
+"""Hessians shared by many experiments: one pass over the calibration prompts, summed step by step,
+weighted afterwards.
 
     H = 2 sum_t alpha_t E[X_t X_t^T]        (OBS-Diff, equation 6)
 
-is linear in the step weights alpha and in the prompts. So ONE dense pass gives the Hessians of every weighting, of every
-number of prompts on the way, and, since it does not depend on what is pruned from them, of every method and sparsity.
+is linear in the step weights alpha and in the prompts. One dense pass therefore yields the Hessians
+of every weighting, of every smaller number of prompts, and of every method and sparsity, since no
+pruning enters them.
 """
 
 import contextlib
@@ -29,8 +31,8 @@ Hessians = dict[str, Hessian]  # by layer; layers of one tap share theirs
 
 
 class Sums(Hessian):
-    """Raw float64 sums of one step, of products made in float32, which takes half the time and flips one entry of a mask in ten
-    thousand (docs/log.md). Distinct tokens are not counted: many such sums live side by side."""
+    """Raw float64 sums of one step, of products in float32: half the time, and one flipped entry of
+    a mask in ten thousand (docs/log.md). Distinct tokens are not counted, to save memory."""
 
     def update(self, tokens: torch.Tensor, weight: float = 1.0) -> None:
         tokens = tokens.reshape(-1, self.columns)
@@ -42,7 +44,8 @@ class Sums(Hessian):
 
 @dataclass
 class ByStep:
-    """Unweighted sums of one tap, a Hessian for each step of the run. Stands where calibration's hooks expect a Hessian."""
+    """Unweighted sums of one tap, a Hessian for each step of the run. The calibration hooks accept
+    it as a Hessian."""
 
     run: Run
     steps: list[Sums]
@@ -71,7 +74,8 @@ def gather(
     keep: dict[int, list[str]],
     folder: Path,
 ) -> None:
-    """One pass over the plan's prompts. keep: number of prompts -> weightings whose Hessians are then written to `folder`."""
+    """Run the calibration set once. keep: number of prompts -> weightings whose Hessians are
+    written to `folder` at that point."""
     modules = dict(denoiser.named_modules())
     sums = {
         tap: ByStep(run, [Sums.zeros(modules[tap.layers[0]].in_features) for _ in range(steps)])
@@ -103,7 +107,7 @@ def gather(
 
 
 def write(file: Path, hessians: dict[Tap, Sums]) -> None:
-    """Sums of every tap in one file, which appears whole."""
+    """Write the sums of every tap to one file, through a temporary name."""
     tensors, about = {}, {}
     for tap, hessian in hessians.items():
         name = "+".join(tap.layers)

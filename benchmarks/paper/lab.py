@@ -1,8 +1,10 @@
-"""A built-in model made ready for many experiments: dense latents, shared Hessians and judges, each made once.
+"""A built-in model prepared for many experiments: dense latents, shared Hessians and judges, each
+computed once.
 
-emoji-sd3 feeds 256 equal null tokens beside every caption. Pictures are drawn here with one of them and its weight
-(training/null_token.py), dense and pruned: the same function, also of a pruned model, since equal tokens stay equal in
-every layer (`python -m benchmarks.paper check` shows by how much the latents differ). Calibration runs the genuine pipeline.
+emoji-sd3 feeds 256 equal null tokens beside every caption. Pictures are drawn here with one of them
+and its weight (training/null_token.py), dense and pruned: the same function, also of a pruned
+model, since equal tokens stay equal in every layer (`python -m benchmarks.paper check` shows by how
+much the latents differ). Calibration runs the genuine pipeline.
 """
 
 import copy
@@ -77,17 +79,18 @@ class Lab:
         self.real = real_features(judges, self.extract)
 
     @cached_property
-    def linears(self) -> dict[str, tuple[int, int]]:
+    def shapes(self) -> dict[str, tuple[int, int]]:
         return layer_shapes(self.dense)
 
     def packages(self, config: PruningConfig) -> list[Package]:
-        """What a config prunes, package by package."""
+        """The packages that a config prunes."""
         return plan_packages(find_blocks(self.shapes), self.shapes, config)
 
     def hessians(
         self, seed: int = 0, count: int = CALIBRATION, weighting: str = PAPERS
     ) -> Hessians:
-        """Hessians of the dense model over `count` calibration prompts, from disk if they were gathered before."""
+        """Hessians of the dense model over `count` calibration prompts; read from disk if
+        present."""
         folder = CACHE / f"{self.model}-{self.steps}" / f"seed{seed}"
         file = folder / f"{count:03}-{weighting}.safetensors"
         if not file.exists():
@@ -109,7 +112,8 @@ class Lab:
     def pruned(
         self, config: PruningConfig, hessians: Hessians
     ) -> tuple[torch.nn.Module, list[LayerRecord], list[GroupRecord], float]:
-        """A copy of the dense denoiser pruned in one package with these Hessians; its records; seconds of the solving."""
+        """A copy of the dense denoiser pruned in one package with these Hessians; its records;
+        seconds of the solving."""
         denoiser = copy.deepcopy(self.dense)
         taps = [tap for package in self.packages(config) for tap in package.taps]
         began = time.perf_counter()
@@ -141,7 +145,8 @@ class Lab:
     def drawing_with(
         self, denoiser: torch.nn.Module, scheduler: Scheduler | None = None, genuine: bool = False
     ) -> Iterator[dict[str, Any]]:
-        """The pipeline with another denoiser and scheduler for a while; yields what its call needs in addition."""
+        """Use another denoiser and scheduler inside the block; yields additional arguments of the
+        call."""
         own, before, extra = self.pipe.scheduler, getattr(self.pipe, self.component), {}
         if self.model == "emoji-sd3" and not genuine:
             denoiser = copy.deepcopy(denoiser)
@@ -163,7 +168,8 @@ class Lab:
         changes: dict[str, Any] | None = None,
         scheduler: Scheduler | None = None,
     ) -> dict[str, Figure]:
-        """Relative latent error, CLIP score and FID of a denoiser, drawn like the dense one under the same settings (`key` names them)."""
+        """Relative latent error, CLIP score and FID of a denoiser, drawn like the dense one under
+        the same settings (`key` names them)."""
         if key not in self.drawn:
             self.drawn[key] = self.draw(self.dense, changes or {}, scheduler)
         images, latents = (
@@ -182,7 +188,8 @@ class Lab:
         return found
 
     def cost(self, denoiser: torch.nn.Module) -> dict[str, Any]:
-        """Parameters and zeros of a denoiser, MACs of one step of one picture by the genuine pipeline."""
+        """Parameters and zeros of a denoiser, MACs of one step of one picture by the genuine
+        pipeline."""
         weights = list(denoiser.parameters())
         with self.drawing_with(denoiser, genuine=True):
             call = denoiser_call(self.pipe, denoiser, self.evaluation[0], self.settings)
@@ -193,7 +200,8 @@ class Lab:
         }
 
     def difference_of_null_tokens(self, denoiser: torch.nn.Module) -> float:
-        """Relative latent error between one weighted null token and all of them, on a few prompts."""
+        """Relative latent error between one weighted null token and all of them, on a few
+        prompts."""
         latents, few = [], self.evaluation[:8]
         for genuine in (False, True):
             with self.drawing_with(denoiser, genuine=genuine) as extra:

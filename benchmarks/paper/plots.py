@@ -1,5 +1,5 @@
-"""The plots of docs/results.md: one row of two axes (relative latent error, CLIP score) a model, lines with 95 % intervals; of the presets
-a point for each calibration set."""
+"""The plots of docs/results.md: one row of two axes (relative latent error, CLIP score) a model,
+lines with 95 % intervals; of the presets a point for each calibration set."""
 
 from collections.abc import Callable
 from pathlib import Path

@@ -1,7 +1,8 @@
-"""What each table of the paper measures, as rows: a name, and how to get its figures.
+"""The measurements behind each table of the paper, as rows: a name and a function.
 
-A row is kept as soon as it is measured, so that a killed run goes on with the next one. Unless said otherwise every row is
-pruned in one package from the Hessians of one dense pass over 100 calibration prompts, which rows share.
+Every measured row is written at once, so a killed run continues with the next one. Unless stated
+otherwise, every row is pruned in one package from shared Hessians of one dense pass over 100
+calibration prompts.
 """
 
 import contextlib
@@ -61,7 +62,7 @@ DIGITS = 6  # kept of a figure
 
 @dataclass
 class Rows:
-    """The rows of one table of one model, in a JSON file that is written after each."""
+    """The rows of one table of one model, in a JSON file that is rewritten after each."""
 
     lab: Lab
     table: str
@@ -89,7 +90,7 @@ class Rows:
             self.rows = kept["rows"]
 
     def keep(self, name: str, measure: Callable[[], Row]) -> None:
-        """Measure a row, unless it is there."""
+        """Measure a row unless the file has it."""
         if name in self.rows:
             return
         self.rows[name] = rounded(measure())
@@ -98,7 +99,7 @@ class Rows:
 
 
 def rounded(value: Any) -> Any:
-    """A value whose floats have few digits, all the way down."""
+    """A value with all floats rounded to few digits, at every depth."""
     if isinstance(value, dict):
         return {key: rounded(v) for key, v in value.items()}
     if isinstance(value, list | tuple):
@@ -174,7 +175,8 @@ def structured(lab: Lab, rows: Rows) -> None:
 
 
 def weighting(lab: Lab, rows: Rows) -> None:
-    """Table 6: how the denoising steps are weighted, 50 %, three sets of calibration prompts and noises."""
+    """Table 6: how the denoising steps are weighted, 50 %, three sets of calibration prompts and
+    noises."""
     for seed in SEEDS:
         for kind in STEP_WEIGHTINGS:
             config = PruningConfig(sparsity=0.5, step_weighting=kind, seed=seed)
@@ -209,7 +211,8 @@ def packages(lab: Lab, rows: Rows) -> None:
 
 
 def calibration(lab: Lab, rows: Rows) -> None:
-    """Ours: where the Hessians come from, from one dense pass to a pass for every package. 2:4 with three calibration sets."""
+    """Ours: where the Hessians come from, from one dense pass to a pass for every package. 2:4 with
+    three calibration sets."""
     for way, settings in {
         "single": {},
         "replay, 4 packages": {"packages": 4},
@@ -248,7 +251,8 @@ def calibration(lab: Lab, rows: Rows) -> None:
 
 
 def presets(lab: Lab, rows: Rows) -> None:
-    """Ours: the presets, three sets of calibration prompts and noises. One dense pass a set serves best and fast."""
+    """Ours: the presets, three sets of calibration prompts and noises. One dense pass a set serves
+    best and fast."""
     rows.keep("dense", lambda: dense_row(lab))
     for seed in SEEDS:
         shared = lab.settings | {"num_prompts": PRESET_PROMPTS[lab.model], "seed": seed}
@@ -287,7 +291,8 @@ def presets(lab: Lab, rows: Rows) -> None:
 def live(
     lab: Lab, config: PruningConfig, dense: DensePass | None = None
 ) -> tuple[torch.nn.Module, Any]:
-    """Prune a copy of the dense denoiser the way `obsdiff prune` does; it and the report."""
+    """Prune a copy of the dense denoiser as `obsdiff prune` does; returns the copy and the
+    report."""
     setattr(lab.pipe, lab.component, copy.deepcopy(lab.dense))
     try:
         report = prune_(lab.pipe, lab.calibration, config, dense=dense)
@@ -312,7 +317,8 @@ def live_row(
 
 
 def seconds(lab: Lab, rows: Rows) -> None:
-    """Table 8: time to prune, against plain inference of the calibration prompts, in turn. Measure on an idle machine."""
+    """Table 8: time to prune, against plain inference of the calibration prompts, in turn. Measure
+    on an idle machine."""
     calls = {"plain inference": lambda: plain_inference(lab)}
     for method in (*METHODS, "structured"):
         changes = (
@@ -342,7 +348,8 @@ def plain_inference(lab: Lab) -> None:
 
 
 def robustness(lab: Lab, rows: Rows) -> None:
-    """Tables 11 to 13: pruned once at 50 %, drawn with other guidance, steps and samplers than it was calibrated with."""
+    """Tables 11 to 13: pruned once at 50 %, drawn with other guidance, steps and samplers than it
+    was calibrated with."""
     pruned = {"dense": lambda: lab.dense}
     for method in ("wanda", "obs"):
         config = PruningConfig(method=method, sparsity=0.5)

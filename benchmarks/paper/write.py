@@ -1,7 +1,8 @@
-"""docs/results.md from the measured rows: a section a table, both models side by side, and what we make of it (findings.md).
+"""docs/results.md from the measured rows: a section per table, both models, and the findings
+(findings.md).
 
-In tables the best of a line is bold, and ~ marks what can't be told from it: the 95 % interval of the difference over
-prompts holds 0. Plots are drawn by plots.py.
+In each line of a table the best value is bold, and ~ marks values not distinguishable from it: the
+95 % interval of the difference over prompts contains 0. plots.py draws the plots.
 """
 
 import json
@@ -26,7 +27,7 @@ DOCS = Path(__file__).parents[2] / "docs"
 FINDINGS = Path(__file__).with_name("findings.md")
 COSTS = ("zeros", "parameters", "macs")
 SHOWN = ("relative_latent_error", "clip_score", "fid")
-Kept = dict[str, Any]  # one table of one model, as it lies on disk
+Kept = dict[str, Any]  # one table of one model, as stored
 
 
 def write() -> None:
@@ -74,7 +75,8 @@ def grid(head: list[str], lines: list[list[str]]) -> str:
 def cell(figure: Kept, metric: str, mark: str = "", bold: bool = False) -> str:
     d = METRICS[metric].decimals
     value = f"{figure['value']:.{d}f}"
-    return f"{f'**{value}**' if bold else value}{mark} <sub>{figure['low']:.{d}f} to {figure['high']:.{d}f}</sub>"
+    interval = f"<sub>{figure['low']:.{d}f} to {figure['high']:.{d}f}</sub>"
+    return f"{f'**{value}**' if bold else value}{mark} {interval}"
 
 
 def compared(rows: dict[str, Kept], names: list[str], metric: str) -> list[str]:
@@ -130,7 +132,7 @@ def by_share(
 
 
 def gone(rows: dict[str, Kept], names: list[str]) -> list[str]:
-    """What left, and the parameters and MACs that went with it; the same for all methods of a line."""
+    """Removed heads and neurons, parameters and MACs; the same for all methods of a line."""
     row = next(rows[name] for name in names if name in rows)
     dense = rows["dense"]["cost"]
     return [
@@ -157,7 +159,8 @@ def lines_of(
 
 
 def weighting_table(rows: dict[str, Kept]) -> str:
-    """Error by seed, and the difference to uniform: mean over seeds for each prompt, bootstrap over prompts."""
+    """Error by seed, and the difference to uniform: mean over seeds for each prompt, bootstrap over
+    prompts."""
     lines = []
     for kind in STEP_WEIGHTINGS:
         seeds = [
@@ -250,7 +253,8 @@ def packages_table(rows: dict[str, Kept]) -> str:
 
 
 def calibration_table(rows: dict[str, Kept]) -> str:
-    """A line a target, a column a way to calibrate: the error, and its difference to live with the interval over prompts."""
+    """A line a target, a column a way to calibrate: the error, and its difference to live with the
+    interval over prompts."""
     ways = list(dict.fromkeys(name.partition(":")[0] for name in rows))
     targets = list(dict.fromkeys(name.partition(": ")[2] for name in rows))
     base = next((way for way in ways if way.startswith("live")), ways[0])
@@ -262,8 +266,9 @@ def calibration_table(rows: dict[str, Kept]) -> str:
 
 
 def presets_table(rows: dict[str, Kept]) -> str:
-    """A line a target: the paper preset's error; of the others error, ratio to the paper's (mean over seeds, and the seeds' range), share
-    of prompts that are drawn better, and CPU time over the paper's."""
+    """A line a target: the paper preset's error; of the others error, ratio to the paper's (mean
+    over seeds, and the seeds' range), share of prompts that are drawn better, and CPU time over the
+    paper's."""
     lines = []
     for target in TARGETS:
         seeds = [
@@ -308,7 +313,7 @@ def errors_of(runs: list[Kept]) -> np.ndarray:
 
 
 def beside(mine: list[Kept], paper: list[Kept]) -> list[str]:
-    """What one preset has beside the paper's, over the same calibration sets."""
+    """One preset compared with the paper's, over the same calibration sets."""
     ours, theirs = errors_of(mine), errors_of(paper)
     picks = np.random.default_rng(0).integers(ours.shape[1], size=(RESAMPLES, ours.shape[1]))
     low, high = np.quantile(
@@ -338,7 +343,8 @@ def beside(mine: list[Kept], paper: list[Kept]) -> list[str]:
     time = np.mean([a["cpu_seconds"] / b["cpu_seconds"] for a, b in zip(mine, paper, strict=True)])
     return [
         f"{ours.mean():.4f}",
-        f"{ours.mean() / theirs.mean():.2f} <sub>{low:.2f} to {high:.2f}; sets {by_seed.min():.2f} to {by_seed.max():.2f}</sub>",
+        f"{ours.mean() / theirs.mean():.2f} <sub>{low:.2f} to {high:.2f}; "
+        f"sets {by_seed.min():.2f} to {by_seed.max():.2f}</sub>",
         f"{(ours < theirs).mean():.0%}",
         f"{change['clip_score']:+.2f}",
         f"{change['fid']:+.2f}",
@@ -373,7 +379,10 @@ def conditions(found: dict[str, dict[str, Kept]]) -> str:
         for model, own in settings.items()
     ]
     versions = ", ".join(f"{name} {version}" for name, version in some["versions"].items())
-    return f"## Conditions\n\n{some['prompts']} evaluation prompts. {'; '.join(texts)}. {versions}; CPU, {some['machine']}."
+    return (
+        f"## Conditions\n\n{some['prompts']} evaluation prompts. {'; '.join(texts)}. "
+        f"{versions}; CPU, {some['machine']}."
+    )
 
 
 TITLES = {
@@ -395,7 +404,8 @@ WRITERS: dict[str, Callable[[dict[str, Kept]], str]] = {
     "prompts": lambda rows: lines_of(rows, "prompts"),
     "weighting": weighting_table,
     "robustness": robustness_table,
-    "packages": packages_table,  # its seconds are left to the table of seconds, which is measured on an idle machine
+    # without seconds: the table of seconds is measured on an idle machine
+    "packages": packages_table,
     "calibration": calibration_table,
     "presets": presets_table,
     "seconds": seconds_table,

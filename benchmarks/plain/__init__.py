@@ -1,2 +1,3 @@
-"""The plain algorithm, as the papers print it, with none of obsdiff's short cuts: the yardstick of `benchmarks.speed` and the oracle
-of tests. Only which layers there are, in which packages, and the step weights are taken from obsdiff."""
+"""The plain algorithm, as printed in the papers, without obsdiff's optimisations: the reference of
+`benchmarks.speed` and the oracle of tests. Only the lists of layers and packages and the step
+weights come from obsdiff."""

@@ -1,11 +1,13 @@
-"""Calibration of one package as the paper does it: whole calls of the pipeline, from text to picture, with a Hessian for every layer.
+"""Calibration of one package as the paper does it: whole calls of the pipeline, from text to
+picture, with a Hessian for every layer.
 
-    alpha of a step: OBS-Diff, equation 7; both halves of the batch of classifier-free guidance are counted
+    alpha of a step: OBS-Diff, equation 7; both halves of a guided batch are counted
 
-Nothing is kept from one package to the next: text is encoded anew, pictures are decoded and thrown away.
+No state is shared between packages: text is encoded again, pictures are decoded and discarded.
 
 References:
-    Zhu et al., "OBS-Diff: Accurate Pruning for Diffusion Models in One-Shot", 2025. https://arxiv.org/abs/2510.06751
+    Zhu et al., "OBS-Diff: Accurate Pruning for Diffusion Models in One-Shot", 2025.
+        https://arxiv.org/abs/2510.06751
 """
 
 from typing import Any
@@ -21,7 +23,7 @@ BATCH = 4
 
 
 class Steps:
-    """How many steps of the current call are done: what the pipeline calls at the end of each."""
+    """Counts the finished steps of the current call, as the pipeline's callback."""
 
     done = 0
 
@@ -40,7 +42,8 @@ def gather(
     seeds: list[int],
     settings: dict[str, Any],
 ) -> dict[str, RunningHessian]:
-    """The Hessian of each layer over all prompts and steps; settings as for the pipeline's call, num_inference_steps among them."""
+    """The Hessian of each layer over all prompts and steps; settings as for the pipeline's call,
+    num_inference_steps among them."""
     steps, modules = Steps(), {layer: denoiser.get_submodule(layer) for layer in layers}
     hessians = {layer: RunningHessian(module.in_features) for layer, module in modules.items()}
     hooks = [

@@ -2,12 +2,15 @@
 
     n images so far, m new ones:   H <- H n / (n + m) + Y Y^T,   Y = X sqrt(2 alpha / (n + m))
 
-So H = 2 mean over images of alpha X X^T, X (I, tokens of one image): OBS-Diff's Hessian times the number of tokens of an image,
-which changes no mask and no weight, since the damping is in units of H's own diagonal.
+So H = 2 mean over images of alpha X X^T, X (I, tokens of one image): OBS-Diff's Hessian times the
+number of tokens of an image, which changes no mask and no weight, since the damping is in units of
+H's own diagonal.
 
 References:
-    Frantar, Alistarh, "SparseGPT: Massive Language Models Can Be Accurately Pruned in One-Shot", 2023. https://arxiv.org/abs/2301.00774
-    Zhu et al., "OBS-Diff: Accurate Pruning for Diffusion Models in One-Shot", 2025. https://arxiv.org/abs/2510.06751
+    Frantar, Alistarh, "SparseGPT: Massive Language Models Can Be Accurately Pruned in
+        One-Shot", 2023. https://arxiv.org/abs/2301.00774
+    Zhu et al., "OBS-Diff: Accurate Pruning for Diffusion Models in One-Shot", 2025.
+        https://arxiv.org/abs/2510.06751
 """
 
 import math

@@ -1,9 +1,12 @@
-"""The whole of the plain algorithm: package by package, calibrate, then prune every layer with its own Hessian.
+"""The whole of the plain algorithm: package by package, calibrate, then prune every layer with its
+own Hessian.
 
-Which layers there are, which packages they form and what a head or a neuron is come from obsdiff's tables: facts about the model.
+The lists of layers, packages, heads and neurons come from obsdiff's tables: they describe the
+model, not the algorithm.
 
 References:
-    Zhu et al., "OBS-Diff: Accurate Pruning for Diffusion Models in One-Shot", 2025. https://arxiv.org/abs/2510.06751
+    Zhu et al., "OBS-Diff: Accurate Pruning for Diffusion Models in One-Shot", 2025.
+        https://arxiv.org/abs/2510.06751
 """
 
 from typing import Any
@@ -27,7 +30,8 @@ from .structured import remove_parts
 
 
 def prune_plain_(pipe: Any, prompts: list[str], config: PruningConfig) -> None:
-    """Prune the transformer of a pipeline, in place, unstructured, n:m or structured by config; steps and guidance from there, too."""
+    """Prune the transformer of a pipeline, in place, unstructured, n:m or structured by config;
+    steps and guidance from there, too."""
     denoiser = pipe.transformer
     shapes = layer_shapes(denoiser)
     blocks = require_blocks(shapes, type(denoiser).__name__)
@@ -56,7 +60,7 @@ def prune_plain_(pipe: Any, prompts: list[str], config: PruningConfig) -> None:
 def remove_group_(
     denoiser: nn.Module, group: Group, hessians: dict[str, RunningHessian], config: PruningConfig
 ) -> None:
-    """Take heads or neurons out of the layers that read them, and out of the model."""
+    """Remove heads or neurons from the layers that read them, and from the model."""
     total = items(denoiser, group)
     count = min(total - 1, int(config.removed * total + 0.5))
     if group.kind == "neurons":

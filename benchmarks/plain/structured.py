@@ -1,14 +1,17 @@
 """Heads and neurons, the remaining Hessian inverted anew for every removal.
 
     neuron q   ||W[:, q]||^2 / (2 [H^-1]_qq)        head: the sum over its columns
-    repair     W -= W[:, S] ([H^-1]_SS)^-1 H^-1[S, :], S the columns that leave
+    repair     W -= W[:, S] ([H^-1]_SS)^-1 H^-1[S, :], S the removed columns
 
-W (O, I), H (I, I). Where joint attention has two streams, each ranks the heads and the head with the smallest sum of
-1 / (60 + rank) leaves both. Heads leave one at a time, neurons in shrinking groups.
+W (O, I), H (I, I). Where joint attention has two streams, each ranks the heads and the head with
+the smallest sum of 1 / (60 + rank) is removed from both. Heads are removed one at a time, neurons
+in shrinking groups.
 
 References:
-    Zhu et al., "OBS-Diff: Accurate Pruning for Diffusion Models in One-Shot", 2025. https://arxiv.org/abs/2510.06751
-    Ling et al., "SlimGPT: Layer-wise Structured Pruning for Large Language Models", 2024. https://arxiv.org/abs/2412.18110
+    Zhu et al., "OBS-Diff: Accurate Pruning for Diffusion Models in One-Shot", 2025.
+        https://arxiv.org/abs/2510.06751
+    Ling et al., "SlimGPT: Layer-wise Structured Pruning for Large Language Models", 2024.
+        https://arxiv.org/abs/2412.18110
 """
 
 from collections.abc import Callable
@@ -29,7 +32,8 @@ def remove_parts(
     invert: Callable[[Tensor], Tensor] = torch.linalg.inv,
     damping: float = DAMPING,
 ) -> tuple[list[int], list[Tensor]]:
-    """Remove `count` of the parts, columns (D,) each, from every stream. Returns which, in the order they left, and the weights, zero there."""
+    """Remove `count` of the parts, columns (D,) each, from every stream. Returns their indices, in
+    the order of removal, and the weights, zero there."""
     weights = [w.to(h.dtype, copy=True) for w, h in streams]
     damped = [
         h + damping * h.diagonal().mean() * torch.eye(len(h), dtype=h.dtype) for _, h in streams
@@ -62,14 +66,15 @@ def other_columns(parts: list[Tensor], columns: int) -> Tensor:
 
 
 def inverse_of_left(hessian: Tensor, columns: Tensor, invert: Callable[[Tensor], Tensor]) -> Tensor:
-    """The inverse of the Hessian of the columns that are left, at full size with zeros elsewhere."""
+    """The inverse of the Hessian of the columns that are left, at full size with zeros
+    elsewhere."""
     inverse = torch.zeros_like(hessian)
     inverse[columns.unsqueeze(1), columns] = invert(hessian[columns][:, columns])
     return inverse
 
 
 def losses_of(weight: Tensor, inverse: Tensor, parts: list[Tensor]) -> Tensor:
-    """What the removal of each part costs: (parts,)."""
+    """The loss of removing each part: (parts,)."""
     each = weight.square().sum(0) / (
         2 * inverse.diagonal().clamp(min=torch.finfo(weight.dtype).tiny)
     )
@@ -85,10 +90,11 @@ def importance(losses: list[Tensor]) -> Tensor:
 
 
 def shrinking_group(missing: int) -> int:
-    """An eighth of those that have still to leave, eight at least: the schedule of obsdiff, so that the same neurons leave."""
+    """An eighth of the remaining removals, eight at least: obsdiff's schedule, so the same neurons
+    are removed."""
     return min(missing, max(8, missing // 8))
 
 
 def by_cholesky(matrix: Tensor) -> Tensor:
-    """A faster inverse than torch.linalg.inv, to say how much of a lead is due to that."""
+    """A faster inverse than torch.linalg.inv, to separate its share of a speed-up."""
     return torch.cholesky_inverse(torch.linalg.cholesky(matrix))

@@ -1,1 +1,2 @@
-"""What pruning costs beside plain inference and beside the plain algorithm: `python -m benchmarks.speed`."""
+"""The cost of pruning compared with plain inference and the plain algorithm: `python -m
+benchmarks.speed`."""

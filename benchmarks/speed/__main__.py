@@ -1,9 +1,11 @@
-"""What pruning costs beside plain inference and the plain algorithm (benchmarks/plain), in one run, interleaved.
+"""The cost of pruning compared with plain inference and the plain algorithm (benchmarks/plain), in
+one run, interleaved.
 
-    python -m benchmarks.speed [ROW ...] [--rounds 3] [--models sd3-8x768 emoji-sd3]      # or: make bench
+    python -m benchmarks.speed [ROW ...] [--rounds 3] [--models sd3-8x768 emoji-sd3]  # make bench
 
-Ratios of process CPU time, medians of the rounds. Writes benchmarks/results/speed.json, speed-phases.json beside it, and
-docs/speed-*.png; rows that are not asked for stay as they were. 4 prompts, 10 steps, guidance on, 50 % unstructured.
+Ratios of process CPU time, medians of the rounds. Writes benchmarks/results/speed.json,
+speed-phases.json beside it, and docs/speed-*.png; rows that were not requested are unchanged. 4
+prompts, 10 steps, guidance on, 50 % unstructured.
 """
 
 import argparse
@@ -60,7 +62,7 @@ def run(
 ) -> None:
     """Measure the rows, keep them, draw the plots, print the table."""
     ready = pieces.pieces(shrink)
-    for name in names:  # kept one by one: a run that is broken off has not been for nothing
+    for name in names:  # written one by one, so that an interrupted run keeps its rows
         if name in ready:
             keep_rows([pieces.measure(name, ready[name](), rounds)], results)
     if "memory/solve" in names:

@@ -1,7 +1,8 @@
-"""Where the CPU time of a call goes, phase by phase, and how much memory it took at most.
+"""CPU time of a call by phase, and its peak memory.
 
-CPU time is that of the whole process, all threads. Phases are exclusive: the time of a Hessian's update inside a denoiser call counts
-for the Hessian alone. They are measured by wrapping the functions named in PLACES while a call runs; nothing in obsdiff knows of it.
+CPU time is that of the whole process, all threads. Phases are exclusive: the time of a Hessian's
+update inside a denoiser call counts for the Hessian alone. The functions named in PLACES are
+wrapped while a call runs; obsdiff has no code for this.
 """
 
 import contextlib
@@ -24,7 +25,7 @@ PLACES = [
     ("factor", "obsdiff.solvers.obs", "inverse_factor"),
     ("factor", "obsdiff.solvers.obs_structured", "inverse_factor"),
     ("sweep", "obsdiff.solvers.obs", "sweep_"),
-    ("sweep", "obsdiff.layerwise.structured", "choose"),
+    ("sweep", "obsdiff.layerwise.structured", "choose_items"),
     ("errors", "obsdiff.layerwise.linear", "layer_error"),
     ("errors", "obsdiff.layerwise.structured", "layer_error"),
     ("Hessian", "benchmarks.plain.hessian", "RunningHessian.update"),
@@ -37,14 +38,14 @@ PLACES = [
 
 @dataclass
 class Clock:
-    """CPU seconds by phase; what runs outside all phases is `other`."""
+    """CPU seconds by phase; time outside all phases is `other`."""
 
     seconds: dict[str, float] = field(default_factory=lambda: defaultdict(float))
     inside: list[str] = field(default_factory=lambda: [OTHER])
     last: float = field(default_factory=time.process_time)
 
     def turn(self) -> None:
-        """What has passed since the last turn belongs to the innermost phase."""
+        """Add the time since the last turn to the innermost phase."""
         now = time.process_time()
         self.seconds[self.inside[-1]] += now - self.last
         self.last = now
@@ -70,7 +71,8 @@ class Clock:
 
 @contextlib.contextmanager
 def wrapped(clock: Clock, phase: str, owner: Any, name: str) -> Iterator[None]:
-    """owner.name is timed for a while. AttributeError if there is no such thing: PLACES must follow the code."""
+    """Time owner.name inside the block. AttributeError if it does not exist: PLACES must match the
+    code."""
     own, function = vars(owner).get(name), getattr(owner, name)
     setattr(owner, name, clock.timed(phase, function))
     try:
@@ -93,7 +95,8 @@ def places() -> Iterator[tuple[str, Any, str]]:
 
 
 def measured(pipe: Any, call: Callable[[], Any]) -> dict[str, Any]:
-    """{"cpu", "wall", "phases", "peak_bytes"} of a call that runs the pipeline; "cpu" and the phases in seconds."""
+    """{"cpu", "wall", "phases", "peak_bytes"} of a call that runs the pipeline; "cpu" and the
+    phases in seconds."""
     with contextlib.ExitStack() as undo:
         clock = Clock()
         blocks = getattr(pipe.transformer, "transformer_blocks", [])
@@ -116,13 +119,14 @@ def measured(pipe: Any, call: Callable[[], Any]) -> dict[str, Any]:
 
 
 def forget_peak() -> None:
-    """The peak starts anew from the memory that the process has now (Linux)."""
+    """Reset the peak to the current memory of the process (Linux)."""
     with contextlib.suppress(OSError):
         (PROC / "clear_refs").write_text("5")
 
 
 def peak() -> int | None:
-    """The most memory that the process had since forget_peak, in bytes, pages of mapped files among it; None without /proc."""
+    """Peak memory of the process since forget_peak, in bytes, pages of mapped files included; None
+    without /proc."""
     return status("VmHWM")
 
 

@@ -1,7 +1,9 @@
-"""Peak memory of one solve in a process of its own: `python -m benchmarks.speed.memory ours|plain unstructured|structured [COLUMNS]`.
+"""Peak memory of one solve in a process of its own: `python -m benchmarks.speed.memory ours|plain
+unstructured|structured [COLUMNS]`.
 
-An FFN down projection, 6,144 columns. Counted is all that the process needs beyond the weights, from before the Hessian is there until
-the pruned weight is written, in units of the Hessian in the number format in which it is held.
+An FFN down projection, 6,144 columns. Counted is all memory of the process beyond the weights, from
+before the Hessian is allocated until the pruned weight is written, in units of the Hessian in its
+own dtype.
 """
 
 import json
@@ -44,8 +46,9 @@ def measure(rounds: int, columns: int = COLUMNS) -> dict[str, Any]:
     plain = {kind: in_child("plain", kind, columns) for kind in kinds}
     ours = [{kind: in_child("ours", kind, columns) for kind in kinds} for _ in range(rounds)]
     for kind in kinds:
+        found = " ".join(f"{one[kind]:.2f}" for one in ours)
         print(
-            f"{name}, {kind}: plain {plain[kind]:.2f}, obsdiff {' '.join(f'{one[kind]:.2f}' for one in ours)} times the Hessian",
+            f"{name}, {kind}: plain {plain[kind]:.2f}, obsdiff {found} times the Hessian",
             flush=True,
         )
     runs = [max(one.values()) for one in ours]
@@ -93,7 +96,7 @@ def fill(hessian: Hessian | RunningHessian, columns: int) -> None:
 
 
 def ours_(model: nn.Module, hessian: Hessian, kind: str) -> None:
-    """By the code that prune_ runs."""
+    """Solve with the code that prune_ runs."""
     if kind == "structured":
         prune_groups_(
             model, [NEURONS], {DOWN: hessian}, PruningConfig(pattern="structured", sparsity=0.25), 0
@@ -115,5 +118,5 @@ def plain_(model: nn.Module, hessian: RunningHessian, kind: str) -> None:
 
 if __name__ == "__main__":
     torch.set_num_threads(2)
-    run(*sys.argv[1:3], 256)  # libraries and threads are there before the counting
+    run(*sys.argv[1:3], 256)  # loads libraries and starts threads before the measurement
     print(json.dumps(run(*sys.argv[1:3], int(sys.argv[3]))))

@@ -1,4 +1,5 @@
-"""The two pipelines that speed is measured on, in float32: an SD3 of random weights, and the built-in emoji-sd3."""
+"""The two pipelines that speed is measured on, in float32: an SD3 of random weights, and the
+built-in emoji-sd3."""
 
 from typing import Any
 
@@ -27,15 +28,19 @@ PROMPTS = [
 
 
 def random_sd3(blocks: int, heads: int, side: int) -> StableDiffusion3Pipeline:
-    """A latent of 16 x side x side: for side 32, 256 image and 77 + 256 text tokens, pictures of 256 x 256."""
+    """A latent of 16 x side x side: for side 32, 256 image and 77 + 256 text tokens, pictures of
+    256 x 256."""
     torch.manual_seed(0)
     transformer = SD3Transformer2DModel(
-        sample_size=side, patch_size=2, in_channels=16, out_channels=16, num_layers=blocks, attention_head_dim=HEAD, num_attention_heads=heads,
-        joint_attention_dim=1024, caption_projection_dim=heads * HEAD, pooled_projection_dim=512, pos_embed_max_size=side, qk_norm="rms_norm",
+        sample_size=side, patch_size=2, in_channels=16, out_channels=16, num_layers=blocks,
+        attention_head_dim=HEAD, num_attention_heads=heads, joint_attention_dim=1024,
+        caption_projection_dim=heads * HEAD, pooled_projection_dim=512, pos_embed_max_size=side,
+        qk_norm="rms_norm",
     )  # fmt: skip
     vae = AutoencoderKL(
-        block_out_channels=(32, 64, 128, 128), down_block_types=("DownEncoderBlock2D",) * 4, up_block_types=("UpDecoderBlock2D",) * 4, layers_per_block=2,
-        latent_channels=16, norm_num_groups=8, sample_size=8 * side, scaling_factor=1.5305, shift_factor=0.0609,
+        block_out_channels=(32, 64, 128, 128), down_block_types=("DownEncoderBlock2D",) * 4,
+        up_block_types=("UpDecoderBlock2D",) * 4, layers_per_block=2, latent_channels=16,
+        norm_num_groups=8, sample_size=8 * side, scaling_factor=1.5305, shift_factor=0.0609,
     )  # fmt: skip
     clips = [text_encoder().eval() for _ in range(2)]
     words = tokenizer()
@@ -55,7 +60,8 @@ def random_sd3(blocks: int, heads: int, side: int) -> StableDiffusion3Pipeline:
 def text_encoder() -> CLIPTextModelWithProjection:
     return CLIPTextModelWithProjection(
         CLIPTextConfig(
-            vocab_size=514, hidden_size=256, intermediate_size=1024, num_hidden_layers=4, num_attention_heads=4, max_position_embeddings=TOKENS,
+            vocab_size=514, hidden_size=256, intermediate_size=1024, num_hidden_layers=4,
+            num_attention_heads=4, max_position_embeddings=TOKENS,
             projection_dim=256, bos_token_id=512, eos_token_id=513, pad_token_id=513,
         )
     )  # fmt: skip
@@ -71,7 +77,8 @@ def tokenizer() -> CLIPTokenizer:
 
 
 def sd3_8x768(shrink: int = 1) -> tuple[Any, list[str], dict[str, Any]]:
-    """Pipeline, calibration prompts, size and guidance of the pictures; a small one if it is to be shrunk."""
+    """Pipeline, calibration prompts, size and guidance of the pictures; a small one if it is to be
+    shrunk."""
     blocks, heads, side = (8, 12, 32) if shrink == 1 else (4, 2, 8)
     return (
         random_sd3(blocks, heads, side),

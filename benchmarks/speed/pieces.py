@@ -1,6 +1,8 @@
-"""The parts by themselves: Hessian updates, solves, structured solves; the plain algorithm's and obsdiff's in turn.
+"""The parts by themselves: Hessian updates, solves, structured solves; the plain algorithm's and
+obsdiff's in turn.
 
-A piece makes itself ready, untimed, and returns what is timed. obsdiff's Hessians have the number format that it gives them.
+A piece prepares its data, untimed, and returns the timed call. obsdiff's Hessians have the dtype
+that obsdiff chooses.
 """
 
 import copy
@@ -29,7 +31,8 @@ Ready = Callable[[], Callable[[], Any]]
 
 
 class Piece(NamedTuple):
-    """The plain algorithm's part, obsdiff's, and whether the plain one takes so long that it runs but once."""
+    """The plain algorithm's part, obsdiff's, and whether the plain one takes so long that it runs
+    but once."""
 
     plain: Ready
     ours: Ready
@@ -98,7 +101,7 @@ def solving(rows: list[int], columns: int, group: tuple[int, int] | None) -> Pie
         return lambda: [
             s.weight
             for s in SOLVERS["obs"](
-                weights, Inputs(mine.take(), mine.mean(), variance), Target(0.5, group, DAMPING)
+                weights, Inputs(mine.take_(), mine.mean(), variance), Target(0.5, group, DAMPING)
             )
         ]
 
@@ -116,7 +119,7 @@ def removing(rows: int, columns: int, streams: int, parts: list[Tensor], count: 
 
         def call() -> list[Tensor]:
             consumers = [
-                Consumer.begin(w, h.take(), DAMPING) for w, h in zip(weights, mine, strict=True)
+                Consumer.begin(w, h.take_(), DAMPING) for w, h in zip(weights, mine, strict=True)
             ]
             _ = (
                 obs_heads(consumers, parts, count)
@@ -153,7 +156,8 @@ def measure(name: str, piece: Piece, rounds: int) -> dict[str, Any]:
     plain = seconds["plain"] * (rounds if piece.once else 1)
     runs = [p / o for p, o in zip(plain, seconds["ours"], strict=True)]
     print(
-        f"{name}: plain {median(plain):.2f} s of CPU time, obsdiff {median(seconds['ours']):.2f} s{agreement(answers)}",
+        f"{name}: plain {median(plain):.2f} s of CPU time, "
+        f"obsdiff {median(seconds['ours']):.2f} s{agreement(answers)}",
         flush=True,
     )
     return {

@@ -1,4 +1,5 @@
-"""docs/speed-table.png, the table as bars, and docs/speed-phases.png, where the CPU time of each whole pruning goes."""
+"""docs/speed-table.png, the table as bars, and docs/speed-phases.png, the CPU time of each whole
+pruning by phase."""
 
 from pathlib import Path
 from typing import Any
@@ -10,13 +11,13 @@ from .rows import ROWS
 DOCS = Path(__file__).parents[2] / "docs"
 COLOURS = {"plain": "#e0803a", "ours": "#2f9e6e", "target": "#333333"}
 PHASES = {
-    "text": "#c9b458", "denoiser": "#3b7dd8", "VAE": "#9a6fb0", "Hessian": "#2f9e6e", "factor": "#e0803a", "sweep": "#d1495b", "errors": "#8a8f98",
-    "other": "#d8d8d8",
+    "text": "#c9b458", "denoiser": "#3b7dd8", "VAE": "#9a6fb0", "Hessian": "#2f9e6e",
+    "factor": "#e0803a", "sweep": "#d1495b", "errors": "#8a8f98", "other": "#d8d8d8",
 }  # fmt: skip
 
 
 def draw_table(rows: list[dict[str, Any]], folder: Path = DOCS) -> Path:
-    """Left what should be short, right what should be long; a tick is the target."""
+    """Left: less is better; right: more is better. A tick marks the target."""
     figure = Figure(figsize=(10, 4), layout="constrained")
     sides = [[row for row in rows if ROWS[row["name"]].less == less] for less in (True, False)]
     for ax, some, title in zip(

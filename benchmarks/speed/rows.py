@@ -1,7 +1,8 @@
-"""The table: what is measured, against which target, and where the figures are kept.
+"""The table: measurements, their targets, and the files of the figures.
 
-Each row of benchmarks/results/speed.json: "value" (median of the runs), "target", "plain" (the same figure for the plain algorithm) and
-"runs", one figure a measurement. Rows that were not measured this time stay as they were.
+Each row of benchmarks/results/speed.json: "value" (median of the runs), "target", "plain" (the same
+figure for the plain algorithm) and "runs", one figure a measurement. Rows that were not measured
+this time are unchanged.
 """
 
 import json
@@ -39,7 +40,8 @@ ROWS = {
     "structured/heads-24": Row(f"7 of 24 heads of 64, two streams, {SOLVE}", 8.0),
     "structured/neurons-6144": Row(f"1,536 of 6,144 neurons, {SOLVE}", 18.0),
     "memory/solve": Row(
-        "peak memory of a solve, its Hessian included / Hessian; the worse of unstructured and structured",
+        "peak memory of a solve, its Hessian included / Hessian; "
+        "the worse of unstructured and structured",
         2.5,
         less=True,
     ),
@@ -51,7 +53,7 @@ def met(name: str, value: float) -> bool:
 
 
 def keep_rows(new: list[dict[str, Any]], folder: Path) -> list[dict[str, Any]]:
-    """Merge new rows into speed.json by name, in the table's order; returns all that there are."""
+    """Merge new rows into speed.json by name, in the table's order; returns all rows."""
     file = folder / "speed.json"
     found = {
         row["name"]: row for row in (json.loads(file.read_text())["rows"] if file.exists() else [])
@@ -62,7 +64,7 @@ def keep_rows(new: list[dict[str, Any]], folder: Path) -> list[dict[str, Any]]:
 
 
 def keep_details(new: dict[str, dict[str, Any]], folder: Path) -> dict[str, dict[str, Any]]:
-    """Merge {model: {call: figures}} into speed-phases.json; returns all that there are."""
+    """Merge {model: {call: figures}} into speed-phases.json; returns all entries."""
     file = folder / "speed-phases.json"
     found = json.loads(file.read_text()) if file.exists() else {}
     for model, calls in new.items():
@@ -86,6 +88,7 @@ def table(rows: list[dict[str, Any]]) -> str:
         spread = f"({min(runs):.2f} to {max(runs):.2f})"
         verdict = "" if met(name, row["value"]) else "  MISSED"
         lines.append(
-            f"{name:24} {row['plain']:7.2f} {sign:>3} {row['target']:5.1f} {row['value']:9.2f}  {spread:20}  {ROWS[name].what}{verdict}"
+            f"{name:24} {row['plain']:7.2f} {sign:>3} {row['target']:5.1f} {row['value']:9.2f}  "
+            f"{spread:20}  {ROWS[name].what}{verdict}"
         )
     return "\n".join(lines)

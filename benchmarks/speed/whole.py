@@ -1,6 +1,8 @@
-"""Whole prunings beside plain inference of the same prompts, in turn, round by round: CPU time, phases, peak memory.
+"""Whole prunings beside plain inference of the same prompts, in turn, round by round: CPU time,
+phases, peak memory.
 
-The plain algorithm runs once, in the first round; its figure for 12 packages is put together from the parts of its run with 4.
+The plain algorithm runs once, in the first round; its figure for 12 packages is computed from the
+parts of its run with 4.
 """
 
 import copy
@@ -69,7 +71,8 @@ def measure(model: Model, rows: list[str], rounds: int, steps: int = STEPS) -> M
                 figures["peak_bytes"] -= spare
             found.setdefault(name, []).append(figures)
             print(
-                f"round {i + 1}: {name}: {figures['cpu']:.1f} s of CPU time, {figures['wall']:.1f} s",
+                f"round {i + 1}: {name}: {figures['cpu']:.1f} s of CPU time, "
+                f"{figures['wall']:.1f} s",
                 flush=True,
             )
     pipe.transformer = dense
@@ -87,7 +90,8 @@ def prune(pipe: Any, prompts: list[str], config: PruningConfig) -> Any:
 
 
 def saving(model: Model) -> dict[str, float]:
-    """CPU and wall seconds of saving a pruned pipeline, which no ratio counts. Which weights are zero makes no difference to it."""
+    """CPU and wall seconds of saving a pruned pipeline, which no ratio counts. They do not depend
+    on the mask."""
     pipe, prompts, settings = model
     dense, pipe.transformer = pipe.transformer, copy.deepcopy(pipe.transformer)
     report = prune(
@@ -129,7 +133,8 @@ def plain_seconds(once: dict[str, Any], packages: int) -> float:
 
 
 def details(found: Measured) -> dict[str, Any]:
-    """Medians over the rounds of every call: CPU and wall seconds, CPU seconds by phase, peak bytes."""
+    """Medians over the rounds of every call: CPU and wall seconds, CPU seconds by phase, peak
+    bytes."""
     calls = {}
     for name, rounds in found.items():
         phases = {

@@ -253,6 +253,7 @@ def test_uniform_latency_still_goes_by_sparsity(monkeypatch):
     assert "table" not in report.latency
 
 
+@pytest.mark.slow
 def test_inspect_says_which_uniform_sparsity_would_meet_it(capsys):
     assert (
         main(["inspect", "emoji-unet", "--pattern", "structured", "--target-macs", "0.9", "--json"])
@@ -268,6 +269,7 @@ def test_inspect_says_which_uniform_sparsity_would_meet_it(capsys):
     )
 
 
+@pytest.mark.slow
 def test_the_command_line(tmp_path, capsys):
     given = [
         "--num-prompts",

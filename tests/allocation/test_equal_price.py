@@ -53,6 +53,7 @@ def test_equal_taps_get_equal_shares():
         )
 
 
+@pytest.mark.slow
 def test_no_allocation_on_a_grid_is_better():
     errors, tries = curves([1, 8, 3, 0.2]), torch.linspace(0, 0.9, 19, dtype=torch.float64)
     found = by_loss(errors, SIZES, 0.5)

@@ -69,6 +69,7 @@ def operations(pipe) -> int:
     return count_macs(lambda: denoiser(**call)).total
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("allocation", ["obs", "sensitivity"])
 @pytest.mark.parametrize("make", [sd3, sd, flux])
 def test_the_model_is_as_small_and_needs_as_few_operations_as_by_uniform_pruning(make, allocation):
@@ -135,6 +136,7 @@ def test_without_repair_a_curve_is_what_pruning_so_many_costs_the_layers(monkeyp
     assert found == pytest.approx([row.error for row in report.layers], rel=0.2)
 
 
+@pytest.mark.slow
 def test_widths_that_round_to_does_not_divide_are_tried_as_uniform_pruning_takes_them():
     """Of the record alone: they do not move. The more leaves, the more it does."""
     effects = {}

@@ -27,6 +27,7 @@ QUICK = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("make", [sd3, sd])
 @pytest.mark.parametrize("allocation", ["obs", "sensitivity", "owl", "alpha"])
 def test_the_budget_is_kept_and_layers_differ(make, allocation):
@@ -37,6 +38,7 @@ def test_the_budget_is_kept_and_layers_differ(make, allocation):
     assert bool(report.sensitivity) == (allocation == "sensitivity")
 
 
+@pytest.mark.slow
 def test_sensitivity_is_the_error_of_a_model_with_one_tap_pruned():
     pipe, config = sd3(), PruningConfig(sparsity=0.5, allocation="sensitivity", **QUICK)
     dense = copy.deepcopy(pipe.transformer)
@@ -103,6 +105,7 @@ def test_what_can_not_be_allocated_is_refused(wrong, words):
         PruningConfig(**{"allocation": "obs"} | wrong)
 
 
+@pytest.mark.slow
 def test_a_run_that_goes_on_finds_its_allocation(tmp_path, monkeypatch):
     config = PruningConfig(allocation="sensitivity", **QUICK)
     pipes = [sd3(), sd3()]
@@ -116,6 +119,7 @@ def test_a_run_that_goes_on_finds_its_allocation(tmp_path, monkeypatch):
         assert torch.equal(weight, pipes[1].transformer.state_dict()[name]), name
 
 
+@pytest.mark.slow
 def test_what_a_scheduler_draws_by_itself_is_the_same_for_every_layer():
     """A sampler with noise of its own does not drown the effects."""
     pipe = sd3()
@@ -142,6 +146,7 @@ def test_latents_that_are_no_numbers_name_the_layer(monkeypatch):
         prune_(sd3(), PROMPTS, PruningConfig(allocation="sensitivity", **QUICK))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "settings",
     [
@@ -164,6 +169,7 @@ def test_it_goes_with_offloading_budgets_and_half_precision(settings):
     assert half.sparsity == pytest.approx(plain.sparsity, abs=0.01)
 
 
+@pytest.mark.slow
 def test_one_dense_pass_serves_several_allocations():
     pipe, dense = sd3(), []
     configs = [PruningConfig(allocation="obs", sparsity=s, **QUICK) for s in (0.3, 0.6)]
@@ -188,6 +194,7 @@ def test_inspect_counts_the_drawings(capsys):
     assert "allocation" not in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_a_layer_to_which_the_target_does_nothing_is_not_free():
     """Pruned before, it has all the zeros of the target: what more would cost is what counts."""
     pipe, layer = sd3(), "transformer_blocks.1.ff.net.2"

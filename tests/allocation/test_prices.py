@@ -2,11 +2,13 @@
 
 import itertools
 
+import pytest
 import torch
 
 from obsdiff.allocation.prices import cheapest_steps
 
 
+@pytest.mark.slow
 def test_near_the_best_of_all_ways():
     g = torch.Generator().manual_seed(0)
     ratios = []

@@ -126,6 +126,7 @@ def test_inspect_runs_nothing(capsys):
     assert "target_latency is measured by obsdiff prune" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_the_command_line_says_what_it_measured(monkeypatch, tmp_path, capsys):
     ideal(monkeypatch)
     given = [

@@ -15,6 +15,7 @@ def alone(config):
     return pipe.transformer.state_dict()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("calibration", ["single", "replay"])
 def test_each_output_is_what_its_own_run_would_give(calibration):
     several = {"unstructured": [0.3, 0.6], "2:4": [None], "structured": [0.3]}

@@ -17,6 +17,7 @@ def pruned(make, **settings):
     return denoiser_of(pipe).state_dict(), report
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pattern", ["unstructured", "2:4", "structured"])
 @pytest.mark.parametrize("make", [sd3, sd, flux])
 def test_with_one_package_all_calibrations_are_the_same(make, pattern):

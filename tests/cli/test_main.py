@@ -178,6 +178,7 @@ def test_groups_on_disk(sd3_folder, prompts_file, tmp_path, pattern, n, m):
         assert (weights[row["name"] + ".weight"].unflatten(1, (-1, m)) != 0).sum(2).max() <= n
 
 
+@pytest.mark.slow
 def test_what_is_written_loads_in_a_python_without_obsdiff(
     capsys, sd3_folder, prompts_file, tmp_path
 ):

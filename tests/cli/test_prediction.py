@@ -54,6 +54,7 @@ PRINTED = {
 OTHER_DIGIT = {0.25: "8.54", 0.30: "8.09"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", COUNTS)
 def test_the_papers_models_are_counted_as_the_paper_counts(name):
     model, rows = COUNTS[name]
@@ -132,6 +133,7 @@ def config_only(folder, model, pipeline, component):
     return str(folder)
 
 
+@pytest.mark.slow
 def test_inspect_needs_no_weights(tmp_path, capsys):
     folder = config_only(tmp_path / "sd3", SD3_MEDIUM, "StableDiffusion3Pipeline", "transformer")
     flags = ["--pattern", "structured", "--sparsity", "0.25", "--round-to", "1", "--paper-count"]

@@ -81,6 +81,7 @@ def argv(models, prompts_file, tmp_path) -> list[str]:
     ]
 
 
+@pytest.mark.slow
 def test_figures_are_those_of_the_pipelines(argv, models, tmp_path, capsys):
     assert main([*argv, "--rounds", "1", "--json"]) == 0
     results = json.loads(capsys.readouterr().out)
@@ -112,6 +113,7 @@ def test_figures_are_those_of_the_pipelines(argv, models, tmp_path, capsys):
     assert main(["report", str(tmp_path / "run"), "--output", str(tmp_path / "page.html")]) == 0
 
 
+@pytest.mark.slow
 def test_the_error_is_that_of_drawing_by_hand(argv, models, tmp_path, capsys):
     from diffusers import DiffusionPipeline
 
@@ -314,6 +316,7 @@ def test_both_draw_with_one_scheduler(models, prompts_file, tmp_path, capsys):
     assert main(argv) == 0
 
 
+@pytest.mark.slow
 def test_odd_names_keep_runs_apart(models, prompts_file, tmp_path, capsys):
     names = ["a b", "a-b", "dense!", "@@", ".work"]
     folders = [
@@ -402,6 +405,7 @@ def test_memory_that_cannot_be_measured_has_a_reason(tmp_path):
     assert "model_index.json" in found["why_not"]
 
 
+@pytest.mark.slow
 def test_metrics_are_those_of_the_saved_pictures(argv, tmp_path, capsys):
     flags = [
         "--clip",
@@ -449,6 +453,7 @@ def test_metrics_are_those_of_the_saved_pictures(argv, tmp_path, capsys):
     assert "  PickScore" not in table  # no column
 
 
+@pytest.mark.slow
 def test_fid_kid_and_clip_score_are_torchmetrics_called_directly(argv, tmp_path):
     """results.json has torchmetrics' figures of the saved pictures and prompts, for one CLIP."""
     emoji = CLIPModel.from_pretrained(EMOJI_CLIP, dtype=torch.float32).eval()

@@ -94,6 +94,7 @@ def assert_same(found, expected):
     assert found[1:] == expected[1:]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("make", [sd3, sd, flux])
 @pytest.mark.parametrize("run", RUNS)
 def test_killed_three_times_it_ends_with_the_same_bits(tmp_path, monkeypatch, make, run):

@@ -191,6 +191,7 @@ def test_a_tampered_layout_is_refused_on_loading(tmp_path):
         again(folder)
 
 
+@pytest.mark.slow
 def test_without_obsdiff_the_error_names_it(tmp_path):
     pipe = sd3()
     folder = save_pruned(

@@ -63,12 +63,14 @@ def close(pipe, folder: Path, tolerance: float = 1e-5) -> bool:
     return ((latents(pipe) - expected).abs().max() <= tolerance * expected.abs().max()).item()
 
 
+@pytest.mark.slow
 def test_compiled_after_loading(folders):
     pipe = load(folders["sd3"])
     pipe.transformer.compile(backend="aot_eager", fullgraph=True)
     assert close(pipe, folders["sd3"])
 
 
+@pytest.mark.slow
 def test_compiled_in_memory(folders):
     pipe = sd3()
     prune_(
@@ -78,6 +80,7 @@ def test_compiled_in_memory(folders):
     assert close(pipe, folders["sd3"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["sd", "flux"])  # diffusers lists no repeated blocks for SD3
 def test_compile_repeated_blocks(folders, name):
     pipe = load(folders[name])
@@ -118,6 +121,7 @@ OFFLOADS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("offload", OFFLOADS.values(), ids=OFFLOADS.keys())
 def test_offloaded_by_hooks(folder, offload, tmp_path):
     pipe = load(folder)
@@ -125,6 +129,7 @@ def test_offloaded_by_hooks(folder, offload, tmp_path):
     assert close(pipe, folder)
 
 
+@pytest.mark.slow
 def test_loaded_with_a_device_map(folder, tmp_path):
     plain = denoiser_of(load(folder))
     for device_map in ("auto", by_turns(plain)):

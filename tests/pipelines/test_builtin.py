@@ -95,6 +95,7 @@ def test_unknown_words_are_spelled_in_bytes(path):
     assert tokenizer.eos_token_id != 2
 
 
+@slow
 @pytest.mark.parametrize("model", BUILTINS)
 def test_plain_diffusers_draws_with_it(model):
     done = subprocess.run(

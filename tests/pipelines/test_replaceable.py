@@ -525,6 +525,7 @@ def test_a_report_replaces_its_own_pages_alone(tmp_path, capsys):
         page.unlink()
 
 
+@pytest.mark.slow
 def test_the_command_line_replaces_its_own_outputs_and_keeps_the_rest(
     tmp_path, capsys, sd3_folder, prompts_file
 ):

@@ -113,6 +113,7 @@ def test_prune_a_single_file(sd_file, prompts_file, tmp_path, pattern):
     assert pipe("fish", num_inference_steps=2, output_type="latent").images.isfinite().all()
 
 
+@pytest.mark.slow
 def test_a_single_file_is_pruned_like_the_folder_it_was_made_from(
     sd3_file, sd3_folder, prompts_file, tmp_path
 ):
@@ -160,6 +161,7 @@ def test_what_the_file_does_not_hold_is_said(sd_file, sd3_file, tmp_path):
     assert load_pipeline(folder, device="cpu")[0].safety_checker is None
 
 
+@pytest.mark.slow
 def test_inspect_and_evaluate_take_single_files(sd_file, capsys, prompts_file, tmp_path):
     file, config = sd_file
     assert main(["inspect", str(file), "--config", str(config), "--json"]) == 0

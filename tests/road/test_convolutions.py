@@ -138,6 +138,7 @@ def test_every_call_of_a_convolution_is_in_its_hessian(kind):
         assert seen.xx.nbytes + seen.x.nbytes == hessian_bytes(tap, shapes)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", MAKES)
 @pytest.mark.parametrize(
     ("method", "pattern"), [("obs", "unstructured"), ("obs", "2:4"), ("wanda", "unstructured")]

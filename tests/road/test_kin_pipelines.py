@@ -1,4 +1,5 @@
-"""Other families through their own __call__: classes, pictures, video and sound, guidance in one call or in two."""
+"""Other families through their own __call__: classes, pictures, video and sound, guidance in one
+call or in two."""
 
 import pytest
 import torch
@@ -25,7 +26,8 @@ VIDEO = {
     "max_sequence_length": 6,
 }
 
-# what one call is given; denoiser calls in a step; linear layers; attentions and FFNs that structured pruning shrinks
+# what one call is given; denoiser calls in a step; linear layers; attentions and FFNs that
+# structured pruning shrinks
 CALLS = {
     kin.dit: ({"class_labels": [3]}, 1, 2 * 6, 2, 2),
     kin.pixart_sigma: (PICTURE, 1, 2 * 10, 4, 2),
@@ -50,7 +52,8 @@ def latents(pipe, arguments) -> torch.Tensor:
 def opened(folder):
     pipe = DiffusionPipeline.from_pretrained(folder)
     for p in pipe.transformer.parameters():
-        p.data = p.data.clone()  # weights mapped from a file lie at other addresses, which moves the last bit of a product
+        # weights mapped from a file have other addresses, which changes the last bit of a product
+        p.data = p.data.clone()
     return pipe
 
 

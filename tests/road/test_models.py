@@ -11,6 +11,12 @@ from ..coverage_of_models import PAGE, Row, build, counts, covered, denoiser_cla
 from ..tiny_models import NOT_PRUNED, TINY
 
 KNOWN = {*TINY, *NOT_PRUNED}
+QUICK = {  # the classes of the built-in and of the paper's models; all others are slow
+    "FluxTransformer2DModel",
+    "SD3Transformer2DModel",
+    "UNet2DConditionModel",
+    "UNet2DModel",
+}
 AGAIN = "then run `python -m tests.coverage_of_models`"
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -39,7 +45,10 @@ def test_every_known_class_is_still_there():
     )
 
 
-@pytest.mark.parametrize("name", sorted(KNOWN))
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in sorted(KNOWN)],
+)
 def test_the_table_is_true(name):
     found = examine(name)
     assert written().get(name) == found, (
@@ -57,6 +66,7 @@ OTHER_ORDER = {
 }
 
 
+@pytest.mark.slow
 def test_blocks_are_found_in_the_order_in_which_they_run():
     assert {
         name

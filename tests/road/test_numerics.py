@@ -1,4 +1,5 @@
-"""Inputs at the edge of what numbers can hold: a right result, a repair that the record shows, or an error with layer and step."""
+"""Inputs at the edge of what numbers can hold: a right result, a repair that the record shows, or
+an error with layer and step."""
 
 import math
 
@@ -65,7 +66,7 @@ def test_every_solver_answers_in_numbers(kind, method, target):
 @pytest.mark.parametrize("target", TARGETS, ids=["half", "2:4"])
 @pytest.mark.parametrize("kind", ["constant", "one token", "duplicated columns"])
 def test_what_the_inputs_can_not_tell_apart_is_repaired_by_one_another(kind, target):
-    """Half of the weights go and the outputs hardly change: each input has others that say the same."""
+    """Half of the weights are removed and the outputs hardly change: every input is redundant."""
     x = tokens_of(kind)
     weight, solution = solved(x, target)
     before, after = x @ weight.T, x @ solution.weight.T

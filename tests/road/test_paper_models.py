@@ -1,4 +1,5 @@
-"""The paper's models through their own pipelines: prune with each pattern, save, open, draw; counts by hand."""
+"""The paper's models through their own pipelines: prune with each pattern, save, open, draw; counts
+by hand."""
 
 import copy
 import json
@@ -28,7 +29,8 @@ COUNTS = {
     models.sd21: (16, 16 * 10, 16 * 6, 2 * 16, 16),
     # down 2 x 2 + 2 x 10, middle 10, up 3 x 10 + 3 x 2
     models.sdxl: (70, 70 * 10, 70 * 6, 2 * 70, 70),
-    # 12 layers a block, in 4 units; the last one lacks the text's output and FFN; the first and the last stay whole in structured pruning
+    # 12 layers a block, in 4 units; the last one lacks the text's output and FFN; the first and the
+    # last stay whole in structured pruning
     models.sd3_medium: (24, 23 * 12 + 9, 24 * 4, 22, 2 * 22),
     # the first 13 have a second attention, of 4 layers, in the same units
     models.sd35_medium: (24, 23 * 12 + 9 + 13 * 4, 24 * 4, 22 + 12, 2 * 22),
@@ -63,7 +65,8 @@ def again(folder):
     missing = {name: None for name in ("text_encoder_3", "tokenizer_3") if name in index}
     pipe = DiffusionPipeline.from_pretrained(folder, **missing)
     for p in denoiser_of(pipe).parameters():
-        p.data = p.data.clone()  # weights mapped from a file lie at other addresses, which moves the last bit of a product
+        # weights mapped from a file have other addresses, which changes the last bit of a product
+        p.data = p.data.clone()
     return pipe
 
 
@@ -81,10 +84,11 @@ def test_counts_by_hand(make):
     )
 
 
+@pytest.mark.slow
 @EVERY
 @pytest.mark.parametrize("pattern", ["unstructured", "2:4", "structured"])
 def test_pruned_saved_opened_drawn(make, pattern, tmp_path):
-    """Every layer is accounted for: prune_ fails if one misses a call. The opened pipeline draws the same latents."""
+    """prune_ fails if a layer misses a call. The opened pipeline draws the same latents."""
     pipe, settings = make(), settings_of(make)
     method = "magnitude" if pattern == "2:4" else "obs"
     report = prune_(
@@ -100,6 +104,7 @@ def test_pruned_saved_opened_drawn(make, pattern, tmp_path):
     assert torch.equal(latents(again(folder), settings), latents(pipe, settings))
 
 
+@pytest.mark.slow
 @EVERY
 def test_shrunk_equals_masked(make):
     masked, shrunk = make().to(torch.float64), make().to(torch.float64)
@@ -137,6 +142,7 @@ def test_other_schedules_and_predictions(make):
     assert latents(pipe, GUIDED).isfinite().all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("steps", [1, 4])
 def test_distilled_sdxl_without_guidance(steps):
     pipe, settings = models.sdxl_distilled(), ALONE | {"num_inference_steps": steps}

@@ -20,7 +20,8 @@ from ..conftest import PROMPTS, sd3
 def problem(
     rows: int, columns: int, seed: int = 0, dtype: torch.dtype = torch.float64
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """A weight (O, I) and the Hessian (I, I) of correlated inputs, the third of which is always zero."""
+    """A weight (O, I) and the Hessian (I, I) of correlated inputs, the third of which is always
+    zero."""
     g = torch.Generator().manual_seed(seed)
     x = torch.randn(4 * columns, columns, generator=g, dtype=torch.float64)
     x = x @ (
@@ -67,10 +68,10 @@ def test_the_plain_algorithm_in_float32_answers_as_in_float64():
     [(list(torch.arange(96).split(8)), 5, True), (list(torch.arange(24, 120).split(1)), 40, False)],
 )
 def test_the_same_heads_and_neurons_leave(parts, count, heads):
-    """The neurons' layer has 24 columns before them that stay."""
+    """The neurons' layer has 24 columns before theirs, which are kept."""
     streams = [problem(48, 96 if heads else 120, seed) for seed in ((0, 1) if heads else (2,))]
     for _, h in streams:
-        h[2, 2] = 1.0  # an input that is always zero costs nothing, which ties
+        h[2, 2] = 1.0  # an input that is always zero has no loss: a tie
     consumers = [Consumer.begin(w, h, 0.01) for w, h in streams]
     mine, _ = (
         obs_heads(consumers, parts, count)

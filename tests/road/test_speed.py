@@ -1,4 +1,5 @@
-"""The yardstick itself, `benchmarks.speed`: what it wraps is there and comes back, and its figures are put together as it says."""
+"""`benchmarks.speed`: the functions that it wraps exist and are restored, and its figures add
+up."""
 
 import pytest
 

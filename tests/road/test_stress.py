@@ -1,4 +1,4 @@
-"""A small sample of each of the long runs that `make stress` makes."""
+"""A small sample of each long run of `make stress`."""
 
 import warnings
 
@@ -40,7 +40,7 @@ def test_many_prunings_in_one_process_leave_nothing():
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         before, after = soak.soak(sd3, 14)
-    assert after < 1.1 * before  # too few to see more; the full run asks for 2 %
+    assert after < 1.1 * before  # too few prunings for a tighter bound; the full run requires 2 %
 
 
 @pytest.mark.skipif(

@@ -8,7 +8,6 @@ import torch
 from diffusers import (
     AutoencoderKLWan,
     DDIMScheduler,
-    KandinskyV22CombinedPipeline,
     PriorTransformer,
     StableDiffusion3Pipeline,
     StableUnCLIPPipeline,
@@ -20,16 +19,14 @@ from diffusers import (
 from diffusers.pipelines.stable_diffusion import StableUnCLIPImageNormalizer
 from transformers import CLIPTextModel, CLIPTextModelWithProjection, T5Config, T5EncoderModel
 
-from obsdiff import PruningConfig, UserError, prune_
+from obsdiff import PruningConfig, prune_
 from obsdiff.calibration.context import CalibrationSet
 from obsdiff.calibration.hooks import CallAudit, calibrate
 from obsdiff.calibration.step_weights import step_weight
-from obsdiff.cli.evaluate import pruned_component
 from obsdiff.cli.main import main
 from obsdiff.errors import CalibrationError, CalibrationWarning
 from obsdiff.models.structure import Tap
-from obsdiff.pipelines.call import denoiser_name, scheduler_name
-from obsdiff.pipelines.folder import Folder
+from obsdiff.pipelines.call import scheduler_name
 from obsdiff.pipelines.run import prepared
 
 from ..conftest import PROMPTS, randomise, sd3, text_config, tokenizer, vae
@@ -344,27 +341,3 @@ def test_prior_and_unet_through_the_command_line(prompts_file, tmp_path, capsys)
     assert (
         pipe.unet.mid_block.attentions[0].transformer_blocks[0].ff.net[2].weight == 0
     ).float().mean() > 0.4
-
-
-def test_evaluate_reads_which_component_was_pruned(tmp_path):
-    runs = {}
-    for name, record in {
-        "a": {"component": "transformer_2"},
-        "b": {"component": "transformer_2"},
-        "c": {},
-        "d": {"component": "transformer"},
-    }.items():
-        (tmp_path / name).mkdir()
-        (tmp_path / name / "obsdiff.json").write_text(json.dumps(record))
-        runs[name] = Folder(tmp_path / name, "WanPipeline", {})
-    assert pruned_component({name: runs[name] for name in "abc"}) == "transformer_2"
-    assert pruned_component({"c": runs["c"]}) is None
-    with pytest.raises(UserError, match="found transformer and transformer_2"):
-        pruned_component(runs)
-
-
-def test_pipelines_that_run_others_are_refused():
-    pipe = KandinskyV22CombinedPipeline.__new__(KandinskyV22CombinedPipeline)
-    vars(pipe)["prior_pipe"] = sd3()
-    with pytest.raises(UserError, match="runs other pipelines, StableDiffusion3Pipeline"):
-        denoiser_name(pipe, None)

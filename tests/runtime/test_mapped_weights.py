@@ -65,6 +65,7 @@ def test_a_budget_changes_nothing_in_the_weights():
         assert all(torch.equal(w, found[1][name]) for name, w in found[0].items())
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not STATUS.exists(), reason="needs /proc")
 def test_what_is_written_and_parked_leaves_nothing_in_memory_while_others_use_the_file(tmp_path):
     model = torch.nn.Sequential(*(torch.nn.Linear(4096, 4096, bias=False) for _ in range(4)))

@@ -83,6 +83,7 @@ def test_nothing_to_remove_changes_nothing():
     assert torch.equal(s.weight, w)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("settings", [{"method": "alps"}, {"method": "obs", "refine": "lstsq"}])
 def test_solving_stays_within_the_planned_memory(settings):
     """The peak counts all tensors but H and the weights."""

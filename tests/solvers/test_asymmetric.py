@@ -114,6 +114,7 @@ def test_a_hessian_that_is_not_finite_is_refused():
         asymmetric([w], hessian * float("inf"), cross, 0.01)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("rows", "columns"), [(512, 256), (128, 2304)])
 def test_it_needs_no_more_memory_than_is_planned_for_solving(rows, columns):
     config = PruningConfig(calibration="replay", asymmetric=True)

@@ -182,6 +182,7 @@ def test_an_invalid_hessian_is_an_error(change, words):
         swapped(w, s, h, 0.01)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("group", [None, (2, 4)], ids=["half", "2:4"])
 def test_solving_stays_within_the_planned_memory(group):
     columns, rows = 512, 256

@@ -1,1 +1,2 @@
-"""What tests build on and assert nothing by themselves: pipelines of many kinds, checkpoints in other layouts, the plain algorithm."""
+"""Helpers of the tests, without assertions: pipelines of many kinds, checkpoints in other layouts,
+the peak memory of tensors."""

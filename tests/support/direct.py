@@ -1,4 +1,5 @@
-"""A denoiser alone as a pipeline: its arguments go straight to its forward call, so that every class is pruned by prune_ itself."""
+"""A denoiser alone as a pipeline: its arguments are passed to its forward call, so prune_ prunes
+every class."""
 
 import copy
 from collections.abc import Callable
@@ -19,7 +20,7 @@ class Steps:
 
 
 class DirectPipeline:
-    """Calls its denoiser once in each of its steps, with arguments made anew by a function of no arguments."""
+    """Calls its denoiser once in each step, with new arguments from a function."""
 
     def __init__(
         self, denoiser: nn.Module, arguments: Callable[[], dict[str, Any]], steps: int = 2
@@ -82,6 +83,6 @@ def outputs(
     dtype: torch.dtype = torch.float64,
     seed: int = 0,
 ) -> list[Tensor]:
-    """What a copy of the denoiser in this precision gives for these arguments."""
+    """The outputs of a copy of the denoiser in this precision."""
     torch.manual_seed(seed)
     return tensors(copy.deepcopy(denoiser).to(dtype).eval()(**converted(arguments(), dtype)))

@@ -1,4 +1,5 @@
-"""Tiny pipelines of other families, with their own text encoders and VAEs: classes, pictures, video, sound."""
+"""Tiny pipelines of other families, with their own text encoders and VAEs: classes, pictures,
+video, sound."""
 
 import torch
 from diffusers import (
@@ -59,7 +60,8 @@ def pixart_sigma() -> PixArtSigmaPipeline:
 def cogvideox() -> CogVideoXPipeline:
     """Five frames of 64 x 64 pixels: two of 8 x 8 latents."""
     video = AutoencoderKLCogVideoX(
-        block_out_channels=(8, 8, 8, 8), latent_channels=4, layers_per_block=1, norm_num_groups=2, sample_height=64, sample_width=64,
+        block_out_channels=(8, 8, 8, 8), latent_channels=4, layers_per_block=1, norm_num_groups=2,
+        sample_height=64, sample_width=64,
     )  # fmt: skip
     return CogVideoXPipeline(
         tokenizer(), t5(), video, build("CogVideoXTransformer3DModel")[0], CogVideoXDDIMScheduler()
@@ -67,7 +69,8 @@ def cogvideox() -> CogVideoXPipeline:
 
 
 def wan() -> WanPipeline:
-    """Five frames of 64 x 64 pixels: two of 8 x 8 latents. Guidance is a second denoiser call in every step."""
+    """Five frames of 64 x 64 pixels: two of 8 x 8 latents. Guidance is a second denoiser call in
+    every step."""
     text = UMT5EncoderModel(UMT5Config(**SMALL_T5)).eval()
     video = AutoencoderKLWan(
         base_dim=4,

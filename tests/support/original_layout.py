@@ -1,4 +1,5 @@
-"""Weights of a tiny diffusers pipeline under the names of the models' authors, as single-file checkpoints have them."""
+"""Weights of a tiny diffusers pipeline under the names of the models' authors, as single-file
+checkpoints have them."""
 
 import re
 
@@ -12,18 +13,28 @@ RESNET = {
     "conv2": "out_layers.3",
     "time_emb_proj": "emb_layers.1",
 }
-UNET = {"time_embedding.linear_1": "time_embed.0", "time_embedding.linear_2": "time_embed.2", "conv_in": "input_blocks.0.0",
-        "conv_norm_out": "out.0", "conv_out": "out.2"}  # fmt: skip
+UNET = {
+    "time_embedding.linear_1": "time_embed.0",
+    "time_embedding.linear_2": "time_embed.2",
+    "conv_in": "input_blocks.0.0",
+    "conv_norm_out": "out.0",
+    "conv_out": "out.2",
+}
 SD3 = {
-    "pos_embed.pos_embed": "pos_embed", "pos_embed.proj": "x_embedder.proj", "time_text_embed.timestep_embedder.linear_1": "t_embedder.mlp.0",
-    "time_text_embed.timestep_embedder.linear_2": "t_embedder.mlp.2", "time_text_embed.text_embedder.linear_1": "y_embedder.mlp.0",
-    "time_text_embed.text_embedder.linear_2": "y_embedder.mlp.2", "norm_out.linear": "final_layer.adaLN_modulation.1", "proj_out": "final_layer.linear",
+    "pos_embed.pos_embed": "pos_embed", "pos_embed.proj": "x_embedder.proj",
+    "time_text_embed.timestep_embedder.linear_1": "t_embedder.mlp.0",
+    "time_text_embed.timestep_embedder.linear_2": "t_embedder.mlp.2",
+    "time_text_embed.text_embedder.linear_1": "y_embedder.mlp.0",
+    "time_text_embed.text_embedder.linear_2": "y_embedder.mlp.2",
+    "norm_out.linear": "final_layer.adaLN_modulation.1", "proj_out": "final_layer.linear",
 }  # fmt: skip
 SD3_BLOCK = {
-    "attn.norm_added_q": "context_block.attn.ln_q", "attn.norm_added_k": "context_block.attn.ln_k", "attn.norm_q": "x_block.attn.ln_q",
-    "attn.norm_k": "x_block.attn.ln_k", "attn.to_add_out": "context_block.attn.proj", "attn.to_out.0": "x_block.attn.proj",
-    "norm1_context.linear": "context_block.adaLN_modulation.1", "norm1.linear": "x_block.adaLN_modulation.1",
-    "ff_context.net.0.proj": "context_block.mlp.fc1", "ff_context.net.2": "context_block.mlp.fc2", "ff.net.0.proj": "x_block.mlp.fc1",
+    "attn.norm_added_q": "context_block.attn.ln_q", "attn.norm_added_k": "context_block.attn.ln_k",
+    "attn.norm_q": "x_block.attn.ln_q", "attn.norm_k": "x_block.attn.ln_k",
+    "attn.to_add_out": "context_block.attn.proj", "attn.to_out.0": "x_block.attn.proj",
+    "norm1_context.linear": "context_block.adaLN_modulation.1",
+    "norm1.linear": "x_block.adaLN_modulation.1", "ff_context.net.0.proj": "context_block.mlp.fc1",
+    "ff_context.net.2": "context_block.mlp.fc2", "ff.net.0.proj": "x_block.mlp.fc1",
     "ff.net.2": "x_block.mlp.fc2",
 }  # fmt: skip
 
@@ -54,7 +65,9 @@ def ldm_unet(name: str, unet) -> str:
     found = re.fullmatch(r"(down|up)_blocks\.(\d+)\.(\w+)\.(\d+)\.(.+)", name)
     if name.startswith("mid_block"):
         kind, i, rest = re.fullmatch(r"mid_block\.(\w+)\.(\d+)\.(.+)", name).groups()
-        return f"middle_block.{2 * int(i) if kind == 'resnets' else 1}.{resnet(rest) if kind == 'resnets' else rest}"
+        if kind == "resnets":
+            return f"middle_block.{2 * int(i)}.{resnet(rest)}"
+        return f"middle_block.1.{rest}"
     if not found:
         return replaced(name, UNET)
     side, block, kind, i, rest = found[1], int(found[2]), found[3], int(found[4]), found[5]

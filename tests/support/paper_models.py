@@ -1,7 +1,10 @@
-"""The paper's models: the block structure of their public configs, layer for layer, with small widths and random weights.
+"""The paper's models: the block structure of their public configs, layer for layer, with small
+widths and random weights.
 
-Hugging Face repositories of the configs: stable-diffusion-v1-5/stable-diffusion-v1-5, stabilityai/stable-diffusion-2-1, stable-diffusion-xl-base-1.0,
-stable-diffusion-3-medium-diffusers, stable-diffusion-3.5-medium, stable-diffusion-3.5-large, black-forest-labs/FLUX.1-dev and FLUX.1-schnell.
+Hugging Face repositories of the configs: stable-diffusion-v1-5/stable-diffusion-v1-5,
+stabilityai/stable-diffusion-2-1, stable-diffusion-xl-base-1.0, stable-diffusion-3-medium-diffusers,
+stable-diffusion-3.5-medium, stable-diffusion-3.5-large, black-forest-labs/FLUX.1-dev and
+FLUX.1-schnell.
 """
 
 import torch
@@ -35,8 +38,10 @@ NOISE = {
 def sd_unet(heads, **more) -> UNet2DConditionModel:
     """Four levels of two layers, the deepest without attention: 6 + 1 + 9 transformer blocks."""
     return UNet2DConditionModel(
-        sample_size=8, block_out_channels=(16, 16, 32, 32), layers_per_block=2, norm_num_groups=4, cross_attention_dim=16, attention_head_dim=heads,
-        down_block_types=("CrossAttnDownBlock2D",) * 3 + ("DownBlock2D",), up_block_types=("UpBlock2D",) + ("CrossAttnUpBlock2D",) * 3, **more,
+        sample_size=8, block_out_channels=(16, 16, 32, 32), layers_per_block=2, norm_num_groups=4,
+        cross_attention_dim=16, attention_head_dim=heads,
+        down_block_types=("CrossAttnDownBlock2D",) * 3 + ("DownBlock2D",),
+        up_block_types=("UpBlock2D",) + ("CrossAttnUpBlock2D",) * 3, **more,
     )  # fmt: skip
 
 
@@ -69,12 +74,16 @@ def sd21(prediction: str = "v_prediction", scheduler=DDIMScheduler) -> StableDif
 
 
 def sdxl(scheduler=None) -> StableDiffusionXLPipeline:
-    """Three levels, of which two have attention, of 2 and 10 transformer blocks each; two text encoders, sizes as conditions."""
+    """Three levels, of which two have attention, of 2 and 10 transformer blocks each; two text
+    encoders, sizes as conditions."""
     torch.manual_seed(0)
     unet = UNet2DConditionModel(
-        sample_size=8, block_out_channels=(16, 16, 32), layers_per_block=2, norm_num_groups=4, cross_attention_dim=32, attention_head_dim=[2, 2, 4],
-        transformer_layers_per_block=[1, 2, 10], use_linear_projection=True, addition_embed_type="text_time", addition_time_embed_dim=8,
-        projection_class_embeddings_input_dim=16 + 6 * 8, down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+        sample_size=8, block_out_channels=(16, 16, 32), layers_per_block=2, norm_num_groups=4,
+        cross_attention_dim=32, attention_head_dim=[2, 2, 4],
+        transformer_layers_per_block=[1, 2, 10], use_linear_projection=True,
+        addition_embed_type="text_time", addition_time_embed_dim=8,
+        projection_class_embeddings_input_dim=16 + 6 * 8,
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
         up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
     )  # fmt: skip
     encoders = CLIPTextModel(text_config()), CLIPTextModelWithProjection(text_config())
@@ -97,8 +106,9 @@ def sdxl_distilled() -> StableDiffusionXLPipeline:
 def sd3(layers: int, heads: int, **more) -> StableDiffusion3Pipeline:
     torch.manual_seed(0)
     transformer = SD3Transformer2DModel(
-        sample_size=8, in_channels=4, out_channels=4, num_layers=layers, attention_head_dim=8, num_attention_heads=heads, joint_attention_dim=32,
-        caption_projection_dim=8 * heads, pooled_projection_dim=32, pos_embed_max_size=8, **more,
+        sample_size=8, in_channels=4, out_channels=4, num_layers=layers, attention_head_dim=8,
+        num_attention_heads=heads, joint_attention_dim=32, caption_projection_dim=8 * heads,
+        pooled_projection_dim=32, pos_embed_max_size=8, **more,
     )  # fmt: skip
     encoders = [CLIPTextModelWithProjection(text_config()) for _ in range(2)]
     scheduler = FlowMatchEulerDiscreteScheduler(shift=3.0)
@@ -130,7 +140,8 @@ def sd35_large() -> StableDiffusion3Pipeline:
 def flux(guidance: bool) -> FluxPipeline:
     torch.manual_seed(0)
     transformer = FluxTransformer2DModel(
-        in_channels=16, num_layers=19, num_single_layers=38, attention_head_dim=8, num_attention_heads=3, joint_attention_dim=16, pooled_projection_dim=16,
+        in_channels=16, num_layers=19, num_single_layers=38, attention_head_dim=8,
+        num_attention_heads=3, joint_attention_dim=16, pooled_projection_dim=16,
         guidance_embeds=guidance, axes_dims_rope=(2, 2, 4),
     )  # fmt: skip
     t5 = T5EncoderModel(

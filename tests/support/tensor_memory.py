@@ -1,4 +1,4 @@
-"""The peak of the memory that tensors take, by torch's profiler."""
+"""Peak memory of tensors, by torch's profiler."""
 
 import itertools
 from collections.abc import Callable
@@ -7,8 +7,8 @@ from torch.profiler import ProfilerActivity, profile
 
 
 def peak_of(work: Callable[[], object]) -> int:
-    """Bytes that tensors made by a call take at most, beside those that were there before. Of the profiler's own records: its summaries leave out what
-    an operator allocates."""
+    """Peak bytes of the tensors that a call allocates. Computed from the profiler's records: its
+    summaries omit allocations inside operators."""
     with profile(
         activities=[ProfilerActivity.CPU], profile_memory=True, acc_events=True
     ) as seen_by:

@@ -104,6 +104,7 @@ def check(dense, denoiser, package, hessians, calls) -> float:
     return max(sizes)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("packages", [2, 5, UNITS])
 @pytest.mark.parametrize("make", [sd3, lambda: sd3(dual=(0, 1)), sd, flux])
 def test_cross_sums_are_those_of_the_dense_inputs_whatever_a_package_ends_in(make, packages):
@@ -115,6 +116,7 @@ def test_cross_sums_are_those_of_the_dense_inputs_whatever_a_package_ends_in(mak
     assert len(crossed_all(pipe, {"packages": count}, halving(denoiser))) == count
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("make", [sd3, sd])
 def test_copies_for_which_memory_has_no_room_are_as_good(make):
     pipe = make()
@@ -124,6 +126,7 @@ def test_copies_for_which_memory_has_no_room_are_as_good(make):
     crossed_all(pipe, {"packages": count}, halving(denoiser), room=0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("begin", [2, 3, 4])
 def test_a_run_that_goes_on_has_the_dense_stream_where_it_left_off(begin):
     pipe = sd3()
@@ -132,6 +135,7 @@ def test_a_run_that_goes_on_has_the_dense_stream_where_it_left_off(begin):
     crossed_all(pipe, {"packages": count}, halving(pipe.transformer), begin)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("make", [sd3, sd, flux])
 @pytest.mark.parametrize("packages", [2, UNITS])
 def test_shrunk_blocks_do_not_shrink_the_dense_stream(make, packages):
@@ -158,6 +162,7 @@ def test_shrunk_blocks_do_not_shrink_the_dense_stream(make, packages):
     crossed_all(pipe, settings | {"packages": count}, shrink)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "settings",
     [{}, {"pattern": "2:4", "method": "alps"}, {"pattern": "structured", "keep_first_last": False}],

@@ -226,6 +226,7 @@ def test_shrunk_packages_are_replayed_as_they_are_then(make):
         )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["Kandinsky3UNet", "I2VGenXLUNet"])
 def test_blocks_without_a_number_stand_in_segments_too(name):
     """add_time_condition.attention.to_out.0: the number is the layer's, not its segment's. In one step replay sees what live sees, in the same packages."""

@@ -247,6 +247,7 @@ def test_a_model_reads_pictures_its_own_way(clip, tmp_path):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("extractor", ["emoji-clip", "inception"])
 def test_fid_and_kid_are_torchmetrics(extractor, inception, tmp_path):
     """From pictures to figures, against torchmetrics with the same network."""

@@ -1,0 +1,68 @@
+"""Prompts and settings that do not fit a pipeline's call, and pipelines that run others."""
+
+import pytest
+import torch
+from diffusers import DDPMPipeline, DDPMScheduler, KandinskyV22CombinedPipeline, UNet2DModel
+
+from obsdiff import PruningConfig, UserError, prune_
+from obsdiff.pipelines.call import check_prompts, denoiser_name
+
+from ..cli.test_main import refused
+from ..conftest import sd, sd3
+
+
+@pytest.mark.parametrize("key", ["num_frames", "frame_rate"])
+def test_video_settings_for_an_image_model(key):
+    with pytest.raises(
+        UserError, match=rf"StableDiffusion3Pipeline .*'{key}'; .* dicts.*prompt"
+    ) as error:
+        prune_(sd3(), [{"prompt": "fish", key: 16}], PruningConfig(packages=1))
+    assert "\n" not in str(error.value)
+
+
+def test_prompts_for_a_pipeline_without_a_text_encoder(tmp_path, prompts_file, capsys):
+    pipe = sd()
+    pipe.text_encoder = None
+    with pytest.raises(UserError, match="has no text_encoder, so it reads no text"):
+        prune_(pipe, ["fish"], PruningConfig(packages=1))
+    check_prompts(pipe, [{"prompt_embeds": torch.zeros(1, 24, 16)}])
+    pipe.save_pretrained(tmp_path / "model")
+    refused(
+        capsys,
+        [
+            "prune",
+            str(tmp_path / "model"),
+            "--output",
+            str(tmp_path / "out"),
+            "--prompts",
+            prompts_file,
+        ],
+        "has no text_encoder",
+    )
+
+
+def test_prompts_for_a_pipeline_with_half_of_its_text_encoders():
+    """SD3 does without its third, not without its first; what it stumbles over says so."""
+    pipe = sd3()
+    pipe.text_encoder = None
+    with pytest.raises(UserError, match=r"it has no text_encoder and no text_encoder_3"):
+        prune_(pipe, ["fish"], PruningConfig(packages=1, num_inference_steps=1))
+
+
+def test_prompts_for_a_pipeline_that_takes_none():
+    unet = UNet2DModel(
+        sample_size=8,
+        block_out_channels=(8, 8),
+        down_block_types=("DownBlock2D",) * 2,
+        up_block_types=("UpBlock2D",) * 2,
+        norm_num_groups=4,
+    )
+    with pytest.raises(UserError, match=r"DDPMPipeline takes no text; .* dicts.*batch_size"):
+        check_prompts(DDPMPipeline(unet, DDPMScheduler()), ["fish"])
+
+
+def test_pipelines_that_run_others_are_refused():
+    pipe = KandinskyV22CombinedPipeline.__new__(KandinskyV22CombinedPipeline)
+    vars(pipe)["prior_pipe"] = sd3()
+    with pytest.raises(UserError, match="runs other pipelines, StableDiffusion3Pipeline"):
+        denoiser_name(pipe, None)
