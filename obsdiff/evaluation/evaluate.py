@@ -22,10 +22,9 @@ from ..errors import UserError
 from ..pipelines.folder import Folder
 from ..pipelines.load import load_pipeline
 from ..pipelines.partial_output import check_output, finish, open_part
-from ..pipelines.record import RECORD, leaving, versions
+from ..pipelines.record import RECORD, leaving, read_record, versions
 from ..pipelines.replaceable import WORK
 from ..pipelines.run import denoiser_call
-from ..pipelines.save import read_record
 from ..runtime.json_files import kept_json, read_json, write_json
 from ..runtime.progress import counting, say
 from .costs import cost_on_disk, measure_speed, step_macs

@@ -27,5 +27,5 @@ def tensors_hash(tensors: Iterable[tuple[str, Tensor]]) -> str:
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)} ".encode())
         if tensor.numel():
             flat = tensor.detach().cpu().contiguous().flatten()
-            digest.update(memoryview(flat.view(torch.uint8).numpy()))
+            digest.update(flat.view(torch.uint8).numpy().data)
     return digest.hexdigest()

@@ -70,7 +70,7 @@ def test_prune_shards_and_variants(sharded, prompts_file, tmp_path, capsys):
         )
         == 0
     )
-    assert ("takes the fp16 files" in capsys.readouterr().err) == (variant is not None)
+    assert ("uses the fp16 files" in capsys.readouterr().err) == (variant is not None)
     assert {tensors.dtype for tensors in open_folder(tmp_path / "out").components.values()} == {
         "float16"
     }
@@ -123,7 +123,7 @@ def test_plain_files_come_before_variants_and_it_is_said(sd3_folder, tmp_path, c
     assert (found.variant, found.variants, found.dtype) == (None, ("fp16",), "float32")
     assert main(["inspect", str(tmp_path / "both")]) == 0
     assert (
-        "takes the plain files of text_encoder, text_encoder_2, transformer, vae; there are fp16 files, too"
+        "uses the plain files of text_encoder, text_encoder_2, transformer, vae; there are fp16 files, too"
         in capsys.readouterr().out.replace("\n", " ")
     )
 

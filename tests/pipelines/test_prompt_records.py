@@ -12,7 +12,7 @@ import obsdiff
 from obsdiff import PruningConfig
 from obsdiff.errors import UserError
 from obsdiff.pipelines.prompt_records import described, described_prompts, prompts_hash
-from obsdiff.pipelines.save import read_record
+from obsdiff.pipelines.record import read_record
 
 from ..conftest import sd, sd3
 

@@ -9,7 +9,8 @@ from obsdiff import PruningConfig, UserError, prune_, save_pruned
 from obsdiff.errors import RunFailed
 from obsdiff.pipelines.folder import open_folder
 from obsdiff.pipelines.load import load_pipeline
-from obsdiff.pipelines.save import cast_, read_record, whole_folder
+from obsdiff.pipelines.record import read_record
+from obsdiff.pipelines.save import cast_, whole_folder
 
 from ..conftest import PROMPTS, sd, sd3
 

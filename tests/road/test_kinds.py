@@ -115,7 +115,7 @@ def test_a_denoiser_that_the_table_does_not_know(sd3_folder, tmp_path, capsys):
 @pytest.mark.parametrize("key", ["num_frames", "frame_rate"])
 def test_video_settings_for_an_image_model(key):
     with pytest.raises(
-        UserError, match=rf"StableDiffusion3Pipeline takes no '{key}'; give dicts.*prompt"
+        UserError, match=rf"StableDiffusion3Pipeline has no argument '{key}'; pass dicts.*prompt"
     ) as error:
         prune_(sd3(), [{"prompt": "fish", key: 16}], PruningConfig(packages=1))
     assert "\n" not in str(error.value)
