@@ -23,7 +23,7 @@ def test_a_run_goes_on_with_the_same_job_alone(tmp_path):
     part = opened(tmp_path / "run")
     (part / "images").mkdir()
     (part / "images" / "000.png").touch()
-    with pytest.raises(UserError, match="go on with --resume, or start anew with --overwrite"):
+    with pytest.raises(UserError, match="continue it with --resume, or start anew with --overwrite"):
         opened(tmp_path / "run")
     assert opened(tmp_path / "run", resume=True) == part
     assert (part / "images" / "000.png").exists()
