@@ -19,7 +19,7 @@ FUSE_FOLDER = (
     "call pipe.fuse_lora(); pipe.unload_lora_weights(); pipe.save_pretrained(FOLDER), "
     "then prune FOLDER"
 )
-REASON_SHOWN = 160  # characters of the hub's error
+HUB_ERROR_SHOWN = 160  # characters of the hub's error
 
 
 @dataclass(frozen=True)
@@ -182,7 +182,7 @@ def download(hub_id: str) -> Path:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise UserError(
             f"model: {hub_id!r} is no folder here, and the download from the hub failed: "
-            f"{reason[:REASON_SHOWN]}"
+            f"{reason[:HUB_ERROR_SHOWN]}"
         ) from None
 
 

@@ -35,7 +35,7 @@ REFUSALS = (  # errors of diffusers and transformers about a checkpoint
     ImportError,
     SingleFileComponentError,
 )
-REASON_SHOWN = 300  # characters of their message
+LOAD_ERROR_SHOWN = 300  # characters of their message
 
 
 def open_pipeline(folder: Folder, types: dict[str, torch.dtype]) -> Any:
@@ -68,7 +68,8 @@ def open_pipeline(folder: Folder, types: dict[str, torch.dtype]) -> Any:
             else " ".join(str(error).split())
         )
         raise UserError(
-            f"{folder.source}: diffusers can't load this {folder.pipeline}: {reason[:REASON_SHOWN]}"
+            f"{folder.source}: diffusers can't load this {folder.pipeline}: "
+            f"{reason[:LOAD_ERROR_SHOWN]}"
         ) from error
 
 
@@ -113,7 +114,7 @@ def from_file(
     if not hasattr(cls, "from_single_file"):
         raise UserError(
             f"{folder.path}: diffusers opens no single files as {folder.pipeline}; "
-            "give the config folder of another pipeline class"
+            "pass the config folder of another pipeline class"
         )
     inside = {name: types[name] for name, tensors in folder.components.items() if tensors.original}
     # diffusers loads all components in one dtype

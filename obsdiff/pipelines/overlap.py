@@ -28,7 +28,7 @@ def check_place(output: Path, inputs: Iterable[Path]) -> None:
         for part in reachable(place):
             if identity(part) in above or own in chain(part):
                 raise UserError(
-                    f"output: {output} and the input {place} lie in one another; "
+                    f"output: {output} and the input {place} overlap; "
                     "choose a folder apart from the inputs"
                 )
 

@@ -30,7 +30,7 @@ UNTOLD = (RUN_LOCK, JOB + ".part")  # files of a run killed before it wrote job.
 OWN = (WORK, FINISHED, "images", RESULTS, RESULTS + ".part")
 
 
-def part_of(output: Path) -> Path:
+def part_folder(output: Path) -> Path:
     """Return OUTPUT.part."""
     return output.with_name(output.name + ".part")
 
@@ -49,13 +49,13 @@ def check_output(output: Path, overwrite: bool, inputs: Iterable[Path] = ()) -> 
     if output.name in ("", ".."):
         raise UserError(f"output: expected the name of a folder, found {str(output)!r}")
     check_kind(output)
-    for place in (output, part_of(output)):
+    for place in (output, part_folder(output)):
         check_place(place, inputs)
     if os.path.lexists(output):
         if not overwrite:
             raise UserError(
                 f"output: {output} exists already; choose another, "
-                "or give --overwrite to replace it"
+                "or pass --overwrite to replace it"
             )
         check_ours(output, output)
     check_writable(output)
@@ -93,7 +93,7 @@ def open_part(output: Path, job: dict[str, Any], resume: bool, overwrite: bool) 
         UserError: the folder belongs to a run that is alive, to a run with another job, or to
             nobody known; or it exists and neither `resume` nor `overwrite` was given.
     """
-    part = part_of(output)
+    part = part_folder(output)
     require_own(part, resume, overwrite)
     (part / WORK).mkdir(parents=True, exist_ok=True)
     # the system releases the lock when the process ends, however it ends
@@ -277,5 +277,5 @@ def put(new: Path, output: Path, old: Path, overwrite: bool) -> None:
 
 def is_placed(output: Path) -> bool:
     """Return whether a run was killed after it renamed its output, before OUTPUT.part was gone."""
-    part = part_of(output)
+    part = part_folder(output)
     return (part / WORK / PLACING).is_file() and not (part / FINISHED).exists() and output.exists()

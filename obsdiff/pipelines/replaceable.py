@@ -54,7 +54,9 @@ def check_ours(folder: Path, output: Path) -> None:
     """
     check_kind(folder)
     if identity(folder) in chain(Path.cwd()):
-        raise UserError(f"output: {output} is or holds the working folder; start from another one")
+        raise UserError(
+            f"output: {output} is or contains the working folder; run obsdiff in another one"
+        )
     try:
         point, found = mounted(folder), stranger(folder)
     except OSError as error:

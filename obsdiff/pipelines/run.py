@@ -176,7 +176,7 @@ def refused(pipe: Any, before_first_step: Callable[[], bool] = lambda: True) -> 
             raise
         without = f" (it has no {' and no '.join(absent)})" if absent else ""
         raise UserError(
-            f"{type(pipe).__name__} does not take these prompts and settings{without}: "
+            f"{type(pipe).__name__} does not accept these prompts and settings{without}: "
             f"{' '.join(str(error).split())}"
         ) from error
 

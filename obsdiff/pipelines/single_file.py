@@ -114,7 +114,7 @@ def open_configs(file: Path, config: Path | None) -> Folder:
         raise UserError(
             f"config: the single-file checkpoint {file} needs a pipeline folder with its configs "
             "(model_index.json, config.json of each component, tokenizers, scheduler); "
-            "give --config FOLDER"
+            "pass --config FOLDER"
         )
     if not config.is_dir():
         raise UserError(

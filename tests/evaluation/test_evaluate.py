@@ -234,7 +234,7 @@ def test_what_cannot_be_compared_is_one_line(argv, models, tmp_path, capsys, pro
     ):
         refused([*argv, "--overwrite", "--output", place], word)
     for place in (models["narrow"], models["narrow"] / "inside", models["narrow"].parent):
-        refused([*argv, "--overwrite", "--output", str(place)], "in one another")
+        refused([*argv, "--overwrite", "--output", str(place)], "overlap")
     (tmp_path / "mine.part").mkdir()
     refused([*argv, "--overwrite", "--output", str(tmp_path / "mine")], "in the way")
     refused(
