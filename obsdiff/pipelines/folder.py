@@ -106,7 +106,7 @@ class Folder:
             raise UserError(
                 f"prompts: {self.source} ({self.pipeline}) has no {' and no '.join(absent)}, "
                 "so it reads no text; expected a pipeline with its text encoder; "
-                "from Python, prune_ takes dicts with prompt_embeds"
+                "from Python, prune_ accepts dicts with prompt_embeds"
             )
 
     def require_unquantised(self) -> None:

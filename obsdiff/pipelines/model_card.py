@@ -25,7 +25,7 @@ def model_card(pipeline: str, report: PruningReport) -> str:
         removed_in_words(report),
         "",
         "```python",
-        *(["import obsdiff  # knows the pruned shapes"] if report.groups else []),
+        *(["import obsdiff  # defines the pruned classes"] if report.groups else []),
         f"from diffusers import {pipeline}",
         "",
         f'pipe = {pipeline}.from_pretrained("PATH OF THIS FOLDER")',
@@ -37,8 +37,8 @@ def model_card(pipeline: str, report: PruningReport) -> str:
             []
             if report.groups
             else [
-                "Zeros alone make a model neither smaller on disk nor faster: "
-                "that takes kernels or formats that use them."
+                "Zeros alone make a model neither smaller on disk nor faster; "
+                "kernels or formats that use them are required."
             ]
         ),
         "The licence of the dense model applies. Every layer's figures are in `obsdiff.json`.",
@@ -69,14 +69,14 @@ def table(report: PruningReport) -> list[str]:
 
 
 def removed_in_words(report: PruningReport) -> str:
-    """Return one sentence: what was removed, and how much is left."""
+    """Return one sentence about the removed and the remaining parts."""
     config, component = report.config, report.component
     how = f"method {config['method']}, pattern {config['pattern']}"
     kinds = "linear layers and convolutions" if config["target"] == "conv" else "linear layers"
     if not report.groups:
         return (
             f"{report.sparsity:.2%} of the weights of {len(report.layers)} {kinds} in "
-            f"`{component}` are zero ({how}); everything else is as it was."
+            f"`{component}` are zero ({how}); everything else is unchanged."
         )
     before, after = report.parameters["before"], report.parameters["after"]
     return (
