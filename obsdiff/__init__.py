@@ -4,13 +4,17 @@
     report = obsdiff.prune_(pipe, prompts, obsdiff.PruningConfig(sparsity=0.5))
     obsdiff.save_pruned(pipe, "pruned", report)
 
-Names are loaded when they are first used, so that `import obsdiff` and the command line's checks cost no torch.
+Names are imported on first use, so `import obsdiff` and the command line's checks load no torch.
+`obsdiff.PrunedXxx` is the class of a structurally pruned diffusers model Xxx, such as
+PrunedSD3Transformer2DModel; model_index.json of a pruned folder names it.
+
+`__version__` is the version of the package; pyproject.toml reads it from here.
 """
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # type checkers need imports; at run time HOMES has the same names
     from .calibration.dense_pass import dense_pass as dense_pass
     from .config import PruningConfig as PruningConfig
     from .errors import CalibrationError as CalibrationError
@@ -24,25 +28,27 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-HOMES = {
-    "builtin_path": "pipelines.builtin",
+HOMES = {  # public name -> its module
     "CalibrationError": "errors",
-    "dense_pass": "calibration.dense_pass",
-    "save_pruned": "pipelines.save",
-    "PruningConfig": "config",
     "CalibrationWarning": "errors",
-    "UserError": "errors",
-    "prune_": "prune",
-    "PruningReport": "pipelines.record",
     "NotPositiveDefinite": "errors",
+    "PruningConfig": "config",
+    "PruningReport": "pipelines.record",
+    "UserError": "errors",
+    "builtin_path": "pipelines.builtin",
+    "dense_pass": "calibration.dense_pass",
+    "prune_": "prune",
+    "save_pruned": "pipelines.save",
 }
 __all__ = list(HOMES)
 
 
 def __getattr__(name: str) -> Any:
-    if (
-        name == "ModelMixin"
-    ):  # diffusers asks the library of a model class for the base class it knows
+    """Import a public name, a class of a pruned model, or ModelMixin.
+
+    diffusers looks up ModelMixin, the base class of its models, in the library of a model class.
+    """
+    if name == "ModelMixin":
         return import_module("diffusers").ModelMixin
     if name.startswith("Pruned"):
         return import_module(".models.pruned_classes", __name__).pruned_class(name)
@@ -52,4 +58,5 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
+    """List the loaded names and the public ones."""
     return [*globals(), *HOMES]

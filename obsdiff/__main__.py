@@ -1,4 +1,4 @@
-"""The command line's entry: python -m obsdiff, or obsdiff."""
+"""Entry point of the command line: `python -m obsdiff`, or `obsdiff`."""
 
 import sys
 
@@ -6,6 +6,7 @@ from .cli.main import main
 
 
 def run() -> None:
+    """Run the command line on sys.argv and exit with its code."""
     sys.exit(main())
 
 

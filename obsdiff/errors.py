@@ -1,28 +1,32 @@
-"""What can go wrong: the user's input, a run, and what a run warns about."""
+"""Exceptions and warnings of the package: wrong input, failed runs, doubtful results."""
 
 
 class UserError(ValueError):
-    """The input is wrong. The message is one line: what was expected, what was found, what to do."""
+    """The input is wrong. The message is one line: what was expected, what was found, what to do.
 
-    def __init__(self, message: str):
+    Args:
+        message: any text; line breaks and repeated blanks become single blanks.
+    """
+
+    def __init__(self, message: str) -> None:
         super().__init__(" ".join(message.split()))
 
 
 class RunFailed(RuntimeError):
-    """The run can't give a result that could be trusted; the message names the layer."""
+    """The run has no result that can be trusted. The message names the layer."""
 
 
 class CalibrationError(RunFailed):
-    """Missed calls, inputs that are not finite or not shared as the table says."""
+    """Calibration missed calls, or inputs are infinite, NaN or not shared as the table says."""
 
 
 class RunStopped(RunFailed):
-    """Something outside of the run ended it: a full disk, too little memory, another process. It can go on with --resume."""
+    """The machine ended the run: full disk, too little memory, lost process. --resume continues."""
 
 
 class NotPositiveDefinite(RunFailed):
-    """The Hessian could not be factored, whatever the damping."""
+    """The Hessian has no Cholesky factor, even with the highest damping."""
 
 
 class CalibrationWarning(UserWarning):
-    """The run goes on, but its result deserves a second look."""
+    """The run continues, but its result needs a check."""

@@ -1,11 +1,12 @@
-"""The trained pipelines, so that every claim can be checked on any machine. They are a package of their own, obsdiff-emoji.
+"""The built-in pipelines: trained models of a separate package, obsdiff-emoji.
 
-Each folder is a plain diffusers pipeline, with builtin.json (recommended settings of the pipeline's call and number of
-calibration prompts), calibration_prompts.txt and, apart from them, evaluation_prompts.txt beside it.
+Each folder is a plain diffusers pipeline with three more files: builtin.json (recommended settings
+of the pipeline's call, number of calibration prompts), calibration_prompts.txt, and
+evaluation_prompts.txt, which shares no prompt with it.
 
-The package holds data alone. It is located on the import path and never imported; a checkout of the repository uses its own
-copy. The working folder, which `python -m` puts on the import path, is not searched: a folder obsdiff_emoji there may be
-anyone's.
+The package holds data alone. It is located on the import path and never imported; a checkout of
+the repository uses its own copy. The working folder, which `python -m` puts on the import path, is
+not searched, because anyone may have written a folder obsdiff_emoji there.
 """
 
 import json
@@ -17,13 +18,13 @@ from typing import Any
 from ..errors import UserError
 
 PACKAGE = "obsdiff_emoji"
-CHECKOUT = Path(__file__).parents[2] / "obsdiff-emoji"  # absent where obsdiff is installed
+CHECKOUT = Path(__file__).parents[2] / "obsdiff-emoji"  # absent in an installed obsdiff
 BUILTINS = ("emoji-sd3", "emoji-unet")
-EMOJI_CLIP = "emoji-clip"  # beside them: the CLIP that judges their pictures
+EMOJI_CLIP = "emoji-clip"  # the CLIP that scores their pictures
 
 
 def find_models() -> Path | None:
-    """The folder of the built-in models; None if obsdiff-emoji is not installed."""
+    """Return the folder of the built-in models; None if obsdiff-emoji is not installed."""
     here = Path.cwd()
     installed = [place for place in sys.path if Path(place).resolve() != here]
     spec = PathFinder.find_spec(PACKAGE, [str(CHECKOUT), *installed])
@@ -31,19 +32,32 @@ def find_models() -> Path | None:
 
 
 def builtin_path(name: str) -> Path:
-    """The folder of a built-in model. UserError for an unknown name, or if obsdiff-emoji is not installed."""
+    """Return the folder of a built-in model.
+
+    Args:
+        name: emoji-sd3, emoji-unet or emoji-clip.
+
+    Raises:
+        UserError: the name is unknown, or obsdiff-emoji is not installed.
+    """
     known = (*BUILTINS, EMOJI_CLIP)
     if name not in known:
         raise UserError(f"built-in model: expected one of {', '.join(known)}; found {name!r}")
     folder = find_models()
     if folder is None:
         raise UserError(
-            f"built-in model: {name} is part of obsdiff-emoji, not installed here; pip install 'obsdiff[demo]'"
+            f"built-in model: {name} is part of obsdiff-emoji, not installed here; "
+            "pip install 'obsdiff[demo]'"
         )
     return folder / name
 
 
 def builtin_info(path: Path) -> dict[str, Any]:
-    """{"settings": of the pipeline's call, "calibration": {"num_prompts"}} of a built-in's folder; {} for other folders."""
+    """Read builtin.json of a built-in model's folder.
+
+    Returns:
+        {"settings": arguments of the pipeline's call, "calibration": {"num_prompts"}};
+        {} for other folders.
+    """
     file = path / "builtin.json"
     return json.loads(file.read_text()) if file.is_file() and path.parent == find_models() else {}

@@ -1,4 +1,4 @@
-"""What a run uses: which component, which prompts and seeds, which settings of the pipeline call."""
+"""Arguments of a pipeline's call: component, scheduler, device, prompts, seeds, settings."""
 
 import inspect
 import random
@@ -12,56 +12,89 @@ from torch import nn
 
 from ..config import PruningConfig
 from ..errors import CalibrationWarning, UserError
+from .call_settings import CALL_SETTINGS
 from .denoisers import DENOISERS, other_denoisers
 from .prompt_records import described_prompts
 
-Prompt = str | dict[str, Any]
+Prompt = str | dict[str, Any]  # text, or arguments of the pipeline's call
+ARGUMENTS_SHOWN = 12  # of a pipeline's call, in an error message
+
+
+def modules_of(pipe: Any) -> list[str]:
+    """Return the names of the components that have weights."""
+    return [name for name, part in pipe.components.items() if isinstance(part, nn.Module)]
 
 
 def denoiser_name(pipe: Any, component: str | None) -> str:
-    """Name of the pipeline component to prune: `component`, or the first of DENOISERS that is there."""
+    """Return the name of the component to prune.
+
+    Args:
+        pipe: a diffusers pipeline.
+        component: a component's name; None selects the first of DENOISERS that is present.
+
+    Raises:
+        UserError: the pipeline has no such component, no denoiser, or consists of pipelines.
+    """
     inner = [
         type(part).__name__ for part in vars(pipe).values() if isinstance(part, DiffusionPipeline)
     ]
     if inner:
         raise UserError(
-            f"{type(pipe).__name__} runs other pipelines, {' and '.join(inner)}: expected a single one; prune each of them by itself"
+            f"{type(pipe).__name__} runs other pipelines, {' and '.join(inner)}: "
+            "expected a single one; prune each of them by itself"
         )
-    present = [name for name, part in pipe.components.items() if isinstance(part, nn.Module)]
+    present = modules_of(pipe)
     if component is not None:
         if component not in present:
             raise UserError(
-                f"component: this {type(pipe).__name__} has {', '.join(present)}; found {component!r}"
+                f"component: this {type(pipe).__name__} has {', '.join(present)}; "
+                f"found {component!r}"
             )
         return component
     for name in DENOISERS:
         if name in present:
             return name
     raise UserError(
-        f"{type(pipe).__name__} has no denoiser: expected a component named {' or '.join(DENOISERS)}, found {', '.join(present) or 'none'}"
+        f"{type(pipe).__name__} has no denoiser: expected a component named "
+        f"{' or '.join(DENOISERS)}, found {', '.join(present) or 'none'}"
     )
 
 
 def denoisers_besides(pipe: Any, component: str) -> list[str]:
-    """Names of the pipeline's other denoisers."""
-    return other_denoisers(
-        [name for name, part in pipe.components.items() if isinstance(part, nn.Module)], component
-    )
+    """Return the names of the pipeline's other denoisers."""
+    return other_denoisers(modules_of(pipe), component)
 
 
 def scheduler_name(pipe: Any, component: str) -> str:
-    """The scheduler whose steps the component runs in: its own where the pipeline has one, such as prior_scheduler."""
+    """Return the name of the scheduler whose steps call the component.
+
+    Args:
+        pipe: a diffusers pipeline.
+        component: name of the denoiser; prior is stepped by prior_scheduler if there is one.
+
+    Raises:
+        UserError: the pipeline has neither that scheduler nor one named scheduler.
+    """
     own = f"{component}_scheduler"
     name = own if own in pipe.components else "scheduler"
     if name not in pipe.components:
         raise UserError(
-            f"{type(pipe).__name__} has no scheduler whose steps {component} could be followed in: expected scheduler or {own}"
+            f"{type(pipe).__name__} has no scheduler that steps {component}: "
+            f"expected scheduler or {own}"
         )
     return name
 
 
 def usable_device(name: str, value: str) -> torch.device:
-    """The torch device of a setting; UserError if there is no such device here."""
+    """Return the torch device of a setting.
+
+    Args:
+        name: the setting, for the message.
+        value: a device such as cpu or cuda:1.
+
+    Raises:
+        UserError: torch can't allocate on the device.
+    """
     try:
         device = torch.device(value)
         torch.empty(0, device=device)
@@ -73,7 +106,7 @@ def usable_device(name: str, value: str) -> torch.device:
 
 
 def check_devices(config: PruningConfig) -> None:
-    """UserError for a device setting that torch can't use here."""
+    """Check `device` and `offload_device`; UserError for one that torch can't use."""
     for field in ("device", "offload_device"):
         if getattr(config, field):
             usable_device(field, getattr(config, field))
@@ -82,16 +115,29 @@ def check_devices(config: PruningConfig) -> None:
 def choose_prompts(
     prompts: Iterable[Prompt], config: PruningConfig
 ) -> tuple[list[Prompt], list[int]]:
-    """config.num_prompts prompts, sampled with config.seed (all of them if there are no more), and the noise seed of each."""
+    """Sample the calibration prompts.
+
+    Args:
+        prompts: texts, or dicts with arguments of the pipeline's call.
+        config: `num_prompts` are sampled with `seed`; all are used if there are no more.
+
+    Returns:
+        The prompts, and the noise seed of each.
+
+    Raises:
+        UserError: `prompts` is empty or no list of texts or of dicts.
+    """
     if isinstance(prompts, str | dict) or not isinstance(prompts, Iterable):
         raise UserError(
-            f"prompts: expected a list of strings, or of dicts with pipeline arguments; found {type(prompts).__name__}"
+            "prompts: expected a list of strings, or of dicts with pipeline arguments; "
+            f"found {type(prompts).__name__}"
         )
     prompts = list(prompts)
     kinds = {type(p) for p in prompts}
     if not prompts or not kinds <= {str, dict} or len(kinds) > 1:
         raise UserError(
-            f"prompts: expected a list of strings, or of dicts with pipeline arguments; found {'an empty list' if not prompts else prompts[0]!r}"
+            "prompts: expected a list of strings, or of dicts with pipeline arguments; "
+            f"found {'an empty list' if not prompts else prompts[0]!r}"
         )
     if len(prompts) > config.num_prompts:
         prompts = random.Random(config.seed).sample(prompts, config.num_prompts)
@@ -99,7 +145,17 @@ def choose_prompts(
 
 
 def check_prompts(pipe: Any, prompts: list[Prompt]) -> None:
-    """UserError for arguments that the pipeline's call does not have or that a record can't hold, and for text that the pipeline has no encoder for."""
+    """Check that the pipeline's call accepts the prompts, and that a record can describe them.
+
+    Warns of arguments that the call accepts without naming them.
+
+    Args:
+        pipe: a diffusers pipeline.
+        prompts: at least one text or dict of arguments.
+
+    Raises:
+        UserError: an unknown argument, a value of an unsupported type, or text without an encoder.
+    """
     described_prompts(prompts)
     name = type(pipe).__name__
     known = {
@@ -110,38 +166,45 @@ def check_prompts(pipe: Any, prompts: list[Prompt]) -> None:
         key for prompt in prompts for key in (prompt if isinstance(prompt, dict) else ("prompt",))
     ):
         if key not in known and not takes_more:
-            what = f"takes no {key!r}" if isinstance(prompts[0], dict) else "takes no text"
+            what = f"has no argument {key!r}" if isinstance(prompts[0], dict) else "takes no text"
             raise UserError(
-                f"prompts: {name} {what}; give dicts, from Python, with arguments of its call: {', '.join(list(known)[:12])} ..."
+                f"prompts: {name} {what}; pass dicts, from Python, with arguments of its call: "
+                f"{', '.join(list(known)[:ARGUMENTS_SHOWN])} ..."
             )
         if key not in known:
             warnings.warn(
-                f"prompts: {name} names no argument {key!r}; it may leave it out of account",
+                f"prompts: {name} names no argument {key!r} and may ignore it",
                 CalibrationWarning,
                 stacklevel=3,
             )
         if key == "prompt" and (absent := absent_encoders(pipe)) and not has_encoder(pipe):
             raise UserError(
-                f"prompts: this {name} has no {' and no '.join(absent)}, so it reads no text; give dicts, from Python, with prompt_embeds"
+                f"prompts: this {name} has no {' and no '.join(absent)}, so it reads no text; "
+                "pass dicts, from Python, with prompt_embeds"
             )
 
 
 def call_settings(pipe: Any, config: PruningConfig) -> dict[str, Any]:
-    """Keyword arguments for the pipeline's call: those that were given; what is left out is the pipeline's own default."""
+    """Return the settings that are arguments of the pipeline's call.
+
+    Args:
+        pipe: a diffusers pipeline.
+        config: settings that are None are omitted; the pipeline's defaults apply to them.
+
+    Raises:
+        UserError: a setting that was given is no argument of the call.
+    """
     known = inspect.signature(pipe.__call__).parameters
-    given = {
-        name: getattr(config, name)
-        for name in ("num_inference_steps", "guidance_scale", "height", "width")
-    }
+    given = {name: getattr(config, name) for name in CALL_SETTINGS}
     given = {name: value for name, value in given.items() if value is not None}
     for name in given:
         if name not in known:
-            raise UserError(f"{name}: {type(pipe).__name__} takes no such setting; leave it out")
+            raise UserError(f"{name}: {type(pipe).__name__} has no such setting; leave it out")
     return given
 
 
 def absent_encoders(pipe: Any) -> list[str]:
-    """Text encoders that the pipeline could have and does not."""
+    """Return the names of the text encoders that the pipeline declares and lacks."""
     return [
         name
         for name, part in pipe.components.items()
@@ -150,6 +213,7 @@ def absent_encoders(pipe: Any) -> list[str]:
 
 
 def has_encoder(pipe: Any) -> bool:
+    """Return whether the pipeline has a text encoder."""
     return any(
         name.startswith("text_encoder") and part is not None
         for name, part in pipe.components.items()
@@ -157,7 +221,11 @@ def has_encoder(pipe: Any) -> bool:
 
 
 def arguments_of(prompts: list[Prompt]) -> dict[str, Any]:
-    """The keyword arguments of one call: prompts as strings, or the one dict of arguments."""
+    """Return the keyword arguments of one call.
+
+    Args:
+        prompts: a batch of texts, or a single dict of arguments.
+    """
     if len(prompts) == 1 and isinstance(prompts[0], dict):
         return dict(prompts[0])
     return {"prompt": list(prompts)}

@@ -1,16 +1,31 @@
-"""Names of the denoisers of a pipeline, and which of them is pruned."""
+"""Names of a pipeline's denoisers, and the one of them that is pruned. No torch."""
 
 from collections.abc import Iterable
 
-# names that pipelines give their denoisers; of several the first is pruned, unless another is named
+# names that pipelines use for denoisers; the first is pruned unless `component` names another
 DENOISERS = ("transformer", "unet", "decoder", "prior", "transformer_2")
 
 
 def other_denoisers(components: Iterable[str], component: str) -> list[str]:
-    """The denoisers of a pipeline besides the one that is pruned."""
-    return [name for name in DENOISERS if name in components and name != component]
+    """Return the denoisers of a pipeline besides the pruned one.
+
+    Args:
+        components: names of all components of the pipeline.
+        component: name of the pruned one.
+    """
+    present = set(components)
+    return [name for name in DENOISERS if name in present and name != component]
 
 
 def chosen_denoiser(pipeline: str, component: str, others: list[str]) -> str:
-    """That there is more than one denoiser, in words."""
-    return f"{pipeline} has several denoisers: {component} is pruned, {', '.join(others)} stays dense; component (--component) names another"
+    """Return the note that a pipeline has several denoisers.
+
+    Args:
+        pipeline: the pipeline's class or path.
+        component: name of the pruned denoiser.
+        others: names of the others.
+    """
+    return (
+        f"{pipeline} has several denoisers: {component} is pruned, "
+        f"{', '.join(others)} stays dense; component (--component) names another"
+    )

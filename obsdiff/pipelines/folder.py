@@ -1,7 +1,7 @@
-"""What lies in a pipeline's folder, read without torch: so that bad input is refused before anything heavy is loaded.
+"""A diffusers pipeline on disk, checked without torch, before anything heavy is loaded.
 
-Only JSON and the headers of safetensors files are read. A component that has nothing but pickled weights is refused:
-unpickling runs code.
+Only JSON and the headers of safetensors files are read. A component with pickled weights alone is
+refused, because unpickling runs code.
 """
 
 import re
@@ -15,31 +15,48 @@ from .builtin import BUILTINS, builtin_path
 from .denoisers import DENOISERS
 from .headers import Tensors, read_component
 
-FUSE_FOLDER = "call pipe.fuse_lora(); pipe.unload_lora_weights(); pipe.save_pretrained(FOLDER), then prune FOLDER"
+FUSE_FOLDER = (
+    "call pipe.fuse_lora(); pipe.unload_lora_weights(); pipe.save_pretrained(FOLDER), "
+    "then prune FOLDER"
+)
+HUB_ERROR_SHOWN = 160  # characters of the hub's error
 
 
 @dataclass(frozen=True)
 class Folder:
-    """A diffusers pipeline on disk: its class, its components' JSON and tensors."""
+    """A diffusers pipeline on disk.
+
+    Attributes:
+        path: the folder with model_index.json.
+        pipeline: name of the pipeline's class.
+        components: tensors of each component that has a config.json, by the component's name.
+        left_out: components that model_index.json declares as null.
+        classes: library and class of each component.
+        single_file: a checkpoint that holds the weights, in its authors' layout; `path` then has
+            the configs.
+    """
 
     path: Path
     pipeline: str
     components: dict[str, Tensors]
-    left_out: tuple[str, ...] = ()  # components that model_index.json declares as null
-    classes: dict[str, tuple[str, str]] = field(
-        default_factory=dict
-    )  # library and class of each component
-    single_file: Path | None = (
-        None  # holds the weights, in its authors' layout; `path` has the configs
-    )
+    left_out: tuple[str, ...] = ()
+    classes: dict[str, tuple[str, str]] = field(default_factory=dict)
+    single_file: Path | None = None
 
     @property
     def source(self) -> Path:
-        """Where the model comes from, as the user named it."""
+        """The path of the model, as the user gave it."""
         return self.single_file or self.path
 
     def denoiser(self, component: str | None) -> str:
-        """Name of the component to prune, or a UserError that says which there are."""
+        """Return the name of the component to prune.
+
+        Args:
+            component: a component's name; None selects the first of DENOISERS that is present.
+
+        Raises:
+            UserError: there is no such component, no denoiser, or the weights are quantised.
+        """
         if component is not None and component not in self.components:
             raise UserError(
                 f"component: {self.source} has {', '.join(self.components)}; found {component!r}"
@@ -49,11 +66,12 @@ class Folder:
             if name in self.components:
                 return name
         raise UserError(
-            f"{self.source} ({self.pipeline}) has no denoiser: expected a component named {' or '.join(DENOISERS)}, found {', '.join(self.components) or 'none'}"
+            f"{self.source} ({self.pipeline}) has no denoiser: expected a component named "
+            f"{' or '.join(DENOISERS)}, found {', '.join(self.components) or 'none'}"
         )
 
     def notes(self) -> list[str]:
-        """What was chosen where there was a choice of files, in words."""
+        """Return the choices among several sets of files, one line each."""
         chosen: dict[tuple[str | None, tuple[str, ...]], list[str]] = {}
         for name, tensors in self.components.items():
             if tensors.variants:
@@ -61,57 +79,73 @@ class Folder:
         lines = []
         for (variant, variants), names in chosen.items():
             others = " and ".join(v for v in variants if v != variant)
-            what = f"{self.source}: takes the {variant or 'plain'} files of {', '.join(names)}"
+            what = f"{self.source}: uses the {variant or 'plain'} files of {', '.join(names)}"
             lines.append(
                 what + (f"; there are {others} files, too" if others else "; there are no others")
             )
         return lines + (self.single_file_notes() if self.single_file else [])
 
     def single_file_notes(self) -> list[str]:
-        """Which components the single file does not hold, in words."""
+        """Return which components the single file lacks, one line each."""
         own = [name for name, tensors in self.components.items() if not tensors.original]
         without = [name for name in self.left_out if (self.path / name).is_dir()]
-        taken = [f"{self.source}: holds no {', '.join(own)}: taken from {self.path}"] if own else []
-        return taken + (
-            [
-                f"{self.source}: holds no {', '.join(without)}, and {self.path} has no weights: left out"
-            ]
-            if without
-            else []
-        )
+        lines = []
+        if own:
+            lines.append(f"{self.source}: holds no {', '.join(own)}: taken from {self.path}")
+        if without:
+            lines.append(
+                f"{self.source}: holds no {', '.join(without)}, and {self.path} has no weights: "
+                "left out"
+            )
+        return lines
 
     def require_text(self) -> None:
-        """UserError for a pipeline whose text encoders are all declared as missing."""
+        """Check that the pipeline has a text encoder; UserError if all are declared as null."""
         absent = [name for name in self.left_out if name.startswith("text_encoder")]
         if absent and not any(name.startswith("text_encoder") for name in self.components):
             raise UserError(
-                f"prompts: {self.source} ({self.pipeline}) has no {' and no '.join(absent)}, so it reads no text; "
-                "expected a pipeline with its text encoder; from Python, prune_ takes dicts with prompt_embeds"
+                f"prompts: {self.source} ({self.pipeline}) has no {' and no '.join(absent)}, "
+                "so it reads no text; expected a pipeline with its text encoder; "
+                "from Python, prune_ accepts dicts with prompt_embeds"
             )
 
     def require_unquantised(self) -> None:
-        """UserError for a component whose config or stored formats say that it is quantised."""
+        """Check that no component is quantised, by its config or its stored formats.
+
+        Raises:
+            UserError: a component is quantised.
+        """
         for name, tensors in self.components.items():
             declared = self.config(name).get("quantization_config")
             packed = tensors.packed
-            if declared or packed:
+            if declared:
                 method = declared.get("quant_method") if isinstance(declared, dict) else declared
-                found = (
-                    f"quantization_config of {method!r} in its config.json"
-                    if declared
-                    else f"{tensors.formats[packed]} in {packed}"
-                )
-                where = self.source if tensors.original and not declared else self.path / name
-                raise UserError(
-                    f"{where}: expected unquantised weights, found {found}; prune the unquantised pipeline, then quantise the result"
-                )
+                found = f"quantization_config of {method!r} in its config.json"
+            elif packed:
+                found = f"{tensors.formats[packed]} in {packed}"
+            else:
+                continue
+            where = self.source if tensors.original and not declared else self.path / name
+            raise UserError(
+                f"{where}: expected unquantised weights, found {found}; "
+                "prune the unquantised pipeline, then quantise the result"
+            )
 
     def config(self, component: str) -> dict[str, Any]:
+        """Read config.json of a component."""
         return read_json(self.path / component / "config.json")
 
 
 def find_model(model: str) -> Path:
-    """The folder of MODEL: a built-in name, a folder, or a hub id (downloaded, safetensors and JSON only)."""
+    """Return the folder of a model.
+
+    Args:
+        model: a built-in name, a folder, or a hub id, which is downloaded: safetensors, JSON and
+            text files only.
+
+    Raises:
+        UserError: there is no such model, or the download failed.
+    """
     if model in BUILTINS:
         return builtin_path(model)
     path = Path(model)
@@ -122,13 +156,19 @@ def find_model(model: str) -> Path:
     if re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", model):
         return download(model)
     raise UserError(
-        f"model: no folder and no built-in model is named {model!r}; built-in: {', '.join(BUILTINS)}"
+        f"model: no folder and no built-in model is named {model!r}; "
+        f"built-in: {', '.join(BUILTINS)}"
     )
 
 
 def download(hub_id: str) -> Path:
+    """Download a pipeline from the hub, without pickled files, and return its folder."""
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+    from huggingface_hub.errors import (
+        HfHubHTTPError,
+        HFValidationError,
+        LocalEntryNotFoundError,
+    )
 
     try:
         return Path(
@@ -141,15 +181,23 @@ def download(hub_id: str) -> Path:
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise UserError(
-            f"model: {hub_id!r} is no folder here, and the hub did not give it: {reason[:160]}"
+            f"model: {hub_id!r} is no folder here, and the download from the hub failed: "
+            f"{reason[:HUB_ERROR_SHOWN]}"
         ) from None
 
 
 def open_folder(path: Path, weights: bool = True) -> Folder:
-    """Read and check a pipeline folder; UserError names what is wrong with it. Without `weights` a component may have none: its
-    config.json is enough to count it."""
-    index_file = path / "model_index.json"
-    if not index_file.is_file():
+    """Read and check a pipeline folder.
+
+    Args:
+        path: the folder.
+        weights: whether every component needs weights; if not, its config.json is enough.
+
+    Raises:
+        UserError: the folder is no pipeline, incomplete or damaged; the message names the part.
+    """
+    file = path / "model_index.json"
+    if not file.is_file():
         lora = path / "pytorch_lora_weights.safetensors"
         what = (
             f"it has {lora.name} alone, a LoRA; load it into its pipeline and {FUSE_FOLDER}"
@@ -157,44 +205,52 @@ def open_folder(path: Path, weights: bool = True) -> Folder:
             else "it has no model_index.json"
         )
         raise UserError(f"{path} is no diffusers pipeline: {what}")
-    index = read_json(index_file)
+    index = read_json(file)
     pipeline = index.get("_class_name")
     if not isinstance(pipeline, str):
-        raise UserError(
-            f"{index_file}: expected a pipeline class in _class_name, found {pipeline!r}"
-        )
-    components, classes, left_out = {}, {}, []
-    for name, value in index.items():
-        if name.startswith("_") or not isinstance(value, list):
-            continue
+        raise UserError(f"{file}: expected a pipeline class in _class_name, found {pipeline!r}")
+    named = {n: v for n, v in index.items() if not n.startswith("_") and isinstance(v, list)}
+    components: dict[str, Tensors] = {}
+    classes: dict[str, tuple[str, str]] = {}
+    left_out = []
+    for name, value in named.items():
         if value[:1] == [None]:
             left_out.append(name)
-            continue
-        folder = path / name
-        if not re.fullmatch(r"\w{1,100}", name) or not folder.is_dir():
-            raise UserError(
-                f"{path}: model_index.json names the component {name!r}, but there is no such folder"
-            )
-        if not any(folder.iterdir()):
-            raise UserError(
-                f"{folder} is empty, but model_index.json names this component; fetch the pipeline again"
-            )
-        if (folder / "config.json").is_file():
+        elif (component_folder(path, name) / "config.json").is_file():
             if len(value) != 2 or not all(isinstance(part, str) for part in value):
-                raise UserError(
-                    f"{index_file}: expected [library, class] for {name}, found {value!r}"
-                )
-            components[name], classes[name] = read_component(folder, weights), tuple(value)
+                raise UserError(f"{file}: expected [library, class] for {name}, found {value!r}")
+            components[name] = read_component(path / name, weights)
+            classes[name] = (value[0], value[1])
     return Folder(path, pipeline, components, tuple(left_out), classes)
 
 
+def component_folder(path: Path, name: str) -> Path:
+    """Return the folder of a component that model_index.json names; UserError if it is empty."""
+    folder = path / name
+    if not re.fullmatch(r"\w{1,100}", name) or not folder.is_dir():
+        raise UserError(
+            f"{path}: model_index.json names the component {name!r}, but there is no such folder"
+        )
+    if not any(folder.iterdir()):
+        raise UserError(
+            f"{folder} is empty, but model_index.json names this component; "
+            "fetch the pipeline again"
+        )
+    return folder
+
+
 def read_prompts(file: Path) -> list[str]:
-    """Prompts of a UTF-8 text file, one a line; empty lines don't count."""
+    """Read prompts from a UTF-8 text file, one a line; blank lines are skipped.
+
+    Raises:
+        UserError: the file can't be read, is not UTF-8, or has no prompt.
+    """
     try:
         lines = file.read_text(encoding="utf-8-sig").splitlines()
     except UnicodeDecodeError as error:
         raise UserError(
-            f"prompts: {file} is not UTF-8: byte {error.start} is {error.object[error.start]:#04x}; save it as UTF-8"
+            f"prompts: {file} is not UTF-8: "
+            f"byte {error.start} is {error.object[error.start]:#04x}; save it as UTF-8"
         ) from None
     except OSError as error:
         raise UserError(f"prompts: {file} can't be read: {error.strerror}") from None

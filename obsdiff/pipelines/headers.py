@@ -1,7 +1,8 @@
-"""What is stored of one component: its JSON and the headers of its safetensors files, read without torch.
+"""Tensors of one component on disk: JSON and headers of safetensors files, read without torch.
 
-Weights may lie in one file or in shards that an index names, plain or as a variant ("fp16" in model.fp16.safetensors). One set
-of files is taken, plain before any variant; what is missing from it is named.
+The weights are one file or shards that an index names, plain or as a variant ("fp16" in
+model.fp16.safetensors). One set of files is used, plain before any variant; a missing part of it is
+named.
 """
 
 import json
@@ -11,6 +12,7 @@ import struct
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, TypedDict
 
 from ..errors import UserError
 from ..runtime.json_files import read_json
@@ -31,16 +33,34 @@ BYTES = {
     "F8_E4M3": 1,
     "F8_E5M2": 1,
 }
+LARGEST_HEADER = 100_000_000  # bytes; the limit of the safetensors format
+
+
+class TensorInfo(TypedDict):
+    """Entry of a tensor in a safetensors header."""
+
+    dtype: str
+    shape: list[int]
+    data_offsets: list[int]
 
 
 @dataclass(frozen=True)
 class Tensors:
-    """Names, shapes and stored formats of one component's tensors, from its safetensors headers. `variant` is the one its files
-    carry, out of `variants`; `original` means that the names are those of the model's authors, not those of diffusers."""
+    """Names, shapes and stored formats of one component's tensors.
+
+    Attributes:
+        shapes: shape of each tensor, by its name.
+        formats: safetensors dtype of each tensor, by its name.
+        size: bytes on disk.
+        files: the files that hold them.
+        variant: variant of the files, such as fp16; None for plain ones.
+        variants: all variants in the folder.
+        original: whether the names are those of the model's authors instead of those of diffusers.
+    """
 
     shapes: dict[str, tuple[int, ...]]
     formats: dict[str, str] = field(default_factory=dict)
-    size: int = 0  # bytes on disk
+    size: int = 0
     files: tuple[Path, ...] = ()
     variant: str | None = None
     variants: tuple[str, ...] = ()
@@ -48,8 +68,8 @@ class Tensors:
 
     @property
     def dtype(self) -> str | None:
-        """The format most parameters are stored in, as torch names it."""
-        counts: Counter = Counter()
+        """The torch name of the floating-point format of most parameters; None without any."""
+        counts: Counter[str] = Counter()
         for name, shape in self.shapes.items():
             if self.formats[name] in SAFETENSORS_DTYPES:
                 counts[SAFETENSORS_DTYPES[self.formats[name]]] += math.prod(shape)
@@ -57,7 +77,7 @@ class Tensors:
 
     @property
     def packed(self) -> str | None:
-        """The first weight matrix stored in a format that is no plain floating point: quantised weights."""
+        """The first weight matrix in another format than floating point: quantised weights."""
         matrices = (
             name
             for name, shape in self.shapes.items()
@@ -68,8 +88,14 @@ class Tensors:
         )
 
     def layers(self, target: str = "linear") -> dict[str, tuple[int, int]]:
-        """Layer name -> (O, I) of the linear layers and, for target conv, of every convolution (O, C, kh, kw) as its matrix
-        (O, C kh kw); empty where the names are not those of the layers."""
+        """Return the shape (O, I) of every layer, by its name.
+
+        Args:
+            target: conv adds every convolution (O, C, kh, kw) as its matrix (O, C kh kw).
+
+        Returns:
+            The shapes; empty if the tensors have the authors' names.
+        """
         sides = (2, 4) if target == "conv" else (2,)
         matrices = {
             n.removesuffix(".weight"): (s[0], math.prod(s[1:]))
@@ -80,21 +106,20 @@ class Tensors:
 
 
 def read_component(folder: Path, weights: bool = True) -> Tensors:
-    """Tensors of one component. Without `weights` it may have none."""
+    """Read the headers of a component's safetensors files.
+
+    Args:
+        folder: the component's folder.
+        weights: whether the weights are required; if not, the result may be empty.
+
+    Raises:
+        UserError: the weights are missing, incomplete, pickled or damaged.
+    """
     files = sorted(folder.glob("*.safetensors"))
     if not files and not weights:
         return Tensors({})
     if not files:
-        pickles = [f.name for f in folder.iterdir() if f.suffix in PICKLED]
-        if pickles:
-            raise UserError(
-                f"{folder} has only pickled weights ({pickles[0]}), which can run code when opened; convert them first with save_pretrained(..., safe_serialization=True)"
-            )
-        if any(folder.glob("*.gguf")):
-            raise UserError(
-                f"{folder} has only GGUF weights, which are quantised; prune the unquantised pipeline, then quantise the result"
-            )
-        raise UserError(f"{folder} has no weights: expected .safetensors files")
+        raise without_weights(folder)
     variants = tuple(sorted({variant for f in files if (variant := variant_of(f))}))
     variant = None if any(not variant_of(f) for f in files) else variants[0]
     chosen = whole_set([f for f in files if variant_of(f) == variant], variant)
@@ -108,49 +133,82 @@ def read_component(folder: Path, weights: bool = True) -> Tensors:
     )
 
 
+def without_weights(folder: Path) -> UserError:
+    """Return the error for a folder without safetensors files."""
+    pickles = [f.name for f in folder.iterdir() if f.suffix in PICKLED]
+    if pickles:
+        return UserError(
+            f"{folder} has only pickled weights ({pickles[0]}), which can run code when opened; "
+            "convert them first with save_pretrained(..., safe_serialization=True)"
+        )
+    if any(folder.glob("*.gguf")):
+        return UserError(
+            f"{folder} has only GGUF weights, which are quantised; "
+            "prune the unquantised pipeline, then quantise the result"
+        )
+    return UserError(f"{folder} has no weights: expected .safetensors files")
+
+
 def variant_of(file: Path) -> str | None:
-    """ "fp16" of model.fp16.safetensors, model.fp16-00001-of-00002.safetensors and model-00001-of-00002.fp16.safetensors."""
+    """Return the variant in a file name; None for a plain name.
+
+    It is fp16 for model.fp16.safetensors, model.fp16-00001-of-00002.safetensors and
+    model-00001-of-00002.fp16.safetensors.
+    """
     found = re.fullmatch(r"[^.]+\.(\w+?)(-\d+-of-\d+)?\.safetensors", file.name)
     return found[1] if found else None
 
 
 def whole_set(files: list[Path], variant: str | None) -> list[Path]:
-    """The files of one variant that belong together: a single file if there is one, else all shards. UserError for a shard that
-    is missing, or that lacks what the index promises."""
-    single = [f for f in files if not shard_of(f)]
-    if single:
-        return single
-    parts = shard_of(files[0])
-    here = {shard_of(f)[0] for f in files}
-    missing = sorted(set(range(1, parts[1] + 1)) - here)
+    """Return the files of one variant that form a whole: a single file, or all shards.
+
+    Args:
+        files: at least one file, all of the variant.
+        variant: the variant; None for plain files.
+
+    Raises:
+        UserError: a shard or the index is missing, or a shard lacks a tensor of the index.
+    """
+    shards = [shard for f in files if (shard := shard_of(f))]
+    if len(shards) < len(files):
+        return [f for f in files if not shard_of(f)]
+    first, count = shards[0]
+    here = {number for number, _ in shards}
+    missing = sorted(set(range(1, count + 1)) - here)
     if missing:
-        absent = files[0].name.replace(f"-{parts[0]:05}-of-", f"-{missing[0]:05}-of-", 1)
+        absent = files[0].name.replace(f"-{first:05}-of-", f"-{missing[0]:05}-of-", 1)
         raise UserError(
-            f"{files[0].parent}: shard {absent} is missing: expected {parts[1]} shards, found {len(here)}; fetch the pipeline again"
+            f"{files[0].parent}: shard {absent} is missing: expected {count} shards, "
+            f"found {len(here)}; fetch the pipeline again"
         )
     index = index_file(files[0].parent, variant)
     if index is None:
         raise UserError(
-            f"{files[0].parent} has {len(files)} shards, but no index: expected a .safetensors.index.json; fetch the pipeline again"
+            f"{files[0].parent} has {len(files)} shards, but no index: "
+            "expected a .safetensors.index.json; fetch the pipeline again"
         )
     check_index(index)
     return files
 
 
 def shard_of(file: Path) -> tuple[int, int] | None:
-    """(2, 3) of model-00002-of-00003.safetensors; None for a file that is no shard."""
+    """Return (2, 3) for model-00002-of-00003.safetensors; None for a file that is no shard."""
     found = re.search(r"-(\d+)-of-(\d+)\.(\w+\.)?safetensors$", file.name)
     return (int(found[1]), int(found[2])) if found else None
 
 
 def index_file(folder: Path, variant: str | None) -> Path | None:
-    """model.safetensors.index.json, or model.safetensors.index.fp16.json."""
+    """Return model.safetensors.index.json, or model.safetensors.index.fp16.json; None if absent."""
     ending = f".safetensors.index.{variant}.json" if variant else ".safetensors.index.json"
     return next(iter(sorted(folder.glob(f"*{ending}"))), None)
 
 
 def check_index(index: Path) -> None:
-    """UserError for a shard that the index names and that is not there, or that lacks a tensor the index promises."""
+    """Check that the shards that an index names exist and hold its tensors.
+
+    Raises:
+        UserError: the index can't be read, a shard is missing, or a shard lacks a tensor.
+    """
     promised: dict[str, list[str]] = {}
     weight_map = read_json(index).get("weight_map")
     if not isinstance(weight_map, dict) or not all(
@@ -164,31 +222,41 @@ def check_index(index: Path) -> None:
     for file, tensors in promised.items():
         if not (index.parent / Path(file).name).is_file():
             raise UserError(
-                f"{index.parent}: shard {file} is missing: {index.name} names it; fetch the pipeline again"
+                f"{index.parent}: shard {file} is missing: {index.name} names it; "
+                "fetch the pipeline again"
             )
         header = read_header(index.parent / Path(file).name)
         lacking = [tensor for tensor in tensors if tensor not in header]
         if lacking:
             raise UserError(
-                f"{index.parent / file} lacks {shortened(lacking)}, which {index.name} promises; fetch the pipeline again"
+                f"{index.parent / file} lacks {shortened(lacking)}, which {index.name} names; "
+                "fetch the pipeline again"
             )
 
 
 def shortened(names: list[str], shown: int = 3) -> str:
-    """The first names, and how many more there are."""
+    """Return the first names and the number of further ones."""
     more = len(names) - shown
     return ", ".join(names[:shown]) + (f" and {more} more" if more > 0 else "")
 
 
-def read_header(file: Path) -> dict[str, dict]:
-    """Header of a safetensors file, checked against the file's length: {tensor: {"dtype", "shape", "data_offsets"}}."""
+def read_header(file: Path) -> dict[str, TensorInfo]:
+    """Read the header of a safetensors file and check it against the file's length.
+
+    Returns:
+        {tensor: {"dtype", "shape", "data_offsets"}}.
+
+    Raises:
+        UserError: the file is no safetensors file, or it is incomplete.
+    """
     size = file.stat().st_size
     with file.open("rb") as handle:
         start = handle.read(8)
         length = struct.unpack("<Q", start)[0] if len(start) == 8 else 0
-        if not 2 <= length <= min(size - 8, 100_000_000):
+        if not 2 <= length <= min(size - 8, LARGEST_HEADER):
             raise UserError(
-                f"{file} is no whole safetensors file: its header does not fit into its {size} bytes; fetch it again"
+                f"{file} is no whole safetensors file: its header does not fit into its "
+                f"{size} bytes; fetch it again"
             )
         raw = handle.read(length)
     try:
@@ -201,13 +269,14 @@ def read_header(file: Path) -> dict[str, dict]:
         ) from None
     if 8 + length + end != size:
         raise UserError(
-            f"{file} is cut off or damaged: its header promises {8 + length + end} bytes, found {size}; fetch it again"
+            f"{file} is cut off or damaged: expected {8 + length + end} bytes by its header, "
+            f"found {size}; fetch it again"
         )
     return tensors
 
 
-def check_tensor(info: dict) -> int:
-    """Where the tensor's bytes end; ValueError if its entry makes no sense."""
+def check_tensor(info: Any) -> int:
+    """Check a tensor's entry and return the offset of its end; ValueError for a wrong one."""
     begin, end = info["data_offsets"]
     shape = info["shape"]
     if not all(type(x) is int and x >= 0 for x in (begin, end, *shape)) or begin > end:

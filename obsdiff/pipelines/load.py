@@ -1,8 +1,8 @@
-"""Open a pipeline from a checked folder or single file, every component in its number format, with nothing left to chance.
+"""Open a pipeline from a checked folder or single file, with every weight from its files.
 
-diffusers and transformers fill weights that a checkpoint lacks with random ones, and only warn. Here that is an error with the
-first names. Every component is opened from the files that were checked; a class is looked up in diffusers, transformers and
-obsdiff alone.
+diffusers and transformers fill missing weights with random numbers and only warn. Here that is an
+error that names the first missing keys. Every component is opened from the checked files; classes
+are looked up in diffusers, transformers and obsdiff alone.
 """
 
 import importlib
@@ -23,27 +23,42 @@ from .headers import shortened
 from .run import replaced
 
 LIBRARIES = ("diffusers", "transformers", "obsdiff")
-REFUSALS = (
-    OSError, ValueError, LookupError, TypeError, AttributeError, RuntimeError, ArithmeticError, AssertionError, ImportError, SingleFileComponentError,
-)  # fmt: skip
+REFUSALS = (  # errors of diffusers and transformers about a checkpoint
+    OSError,
+    ValueError,
+    LookupError,
+    TypeError,
+    AttributeError,
+    RuntimeError,
+    ArithmeticError,
+    AssertionError,
+    ImportError,
+    SingleFileComponentError,
+)
+LOAD_ERROR_SHOWN = 300  # characters of their message
 
 
 def open_pipeline(folder: Folder, types: dict[str, torch.dtype]) -> Any:
-    """The pipeline on the CPU, its components in these formats. UserError, in one line, for whatever keeps it from opening."""
+    """Open a pipeline on the CPU.
+
+    Args:
+        folder: the checked folder or single file.
+        types: the dtype to load each component in.
+
+    Raises:
+        UserError: diffusers can't open it, or weights are missing; one line.
+    """
     try:
-        parts = {
+        parts: dict[str, nn.Module | None] = {
             name: load_component(folder, name, types[name])
             for name in folder.components
             if loadable(folder, name)
         }
-        parts |= dict.fromkeys(
-            folder.left_out
-        )  # diffusers wants to be told that a required component is meant to be missing
-        pipe = (
-            from_file(folder, parts, types)
-            if folder.single_file
-            else from_folder(folder, parts, types)
-        )
+        # diffusers requires None for a component that is absent on purpose
+        parts |= dict.fromkeys(folder.left_out)
+        if folder.single_file:
+            return from_file(folder, parts, types)
+        return from_folder(folder, parts, types)
     except UserError:
         raise
     except REFUSALS as error:
@@ -53,13 +68,21 @@ def open_pipeline(folder: Folder, types: dict[str, torch.dtype]) -> Any:
             else " ".join(str(error).split())
         )
         raise UserError(
-            f"{folder.source}: diffusers can't load this {folder.pipeline}: {reason[:300]}"
+            f"{folder.source}: diffusers can't load this {folder.pipeline}: "
+            f"{reason[:LOAD_ERROR_SHOWN]}"
         ) from error
-    return pipe
 
 
-def from_folder(folder: Folder, parts: dict[str, Any], types: dict[str, torch.dtype]) -> Any:
-    """The pipeline around `parts`; diffusers itself opens what is no part, such as tokenizers."""
+def from_folder(
+    folder: Folder, parts: dict[str, nn.Module | None], types: dict[str, torch.dtype]
+) -> Any:
+    """Open a pipeline folder around opened components.
+
+    Args:
+        folder: the checked folder.
+        parts: the opened components; diffusers opens all others, such as tokenizers.
+        types: the dtype of each component.
+    """
     others = [
         tensors.variant
         for name, tensors in folder.components.items()
@@ -74,26 +97,33 @@ def from_folder(folder: Folder, parts: dict[str, Any], types: dict[str, torch.dt
     return diffusers.DiffusionPipeline.from_pretrained(folder.path, **how, **parts)
 
 
-def from_file(folder: Folder, parts: dict[str, Any], types: dict[str, torch.dtype]) -> Any:
-    """A single-file checkpoint, by the configs of its folder. `parts` are the components that the file does not hold."""
-    cls = getattr(diffusers, folder.pipeline, None)
+def from_file(
+    folder: Folder, parts: dict[str, nn.Module | None], types: dict[str, torch.dtype]
+) -> Any:
+    """Open a single-file checkpoint by the configs of its folder.
+
+    Args:
+        folder: the checked file and its folder.
+        parts: the components that the file does not hold.
+        types: the dtype of each component.
+
+    Raises:
+        UserError: the pipeline's class opens no single files, or weights are missing.
+    """
+    cls: Any = getattr(diffusers, folder.pipeline, None)
     if not hasattr(cls, "from_single_file"):
         raise UserError(
-            f"{folder.path}: diffusers opens no single files as {folder.pipeline}; give the config folder of another pipeline class"
+            f"{folder.path}: diffusers opens no single files as {folder.pipeline}; "
+            "pass the config folder of another pipeline class"
         )
     inside = {name: types[name] for name, tensors in folder.components.items() if tensors.original}
-    common = (
-        next(iter(inside.values())) if len(set(inside.values())) == 1 else torch.float32
-    )  # diffusers takes one format for all
-    known = {
-        name: part
-        for name, part in parts.items()
-        if name in inspect.signature(cls.__init__).parameters
-    }
+    # diffusers loads all components in one dtype
+    common = next(iter(inside.values())) if len(set(inside.values())) == 1 else torch.float32
+    arguments = inspect.signature(cls.__init__).parameters
+    known = {name: part for name, part in parts.items() if name in arguments}
     how = {"config": str(folder.path), "dtype": common, "local_files_only": True}
-    with replaced(
-        single_file_model, "dispatch_model", looked_at(folder, single_file_model.dispatch_model)
-    ):
+    dispatch = checked_dispatch(folder, single_file_model.dispatch_model)
+    with replaced(single_file_model, "dispatch_model", dispatch):
         pipe = cls.from_single_file(str(folder.single_file), **how, **known)
     for name, dtype in inside.items():
         require_filled(f"{folder.source}: {name}", getattr(pipe, name))
@@ -102,8 +132,11 @@ def from_file(folder: Folder, parts: dict[str, Any], types: dict[str, torch.dtyp
     return pipe
 
 
-def looked_at(folder: Folder, dispatch: Callable) -> Callable:
-    """diffusers dispatches a model that a single file filled by halves, and torch's complaint then names no key: look first."""
+def checked_dispatch(folder: Folder, dispatch: Callable[..., Any]) -> Callable[..., Any]:
+    """Wrap accelerate's dispatch_model to check for missing weights before it.
+
+    diffusers dispatches a model with missing weights, and the error of torch then names no key.
+    """
 
     def dispatched(model: nn.Module, *args: Any, **kwargs: Any) -> Any:
         require_filled(str(folder.source), model)
@@ -113,12 +146,17 @@ def looked_at(folder: Folder, dispatch: Callable) -> Callable:
 
 
 def loadable(folder: Folder, name: str) -> bool:
-    """Whether this component has its own files, and a class that is known here; diffusers opens the others."""
+    """Return whether a component has its own files and a known class; diffusers opens others."""
     return not folder.components[name].original and component_class(folder, name) is not None
 
 
 def component_class(folder: Folder, name: str) -> Any:
-    """The model class that model_index.json names, from diffusers (its pipelines included), transformers or obsdiff; else None."""
+    """Return the model class that model_index.json names; None for an unknown one.
+
+    Args:
+        folder: the checked folder; its libraries may be pipelines of diffusers, too.
+        name: the component.
+    """
     library, cls = folder.classes[name]
     module = getattr(diffusers.pipelines, library, None) or (
         importlib.import_module(library) if library in LIBRARIES else None
@@ -134,7 +172,7 @@ def component_class(folder: Folder, name: str) -> Any:
 
 
 def load_component(folder: Folder, name: str, dtype: torch.dtype) -> nn.Module:
-    """One component, from the variant of its files that was chosen. UserError for keys its files lack."""
+    """Open one component from the chosen variant of its files; UserError for missing keys."""
     cls, variant = component_class(folder, name), folder.components[name].variant
     model, info = cls.from_pretrained(
         folder.path / name,
@@ -149,26 +187,39 @@ def load_component(folder: Folder, name: str, dtype: torch.dtype) -> nn.Module:
 
 
 def require_filled(where: str, model: nn.Module) -> None:
-    """UserError for a parameter that nothing filled: from_single_file leaves it without memory and says nothing."""
+    """Check that every parameter has memory; from_single_file does not report those without."""
     require_keys(
         where, type(model).__name__, [key for key, p in model.named_parameters() if p.is_meta]
     )
 
 
 def require_keys(where: str, cls: str, missing: list[str]) -> None:
+    """Check that no keys are missing; UserError with the first ones."""
     if missing:
         raise UserError(
-            f"{where}: its weights lack {shortened(missing)}, which {cls} needs; fetch them again, or check that the config fits the weights"
+            f"{where}: its weights lack {shortened(missing)}, which {cls} needs; "
+            "fetch them again, or check that the config fits the weights"
         )
 
 
 def load_pipeline(
     folder: Folder, dtype: str | None = None, device: str | None = None
 ) -> tuple[Any, dict[str, str]]:
-    """The pipeline of a folder on its device, and the format of each component's weights to save it in again.
+    """Open a pipeline on its device.
 
-    Loads in `dtype`, or as stored; on a CPU, which only emulates half precision (far slower and less exact), stored
-    half precision is computed in float32 and goes back to its format when it is saved.
+    A CPU only emulates half precision, far slower and less exactly. There, weights stored in half
+    precision are loaded in float32 unless `dtype` is given; `cast_` restores their format.
+
+    Args:
+        folder: the checked folder or single file.
+        dtype: torch name of the dtype to load in; None loads in the stored one.
+        device: torch name of the device; None selects cuda if present, else the CPU.
+
+    Returns:
+        The pipeline, and the format of each component's weights to save it in.
+
+    Raises:
+        UserError: the pipeline can't be opened, or the device can't be used.
     """
     where = usable_device("device", device or ("cuda" if torch.cuda.is_available() else "cpu"))
     formats = {

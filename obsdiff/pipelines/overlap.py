@@ -1,4 +1,7 @@
-"""Outputs lie apart from inputs, however the paths are spelled: symlinks, `..`, bind mounts. Folders are compared by device and inode."""
+"""Overlap of outputs and inputs, whatever their paths: symlinks, `..`, bind mounts.
+
+Folders are compared by device and inode.
+"""
 
 import os
 from collections.abc import Iterable, Iterator
@@ -7,22 +10,31 @@ from pathlib import Path
 
 from ..errors import UserError
 
-Identity = tuple[int, int]
+Identity = tuple[int, int]  # device and inode
 
 
 def check_place(output: Path, inputs: Iterable[Path]) -> None:
-    """UserError if the output is an input, lies in one or holds one, however the paths are spelled."""
+    """Check that an output neither is, contains nor is contained in an input.
+
+    Args:
+        output: the file or folder that will be written; need not exist.
+        inputs: files and folders that are read.
+
+    Raises:
+        UserError: they overlap.
+    """
     above, own = chain(output), identity(output)
     for place in inputs:
         for part in reachable(place):
             if identity(part) in above or own in chain(part):
                 raise UserError(
-                    f"output: {output} and the input {place} lie in one another; choose a folder apart from the inputs"
+                    f"output: {output} and the input {place} overlap; "
+                    "choose a folder apart from the inputs"
                 )
 
 
 def identity(place: Path) -> Identity | None:
-    """Device and inode; None for a path that leads to nothing."""
+    """Return device and inode of a path; None if nothing exists there."""
     with suppress(OSError):
         found = place.stat()
         return found.st_dev, found.st_ino
@@ -30,14 +42,15 @@ def identity(place: Path) -> Identity | None:
 
 
 def chain(place: Path) -> set[Identity]:
-    """Identities of a path and of the folders above it, as it is spelled and as it resolves."""
+    """Return the identities of a path and of the folders above it, as written and as resolved."""
     ways = {Path(os.path.abspath(place)), Path(os.path.realpath(place))}
     return {found for way in ways for p in (way, *way.parents) if (found := identity(p))}
 
 
 def reachable(place: Path) -> Iterator[Path]:
-    """An input that exists, and the targets of the symlinks in it."""
-    to_do, seen = [place], set()
+    """Yield an existing input, and the targets of the symlinks in it."""
+    to_do: list[Path] = [place]
+    seen: set[Identity | None] = set()
     while to_do:
         place = to_do.pop()
         if identity(place) not in seen | {None}:

@@ -1,7 +1,7 @@
-"""The folder that a long run fills before its output gets its name: OUTPUT.part, from which a killed run goes on.
+"""OUTPUT.part: the folder that a run fills before it is renamed, and that --resume continues.
 
-What only the work needs lies in OUTPUT.part/.work, job.json among it: the settings that have to be the same for a run to go
-on. Files appear whole: written beside, then renamed.
+Temporary files are in OUTPUT.part/.work. Its job.json holds the settings that a resuming run must
+share. Files appear whole: they are written under another name, then renamed.
 """
 
 import contextlib
@@ -22,32 +22,47 @@ from .overlap import check_place
 from .replaceable import JOB, RESULTS, WORK, check_kind, check_ours
 
 RUN_LOCK = "lock"
-PLACING = "placing"  # there as soon as the output is whole, and on the way to its place
-FINISHED = "new"  # what a pruning has finished lies here until all of it is
-OLD = "old"  # what had the output's name
-CLEARING = "clearing"  # the job of a folder that is being emptied
-UNTOLD = (RUN_LOCK, JOB + ".part")  # files of a run that has not written its job down
+PLACING = "placing"  # exists from the moment the output is whole until it has its name
+FINISHED = "new"  # the finished prunings, until all are finished
+OLD = "old"  # the folder that the output replaced
+CLEARING = "clearing"  # job.json of a folder that is being emptied
+UNTOLD = (RUN_LOCK, JOB + ".part")  # files of a run killed before it wrote job.json
 OWN = (WORK, FINISHED, "images", RESULTS, RESULTS + ".part")
 
 
+def part_folder(output: Path) -> Path:
+    """Return OUTPUT.part."""
+    return output.with_name(output.name + ".part")
+
+
 def check_output(output: Path, overwrite: bool, inputs: Iterable[Path] = ()) -> None:
-    """UserError unless `output` can be made, apart from the inputs, and, if it exists, may be replaced."""
+    """Check that a folder can be written, and replaced if it exists.
+
+    Args:
+        output: the folder to write.
+        overwrite: whether it may be replaced, provided that obsdiff wrote it.
+        inputs: paths that it must not overlap.
+
+    Raises:
+        UserError: it can't be written or may not be replaced.
+    """
     if output.name in ("", ".."):
         raise UserError(f"output: expected the name of a folder, found {str(output)!r}")
     check_kind(output)
-    for place in (output, output.with_name(output.name + ".part")):
+    for place in (output, part_folder(output)):
         check_place(place, inputs)
     if os.path.lexists(output):
         if not overwrite:
             raise UserError(
-                f"output: {output} exists already; choose another, or give --overwrite to replace it"
+                f"output: {output} exists already; choose another, "
+                "or pass --overwrite to replace it"
             )
         check_ours(output, output)
     check_writable(output)
 
 
 def check_writable(output: Path) -> None:
-    """UserError unless a new file or folder can be made where `output` is to be."""
+    """Check that a new file or folder can be created at a path; UserError if not."""
     parent = output.absolute().parent
     while not parent.exists():
         parent = parent.parent
@@ -63,14 +78,26 @@ def check_writable(output: Path) -> None:
 
 @contextlib.contextmanager
 def open_part(output: Path, job: dict[str, Any], resume: bool, overwrite: bool) -> Iterator[Path]:
-    """OUTPUT.part, while no other run has it: a new one, or a killed run's with the same job. UserError if there is one and `resume`
-    was not given, and if a run that is alive writes into it."""
-    part = output.with_name(output.name + ".part")
+    """Open OUTPUT.part and lock it: a new one, or that of a killed run with the same job.
+
+    Args:
+        output: the folder to write.
+        job: settings that a resuming run must share; JSON.
+        resume: whether to continue a killed run.
+        overwrite: whether to delete the files of a killed run.
+
+    Yields:
+        OUTPUT.part.
+
+    Raises:
+        UserError: the folder belongs to a run that is alive, to a run with another job, or to
+            nobody known; or it exists and neither `resume` nor `overwrite` was given.
+    """
+    part = part_folder(output)
     require_own(part, resume, overwrite)
     (part / WORK).mkdir(parents=True, exist_ok=True)
-    lock = FileLock(
-        part / WORK / RUN_LOCK, blocking=False
-    )  # the system lets go of it when the process ends, however it ends
+    # the system releases the lock when the process ends, however it ends
+    lock = FileLock(part / WORK / RUN_LOCK, blocking=False)
     try:
         lock.acquire()
     except Timeout:
@@ -83,22 +110,19 @@ def open_part(output: Path, job: dict[str, Any], resume: bool, overwrite: bool) 
 
 
 def require_own(part: Path, resume: bool, overwrite: bool) -> None:
-    """UserError for what is in the way and no run of ours made."""
+    """Check that an existing OUTPUT.part was made by obsdiff; UserError if not."""
     if os.path.lexists(part) and not is_own(part):
         if resume:
             raise UserError(
-                f"output: {part} has no {WORK}/{JOB}, so no run can go on from it; move it away, or leave out --resume"
+                f"output: {part} has no {WORK}/{JOB}, so no run can resume it; "
+                "move it away, or leave out --resume"
             )
-        to_do = (
-            "move it away"
-            if overwrite
-            else "move it away, it is nothing that --resume could go on from"
-        )
+        to_do = "move it away" if overwrite else "move it away, since --resume can't continue it"
         raise UserError(f"output: {part} is in the way, and no run of obsdiff made it; {to_do}")
 
 
 def is_own(part: Path) -> bool:
-    """Whether a run made the folder: it has a job, or nothing in it yet."""
+    """Return whether a run made the folder: it has a job, or nothing in it yet."""
     work = part / WORK
     links = any(place.is_symlink() for place in (part, work, work / RUN_LOCK))
     if links or not work.is_dir() or os.path.ismount(part):
@@ -109,32 +133,51 @@ def is_own(part: Path) -> bool:
 
 
 def begin_run(part: Path, job: dict[str, Any], resume: bool, overwrite: bool) -> None:
-    """Write the job down, or find it written."""
+    """Write job.json, or compare the job with the existing one; UserError if it differs."""
     file = part / WORK / JOB
     if file.is_file() and not resume:
         if not overwrite:
             raise UserError(
-                f"output: {part} is there from a run that did not end; go on with --resume, or start anew with --overwrite"
+                f"output: {part} is of a run that did not end; "
+                "continue it with --resume, or start anew with --overwrite"
             )
         clear(part)
     if file.is_file():
-        found = read_json(file)
-        differ = [key for key in job if found.get(key) != job[key]]
-        if differ:
+        if differ := differing(read_json(file), job):
             raise UserError(
-                f"output: {part} was begun with other {', '.join(differ)}; start anew with --overwrite"
+                f"output: {part} was begun with other {', '.join(differ)}; "
+                "start anew with --overwrite"
             )
         return
     if resume and (part / WORK / PLACING).is_file():
-        return  # the output is at its place, and the job is removed already
+        return  # the output has its name, and job.json is removed already
     if resume:
-        say(f"nothing to go on from: there is no {part}; starting anew")
-    clear(part)  # killed before the job was written down
+        say(f"nothing to resume: there is no {part}; starting anew")
+    clear(part)  # files of a run killed before it wrote job.json
     write_json(file, job)
 
 
+def differing(found: dict[str, Any], job: dict[str, Any]) -> list[str]:
+    """Return the names of the entries that differ between two jobs; of versions also the values."""
+    names = []
+    for key, here in job.items():
+        there = found.get(key)
+        if there == here:
+            continue
+        if key == "versions" and isinstance(there, dict):
+            both = {n: (there.get(n, "none"), here.get(n, "none")) for n in sorted({*there, *here})}
+            values = [f"{name} {a} there, {b} here" for name, (a, b) in both.items() if a != b]
+            names.append(f"{key} ({'; '.join(values)})")
+        else:
+            names.append(key)
+    return names
+
+
 def clear(part: Path) -> None:
-    """Remove everything but the lock; the job first, so that a run killed meanwhile leaves none. UserError for what no run wrote."""
+    """Delete all files of a run but its lock; UserError if other files are among them.
+
+    job.json is renamed first, so that a run killed meanwhile can't be resumed.
+    """
     work = part / WORK
     if foreign := sorted(place.name for place in part.iterdir() if place.name not in OWN):
         raise UserError(
@@ -152,7 +195,7 @@ def clear(part: Path) -> None:
 
 
 def remove(part: Path) -> None:
-    """Remove the folder with all that a run wrote; what somebody else put there stays, and the folder with it."""
+    """Delete all files of a run, and the folder unless it has other files."""
     if (part / FINISHED).exists():
         shutil.rmtree(part / FINISHED)
     remove_work(part / WORK, PLACING)
@@ -161,7 +204,7 @@ def remove(part: Path) -> None:
 
 
 def remove_work(work: Path, last: str) -> None:
-    """Remove the folder, and the file that tells what it is of at last."""
+    """Delete the folder .work; the file `last`, which identifies it, after all others."""
     for place in work.iterdir():
         if place.is_dir() and not place.is_symlink():
             shutil.rmtree(place)
@@ -171,14 +214,31 @@ def remove_work(work: Path, last: str) -> None:
 
 
 def finish(part: Path, output: Path, overwrite: bool) -> None:
-    """Give the folder its name, in the place of what was there."""
+    """Rename OUTPUT.part to OUTPUT.
+
+    Args:
+        part: OUTPUT.part.
+        output: the folder's name.
+        overwrite: whether to replace an existing folder that obsdiff wrote.
+
+    Raises:
+        UserError: the existing folder may not or can't be replaced.
+    """
     put(part, output, part / WORK / OLD, overwrite)
     remove_work(output / WORK, JOB)
 
 
 def put_in_place(part: Path, output: Path, overwrite: bool) -> None:
-    """Give OUTPUT.part/new the output's name, in the place of what was there, and remove the rest. Killed at any moment it can be
-    called again."""
+    """Rename OUTPUT.part/new to OUTPUT and delete the rest; can be repeated after a kill.
+
+    Args:
+        part: OUTPUT.part.
+        output: the folder's name.
+        overwrite: whether to replace an existing folder that obsdiff wrote.
+
+    Raises:
+        UserError: the existing folder may not or can't be replaced.
+    """
     (part / WORK / PLACING).touch()
     if (part / FINISHED).exists():
         put(part / FINISHED, output, part / WORK / OLD, overwrite)
@@ -186,8 +246,19 @@ def put_in_place(part: Path, output: Path, overwrite: bool) -> None:
 
 
 def put(new: Path, output: Path, old: Path, overwrite: bool) -> None:
-    """Rename a folder to the output. What has that name goes to `old`, and is looked at again there; UserError, and it goes back, if it
-    may not be replaced."""
+    """Rename a folder to the output; move an existing output to `old` first.
+
+    An existing output is checked before and after its move, and moved back if it fails.
+
+    Args:
+        new: the folder to rename.
+        output: its new name.
+        old: where to move an existing output.
+        overwrite: whether to replace an existing output that obsdiff wrote.
+
+    Raises:
+        UserError: the existing output may not or can't be replaced.
+    """
     try:
         if os.path.lexists(output):
             if not overwrite:
@@ -205,6 +276,6 @@ def put(new: Path, output: Path, old: Path, overwrite: bool) -> None:
 
 
 def is_placed(output: Path) -> bool:
-    """Whether a run was killed when its output had its name already, and OUTPUT.part was still to be removed."""
-    part = output.with_name(output.name + ".part")
+    """Return whether a run was killed after it renamed its output, before OUTPUT.part was gone."""
+    part = part_folder(output)
     return (part / WORK / PLACING).is_file() and not (part / FINISHED).exists() and output.exists()

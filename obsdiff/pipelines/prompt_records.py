@@ -1,7 +1,7 @@
-"""The calibration prompts as a record holds them, and one number by which they are known again.
+"""Calibration prompts as JSON, and one hash of them.
 
-A prompt that is a dict holds arguments of a pipeline call: text and numbers stand in the record as they are, pictures, tensors
-and arrays as their kind, shape and SHA-256.
+A prompt that is a dict holds arguments of a pipeline's call. Text and numbers are recorded as they
+are; pictures, tensors and arrays by their kind, shape and SHA-256.
 """
 
 import hashlib
@@ -21,7 +21,15 @@ JSON_SCALARS = (str, bool, int, float, type(None))
 
 
 def described(value: Any, name: str = "prompt") -> Any:
-    """A value as JSON; equal values give equal JSON, others do not. UserError, with its name, for one that can't be told from others of its kind."""
+    """Describe a value as JSON; equal values have equal descriptions, different ones do not.
+
+    Args:
+        value: text, a number, a picture, a tensor, an array, or lists and dicts of them.
+        name: its place in the prompt, for the message.
+
+    Raises:
+        UserError: the value is of another type.
+    """
     if isinstance(value, JSON_SCALARS):
         return value
     if isinstance(value, Tensor) and value.layout == torch.strided and not value.is_meta:
@@ -31,16 +39,7 @@ def described(value: Any, name: str = "prompt") -> Any:
             "sha256": tensors_hash([("", value.detach().resolve_conj().resolve_neg())]),
         }
     if isinstance(value, Image):
-        colours = (
-            repr((value.getpalette("RGBA"), value.info.get("transparency")))
-            if value.palette
-            else ""
-        )
-        return {
-            "image": value.mode,
-            "size": list(value.size),
-            "sha256": hashlib.sha256(value.tobytes() + colours.encode()).hexdigest(),
-        }
+        return described_image(value)
     if isinstance(value, np.generic):
         return described(
             value.item() if isinstance(value.item(), JSON_SCALARS) else np.asarray(value), name
@@ -58,12 +57,32 @@ def described(value: Any, name: str = "prompt") -> Any:
     if isinstance(value, list | tuple):
         return [described(part, f"{name}[{i}]") for i, part in enumerate(value)]
     raise UserError(
-        f"prompts: {name} is of type {type(value).__name__}; expected text, numbers, pictures, tensors, arrays, or lists and dicts of them"
+        f"prompts: {name} is of type {type(value).__name__}; expected text, numbers, pictures, "
+        "tensors, arrays, or lists and dicts of them"
     )
 
 
+def described_image(image: Image) -> dict[str, Any]:
+    """Describe a picture by its mode, its size, and the hash of its pixels and palette."""
+    colours = (
+        repr((image.getpalette("RGBA"), image.info.get("transparency"))) if image.palette else ""
+    )
+    return {
+        "image": image.mode,
+        "size": list(image.size),
+        "sha256": hashlib.sha256(image.tobytes() + colours.encode()).hexdigest(),
+    }
+
+
 def described_prompts(prompts: Sequence[Any]) -> list[Any]:
-    """Every prompt as JSON; UserError as above."""
+    """Describe every prompt as JSON.
+
+    Args:
+        prompts: texts, or dicts of arguments.
+
+    Raises:
+        UserError: a value is of a type that `described` does not support.
+    """
     return [
         {key: described(value, key) for key, value in prompt.items()}
         if isinstance(prompt, dict)
@@ -73,7 +92,12 @@ def described_prompts(prompts: Sequence[Any]) -> list[Any]:
 
 
 def prompts_hash(prompts: Sequence[Any], seeds: Sequence[int]) -> str:
-    """SHA-256 of prompts and seeds, whatever the prompts hold."""
+    """Return the SHA-256 of prompts and their seeds, in this order.
+
+    Args:
+        prompts: texts, or dicts of arguments; N in all.
+        seeds: the noise seed of each prompt, N in all.
+    """
     return hashlib.sha256(
         json.dumps([described_prompts(prompts), list(seeds)], sort_keys=True).encode()
     ).hexdigest()

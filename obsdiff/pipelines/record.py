@@ -1,23 +1,38 @@
-"""PruningReport: what a run did, layer by layer. It becomes obsdiff.json beside the weights."""
+"""PruningReport: the result of a run, layer by layer; saved as obsdiff.json beside the weights."""
 
 import dataclasses
 import platform
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import Any
 
-SCHEMA = 1
+from ..errors import UserError
+from ..runtime.json_files import read_json
+
+RECORD_SCHEMA = 1  # version of the layout of obsdiff.json
 RECORD = "obsdiff.json"
-KINDS = ("heads", "neurons", "channels")  # what structured pruning takes out
+KINDS = ("heads", "neurons", "channels")  # that structured pruning removes
 
 
 @dataclass(frozen=True)
 class LayerRecord:
-    """One pruned layer. `error` is tr(D H D^T) / tr(W H W^T) with D the change of W, `loss` the sum of removed saliencies;
-    both are measured on the calibration's Hessian. `damping` is what the factorisation took, in units of H's mean diagonal.
-    `shape` is that of the weight as a matrix: a convolution's has inputs x kernel height x kernel width columns. `held_out_error` is
-    `error` on the Hessian of the held-out prompts, None if there are none; `repaired` then says whether the kept weights were changed,
-    or stayed since those prompts found that the change does harm; None where it was not asked."""
+    """One pruned layer with the weight W (O, I), its change D (O, I) and the Hessian H (I, I).
+
+    Attributes:
+        name: the layer's name in the denoiser.
+        shape: (O, I); of a convolution I counts input channels x kernel height x kernel width.
+        package: index of its module package.
+        sparsity: share of its weights that are zero, or of its columns that were removed.
+        loss: sum of the saliencies of the removed weights.
+        error: tr(D H D^T) / tr(W H W^T) on the calibration prompts.
+        damping: added to H's diagonal for its factor, in units of H's mean diagonal.
+        tokens_per_column: distinct calibration tokens divided by I.
+        seconds: time to solve the layer.
+        held_out_error: `error` with the Hessian of the held-out prompts; None without any.
+        repaired: whether the kept weights were changed; False if the held-out prompts rejected the
+            change; None if they were not consulted.
+    """
 
     name: str
     shape: tuple[int, int]
@@ -34,8 +49,18 @@ class LayerRecord:
 
 @dataclass(frozen=True)
 class GroupRecord:
-    """Heads, neurons or channels of one attention, FFN or residual block: how many there were, which left (in that order), and every
-    one's score. Channels leave in whole norm groups, and have their group's score."""
+    """Heads, neurons or channels of one attention, FFN or residual block.
+
+    Attributes:
+        owner: the module's name in the denoiser.
+        kind: heads, neurons or channels.
+        total: number before pruning.
+        kept: number after pruning.
+        removed: indices of the removed ones, in the order of removal.
+        scores: score of each of the `total`; all channels of a norm group have the group's score,
+            and are removed together.
+        package: index of its module package.
+    """
 
     owner: str
     kind: str
@@ -48,14 +73,31 @@ class GroupRecord:
 
 @dataclass
 class PruningReport:
-    """What prune_ did: the settings it resolved, every layer, and the seconds of each phase. `parameters` counts the whole
-    component before and after; `memory` is the process's anonymous memory before the run and at its peak, in bytes; `layers` of a
-    structured run are those that read the removed heads and neurons. `threads` is how many computed; `prompts` are text, or what pipelines/prompt_records.py says of
-    pictures and tensors; `hashes` are SHA-256 of the prompts with their seeds, and of every other file that was written; `sensitivity` the relative latent error of pruning a layer's
-    input alone, where zeros were allocated by it; `permutation` how many layers got another order of
-    inputs and how many could not, and the mean share of Wanda's score that the pattern keeps before and after; `latency` what was
-    measured to meet a target latency; `budget` the unit and share that were asked for, what the dense denoiser had of it, and what the pruned
-    one has, counted."""
+    """The result of prune_: resolved settings, every layer, seconds of each phase.
+
+    Attributes:
+        config: the settings of PruningConfig, resolved.
+        settings: arguments of the pipeline's call.
+        prompts: texts; of pictures and tensors the descriptions of pipelines/prompt_records.py.
+        seeds: the noise seed of each prompt.
+        component: name of the pruned component.
+        packages: names of the blocks of each module package.
+        layers: the pruned layers; of a structured run those that read removed heads or neurons.
+        groups: heads, neurons and channels of a structured run.
+        latency: measurements that met a target latency.
+        budget: unit and target share of a budget, the dense denoiser's amount, the pruned one's.
+        sensitivity: relative latent error after pruning only one layer, by its name; filled in by
+            the allocation by sensitivity.
+        permutation: layers with permuted inputs, layers without, and the mean share of Wanda's
+            score that the N:M pattern keeps before and after.
+        parameters: parameters of the whole component, before and after.
+        seconds: duration of each phase.
+        memory: anonymous memory of the process before the run and at its peak, in bytes.
+        warnings: the warnings of the run.
+        threads: number of CPU threads.
+        hashes: SHA-256 of the prompts with their seeds, and of every other file of the folder.
+        versions: versions of Python and of the libraries.
+    """
 
     config: dict[str, Any]
     settings: dict[str, Any] = field(default_factory=dict)
@@ -84,28 +126,48 @@ class PruningReport:
 
     @property
     def sparsity(self) -> float:
-        """Share of the pruned layers' weights that are zero, or of their columns that left."""
+        """Share of the pruned layers' weights that are zero, or of their columns removed."""
         total = sum(row.shape[0] * row.shape[1] for row in self.layers)
         return sum(row.sparsity * row.shape[0] * row.shape[1] for row in self.layers) / total
 
     @property
     def layout(self) -> dict[str, dict[str, int]]:
-        """What is left of each owner of heads or neurons: {owner: {kind: count}}."""
+        """Number of kept heads, neurons or channels: {owner: {kind: count}}."""
         found: dict[str, dict[str, int]] = {}
         for row in self.groups:
             found.setdefault(row.owner, {})[row.kind] = row.kept
         return found
 
     def gone(self) -> str:
-        """What left, in words: "8 of 20 heads and 3072 of 10240 neurons are gone"."""
+        """Return "8 of 20 heads and 3072 of 10240 neurons are gone"."""
         return f"{in_words(leaving([dataclasses.asdict(group) for group in self.groups]))} are gone"
 
     def to_dict(self) -> dict[str, Any]:
-        return {"schema": SCHEMA} | dataclasses.asdict(self) | {"sparsity": self.sparsity}
+        """Return the content of obsdiff.json."""
+        return {"schema": RECORD_SCHEMA} | dataclasses.asdict(self) | {"sparsity": self.sparsity}
+
+
+def read_record(folder: Path) -> dict[str, Any]:
+    """Read obsdiff.json of a pruned folder. Its content is not checked.
+
+    Raises:
+        UserError: the folder has no obsdiff.json, or it is no JSON object.
+    """
+    file = Path(folder) / RECORD
+    if not file.is_file():
+        raise UserError(f"{folder}: expected a folder that obsdiff prune wrote, found no {RECORD}")
+    return read_json(file)
 
 
 def leaving(groups: list[dict[str, Any]]) -> dict[str, dict[str, int]]:
-    """{"heads": {"removed", "total"}, "neurons": ...} of group records; a kind without groups is left out."""
+    """Count the removed heads, neurons and channels.
+
+    Args:
+        groups: group records as dicts.
+
+    Returns:
+        {kind: {"removed", "total"}}, for the kinds that occur.
+    """
     found: dict[str, dict[str, int]] = {}
     for group in groups:
         row = found.setdefault(group["kind"], {"removed": 0, "total": 0})
@@ -115,7 +177,7 @@ def leaving(groups: list[dict[str, Any]]) -> dict[str, dict[str, int]]:
 
 
 def in_words(counts: dict[str, dict[str, int]]) -> str:
-    """ "8 of 20 heads and 3072 of 10240 neurons" of what `leaving` gives."""
+    """Return the counts of `leaving` as "8 of 20 heads and 3072 of 10240 neurons"."""
     return " and ".join(
         f"{row['removed']} of {row['total']} {kind}"
         for kind in KINDS
@@ -124,7 +186,7 @@ def in_words(counts: dict[str, dict[str, int]]) -> str:
 
 
 def versions() -> dict[str, str]:
-    """Versions of what computed the result."""
+    """Return the versions of Python and of the libraries that compute the result."""
     found = {"python": platform.python_version()}
     for name in ("obsdiff", "torch", "diffusers", "transformers", "safetensors"):
         try:

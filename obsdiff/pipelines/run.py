@@ -1,7 +1,8 @@
-"""Run a diffusers pipeline for its latents, the way a user would call it, and leave it as it was.
+"""Run a diffusers pipeline for its latents, through its own call, and restore it afterwards.
 
-Text is encoded once for each batch and remembered; the VAE never decodes; the scheduler is a copy, so that the user's
-keeps its state; progress bars, module modes and random state come back as they were, whatever happens.
+Each batch of text is encoded once and cached; the VAE never decodes; the scheduler is a copy, so
+that the original keeps its state. Progress bars, modes of modules and the random state are
+restored, also after an error.
 """
 
 import contextlib
@@ -22,102 +23,175 @@ from .call import Prompt, absent_encoders, arguments_of
 def denoiser_call(
     pipe: Any, denoiser: torch.nn.Module, prompt: Prompt, settings: dict[str, Any]
 ) -> dict[str, Any]:
-    """The keyword arguments of the denoiser's first call when the pipeline draws one picture."""
+    """Return the arguments of the denoiser's first call when the pipeline draws one picture.
+
+    Args:
+        pipe: a diffusers pipeline.
+        denoiser: the module whose call is captured; the pipeline is stopped there.
+        prompt: a text, or a dict of arguments.
+        settings: arguments of the pipeline's call.
+
+    Returns:
+        The keyword arguments, with positional ones by their names.
+
+    Raises:
+        UserError: the pipeline refuses its arguments, or never calls the denoiser.
+    """
     found: list[dict[str, Any]] = []
 
-    class Enough(Exception):
+    class StopPipeline(Exception):
         pass
 
-    def hook(module: torch.nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
+    def hook(module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         names = inspect.signature(module.forward).parameters
         found.append(dict(zip(names, args, strict=False)) | kwargs)
-        raise Enough
+        raise StopPipeline
 
+    generator = torch.Generator(pipe.device).manual_seed(0)
     handle = denoiser.register_forward_pre_hook(hook, with_kwargs=True)
-    try:
-        with contextlib.suppress(Enough), refused(pipe), torch.no_grad():
-            pipe(
-                **settings | arguments_of([prompt]),
-                generator=torch.Generator(pipe.device).manual_seed(0),
-            )
-    finally:
-        handle.remove()
+    with (
+        hooked([handle]),
+        contextlib.suppress(StopPipeline),
+        refused(pipe),
+        torch.no_grad(),
+    ):
+        pipe(**settings | arguments_of([prompt]), generator=generator)
     if not found:
         raise UserError(
-            f"{type(pipe).__name__} draws without calling this {type(denoiser).__name__}: expected its denoiser; see --component"
+            f"{type(pipe).__name__} draws without calling this {type(denoiser).__name__}: "
+            "expected its denoiser; see --component"
         )
     return found[0]
 
 
 @dataclass
 class Run:
-    """A pipeline made ready to give latents. `step` is the number of completed steps of its scheduler (the component of that
-    name) in the current call, `prompts` the number of prompts in it."""
+    """A prepared pipeline and the position of its current call.
+
+    The position is set by `latents`, or by a replay: `recorded` sets the number of steps, `at_call`
+    the step and the number of prompts of the call that is replayed.
+
+    Attributes:
+        pipe: the pipeline.
+        scheduler: name of the scheduler whose steps are counted.
+        step: number of completed steps, 0 ... T.
+        prompts: number of prompts in the batch.
+        memory: encoded text by the arguments of encode_prompt.
+        recorded_steps: T of the recording that is replayed; None outside a replay.
+    """
 
     pipe: Any
     scheduler: str = "scheduler"
     step: int = 0
     prompts: int = 0
     memory: dict[str, Any] = field(default_factory=dict)
-    recorded_steps: int | None = (
-        None  # T of a recording that is replayed: the scheduler may never have run here
-    )
+    recorded_steps: int | None = None
 
     @property
     def steps(self) -> int:
-        """T: the number of time steps of the schedule (2T - 1 denoiser calls for Heun, T + 1 for PNDM, count too)."""
+        """T, the number of time steps of the schedule, or of the recording in a replay.
+
+        The denoiser may be called more often: 2T - 1 times for Heun, T + 1 times for PNDM.
+        """
         return self.recorded_steps or len(getattr(self.pipe, self.scheduler).timesteps)
+
+    def at_call(self, step: int, prompts: int) -> None:
+        """Set the position to a recorded call of the denoiser.
+
+        Args:
+            step: number of completed steps before the call.
+            prompts: number of prompts in its batch.
+        """
+        self.step, self.prompts = step, prompts
+
+    @contextlib.contextmanager
+    def recorded(self, steps: int) -> Iterator[None]:
+        """Replay a recording inside: T is that of the recording, not that of the scheduler.
+
+        Args:
+            steps: T of the recording.
+        """
+        self.recorded_steps = steps
+        try:
+            yield
+        finally:
+            self.recorded_steps = None
 
     def latents(
         self, prompts: list[Prompt], seeds: list[int], settings: dict[str, Any]
     ) -> torch.Tensor:
-        """Final latents of one batch, through the pipeline's own __call__, a seed for each prompt. UserError if the pipeline refuses its arguments."""
-        self.step, self.prompts = 0, len(prompts)
+        """Draw one batch through the pipeline's own call and return the final latents.
+
+        Args:
+            prompts: a batch of texts, or a single dict of arguments.
+            seeds: the noise seed of each prompt.
+            settings: arguments of the pipeline's call.
+
+        Returns:
+            Latents (B, ...). A dict may draw several pictures, all from its one seed.
+
+        Raises:
+            UserError: the pipeline refuses its arguments.
+            RuntimeError: the scheduler's steps could not be counted.
+        """
+        self.at_call(0, len(prompts))
         device = getattr(self.pipe, "_execution_device", None) or self.pipe.device
         generators = [torch.Generator(device).manual_seed(seed) for seed in seeds]
-        one_for_all = isinstance(
-            prompts[0], dict
-        )  # the call of a dict may draw several pictures, from its one seed
-        arguments = (
-            settings
-            | arguments_of(prompts)
-            | {"generator": generators[0] if one_for_all else generators}
-        )
+        source = generators[0] if isinstance(prompts[0], dict) else generators
+        arguments = settings | arguments_of(prompts) | {"generator": source}
         output = inspect.signature(self.pipe.__call__).parameters.get("output_type")
-        if output and output.default != "pt":  # a prior gives tensors by itself
+        if output and output.default != "pt":  # the default of priors, which return tensors
             arguments["output_type"] = "latent"
         with refused(self.pipe, lambda: self.step == 0), torch.no_grad():
             out = self.pipe(**arguments, return_dict=False)
         if self.step != self.steps:
             raise RuntimeError(
-                f"the scheduler completed {self.step} steps of {self.steps}: its steps could not be followed"
+                f"counted {self.step} steps of the scheduler, expected {self.steps}: "
+                "its steps can't be followed"
             )
         return out[0] if isinstance(out, tuple) else out
 
 
 @contextlib.contextmanager
-def refused(pipe: Any, at_the_door: Callable[[], bool] = lambda: True) -> Iterator[None]:
-    """What a pipeline refuses before its first step, where it checks its arguments, becomes a UserError; so does its stumbling
-    over a text encoder that is not there."""
+def refused(pipe: Any, before_first_step: Callable[[], bool] = lambda: True) -> Iterator[None]:
+    """Turn a pipeline's errors about its arguments into UserError.
+
+    Args:
+        pipe: the pipeline that is called inside.
+        before_first_step: whether an error now is one about the arguments. Pipelines check them
+            before their first step.
+
+    Raises:
+        UserError: the pipeline refused its arguments, or needs an absent text encoder.
+    """
     try:
         yield
     except (ValueError, TypeError, AttributeError) as error:
         absent = absent_encoders(pipe)
         if (
-            not at_the_door()
+            not before_first_step()
             or isinstance(error, UserError)
             or (isinstance(error, AttributeError) and not absent)
         ):
             raise
         without = f" (it has no {' and no '.join(absent)})" if absent else ""
         raise UserError(
-            f"{type(pipe).__name__} does not take these prompts and settings{without}: {' '.join(str(error).split())}"
+            f"{type(pipe).__name__} does not accept these prompts and settings{without}: "
+            f"{' '.join(str(error).split())}"
         ) from error
 
 
 @contextlib.contextmanager
 def prepared(pipe: Any, scheduler_name: str = "scheduler") -> Iterator[Run]:
-    """A Run of the pipeline that follows one scheduler; on the way out everything is restored."""
+    """Prepare a pipeline for its latents, and restore it at the end.
+
+    Args:
+        pipe: a diffusers pipeline.
+        scheduler_name: name of the scheduler whose steps are counted.
+
+    Yields:
+        The run.
+    """
     run = Run(pipe, scheduler_name)
     schedulers = {
         name: part
@@ -143,7 +217,14 @@ def prepared(pipe: Any, scheduler_name: str = "scheduler") -> Iterator[Run]:
         yield run
 
 
-def restore(pipe: Any, schedulers: dict, bar: dict, modules: list, modes: list[bool]) -> None:
+def restore(
+    pipe: Any,
+    schedulers: dict[str, Any],
+    bar: dict[str, Any],
+    modules: list[torch.nn.Module],
+    modes: list[bool],
+) -> None:
+    """Restore schedulers, progress bar and modes of modules, in place."""
     for name, scheduler in schedulers.items():
         setattr(pipe, name, scheduler)
     pipe.set_progress_bar_config(**bar)
@@ -152,7 +233,7 @@ def restore(pipe: Any, schedulers: dict, bar: dict, modules: list, modes: list[b
 
 
 def follow_steps(scheduler: Any, run: Run) -> None:
-    """Count the scheduler's completed steps on the run."""
+    """Wrap the scheduler's step to count completed steps in `run.step`."""
     step = scheduler.step
 
     def counted(*args: Any, **kwargs: Any) -> Any:
@@ -165,7 +246,7 @@ def follow_steps(scheduler: Any, run: Run) -> None:
 
 @contextlib.contextmanager
 def remember_text(pipe: Any, memory: dict[str, Any]) -> Iterator[None]:
-    """Encode each batch of prompts once: encode_prompt answers from memory when it is asked the same again."""
+    """Cache the results of encode_prompt by its arguments; calls with tensors are not cached."""
     encode = getattr(pipe, "encode_prompt", None)
     if encode is None:
         yield
@@ -174,7 +255,7 @@ def remember_text(pipe: Any, memory: dict[str, Any]) -> Iterator[None]:
     def remembered(*args: Any, **kwargs: Any) -> Any:
         key = repr((args, sorted(kwargs.items())))
         if any(isinstance(v, torch.Tensor) for v in (*args, *kwargs.values())):
-            return encode(*args, **kwargs)  # the key would not hold all of a tensor
+            return encode(*args, **kwargs)  # repr abbreviates tensors
         if key not in memory:
             memory[key] = encode(*args, **kwargs)
         return memory[key]
@@ -185,7 +266,7 @@ def remember_text(pipe: Any, memory: dict[str, Any]) -> Iterator[None]:
 
 @contextlib.contextmanager
 def no_decoding(pipe: Any) -> Iterator[None]:
-    """Where a pipeline has no latent output, its VAE's decode gives the latents back as the picture."""
+    """Replace the VAE's decode by the identity for a pipeline without `output_type`."""
     vae = getattr(pipe, "vae", None)
     if vae is None or "output_type" in inspect.signature(pipe.__call__).parameters:
         yield
@@ -204,7 +285,11 @@ def no_decoding(pipe: Any) -> Iterator[None]:
 
 @contextlib.contextmanager
 def hooked(handles: Iterable[RemovableHandle]) -> Iterator[None]:
-    """Hooks for a while; `handles` registers them, one after the other."""
+    """Remove hooks at the end.
+
+    Args:
+        handles: handles of the hooks; a generator registers them one after the other.
+    """
     with contextlib.ExitStack() as undo:
         for handle in handles:
             undo.enter_context(handle)
@@ -212,8 +297,14 @@ def hooked(handles: Iterable[RemovableHandle]) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def replaced(thing: Any, name: str, function: Callable) -> Iterator[None]:
-    """thing.name is the function, on the instance, for a while."""
+def replaced(thing: Any, name: str, function: Callable[..., Any]) -> Iterator[None]:
+    """Replace a method on an instance, or a function of a module, and restore it at the end.
+
+    Args:
+        thing: the instance or module.
+        name: the attribute.
+        function: its replacement.
+    """
     own = vars(thing).get(name)
     vars(thing)[name] = function
     try:

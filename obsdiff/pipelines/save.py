@@ -1,7 +1,7 @@
-"""Load pipelines in the number format they are stored in, and save pruned ones: whole, or not at all.
+"""Save pruned pipelines whole or not at all, in the formats their weights were stored in.
 
-What is written loads in plain diffusers without obsdiff. Beside the weights lie obsdiff.json (what was done) and, where
-the pipeline brought none, a model card. Weights are safetensors; nothing is ever unpickled.
+A saved folder loads in plain diffusers without obsdiff, unless shapes were pruned. It also has
+obsdiff.json (the record) and a model card. Weights are safetensors; nothing is ever unpickled.
 """
 
 import contextlib
@@ -18,57 +18,101 @@ from torch import nn
 from ..errors import RunFailed
 from ..models.adapters import require_unwrapped
 from ..runtime.file_hashing import file_hashes
-from ..runtime.json_files import read_json
-from .model_card import model_card
+from .model_card import CARD, model_card
 from .partial_output import check_output, put
 from .record import RECORD, PruningReport
 
 
 def cast_(pipe: Any, formats: dict[str, str]) -> None:
-    """Bring components to the formats they are to be saved in. RunFailed, with the weight's name, for one that float16 does not hold."""
-    for name, format in formats.items():
+    """Cast components to the formats to save them in.
+
+    Args:
+        pipe: the pipeline that is changed.
+        formats: torch name of each component's dtype.
+
+    Raises:
+        RunFailed: float16 does not hold a weight; the message names it.
+    """
+    for name, dtype in formats.items():
         module = getattr(pipe, name, None)
         if isinstance(module, nn.Module):
-            module.to(getattr(torch, format))
+            module.to(getattr(torch, dtype))
             lost = [
                 weight
                 for weight, value in module.state_dict().items()
-                if format == "float16" and not value.isfinite().all()
+                if dtype == "float16" and not value.isfinite().all()
             ]
             if lost:
                 raise RunFailed(
-                    f"{name}.{lost[0]}: it has inf or NaN in float16, which the pipeline is stored in; prune and save it with --dtype bfloat16"
+                    f"{name}.{lost[0]}: it has inf or NaN in float16, the pipeline's stored "
+                    "format; prune and save it with --dtype bfloat16"
                 )
 
 
 def save_pruned(
     pipe: Any, output: str | Path, report: PruningReport, *, overwrite: bool = False
 ) -> Path:
-    """Save a pruned pipeline with its record, in the formats its components have now. The folder appears complete or not at
-    all; an existing one raises UserError unless `overwrite`. Returns the folder."""
+    """Save a pruned pipeline with its record, in the current dtypes of its components.
+
+    The folder appears complete or not at all.
+
+    Args:
+        pipe: the pruned pipeline.
+        output: the folder to write.
+        report: the report that prune_ returned; the hashes of the files are added to it.
+        overwrite: whether to replace an existing folder that obsdiff wrote.
+
+    Returns:
+        The folder.
+
+    Raises:
+        UserError: the folder exists or can't be written, or contains or is in the model's folder.
+    """
     with whole_folder(Path(output), overwrite, sources(pipe)) as inside:
         write_pruned(pipe, inside, report)
     return Path(output)
 
 
 def sources(pipe: Any) -> list[Path]:
-    """The folders that a pipeline and its components were loaded from, as far as they are known and still there."""
+    """Return the paths that a pipeline and its components were loaded from, where recorded."""
     configs = [pipe.config, *(getattr(part, "config", None) for part in pipe.components.values())]
     names = {getattr(config, "_name_or_path", None) for config in configs}
     return [Path(name) for name in names if isinstance(name, str) and name]
 
 
 def write_pruned(pipe: Any, folder: Path, report: PruningReport) -> None:
+    """Write a pruned pipeline, its model card and its record into an existing folder.
+
+    Args:
+        pipe: the pruned pipeline.
+        folder: an empty folder.
+        report: the report of the run; the hashes of the files are added to it.
+
+    Raises:
+        UserError: a LoRA is attached to the denoiser.
+    """
     require_unwrapped(pipe)
     pipe.save_pretrained(folder, safe_serialization=True)
-    report.hashes["files"] = file_hashes(folder)  # but for the card, which its owner will edit
-    (folder / "README.md").write_text(model_card(type(pipe).__name__, report), encoding="utf-8")
+    report.hashes["files"] = file_hashes(folder)  # without the card, which its owner may edit
+    (folder / CARD).write_text(model_card(type(pipe).__name__, report), encoding="utf-8")
     (folder / RECORD).write_text(json.dumps(report.to_dict(), indent=1) + "\n", encoding="utf-8")
 
 
 @contextlib.contextmanager
 def whole_folder(output: Path, overwrite: bool, inputs: Iterable[Path] = ()) -> Iterator[Path]:
-    """A new folder beside `output` to write into, which takes its place when all went well and vanishes otherwise."""
+    """Open a new folder beside `output` that replaces it at the end, unless an error is raised.
+
+    Args:
+        output: the folder to write.
+        overwrite: whether to replace an existing folder that obsdiff wrote.
+        inputs: paths that the output must not overlap.
+
+    Yields:
+        The folder to write into.
+
+    Raises:
+        UserError: `output` can't be written or may not be replaced.
+    """
     check_output(output, overwrite, inputs)
     output.absolute().parent.mkdir(parents=True, exist_ok=True)
     beside = Path(tempfile.mkdtemp(prefix=f".{output.name}-", dir=output.absolute().parent))
@@ -78,12 +122,7 @@ def whole_folder(output: Path, overwrite: bool, inputs: Iterable[Path] = ()) -> 
         yield inside
         put(inside, output, beside / "old", overwrite)
         shutil.rmtree(beside / "old", ignore_errors=True)
-    finally:  # what could not go back to its place stays
+    finally:  # an old folder that could not be moved back is kept
         shutil.rmtree(inside, ignore_errors=True)
         with contextlib.suppress(OSError):
             beside.rmdir()
-
-
-def read_record(folder: Path) -> dict[str, Any]:
-    """obsdiff.json of a pruned folder; UserError if there is none or it can't be read."""
-    return read_json(Path(folder) / RECORD)

@@ -1,8 +1,9 @@
-"""A single-file checkpoint: one safetensors file in the layout of the model's authors, and a pipeline folder with the configs.
+"""A single-file checkpoint: one safetensors file in its authors' layout, and a folder of configs.
 
-The folder (model_index.json, configs, tokenizers, scheduler) says what the file holds, so no hub is asked. The file's weights
-count; what it lacks, such as the text encoders of a file with a transformer alone, comes from the folder's own safetensors.
-Read by its header, without torch.
+The folder (model_index.json, configs, tokenizers, scheduler) names the components of the file, so
+no hub is contacted. Weights come from the file; a component that the file lacks, such as the text
+encoders beside a transformer, comes from the folder's own safetensors files. Only the header is
+read, without torch.
 """
 
 import dataclasses
@@ -13,11 +14,11 @@ from ..errors import UserError
 from .builtin import BUILTINS
 from .denoisers import DENOISERS
 from .folder import FUSE_FOLDER, Folder, find_model, open_folder
-from .headers import BYTES, PICKLED, Tensors, read_header, shortened
+from .headers import BYTES, PICKLED, TensorInfo, Tensors, read_header, shortened
 
+# prefixes of the components' tensors in the authors' layouts
 DENOISER = ("model.diffusion_model.",)
-EMA = ("model_ema.",)  # a running mean that some files carry beside the weights
-# where the authors' files keep the other components
+EMA = ("model_ema.",)  # running means of the weights in some files
 PARTS = {
     "vae": ("first_stage_model.", "vae."),
     "text_encoder": (
@@ -32,12 +33,21 @@ PARTS = {
     ),
     "text_encoder_3": (),
 }
-T5 = ("text_encoders.t5xxl.",)  # under whichever name the pipeline has it
+T5 = ("text_encoders.t5xxl.",)  # of the component with a T5 class, whatever its name
 OPTIONAL = ("safety_checker",)
 
 
 def open_model(model: str, config: Path | None = None, weights: bool = True) -> Folder:
-    """MODEL, checked: a single file with its config folder, or what find_model finds."""
+    """Open and check a model.
+
+    Args:
+        model: a single file, or whatever find_model accepts.
+        config: the folder with the configs of a single file.
+        weights: whether the components of a folder need weights.
+
+    Raises:
+        UserError: the model is missing, incomplete or damaged, or `config` is not applicable.
+    """
     path = Path(model)
     if model not in BUILTINS and path.is_file():
         return open_single_file(path, config)
@@ -49,81 +59,92 @@ def open_model(model: str, config: Path | None = None, weights: bool = True) -> 
 
 
 def open_single_file(file: Path, config: Path | None) -> Folder:
-    """The file's tensors, sorted into the components that the config folder names."""
-    check_kind(file)
+    """Assign the tensors of a file to the components that its config folder names.
+
+    Args:
+        file: the checkpoint.
+        config: the folder with its configs; required.
+
+    Raises:
+        UserError: the file is no whole model, or the folder does not fit.
+    """
+    check_suffix(file)
     header = read_header(file)
     if lora := next((tensor for tensor in header if "lora" in tensor.lower()), None):
         raise UserError(
-            f"model: expected a whole model, found the LoRA {file} ({lora}); load it into its pipeline and {FUSE_FOLDER}"
+            f"model: expected a whole model, found the LoRA {file} ({lora}); "
+            f"load it into its pipeline and {FUSE_FOLDER}"
         )
-    if config is None:
-        raise UserError(
-            f"config: the single-file checkpoint {file} needs a pipeline folder with its configs (model_index.json, config.json of each component, "
-            "tokenizers, scheduler); give --config FOLDER"
-        )
-    if not config.is_dir():
-        raise UserError(
-            f"config: expected a pipeline folder with the configs of {file}, found {str(config)!r}, which is no folder"
-        )
-    folder = open_folder(config, weights=False)
+    folder = open_configs(file, config)
     denoiser = next((name for name in DENOISERS if name in folder.components), None)
     if denoiser is None:
         raise UserError(
-            f"config: {config} ({folder.pipeline}) has no denoiser: expected a component named {' or '.join(DENOISERS)}"
+            f"config: {config} ({folder.pipeline}) has no denoiser: "
+            f"expected a component named {' or '.join(DENOISERS)}"
         )
-    names = sorted(
-        folder.components, key=lambda name: name != denoiser
-    )  # its complaint comes first
+    # the denoiser first, so that its error is the one that is raised
+    names = sorted(folder.components, key=lambda name: name != denoiser)
     components = {name: stored_part(file, header, folder, name, name == denoiser) for name in names}
     found = {name: tensors for name, tensors in components.items() if tensors.shapes}
     left_out = (*folder.left_out, *(name for name in components if name not in found))
     return dataclasses.replace(folder, components=found, left_out=left_out, single_file=file)
 
 
-def check_kind(file: Path) -> None:
-    """UserError for a file that is no safetensors file, by its name."""
+def check_suffix(file: Path) -> None:
+    """Check by its name that a file is a safetensors file; UserError if it is not."""
     kind = file.suffix.lower()
+    expected = "model: expected a pipeline folder or a .safetensors file, found"
     if kind == ".gguf":
         raise UserError(
-            f"model: expected a pipeline folder or a .safetensors file, found the GGUF file {file}, whose weights are quantised; "
+            f"{expected} the GGUF file {file}, whose weights are quantised; "
             "prune the unquantised pipeline, then quantise the result"
         )
     if kind in PICKLED:
         raise UserError(
-            f"model: expected a pipeline folder or a .safetensors file, found {file}, whose pickled weights can run code when opened; "
+            f"{expected} {file}, whose pickled weights can run code when opened; "
             "convert it to safetensors first"
         )
     if file.suffix != ".safetensors":
+        raise UserError(f"{expected} the file {file}")
+
+
+def open_configs(file: Path, config: Path | None) -> Folder:
+    """Open the folder with the configs of a single file; UserError if there is none."""
+    if config is None:
         raise UserError(
-            f"model: expected a pipeline folder or a .safetensors file, found the file {file}"
+            f"config: the single-file checkpoint {file} needs a pipeline folder with its configs "
+            "(model_index.json, config.json of each component, tokenizers, scheduler); "
+            "pass --config FOLDER"
         )
+    if not config.is_dir():
+        raise UserError(
+            f"config: expected a pipeline folder with the configs of {file}, "
+            f"found {str(config)!r}, which is no folder"
+        )
+    return open_folder(config, weights=False)
 
 
 def stored_part(
-    file: Path, header: dict[str, dict], folder: Folder, name: str, is_denoiser: bool
+    file: Path, header: dict[str, TensorInfo], folder: Folder, name: str, is_denoiser: bool
 ) -> Tensors:
-    """Tensors of one component: those of the file, else, but not for the denoiser, the config folder's own. UserError if there are
-    none."""
-    prefixes = (
-        DENOISER
-        if is_denoiser
-        else T5
-        if folder.classes[name][1].startswith("T5")
-        else PARTS.get(name, ())
-    )
+    """Return the tensors of one component: from the file, or else from the config folder.
+
+    Args:
+        file: the checkpoint.
+        header: its header.
+        folder: the folder with its configs.
+        name: the component.
+        is_denoiser: whether it is the denoiser, which must be in the file.
+
+    Raises:
+        UserError: neither has weights of the component.
+    """
+    prefixes = prefixes_of(folder, name, is_denoiser)
     inside = {
         tensor: info for tensor, info in header.items() if prefixes and tensor.startswith(prefixes)
     }
     if is_denoiser and not inside:
-        others = (*EMA, *T5, *(prefix for part in PARTS.values() for prefix in part))
-        inside = {tensor: info for tensor, info in header.items() if not tensor.startswith(others)}
-        if not any(
-            tensor.endswith(".weight") and len(info["shape"]) > 1 for tensor, info in inside.items()
-        ):
-            found = f"found {shortened(sorted(header))}" if header else "it is empty"
-            raise UserError(
-                f"{file} holds no {name}: expected a model's weights, such as {DENOISER[0]}...; {found}"
-            )
+        inside = unprefixed(file, header, name)
     if inside:
         shapes = {tensor: tuple(info["shape"]) for tensor, info in inside.items()}
         formats = {tensor: info["dtype"] for tensor, info in inside.items()}
@@ -140,5 +161,27 @@ def stored_part(
         else "single files hold no such component"
     )
     raise UserError(
-        f"{file} has no weights for {name} ({looked}), and {folder.path / name} has no .safetensors file either; expected them in one of the two"
+        f"{file} has no weights for {name} ({looked}), and {folder.path / name} has no "
+        ".safetensors file either; expected them in one of the two"
     )
+
+
+def prefixes_of(folder: Folder, name: str, is_denoiser: bool) -> tuple[str, ...]:
+    """Return the prefixes of a component's tensors; none for one that single files never hold."""
+    if is_denoiser:
+        return DENOISER
+    return T5 if folder.classes[name][1].startswith("T5") else PARTS.get(name, ())
+
+
+def unprefixed(file: Path, header: dict[str, TensorInfo], name: str) -> dict[str, TensorInfo]:
+    """Return the tensors of a denoiser without prefix; UserError if no weight matrix is left."""
+    others = (*EMA, *T5, *(prefix for part in PARTS.values() for prefix in part))
+    inside = {tensor: info for tensor, info in header.items() if not tensor.startswith(others)}
+    if not any(
+        tensor.endswith(".weight") and len(info["shape"]) > 1 for tensor, info in inside.items()
+    ):
+        found = f"found {shortened(sorted(header))}" if header else "it is empty"
+        raise UserError(
+            f"{file} holds no {name}: expected a model's weights, such as {DENOISER[0]}...; {found}"
+        )
+    return inside

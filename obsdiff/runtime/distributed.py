@@ -1,8 +1,9 @@
-"""Several processes that prune one model together, over torch.distributed: gloo on CPUs, NCCL between GPUs.
+"""Several processes that prune one model together, over torch.distributed.
 
-torchrun and accelerate launch start them, and say in the environment who is who. Every process has the whole model. The calibration
-batches are shared out; the raw sums of a Hessian are added up where its layer is solved; then every process gets the new weights.
-Process 0 alone reads and writes the output's folder.
+gloo is used between CPUs, NCCL between GPUs. torchrun and accelerate launch start the processes
+and set their ranks in the environment. Every process holds the whole model. Each draws a share of
+the calibration batches; the raw sums of a Hessian are reduced to the process that solves its layer;
+that process broadcasts the new weights. Process 0 alone reads and writes the output folder.
 """
 
 import contextlib
@@ -11,7 +12,7 @@ import signal
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -19,46 +20,65 @@ from torch import Tensor
 
 from ..errors import RunFailed, RunStopped, UserError
 
-REDUCE_ELEMENTS = 2**24  # entries of a Hessian that are sent together
+REDUCE_ELEMENTS = 2**24  # entries of a Hessian in one reduction
 LOST = "another process of this job has ended, or does not answer"
+Found = TypeVar("Found")
+Values = TypeVar("Values")
 
 
 @dataclass(frozen=True)
 class Ranks:
-    """Which of how many processes this is."""
+    """This process among all processes of the job.
+
+    Attributes:
+        rank: number of this process, from 0.
+        size: number of processes.
+    """
 
     rank: int = 0
     size: int = 1
 
     @classmethod
     def here(cls) -> "Ranks":
-        """As torch.distributed has it; one process where it is not in use."""
+        """Return the ranks of torch.distributed; a single process if it is not initialised."""
         return (
             cls(dist.get_rank(), dist.get_world_size())
             if dist.is_available() and dist.is_initialized()
             else cls()
         )
 
-    def from_rank_zero(self, ask: Callable[[], Any]) -> Any:
-        """What process 0 answers, everywhere; if it raises what a user is told, so do all."""
+    def from_rank_zero(self, find: Callable[[], Found]) -> Found:
+        """Call a function in process 0 and return its result in all processes.
+
+        Args:
+            find: the function; its result must be picklable.
+
+        Raises:
+            UserError, RunFailed: in all processes, if `find` raises it in process 0. The attribute
+                `told` of the others' copy is True, so that the command line prints it once.
+        """
         if self.size == 1:
-            return ask()
+            return find()
         answer: list[Any] = [None, None]
         if self.rank == 0:
             try:
-                answer[0] = ask()
+                answer[0] = find()
             except (UserError, RunFailed) as error:
                 answer[1] = error
         with collective():
             dist.broadcast_object_list(answer, src=0)
         if answer[1] is not None:
             if self.rank:
-                answer[1].told = True  # by process 0
+                answer[1].told = True
             raise answer[1]
         return answer[0]
 
-    def gather_dicts(self, mine: dict[str, Any]) -> dict[str, Any]:
-        """What all processes have, each some entries of it, everywhere."""
+    def gather_dicts(self, mine: dict[str, Values]) -> dict[str, Values]:
+        """Merge one dict of each process and return the whole in all processes.
+
+        Args:
+            mine: the entries of this process; picklable, with keys that no other process has.
+        """
         if self.size == 1:
             return mine
         every: list[Any] = [None] * self.size
@@ -69,18 +89,26 @@ class Ranks:
     def broadcast(
         self, tensors: dict[str, Tensor] | None, notes: Any, owner: int, device: torch.device
     ) -> tuple[dict[str, Tensor], Any]:
-        """Named tensors and what belongs to them, from their owner to all."""
-        head: list[Any] = (
-            [[(name, t.shape, t.dtype) for name, t in tensors.items()], notes]
-            if self.rank == owner
-            else [None, None]
-        )
+        """Send named tensors, of any shapes and dtypes, from one process to all.
+
+        Args:
+            tensors: the tensors, in the owner; ignored in the others.
+            notes: a picklable object that is sent with them.
+            owner: rank of the process that sends.
+            device: where the tensors are received; gloo needs the CPU, NCCL a GPU.
+
+        Returns:
+            The tensors on `device` and the notes.
+        """
+        sent = tensors if self.rank == owner else {}
+        assert sent is not None  # the owner has the tensors
+        head: list[Any] = [[(name, t.shape, t.dtype) for name, t in sent.items()], notes]
         found = {}
         with collective():
             dist.broadcast_object_list(head, src=owner)
             for name, shape, dtype in head[0]:
                 tensor = (
-                    tensors[name].to(device).contiguous()
+                    sent[name].to(device).contiguous()
                     if self.rank == owner
                     else torch.empty(shape, dtype=dtype, device=device)
                 )
@@ -90,7 +118,15 @@ class Ranks:
 
 
 def assign(costs: Sequence[float], size: int) -> list[int]:
-    """An owner for each piece of work, so that all have nearly the same to do: the dearest first, to whoever has least."""
+    """Assign tasks to processes with nearly equal loads: the largest first, to the least loaded.
+
+    Args:
+        costs: cost of each task, N in any one unit.
+        size: number of processes.
+
+    Returns:
+        The rank of each task's owner, N numbers in 0 ... size - 1.
+    """
     load, owners = [0.0] * size, [0] * len(costs)
     for i in sorted(range(len(costs)), key=lambda i: -costs[i]):
         owners[i] = min(range(size), key=load.__getitem__)
@@ -100,10 +136,10 @@ def assign(costs: Sequence[float], size: int) -> list[int]:
 
 @contextlib.contextmanager
 def collective() -> Iterator[None]:
-    """What fails inside because others are gone becomes RunStopped."""
+    """Turn the errors of gloo and NCCL inside, after the loss of a process, into RunStopped."""
     try:
         yield
-    except RuntimeError as error:  # of gloo and NCCL alike
+    except RuntimeError as error:
         raise RunStopped(
             f"process {Ranks.here().rank}: {LOST} ({str(error).strip().splitlines()[0][:120]})"
         ) from error
@@ -111,7 +147,14 @@ def collective() -> Iterator[None]:
 
 @contextlib.contextmanager
 def process_group(timeout_minutes: float) -> Iterator[Ranks]:
-    """The processes that torchrun or accelerate launch started, for a while; one where none of them did."""
+    """Join the processes that torchrun or accelerate launch started; leave the group at the end.
+
+    Args:
+        timeout_minutes: time after which a process that does not answer counts as lost.
+
+    Yields:
+        The ranks; a single process without a launcher.
+    """
     if int(os.environ.get("WORLD_SIZE", "1")) == 1 or dist.is_initialized():
         yield Ranks.here()
         return
@@ -122,20 +165,19 @@ def process_group(timeout_minutes: float) -> Iterator[Ranks]:
         dist.init_process_group(
             "cpu:gloo,cuda:nccl" if cuda else "gloo", timeout=timedelta(minutes=timeout_minutes)
         )
-    before = signal.signal(signal.SIGTERM, ended)
+    before = signal.signal(signal.SIGTERM, raise_stopped)
     try:
         yield Ranks.here()
         signal.signal(signal.SIGTERM, before)
     except BaseException:
-        signal.signal(
-            signal.SIGTERM, signal.SIG_IGN
-        )  # torchrun is about to send it; what went wrong is still to be said
+        # torchrun sends SIGTERM next; ignored, so that the error is still printed
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
         raise
     finally:
-        with contextlib.suppress(RuntimeError):  # the others may be gone
+        with contextlib.suppress(RuntimeError):  # the other processes may have ended
             dist.destroy_process_group()
 
 
-def ended(*_: Any) -> None:
-    """torchrun ends all processes of a job when one has died."""
+def raise_stopped(*_: Any) -> None:
+    """Handle SIGTERM, which torchrun sends to all processes of a job when one has ended."""
     raise RunStopped(f"process {Ranks.here().rank}: ended by SIGTERM, as torchrun does when {LOST}")

@@ -1,4 +1,4 @@
-"""The optional extras of the package, and the libraries that each brings."""
+"""The optional extras of the package, and the libraries that each installs."""
 
 from importlib.util import find_spec
 
@@ -12,9 +12,18 @@ EXTRAS = {
 
 
 def require_extra(extra: str, command: str) -> None:
-    """UserError with the install command unless every library of an extra is installed. Nothing is imported."""
+    """Check that every library of an extra is installed. Imports none of them.
+
+    Args:
+        extra: a key of EXTRAS.
+        command: the command that needs the extra, for the message.
+
+    Raises:
+        UserError: a library is missing; the message has the install command.
+    """
     missing = [name for name in EXTRAS[extra] if find_spec(name) is None]
     if missing:
         raise UserError(
-            f"{command} needs {' and '.join(missing)}, not installed here; pip install 'obsdiff[{extra}]'"
+            f"{command} needs {' and '.join(missing)}, not installed here; "
+            f"pip install 'obsdiff[{extra}]'"
         )

@@ -1,4 +1,4 @@
-"""SHA-256 of what goes into a run and of what comes out: to know it again."""
+"""SHA-256 of tensors and models, to recognise equal ones."""
 
 import hashlib
 from collections.abc import Iterable
@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 
 def model_hashes(pipe: Any) -> dict[str, str]:
-    """SHA-256 of every component's weights and buffers."""
+    """Return the SHA-256 of the weights and buffers of every component, by the component's name."""
     modules = {name: part for name, part in pipe.components.items() if isinstance(part, nn.Module)}
     return {
         name: tensors_hash(sorted(module.state_dict().items())) for name, module in modules.items()
@@ -17,10 +17,15 @@ def model_hashes(pipe: Any) -> dict[str, str]:
 
 
 def tensors_hash(tensors: Iterable[tuple[str, Tensor]]) -> str:
-    """SHA-256 of tensors' names, formats, shapes and bytes."""
-    found = hashlib.sha256()
+    """Return one SHA-256 of the names, dtypes, shapes and bytes of tensors.
+
+    Args:
+        tensors: (name, tensor) pairs; their order counts. Tensors on other devices are copied.
+    """
+    digest = hashlib.sha256()
     for name, tensor in tensors:
-        found.update(f"{name} {tensor.dtype} {tuple(tensor.shape)} ".encode())
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)} ".encode())
         if tensor.numel():
-            found.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
-    return found.hexdigest()
+            flat = tensor.detach().cpu().contiguous().flatten()
+            digest.update(flat.view(torch.uint8).numpy().data)
+    return digest.hexdigest()

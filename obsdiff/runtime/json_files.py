@@ -1,4 +1,13 @@
-"""JSON files: read, write whole, check against a schema."""
+"""JSON files: read, write whole, check against a schema.
+
+A schema has the structure of the value it describes:
+
+    {"name": str, "size": int}    an object with these keys; int and float exclude booleans
+    {"comment?": str}             an optional key
+    {"*": float}                  an object with any keys, whose values have one type
+    [str]                         a list of any length
+    (float,)                      a number or null
+"""
 
 import json
 from pathlib import Path
@@ -6,11 +15,17 @@ from typing import Any
 
 from ..errors import UserError
 
-LARGEST_SHOWN = 1e30  # what plots can show
+LARGEST_SHOWN = 1e30  # largest number that plots can show
+LONGEST_SHOWN = 60  # characters of a wrong value in an error message
 WORDS = {str: "a text", int: "a whole number", float: "a number", dict: "an object", list: "a list"}
 
 
 def read_json(file: Path) -> dict[str, Any]:
+    """Read a JSON object from a UTF-8 file.
+
+    Raises:
+        UserError: the file is missing, is no JSON, or holds another value than an object.
+    """
     try:
         value = json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -23,7 +38,15 @@ def read_json(file: Path) -> dict[str, Any]:
 
 
 def write_json(file: Path, value: Any) -> None:
-    """Write a JSON file whole. ValueError for inf or NaN, which JSON does not have."""
+    """Write a JSON file whole: under the name FILE.part first, then renamed.
+
+    Args:
+        file: the file; missing folders above it are created.
+        value: what json.dumps accepts.
+
+    Raises:
+        ValueError: the value has inf or NaN, which JSON does not have.
+    """
     file.parent.mkdir(parents=True, exist_ok=True)
     beside = file.with_name(file.name + ".part")
     beside.write_text(json.dumps(value, indent=1, allow_nan=False) + "\n", encoding="utf-8")
@@ -31,7 +54,7 @@ def write_json(file: Path, value: Any) -> None:
 
 
 def kept_json(file: Path) -> dict[str, Any] | None:
-    """What an earlier run left; None if there is nothing, or nothing that can be read."""
+    """Return the JSON object that an earlier run wrote; None if there is no readable one."""
     try:
         return read_json(file)
     except UserError:
@@ -39,14 +62,31 @@ def kept_json(file: Path) -> dict[str, Any] | None:
 
 
 def check_shapes(layers: list[dict[str, Any]], place: str) -> None:
-    """ValueError for the first layer whose shape is not that of a matrix."""
+    """Check that the shape of every layer is (O, I).
+
+    Args:
+        layers: records with the key "shape".
+        place: path of the list in its file, for the message.
+
+    Raises:
+        ValueError: a shape has another number of entries than two.
+    """
     for i, layer in enumerate(layers):
         if len(layer["shape"]) != 2:
             raise ValueError(f"{place}[{i}].shape: expected two numbers, found {layer['shape']}")
 
 
 def check_json(value: Any, wanted: Any, place: str) -> None:
-    """ValueError unless a value is what is wanted at its place."""
+    """Check a value against a schema.
+
+    Args:
+        value: a value as json.loads returns it.
+        wanted: the schema, as the module's docstring describes it.
+        place: path of the value in its file, for the message; "" for the whole file.
+
+    Raises:
+        ValueError: the value differs from the schema; the message names the place.
+    """
     if isinstance(wanted, tuple):
         if value is not None:
             check_json(value, wanted[0], place)
@@ -62,6 +102,7 @@ def check_json(value: Any, wanted: Any, place: str) -> None:
 
 
 def check_keys(value: dict[str, Any], wanted: dict[str, Any], place: str) -> None:
+    """Check the keys and values of an object; ValueError for a missing or wrong one."""
     for key, inner in wanted.items():
         name = key.removesuffix("?")
         if key == "*":
@@ -74,17 +115,20 @@ def check_keys(value: dict[str, Any], wanted: dict[str, Any], place: str) -> Non
 
 
 def key_path(place: str, key: str) -> str:
+    """Return the path of a key in its file, such as "config.pattern"."""
     return f"{place}.{key}" if place else key
 
 
 def expect(value: Any, kind: type, place: str) -> None:
-    """ValueError unless a value is of a kind; yes and no are no numbers, infinite ones neither."""
-    kinds = (int, float) if kind is float else kind
-    is_number = kind in (int, float)
-    if not isinstance(value, kinds) or (
-        is_number and (isinstance(value, bool) or not abs(value) <= LARGEST_SHOWN)
-    ):
+    """Check a value's type; ValueError also for a boolean or infinite value as a number."""
+    if kind in (int, float):
+        kinds = (int, float) if kind is float else (int,)
+        is_number = isinstance(value, kinds) and not isinstance(value, bool)
+        good = is_number and abs(value) <= LARGEST_SHOWN
+    else:
+        good = isinstance(value, kind)
+    if not good:
         found = repr(value)
-        raise ValueError(
-            f"{place}: expected {WORDS[kind]}, found {found if len(found) <= 60 else found[:57] + '...'}"
-        )
+        if len(found) > LONGEST_SHOWN:
+            found = found[: LONGEST_SHOWN - 3] + "..."
+        raise ValueError(f"{place}: expected {WORDS[kind]}, found {found}")

@@ -1,8 +1,9 @@
-"""Pruned weights that wait on disk, so that a model larger than memory can be pruned.
+"""Weights in memory-mapped files, for models larger than memory.
 
-A pipeline that is computed in its stored format has its weights memory-mapped: the system reads them when they are needed and
-drops them again. What pruning changes would stay in memory; parked, it is mapped again, from a file of its own. So is a copy of
-a module for which memory has no room.
+The weights of a pipeline that computes in its stored format are memory-mapped: the system reads
+their pages on use and drops them again. Pruned weights are new memory, which can't be dropped, so
+each is written to a file of its own and mapped from there. The same holds for the copy of a module
+that exceeds the memory budget.
 """
 
 import copy
@@ -17,26 +18,52 @@ from .scratch import Scratch, disk_errors
 
 
 def unmap_(model: nn.Module, layers: Iterable[str]) -> None:
-    """Give the weights of these layers, on a CPU, memory of their own before they are changed: what is written into a mapped file's
-    pages stays in memory for as long as any other weight of the file is in use."""
+    """Copy the weights of some layers from mapped files into memory, before they are changed.
+
+    A written page of a mapped file stays in memory as long as any other weight of the file is used.
+
+    Args:
+        model: the model that is changed; weights on other devices than the CPU are skipped.
+        layers: names of the layers.
+    """
     for name in layers:
-        weight = model.get_submodule(name).weight
+        weight = weight_of(model, name)
         if weight.device.type == "cpu":
             weight.data = weight.data.clone()
 
 
 def spill_(model: nn.Module, layers: Iterable[str], scratch: Scratch) -> None:
-    """Move the weights of these layers, on a CPU, to files of the store and map them from there. Nothing of them changes."""
+    """Move the weights of some layers to scratch files and map them from there, unchanged.
+
+    Args:
+        model: the model that is changed; weights on other devices than the CPU are skipped.
+        layers: names of the layers.
+        scratch: the storage of the files.
+    """
     for name in layers:
-        weight = model.get_submodule(name).weight
+        weight = weight_of(model, name)
         if weight.device.type == "cpu":
             weight.data = mapped(weight, scratch.file())
 
 
+def weight_of(model: nn.Module, layer: str) -> Tensor:
+    """Return the weight of a layer."""
+    weight = model.get_submodule(layer).weight
+    assert isinstance(weight, Tensor)  # every prunable layer has one
+    return weight
+
+
 def mapped(tensor: Tensor, file: Path) -> Tensor:
-    """The same numbers, in a file and mapped from there: at the beginning of a page, since where they lie in memory decides how products round."""
+    """Write a tensor to a file and return it mapped from there, with its dtype and shape.
+
+    The data begins at a page boundary, because the alignment decides how products round.
+
+    Raises:
+        RunStopped: the file can't be written.
+    """
     with disk_errors(file):
-        tensor.detach().contiguous().flatten().view(torch.uint8).numpy().tofile(file)
+        flat = tensor.detach().contiguous().flatten()
+        flat.view(torch.uint8).numpy().tofile(file)
     return torch.from_file(str(file), shared=False, size=tensor.numel(), dtype=tensor.dtype).view(
         tensor.shape
     )
@@ -44,15 +71,26 @@ def mapped(tensor: Tensor, file: Path) -> Tensor:
 
 @dataclass(frozen=True)
 class DenseCopy:
-    """A copy of a module, and what of the store its weights take: bytes, and the file if they lie in one."""
+    """A copy of a module, with its weights in memory or in scratch files.
+
+    Attributes:
+        module: the copy.
+        taken: bytes of each CPU weight, and its file; None for a weight in memory.
+    """
 
     module: nn.Module
     taken: list[tuple[int, Path | None]]
 
     @classmethod
     def of(cls, module: nn.Module, scratch: Scratch) -> "DenseCopy":
-        """Weights on a CPU lie in memory as long as the store has room, then in files; others where they are."""
-        memo, taken = {}, []
+        """Copy a module: CPU weights into memory up to the scratch budget, then into files.
+
+        Args:
+            module: the module; weights on other devices are copied there.
+            scratch: the storage and its memory budget.
+        """
+        memo: dict[int, nn.Parameter] = {}
+        taken: list[tuple[int, Path | None]] = []
         for weight in module.parameters():
             size, file = weight.numel() * weight.element_size(), None
             if weight.device.type == "cpu":
@@ -63,5 +101,6 @@ class DenseCopy:
         return cls(copy.deepcopy(module, memo), taken)
 
     def give_back(self, scratch: Scratch) -> None:
+        """Release the memory and the files of the copy."""
         for size, file in self.taken:
             scratch.give_back(size, file)

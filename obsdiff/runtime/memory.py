@@ -1,5 +1,6 @@
-"""How much memory this process holds: anonymous memory (RssAnon of /proc). The ordinary peak also counts pages of mapped files,
-which the system takes back when it needs them.
+"""Memory of this process: anonymous memory (RssAnon of /proc).
+
+The ordinary peak also counts pages of mapped files, which the system drops when it needs memory.
 """
 
 import contextlib
@@ -8,11 +9,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 STATUS = Path("/proc/self/status")
-INTERVAL = 0.005  # seconds between two looks
+INTERVAL = 0.005  # seconds between two readings
 
 
 def anonymous() -> int:
-    """Anonymous memory of this process in bytes."""
+    """Return the anonymous memory of this process in bytes; OSError without /proc."""
     for line in STATUS.read_text().splitlines():
         if line.startswith("RssAnon:"):
             return int(line.split()[1]) * 1024
@@ -20,17 +21,24 @@ def anonymous() -> int:
 
 
 class Watch(threading.Thread):
-    """Looks at the process's memory every few milliseconds until it is stopped."""
+    """A thread that samples the process's memory every few milliseconds until it is stopped.
+
+    Attributes:
+        peak: largest reading so far, in bytes.
+        over: set to end the thread.
+    """
 
     def __init__(self) -> None:
         super().__init__(daemon=True)
         self.peak, self.over = anonymous(), threading.Event()
 
     def run(self) -> None:
+        """Sample until `over` is set."""
         while not self.over.wait(INTERVAL):
             self.peak = max(self.peak, anonymous())
 
     def stop(self) -> int:
+        """End the thread and return the peak in bytes."""
         self.over.set()
         self.join()
         return max(self.peak, anonymous())
@@ -38,7 +46,11 @@ class Watch(threading.Thread):
 
 @contextlib.contextmanager
 def watched() -> Iterator[dict[str, int]]:
-    """{"before_bytes", "peak_bytes"} of the block, filled in when it ends; empty on a system without /proc."""
+    """Measure the memory of a block of code.
+
+    Yields:
+        {"before_bytes", "peak_bytes"}, filled in when the block ends; empty without /proc.
+    """
     found: dict[str, int] = {}
     if not STATUS.exists():
         yield found

@@ -1,4 +1,7 @@
-"""One display for a run: package, share of the denoiser calls done, time left. On stderr, and only where a person looks."""
+"""The progress display of a run: package, share of the denoiser calls done, time left.
+
+It is written to stderr, and by default only if stderr is a terminal.
+"""
 
 import contextlib
 import sys
@@ -11,14 +14,20 @@ from rich.progress import Progress as Bars
 
 
 def say(text: str) -> None:
-    """A line for people: on stderr, so that stdout stays for results."""
+    """Print a line for people to stderr; stdout is reserved for results."""
     print(text, file=sys.stderr, flush=True)
 
 
 class Progress:
-    """A context manager; silent unless `show` (default: stderr is a terminal)."""
+    """One bar for a whole pruning, as a context manager.
 
-    def __init__(self, show: bool | None, packages: int, prompts: int):
+    Args:
+        show: whether to draw it; None draws it if stderr is a terminal.
+        packages: number of module packages.
+        prompts: number of calibration prompts.
+    """
+
+    def __init__(self, show: bool | None, packages: int, prompts: int) -> None:
         show = sys.stderr.isatty() if show is None else show
         columns = (
             TextColumn("{task.description}"),
@@ -41,7 +50,7 @@ class Progress:
         self.bars.__exit__(*error)
 
     def package(self, index: int) -> None:
-        """Package `index` (0-based) begins."""
+        """Show that package `index` (0-based) begins."""
         self.index, self.done = index, 0.0
         self.bars.update(
             self.task,
@@ -50,11 +59,16 @@ class Progress:
         )
 
     def trying(self, done: int, total: int) -> None:
-        """Allocation has tried so many layers or groups."""
+        """Show that the allocation has measured `done` of `total` layers or groups."""
         self.bars.update(self.task, description=f"allocation {done}/{total}")
 
     def advance(self, prompts: int, steps: int) -> None:
-        """One denoising step of `prompts` prompts, of `steps` steps, begins."""
+        """Show that a denoising step begins.
+
+        Args:
+            prompts: number of prompts in the batch.
+            steps: number of denoising steps of a picture.
+        """
         self.done += prompts / steps
         detail = f"prompt {min(self.prompts, int(self.done) + 1)}/{self.prompts}"
         self.bars.update(
@@ -64,13 +78,22 @@ class Progress:
         )
 
     def advance_of(self, run: Any, prompts: int) -> None:
-        """The same for a run, which knows its number of steps."""
+        """Show that a denoising step of a run begins; `run.steps` is its number of steps."""
         self.advance(prompts, run.steps)
 
 
 @contextlib.contextmanager
 def counting(text: str, total: int, show: bool | None = None) -> Iterator[Callable[[int], None]]:
-    """One bar for `total` things; gives a function to call with how many more are done."""
+    """Show one bar for a number of items.
+
+    Args:
+        text: the label of the bar.
+        total: number of items.
+        show: whether to draw it; None draws it if stderr is a terminal.
+
+    Yields:
+        A function of the number of items done since its last call.
+    """
     show = sys.stderr.isatty() if show is None else show
     columns = (
         TextColumn("{task.description}"),

@@ -1,4 +1,7 @@
-"""Where waits what memory has no room for: so many bytes in memory, the rest as files in a temporary folder."""
+"""Scratch storage: up to `room` bytes stay in memory; the rest goes to files in a temporary folder.
+
+It only counts the memory; the callers keep the tensors and write the files.
+"""
 
 import contextlib
 import shutil
@@ -14,13 +17,21 @@ from safetensors import SafetensorError
 from ..errors import RunStopped
 
 SCRATCH_PREFIX = "obsdiff-"  # of the names of temporary folders
-SCRATCH_LOCK = "lock"  # held while a store is in use
-GRACE_SECONDS = 60  # seconds in which a store is left alone in any case
+SCRATCH_LOCK = "lock"  # file that is locked while the folder is in use
+GRACE_SECONDS = 60  # age below which a folder is never removed
 
 
 @dataclass
 class Scratch:
-    """Room in memory, in bytes, how much of it is taken, how much lies on disk, and the folder of the files."""
+    """The memory budget and the temporary folder of a run.
+
+    Attributes:
+        room: memory budget in bytes.
+        folder: the folder of the files.
+        used: bytes of memory in use.
+        on_disk: bytes in files.
+        files: number of file names handed out so far.
+    """
 
     room: float
     folder: Path
@@ -29,7 +40,14 @@ class Scratch:
     files: int = 0
 
     def take(self, size: int) -> Path | None:
-        """None if `size` bytes of memory are taken now, else the file to put them in."""
+        """Reserve storage for a tensor.
+
+        Args:
+            size: its size in bytes.
+
+        Returns:
+            None if the tensor fits into the memory budget, else the file to write it to.
+        """
         if self.used + size <= self.room:
             self.used += size
             return None
@@ -37,12 +55,12 @@ class Scratch:
         return self.file()
 
     def file(self) -> Path:
-        """A new name in the folder."""
+        """Return a new file name in the folder."""
         self.files += 1
         return self.folder / f"{self.files:08}"
 
     def give_back(self, size: int, file: Path | None = None) -> None:
-        """What was taken is free again."""
+        """Release what `take` reserved, and delete its file."""
         if file is None:
             self.used -= size
         else:
@@ -52,7 +70,13 @@ class Scratch:
 
 @contextlib.contextmanager
 def open_scratch(room: float) -> Iterator[Scratch]:
-    """A store in a new folder (TMPDIR says where), which vanishes on the way out. Folders of killed runs vanish, too."""
+    """Open scratch storage in a new temporary folder, which is deleted at the end.
+
+    TMPDIR sets the parent folder. Folders of killed runs are deleted, too.
+
+    Args:
+        room: memory budget in bytes.
+    """
     remove_abandoned(Path(tempfile.gettempdir()))
     with (
         tempfile.TemporaryDirectory(prefix=SCRATCH_PREFIX, ignore_cleanup_errors=True) as folder,
@@ -62,8 +86,10 @@ def open_scratch(room: float) -> Iterator[Scratch]:
 
 
 def remove_abandoned(place: Path) -> None:
-    """Remove the folders of stores whose processes have ended: one whose lock can be had has nobody any more. A new one may not have
-    taken its lock yet."""
+    """Delete the scratch folders of ended processes: those whose lock is free.
+
+    A new folder is skipped, since its process may not have locked it yet.
+    """
     for lock in place.glob(f"{SCRATCH_PREFIX}*/{SCRATCH_LOCK}"):
         with contextlib.suppress(Timeout, OSError):
             if time.time() - lock.stat().st_mtime > GRACE_SECONDS:
@@ -73,7 +99,7 @@ def remove_abandoned(place: Path) -> None:
 
 @contextlib.contextmanager
 def disk_errors(place: Path) -> Iterator[None]:
-    """What the disk refuses inside becomes RunStopped."""
+    """Turn write errors inside into RunStopped; `place` is the file or folder in the message."""
     try:
         yield
     except (OSError, SafetensorError) as error:

@@ -1,7 +1,7 @@
-"""How long calls take, compared fairly: interleaved in one run, the order changing from round to round, medians.
+"""Seconds of several calls, compared fairly: interleaved, in alternating order, by medians.
 
-A machine's speed drifts; two figures from different minutes say little. So every round times each call once, and what is
-reported beside the medians is the median over rounds of the ratio within a round.
+The speed of a machine drifts, so times from different minutes are not comparable. Every round
+times each call once; the speedup is the median over rounds of the ratio within a round.
 """
 
 import statistics
@@ -15,7 +15,16 @@ import torch
 def interleaved(
     calls: Mapping[str, Callable[[], Any]], rounds: int, warmup: int = 1
 ) -> dict[str, list[float]]:
-    """Seconds of each call in each of `rounds` rounds, after `warmup` untimed ones; whatever runs on a GPU is waited for."""
+    """Time several calls in turn. A GPU is synchronised before and after each of them.
+
+    Args:
+        calls: the functions by name; their order is reversed in every second round.
+        rounds: number of timed calls of each.
+        warmup: number of untimed calls of each before them.
+
+    Returns:
+        Seconds of each call, one a round.
+    """
     seconds: dict[str, list[float]] = {name: [] for name in calls}
     names = list(calls)
     with torch.no_grad():
@@ -23,22 +32,33 @@ def interleaved(
             calls[name]()
         for i in range(rounds):
             for name in names if i % 2 == 0 else reversed(names):
-                wait()
+                synchronise()
                 began = time.perf_counter()
                 calls[name]()
-                wait()
+                synchronise()
                 seconds[name].append(time.perf_counter() - began)
     return seconds
 
 
-def wait() -> None:
+def synchronise() -> None:
+    """Block until the GPU, if there is one, has finished its work."""
     if torch.cuda.is_available():
         torch.cuda.synchronize()
 
 
 def compared(seconds: Mapping[str, list[float]], name: str, base: str) -> dict[str, Any]:
-    """Median seconds of a call and of the one it is compared with, how many times faster it is (median of the rounds' ratios) with
-    the quartiles of those ratios, and the number of rounds."""
+    """Compare the seconds of a call with those of a base.
+
+    Args:
+        seconds: what `interleaved` returned.
+        name: the call.
+        base: the call it is compared with.
+
+    Returns:
+        "seconds" and "dense_seconds": medians of the call and of the base.
+        "speedup", "low", "high": median and quartiles of base / call over the rounds.
+        "rounds": the number of rounds.
+    """
     ratios = [b / s for s, b in zip(seconds[name], seconds[base], strict=True)]
     low, high = (
         statistics.quantiles(ratios, n=4, method="inclusive")[::2]

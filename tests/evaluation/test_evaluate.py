@@ -237,7 +237,7 @@ def test_pipelines_that_cannot_be_compared_are_refused_in_one_line(
     ):
         refused([*argv, "--overwrite", "--output", place], word)
     for place in (models["narrow"], models["narrow"] / "inside", models["narrow"].parent):
-        refused([*argv, "--overwrite", "--output", str(place)], "in one another")
+        refused([*argv, "--overwrite", "--output", str(place)], "overlap")
     (tmp_path / "mine.part").mkdir()
     refused([*argv, "--overwrite", "--output", str(tmp_path / "mine")], "in the way")
     refused(

@@ -1,4 +1,4 @@
-"""The built-in pipelines, through the real command line: what the README claims, in small."""
+"""The built-in pipelines, through the real command line: the claims of the README, in small."""
 
 import json
 import subprocess
@@ -24,7 +24,8 @@ import sys, torch
 from diffusers import StableDiffusion3Pipeline, StableDiffusionPipeline
 kind = StableDiffusion3Pipeline if sys.argv[2] == "sd3" else StableDiffusionPipeline
 pipe = kind.from_pretrained(sys.argv[1], dtype=torch.float32)
-image = pipe("red apple, noto style", num_inference_steps=2, generator=torch.Generator().manual_seed(0)).images[0]
+noise = torch.Generator().manual_seed(0)
+image = pipe("red apple, noto style", num_inference_steps=2, generator=noise).images[0]
 assert "obsdiff" not in sys.modules
 print(image.size)
 """
@@ -32,8 +33,8 @@ slow = pytest.mark.slow
 ENOUGH = {
     "emoji-sd3": 8,
     "emoji-unet": 64,
-}  # calibration prompts: the keys of a UNet's cross-attention see nothing but their few words
-SHARED = ("text_encoder", "vae", "tokenizer")  # what emoji-unet has from emoji-sd3
+}  # calibration prompts: the only inputs of a UNet's cross-attention keys are their few words
+SHARED = ("text_encoder", "vae", "tokenizer")  # components that emoji-unet shares with emoji-sd3
 
 
 def size(folder) -> int:
@@ -46,7 +47,7 @@ def path():
 
 
 @pytest.mark.parametrize("model", BUILTINS)
-def test_it_is_small_and_complete(model):
+def test_a_builtin_is_small_and_complete(model):
     path = builtin_path(model)
     assert size(path) <= 64e6
     info = builtin_info(path)["settings"]
@@ -97,7 +98,7 @@ def test_unknown_words_are_spelled_in_bytes(path):
 
 @slow
 @pytest.mark.parametrize("model", BUILTINS)
-def test_plain_diffusers_draws_with_it(model):
+def test_plain_diffusers_draws_with_a_builtin(model):
     done = subprocess.run(
         [sys.executable, "-c", PLAIN, str(builtin_path(model)), model.removeprefix("emoji-")],
         capture_output=True,
@@ -107,7 +108,7 @@ def test_plain_diffusers_draws_with_it(model):
     assert done.stdout.strip() == "(64, 64)"
 
 
-def test_inspect_gives_its_path(path, capsys):
+def test_inspect_prints_its_path(path, capsys):
     assert main(["inspect", "emoji-sd3", "--json"]) == 0
     plan = json.loads(capsys.readouterr().out)
     assert plan["path"] == str(path)
@@ -120,7 +121,8 @@ def test_inspect_gives_its_path(path, capsys):
 
 
 def test_inspect_counts_the_blocks_of_emoji_unet(capsys):
-    """Transformer blocks: one in each of two levels down, one in the middle, two in each of two levels up; 10 linears in 6 units each."""
+    """Each of 10 linear layers in 6 units: one in each of two levels down, one in the middle, two
+    in each of two levels up."""
     assert main(["inspect", "emoji-unet", "--json"]) == 0
     plan = json.loads(capsys.readouterr().out)
     assert plan["path"] == str(builtin_path("emoji-unet"))
@@ -193,7 +195,7 @@ def test_every_method_prunes_emoji_unet_in_every_pattern(tmp_path, method, patte
 @pytest.mark.parametrize(
     ("flags", "group"), [(["--sparsity", "0.5"], None), (["--pattern", "2:4"], (2, 4))]
 )
-def test_the_command_line_prunes_it(path, tmp_path, flags, group):
+def test_the_command_line_prunes_emoji_sd3(path, tmp_path, flags, group):
     out = tmp_path / "out"
     assert main(["prune", "emoji-sd3", "--output", str(out), *flags, *FLAGS]) == 0
     weights = load_file(out / "transformer" / "diffusion_pytorch_model.safetensors")
@@ -214,7 +216,7 @@ def test_the_command_line_prunes_it(path, tmp_path, flags, group):
 @pytest.mark.parametrize("pattern", ["unstructured", "2:4"])
 @pytest.mark.parametrize("model", BUILTINS)
 def test_obs_is_well_ahead_of_magnitude(model, pattern):
-    """At most 0.8 of magnitude's relative latent error, on prompts and noise that calibration has not seen."""
+    """At most 0.8 of magnitude's relative latent error, on prompts and noise of no calibration."""
     path = builtin_path(model)
     folder = open_folder(path)
     prompts = read_prompts(path / "evaluation_prompts.txt")[:8]
@@ -239,7 +241,7 @@ def test_obs_is_well_ahead_of_magnitude(model, pattern):
 
 @slow
 def test_batch_size_changes_no_more_than_ties(path, capsys):
-    """With the default, one dense pass; more packages see what the ties of earlier ones did (docs/log.md)."""
+    """With one dense pass; later packages would depend on earlier ties (docs/log.md)."""
     folder = open_folder(path)
     kept = []
     for batch in (1, 4):
@@ -262,7 +264,8 @@ def test_batch_size_changes_no_more_than_ties(path, capsys):
 
 @slow
 def test_structured_gets_smaller_and_beats_l1(tmp_path, capsys):
-    """Neurons of the inner blocks, through prune and evaluate: at most half of L1's relative latent error, and shapes as the config says."""
+    """Neurons of the inner blocks, through prune and evaluate: at most half of L1's relative latent
+    error, and the shapes of the config."""
     common = [
         "--pattern",
         "structured",

@@ -1,3 +1,5 @@
+"""Pipeline folders, checked without torch: damage, quantised weights, variants, prompts."""
+
 import json
 import shutil
 import struct

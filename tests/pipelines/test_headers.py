@@ -1,4 +1,4 @@
-"""Shards and variants: which files are taken, and what is missing from them."""
+"""Shards and variants: the chosen files, and the names of missing ones."""
 
 import json
 from pathlib import Path
@@ -70,7 +70,7 @@ def test_prune_shards_and_variants(sharded, prompts_file, tmp_path, capsys):
         )
         == 0
     )
-    assert ("takes the fp16 files" in capsys.readouterr().err) == (variant is not None)
+    assert ("uses the fp16 files" in capsys.readouterr().err) == (variant is not None)
     assert {tensors.dtype for tensors in open_folder(tmp_path / "out").components.values()} == {
         "float16"
     }
@@ -114,7 +114,7 @@ def test_a_last_shard_and_an_index_that_are_missing(sharded):
         open_folder(folder)
 
 
-def test_plain_files_come_before_variants_and_it_is_said(sd3_folder, tmp_path, capsys):
+def test_plain_files_come_before_variants_and_a_note_names_both(sd3_folder, tmp_path, capsys):
     sd3().save_pretrained(tmp_path / "both", safe_serialization=True)
     sd3().to(torch.float16).save_pretrained(
         tmp_path / "both", safe_serialization=True, variant="fp16"
@@ -123,8 +123,8 @@ def test_plain_files_come_before_variants_and_it_is_said(sd3_folder, tmp_path, c
     assert (found.variant, found.variants, found.dtype) == (None, ("fp16",), "float32")
     assert main(["inspect", str(tmp_path / "both")]) == 0
     assert (
-        "takes the plain files of text_encoder, text_encoder_2, transformer, vae; there are fp16 files, too"
-        in capsys.readouterr().out.replace("\n", " ")
+        "uses the plain files of text_encoder, text_encoder_2, transformer, vae; "
+        "there are fp16 files, too" in capsys.readouterr().out.replace("\n", " ")
     )
 
 
@@ -135,7 +135,7 @@ def test_shard_names():
     assert shard_of(Path("model.fp16.safetensors")) is None
 
 
-def test_a_whole_file_beside_shards_is_taken_alone(tmp_path):
+def test_a_whole_file_beside_shards_is_used_alone(tmp_path):
     model = sd3().transformer
     model.save_pretrained(tmp_path, max_shard_size="30KB")
     model.save_pretrained(tmp_path / "whole")

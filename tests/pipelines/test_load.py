@@ -1,4 +1,4 @@
-"""What diffusers would fill with random numbers is an error that names it."""
+"""Missing weights, which diffusers fills with random numbers, are an error that names them."""
 
 import json
 import shutil
@@ -70,7 +70,7 @@ def test_shapes_that_do_not_fit_the_config_are_one_line(sd3_folder, tmp_path):
 @pytest.mark.parametrize(
     ("key", "value"), [("patch_size", 1930), ("num_attention_heads", 0), ("pos_embed_max_size", -1)]
 )
-def test_a_config_that_diffusers_stumbles_over_is_one_line(tmp_path, key, value):
+def test_a_config_that_diffusers_fails_on_is_one_line(tmp_path, key, value):
     folder = tmp_path / "model"
     sd3().save_pretrained(folder)
     file = folder / "transformer" / "config.json"

@@ -1,4 +1,4 @@
-"""The folder of a run that did not end: gone on from only where it is one's own, and whole."""
+"""OUTPUT.part of a killed run: resumed only with the same job, and renamed only whole."""
 
 import itertools
 import os
@@ -19,11 +19,11 @@ def opened(output, job=TASK, resume=False, overwrite=False):
         return part
 
 
-def test_a_run_goes_on_with_the_same_job_alone(tmp_path):
+def test_a_run_resumes_with_the_same_job_alone(tmp_path):
     part = opened(tmp_path / "run")
     (part / "images").mkdir()
     (part / "images" / "000.png").touch()
-    with pytest.raises(UserError, match="go on with --resume, or start anew with --overwrite"):
+    with pytest.raises(UserError, match="with --resume, or start anew with --overwrite"):
         opened(tmp_path / "run")
     assert opened(tmp_path / "run", resume=True) == part
     assert (part / "images" / "000.png").exists()
@@ -34,14 +34,14 @@ def test_a_run_goes_on_with_the_same_job_alone(tmp_path):
 
 
 @pytest.mark.parametrize("resume", [False, True])
-def test_a_run_killed_before_its_job_was_written_down_is_nothing_to_go_on_from(tmp_path, resume):
+def test_a_run_killed_before_it_wrote_its_job_starts_anew(tmp_path, resume):
     (tmp_path / "run.part" / WORK / "pieces").mkdir(parents=True)
     part = opened(tmp_path / "run", resume=resume)
     assert kept_json(part / WORK / JOB) == TASK
     assert not (part / WORK / "pieces").exists()
 
 
-def test_a_folder_of_somebody_else_stays(tmp_path):
+def test_a_foreign_folder_is_refused_and_kept(tmp_path):
     other = tmp_path / "run.part" / "thesis.txt"
     other.parent.mkdir()
     other.touch()
@@ -81,7 +81,7 @@ def test_an_output_is_replaced_whole(tmp_path):
 
 @pytest.mark.parametrize("killed_at", ["touch", "rename", "rmtree"])
 @pytest.mark.parametrize("before", [False, True])
-def test_killed_on_its_way_to_its_place_an_output_still_gets_there(
+def test_a_run_killed_while_it_renames_its_output_is_finished_by_the_next(
     tmp_path, monkeypatch, killed_at, before
 ):
     output = tmp_path / "out"

@@ -1,4 +1,4 @@
-"""What prompts hold: told from others, known again, and recorded."""
+"""Values in prompts: equal ones have equal hashes, others do not, and records describe them."""
 
 import json
 
@@ -12,7 +12,7 @@ import obsdiff
 from obsdiff import PruningConfig
 from obsdiff.errors import UserError
 from obsdiff.pipelines.prompt_records import described, described_prompts, prompts_hash
-from obsdiff.pipelines.save import read_record
+from obsdiff.pipelines.record import read_record
 
 from ..conftest import sd, sd3
 
@@ -31,7 +31,7 @@ def painted(red: int) -> Image.Image:
 
 
 def array(value: float, last: float = 0.0) -> np.ndarray:
-    """Of so many entries that numpy shows only the first and last ones, which `value` is not among."""
+    """So large that the text of numpy omits `value` and shows `last`."""
     found = np.zeros((40, 40, 3), np.float32)
     found[20, 20], found[-1, -1, -1] = value, last
     return found
@@ -61,7 +61,7 @@ def array(value: float, last: float = 0.0) -> np.ndarray:
         (lambda: torch.ones(3, requires_grad=True), lambda: torch.zeros(3)),
     ],
 )
-def test_equal_arguments_are_known_again_and_others_told_apart(one, other):
+def test_equal_arguments_have_equal_hashes_and_others_do_not(one, other):
     hashes = [prompts_hash([{"value": make()}], [0]) for make in (one, one, other)]
     assert hashes[0] == hashes[1] != hashes[2]
     assert json.loads(json.dumps(described(one()))) == described(one())
@@ -109,7 +109,7 @@ def test_text_is_recorded_as_it_is():
         ([1, {"x": {1, 2}}], r"image\[1\]\.x is of type set"),
     ],
 )
-def test_what_can_not_be_told_from_others_is_refused_before_anything_is_drawn(value, words):
+def test_values_without_a_hash_are_refused_before_anything_is_drawn(value, words):
     pipe = StableDiffusion3Img2ImgPipeline(**sd3().components)
     with pytest.raises(UserError, match=words):
         obsdiff.prune_(pipe, [{"prompt": "red", "image": value}], PruningConfig(**SMALL))
@@ -122,8 +122,8 @@ def encoded() -> dict[str, torch.Tensor]:
 
 
 @pytest.mark.parametrize("kind", ["picture", "array", "tensors"])
-def test_a_run_on_such_prompts_is_saved_and_goes_on(kind, tmp_path):
-    """The record says which they were; the journal takes equal ones for the same, and no others."""
+def test_a_run_on_such_prompts_is_saved_and_resumed(kind, tmp_path):
+    """The record describes them; the journal accepts equal ones and refuses others."""
 
     def run(change: float = 0.0):
         pipe = sd3() if kind == "tensors" else StableDiffusion3Img2ImgPipeline(**sd3().components)
@@ -180,19 +180,19 @@ def test_a_dense_pass_serves_equal_tensors_and_no_others():
         ([1], "found 1"),
     ],
 )
-def test_what_is_no_list_of_prompts_is_refused(prompts, words):
+def test_other_values_than_a_list_of_prompts_are_refused(prompts, words):
     with pytest.raises(UserError, match=words):
         obsdiff.prune_(sd3(), prompts, PruningConfig(**SMALL))
 
 
-def test_what_is_no_pipeline_or_no_config_is_refused():
+def test_other_values_than_a_pipeline_or_a_config_are_refused():
     with pytest.raises(UserError, match="pipe: expected a diffusers pipeline, found NoneType"):
         obsdiff.prune_(None, ["a cat"])
     with pytest.raises(UserError, match="config: expected a PruningConfig, found dict"):
         obsdiff.prune_(sd3(), ["a cat"], {"sparsity": 0.5})
 
 
-def test_an_argument_that_a_pipeline_swallows_unnamed_is_said():
+def test_an_argument_without_a_name_in_the_call_is_a_warning():
     with pytest.warns(
         obsdiff.CalibrationWarning,
         match="StableDiffusionPipeline names no argument 'negative_promt'",

@@ -1,4 +1,4 @@
-"""What --overwrite may replace: what obsdiff wrote, file by file, and nothing that is, holds or lies in an input."""
+"""--overwrite replaces only files that obsdiff wrote, and nothing that overlaps an input."""
 
 import hashlib
 import itertools
@@ -74,7 +74,7 @@ def empty(folder: Path) -> Path:
 
 
 def refused(output: Path, word: str, inputs: tuple[Path, ...] = ()) -> None:
-    """The output is refused with one line, and everything beside it is as it was."""
+    """The output is refused with one line, and everything beside it is unchanged."""
     before = tree(output.parent)
     with pytest.raises(UserError, match=word) as error:
         check_output(output, True, inputs)
@@ -83,7 +83,7 @@ def refused(output: Path, word: str, inputs: tuple[Path, ...] = ()) -> None:
 
 
 @pytest.mark.parametrize("make", [pruned, evaluated, demo, sweep, empty])
-def test_what_obsdiff_wrote_is_replaced_whole(tmp_path, make):
+def test_folders_that_obsdiff_wrote_are_replaced_whole(tmp_path, make):
     out = make(tmp_path / "out")
     check_output(out, overwrite=True)
     with pytest.raises(UserError, match="exists already"):
@@ -153,7 +153,7 @@ def test_records_of_early_versions_name_no_files(tmp_path):
     ],
 )
 @pytest.mark.parametrize("name", ["obsdiff.json", "results.json"])
-def test_a_record_of_somebody_else_makes_no_folder_ours(tmp_path, name, text):
+def test_a_foreign_record_makes_no_folder_ours(tmp_path, name, text):
     out = tmp_path / "out"
     out.mkdir()
     (out / name).write_text(text)
@@ -166,7 +166,7 @@ def test_a_folder_of_hand_named_outputs_is_no_output(tmp_path):
     refused(tmp_path / "models", "holds my-best")
 
 
-def test_pages_of_a_run_go_with_it_and_other_pages_stay(tmp_path):
+def test_pages_of_a_run_are_replaced_with_it_and_other_pages_are_kept(tmp_path):
     run = evaluated(tmp_path / "run")
     (run / "page.html").write_text(PAGE)
     check_output(run, overwrite=True)
@@ -174,7 +174,7 @@ def test_pages_of_a_run_go_with_it_and_other_pages_stay(tmp_path):
     refused(run, "holds notes.html")
 
 
-def test_what_a_run_left_when_it_was_killed_just_before_its_end_goes_with_it(tmp_path):
+def test_temporary_files_of_a_run_killed_just_before_its_end_are_replaced_with_it(tmp_path):
     run = evaluated(tmp_path / "run")
     (run / WORK / "latents").mkdir(parents=True)
     (run / WORK / "latents" / "0.safetensors").touch()
@@ -215,8 +215,8 @@ KINDS = {
     ("kind", "link"),
     [*itertools.product(KINDS, (False, True)), ("a folder", True), ("nothing", True)],
 )
-def test_what_is_no_folder_is_never_replaced(tmp_path, capsys, kind, link, overwrite):
-    """Nor is a symlink, to whatever it leads; in every command that writes a folder."""
+def test_anything_but_a_folder_is_never_replaced(tmp_path, capsys, kind, link, overwrite):
+    """Nor is a symlink, whatever its target; in every command that writes a folder."""
     place, real = tmp_path / "out", tmp_path / ("real" if link else "out")
     if kind in KINDS:
         KINDS[kind](real)
@@ -240,7 +240,7 @@ def test_what_is_no_folder_is_never_replaced(tmp_path, capsys, kind, link, overw
 
 
 def test_an_input_is_found_however_it_is_spelled(tmp_path, monkeypatch):
-    """Each output here is one that obsdiff wrote: it stays for being an input alone."""
+    """obsdiff wrote each output here: it is kept only because it is an input."""
     model = pruned(tmp_path / "models" / "2-4")
     (tmp_path / "link").symlink_to(tmp_path / "models")
     (tmp_path / "one").symlink_to(model)
@@ -257,11 +257,11 @@ def test_an_input_is_found_however_it_is_spelled(tmp_path, monkeypatch):
     for output in spelled:
         for given in (model, tmp_path / "link" / "2-4", tmp_path / "one"):
             for overwrite in (False, True):
-                with pytest.raises(UserError, match="lie in one another"):
+                with pytest.raises(UserError, match="overlap"):
                     check_output(output, overwrite, [given])
     monkeypatch.chdir(tmp_path / "way")
     for output in (Path("../models"), Path("../models/2-4/new")):
-        with pytest.raises(UserError, match="lie in one another"):
+        with pytest.raises(UserError, match="overlap"):
             check_place(output, [Path("../models/2-4")])
     for output in (tmp_path / "new", tmp_path / "models" / "0.50", tmp_path / "way" / "new"):
         check_output(output, True, [model])
@@ -272,24 +272,24 @@ def test_a_model_whose_parts_are_links_into_the_output_keeps_it(tmp_path):
     model = tmp_path / "model"
     (model / "vae").mkdir(parents=True)
     (model / "unet").symlink_to(out / "unet")
-    refused(out, "lie in one another", (model,))
+    refused(out, "overlap", (model,))
     (model / "unet").unlink()
     (model / "vae" / "w.safetensors").symlink_to(out / "unet" / "w.safetensors")
-    refused(out, "lie in one another", (model,))
+    refused(out, "overlap", (model,))
     inner = pruned(out / "0.30")
     (tmp_path / "by-link").symlink_to(inner)
-    refused(out, "lie in one another", (tmp_path / "by-link",))
+    refused(out, "overlap", (tmp_path / "by-link",))
 
 
 def test_a_link_in_the_output_that_names_the_model_keeps_it(tmp_path):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "model").symlink_to(pruned(tmp_path / "model"))
-    refused(tmp_path / "out", "lie in one another", (tmp_path / "out" / "model",))
+    refused(tmp_path / "out", "overlap", (tmp_path / "out" / "model",))
 
 
-def test_a_model_in_what_an_unfinished_run_left_is_not_cleared(tmp_path):
+def test_a_model_in_the_folder_of_an_unfinished_run_is_not_cleared(tmp_path):
     model = pruned(tmp_path / "out.part" / FINISHED / "0.30")
-    refused(tmp_path / "out", "lie in one another", (model,))
+    refused(tmp_path / "out", "overlap", (model,))
 
 
 def test_the_working_folder_is_not_replaced(tmp_path, monkeypatch):
@@ -312,12 +312,12 @@ def test_mount_points_are_refused_before_the_run(tmp_path, monkeypatch, below):
 @pytest.mark.parametrize("below", ["", "/a/b c"])
 @pytest.mark.parametrize("kind", ["-t tmpfs tmpfs", "--bind other"])
 def test_real_mounts_are_refused(tmp_path, kind, below):
-    """In a mount namespace of its own; a bind mount on the same file system is one that ismount does not see."""
+    """In a new mount namespace; ismount does not detect a bind mount on the same file system."""
     empty(tmp_path / "out")
     (tmp_path / "out" / "a" / "b c").mkdir()
     (tmp_path / "other").mkdir()
-    code = f'import obsdiff.cli; raise SystemExit(obsdiff.cli.main(["demo", "--output", "{tmp_path}/out", "--overwrite"]))'
-    script = f"mount {kind} '{tmp_path}/out{below}' || exit 77; exec \"$PYTHON\" -c '{code}'"
+    code = f"-m obsdiff demo --output '{tmp_path}/out' --overwrite"
+    script = f"mount {kind} '{tmp_path}/out{below}' || exit 77; exec \"$PYTHON\" {code}"
     if shutil.which("unshare") is None:
         pytest.skip("no unshare")
     done = subprocess.run(
@@ -335,7 +335,7 @@ def test_real_mounts_are_refused(tmp_path, kind, below):
 
 
 @pytest.mark.parametrize("what", ["folder", "pipe", "link"])
-def test_what_appears_during_the_run_is_kept(tmp_path, what):
+def test_anything_that_appears_during_the_run_is_kept(tmp_path, what):
     def appear(output: Path) -> None:
         if what == "folder":
             output.mkdir()
@@ -428,7 +428,7 @@ def test_a_run_killed_when_it_has_its_name_can_be_replaced(tmp_path, monkeypatch
     assert not part.exists()
 
 
-def test_files_that_somebody_put_into_an_unfinished_run_stay(tmp_path):
+def test_foreign_files_in_an_unfinished_run_are_kept(tmp_path):
     output = tmp_path / "out"
     with open_part(output, {}, resume=False, overwrite=False) as part:
         (part / FINISHED).mkdir()
@@ -477,7 +477,7 @@ def test_links_in_the_place_of_an_unfinished_run_are_not_followed(tmp_path, link
 
 
 @pytest.mark.parametrize("killed_at", range(4))
-def test_a_run_killed_while_it_clears_what_another_left_can_be_started_again(
+def test_a_run_killed_while_it_clears_another_can_be_started_again(
     tmp_path, monkeypatch, killed_at
 ):
     output = tmp_path / "out"
@@ -529,7 +529,7 @@ def test_a_report_replaces_its_own_pages_alone(tmp_path, capsys):
 def test_the_command_line_replaces_its_own_outputs_and_keeps_the_rest(
     tmp_path, capsys, sd3_folder, prompts_file
 ):
-    """prune, evaluate and report, each over its own output, over its input and over somebody's folder."""
+    """prune, evaluate and report, each over its own output, its input and a foreign folder."""
     model = Path(shutil.copytree(sd3_folder, tmp_path / "models" / "sd3"))
     out, run, page = (tmp_path / name for name in ("pruned", "run", "page.html"))
     mine = tmp_path / "mine"

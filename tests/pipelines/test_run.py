@@ -1,6 +1,10 @@
+"""Runs of a pipeline for its latents: the pipeline's own ones, and no trace left in it."""
+
+import pytest
 import torch
 
-from obsdiff.pipelines.run import prepared
+from obsdiff import UserError
+from obsdiff.pipelines.run import Run, denoiser_call, prepared
 
 from ..conftest import PROMPTS, sd, sd3
 
@@ -32,7 +36,7 @@ def test_text_is_encoded_once():
     assert len(calls) == 2  # prompt and empty prompt
 
 
-def test_the_vae_is_left_in_peace():
+def test_the_vae_never_decodes():
     pipe = sd()
     calls = []
     pipe.vae.decoder.register_forward_hook(lambda *_: calls.append(1))
@@ -71,3 +75,27 @@ def test_a_dict_is_one_call_of_its_own():
     with prepared(sd3()) as run:
         latents = run.latents([{"prompt": "fish", "height": 8, "width": 16}], [0], SETTINGS)
     assert latents.shape == (1, 4, 4, 8)
+
+
+def test_a_replay_has_the_steps_of_its_recording():
+    pipe = sd3()
+    pipe.scheduler.set_timesteps(3)
+    run = Run(pipe)
+    assert run.steps == 3
+    with run.recorded(7):
+        run.at_call(5, 2)
+        assert (run.steps, run.step, run.prompts) == (7, 5, 2)
+    assert run.steps == 3
+    with pytest.raises(KeyError), run.recorded(7):
+        raise KeyError("on purpose")
+    assert run.steps == 3
+
+
+def test_the_first_call_of_the_denoiser_is_captured_and_its_hook_removed():
+    pipe = sd3()
+    small = {"num_inference_steps": 1, "guidance_scale": 1.0, "height": 16, "width": 16}
+    found = denoiser_call(pipe, pipe.transformer, PROMPTS[0], small)
+    assert found["hidden_states"].shape == (1, 4, 8, 8)
+    assert not pipe.transformer._forward_pre_hooks
+    with pytest.raises(UserError, match="draws without calling this Linear"):
+        denoiser_call(pipe, torch.nn.Linear(1, 1), PROMPTS[0], small)

@@ -35,7 +35,7 @@ def without_weights(folder: Path, *components: str) -> Path:
 
 @pytest.fixture(scope="module")
 def sd_file(tmp_path_factory) -> tuple[Path, Path]:
-    """A tiny SD 1.5 in one float16 file, its VAE in float32, and the folder of its configs, which has no weights at all."""
+    """A tiny SD 1.5 in one float16 file, its VAE in float32, and its configs without weights."""
     folder = tmp_path_factory.mktemp("single")
     pipe = sd()
     pipe.save_pretrained(folder / "dense")
@@ -55,7 +55,7 @@ def sd_file(tmp_path_factory) -> tuple[Path, Path]:
 
 @pytest.fixture(scope="module")
 def sd3_file(tmp_path_factory) -> tuple[Path, Path]:
-    """A tiny SD3 transformer alone in one file; the config folder has the weights of everything else."""
+    """A tiny SD3 transformer alone in one file; the config folder has the other weights."""
     folder = tmp_path_factory.mktemp("single")
     pipe = sd3()
     pipe.save_pretrained(folder / "configs")
@@ -141,7 +141,7 @@ def test_a_single_file_is_pruned_like_the_folder_it_was_made_from(
     assert all(torch.equal(a[name], b[name]) for name in a)
 
 
-def test_what_the_file_does_not_hold_is_said(sd_file, sd3_file, tmp_path):
+def test_components_that_the_file_lacks_are_noted(sd_file, sd3_file, tmp_path):
     assert open_model(str(sd_file[0]), sd_file[1]).notes() == []
     file, config = sd3_file
     assert open_model(str(file), config).notes() == [
@@ -162,7 +162,7 @@ def test_what_the_file_does_not_hold_is_said(sd_file, sd3_file, tmp_path):
 
 
 @pytest.mark.slow
-def test_inspect_and_evaluate_take_single_files(sd_file, capsys, prompts_file, tmp_path):
+def test_inspect_and_evaluate_accept_single_files(sd_file, capsys, prompts_file, tmp_path):
     file, config = sd_file
     assert main(["inspect", str(file), "--config", str(config), "--json"]) == 0
     plan = json.loads(capsys.readouterr().out)
@@ -204,7 +204,7 @@ def test_inspect_and_evaluate_take_single_files(sd_file, capsys, prompts_file, t
     )  # the file is in half precision
 
 
-def test_without_a_config_one_line_says_what_to_give(sd_file, sd3_folder, capsys, tmp_path):
+def test_without_a_config_one_line_names_the_option(sd_file, sd3_folder, capsys, tmp_path):
     file, config = sd_file
     out = ["--output", str(tmp_path / "out")]
     refused(capsys, ["prune", str(file), *out], "--config FOLDER", "model_index.json")
@@ -248,7 +248,10 @@ def test_bad_single_files_are_refused_before_torch_is_imported(sd_file, tmp_path
         {k: w for k, w in weights.items() if not k.startswith("first_stage_model")},
         tmp_path / "no-vae.safetensors",
     )
-    code = "import sys; from obsdiff.cli import main; code = main(sys.argv[1:]); print(code, 'torch' in sys.modules)"
+    code = (
+        "import sys; from obsdiff.cli.main import main; code = main(sys.argv[1:]); "
+        "print(code, 'torch' in sys.modules)"
+    )
     save_file(
         {k: w for k, w in weights.items() if k.startswith("first_stage_model")},
         tmp_path / "vae-alone.safetensors",
@@ -258,7 +261,8 @@ def test_bad_single_files_are_refused_before_torch_is_imported(sd_file, tmp_path
         "vae-alone": "holds no unet: expected a model's weights",
         "empty": "it is empty",
         "cut": "cut off or damaged",
-        "lora": "call pipe.fuse_lora(); pipe.unload_lora_weights(); pipe.save_pretrained(FOLDER), then prune FOLDER",
+        "lora": "call pipe.fuse_lora(); pipe.unload_lora_weights(); "
+        "pipe.save_pretrained(FOLDER), then prune FOLDER",
         "fp8": "F8_E4M3",
         "no-vae": "no weights for vae (no key begins with first_stage_model. or vae.)",
     }
@@ -287,7 +291,7 @@ def test_bad_single_files_are_refused_before_torch_is_imported(sd_file, tmp_path
     ],
 )
 def test_a_key_the_file_lacks_is_named(sd_file, capsys, prompts_file, tmp_path, key):
-    """diffusers leaves it without memory and says nothing."""
+    """diffusers creates it without memory and reports nothing."""
     file, config = sd_file
     save_file(
         {k: w for k, w in load_file(file).items() if k != key}, tmp_path / "holes.safetensors"
@@ -306,7 +310,7 @@ def test_a_key_the_file_lacks_is_named(sd_file, capsys, prompts_file, tmp_path, 
     refused(capsys, argv, "holes.safetensors", "lack", key.split(".")[-1], key.split(".")[-2])
 
 
-def test_a_key_that_diffusers_stumbles_over_is_named(sd3_file, capsys, prompts_file, tmp_path):
+def test_a_key_that_diffusers_fails_on_is_named(sd3_file, capsys, prompts_file, tmp_path):
     file, config = sd3_file
     key = "model.diffusion_model.joint_blocks.1.x_block.mlp.fc2.bias"
     save_file(
@@ -342,7 +346,7 @@ def test_a_config_of_another_model_is_refused(sd_file, sd3_file, capsys, prompts
     assert not (tmp_path / "out").exists()
 
 
-def test_a_file_with_two_denoisers_would_be_loaded_twice(sd_file, tmp_path):
+def test_a_second_denoiser_is_not_loaded_from_the_same_file(sd_file, tmp_path):
     """A second denoiser has its own weights in the folder, or is refused: the file holds one."""
     file, config = sd_file
     two = Path(shutil.copytree(config, tmp_path / "two"))

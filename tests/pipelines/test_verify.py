@@ -1,4 +1,4 @@
-"""`obsdiff verify`: a folder as it was written passes, and whatever is changed in it does not."""
+"""`obsdiff verify`: an unchanged folder passes, any change fails."""
 
 import json
 
@@ -30,7 +30,7 @@ def saved(folder, dtype=torch.float32, **settings):
 
 
 def change_weights(folder, change):
-    """Change the weights, and the record's hash with them, so that the layers themselves are looked at."""
+    """Change the weights and their hash in the record, so that the layers are checked."""
     weights = load_file(folder / WEIGHTS)
     change(weights)
     save_file(weights, folder / WEIGHTS, {"format": "pt"})
@@ -41,7 +41,7 @@ def change_weights(folder, change):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
 @pytest.mark.parametrize("settings", RUNS, ids=["unstructured", "2:4", "structured"])
-def test_what_was_written_is_as_recorded(capsys, tmp_path, settings, dtype):
+def test_an_unchanged_folder_is_as_recorded(capsys, tmp_path, settings, dtype):
     folder = saved(tmp_path, dtype, **settings)
     assert main(["verify", str(folder)]) == 0
     assert "as recorded" in capsys.readouterr().out

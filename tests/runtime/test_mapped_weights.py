@@ -23,19 +23,19 @@ def mapped_file(tensor):
         first, last = (int(end, 16) for end in span.split("-"))
         if first <= tensor.data_ptr() < last:
             return name if name.startswith("/") else ""
-    raise AssertionError("the tensor lies nowhere")
+    raise AssertionError("no mapping holds the tensor")
 
 
-def test_parked_weights_are_the_same_and_take_no_anonymous_memory():
+def test_spilled_weights_are_the_same_and_use_no_anonymous_memory():
     model = torch.nn.Sequential(torch.nn.Linear(4096, 4096, bias=False), torch.nn.Linear(4096, 8))
     before = model[0].weight.detach().clone()
-    with open_scratch(0) as waiting:
-        spill_(model, ["0"], waiting)
-        if MAPS.exists():  # not how much memory is free again: an allocator may keep it
-            assert mapped_file(model[0].weight).startswith(str(waiting.folder))
+    with open_scratch(0) as scratch:
+        spill_(model, ["0"], scratch)
+        if MAPS.exists():  # not the memory in use: an allocator may keep it
+            assert mapped_file(model[0].weight).startswith(str(scratch.folder))
             assert mapped_file(before) == ""
         assert torch.equal(model[0].weight, before)
-    assert torch.equal(model[0].weight, before)  # the file is gone, its pages are not
+    assert torch.equal(model[0].weight, before)  # the file is deleted, its pages are still mapped
     with torch.no_grad():
         model[0].weight.zero_()  # a private mapping: it can be written to
     assert isinstance(model[0].weight, torch.nn.Parameter)
@@ -67,37 +67,37 @@ def test_a_budget_changes_nothing_in_the_weights():
 
 @pytest.mark.slow
 @pytest.mark.skipif(not STATUS.exists(), reason="needs /proc")
-def test_what_is_written_and_parked_leaves_nothing_in_memory_while_others_use_the_file(tmp_path):
+def test_spilled_weights_release_memory_while_others_use_the_file(tmp_path):
     model = torch.nn.Sequential(*(torch.nn.Linear(4096, 4096, bias=False) for _ in range(4)))
     save_file(model.state_dict(), tmp_path / "model.safetensors")
     model.load_state_dict(load_file(tmp_path / "model.safetensors"), assign=True)
     held = anonymous()
-    with open_scratch(0) as waiting:
+    with open_scratch(0) as scratch:
         for name in ("0", "1", "2"):
             unmap_(model, [name])
             write_(name, model[int(name)], torch.zeros(4096, 4096))
-            spill_(model, [name], waiting)
+            spill_(model, [name], scratch)
         assert anonymous() - held < 0.5 * 3 * model[0].weight.nbytes
     assert not model[2].weight.any()
     assert model[3].weight.any()
 
 
 @pytest.mark.parametrize("room", [0, 1e9])
-def test_a_twin_is_a_copy_that_lies_where_there_is_room(room):
+def test_a_dense_copy_is_in_memory_up_to_the_budget(room):
     module = torch.nn.Sequential(
         torch.nn.Linear(64, 64), torch.nn.BatchNorm1d(64), torch.nn.Linear(64, 8).bfloat16()
     )
     before = {name: value.clone() for name, value in module.state_dict().items()}
-    with open_scratch(room) as waiting:
-        twin = DenseCopy.of(module, waiting)
+    with open_scratch(room) as scratch:
+        dense = DenseCopy.of(module, scratch)
         size = sum(p.numel() * p.element_size() for p in module.parameters())
-        assert (waiting.used, waiting.on_disk) == ((0, size) if room == 0 else (size, 0))
+        assert (scratch.used, scratch.on_disk) == ((0, size) if room == 0 else (size, 0))
         with torch.no_grad():
             for value in module.state_dict().values():
                 value.zero_()
         assert all(
-            torch.equal(value, before[name]) for name, value in twin.module.state_dict().items()
+            torch.equal(value, before[name]) for name, value in dense.module.state_dict().items()
         )
-        assert all(p.data_ptr() % 64 == 0 for p in twin.module.parameters())  # as torch has it
-        twin.give_back(waiting)
-        assert (waiting.used, waiting.on_disk, list(waiting.folder.glob("0*"))) == (0, 0, [])
+        assert all(p.data_ptr() % 64 == 0 for p in dense.module.parameters())  # as torch has it
+        dense.give_back(scratch)
+        assert (scratch.used, scratch.on_disk, list(scratch.folder.glob("0*"))) == (0, 0, [])

@@ -1,3 +1,5 @@
+"""Scratch storage: the memory budget, and the life of its folders."""
+
 import os
 import time
 
@@ -12,22 +14,22 @@ from obsdiff.runtime.scratch import (
 )
 
 
-def test_what_has_no_room_goes_to_files_that_vanish():
-    with open_scratch(100) as waiting:
-        assert waiting.take(60) is None
-        file = waiting.take(60)
+def test_tensors_beyond_the_budget_go_to_files_that_are_deleted():
+    with open_scratch(100) as scratch:
+        assert scratch.take(60) is None
+        file = scratch.take(60)
         file.write_bytes(b"x")
-        assert waiting.take(40) is None
-        assert (waiting.used, waiting.on_disk) == (100, 60)
-        waiting.give_back(60)
-        waiting.give_back(60, file)
-        assert (waiting.used, waiting.on_disk, file.exists()) == (40, 0, False)
-        assert waiting.take(60) is None
-        waiting.take(1).write_bytes(b"x")
-    assert not waiting.folder.exists()
+        assert scratch.take(40) is None
+        assert (scratch.used, scratch.on_disk) == (100, 60)
+        scratch.give_back(60)
+        scratch.give_back(60, file)
+        assert (scratch.used, scratch.on_disk, file.exists()) == (40, 0, False)
+        assert scratch.take(60) is None
+        scratch.take(1).write_bytes(b"x")
+    assert not scratch.folder.exists()
 
 
-def test_folders_of_killed_runs_are_swept_up_and_those_in_use_are_not(tmp_path):
+def test_folders_of_killed_runs_are_deleted_and_those_in_use_are_not(tmp_path):
     killed, new, used = (tmp_path / f"{SCRATCH_PREFIX}{name}" for name in ("killed", "new", "used"))
     for folder in (killed, new, used):
         folder.mkdir()
