@@ -12,10 +12,9 @@ from ..models.meta_device import build_on_meta, macs_or_why_not
 from ..pipelines.folder import Folder
 from ..pipelines.headers import Tensors
 from ..pipelines.load import load_pipeline
-from ..pipelines.record import RECORD, leaving
+from ..pipelines.record import RECORD, leaving, read_record
 from ..pipelines.replaceable import WORK
 from ..pipelines.run import denoiser_call
-from ..pipelines.save import read_record
 from ..runtime.json_files import kept_json, write_json
 from ..runtime.progress import say
 from ..runtime.timing import compared, interleaved
