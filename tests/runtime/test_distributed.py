@@ -1,4 +1,7 @@
-"""Several processes: who does what, and that they end together; the real command line under torchrun is in test_stress.py."""
+"""Several processes: how work is shared, and that they end together.
+
+test_stress.py runs the command line under torchrun.
+"""
 
 import pytest
 
@@ -64,7 +67,8 @@ def test_a_lost_process_is_one_clear_line():
     with (
         pytest.raises(
             RunStopped,
-            match=r"process 0: another process of this job has ended, or does not answer .*Connection closed by peer",
+            match=r"process 0: another process of this job has ended, or does not answer "
+            r".*Connection closed by peer",
         ),
         collective(),
     ):

@@ -5,6 +5,7 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from obsdiff import solvers
+from obsdiff.calibration.calibrated_input import CalibratedInput
 from obsdiff.calibration.hessian import Hessian
 from obsdiff.calibration.packages import work_bytes
 from obsdiff.config import PruningConfig
@@ -52,7 +53,7 @@ def test_damping_holds_it_to_the_weight():
     )
 
 
-def test_what_a_sparse_weight_misses_of_the_dense_outputs_is_what_it_misses_of_the_aim_and_a_constant():
+def test_the_error_to_the_dense_outputs_is_the_error_to_the_target_and_a_constant():
     w, dense, x = problem()
     (aim,), _ = asymmetric([w], *sums(dense, x), 0.0)
     constants = []
@@ -101,7 +102,7 @@ def test_weights_on_a_gpu_come_to_the_hessians_device(monkeypatch):
 
 
 def test_damping_that_had_to_be_raised_is_said():
-    """20 tokens leave 44 of 64 columns without any: the smallest damping does not factor in float32."""
+    """20 tokens span 20 of 64 dimensions: the least damping does not factor in float32."""
     x = torch.randn(20, 64, generator=torch.Generator().manual_seed(0))
     _, damping = asymmetric([torch.ones(2, 64)], *sums(1.1 * x, x), 1e-9)
     assert damping > 1e-9
@@ -118,11 +119,11 @@ def test_a_hessian_that_is_not_finite_is_refused():
 def test_it_takes_no_more_memory_than_is_planned_for_solving(rows, columns):
     config = PruningConfig(calibration="replay", asymmetric=True)
     w, x = torch.randn(rows, columns), torch.randn(columns + 200, columns)
-    hessian = Hessian.zeros(columns)
-    hessian.cross = torch.zeros(columns, columns)
-    hessian.update(x, 1.0, 1.1 * x)
-    square = hessian.take_()
-    peak = peak_of(lambda: targets_of("x", [w], hessian, square, config))
+    calibrated = CalibratedInput(Hessian.zeros(columns), cross=torch.zeros(columns, columns))
+    calibrated.update(x, 1.0, 1.1 * x)
+    hessian = calibrated.take_()
+    peak = peak_of(lambda: targets_of([w], calibrated, hessian, config.damping))
+    assert calibrated.cross is None
     assert (
         4 * rows * columns < peak < work_bytes([Tap(("x",), "ffn")], {"x": (rows, columns)}, config)
     )
