@@ -49,7 +49,7 @@ def test_every_layer_has_its_sparsity_and_nothing_else_moved(make, pattern, meth
 @pytest.mark.parametrize("pattern", ["unstructured", "2:4"])
 @pytest.mark.parametrize("make", [sd3, sd, flux])
 def test_the_baselines_on_input_statistics_go_the_same_road(make, pattern):
-    """Wanda and DSnoT: other masks than magnitude's and than each other's, and every kept weight as it was."""
+    """Wanda and DSnoT have other masks than magnitude and each other; kept weights stay."""
     masks = {}
     for method in ("magnitude", "wanda", "dsnot"):
         pipe = make()
@@ -73,7 +73,7 @@ def test_the_baselines_on_input_statistics_go_the_same_road(make, pattern):
 
 
 def test_later_packages_see_what_earlier_ones_broke():
-    """With one package the second block is calibrated on the dense first one, with two on the pruned one."""
+    """With one package the second block sees the dense first one, with two the pruned one."""
     reports = [
         prune_(sd3(), PROMPTS[:2], PruningConfig(packages=n, sparsity=0.7, **QUICK))
         for n in (1, 12)

@@ -1,7 +1,10 @@
-"""A share of the dense denoiser's parameters, operations, bytes or time is met, and groups of all kinds trade for it."""
+"""A share of the dense denoiser's parameters, operations, bytes or time is met.
+
+Groups of all kinds share the savings.
+"""
 
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -11,11 +14,22 @@ from diffusers import DiffusionPipeline
 from obsdiff import PruningConfig, prune_, save_pruned
 from obsdiff.allocation import budget
 from obsdiff.allocation import layer_latency as latency_table
-from obsdiff.allocation.budget import Budget, along, chosen, in_turn
+from obsdiff.allocation.budget import (
+    Budget,
+    LatencyBudget,
+    along,
+    budget_from,
+    chosen,
+    in_turn,
+    kept_at_least,
+    size_budget,
+)
 from obsdiff.allocation.group_curves import LossCurve
 from obsdiff.allocation.savings import amount_of, of_an_item
+from obsdiff.calibration.groups import at_sparsity
 from obsdiff.cli.main import main
 from obsdiff.errors import UserError
+from tests.allocation.test_savings import opened, plain
 from tests.allocation.test_uniform_latency import ideal
 
 from ..conftest import PROMPTS, ddpm, flux, sd3
@@ -127,9 +141,58 @@ def test_items_leave_where_they_cost_least_for_what_they_save():
     assert chosen(dear, found, 30) == {"a heads": 4, "b neurons": 24}
     with pytest.raises(
         UserError,
-        match=r"target_macs: expected a share that pruning can reach, found 0\.5; at least 0\.4 stays",
+        match=r"target_macs: expected a share that pruning can reach, found 0\.5; "
+        r"at least 0\.4 stays",
     ):
         chosen(whole, found, 61)
+
+
+def test_a_time_saves_what_it_can_where_the_curves_end():
+    """Timing of the whole step decides, so a table that saves too little is no error."""
+    found, savings = curves()
+    assert chosen(LatencyBudget("latency", 0.3, 100, 0.25, savings), found, 70) == {
+        "a heads": 1,
+        "b neurons": 8,
+    }
+
+
+@pytest.mark.parametrize(
+    "made",
+    [
+        Budget("macs", 0.5, 100.0, 0.25, {"a": [0.0, 1.0]}),
+        LatencyBudget("latency", 0.5, 1.0, 0.25, {"a": [0.0, 1.0]}, [{"left": [1]}]),
+    ],
+)
+def test_a_noted_budget_is_read_back_as_what_it_was(made):
+    found = budget_from(json.loads(json.dumps(asdict(made))))
+    assert found == made
+    assert type(found) is type(made)
+    assert found.wanted == made.wanted == {"macs": 50, "latency": 0.5}[made.unit]
+
+
+@pytest.mark.parametrize("unit", ["parameters", "macs", "bytes"])
+def test_a_size_budget_has_the_savings_of_every_step_and_the_uniform_sparsity(unit):
+    denoiser, groups, call = opened(sd3, round_to=4)
+    config = PruningConfig(**{f"target_{unit}": 0.85}, **QUICK)
+    found = size_budget(denoiser, groups, config, call)
+    each = of_an_item(unit, denoiser, plain(groups), call)
+    assert type(found) is Budget
+    assert (found.unit, found.target) == (unit, 0.85)
+    assert found.dense == amount_of(unit, denoiser, call)
+    for prunable in groups:
+        row = found.savings[prunable.name]
+        assert len(row) == prunable.most // prunable.step + 1
+        assert row == pytest.approx(
+            [k * prunable.step * each[prunable.name] for k in range(len(row))]
+        )
+        assert found.saved_at(prunable, prunable.total) == 0
+        assert found.saved_at(prunable, kept_at_least(prunable)) == row[-1]
+
+    def saved(sparsity: float) -> float:
+        at = at_sparsity(config, sparsity)
+        return sum(found.saved_at(prunable, prunable.kept_at(at)) for prunable in groups)
+
+    assert saved(found.sparsity + 1e-3) >= found.wanted > saved(found.sparsity - 1e-2)
 
 
 def test_a_width_that_round_to_does_not_divide_gives_what_uniform_pruning_takes():
@@ -147,7 +210,8 @@ def test_a_width_that_round_to_does_not_divide_gives_what_uniform_pruning_takes(
 @pytest.mark.parametrize("table", [0.6, 1.0, 1.6])
 def test_a_time_is_met_although_the_table_is_wrong(table):
     """A machine on which all groups together save so many times what the table says."""
-    most = Budget("latency", 0.7, 1.0, 0.3, {"a": [i / 100 for i in range(91)]}, [{"left": [1]}])
+    savings = {"a": [i / 100 for i in range(91)]}
+    most = LatencyBudget("latency", 0.7, 1.0, 0.3, savings, [{"left": [1]}])
     found = in_turn(
         most,
         lambda wanted: {"a": wanted},
@@ -159,16 +223,17 @@ def test_a_time_is_met_although_the_table_is_wrong(table):
 
 
 def test_a_time_that_is_not_reached_at_the_end_is_one_line():
-    few = Budget("latency", 0.3, 1.0, 0.8, {"a": [0.0, 0.5]})
+    few = LatencyBudget("latency", 0.3, 1.0, 0.8, {"a": [0.0, 0.5]})
     with pytest.raises(
         UserError,
-        match=r"target_latency: .* found 0\.3; with all that can leave a step takes 0\.500 of dense's",
+        match=r"target_latency: .* found 0\.3; "
+        r"with all that can leave a step takes 0\.500 of dense's",
     ):
         in_turn(few, lambda wanted: {"a": wanted}, lambda left, rounds: (1 - left["a"], 1.0, 1.0))
 
 
 def test_a_latency_with_allocation_goes_by_the_table(monkeypatch):
-    """Parameters stand in for time, here and in the table, so that nothing hangs on this machine."""
+    """Parameters replace time, here and in the table: the result is that of every machine."""
 
     def raced(dense, model, call, rounds):
         left, whole = (sum(p.numel() for p in one.parameters()) for one in (model, dense))
@@ -199,7 +264,8 @@ def test_what_can_not_be_reached_is_a_line_before_anything_is_pruned():
     before = {name: w.clone() for name, w in pipe.transformer.state_dict().items()}
     with pytest.raises(
         UserError,
-        match=r"target_parameters: expected a share that pruning can reach, found 0.1; at least 0.\d+ stays",
+        match=r"target_parameters: expected a share that pruning can reach, found 0.1; "
+        r"at least 0.\d+ stays",
     ):
         prune_(pipe, PROMPTS, PruningConfig(target_parameters=0.1, **QUICK))
     assert all(torch.equal(w, before[name]) for name, w in pipe.transformer.state_dict().items())
@@ -210,7 +276,8 @@ def test_what_can_not_be_reached_is_a_line_before_anything_is_pruned():
     [
         (
             {"pattern": "unstructured"},
-            "target_macs needs pattern structured, no sparsity and no memory budget; found pattern unstructured",
+            "target_macs needs pattern structured, no sparsity and no memory budget; "
+            "found pattern unstructured",
         ),
         ({"sparsity": 0.3}, "target_macs needs pattern structured, .* found sparsity 0.3"),
         ({"target_bytes": 0.5}, "target_macs and target_bytes were both given: give one"),
@@ -218,11 +285,13 @@ def test_what_can_not_be_reached_is_a_line_before_anything_is_pruned():
         ({"target_macs": 1.0}, "target_macs: expected between 0 and 1, found 1.0"),
         (
             {"allocation": "uniform"},
-            "target_macs needs an allocation over groups of all kinds, obs or sensitivity; found allocation uniform; leave it out",
+            "target_macs needs an allocation over groups of all kinds, obs or sensitivity; "
+            "found allocation uniform; leave it out",
         ),
         (
             {"method": "l1"},
-            r"allocation obs \(for target_macs\): structured goes by the losses of method obs, found l1",
+            r"allocation obs \(for target_macs\): structured goes by the losses of method obs, "
+            "found l1",
         ),
         ({"calibration": "live"}, r"allocation obs \(for target_macs\) needs all Hessians at once"),
     ],
@@ -300,8 +369,8 @@ def test_the_command_line(tmp_path, capsys):
 )
 @pytest.mark.parametrize("target", [i / 100 for i in range(45, 98, 2)])
 def test_a_time_is_met_closely_where_it_does_not_follow_the_table(saves, target):
-    """A machine with fixed costs, or with kernels that save nothing at first: no two answers in turn."""
-    whole = Budget("latency", target, 1.0, 0.3, {"a": [i / 100 for i in range(101)]})
+    """A machine with fixed costs, or with kernels that save nothing at first."""
+    whole = LatencyBudget("latency", target, 1.0, 0.3, {"a": [i / 100 for i in range(101)]})
     found = in_turn(
         whole, lambda wanted: {"a": wanted}, lambda left, rounds: (1 - saves(left["a"]), 1.0, 1.0)
     )

@@ -1,4 +1,4 @@
-"""Heads and neurons move between groups, and the model is exactly as small as by uniform pruning."""
+"""Heads and neurons move between groups; the model is as small as by uniform pruning."""
 
 import pytest
 import torch

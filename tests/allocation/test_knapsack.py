@@ -12,7 +12,7 @@ from obsdiff.allocation.knapsack import cheapest_saving, total
 def some(
     seed: int, groups: int, steps: int, whole: bool
 ) -> tuple[list[list[float]], list[list[float]]]:
-    """Errors and savings that grow, the savings of one group alike in every step, or each of its own size."""
+    """Errors and savings that grow; the steps of a group save equally, or each its own amount."""
     g = torch.Generator().manual_seed(seed)
     errors = [
         [0.0, *torch.rand(steps, generator=g, dtype=torch.float64).cumsum(0).tolist()]

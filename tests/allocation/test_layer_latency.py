@@ -6,7 +6,6 @@ import pytest
 import torch
 
 from obsdiff.allocation import layer_latency as latency_table
-from obsdiff.allocation.group_curves import steps_of
 from obsdiff.allocation.layer_latency import (
     apart,
     between,
@@ -16,10 +15,9 @@ from obsdiff.allocation.layer_latency import (
     recorded_arguments,
     seconds_saved,
 )
-from obsdiff.config import PruningConfig
 from obsdiff.models.geometry import items
 from obsdiff.models.surgery import shrink_
-from tests.allocation.test_savings import opened
+from tests.allocation.test_savings import opened, plain
 
 from ..conftest import flux, sd, sd3
 
@@ -34,7 +32,7 @@ def test_levels_go_to_the_end_and_seconds_never_rise():
 @pytest.mark.parametrize(("make", "target"), [(sd3, "linear"), (sd, "conv"), (flux, "linear")])
 def test_a_layer_by_itself_computes_what_it_does_in_the_model(make, target):
     denoiser, groups, call = opened(make, target)
-    for group in groups:
+    for group in plain(groups):
         part = part_of(group)
         args, kwargs = recorded_arguments(denoiser, part, call)
         alone = apart(denoiser, part)
@@ -51,18 +49,25 @@ def test_a_layer_by_itself_computes_what_it_does_in_the_model(make, target):
 def test_every_group_has_a_row_for_its_steps(monkeypatch):
     monkeypatch.setattr(latency_table, "LAYER_ROUNDS", 2)
     monkeypatch.setattr(latency_table, "SHORTEST", 0.0)
-    denoiser, groups, call = opened(sd3)
-    config = PruningConfig(pattern="structured", keep_first_last=False, round_to=4)
+    denoiser, groups, call = opened(sd3, round_to=4)
     parameters = sum(p.numel() for p in denoiser.parameters())
-    found, table = seconds_saved(denoiser, groups, call, config)
-    for group in groups:
-        step, most = steps_of(group, items(denoiser, group), config)
-        row = found[group.name]
-        assert len(row) == most // step + 1
+    found, table = seconds_saved(denoiser, groups, call)
+    assert found.keys() == {prunable.name for prunable in groups}
+    for prunable in groups:
+        row = found[prunable.name]
+        assert len(row) == prunable.most // prunable.step + 1
         assert row[0] == 0
         assert row == sorted(row)
-    assert sorted(name for row in table for name in row["groups"]) == sorted(map(groups))
-    assert all(seconds > 0 for row in table for seconds in row["seconds"])
+    assert sorted(name for row in table for name in row["groups"]) == sorted(
+        prunable.name for prunable in groups
+    )
+    for row in table:
+        one = next(prunable for prunable in groups if prunable.name == row["groups"][0])
+        assert row["kind"] == one.group.kind
+        assert row["left"][0] == one.total
+        assert row["left"][-1] == one.total - one.most // one.step * one.step
+        assert len(row["seconds"]) == len(row["left"])
+        assert all(seconds > 0 for seconds in row["seconds"])
     assert sum(p.numel() for p in denoiser.parameters()) == parameters
     assert len(table) == len(
         latency_table.interchangeable(denoiser, groups, partial(denoiser, **call))
@@ -72,6 +77,8 @@ def test_every_group_has_a_row_for_its_steps(monkeypatch):
 def test_attentions_to_pictures_and_to_text_are_not_the_same():
     denoiser, groups, call = opened(sd)
     alike = interchangeable(denoiser, groups, partial(denoiser, **call))
-    assert sorted(g.name for some in alike for g in some) == sorted(map(groups))
-    assert all(len({g.owner.rpartition(".")[2] for g in some}) == 1 for some in alike)
+    assert sorted(g.name for some in alike for g in some) == sorted(
+        prunable.name for prunable in groups
+    )
+    assert all(len({g.owner.rpartition(".")[2] for g in plain(some)}) == 1 for some in alike)
     assert any(len(some) > 1 for some in alike)

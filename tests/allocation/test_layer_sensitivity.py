@@ -1,4 +1,4 @@
-"""Allocation in a whole run: the budget is kept, what is measured is measured, and the model is put back."""
+"""Allocation in a whole run: the total is kept, sensitivities are measured, weights restored."""
 
 import copy
 import json
@@ -43,7 +43,7 @@ def test_sensitivity_is_the_error_of_a_model_with_one_tap_pruned():
     pipe, config = sd3(), PruningConfig(sparsity=0.5, allocation="sensitivity", **QUICK)
     dense = copy.deepcopy(pipe.transformer)
     with dense_pass(pipe, PROMPTS, [config]) as gathered:
-        hessian = gathered.hessians["transformer_blocks.1.ff.net.2"]
+        calibrated = gathered.inputs["transformer_blocks.1.ff.net.2"]
         report = prune_(pipe, PROMPTS, config, dense=gathered)
     pipe.transformer = dense
 
@@ -62,7 +62,7 @@ def test_sensitivity_is_the_error_of_a_model_with_one_tap_pruned():
     base, layer = draw(), dense.get_submodule("transformer_blocks.1.ff.net.2")
     (solution,) = SOLVERS["obs"](
         [layer.weight.detach()],
-        Inputs(hessian.matrix(), hessian.mean(), hessian.variance()),
+        Inputs(calibrated.matrix(), calibrated.mean(), calibrated.variance()),
         Target(0.5),
     )
     with with_weights(dense, {"transformer_blocks.1.ff.net.2": solution.weight}):
@@ -141,7 +141,8 @@ def test_latents_that_are_no_numbers_name_the_layer(monkeypatch):
     monkeypatch.setattr(sensitivity, "relative_latent_error", lambda *_: {"value": next(figures)})
     with pytest.raises(
         CalibrationError,
-        match=r"transformer_blocks\.0\.attn\.to_q: pruned alone it leaves latents with inf or NaN",
+        match=r"transformer_blocks\.0\.attn\.to_q: "
+        "the latents have inf or NaN when it is pruned alone",
     ):
         prune_(sd3(), PROMPTS, PruningConfig(allocation="sensitivity", **QUICK))
 
@@ -211,8 +212,8 @@ def test_what_is_tried_without_repair_costs_what_pruning_costs():
         PruningConfig(sparsity=0.5, include="*.1.ff.net.2", compensation=False, **QUICK),
     )
     with dense_pass(pipe, PROMPTS, [config]) as dense:
-        ((layer, hessian),) = dense.hessians.items()
-        inputs = Inputs(hessian.matrix(), hessian.mean(), hessian.variance())
+        ((layer, calibrated),) = dense.inputs.items()
+        inputs = Inputs(calibrated.matrix(), calibrated.mean(), calibrated.variance())
         tried = try_out(
             Tap((layer,), "ffn"),
             [pipe.transformer.get_submodule(layer).weight.detach()],

@@ -27,7 +27,10 @@ QUICK = {
 
 
 def ideal(monkeypatch, fixed: float = 0.2) -> list[float]:
-    """A machine on which a step takes a fixed share, and the rest in proportion to what stays; the sparsities that it was asked for."""
+    """A machine on which a step takes a fixed share, and the rest in proportion to what stays.
+
+    Returns the list of the sparsities that are measured.
+    """
     asked = []
 
     def timed(dense, config, call, rounds):
@@ -56,7 +59,8 @@ def test_what_can_not_be_reached_is_a_line_before_anything_is_pruned(monkeypatch
     before = {name: w.clone() for name, w in pipe.transformer.state_dict().items()}
     with pytest.raises(
         UserError,
-        match=r"target_latency: expected a share that pruning can reach, found 0.1; with sparsity 0.8 a step takes 0.36",
+        match=r"target_latency: expected a share that pruning can reach, found 0.1; "
+        r"with sparsity 0.8 a step takes 0.36",
     ):
         prune_(pipe, PROMPTS, PruningConfig(target_latency=0.1, **QUICK))
     assert all(torch.equal(w, before[name]) for name, w in pipe.transformer.state_dict().items())

@@ -17,7 +17,10 @@ def test_it_is_twice_the_weighted_mean():
 
 
 def test_mean_and_variance_by_hand():
-    """Tokens 1 and 3 with weight 1.2, 5 with 0.8: 8.8 / 3.2 and 32 / 3.2 - 2.75^2. The Hessian divides by 3 instead."""
+    """Tokens 1 and 3 with weight 1.2, 5 with 0.8: 8.8 / 3.2 and 32 / 3.2 - 2.75^2.
+
+    The Hessian divides by 3 instead.
+    """
     h = Hessian.zeros(1, dtype=torch.float64)
     assert (h.mean().item(), h.variance().item()) == (0, 0)
     h.update(torch.tensor([[1.0], [3.0]]), 1.2)

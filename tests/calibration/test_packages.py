@@ -63,7 +63,7 @@ def test_replays_packages_end_where_blocks_end_if_there_are_enough():
         assert [sum(unit[0] in p.taps for unit in units) for p in packages] == sizes
 
 
-def test_one_by_default_four_where_they_are_calibrated_one_by_one_fewer_where_there_are_fewer_units():
+def test_one_by_default_four_where_they_are_calibrated_one_by_one_at_most_one_for_each_unit():
     assert len(plan_packages(BLOCKS, LINEARS, PruningConfig())) == 1
     live = {"calibration": "live"}
     assert len(plan_packages(BLOCKS, LINEARS, PruningConfig(**live))) == 4
@@ -162,7 +162,10 @@ def test_held_out_prompts_have_hessians_of_their_own_that_count():
 
 
 def test_asymmetric_calibration_has_cross_sums_that_count():
-    """Twice the matrices, so packages that a budget fills have half the units; and a run of the dense model more in all but the first."""
+    """Twice the matrices, so packages that a budget fills have half the units.
+
+    All packages but the first need one more run of the dense model.
+    """
     units = select(BLOCKS, PruningConfig(), LINEARS)
     plain, aimed = (
         PruningConfig(calibration="replay", packages=4, asymmetric=asymmetric)

@@ -66,7 +66,10 @@ def test_no_other_bias_is_better():
 
 
 def mean_output(pipe, layer: str, weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
-    """Over all tokens of the calibration prompts, each with its seed, of a layer with that weight and bias in the dense model."""
+    """The mean output (O,) of a layer with that weight and bias in the dense model.
+
+    Over all tokens of the calibration prompts, each with its seed.
+    """
     seen = []
     pipe.set_progress_bar_config(disable=True)
     with (

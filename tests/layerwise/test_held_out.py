@@ -1,4 +1,7 @@
-"""Prompts that are kept apart: they touch no Hessian but their own, choose the damping, and refuse a repair that does harm."""
+"""Held-out prompts change no Hessian but their own.
+
+They choose the damping, and refuse a repair that does harm.
+"""
 
 import dataclasses
 import json
@@ -40,7 +43,7 @@ def seen(hessian):
 
 
 def inputs_of(tokens: int, count: int = 32, directions: int = 32, seed: int = 0):
-    """A Hessian (I, I) in float64 of tokens that lie near so many directions, the same ones for every seed."""
+    """A Hessian (I, I) in float64 of tokens near so many directions, equal for every seed."""
     spread = torch.randn(
         directions, count, dtype=torch.float64, generator=torch.Generator().manual_seed(7)
     )
@@ -58,18 +61,18 @@ def weight_of(outputs: int = 24, count: int = 32):
 
 @pytest.mark.parametrize("make", [sd3, sd, flux])
 def test_they_touch_no_hessian_but_their_own(make):
-    """Bit for bit that of the other prompts alone, and theirs that of a run on them alone, from the same noise."""
+    """To the bit that of the other prompts alone, and theirs that of a run on them alone."""
     with obsdiff.dense_pass(make(), PROMPTS[:4], [PruningConfig(**HELD)]) as both:
         pass
     with obsdiff.dense_pass(make(), PROMPTS[:3], [PruningConfig(**QUICK)]) as first:
         pass
     with obsdiff.dense_pass(make(), PROMPTS[3:4], [PruningConfig(seed=3, **QUICK)]) as last:
         pass
-    assert both.hessians.keys() == first.hessians.keys()
-    for layer, hessian in both.hessians.items():
+    assert both.inputs.keys() == first.inputs.keys()
+    for layer, calibrated in both.inputs.items():
         for mine, other in (
-            (hessian, first.hessians[layer]),
-            (hessian.held_out, last.hessians[layer]),
+            (calibrated.hessian, first.inputs[layer].hessian),
+            (calibrated.held_out, last.inputs[layer].hessian),
         ):
             assert torch.equal(mine.xx, other.xx)
             assert torch.equal(mine.x, other.x)
@@ -79,7 +82,7 @@ def test_they_touch_no_hessian_but_their_own(make):
                 other.seen,
                 True,
             )
-        assert first.hessians[layer].held_out is None
+        assert first.inputs[layer].held_out is None
 
 
 @pytest.mark.parametrize(
@@ -117,13 +120,12 @@ def test_the_damping_is_the_best_of_those_tried_for_every_tap(more):
         report = prune_(pipe, PROMPTS[:4], config, dense=dense)
     rows, taps = {row.name: row for row in report.layers}, {}
     for row in report.layers:
-        taps.setdefault(id(dense.hessians[row.name]), []).append(row.name)
+        taps.setdefault(id(dense.inputs[row.name]), []).append(row.name)
     for layers in taps.values():
-        hessian, mine = dense.hessians[layers[0]], [weights[f"{layer}.weight"] for layer in layers]
-        inputs, apart = (
-            Inputs(hessian.matrix(), hessian.mean(), hessian.variance()),
-            hessian.held_out.matrix(),
-        )
+        calibrated = dense.inputs[layers[0]]
+        mine = [weights[f"{layer}.weight"] for layer in layers]
+        inputs = Inputs(calibrated.matrix(), calibrated.mean(), calibrated.variance())
+        apart = calibrated.held_out.matrix()
         tried = {d: solutions_of(mine, inputs, config, d) for d in dampings(config)}
         errors = {
             d: sum(layer_error(w, s.weight, apart) for w, s in zip(mine, some, strict=True))
@@ -186,7 +188,7 @@ def test_best_passes_over_what_can_not_be_solved():
 @pytest.mark.parametrize("method", ["obs", "alps"])
 @pytest.mark.parametrize("seed", range(4))
 def test_a_repair_by_few_tokens_does_harm_and_one_by_many_does_not(method, seed):
-    """32 inputs of full rank, seen through 8 tokens or 4,096: what is free by the first Hessian is dear by others."""
+    """32 inputs of full rank and 8 or 4,096 tokens: a free repair by few costs much by others."""
     w, apart = weight_of(), inputs_of(4096, seed=100 + seed)
     for tokens, harm in ((8, True), (4096, False)):
         square = inputs_of(tokens, seed=seed)
@@ -204,7 +206,7 @@ def test_a_repair_by_few_tokens_does_harm_and_one_by_many_does_not(method, seed)
 
 @pytest.mark.parametrize("seed", range(4))
 def test_a_damping_without_end_repairs_nothing(seed):
-    """So what is chosen among larger and larger dampings comes down to the mask alone where nothing is known."""
+    """So the choice among larger and larger dampings ends at the mask alone."""
     w, square, apart = weight_of(), inputs_of(8, seed=seed), inputs_of(4096, seed=100 + seed)
     kept = SOLVERS["obs"]([w], seen(square), Target(0.5, damping=1e-5))[0]
     found = [refined(w, kept, square, damping).weight for damping in (1e-5, 1e-2, 1e8)]
@@ -226,7 +228,8 @@ def test_a_layer_whose_repair_does_harm_keeps_its_weights_and_the_run_says_so():
     )
     with pytest.warns(
         CalibrationWarning,
-        match=r"\d of 3 layers keep their weights unrepaired, since the repair made them worse on the held-out prompts",
+        match=r"\d of 3 layers keep their weights unrepaired, since the repair made them worse "
+        "on the held-out prompts",
     ):
         report = prune_(pipe, PROMPTS[:2], config)
     bare = [row for row in report.layers if row.repaired is False]
@@ -295,11 +298,11 @@ def test_structured_the_columns_that_are_left_are_judged(make, choose):
         )
         masked = torch.zeros_like(w)
         masked[:, left] = found
-        hessian = shared.hessians[row.name]
+        calibrated = shared.inputs[row.name]
         assert row.held_out_error == pytest.approx(
-            layer_error(w, masked, hessian.held_out.matrix()), rel=1e-4
+            layer_error(w, masked, calibrated.held_out.matrix()), rel=1e-4
         )
-        assert row.error == pytest.approx(layer_error(w, masked, hessian.matrix()), rel=1e-4)
+        assert row.error == pytest.approx(layer_error(w, masked, calibrated.matrix()), rel=1e-4)
         assert torch.equal(found, w[:, left]) is not row.repaired
     assert any("unrepaired" in line for line in report.warnings) is any(
         row.repaired is False for row in report.layers
@@ -393,7 +396,8 @@ def test_hessians_on_disk_change_nothing():
         ),
         (
             {"held_out": 2, "packages": 4},
-            "held_out 2: the second Hessians come from the dense pass of calibration single, found live",
+            "held_out 2: the second Hessians come from the dense pass of calibration single, "
+            "found live",
         ),
         ({"held_out": 2, "calibration": "replay"}, "found replay; take single"),
         ({"held_out": 2, "preset": "paper"}, "found live; take single"),

@@ -1,4 +1,4 @@
-"""Structured pruning of whole pipelines: shapes, records, and folders that plain from_pretrained opens."""
+"""Structured pruning of whole pipelines: shapes, records, and folders for from_pretrained."""
 
 import json
 import subprocess
@@ -37,7 +37,8 @@ def again(folder, **changes):
     missing = {name: None for name in ("text_encoder_3", "tokenizer_3") if name in index}
     pipe = DiffusionPipeline.from_pretrained(folder, **missing, **changes)
     for p in denoiser_of(pipe).parameters():
-        p.data = p.data.clone()  # weights mapped from a file lie at other addresses, which moves the last bit of a product
+        # weights mapped from a file have other addresses, which changes the last bit of a product
+        p.data = p.data.clone()
     return pipe
 
 
@@ -199,7 +200,10 @@ def test_without_obsdiff_the_error_names_it(tmp_path):
         tmp_path / "out",
         prune_(pipe, PROMPTS[:1], PruningConfig(pattern="structured", packages=1, **QUICK)),
     )
-    code = "import sys; from diffusers import DiffusionPipeline; DiffusionPipeline.from_pretrained(sys.argv[1], text_encoder_3=None, tokenizer_3=None)"
+    code = (
+        "import sys; from diffusers import DiffusionPipeline; DiffusionPipeline.from_pretrained("
+        "sys.argv[1], text_encoder_3=None, tokenizer_3=None)"
+    )
     done = subprocess.run([sys.executable, "-c", code, str(folder)], capture_output=True, text=True)
     assert done.returncode == 1
     assert "obsdiff" in done.stderr.strip().splitlines()[-1]

@@ -1,4 +1,4 @@
-"""Tasks: what each prunes, what its result holds, and that the result alone makes the same model."""
+"""Tasks: what each prunes, and a result that alone makes the same model."""
 
 import copy
 

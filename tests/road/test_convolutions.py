@@ -10,17 +10,18 @@ from diffusers import DDIMPipeline, DiffusionPipeline
 from torch import nn
 
 from obsdiff import PruningConfig, UserError, prune_, save_pruned
-from obsdiff.calibration.context import CalibrationSet
+from obsdiff.calibration.calibration_set import CalibrationSet
 from obsdiff.calibration.hooks import calibrate
 from obsdiff.calibration.packages import hessian_bytes
 from obsdiff.calibration.selection import select
+from obsdiff.calibration.step_weights import StepWeights
 from obsdiff.cli.main import main
 from obsdiff.models.discovery import find_blocks, require_blocks, uncovered
 from obsdiff.models.linear_view import layer_shapes
 from obsdiff.pipelines.folder import open_folder
-from obsdiff.pipelines.run import prepared
 
 from ..conftest import PROMPTS, ddpm, sd, sd3
+from ..support.contexts import context_of
 
 pytestmark = pytest.mark.filterwarnings("ignore::obsdiff.errors.CalibrationWarning")
 QUICK = {
@@ -58,9 +59,11 @@ def sd_folder(tmp_path_factory) -> str:
 @pytest.mark.parametrize(
     ("make", "kinds", "convolutions"),
     [
-        # 6 residual blocks: 1 down, 1 down, 2 in the middle, 2 up, 2 up; shortcuts where the width changes: all but down.0 and the middle's
+        # 6 residual blocks: 1 down, 1 down, 2 in the middle, 2 up, 2 up; shortcuts where the
+        # width changes: all but down.0 and the middle's
         (sd, {"residual block": 8, "sampler": 2, "self and cross attention": 4}, 8 * 2 + 5 + 2),
-        # 3 down, 2 in the middle, 3 x 2 up; shortcuts: down.1 and all that go up; 2 samplers down, 2 up
+        # 3 down, 2 in the middle, 3 x 2 up; shortcuts: down.1 and all that go up;
+        # 2 samplers down, 2 up
         (ddpm, {"residual block": 11, "sampler": 4, "self attention": 4}, 11 * 2 + 7 + 4),
     ],
 )
@@ -92,7 +95,7 @@ def test_blocks_and_layers_are_found(make, kinds, convolutions):
 
 @pytest.mark.parametrize("kind", MAKES)
 def test_units_are_in_the_order_in_which_their_inputs_become_known(kind):
-    """As the layers run, but for a shortcut, which reads what conv1's norm reads and runs after conv2."""
+    """As the layers run, but for a shortcut, which reads the input of conv1's norm."""
     pipe, ran = MAKES[kind](), []
     for name, module in pipe.unet.named_modules():
         if isinstance(module, nn.Linear | nn.Conv2d):
@@ -106,7 +109,10 @@ def test_units_are_in_the_order_in_which_their_inputs_become_known(kind):
 
 @pytest.mark.parametrize("kind", MAKES)
 def test_every_call_of_a_convolution_is_in_its_hessian(kind):
-    """One token for each output position of every picture, step and guidance half; the Hessian is that of the unfolded input."""
+    """One token for each output position of every picture, step and guidance half.
+
+    The Hessian is that of the unfolded input.
+    """
     pipe = MAKES[kind]()
     shapes = layer_shapes(pipe.unet, "conv")
     taps = [tap for unit in select(find_blocks(shapes), config(kind), shapes) for tap in unit]
@@ -118,17 +124,14 @@ def test_every_call_of_a_convolution_is_in_its_hessian(kind):
                     (y - m.bias.view(1, -1, 1, 1)).double()
                 )
             )
-    with prepared(pipe) as run:
-        hessians = calibrate(
-            run,
-            pipe.unet,
-            taps,
-            CalibrationSet(CALLS[kind], [0, 1], QUICK[kind], 1, ("uniform", 1.0, 1.0)),
-        )
+    weights = StepWeights("uniform", 1.0, 1.0)
+    drawn = CalibrationSet(CALLS[kind], [0, 1], QUICK[kind], 1, weights)
+    with context_of(pipe, drawn) as context:
+        inputs = calibrate(context, taps)
     convolutions = [tap for tap in taps if tap.part == "conv"]
     assert convolutions
     for tap in convolutions:
-        (layer,), seen = tap.layers, hessians[tap]
+        (layer,), seen = tap.layers, inputs[tap].hessian
         energy = sum(y.square().sum().item() for y in out[layer])
         w = pipe.unet.get_submodule(layer).weight.detach().double().flatten(1)
         assert seen.samples == sum(y[:, 0].numel() for y in out[layer])
@@ -210,7 +213,8 @@ def test_what_can_not_be_unfolded_is_refused_by_name():
     pipe.unet.down_blocks[0].resnets[0].conv2 = nn.Conv2d(16, 16, 3, padding=1, groups=4)
     with pytest.raises(
         UserError,
-        match=r"down_blocks\.0\.resnets\.0\.conv2: expected .* found 4 groups; leave it out with --exclude",
+        match=r"down_blocks\.0\.resnets\.0\.conv2: expected .* found 4 groups; "
+        "leave it out with --exclude",
     ):
         prune_(pipe, [{}], config("ddpm"))
     prune_(pipe, [{}], config("ddpm", packages=1, exclude=("down_blocks.0.resnets.0.conv2",)))

@@ -1,4 +1,4 @@
-"""Pipelines with two denoisers: which one is pruned, and how a denoiser is accounted for that runs in a part of the steps."""
+"""Pipelines with two denoisers: which one is pruned, and calls in a part of the steps."""
 
 import json
 from collections import Counter
@@ -20,16 +20,17 @@ from diffusers.pipelines.stable_diffusion import StableUnCLIPImageNormalizer
 from transformers import CLIPTextModel, CLIPTextModelWithProjection, T5Config, T5EncoderModel
 
 from obsdiff import PruningConfig, prune_
-from obsdiff.calibration.context import CalibrationSet
+from obsdiff.calibration.calibrated_input import CalibratedInput
+from obsdiff.calibration.calibration_set import CalibrationSet
 from obsdiff.calibration.hooks import CallAudit, calibrate
 from obsdiff.calibration.step_weights import step_weight
 from obsdiff.cli.main import main
 from obsdiff.errors import CalibrationError, CalibrationWarning
 from obsdiff.models.structure import Tap
 from obsdiff.pipelines.call import scheduler_name
-from obsdiff.pipelines.run import prepared
 
 from ..conftest import PROMPTS, randomise, sd3, text_config, tokenizer, vae
+from ..support.contexts import context_of
 
 QKV = Tap(("blocks.0.attn1.to_q", "blocks.0.attn1.to_k", "blocks.0.attn1.to_v"), "attention")
 VIDEO = {"height": 16, "width": 16, "num_frames": 5, "max_sequence_length": 16}
@@ -40,11 +41,19 @@ def wan(boundary: float | None = 0.9) -> WanPipeline:
     torch.manual_seed(0)
     transformers = [
         WanTransformer3DModel(
-            patch_size=(1, 2, 2), num_attention_heads=2, attention_head_dim=12, in_channels=16, out_channels=16, text_dim=32, freq_dim=32, ffn_dim=32,
-            num_layers=2, rope_max_seq_len=32,
+            patch_size=(1, 2, 2),
+            num_attention_heads=2,
+            attention_head_dim=12,
+            in_channels=16,
+            out_channels=16,
+            text_dim=32,
+            freq_dim=32,
+            ffn_dim=32,
+            num_layers=2,
+            rope_max_seq_len=32,
         )
         for _ in range(2)
-    ]  # fmt: skip
+    ]
     video_vae = AutoencoderKLWan(
         base_dim=3,
         z_dim=16,
@@ -72,7 +81,7 @@ def wan(boundary: float | None = 0.9) -> WanPipeline:
 
 
 def unclip() -> StableUnCLIPPipeline:
-    """A prior that draws a picture's embedding, in steps of its own scheduler, and a UNet that draws the picture."""
+    """A prior computes an embedding, in steps of its own scheduler; a UNet draws the picture."""
     torch.manual_seed(0)
     prior = PriorTransformer(
         num_attention_heads=2,
@@ -82,19 +91,35 @@ def unclip() -> StableUnCLIPPipeline:
         num_embeddings=24,
     )
     unet = UNet2DConditionModel(
-        sample_size=8, block_out_channels=(16, 32), layers_per_block=1, norm_num_groups=4, cross_attention_dim=16, attention_head_dim=4,
-        down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"), up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"), class_embed_type="projection",
+        sample_size=8,
+        block_out_channels=(16, 32),
+        layers_per_block=1,
+        norm_num_groups=4,
+        cross_attention_dim=16,
+        attention_head_dim=4,
+        down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
+        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
+        class_embed_type="projection",
         projection_class_embeddings_input_dim=32,
-    )  # fmt: skip
+    )
     schedulers = [
         DDIMScheduler(prediction_type="sample", clip_sample=False),
         DDIMScheduler(),
         DDIMScheduler(clip_sample=False),
     ]
     return StableUnCLIPPipeline(
-        tokenizer(), CLIPTextModelWithProjection(text_config()), randomise(prior), schedulers[0], StableUnCLIPImageNormalizer(16), schedulers[1],
-        tokenizer(), CLIPTextModel(text_config()), randomise(unet), schedulers[2], vae(),
-    )  # fmt: skip
+        tokenizer(),
+        CLIPTextModelWithProjection(text_config()),
+        randomise(prior),
+        schedulers[0],
+        StableUnCLIPImageNormalizer(16),
+        schedulers[1],
+        tokenizer(),
+        CLIPTextModel(text_config()),
+        randomise(unet),
+        schedulers[2],
+        vae(),
+    )
 
 
 def video_plan(steps: int, guidance: float, **more) -> CalibrationSet:
@@ -105,13 +130,12 @@ def video_plan(steps: int, guidance: float, **more) -> CalibrationSet:
     )
 
 
-def gather(pipe, component: str, pruning_plan: CalibrationSet):
-    with prepared(pipe, scheduler_name(pipe, component)) as run:
-        (hessian,) = calibrate(run, getattr(pipe, component), [QKV], pruning_plan).values()
-        return hessian
+def gather(pipe, component: str, drawn: CalibrationSet) -> CalibratedInput:
+    with context_of(pipe, drawn, component) as context:
+        return calibrate(context, [QKV])[QKV]
 
 
-def inputs_by_step(pipe, component: str, pruning_plan: CalibrationSet) -> list[list[torch.Tensor]]:
+def inputs_by_step(pipe, component: str, drawn: CalibrationSet) -> list[list[torch.Tensor]]:
     """What the tapped layer reads in each scheduler step of a plain call."""
     seen: list[list[torch.Tensor]] = [[]]
     step = pipe.scheduler.step
@@ -127,10 +151,10 @@ def inputs_by_step(pipe, component: str, pruning_plan: CalibrationSet) -> list[l
         .register_forward_pre_hook(lambda m, args: seen[-1].append(args[0].double().flatten(0, -2)))
     )
     pipe(
-        **pruning_plan.prompts[0],
+        **drawn.prompts[0],
         generator=torch.Generator().manual_seed(0),
         output_type="latent",
-        **pruning_plan.settings,
+        **drawn.settings,
     )
     handle.remove()
     del pipe.scheduler.step
@@ -139,22 +163,22 @@ def inputs_by_step(pipe, component: str, pruning_plan: CalibrationSet) -> list[l
 
 @pytest.mark.parametrize("component", ["transformer", "transformer_2"])
 def test_weights_of_a_part_of_the_steps_stay_those_of_the_schedule(component):
-    pipe, pruning_plan = wan(), video_plan(steps=5, guidance=3.0)
-    steps = inputs_by_step(pipe, component, pruning_plan)
+    pipe, drawn = wan(), video_plan(steps=5, guidance=3.0)
+    steps = inputs_by_step(pipe, component, drawn)
     ran = [i for i, inputs in enumerate(steps) if inputs]
     assert 0 < len(ran) < 5
     assert all(len(steps[i]) == 2 for i in ran)  # guidance: two calls a step
     expected = sum(
         2 * step_weight("log_decrease", i, 5, 0.8, 1.2) * x.T @ x for i in ran for x in steps[i]
     ) / sum(len(x) for i in ran for x in steps[i])
-    found = gather(pipe, component, pruning_plan)
+    found = gather(pipe, component, drawn)
     torch.testing.assert_close(found.matrix().double(), expected, rtol=1e-4, atol=1e-6)
 
 
 def test_each_denoiser_has_its_own_number_of_calls_a_step():
-    pruning_plan = video_plan(steps=5, guidance=3.0, guidance_scale_2=1.0)
+    drawn = video_plan(steps=5, guidance=3.0, guidance_scale_2=1.0)
     assert all(
-        gather(wan(), component, pruning_plan).samples > 0
+        gather(wan(), component, drawn).hessian.samples > 0
         for component in ("transformer", "transformer_2")
     )
 
@@ -184,12 +208,23 @@ def test_only_steps_of_another_denoiser_may_be_left_out():
 
 
 class TwoSD3(StableDiffusion3Pipeline):
-    """SD3 whose first step one transformer draws, and a second one the others: as Wan does, of blocks that the table knows."""
+    """SD3 whose first step one transformer computes, and a second one the others, as in Wan."""
 
     def __init__(
-        self, transformer, transformer_2, scheduler, vae, text_encoder, tokenizer, text_encoder_2, tokenizer_2, text_encoder_3, tokenizer_3,
-        image_encoder=None, feature_extractor=None,
-    ):  # fmt: skip
+        self,
+        transformer,
+        transformer_2,
+        scheduler,
+        vae,
+        text_encoder,
+        tokenizer,
+        text_encoder_2,
+        tokenizer_2,
+        text_encoder_3,
+        tokenizer_3,
+        image_encoder=None,
+        feature_extractor=None,
+    ):
         super().__init__(
             transformer,
             scheduler,
@@ -220,9 +255,14 @@ class TwoSD3(StableDiffusion3Pipeline):
 
         try:
             return super().__call__(
-                prompt, num_inference_steps=num_inference_steps, guidance_scale=guidance_scale, generator=generator, output_type=output_type,
-                return_dict=return_dict, callback_on_step_end=swap,
-            )  # fmt: skip
+                prompt,
+                num_inference_steps=num_inference_steps,
+                guidance_scale=guidance_scale,
+                generator=generator,
+                output_type=output_type,
+                return_dict=return_dict,
+                callback_on_step_end=swap,
+            )
         finally:
             self.transformer = first
 
@@ -267,7 +307,8 @@ def test_component_names_the_one_to_prune(component, pattern, recwarn):
         []
         if component
         else [
-            "TwoSD3 has several denoisers: transformer is pruned, transformer_2 stays dense; component (--component) names another"
+            "TwoSD3 has several denoisers: transformer is pruned, transformer_2 stays dense; "
+            "component (--component) names another"
         ]
     )
 
@@ -286,17 +327,15 @@ def test_a_prior_has_its_own_scheduler():
         "height": 16,
         "width": 16,
     }
-    pruning_plan = CalibrationSet([{"prompt": "fish"} | settings], [0], {})
+    drawn = CalibrationSet([{"prompt": "fish"} | settings], [0], {})
     for name, layer, steps in (
         ("prior", "transformer_blocks.0.attn1.to_q", 3),
         ("unet", "mid_block.attentions.0.transformer_blocks.0.attn1.to_q", 2),
     ):
-        with prepared(pipe, scheduler_name(pipe, name)) as run:
-            (hessian,) = calibrate(
-                run, getattr(pipe, name), [Tap((layer,), "attention")], pruning_plan
-            ).values()
-            assert run.steps == steps
-        assert hessian.samples % steps == 0
+        with context_of(pipe, drawn, name) as context:
+            (calibrated,) = calibrate(context, [Tap((layer,), "attention")]).values()
+            assert context.run.steps == steps
+        assert calibrated.hessian.samples % steps == 0
 
 
 def test_prior_and_unet_through_the_command_line(prompts_file, tmp_path, capsys):
@@ -305,7 +344,8 @@ def test_prior_and_unet_through_the_command_line(prompts_file, tmp_path, capsys)
     plan = json.loads(capsys.readouterr().out)
     assert plan["component"] == "unet"
     assert plan["notes"] == [
-        "StableUnCLIPPipeline has several denoisers: unet is pruned, prior stays dense; component (--component) names another"
+        "StableUnCLIPPipeline has several denoisers: unet is pruned, prior stays dense; "
+        "component (--component) names another"
     ]
     quick = [
         "--num-prompts",

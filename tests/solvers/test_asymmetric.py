@@ -5,6 +5,7 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from obsdiff import solvers
+from obsdiff.calibration.calibrated_input import CalibratedInput
 from obsdiff.calibration.hessian import Hessian
 from obsdiff.calibration.packages import work_bytes
 from obsdiff.config import PruningConfig
@@ -119,11 +120,11 @@ def test_a_hessian_that_is_not_finite_is_refused():
 def test_it_needs_no_more_memory_than_is_planned_for_solving(rows, columns):
     config = PruningConfig(calibration="replay", asymmetric=True)
     w, x = torch.randn(rows, columns), torch.randn(columns + 200, columns)
-    hessian = Hessian.zeros(columns)
-    hessian.cross = torch.zeros(columns, columns)
-    hessian.update(x, 1.0, 1.1 * x)
-    square = hessian.take_()
-    peak = peak_of(lambda: targets_of("x", [w], hessian, square, config))
+    calibrated = CalibratedInput(Hessian.zeros(columns), cross=torch.zeros(columns, columns))
+    calibrated.update(x, 1.0, 1.1 * x)
+    hessian = calibrated.take_()
+    peak = peak_of(lambda: targets_of([w], calibrated, hessian, config.damping))
+    assert calibrated.cross is None
     assert (
         4 * rows * columns < peak < work_bytes([Tap(("x",), "ffn")], {"x": (rows, columns)}, config)
     )

@@ -1,28 +1,34 @@
-"""Cross sums of replay against their definition: the recorded calls through a dense model and through the pruned one, as they are then."""
+"""Cross sums of replay against their definition.
+
+The recorded calls run through a dense model and through the pruned one, as they are then.
+"""
 
 import copy
+from collections.abc import Callable
 
 import pytest
 import torch
 
 import obsdiff
 from obsdiff import PruningConfig
-from obsdiff.calibration.packages import plan_packages
+from obsdiff.calibration.context import CalibratedInputs
+from obsdiff.calibration.groups import prunable_groups
+from obsdiff.calibration.packages import Package, plan_packages
 from obsdiff.calibration.replay.dense_model import DenseModel
-from obsdiff.calibration.replay.recording import TensorCache
-from obsdiff.calibration.replay.run import record_trajectory, replay_packages, spans
-from obsdiff.calibration.selection import select, select_groups
+from obsdiff.calibration.replay.run import package_spans, record_trajectory, replay_packages
+from obsdiff.calibration.selection import select
+from obsdiff.calibration.step_weights import StepWeights
 from obsdiff.errors import UserError
 from obsdiff.layerwise.executor import Executor
 from obsdiff.layerwise.structured import prune_groups_
+from obsdiff.layerwise.tasks import tasks_of
 from obsdiff.models.discovery import find_blocks
 from obsdiff.models.linear_view import layer_shapes
-from obsdiff.pipelines.run import prepared
-from obsdiff.runtime.scratch import open_scratch
 from tests.calibration.test_gather import SMALL, pruned
 from tests.calibration.test_hooks import calibration_set, denoiser_of
 
 from ...conftest import PROMPTS, flux, sd, sd3
+from ...support.contexts import context_of
 
 UNITS = 0  # as many packages as basic units
 
@@ -41,65 +47,61 @@ def inputs_of(denoiser, layer: str, calls) -> list[torch.Tensor]:
     return seen
 
 
-def crossed_all(pipe, settings: dict, change, begin: int = 1, room: float = 1e9):
-    """Every package's Hessians by replay beside the dense stream, from package `begin` on; change(package, hessians) stands for pruning it."""
+def crossed_all(
+    pipe,
+    settings: dict,
+    change: Callable[[int, Package, CalibratedInputs], None],
+    begin: int = 1,
+    room: float = 1e9,
+) -> list[Package]:
+    """Checks the cross sums of every package from `begin` on, by replay beside the dense model.
+
+    change(index, package, inputs) stands for the pruning of a package.
+    """
     denoiser, config = denoiser_of(pipe), PruningConfig(calibration="replay", **settings)
-    dense, linears, pruning_plan = (
-        copy.deepcopy(denoiser),
-        layer_shapes(denoiser),
-        calibration_set(height=16, width=16, weighting=("uniform", 1.0, 1.0)),
-    )
-    blocks = find_blocks(linears)
-    packages = plan_packages(blocks, linears, config)
-    with open_scratch(room) as scratch, prepared(pipe) as run:
-        cache = TensorCache(scratch)
-        trajectory, first = record_trajectory(
-            run, denoiser, blocks, list(packages[0].taps), pruning_plan, cache, None, lambda n: None
-        )
+    dense, shapes = copy.deepcopy(denoiser), layer_shapes(denoiser)
+    drawn = calibration_set(height=16, width=16, step_weights=StepWeights("uniform", 1.0, 1.0))
+    packages = plan_packages(find_blocks(shapes), shapes, config)
+    with context_of(pipe, drawn, room=room) as context:
+        trajectory, first = record_trajectory(context, list(packages[0].taps))
+        cache = trajectory.recording.cache
         calls = [cache.get_all(call.inputs) for call in trajectory.recording.calls]
-        dense_model = DenseModel(run, denoiser, trajectory, packages, spans(packages, trajectory))
+        spans = package_spans(packages, trajectory)
+        dense_model = DenseModel(context, trajectory, packages, spans)
         dense_model.begin(begin)
         for i in range(begin):
-            change(packages[i], first)
-        later = replay_packages(
-            run,
-            denoiser,
-            trajectory,
-            packages,
-            pruning_plan,
-            None,
-            lambda n: None,
-            begin,
-            dense_model,
-        )
+            change(i, packages[i], first)
+        later = replay_packages(context, trajectory, packages, begin, dense_model)
         differences = []
-        for package, hessians in zip(packages[begin:], later, strict=True):
-            differences.append(check(dense, denoiser, package, hessians, calls))
-            change(package, hessians)
+        for i, inputs in enumerate(later, begin):
+            assert list(inputs) == list(packages[i].taps)
+            differences.append(check(dense, denoiser, inputs, calls))
+            change(i, packages[i], inputs)
+        assert len(differences) == len(packages) - begin
         assert max(differences) > 1e-4
         dense_model.close()
         assert not any(dense_model.trajectory.outputs)
         assert not dense_model.copies
         if room == 0:
-            assert scratch.files > len(trajectory.recording.calls)
+            assert context.scratch.files > len(trajectory.recording.calls)
     return packages
 
 
 def halving(denoiser):
-    def halve(package, hessians) -> None:
+    def halve(index: int, package: Package, inputs: CalibratedInputs) -> None:
         for layer in package.layers:
             denoiser.get_submodule(layer).weight.data.mul_(0.5)
 
     return halve
 
 
-def check(dense, denoiser, package, hessians, calls) -> float:
+def check(dense, denoiser, inputs: CalibratedInputs, calls) -> float:
     """How much the inputs differ at most: not at all where a package reads the text alone."""
     sizes = []
-    for tap, hessian in hessians.items():
+    for tap, calibrated in inputs.items():
         there, here = (inputs_of(model, tap.layers[0], calls) for model in (dense, denoiser))
         cross = sum((x0 - x).T @ x for x0, x in zip(there, here, strict=True))
-        assert (hessian.cross.double() - cross).norm() <= 1e-4 * cross.norm()
+        assert (calibrated.cross.double() - cross).norm() <= 1e-4 * cross.norm()
         sizes.append(cross.norm() / sum(x.T @ x for x in here).norm())
     return max(sizes)
 
@@ -108,7 +110,10 @@ def check(dense, denoiser, package, hessians, calls) -> float:
 @pytest.mark.parametrize("packages", [2, 5, UNITS])
 @pytest.mark.parametrize("make", [sd3, lambda: sd3(dual=(0, 1)), sd, flux])
 def test_cross_sums_are_those_of_the_dense_inputs_whatever_a_package_ends_in(make, packages):
-    """One package for every unit: packages begin and end inside of segments, which then are part pruned when the dense stream leaves them."""
+    """With one package for every unit, packages begin and end inside of segments.
+
+    The segments then are pruned in part when the dense model leaves them.
+    """
     pipe = make()
     linears = layer_shapes(denoiser_of(pipe))
     count = packages or len(select(find_blocks(linears), PruningConfig(), linears))
@@ -140,25 +145,25 @@ def test_a_run_that_goes_on_has_the_dense_stream_where_it_left_off(begin):
 @pytest.mark.parametrize("packages", [2, UNITS])
 def test_shrunk_blocks_do_not_shrink_the_dense_stream(make, packages):
     pipe = make()
-    denoiser, settings = (
-        denoiser_of(pipe),
-        {"pattern": "structured", "sparsity": 0.5, "keep_first_last": False, "round_to": 1},
-    )
-    linears = layer_shapes(denoiser)
-    blocks, config = find_blocks(linears), PruningConfig(**settings)
-    groups = select_groups(blocks, config)
+    denoiser = denoiser_of(pipe)
+    settings = {
+        "pattern": "structured",
+        "sparsity": 0.5,
+        "keep_first_last": False,
+        "round_to": 1,
+    }
+    shapes = layer_shapes(denoiser)
+    count = packages or len(select(find_blocks(shapes), PruningConfig(**settings), shapes))
+    config = PruningConfig(calibration="replay", packages=count, **settings)
+    groups = prunable_groups(denoiser, config)
+    tasks = tasks_of(plan_packages(find_blocks(shapes), shapes, config), groups)
+    assert {g.name for task in tasks for g in task.groups} == {g.name for g in groups}
 
-    def shrink(package, hessians) -> None:
-        inside = [group for group in groups if group.consumers[0] in package.layers]
-        prune_groups_(
-            denoiser,
-            inside,
-            {layer: h for tap, h in hessians.items() for layer in tap.layers},
-            config,
-            0,
-        )
+    def shrink(index: int, package: Package, inputs: CalibratedInputs) -> None:
+        for task in tasks:
+            if task.package == index:
+                prune_groups_(denoiser, task, inputs, config)
 
-    count = packages or len(select(blocks, config, linears))
     crossed_all(pipe, settings | {"packages": count}, shrink)
 
 
@@ -247,7 +252,7 @@ def test_a_run_that_fails_gives_back_what_it_took_of_a_shared_pass(monkeypatch):
     with obsdiff.dense_pass(sd3(), PROMPTS[:3], [config], progress=False) as dense:
         scratch = dense.trajectory.recording.cache.scratch
         before = (scratch.used, scratch.on_disk)
-        monkeypatch.setattr(Executor, "solve", lambda *_: 1 / 0)
+        monkeypatch.setattr(Executor, "run", lambda *_: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             obsdiff.prune_(sd3(), PROMPTS[:3], config, dense=dense)
         assert (scratch.used, scratch.on_disk) == before

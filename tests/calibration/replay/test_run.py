@@ -1,27 +1,30 @@
-"""Replay against its definition: the recorded denoiser calls, each through the whole model as it is then."""
+"""Replay against its definition: the recorded calls, each through the whole model as it is then."""
 
 import copy
+from collections.abc import Callable
 
 import pytest
 import torch
 
 from obsdiff import prune_
+from obsdiff.calibration.calibration_set import CalibrationSet
+from obsdiff.calibration.groups import prunable_groups
 from obsdiff.calibration.hooks import calibrate
-from obsdiff.calibration.packages import plan_packages
-from obsdiff.calibration.replay.recording import TensorCache
+from obsdiff.calibration.packages import Package, plan_packages
 from obsdiff.calibration.replay.run import record_trajectory, replay_packages
-from obsdiff.calibration.selection import select, select_groups
+from obsdiff.calibration.selection import select
+from obsdiff.calibration.step_weights import StepWeights
 from obsdiff.config import PruningConfig
 from obsdiff.errors import CalibrationError
 from obsdiff.layerwise.structured import prune_groups_
+from obsdiff.layerwise.tasks import tasks_of
 from obsdiff.models.discovery import find_blocks
 from obsdiff.models.linear_view import layer_shapes
-from obsdiff.pipelines.run import prepared
-from obsdiff.runtime.scratch import open_scratch
 from tests.calibration.test_hooks import calibration_set, denoiser_of
 
 from ...conftest import flux, sd, sd3
 from ...coverage_of_models import build
+from ...support.contexts import context_of
 from ...support.direct import DirectPipeline
 
 MAKERS = [sd3, lambda: sd3(dual=(0, 1)), sd, flux]
@@ -36,45 +39,36 @@ def hooks(model: torch.nn.Module) -> int:
 
 
 def replay_all(
-    pipe, packages: int, change, room: float = 1e9, pruning_plan=None, wanted: str | None = None
+    pipe,
+    packages: int,
+    change: Callable[[Package], None],
+    room: float = 1e9,
+    drawn: CalibrationSet | None = None,
+    wanted: str | None = None,
 ):
-    """{layer: Hessian} of every package by replay; change(package) stands for pruning it. Also the inputs of the recorded calls."""
+    """The Hessian of every layer by replay, the packages, and the inputs of the recorded calls.
+
+    change(package) stands for the pruning of a package.
+    """
     denoiser, found = denoiser_of(pipe), {}
     before = hooks(denoiser)
-    linears = layer_shapes(denoiser)
-    blocks, config = (
-        find_blocks(linears),
-        PruningConfig(packages=packages, calibration="replay", blocks=wanted),
-    )
-    plans = plan_packages(blocks, linears, config)
-    with open_scratch(room) as scratch, prepared(pipe) as run:
-        cache = TensorCache(scratch)
-        trajectory, first = record_trajectory(
-            run,
-            denoiser,
-            blocks,
-            list(plans[0].taps),
-            pruning_plan or calibration_set(height=16, width=16),
-            cache,
-            None,
-            lambda n: None,
-        )
+    shapes = layer_shapes(denoiser)
+    config = PruningConfig(packages=packages, calibration="replay", blocks=wanted)
+    plans = plan_packages(find_blocks(shapes), shapes, config)
+    drawn = drawn or calibration_set(height=16, width=16)
+    with context_of(pipe, drawn, room=room) as context:
+        trajectory, first = record_trajectory(context, list(plans[0].taps))
+        cache = trajectory.recording.cache
         inputs = [cache.get_all(call.inputs) for call in trajectory.recording.calls]
-        later = replay_packages(
-            run,
-            denoiser,
-            trajectory,
-            plans,
-            pruning_plan or calibration_set(height=16, width=16),
-            None,
-            lambda n: None,
-        )
+        later = replay_packages(context, trajectory, plans)
         for i, package in enumerate(plans):
-            hessians = first if i == 0 else next(later)
-            found |= {layer: h for tap, h in hessians.items() for layer in tap.layers}
+            calibrated = first if i == 0 else next(later)
+            assert list(calibrated) == list(package.taps)
+            found |= {layer: c.hessian for tap, c in calibrated.items() for layer in tap.layers}
             change(package)
         later.close()
         assert not any(trajectory.outputs)
+        assert context.run.recorded_steps is None
     assert hooks(denoiser) == before
     return found, plans, inputs
 
@@ -85,15 +79,10 @@ def test_nothing_pruned_gives_the_hessians_of_one_dense_pass(make, room, wanted)
     """Also where the first block stays dense."""
     pipe = make()
     found, plans, _ = replay_all(pipe, 4, lambda package: None, room, wanted=wanted)
-    with prepared(pipe) as run:
-        dense = calibrate(
-            run,
-            denoiser_of(pipe),
-            [tap for p in plans for tap in p.taps],
-            calibration_set(height=16, width=16),
-        )
-    for tap, hessian in dense.items():
-        other = found[tap.layers[0]]
+    with context_of(pipe, calibration_set(height=16, width=16)) as context:
+        dense = calibrate(context, [tap for p in plans for tap in p.taps])
+    for tap, calibrated in dense.items():
+        hessian, other = calibrated.hessian, found[tap.layers[0]]
         assert (other.xx - hessian.xx).norm() < 1e-5 * hessian.xx.norm()
         assert (other.samples, other.alpha) == (hessian.samples, hessian.alpha)
         assert other.distinct == pytest.approx(hessian.distinct, rel=0.01)
@@ -146,7 +135,7 @@ def test_what_can_not_be_replayed_says_so():
     with pytest.raises(
         CalibrationError, match="calibration replay can't run this model block by block"
     ):
-        replay_all(pipe, 2, lambda package: None, pruning_plan=calibration_set(steps=1))
+        replay_all(pipe, 2, lambda package: None, drawn=calibration_set(steps=1))
 
 
 def test_a_call_ends_when_the_package_has_seen_its_inputs():
@@ -165,49 +154,31 @@ def test_a_call_ends_when_the_package_has_seen_its_inputs():
 
 @pytest.mark.parametrize("make", [sd3, sd, flux])
 def test_shrunk_packages_are_replayed_as_they_are_then(make):
-    """Structured: the Hessians of the last package are those of the recorded calls through the model without the heads and neurons
-    that left before."""
+    """The Hessians of the last package are those of the recorded calls through the shrunk model."""
     pipe = make()
-    denoiser, config = (
-        denoiser_of(pipe),
-        PruningConfig(
-            pattern="structured",
-            sparsity=0.5,
-            packages=2,
-            calibration="replay",
-            keep_first_last=False,
-            round_to=1,
-        ),
+    denoiser = denoiser_of(pipe)
+    config = PruningConfig(
+        pattern="structured",
+        sparsity=0.5,
+        packages=2,
+        calibration="replay",
+        keep_first_last=False,
+        round_to=1,
     )
-    linears = layer_shapes(denoiser)
-    blocks = find_blocks(linears)
-    first, last = plan_packages(blocks, linears, config)
-    groups = [
-        group for group in select_groups(blocks, config) if group.consumers[0] in first.layers
-    ]
-    with open_scratch(1e9) as scratch, prepared(pipe) as run:
-        cache, pruning_plan = (
-            TensorCache(scratch),
-            calibration_set(height=16, width=16, weighting=("uniform", 1.0, 1.0)),
-        )
-        trajectory, hessians = record_trajectory(
-            run, denoiser, blocks, list(first.taps), pruning_plan, cache, None, lambda n: None
-        )
-        prune_groups_(
-            denoiser,
-            groups,
-            {layer: h for tap, h in hessians.items() for layer in tap.layers},
-            config,
-            0,
-        )
-        found = {
-            tap.layers[0]: h
-            for tap, h in next(
-                replay_packages(
-                    run, denoiser, trajectory, [first, last], pruning_plan, None, lambda n: None
-                )
-            ).items()
-        }
+    shapes = layer_shapes(denoiser)
+    packages = plan_packages(find_blocks(shapes), shapes, config)
+    first, last = packages
+    tasks = [t for t in tasks_of(packages, prunable_groups(denoiser, config)) if t.package == 0]
+    assert {tap for task in tasks for tap in task.taps} == set(first.taps)
+    drawn = calibration_set(height=16, width=16, step_weights=StepWeights("uniform", 1.0, 1.0))
+    with context_of(pipe, drawn) as context:
+        trajectory, inputs = record_trajectory(context, list(first.taps))
+        cache = trajectory.recording.cache
+        for task in tasks:
+            prune_groups_(denoiser, task, inputs, config)
+        replayed = next(replay_packages(context, trajectory, packages))
+        assert list(replayed) == list(last.taps)
+        found = {tap.layers[0]: calibrated.hessian for tap, calibrated in replayed.items()}
         seen = {layer: [] for layer in found}
         for layer in found:
             denoiser.get_submodule(layer).register_forward_pre_hook(
@@ -229,7 +200,10 @@ def test_shrunk_packages_are_replayed_as_they_are_then(make):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["Kandinsky3UNet", "I2VGenXLUNet"])
 def test_blocks_without_a_number_stand_in_segments_too(name):
-    """add_time_condition.attention.to_out.0: the number is the layer's, not its segment's. In one step replay sees what live sees, in the same packages."""
+    """add_time_condition.attention.to_out.0: the number is the layer's, not its segment's.
+
+    In one step replay sees what live sees, in the same packages.
+    """
     found, (model, arguments) = {}, build(name)
     linears = layer_shapes(model)
     units = len(select(find_blocks(linears), PruningConfig(), linears))

@@ -6,25 +6,18 @@ from obsdiff.calibration.replay.recording import Recording, TensorCache, recorde
 from obsdiff.calibration.replay.segments import CallOrder, StopForward, answering, needed_until
 from obsdiff.models.discovery import find_blocks
 from obsdiff.models.linear_view import layer_shapes
-from obsdiff.pipelines.run import prepared
-from obsdiff.runtime.scratch import open_scratch
 from tests.calibration.test_hooks import calibration_set, denoiser_of, taps_of
 
 from ...conftest import flux, sd, sd3
+from ...support.contexts import context_of
 
 
 def observed(pipe, steps: int = 2):
     """The order of the denoiser's segments, and the inputs of its first call."""
-    denoiser = denoiser_of(pipe)
-    with open_scratch(1e9) as scratch, prepared(pipe) as run:
-        recording, order = (
-            Recording(TensorCache(scratch)),
-            CallOrder(find_blocks(layer_shapes(denoiser))),
-        )
-        with recorded(run, denoiser, recording), order.watched(denoiser):
-            calibrate(
-                run, denoiser, taps_of(pipe)[:1], calibration_set(steps=steps, height=16, width=16)
-            )
+    with context_of(pipe, calibration_set(steps=steps, height=16, width=16)) as context:
+        recording, order = Recording(TensorCache(context.scratch)), CallOrder(context.blocks)
+        with recorded(context.run, context.denoiser, recording), order.watched(context.denoiser):
+            calibrate(context, taps_of(pipe)[:1])
         return order, recording.cache.get_all(recording.calls[0].inputs)
 
 
