@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from ..config.choices import whole
+from ..config.values import whole
 from ..errors import UserError
 from ..evaluation.judges.files import find_judges
 from ..pipelines.builtin import builtin_info
