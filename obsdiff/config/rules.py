@@ -10,6 +10,7 @@ from .choices import (
     ALLOCATIONS,
     BUDGETS,
     CALIBRATIONS,
+    DTYPE_ALIASES,
     DTYPES,
     LARGEST_DAMPING,
     LARGEST_SEED,
@@ -105,7 +106,7 @@ def check_resources(c: Settings) -> None:
     if c.memory_budget_gib is not None:
         number("memory_budget_gib", c.memory_budget_gib, 0, math.inf, "above 0")
     if c.dtype is not None:
-        one_of("dtype", c.dtype, DTYPES)
+        one_of("dtype", c.dtype, (*DTYPES, *DTYPE_ALIASES))
 
 
 VALUES = (

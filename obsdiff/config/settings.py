@@ -211,6 +211,7 @@ class Settings:
         None,
         "memory in GiB for Hessians, recordings and solving; sets the number of packages; "
         "tensors beyond it are stored on disk",
+        otherwise="none; half of the free memory is used before tensors are stored on disk",
         metavar="GIB",
     )
     blocks: str | None = setting(

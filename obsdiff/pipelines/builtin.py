@@ -14,6 +14,7 @@ from importlib.machinery import PathFinder
 from pathlib import Path
 from typing import Any
 
+from ..config.values import one_of
 from ..errors import UserError
 
 PACKAGE = "obsdiff_emoji"
@@ -33,8 +34,7 @@ def find_models() -> Path | None:
 def builtin_path(name: str) -> Path:
     """The folder of a built-in model. UserError for an unknown name, or if obsdiff-emoji is not installed."""
     known = (*BUILTINS, EMOJI_CLIP)
-    if name not in known:
-        raise UserError(f"built-in model: expected one of {', '.join(known)}; found {name!r}")
+    one_of("built-in model", name, known)
     folder = find_models()
     if folder is None:
         raise UserError(

@@ -151,7 +151,7 @@ def test_inspect_needs_no_weights(tmp_path, capsys):
 def test_what_cannot_be_predicted_is_said(tmp_path, capsys):
     folder = config_only(tmp_path / "sd3", SD3_MEDIUM, "StableDiffusion3Pipeline", "transformer")
     assert main(["inspect", folder, "--paper-count"]) == 2
-    assert "paper-count goes with --pattern structured" in capsys.readouterr().err
+    assert "paper-count needs --pattern structured" in capsys.readouterr().err
     with pytest.raises(UserError, match=r"no model class 'os\.system'"):
         build_on_meta({"_class_name": "os.system"})
     with pytest.raises(UserError, match="no model class 'utils'"):

@@ -244,7 +244,7 @@ def test_the_rules_of_single_settings_run_first():
         ({"calibration": "singel"}, "did you mean single?"),
         ({"pattern": "structred"}, "did you mean structured?"),
         ({"pattern": "unstructred"}, "did you mean unstructured?"),
-        ({"dtype": "bfloat"}, "did you mean bfloat16?"),
+        ({"dtype": "bfloat1"}, "did you mean bfloat16?"),
         ({"target": "convs"}, "did you mean conv?"),
     ],
 )

@@ -316,7 +316,7 @@ def test_real_mounts_are_refused(tmp_path, kind, below):
     empty(tmp_path / "out")
     (tmp_path / "out" / "a" / "b c").mkdir()
     (tmp_path / "other").mkdir()
-    code = f'import obsdiff.cli; raise SystemExit(obsdiff.cli.main(["demo", "--output", "{tmp_path}/out", "--overwrite"]))'
+    code = f'import obsdiff.cli.main; raise SystemExit(obsdiff.cli.main.main(["demo", "--output", "{tmp_path}/out", "--overwrite"]))'
     script = f"mount {kind} '{tmp_path}/out{below}' || exit 77; exec \"$PYTHON\" -c '{code}'"
     if shutil.which("unshare") is None:
         pytest.skip("no unshare")

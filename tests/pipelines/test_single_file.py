@@ -246,7 +246,7 @@ def test_bad_single_files_are_refused_before_torch_is_imported(sd_file, tmp_path
         {k: w for k, w in weights.items() if not k.startswith("first_stage_model")},
         tmp_path / "no-vae.safetensors",
     )
-    code = "import sys; from obsdiff.cli import main; code = main(sys.argv[1:]); print(code, 'torch' in sys.modules)"
+    code = "import sys; from obsdiff.cli.main import main; code = main(sys.argv[1:]); print(code, 'torch' in sys.modules)"
     save_file(
         {k: w for k, w in weights.items() if k.startswith("first_stage_model")},
         tmp_path / "vae-alone.safetensors",
