@@ -14,7 +14,7 @@ from ..config.settings import RESOURCES
 from ..pipelines.builtin import BUILTINS
 from .commands import demo_command, inspect_command, report_command, verify_command
 from .evaluate import evaluate_command
-from .flags import add_settings, flag_of, flag_options, place_model
+from .flags import add_settings, flag_of, flag_options, place_model, read_lists
 from .parsing import FORMATTER, Parser, decimal_number, whole_number
 from .prune import prune_command
 
@@ -63,6 +63,7 @@ def parse(words: list[str]) -> argparse.Namespace:
     if others:
         args.parser.error(f"expected {args.parser.usage}; found also {' '.join(others)}")
     place_model(args)
+    read_lists(args)
     return args
 
 

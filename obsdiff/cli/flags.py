@@ -104,28 +104,40 @@ def reader(name: str, kind: object) -> Callable[[str], Any]:
 
 
 def place_model(args: argparse.Namespace) -> None:
-    """Move MODEL out of the values of a flag, and convert what remains there.
+    """Set MODEL, if it was not found, from the last value of a flag; the flag loses that value.
 
     Raises:
-        UserError: there is no MODEL, or a value is no share.
+        UserError: there is no MODEL.
     """
     given = vars(args)
-    lists = [name for name, value in given.items() if isinstance(value, list) and name in READERS]
-    if given.get("model", "") is None:
-        for name in sorted(reversed(lists), key=WILDCARDS.__contains__):  # wildcards last
-            if len(given[name]) > 1 and not is_value(name, given[name][-1]):
-                args.model = given[name].pop()
-                break
-        else:
-            raise UserError(
-                "MODEL: expected a folder, a hub id, a single-file checkpoint or a built-in "
-                f"({', '.join(BUILTINS)}), found none; put it first (see {args.parser.prog} --help)"
-            )
-    for name in lists:
+    if given.get("model", "") is not None:
+        return
+    later_first = reversed(given_lists(args))
+    for name in sorted(later_first, key=WILDCARDS.__contains__):  # wildcards last
+        if len(given[name]) > 1 and not is_value(name, given[name][-1]):
+            args.model = given[name].pop()
+            return
+    raise UserError(
+        "MODEL: expected a folder, a hub id, a single-file checkpoint or a built-in "
+        f"({', '.join(BUILTINS)}), found none; put it first (see {args.parser.prog} --help)"
+    )
+
+
+def read_lists(args: argparse.Namespace) -> None:
+    """Convert the values of flags that accept several; raise UserError for one that is no share."""
+    given = vars(args)
+    for name in given_lists(args):
         try:
-            given[name][:] = [READERS[name](text) for text in parts(name, given[name])]
+            given[name] = [READERS[name](text) for text in parts(name, given[name])]
         except argparse.ArgumentTypeError as error:
             raise UserError(f"{name}: {error}") from None
+
+
+def given_lists(args: argparse.Namespace) -> list[str]:
+    """Return the given settings with several values, in the order of the command line."""
+    return [
+        name for name, value in vars(args).items() if name in READERS and isinstance(value, list)
+    ]
 
 
 def parts(name: str, values: list[str]) -> list[str]:

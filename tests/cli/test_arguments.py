@@ -112,7 +112,7 @@ def test_the_version_loads_nothing_heavy():
         ("Report run", "found 'Report'; did you mean report?"),
         ("xyz", "found 'xyz' (see obsdiff --help)"),
         ("--verison", "obsdiff has no flag --verison; did you mean --version?"),
-        (f"{MODEL_FIRST} --sparsty 0.5", "obsdiff prune has no flag --sparsty; did you mean --sparsity?"),
+        (f"{MODEL_FIRST} --sparsty 0.5", "prune has no flag --sparsty; did you mean --sparsity?"),
         ("prune emoji-sd3 --outptu D", "did you mean --output? (see obsdiff prune --help)"),
         (f"{MODEL_FIRST} --num_prompts=4", "no flag --num_prompts; did you mean --num-prompts?"),
         (f"{MODEL_FIRST} --steps 4", "no flag --steps; did you mean --num-inference-steps?"),
