@@ -21,7 +21,7 @@ from ..config.settings import CALIBRATION, SECTIONS, default_in_words
 from ..config.values import parse_group
 from ..errors import UserError
 from ..pipelines.builtin import BUILTINS
-from .parsing import decimal_number, share, whole_number
+from .parsing import decimal_number, read_share, whole_number
 
 SEVERAL = {  # flags of prune with several values: what these write
     "sparsity": "; several values write DIR/0.30, DIR/0.40 ... and share one calibration, "
@@ -87,7 +87,7 @@ def flag_options(
         return options | {"action": argparse.BooleanOptionalAction}
     choices = field.metadata["choices"]
     options["metavar"] = field.metadata["metavar"] or "{" + ",".join(choices) + "}"
-    return options | ({"nargs": "+"} if many else {"type": reader(field.name, kind)})
+    return options | ({"nargs": "+"} if many else {"type": reader_of(field.name, kind)})
 
 
 def alternatives(kind: object) -> tuple[object, ...]:
@@ -95,10 +95,10 @@ def alternatives(kind: object) -> tuple[object, ...]:
     return typing.get_args(kind) if isinstance(kind, types.UnionType) else (kind,)
 
 
-def reader(name: str, kind: object) -> Callable[[str], Any]:
+def reader_of(name: str, kind: object) -> Callable[[str], Any]:
     """Return the function that converts the text of a flag to the type of its setting."""
     if name in SHARES:
-        return share
+        return read_share
     kinds = alternatives(kind)
     return whole_number if int in kinds else decimal_number if float in kinds else str
 
@@ -153,14 +153,14 @@ def is_value(name: str, text: str) -> bool:
         return any(character in text for character in "*?[")
     try:
         for part in parts(name, [text]):
-            share(part) if name == "sparsity" else parse_group(part)
+            read_share(part) if name == "sparsity" else parse_group(part)
     except (argparse.ArgumentTypeError, UserError):
         return False
     return True
 
 
 READERS: dict[str, Callable[[str], Any]] = {  # flags with several values: how one is read
-    "sparsity": share,
+    "sparsity": read_share,
     "pattern": str,
     "include": str,
     "exclude": str,

@@ -88,7 +88,7 @@ def describe(
         allocation_passes=drawings(blocks, packages, config) * steps if steps else None,
         memory=planned_memory(packages, shapes, config),
         uncovered=uncovered(shapes, blocks, config.target),
-        notes=notes(folder, component, config),
+        notes=inspection_notes(folder, component, config),
         prediction=prediction(folder, config, settings, paper_count) if structured else None,
         config=config,
     )
@@ -115,7 +115,7 @@ def package_row(
     return PackageRow(package.hessian_bytes / GIB, len(package.layers), taps)
 
 
-def notes(folder: Folder, component: str, config: PruningConfig) -> list[str]:
+def inspection_notes(folder: Folder, component: str, config: PruningConfig) -> list[str]:
     """Return the choices between files and, if none was named, between denoisers, in words."""
     others = other_denoisers(folder.components, component)
     if config.component or not others:

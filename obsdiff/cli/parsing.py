@@ -84,7 +84,7 @@ def decimal_number(text: str) -> float:
         raise argparse.ArgumentTypeError(f"expected a number, found {text!r}") from None
 
 
-def share(text: str) -> float:
+def read_share(text: str) -> float:
     """Convert the value of a flag to a share: 0.5, or 50%."""
     value = parse_share(text)
     try:

@@ -36,7 +36,9 @@ if TYPE_CHECKING:
     from ..runtime.distributed import Ranks
 
 
-Finished = tuple["Target", PruningReport, float]  # and the seconds of the pruning, loading included
+Finished = tuple[
+    "PruneTarget", PruningReport, float
+]  # and the seconds of the pruning, loading included
 IN_FLOAT32 = (
     "computing in float32, since a CPU only emulates the stored half precision; "
     "the result is saved as stored"
@@ -44,7 +46,7 @@ IN_FLOAT32 = (
 
 
 @dataclass(frozen=True)
-class Target:
+class PruneTarget:
     """One pruning of a run."""
 
     name: str  # 0.30; with several patterns unstructured-0.30 or 2-4
@@ -54,7 +56,7 @@ class Target:
 
 def prune_command(args: argparse.Namespace) -> None:
     """Prune MODEL to every pattern and sparsity that was given, and write OUTPUT."""
-    targets = targets_of(args)
+    targets = prune_targets(args)
     placed = args.resume and is_placed(args.output)
     if not placed:
         check_output(args.output, args.overwrite, given_inputs(args.model, args.config))
@@ -105,12 +107,12 @@ def cleared_if_in_vain(part: Path, resumed: bool) -> Iterator[None]:
         raise
 
 
-def targets_of(args: argparse.Namespace) -> list[Target]:
+def prune_targets(args: argparse.Namespace) -> list[PruneTarget]:
     """Return one target for each pattern and sparsity that was given."""
     configs = all_configs(args)
     names = folder_names(configs)
     return [
-        Target(name, config, Path(name) if len(configs) > 1 else Path())
+        PruneTarget(name, config, Path(name) if len(configs) > 1 else Path())
         for name, config in zip(names, configs, strict=True)
     ]
 
@@ -162,7 +164,7 @@ def folder_names(configs: list[PruningConfig]) -> list[str]:
 
 
 def prune_all(
-    folder: Folder, prompts: list[str], targets: list[Target], part: Path, ranks: "Ranks"
+    folder: Folder, prompts: list[str], targets: list[PruneTarget], part: Path, ranks: "Ranks"
 ) -> Iterator[Finished]:
     """Prune the model to each target, and write it into the part.
 
@@ -209,7 +211,7 @@ def prune_all(
             yield target, report, time.perf_counter() - began
 
 
-def unfinished(targets: list[Target], part: Path) -> list[int]:
+def unfinished(targets: list[PruneTarget], part: Path) -> list[int]:
     """Return the indices of the targets that have no record in the part."""
     records = [part / FINISHED / target.folder / RECORD for target in targets]
     return [i for i, record in enumerate(records) if not record.is_file()]

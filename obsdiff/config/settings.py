@@ -31,7 +31,7 @@ from .values import parse_group
 WHAT, AMOUNT, CALIBRATION = "what to prune", "how much", "calibration"
 SOLVER, RESOURCES = "solver", "resources"
 SECTIONS = (WHAT, AMOUNT, CALIBRATION, SOLVER, RESOURCES)
-OWN = "the model's own"
+MODELS_OWN = "the model's own"
 
 
 def setting(
@@ -158,16 +158,20 @@ class Settings:
         metavar="N",
     )
     num_inference_steps: int | None = setting(
-        CALIBRATION, None, "number of denoising steps", otherwise=OWN, metavar="N"
+        CALIBRATION, None, "number of denoising steps", otherwise=MODELS_OWN, metavar="N"
     )
     guidance_scale: float | None = setting(
-        CALIBRATION, None, "scale of classifier-free guidance", otherwise=OWN, metavar="SCALE"
+        CALIBRATION,
+        None,
+        "scale of classifier-free guidance",
+        otherwise=MODELS_OWN,
+        metavar="SCALE",
     )
     height: int | None = setting(
-        CALIBRATION, None, "picture height in pixels", otherwise=OWN, metavar="PIXELS"
+        CALIBRATION, None, "picture height in pixels", otherwise=MODELS_OWN, metavar="PIXELS"
     )
     width: int | None = setting(
-        CALIBRATION, None, "picture width in pixels", otherwise=OWN, metavar="PIXELS"
+        CALIBRATION, None, "picture width in pixels", otherwise=MODELS_OWN, metavar="PIXELS"
     )
     batch_size: int = setting(
         RESOURCES,

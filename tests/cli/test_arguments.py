@@ -13,7 +13,7 @@ from obsdiff.cli.arguments import COMMANDS, parse, parser
 from obsdiff.cli.commands import config_of
 from obsdiff.cli.flags import flag_of
 from obsdiff.cli.main import main
-from obsdiff.cli.prune import targets_of
+from obsdiff.cli.prune import prune_targets
 from obsdiff.config import PruningConfig
 from obsdiff.config.settings import SECTIONS
 from obsdiff.errors import UserError
@@ -207,13 +207,13 @@ def test_model_may_follow_a_wildcard_of_inspect():
 
 def test_targets_are_named_by_pattern_and_sparsity():
     line = "prune --pattern unstructured 2:4 --sparsity 30% 0.5 emoji-sd3 --output D"
-    targets = targets_of(parse(line.split()))
+    targets = prune_targets(parse(line.split()))
     assert [(t.name, str(t.folder), t.config.removed) for t in targets] == [
         ("unstructured-0.30", "unstructured-0.30", 0.3),
         ("unstructured-0.50", "unstructured-0.50", 0.5),
         ("2-4", "2-4", 0.5),
     ]
-    (only,) = targets_of(parse(["prune", "emoji-sd3", "--output", "D"]))
+    (only,) = prune_targets(parse(["prune", "emoji-sd3", "--output", "D"]))
     assert (only.name, str(only.folder)) == ("0.50", ".")
 
 

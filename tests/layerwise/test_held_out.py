@@ -389,7 +389,7 @@ def test_hessians_on_disk_change_nothing():
         ({"held_out": -1}, "held_out: expected a whole number of at least 0, found -1"),
         (
             {"held_out": 100},
-            "held_out: expected fewer than num_prompts 100, of which they are taken, found 100",
+            "held_out: expected fewer than num_prompts 100, which include them, found 100",
         ),
         (
             {"held_out": 2, "packages": 4},
