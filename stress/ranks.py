@@ -152,7 +152,7 @@ def death(folder: Path, expected: Path, size: int = 2, then: int = 1) -> None:
     _, err = process.communicate(timeout=120)
     assert process.returncode != 0
     assert "another process of this job has ended, or does not answer" in err, err
-    assert "go on with --resume" in err, err
+    assert "continue with --resume" in err, err
     assert not output.exists()
     given = [*arguments("live", output), "--resume"]
     if then == 1:

@@ -4,7 +4,8 @@ from collections.abc import Mapping
 from fnmatch import fnmatchcase
 
 from ..config import PruningConfig
-from ..config.choices import TARGETS, parse_blocks
+from ..config.choices import TARGETS
+from ..config.values import parse_blocks
 from ..errors import UserError
 from ..models.structure import Block, Group, Shape, Tap, Unit
 

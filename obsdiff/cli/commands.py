@@ -1,4 +1,7 @@
-"""What each command does. The checks come first, then the heavy imports."""
+"""Functions of all commands but prune and evaluate, and what all commands share.
+
+Every function checks its input first, then imports torch and diffusers.
+"""
 
 import argparse
 import dataclasses
@@ -6,7 +9,6 @@ import json
 import os
 import warnings
 from pathlib import Path
-from typing import Any
 
 from ..config import PruningConfig
 from ..errors import UserError
@@ -18,24 +20,24 @@ from ..pipelines.single_file import open_model
 from ..runtime.extras import require_extra
 from ..runtime.progress import say
 
-CALL = ("num_inference_steps", "guidance_scale", "height", "width")
 JUDGES = ("clip", "features", "real", "lpips", "pickscore", "image_reward")
 GENERAL_PROMPTS = Path(__file__).parent / "prompts.txt"
 
 
-def config_of(args: argparse.Namespace, **changes: Any) -> PruningConfig:
-    """The settings that were given on the command line."""
+def config_of(args: argparse.Namespace, **changes: object) -> PruningConfig:
+    """Return the settings that were given on the command line, with some changes."""
     names = {field.name for field in dataclasses.fields(PruningConfig)}
     given = {name: value for name, value in vars(args).items() if name in names}
     return PruningConfig(**(given | changes))
 
 
-def show_json(value: Any) -> None:
+def show_json(value: object) -> None:
+    """Print a JSON value on stdout."""
     print(json.dumps(value, indent=1))
 
 
 def quiet() -> None:
-    """No progress bars of the libraries below: ours is the one display."""
+    """Silence the progress bars and remarks of diffusers and transformers; obsdiff has its own."""
     import diffusers
     import transformers
 
@@ -49,7 +51,7 @@ def quiet() -> None:
 def with_recommended(
     config: PruningConfig, folder: Folder, args: argparse.Namespace
 ) -> PruningConfig:
-    """The config, with a built-in's recommended settings for every flag that was not given."""
+    """Return the config with a built-in's recommended settings for each flag that was not given."""
     info = builtin_info(folder.path)
     known = info.get("settings", {}) | info.get("calibration", {})
     return dataclasses.replace(
@@ -58,20 +60,23 @@ def with_recommended(
 
 
 def given_inputs(*places: str | Path | None) -> list[Path]:
-    """The models that the command line names, as far as they are here: another complaint comes first for what is none."""
+    """Return the models of the command line that are local files or pipeline folders.
+
+    Any other place is left to the check of the model, whose message is better.
+    """
     models = [Path(place) for place in places if place is not None]
     return [model for model in models if model.is_file() or (model / INDEX).is_file()]
 
 
 def inspect_command(args: argparse.Namespace) -> None:
+    """Print the plan of a pruning, as text or as JSON."""
     config = config_of(args)
     if args.paper_count and config.pattern != "structured":
-        raise UserError(
-            f"paper-count goes with --pattern structured; found pattern {config.pattern}"
-        )
+        raise UserError(f"paper-count needs --pattern structured; found pattern {config.pattern}")
     if config.target_latency is not None:
         raise UserError(
-            f"target_latency is measured by obsdiff prune, inspect runs nothing; found {config.target_latency:g}, give a sparsity"
+            "target_latency is measured by obsdiff prune, and inspect runs nothing; "
+            f"found {config.target_latency:g}, give a sparsity"
         )
     folder = open_model(args.model, args.config, weights=False)
     config = with_recommended(config, folder, args)
@@ -81,10 +86,14 @@ def inspect_command(args: argparse.Namespace) -> None:
     from .inspect_text import as_text
 
     plan = describe(folder, config, min(prompts, config.num_prompts), args.paper_count)
-    show_json(plan) if args.json else print(as_text(plan))
+    if args.json:
+        show_json(plan.to_dict())
+    else:
+        print(as_text(plan))
 
 
 def report_command(args: argparse.Namespace) -> None:
+    """Write the page."""
     require_extra("report", "report")
     from ..evaluation.report.page import check_page, write_page
 
@@ -94,6 +103,7 @@ def report_command(args: argparse.Namespace) -> None:
 
 
 def verify_command(args: argparse.Namespace) -> None:
+    """Check a pruned folder and print the number of files and layers."""
     from ..pipelines.verify import verify_folder
 
     found = verify_folder(args.folder)
@@ -101,6 +111,7 @@ def verify_command(args: argparse.Namespace) -> None:
 
 
 def demo_command(args: argparse.Namespace) -> None:
+    """Run the demo."""
     require_extra("demo", "demo")
     builtin_path(BUILTINS[0])
     check_output(args.output, args.overwrite)

@@ -1,4 +1,4 @@
-"""The whole road on the built-in model: prune in six ways, draw, compare, write the page."""
+"""The demo on the built-in model: prune in six ways, draw, compare, write the page."""
 
 import time
 from pathlib import Path
@@ -18,12 +18,12 @@ from ..prune import prune_
 from ..runtime.progress import say
 
 DEMO_MODEL = "emoji-sd3"
-DEMO_STEPS = 10  # fewer than the model's own 25, to keep the demo below ten minutes on two cores
+DEMO_STEPS = 10  # of the model's own 25: the demo takes less than ten minutes on two cores
 CALIBRATION_PROMPTS = 8
 EVALUATION_PROMPTS = 12
 DEMO_ROUNDS = 3  # timed pictures
-FIRST_SEED = 1_000_000  # noise that no calibration prompt starts from
-ROADS = {
+FIRST_SEED = 1_000_000  # far from the noise of calibration prompts
+VARIANTS: dict[str, dict[str, Any]] = {  # name -> changed settings
     "magnitude 50 %": {"method": "magnitude", "sparsity": 0.5},
     "obs 50 %": {"method": "obs", "sparsity": 0.5},
     "magnitude 2:4": {"method": "magnitude", "pattern": "2:4"},
@@ -34,7 +34,12 @@ ROADS = {
 
 
 def run_demo(output: Path, overwrite: bool = False) -> None:
-    """Write OUTPUT/demo.html, the pruned pipelines, and the run: its results.json and pictures."""
+    """Run the demo.
+
+    Args:
+        output: folder to write: demo.html, the pruned pipelines, results.json and pictures.
+        overwrite: whether an output that obsdiff wrote is replaced.
+    """
     path = builtin_path(DEMO_MODEL)
     folder = open_folder(path)
     settings = builtin_info(path)["settings"] | {"num_inference_steps": DEMO_STEPS}
@@ -45,20 +50,17 @@ def run_demo(output: Path, overwrite: bool = False) -> None:
         say("one dense pass over the calibration prompts, which all six share")
         configs = {
             name: PruningConfig(num_prompts=CALIBRATION_PROMPTS, **settings, **changes)
-            for name, changes in ROADS.items()
+            for name, changes in VARIANTS.items()
         }
         known = read_prompts(path / "calibration_prompts.txt")
         runs = {}
         with dense_pass(load_pipeline(folder)[0], known, list(configs.values())) as dense:
             for name, config in configs.items():
                 say(f"{name}: pruning ({time.perf_counter() - began:.0f} s so far)")
-                target = (
-                    inside / "models" / name.replace(" %", "").replace(" ", "-").replace(":", "of")
-                )
-                runs[name] = prune_into(target, folder, known, config, dense)
-        say(
-            f"drawing {len(prompts)} prompts with each, measuring ({time.perf_counter() - began:.0f} s so far)"
-        )
+                short = name.replace(" %", "").replace(" ", "-").replace(":", "of")
+                runs[name] = prune_into(inside / "models" / short, folder, known, config, dense)
+        so_far = time.perf_counter() - began
+        say(f"drawing {len(prompts)} prompts with each, measuring ({so_far:.0f} s so far)")
         job = Evaluation(
             folder,
             runs,
@@ -77,8 +79,19 @@ def run_demo(output: Path, overwrite: bool = False) -> None:
 
 def prune_into(
     target: Path, folder: Folder, prompts: list[str], config: PruningConfig, dense: DensePass
-) -> Any:
-    """Prune the dense pipeline of a folder into another one; the new folder, opened."""
+) -> Folder:
+    """Prune the dense pipeline of a folder into a new one.
+
+    Args:
+        target: the new folder.
+        folder: the dense pipeline.
+        prompts: the calibration prompts.
+        config: the settings of the pruning.
+        dense: the dense pass that all prunings share.
+
+    Returns:
+        The new folder, opened.
+    """
     pipe, formats = load_pipeline(folder)
     report = prune_(pipe, prompts, config, dense=dense)
     cast_(pipe, formats)

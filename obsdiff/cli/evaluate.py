@@ -1,9 +1,10 @@
-"""The evaluate command: the same prompts and seeds through all pipelines."""
+"""The evaluate command: the same prompts with the same seeds through all pipelines."""
 
 import argparse
 from pathlib import Path
 
-from ..config.choices import whole
+from ..config.choices import CALL_SETTINGS
+from ..config.values import whole
 from ..errors import UserError
 from ..evaluation.judges.files import find_judges
 from ..pipelines.builtin import builtin_info
@@ -15,7 +16,6 @@ from ..runtime.extras import require_extra
 from ..runtime.json_files import read_json
 from ..runtime.progress import say
 from .commands import (
-    CALL,
     GENERAL_PROMPTS,
     JUDGES,
     config_of,
@@ -27,14 +27,12 @@ from .commands import (
 
 
 def evaluate_command(args: argparse.Namespace) -> None:
+    """Evaluate pruned pipelines against the dense one, and print the table or results.json."""
     require_extra("eval", "evaluate")
     for name, least in (("num_prompts", 1), ("batch_size", 1), ("seed", 0), ("rounds", 0)):
         whole(name, getattr(args, name), least)
-    config = config_of(
-        argparse.Namespace(
-            seed=args.seed, **{name: getattr(args, name) for name in CALL if hasattr(args, name)}
-        )
-    )
+    given = {name: getattr(args, name) for name in CALL_SETTINGS if hasattr(args, name)}
+    config = config_of(argparse.Namespace(seed=args.seed, **given))
     check_output(args.output, args.overwrite, given_inputs(args.against, args.config, *args.runs))
     dense = open_model(args.against, args.config)
     dense.require_text()
@@ -51,7 +49,8 @@ def evaluate_command(args: argparse.Namespace) -> None:
 
     check_comparable(dense, runs, component)
     quiet()
-    settings = {name: getattr(config, name) for name in CALL if getattr(config, name) is not None}
+    known = {name: getattr(config, name) for name in CALL_SETTINGS}
+    settings = {name: value for name, value in known.items() if value is not None}
     seeds = [args.seed + i for i in range(len(prompts))]
     job = Evaluation(
         dense,
@@ -68,28 +67,43 @@ def evaluate_command(args: argparse.Namespace) -> None:
     results = run_job(job, args.output, args.resume, args.overwrite)
     show_json(results) if args.json else print(results_table(results))
     say(
-        f"{args.output}: pictures and results.json; obsdiff report {args.output} --output page.html shows them"
+        f"{args.output}: pictures and results.json; "
+        f"obsdiff report {args.output} --output page.html shows them"
     )
 
 
 def existing(path: Path) -> Path:
+    """Return the path of a folder; raise UserError if it is none."""
     if not path.is_dir():
         raise UserError(
-            f"evaluate: expected the folder of a pruned pipeline, found {str(path)!r}, which is none"
+            "evaluate: expected the folder of a pruned pipeline, "
+            f"found {str(path)!r}, which is no folder"
         )
     return path
 
 
 def require_one_class(dense: Folder, runs: dict[str, Folder]) -> None:
+    """Raise UserError unless all pipelines have the class of the dense one."""
     for folder in runs.values():
         if folder.pipeline != dense.pipeline:
             raise UserError(
-                f"evaluate: {dense.source} is a {dense.pipeline}, {folder.path} is a {folder.pipeline}; compare pipelines of one class"
+                f"evaluate: expected pipelines of one class, found {dense.pipeline} in "
+                f"{dense.source} and {folder.pipeline} in {folder.path}; evaluate them apart"
             )
 
 
 def pruned_component(runs: dict[str, Folder]) -> str | None:
-    """The component that the records of the pruned folders name; None if they have no record."""
+    """Return the component that the records of the pruned folders name.
+
+    Args:
+        runs: name -> pruned folder.
+
+    Returns:
+        The component; None if no folder has a record.
+
+    Raises:
+        UserError: they name several.
+    """
     records = [folder.path / RECORD for folder in runs.values()]
     found = sorted(
         {
@@ -100,13 +114,14 @@ def pruned_component(runs: dict[str, Folder]) -> str | None:
     )
     if len(found) > 1:
         raise UserError(
-            f"component: expected runs of one pruned component, found {' and '.join(found)}; evaluate them apart, or give --component"
+            f"component: expected runs of one pruned component, found {' and '.join(found)}; "
+            "evaluate them apart, or give --component"
         )
     return found[0] if found else None
 
 
 def named_runs(folders: list[Folder]) -> dict[str, Folder]:
-    """Run folders by their names; with their parent's where two would be called the same."""
+    """Return the folders by their names; with the parent's name if two have the same."""
     short = [folder.path.resolve().name for folder in folders]
     long = [
         f"{folder.path.resolve().parent.name}-{name}"
@@ -117,13 +132,16 @@ def named_runs(folders: list[Folder]) -> dict[str, Folder]:
     ]
     if len(set(names)) < len(names):
         raise UserError(
-            f"evaluate: the same folder, or the same name, twice: {', '.join(str(folder.path) for folder in folders)}"
+            "evaluate: expected folders with different names, found the same folder or name twice: "
+            f"{', '.join(str(folder.path) for folder in folders)}"
         )
     return dict(zip(names, folders, strict=True))
 
 
 def evaluation_prompts(file: Path | None, dense: Folder) -> list[str]:
-    """The prompts of the file; else a built-in's own evaluation prompts; else general captions that ship with obsdiff, none of them
-    among those that calibration takes."""
+    """Return the prompts of the file, else a built-in's evaluation prompts, else general captions.
+
+    None of them is a calibration prompt of the same source.
+    """
     own = dense.path if builtin_info(dense.path) else GENERAL_PROMPTS.parent
     return read_prompts(file or own / "evaluation_prompts.txt")

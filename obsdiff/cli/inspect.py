@@ -1,8 +1,8 @@
-"""What a run would prune, in which packages, with how much memory and how many denoiser calls. Nothing is run."""
+"""The plan of a pruning: layers, packages, memory, number of denoiser calls. Nothing is run."""
 
 import inspect
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from ..allocation.budget import size_budget
@@ -17,6 +17,7 @@ from ..calibration.packages import (
 )
 from ..calibration.selection import select, select_groups
 from ..config import PruningConfig
+from ..config.choices import CALL_SETTINGS
 from ..errors import UserError
 from ..models.discovery import require_blocks, uncovered
 from ..models.meta_device import UNCONDITIONAL, build_on_meta, example_inputs, layers_of_config
@@ -25,23 +26,30 @@ from ..models.structure import Block, Shape, Tap
 from ..pipelines.denoisers import chosen_denoiser, other_denoisers
 from ..pipelines.folder import Folder
 from ..runtime.json_files import read_json
+from .inspection_plan import BlockRow, InspectionPlan, MemoryRow, PackageRow, TapRow
 from .prediction import as_the_paper_counts, predict
 
-LONGEST = 100_000  # text tokens
-PIXELS = (
-    "DDPM",
-    "DDIM",
-    "IF",
-)  # pipelines that draw pixels, without an autoencoder, by the start of their names
+TokensOf = Callable[[Tap], int | None]  # tokens of a tap's input from one prompt in one step
 
 
 def describe(
     folder: Folder, config: PruningConfig, prompts: int, paper_count: bool = False
-) -> dict[str, Any]:
-    """The plan as JSON. UserError for everything that would keep the run from starting. A folder without weights is read by its
-    config.json alone."""
+) -> InspectionPlan:
+    """Plan a pruning; a folder without weights is read by its config.json alone.
+
+    Args:
+        folder: the model.
+        config: the settings of the pruning.
+        prompts: number of calibration prompts, with those held out.
+        paper_count: whether to count parameters and "TFLOPs" as the paper does, too.
+
+    Returns:
+        The plan.
+
+    Raises:
+        UserError: a run would refuse the model or the settings.
+    """
     component = folder.denoiser(config.component)
-    others = other_denoisers(folder.components, component)
     tensors = folder.components[component]
     shapes = tensors.layers(config.target) or layers_of_config(
         folder.config(component), config.target
@@ -49,51 +57,75 @@ def describe(
     blocks = require_blocks(shapes, f"{folder.path}/{component}", config.target)
     units = select(blocks, config, shapes)
     packages = plan_packages(blocks, shapes, config)
-    settings = resolved_config(folder, config)
+    pruned = [layer for package in packages for layer in package.layers]
+    settings = call_defaults(folder, config)
     budget = config.budget
     config = at_budget(folder, component, config, settings)
-    tokens = tokens_per_call(folder, component, settings)
     steps = settings["num_inference_steps"]
     calls, seen = (n * steps if steps else None for n in (prompts, config.calibrating_of(prompts)))
+    tokens = tokens_per_call(folder, component, settings)
+    structured = config.pattern == "structured"
+    return InspectionPlan(
+        path=str(folder.source),
+        pipeline=folder.pipeline,
+        component=component,
+        dtype=tensors.dtype,
+        bytes=tensors.size,
+        parameters=stored_parameters(folder, component),
+        targeted_parameters=sum(shapes[layer][0] * shapes[layer][1] for layer in pruned),
+        removed=config.removed,
+        budget=budget,
+        blocks=[BlockRow(block.name, block.entry) for block in blocks],
+        layers=len(pruned),
+        units=len(units),
+        packages=[package_row(package, shapes, tokens, seen) for package in packages],
+        settings=settings,
+        prompts=prompts,
+        calibrating=config.calibrating,
+        denoiser_passes=round(passes(config, len(packages)) * calls) if calls else None,
+        allocation_passes=drawings(blocks, packages, config) * steps if steps else None,
+        memory=planned_memory(packages, shapes, config),
+        uncovered=uncovered(shapes, blocks, config.target),
+        notes=inspection_notes(folder, component, config),
+        prediction=prediction(folder, config, settings, paper_count) if structured else None,
+        config=config,
+    )
 
-    def tap_row(tap: Tap) -> dict[str, Any]:
-        columns = shapes[tap.layers[0]][1]
-        each = tokens(tap)
-        expected = round(each * seen / columns, 2) if each and seen else None
-        return {"layers": list(tap.layers), "columns": columns, "tokens_per_column": expected}
 
-    pruned = [layer for package in packages for layer in package.layers]
-    return {
-        "path": str(folder.source),
-        "pipeline": folder.pipeline,
-        "component": component,
-        "dtype": tensors.dtype,
-        "bytes": tensors.size,
-        "parameters": stored_parameters(folder, component),
-        "targeted_parameters": sum(shapes[layer][0] * shapes[layer][1] for layer in pruned),
-        "removed": config.removed,
-        "budget": budget,
-        "blocks": [{"name": b.name, "kind": b.entry} for b in blocks],
-        "layers": len(pruned),
-        "units": len(units),
-        "packages": [
-            {"hessian_gib": p.hessian_bytes / GIB, "layers": len(p.layers), "taps": [tap_row(tap) for tap in p.taps]} for p in packages
-        ],
-        "settings": settings,
-        "prompts": prompts,
-        "calibrating": config.calibrating,
-        "denoiser_passes": round(passes(config, len(packages)) * calls) if calls else None,
-        "allocation_passes": drawings(blocks, packages, config) * steps if steps else None,
-        "memory": planned_memory(packages, shapes, config),
-        "uncovered": uncovered(shapes, blocks, config.target),
-        "notes": folder.notes() + ([chosen_denoiser(folder.pipeline, component, others)] if others and not config.component else []),
-        "prediction": prediction(folder, component, config, settings, paper_count) if config.pattern == "structured" else None,
-        "config": config.to_dict(),
-    }  # fmt: skip
+def package_row(
+    package: Package, shapes: Mapping[str, Shape], tokens: TokensOf, calls: int | None
+) -> PackageRow:
+    """Return the row of a package.
+
+    Args:
+        package: the package.
+        shapes: layer -> (O, I).
+        tokens: tokens of a tap's input from one prompt in one denoising step.
+        calls: denoising steps of all calibrating prompts; None if unknown.
+    """
+
+    def tap_row(tap: Tap) -> TapRow:
+        columns, each = shapes[tap.layers[0]][1], tokens(tap)
+        known = round(each * calls / columns, 2) if each and calls else None
+        return TapRow(list(tap.layers), columns, known)
+
+    taps = [tap_row(tap) for tap in package.taps]
+    return PackageRow(package.hessian_bytes / GIB, len(package.layers), taps)
+
+
+def inspection_notes(folder: Folder, component: str, config: PruningConfig) -> list[str]:
+    """Return the choices between files and, if none was named, between denoisers, in words."""
+    others = other_denoisers(folder.components, component)
+    if config.component or not others:
+        return folder.notes()
+    return [*folder.notes(), chosen_denoiser(folder.pipeline, component, others)]
 
 
 def drawings(blocks: list[Block], packages: list[Package], config: PruningConfig) -> int:
-    """How many prompts allocation draws beside the calibration's: for every layer input or group once, and twice before."""
+    """Return the number of prompts that the allocation draws beside the calibration's.
+
+    Sensitivity draws its prompts once for every layer input or group, and twice before.
+    """
     if config.allocation != "sensitivity":
         return 0
     tried = (
@@ -106,9 +138,8 @@ def drawings(blocks: list[Block], packages: list[Package], config: PruningConfig
 
 def planned_memory(
     packages: list[Package], shapes: Mapping[str, Shape], config: PruningConfig
-) -> dict[str, Any]:
-    """GiB that the run takes beside model and activations: the largest package's Hessians, of those what waits on disk (known with a
-    budget alone), and the work of solving."""
+) -> MemoryRow:
+    """Return the memory of a run in GiB, without model and activations."""
     hessians = max(package.hessian_bytes for package in packages)
     work = work_bytes((tap for package in packages for tap in package.taps), shapes, config)
     on_disk = (
@@ -116,16 +147,11 @@ def planned_memory(
         if config.calibrating == "single" and config.memory_budget_gib
         else 0.0
     )
-    return {
-        "hessians_gib": hessians / GIB,
-        "on_disk_gib": on_disk / GIB,
-        "solving_gib": work / GIB,
-        "budget_gib": config.memory_budget_gib,
-    }
+    return MemoryRow(hessians / GIB, on_disk / GIB, work / GIB, config.memory_budget_gib)
 
 
 def stored_parameters(folder: Folder, component: str) -> int:
-    """Of the stored tensors; where there are none, of the model that config.json describes."""
+    """Return the number of stored parameters, or without weights that of the configured model."""
     tensors = folder.components[component]
     if tensors.shapes and not tensors.original:
         return sum(math.prod(shape) for shape in tensors.shapes.values())
@@ -135,53 +161,71 @@ def stored_parameters(folder: Folder, component: str) -> int:
 def at_budget(
     folder: Folder, component: str, config: PruningConfig, settings: dict[str, Any]
 ) -> PruningConfig:
-    """The config with the uniform sparsity that would meet its target; as it is without one. UserError for a target that can't be reached."""
+    """Return the config with the uniform sparsity that would meet its target.
+
+    Args:
+        folder: the model.
+        component: the denoiser's name.
+        config: the settings of the pruning; without a target they are returned as they are.
+        settings: the settings of the pipeline call.
+
+    Raises:
+        UserError: the target can't be reached, or its unit can't be counted.
+    """
     if not config.budget:
         return config
     denoiser = build_on_meta(folder.config(component))
     inputs = example_inputs(denoiser, *latents_of(folder, settings), text_tokens(folder) or 0)
     if inputs is None and config.target_macs is not None:
         raise UserError(
-            f"inspect: target_macs: the arguments of {type(denoiser).__name__} are not known here; give target_parameters"
+            f"inspect: target_macs: the arguments of {type(denoiser).__name__} are not known here; "
+            "give target_parameters"
         )
     groups = prunable_groups(denoiser, config)
     return at_sparsity(config, size_budget(denoiser, groups, config, inputs or {}).sparsity)
 
 
-def latents_of(folder: Folder, settings: dict[str, Any]) -> tuple[int, int]:
-    """Height and width of the latents."""
-    if not settings["height"] or not settings["width"]:
-        raise UserError("inspect: the picture's size is not known; give --height and --width")
-    return settings["height"] // vae_factor(folder), settings["width"] // vae_factor(folder)
-
-
 def prediction(
-    folder: Folder,
-    component: str,
-    config: PruningConfig,
-    settings: dict[str, Any],
-    paper_count: bool,
+    folder: Folder, config: PruningConfig, settings: dict[str, Any], paper_count: bool
 ) -> dict[str, Any]:
-    """What structured pruning would leave, counted on the meta device."""
+    """Return the sizes that structured pruning would leave, counted on the meta device.
+
+    Args:
+        folder: the model.
+        config: the settings of the pruning.
+        settings: the settings of the pipeline call.
+        paper_count: whether to add the counts of the paper.
+
+    Raises:
+        UserError: the picture's size or the number of text tokens is not known.
+    """
+    model = folder.config(folder.denoiser(config.component))
     latents, tokens = latents_of(folder, settings), text_tokens(folder)
-    if (
-        not tokens
-        and folder.config(component).get("_class_name", "").removeprefix(CLASS_PREFIX)
-        not in UNCONDITIONAL
-    ):
+    unconditional = model.get("_class_name", "").removeprefix(CLASS_PREFIX) in UNCONDITIONAL
+    if not tokens and not unconditional:
         raise UserError(
-            f"inspect: the number of text tokens is not known: {folder.path} has no tokenizer/tokenizer_config.json"
+            f"inspect: the number of text tokens is not known: {folder.path} has no "
+            "tokenizer/tokenizer_config.json"
         )
-    found = predict(folder.config(component), config, latents, tokens or 0)
+    found = predict(model, config, latents, tokens or 0)
     if paper_count:
-        found["as_the_paper_counts"] = as_the_paper_counts(
-            folder.config(component), config, vae_factor(folder)
-        )
+        found["as_the_paper_counts"] = as_the_paper_counts(model, config, vae_factor(folder))
     return found
 
 
-def resolved_config(folder: Folder, config: PruningConfig) -> dict[str, Any]:
-    """Steps, guidance and size: as configured, else the pipeline's defaults; None where nothing is known."""
+def call_defaults(folder: Folder, config: PruningConfig) -> dict[str, Any]:
+    """Return steps, guidance and size: as configured, else the pipeline's defaults.
+
+    Args:
+        folder: the model.
+        config: the settings of the pruning.
+
+    Returns:
+        A value for each of CALL_SETTINGS; None if it is not known.
+
+    Raises:
+        UserError: the installed diffusers has no such pipeline.
+    """
     import diffusers
 
     pipeline = getattr(diffusers, folder.pipeline, None)
@@ -190,8 +234,8 @@ def resolved_config(folder: Folder, config: PruningConfig) -> dict[str, Any]:
             f"{folder.path}: the installed diffusers has no pipeline {folder.pipeline!r}"
         )
     known = inspect.signature(pipeline.__call__).parameters
-    settings = {}
-    for name in ("num_inference_steps", "guidance_scale", "height", "width"):
+    settings: dict[str, Any] = {}
+    for name in CALL_SETTINGS:
         default = known[name].default if name in known else None
         own = getattr(config, name)
         settings[name] = (
@@ -204,8 +248,22 @@ def resolved_config(folder: Folder, config: PruningConfig) -> dict[str, Any]:
     return settings
 
 
+# Knowledge of models: sizes of latents, tokens of texts and pictures
+
+
+LONGEST = 100_000  # text tokens
+PIXELS = ("DDPM", "DDIM", "IF")  # pipelines without an autoencoder, by the start of their names
+
+
+def latents_of(folder: Folder, settings: dict[str, Any]) -> tuple[int, int]:
+    """Return height and width of the latents."""
+    if not settings["height"] or not settings["width"]:
+        raise UserError("inspect: the picture's size is not known; give --height and --width")
+    return settings["height"] // vae_factor(folder), settings["width"] // vae_factor(folder)
+
+
 def vae_factor(folder: Folder) -> int:
-    """Pixels for each latent along a side."""
+    """Return the number of pixels for each latent along a side."""
     if folder.pipeline.startswith(PIXELS):
         return 1
     levels = (
@@ -216,17 +274,24 @@ def vae_factor(folder: Folder) -> int:
     return 2 ** (len(levels) - 1)
 
 
-def tokens_per_call(folder: Folder, component: str, settings: dict[str, Any]) -> Any:
-    """A function Tap -> tokens that one prompt brings it in one denoising step, both guidance halves; None where not known."""
+def tokens_per_call(folder: Folder, component: str, settings: dict[str, Any]) -> TokensOf:
+    """Return the function that counts the tokens of a tap's input.
+
+    Args:
+        folder: the model.
+        component: the denoiser's name.
+        settings: the settings of the pipeline call.
+
+    Returns:
+        Tap -> tokens of one prompt in one denoising step, both halves of the guidance; None if
+        the number is not known.
+    """
     height, width, guidance = settings["height"], settings["width"], settings["guidance_scale"]
     config = folder.config(component)
     text = text_tokens(folder)
     halves = 2 if guidance and guidance > 1 and not config.get("guidance_embeds") else 1
-    patch = (
-        2
-        if component == "transformer" and folder.pipeline.startswith("Flux")
-        else config.get("patch_size", 1)
-    )
+    flux = component == "transformer" and folder.pipeline.startswith("Flux")
+    patch = 2 if flux else config.get("patch_size", 1)
 
     def tokens(tap: Tap) -> int | None:
         if not height or not width:
@@ -244,7 +309,7 @@ def tokens_per_call(folder: Folder, component: str, settings: dict[str, Any]) ->
 
 
 def level(layer: str, config: dict[str, Any]) -> int:
-    """How often a UNet has halved the latents in what this layer gives; 0 in a transformer."""
+    """Return how often a UNet has halved the latents at a layer's output; 0 in a transformer."""
     parts = layer.split(".")
     depth = len(config.get("block_out_channels", [0])) - 1
     if parts[0] == "mid_block":
@@ -259,13 +324,15 @@ def level(layer: str, config: dict[str, Any]) -> int:
 
 
 def text_tokens(folder: Folder) -> int | None:
-    """Text tokens of one prompt: CLIP's, with the 256 of SD3's third encoder (zeros where it is missing) or FLUX's 512."""
+    """Return the text tokens of one prompt; None if the tokenizer has no limit.
+
+    CLIP's, with the 256 of SD3's third encoder (zeros if it is missing); 512 for FLUX.
+    """
     if folder.pipeline.startswith("Flux"):
         return 512
     file = folder.path / "tokenizer" / "tokenizer_config.json"
     length = read_json(file).get("model_max_length", 77) if file.is_file() else None
-    if (
-        not isinstance(length, int) or not 0 < length < LONGEST
-    ):  # transformers writes 1e30 where there is no limit
+    # transformers writes 1e30 for no limit
+    if not isinstance(length, int) or not 0 < length < LONGEST:
         return None
     return length + 256 if folder.pipeline.startswith("StableDiffusion3") else length

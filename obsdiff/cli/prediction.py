@@ -1,6 +1,7 @@
-"""What structured pruning would leave: heads, neurons, channels, parameters and multiply-accumulates, from config.json alone.
+"""The sizes that structured pruning would leave, from config.json alone.
 
-The model is built on the meta device, shrunk as a run would shrink it, and counted before and after.
+Heads, neurons, channels, parameters and multiply-accumulates (MACs): the model is built on the meta
+device, shrunk as a run would shrink it, and counted before and after.
 """
 
 from collections.abc import Mapping
@@ -21,10 +22,20 @@ def predict(
     latents: tuple[int, int],
     text_tokens: int,
 ) -> dict[str, Any]:
-    """Parameters and MACs of one forward for one picture, dense and pruned, and the heads and neurons that leave, apart.
+    """Count parameters and MACs of one forward for one picture, dense and pruned.
 
-    latents: height and width of the latents. MACs that can't be counted have a total of None and say `why_not`. UserError for a
-    model that can't be pruned so.
+    Args:
+        model_config: the denoiser's config.json.
+        config: the settings of the pruning.
+        latents: height and width of the latents.
+        text_tokens: text tokens of a prompt; 0 without text.
+
+    Returns:
+        dense and pruned: parameters and MACs, whose total is None if they can't be counted, with
+        the reason in `why_not`; the removed heads, neurons and channels; latents, text_tokens.
+
+    Raises:
+        UserError: the model can't be pruned with this config.
     """
     dense = build_on_meta(model_config)
     inputs = example_inputs(dense, *latents, text_tokens)
@@ -39,7 +50,11 @@ def predict(
 
 
 def count(model: nn.Module, inputs: CallArguments | None) -> dict[str, Any]:
-    unknown = f"the arguments of {type(model).__name__} are not known here; obsdiff evaluate counts a real call"
+    """Return parameters and MACs of a model on the meta device; without inputs why not."""
+    unknown = (
+        f"the arguments of {type(model).__name__} are not known here; "
+        "obsdiff evaluate counts a real call"
+    )
     macs = macs_or_why_not(model, inputs) if inputs else {"total": None, "why_not": unknown}
     return {"parameters": sum(p.numel() for p in model.parameters()), "macs": macs}
 
@@ -47,7 +62,16 @@ def count(model: nn.Module, inputs: CallArguments | None) -> dict[str, Any]:
 def as_the_paper_counts(
     model_config: Mapping[str, Any], config: PruningConfig, pixels_per_latent: int
 ) -> dict[str, dict[str, float]]:
-    """Billions of parameters and "TFLOPs" of dense and pruned, as the OBS-Diff paper prints them; see cli/paper_count.py."""
+    """Count parameters and "TFLOPs" as the OBS-Diff paper prints them; see cli/paper_count.py.
+
+    Args:
+        model_config: the denoiser's config.json.
+        config: the settings of the pruning.
+        pixels_per_latent: along a side.
+
+    Returns:
+        The counts of dense and pruned.
+    """
     dense = build_on_meta(model_config)
     return {
         "dense": paper_count(dense, pixels_per_latent),

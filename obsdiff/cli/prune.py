@@ -1,15 +1,16 @@
-"""The command `prune`: checks first, then one pruning after the other, all from one calibration where that is possible."""
+"""The prune command: all checks, then the prunings, from one calibration if possible."""
 
 import argparse
 import contextlib
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from ..calibration.packages import Package, plan_packages
+from ..calibration.packages import plan_packages
 from ..config import PruningConfig
 from ..errors import RunFailed, RunStopped, UserError
 from ..models.discovery import require_blocks
@@ -23,7 +24,7 @@ from ..pipelines.partial_output import (
     put_in_place,
     remove,
 )
-from ..pipelines.record import RECORD
+from ..pipelines.record import RECORD, PruningReport
 from ..pipelines.replaceable import WORK
 from ..pipelines.single_file import open_model
 from ..runtime.json_files import read_json
@@ -31,10 +32,31 @@ from ..runtime.progress import say
 from ..runtime.scratch import disk_errors
 from .commands import GENERAL_PROMPTS, config_of, given_inputs, quiet, show_json, with_recommended
 
+if TYPE_CHECKING:
+    from ..runtime.distributed import Ranks
+
+
+Finished = tuple[
+    "PruneTarget", PruningReport, float
+]  # and the seconds of the pruning, loading included
+IN_FLOAT32 = (
+    "computing in float32, since a CPU only emulates the stored half precision; "
+    "the result is saved as stored"
+)
+
+
+@dataclass(frozen=True)
+class PruneTarget:
+    """One pruning of a run."""
+
+    name: str  # 0.30; with several patterns unstructured-0.30 or 2-4
+    config: PruningConfig
+    folder: Path  # of the pruned pipeline, relative to OUTPUT: name, or . if it is the only one
+
 
 def prune_command(args: argparse.Namespace) -> None:
-    configs = all_configs(args)
-    names = folder_names(configs)
+    """Prune MODEL to every pattern and sparsity that was given, and write OUTPUT."""
+    targets = prune_targets(args)
     placed = args.resume and is_placed(args.output)
     if not placed:
         check_output(args.output, args.overwrite, given_inputs(args.model, args.config))
@@ -42,30 +64,33 @@ def prune_command(args: argparse.Namespace) -> None:
     if not placed:
         check_output(args.output, args.overwrite, [folder.path, folder.source])
     folder.require_text()
-    configs = [with_recommended(c, folder, args) for c in configs]
+    targets = [replace(t, config=with_recommended(t.config, folder, args)) for t in targets]
     prompts = calibration_prompts(args.prompts, folder)
-    for config in configs:
-        make_plan(folder, config)
+    for target in targets:
+        check_plan(folder, target.config)
 
     from ..pipelines.call import check_devices
     from ..runtime.distributed import process_group
 
-    check_devices(configs[0])
+    check_devices(targets[0].config)
     quiet()
     with process_group(args.timeout_minutes) as ranks, contextlib.ExitStack() as held:
-        job = {"command": "prune", "outputs": names}
+        job = {"command": "prune", "outputs": [target.name for target in targets]}
         part = ranks.from_rank_zero(
             lambda: held.enter_context(open_part(args.output, job, args.resume, args.overwrite))
         )
-        if ranks.from_rank_zero(lambda: is_placed(args.output)):  # and not killed a moment later
+        # a run can be killed after its output got its name
+        if ranks.from_rank_zero(lambda: is_placed(args.output)):
             if ranks.rank == 0:
                 put_in_place(part, args.output, args.overwrite)
                 say(f"{args.output}: was finished already")
             return
         with cleared_if_in_vain(part, args.resume or ranks.rank > 0):
-            prune_all(folder, prompts, configs, names, part, args.output, ranks)
+            for target, report, seconds in prune_all(folder, prompts, targets, part, ranks):
+                if ranks.rank == 0:
+                    say(summary(args.output / target.folder, report, seconds))
         if ranks.rank == 0:
-            records = [read_json(target / RECORD) for target in targets(part, names)]
+            records = [read_json(part / FINISHED / t.folder / RECORD) for t in targets]
             put_in_place(part, args.output, args.overwrite)
             if args.json:
                 show_json(records[0] if len(records) == 1 else records)
@@ -73,7 +98,7 @@ def prune_command(args: argparse.Namespace) -> None:
 
 @contextlib.contextmanager
 def cleared_if_in_vain(part: Path, resumed: bool) -> Iterator[None]:
-    """A new run that would fail again just so leaves nothing behind."""
+    """Remove the part of a new run that failed, unless it can be resumed: it would fail again."""
     try:
         yield
     except (UserError, RunFailed) as error:
@@ -82,17 +107,25 @@ def cleared_if_in_vain(part: Path, resumed: bool) -> Iterator[None]:
         raise
 
 
-def targets(part: Path, names: list[str]) -> list[Path]:
-    """Where the finished prunings lie until all are."""
-    return [part / FINISHED / name for name in names] if len(names) > 1 else [part / FINISHED]
+def prune_targets(args: argparse.Namespace) -> list[PruneTarget]:
+    """Return one target for each pattern and sparsity that was given."""
+    configs = all_configs(args)
+    names = folder_names(configs)
+    return [
+        PruneTarget(name, config, Path(name) if len(configs) > 1 else Path())
+        for name, config in zip(names, configs, strict=True)
+    ]
 
 
 def all_configs(args: argparse.Namespace) -> list[PruningConfig]:
-    """One config for each pattern and sparsity that was given; an n:m pattern has its own."""
+    """Return one config for each pattern and sparsity; an N:M pattern has one, without sparsity."""
     sparsities, patterns = (getattr(args, name, None) or [None] for name in ("sparsity", "pattern"))
     for name, values in (("sparsity", sparsities), ("pattern", patterns)):
         if len(set(values)) < len(values):
-            raise UserError(f"{name}: the same value twice: {' '.join(map(str, values))}")
+            raise UserError(
+                f"{name}: expected different values, found the same twice: "
+                f"{' '.join(map(str, values))}"
+            )
     given = [{} if pattern is None else {"pattern": pattern} for pattern in patterns]
     mixed = len(patterns) > 1
     return [
@@ -103,7 +136,17 @@ def all_configs(args: argparse.Namespace) -> list[PruningConfig]:
 
 
 def folder_names(configs: list[PruningConfig]) -> list[str]:
-    """0.30, or with several patterns unstructured-0.30 and 2-4; UserError for two of the same name."""
+    """Return a folder name for each config.
+
+    Args:
+        configs: the prunings of the run.
+
+    Returns:
+        0.30 ..., or with several patterns unstructured-0.30, 2-4 ...
+
+    Raises:
+        UserError: two have the same name.
+    """
     mixed = len({config.pattern for config in configs}) > 1
     names = [f"{config.removed:.2f}" for config in configs]
     if mixed:
@@ -114,83 +157,90 @@ def folder_names(configs: list[PruningConfig]) -> list[str]:
     if len(set(names)) < len(names):
         found = " ".join(f"{config.removed:g}" for config in configs)
         raise UserError(
-            f"sparsity: several values are written into folders of two decimals, so they have to differ there; found {found}"
+            "sparsity: several values are written into folders named by two decimals, so expected "
+            f"values that differ there; found {found}"
         )
     return names
 
 
 def prune_all(
-    folder: Folder,
-    prompts: list[str],
-    configs: list[PruningConfig],
-    names: list[str],
-    part: Path,
-    output: Path,
-    ranks: Any,
-) -> None:
-    """Prune the model with each config and write it into OUTPUT.part/new; several configs share one dense pass where there is one. What
-    a killed run had finished is left as it is."""
+    folder: Folder, prompts: list[str], targets: list[PruneTarget], part: Path, ranks: "Ranks"
+) -> Iterator[Finished]:
+    """Prune the model to each target, and write it into the part.
+
+    Several targets share one dense pass if their calibration has one. Targets that a killed run
+    finished are skipped.
+
+    Args:
+        folder: the model.
+        prompts: the calibration prompts to choose from.
+        targets: the prunings.
+        part: OUTPUT.part.
+        ranks: the processes of this run.
+
+    Yields:
+        Each target when it is written, with its report and seconds.
+    """
     from ..calibration.dense_pass import dense_pass
     from ..layerwise.journal import JournalPlace
     from ..pipelines.load import load_pipeline
     from ..prune import prune_
     from ..runtime.hashing import model_hashes
 
-    every = list(zip(names, configs, targets(part, names), strict=True))
-    missing = [
-        every[i]
-        for i in ranks.from_rank_zero(
-            lambda: [i for i, (_, _, target) in enumerate(every) if not (target / RECORD).is_file()]
-        )
-    ]
-    notes, model, dense = iter(folder.notes() if ranks.rank == 0 else ()), None, None
+    missing = [targets[i] for i in ranks.from_rank_zero(lambda: unfinished(targets, part))]
+    model, dense = None, None
     with contextlib.ExitStack() as stack:
-        for name, config, target in missing:
+        for target in missing:
+            config = target.config
             began = time.perf_counter()
             pipe, formats = load_pipeline(folder, config.dtype, config.device)
-            for line in (
-                notes
-            ):  # once, and not before the model is open: one that can't be is one line, and no more
-                say(line)
-            if model is None and ranks.rank == 0 and emulated(pipe, formats, config):
-                say(
-                    "computing in float32, since a CPU only emulates the stored half precision; the result is saved as stored"
-                )
             loaded = time.perf_counter() - began
-            model = model or model_hashes(pipe)
+            if model is None:
+                # not before the model is open: a model that can't be opened is one line
+                if ranks.rank == 0:
+                    say_all(folder.notes() + [IN_FLOAT32] * emulated(pipe, formats, config))
+                model = model_hashes(pipe)
             if len(missing) > 1 and dense is None and config.calibrating != "live":
-                dense = stack.enter_context(
-                    dense_pass(pipe, prompts, [config for _, config, _ in missing])
-                )
-            pieces = part / WORK / "pieces" / name
+                dense = stack.enter_context(dense_pass(pipe, prompts, [t.config for t in missing]))
+            pieces = part / WORK / "pieces" / target.name
             journal = JournalPlace(pieces, model)
             report = prune_(pipe, prompts, config, dense=dense, journal=journal)
             report.seconds = {"load": loaded} | report.seconds
             if ranks.rank == 0:
-                write_whole(pipe, formats, report, part / WORK / "writing", target)
+                finished = part / FINISHED / target.folder
+                write_whole(pipe, formats, report, part / WORK / "writing", finished)
                 shutil.rmtree(pieces)
-                say(
-                    summary(
-                        output / name if len(names) > 1 else output,
-                        report,
-                        time.perf_counter() - began,
-                    )
-                )
+            yield target, report, time.perf_counter() - began
+
+
+def unfinished(targets: list[PruneTarget], part: Path) -> list[int]:
+    """Return the indices of the targets that have no record in the part."""
+    records = [part / FINISHED / target.folder / RECORD for target in targets]
+    return [i for i, record in enumerate(records) if not record.is_file()]
+
+
+def say_all(lines: Iterable[str]) -> None:
+    """Print lines on the display."""
+    for line in lines:
+        say(line)
 
 
 def emulated(pipe: Any, formats: dict[str, str], config: PruningConfig) -> bool:
-    """Whether a CPU computes in float32 what is stored in half precision."""
-    return (
-        pipe.device.type == "cpu"
-        and config.dtype is None
-        and bool(set(formats.values()) & {"float16", "bfloat16"})
-    )
+    """Return whether a CPU computes in float32 although half precision is stored.
+
+    Args:
+        pipe: the loaded pipeline.
+        formats: component -> the number format of its stored weights.
+        config: the settings of the pruning.
+    """
+    stored_half = bool(set(formats.values()) & {"float16", "bfloat16"})
+    return pipe.device.type == "cpu" and config.dtype is None and stored_half
 
 
 def write_whole(
-    pipe: Any, formats: dict[str, str], report: Any, beside: Path, target: Path
+    pipe: Any, formats: dict[str, str], report: PruningReport, beside: Path, target: Path
 ) -> None:
-    """Write a pruned pipeline beside its target, and give it its name when it is whole."""
+    """Write a pruned pipeline into the folder `beside`, then rename that to `target`."""
     from ..pipelines.save import cast_, write_pruned
 
     cast_(pipe, formats)
@@ -201,36 +251,47 @@ def write_whole(
         beside.rename(target)
 
 
-def summary(output: Path, report: Any, seconds: float) -> str:
+def summary(output: Path, report: PruningReport, seconds: float) -> str:
+    """Return the line about a finished pruning: sparsity, target, layer errors, seconds."""
     errors = sorted(row.error for row in report.layers)
-    done = (
-        report.gone()
-        if report.groups
-        else f"{report.sparsity:.2%} zeros in {len(report.layers)} layers"
-    )
+    zeros = f"{report.sparsity:.2%} zeros in {len(report.layers)} layers"
+    done = report.gone() if report.groups else zeros
     if met := report.latency:
-        done += f" (sparsity {met['sparsity']:g}: a step takes {met['measured']:.2f} of dense's time, asked for {met['target']:g})"
+        done += (
+            f" (sparsity {met['sparsity']:g}: a step takes {met['measured']:.2f} of dense's time, "
+            f"asked for {met['target']:g})"
+        )
     if met := report.budget:
         done += f" ({met['share']:.4f} of dense's {met['unit']}, asked for {met['target']:g})"
     apart = sorted(row.held_out_error for row in report.layers if row.held_out_error is not None)
     held_out = f" (held out {median(apart):.4f} and {apart[-1]:.4f})" if apart else ""
-    return f"{output}: {done}, layer error median {median(errors):.4f} largest {errors[-1]:.4f}{held_out}, {seconds:.0f} s"
+    return (
+        f"{output}: {done}, layer error median {median(errors):.4f} largest {errors[-1]:.4f}"
+        f"{held_out}, {seconds:.0f} s"
+    )
 
 
 def calibration_prompts(file: Path | None, folder: Folder) -> list[str]:
-    """The prompts of the file; else a built-in's own; else the general captions that ship with obsdiff."""
+    """Return the prompts of the file, else a built-in's own, else the captions of obsdiff."""
     own = folder.path / "calibration_prompts.txt" if builtin_info(folder.path) else GENERAL_PROMPTS
     return read_prompts(file or own)
 
 
-def make_plan(folder: Folder, config: PruningConfig) -> tuple[str, list[Package]]:
-    """Name of the denoiser and its packages, from the files' headers, or for a single file from its config; every complaint about the target comes here."""
+def check_plan(folder: Folder, config: PruningConfig) -> None:
+    """Plan a pruning by the headers of the files, or for a single file by its config.
+
+    Args:
+        folder: the model.
+        config: the settings of the pruning.
+
+    Raises:
+        UserError: the model has no such component, blocks, layers or packages.
+    """
     name = folder.denoiser(config.component)
     shapes = folder.components[name].layers(config.target)
-    if not shapes:  # a single file's names are not those of the layers
+    if not shapes:  # the names in a single file are not those of the layers
         from ..models.meta_device import layers_of_config
 
         shapes = layers_of_config(folder.config(name), config.target)
-    return name, plan_packages(
-        require_blocks(shapes, f"{folder.path}/{name}", config.target), shapes, config
-    )
+    blocks = require_blocks(shapes, f"{folder.path}/{name}", config.target)
+    plan_packages(blocks, shapes, config)

@@ -1,27 +1,44 @@
-"""PruningConfig: what a run is asked for, checked when it is made."""
+"""PruningConfig: the settings of a pruning, filled in and checked when it is made."""
 
 from dataclasses import dataclass
+from typing import Any
 
-from .choices import DEFAULTS, PRESETS, SIZE_TARGETS, one_of, wildcards
+from .choices import DEFAULTS, DTYPE_ALIASES, PRESETS, SHARES, SIZE_TARGETS
 from .rules import check_settings
 from .settings import Settings
+from .values import one_of, parse_share, wildcards
 
 
 @dataclass(frozen=True)
 class PruningConfig(Settings):
-    """How to prune. Checked when it is made: a wrong value raises UserError (a ValueError) with one clear line."""
+    """The settings of a pruning.
+
+    Shares may be given as "50%", number formats as fp16, bf16 or fp32; the fields hold 0.5 and
+    float16. Settings that were not given are filled in from the preset, else from their defaults.
+
+    Raises:
+        UserError: a value is wrong; one line names the setting (UserError is a ValueError).
+    """
 
     def __post_init__(self) -> None:
-        for name in ("include", "exclude"):
-            object.__setattr__(self, name, wildcards(name, getattr(self, name)))
+        """Normalise the values, fill in what was not given, check every setting."""
+        for name, value in self.normalised().items():
+            object.__setattr__(self, name, value)
         if self.preset is not None:
             one_of("preset", self.preset, PRESETS)
-        sized = any(getattr(self, name) is not None for name in SIZE_TARGETS)
-        for name, value in (
-            DEFAULTS
-            | ({"allocation": "obs"} if sized else {})
-            | PRESETS.get(self.preset, {}).get(self.kind, {})
-        ).items():
+        for name, value in self.defaults().items():
             if getattr(self, name) is None:
                 object.__setattr__(self, name, value)
         check_settings(self)
+
+    def normalised(self) -> dict[str, Any]:
+        """Return the fields that have several spellings, each in its recorded form."""
+        shares = {name: parse_share(getattr(self, name)) for name in SHARES}
+        wild = {name: wildcards(name, getattr(self, name)) for name in ("include", "exclude")}
+        found = DTYPE_ALIASES.get(self.dtype) if isinstance(self.dtype, str) else None
+        return shares | wild | ({"dtype": found} if found else {})
+
+    def defaults(self) -> dict[str, Any]:
+        """Return the values of fields that were not given."""
+        sized = any(getattr(self, name) is not None for name in SIZE_TARGETS)
+        return DEFAULTS | ({"allocation": "obs"} if sized else {}) | self.from_preset

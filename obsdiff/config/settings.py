@@ -1,6 +1,7 @@
-"""PruningConfig: every setting that affects the result, written once.
+"""Settings: every setting that affects the result, written once.
 
-The command line's flags, their help, the saved record and the Python API are all made from these fields.
+The command line's flags and their help, the saved record and the Python API are made from these
+fields.
 """
 
 import dataclasses
@@ -14,6 +15,7 @@ from .choices import (
     CALIBRATIONS,
     DEFAULT_PACKAGES,
     DEFAULT_SPARSITY,
+    DEFAULTS,
     DTYPES,
     METHODS,
     NO_HESSIAN,
@@ -22,195 +24,348 @@ from .choices import (
     REPAIRING,
     STEP_WEIGHTINGS,
     TARGETS,
-    parse_group,
 )
+from .values import parse_group
+
+# sections of the settings, in the order of the help
+WHAT, AMOUNT, CALIBRATION = "what to prune", "how much", "calibration"
+SOLVER, RESOURCES = "solver", "resources"
+SECTIONS = (WHAT, AMOUNT, CALIBRATION, SOLVER, RESOURCES)
+MODELS_OWN = "the model's own"
 
 
 def setting(
-    default: Any, text: str, choices: tuple[str, ...] | None = None, metavar: str | None = None
+    section: str,
+    default: Any,
+    text: str,
+    *,
+    otherwise: str | None = None,
+    choices: tuple[str, ...] | None = None,
+    metavar: str | None = None,
 ) -> Any:
-    """A dataclass field with the help text, choices and metavar of its flag."""
-    return field(default=default, metadata={"help": text, "choices": choices, "metavar": metavar})
+    """Make a dataclass field with the metadata of its flag.
+
+    Args:
+        section: one of SECTIONS.
+        default: its value if it is not given; None also if a preset may fill it in.
+        text: the help, without its default.
+        otherwise: the default in words, where `default` does not state it.
+        choices: the possible values.
+        metavar: the name of the value in the help.
+
+    Returns:
+        The dataclass field.
+    """
+    return field(
+        default=default,
+        metadata={
+            "section": section,
+            "help": text,
+            "otherwise": otherwise,
+            "choices": choices,
+            "metavar": metavar,
+        },
+    )
+
+
+def default_in_words(setting: "dataclasses.Field[Any]") -> str | None:
+    """Return the default of a setting as its help prints it, or None if it has none."""
+    if setting.metadata["otherwise"] is not None:
+        return str(setting.metadata["otherwise"])
+    value = DEFAULTS.get(setting.name) if setting.default is None else setting.default
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return None if value in (None, ()) else str(value)
 
 
 @dataclass(frozen=True)
 class Settings:
-    """Every setting with its default, as given: PruningConfig is what fills them in and checks them."""
+    """Every setting with its default, as given; PruningConfig fills in presets and checks them.
 
-    method: str | None = setting(None, "pruning method (default obs)", tuple(METHODS))
+    If the default of a field is None although its type is not optional, PruningConfig fills it in:
+    from the preset, else from DEFAULTS.
+    """
+
+    method: str = setting(SOLVER, None, "pruning method", choices=tuple(METHODS))
     pattern: str = setting(
+        AMOUNT,
         "unstructured",
-        "unstructured, N:M for at most N non-zeros in every M consecutive inputs, or structured for whole heads, FFN neurons and (with target conv) channels",
+        "unstructured: single weights; N:M: at most N non-zeros in every M consecutive inputs; "
+        "structured: whole attention heads, FFN neurons and, with target conv, channels",
         metavar="PATTERN",
     )
     sparsity: float | None = setting(
+        AMOUNT,
         None,
-        "share of the targeted weights to remove, 0 to 1 (default 0.5; follows from an N:M pattern)",
+        "share of the targeted weights to remove, at least 0 and below 1, as 0.5 or 50%; "
+        "an N:M pattern fixes it",
+        otherwise=str(DEFAULT_SPARSITY),
+        metavar="SHARE",
     )
     target_latency: float | None = setting(
+        AMOUNT,
         None,
-        "structured: instead of a sparsity, the time of a denoising step as a share of the dense model's; the sparsity that meets it is measured",
+        "structured, instead of a sparsity: largest time of a denoising step, as a share of the "
+        "dense model's; the sparsity that meets it is measured",
+        metavar="SHARE",
     )
     target_parameters: float | None = setting(
+        AMOUNT,
         None,
-        "structured: instead of a sparsity, the share of the denoiser's parameters that stays at most; allocated over groups of all kinds (by obs, if not given)",
+        "structured, instead of a sparsity: largest share of the denoiser's parameters to keep, "
+        "allocated over groups of all kinds",
+        metavar="SHARE",
     )
     target_macs: float | None = setting(
-        None, "structured: the same of the multiply-accumulates of a denoising step"
+        AMOUNT,
+        None,
+        "the same for the multiply-accumulates of a denoising step",
+        metavar="SHARE",
     )
     target_bytes: float | None = setting(
-        None, "structured: the same of the bytes of the denoiser's weights"
-    )
-    allocation: str | None = setting(
+        AMOUNT,
         None,
-        "every layer gives up the same share, or less where it costs more: by layer error (obs), by what it does to the final latents (sensitivity), "
-        "and for unstructured by outliers (owl) or by spectrum (alpha) (default uniform)",
-        ALLOCATIONS,
+        "the same for the bytes of the denoiser's weights",
+        metavar="SHARE",
     )
-    allocation_prompts: int | None = setting(
+    allocation: str = setting(
+        AMOUNT,
         None,
-        "calibration prompts drawn for every layer or group to measure its sensitivity (default 4)",
-        metavar="PROMPTS",
+        "sparsity of each layer: the same for all (uniform), by layer error (obs), by the effect "
+        "on the final latents (sensitivity); unstructured only: by outliers (owl), by the spectrum "
+        "of the weights (alpha)",
+        otherwise="uniform, or obs for a target of parameters, MACs or bytes",
+        choices=ALLOCATIONS,
     )
-    num_prompts: int = setting(100, "calibration prompts, sampled with the seed if there are more")
-    held_out: int | None = setting(
+    allocation_prompts: int = setting(
+        AMOUNT,
         None,
-        "how many of the calibration prompts are kept apart: they judge every layer, and one that they find worse off repaired stays unrepaired (default 0)",
-        metavar="PROMPTS",
+        "calibration prompts drawn to measure the sensitivity of each layer or group",
+        metavar="N",
     )
-    num_inference_steps: int | None = setting(None, "denoising steps (default: the model's own)")
+    num_prompts: int = setting(
+        CALIBRATION,
+        100,
+        "number of calibration prompts; the seed chooses them if there are more",
+        otherwise="100; for a built-in model its own number",
+        metavar="N",
+    )
+    held_out: int = setting(
+        CALIBRATION,
+        None,
+        "number of calibration prompts to hold out; a layer whose repair raises their error is "
+        "not repaired",
+        metavar="N",
+    )
+    num_inference_steps: int | None = setting(
+        CALIBRATION, None, "number of denoising steps", otherwise=MODELS_OWN, metavar="N"
+    )
     guidance_scale: float | None = setting(
-        None, "classifier-free guidance scale (default: the model's own)"
-    )
-    height: int | None = setting(None, "picture height in pixels (default: the model's own)")
-    width: int | None = setting(None, "picture width in pixels (default: the model's own)")
-    batch_size: int = setting(
-        4, "prompts in one pipeline call; changes speed and memory, not the result"
-    )
-    seed: int = setting(0, "chooses the prompts and the noise: prompt i starts from seed + i")
-    step_weighting: str = setting(
-        "log_decrease", "weight of each denoising step in the Hessian", STEP_WEIGHTINGS
-    )
-    step_weight_min: float = setting(0.8, "smallest step weight")
-    step_weight_max: float = setting(1.2, "largest step weight")
-    calibration: str | None = setting(
+        CALIBRATION,
         None,
-        "single takes all Hessians from one dense pass, replay records one and goes through the packages, live draws all prompts anew for every package as in "
-        "the paper (default: single, or live if packages are given)",
-        CALIBRATIONS,
+        "scale of classifier-free guidance",
+        otherwise=MODELS_OWN,
+        metavar="SCALE",
+    )
+    height: int | None = setting(
+        CALIBRATION, None, "picture height in pixels", otherwise=MODELS_OWN, metavar="PIXELS"
+    )
+    width: int | None = setting(
+        CALIBRATION, None, "picture width in pixels", otherwise=MODELS_OWN, metavar="PIXELS"
+    )
+    batch_size: int = setting(
+        RESOURCES,
+        4,
+        "prompts per pipeline call; changes speed and memory, not the result",
+        metavar="N",
+    )
+    seed: int = setting(
+        CALIBRATION,
+        0,
+        "seed for the choice of prompts and for the noise: prompt i starts from seed + i",
+        metavar="SEED",
+    )
+    step_weighting: str = setting(
+        CALIBRATION,
+        "log_decrease",
+        "weight of each denoising step in the Hessian",
+        choices=STEP_WEIGHTINGS,
+    )
+    step_weight_min: float = setting(CALIBRATION, 0.8, "smallest step weight", metavar="WEIGHT")
+    step_weight_max: float = setting(CALIBRATION, 1.2, "largest step weight", metavar="WEIGHT")
+    calibration: str | None = setting(
+        CALIBRATION,
+        None,
+        "single: one dense pass collects all Hessians; replay: one dense trajectory is recorded "
+        "and continued package by package; live: all prompts are drawn again for every package, "
+        "as in the paper",
+        otherwise="single, or live if a number of packages is given",
+        choices=CALIBRATIONS,
     )
     packages: int | None = setting(
+        CALIBRATION,
         None,
-        "packages pruned one after the other (with live and replay default 4, or 1 for a method that needs no Hessian, unless a memory budget is given)",
+        "replay, live: number of packages, pruned one after the other",
+        otherwise=f"{DEFAULT_PACKAGES}, or 1 for a method that needs no Hessian; a memory budget "
+        "sets it",
+        metavar="N",
     )
     memory_budget_gib: float | None = setting(
+        RESOURCES,
         None,
-        "memory for Hessians, recordings and the work of solving in GiB; the packages follow from it, and what has no room waits on disk",
+        "memory in GiB for Hessians, recordings and solving; sets the number of packages; "
+        "tensors beyond it are stored on disk",
+        otherwise="none; half of the free memory is used before tensors are stored on disk",
+        metavar="GIB",
     )
     blocks: str | None = setting(
+        WHAT,
         None,
-        "blocks to prune, as 3-25 or 7: 0-based, inclusive, in forward order (default: all)",
+        "blocks to prune, such as 3-25 or 7: 0-based, inclusive, in forward order",
+        otherwise="all",
         metavar="FIRST-LAST",
     )
     include: tuple[str, ...] = setting(
-        (), "only layers whose name matches a shell wildcard", metavar="WILDCARD"
+        WHAT,
+        (),
+        "prune only the layers whose name matches a shell wildcard",
+        metavar="WILDCARD",
     )
     exclude: tuple[str, ...] = setting(
-        (), "no layers whose name matches a shell wildcard", metavar="WILDCARD"
+        WHAT, (), "do not prune the layers whose name matches a shell wildcard", metavar="WILDCARD"
     )
     target: str = setting(
+        WHAT,
         "linear",
-        "which layers: linear means attention and ffn, conv these and a UNet's convolutions",
-        tuple(TARGETS),
+        "layers to prune: linear is attention and ffn; conv adds the convolutions of a UNet",
+        choices=tuple(TARGETS),
     )
-    damping: float = setting(0.01, "added to the Hessian's diagonal, in units of its mean")
-    choose_damping: bool | None = setting(
+    damping: float = setting(
+        SOLVER,
+        0.01,
+        "value added to the diagonal of the Hessian, in units of its mean; 0 or more",
+        metavar="DAMPING",
+    )
+    choose_damping: bool = setting(
+        SOLVER,
         None,
-        "try 0.1, 1, 10 and 100 times the damping for every layer, and take what is best on the held-out prompts (default: no)",
+        "try 0.1, 1, 10 and 100 times the damping for each layer and keep the best by the "
+        "held-out prompts",
     )
-    round_to: int = setting(8, "structured: FFN widths are rounded to a multiple of this")
+    round_to: int = setting(
+        AMOUNT, 8, "structured: round FFN widths to a multiple of this number", metavar="N"
+    )
     keep_first_last: bool | None = setting(
-        None, "structured: leave the first and last block whole (default: yes for MMDiT models)"
-    )
-    refine: str | None = setting(
+        WHAT,
         None,
-        "lstsq re-solves the kept weights exactly, whichever method chose them (alps does it anyway); swaps also exchanges kept for removed weights of a row, or of "
-        "an N:M group, as long as that makes the layer error smaller (default none)",
-        REFINEMENTS,
+        "structured: do not prune the first and the last block",
+        otherwise="yes for MMDiT models, else no",
     )
-    permute: bool | None = setting(
+    refine: str = setting(
+        SOLVER,
         None,
-        "N:M: put FFN neurons, and the value dimensions of each head, into an order in which the pattern keeps more; the dense model computes the same (default no)",
+        "lstsq: re-solve the kept weights exactly, after any method (alps includes it); swaps: "
+        "also exchange kept for removed weights of a row, or of an N:M group, while that lowers "
+        "the layer error",
+        choices=REFINEMENTS,
     )
-    asymmetric: bool | None = setting(
+    permute: bool = setting(
+        SOLVER,
         None,
-        "replay: later packages aim at what the dense model's layers give for its own inputs, and so repair what earlier packages broke (default no)",
+        "N:M: reorder FFN neurons, and the value dimensions of each head, so that the pattern "
+        "keeps more; the dense model computes the same",
     )
-    correct_bias: bool | None = setting(
+    asymmetric: bool = setting(
+        SOLVER,
         None,
-        "put the mean of what pruning changes in a layer's outputs into its bias, if it has one; repair has mostly done so (default no)",
+        "replay: fit later packages to the outputs of the dense model's layers, which repairs "
+        "errors of earlier packages",
+    )
+    correct_bias: bool = setting(
+        SOLVER,
+        None,
+        "correct the bias of a layer, if it has one, by the mean change of its outputs; little "
+        "effect after a repair",
     )
     compensation: bool = setting(
-        True, "leave the kept weights as they are: remove weights, repair nothing"
+        SOLVER, True, "change the kept weights so that they compensate for the removed ones"
     )
     component: str | None = setting(
+        WHAT,
         None,
-        "pipeline component to prune, such as transformer_2 or prior (default: transformer or unet, else decoder or prior)",
+        "pipeline component to prune, such as transformer_2 or prior",
+        otherwise="transformer or unet, else decoder or prior",
+        metavar="NAME",
     )
     dtype: str | None = setting(
+        RESOURCES,
         None,
-        "number format to load, compute and save in (default: as stored; a CPU computes it in float32)",
-        DTYPES,
+        "number format to load, compute and save in; fp32, bf16 and fp16 are accepted",
+        otherwise="as stored; a CPU computes half precision in float32",
+        choices=DTYPES,
     )
     device: str | None = setting(
-        None, "torch device to run on (default: cuda if there is one, else cpu)", metavar="DEVICE"
+        RESOURCES,
+        None,
+        "torch device that runs the model",
+        otherwise="cuda if there is one, else cpu",
+        metavar="DEVICE",
     )
     offload_device: str | None = setting(
+        RESOURCES,
         None,
-        "torch device that holds the Hessians (default: where the model runs)",
+        "torch device that stores the Hessians",
+        otherwise="the device of the model",
         metavar="DEVICE",
     )
     preset: str | None = setting(
+        SOLVER,
         None,
-        "what is not given otherwise: paper (OBS-Diff as published), best (the best found without training) or fast (nearly as good, for less time)",
-        tuple(PRESETS),
+        "fills in settings that were not given: paper (OBS-Diff as published), best (the lowest "
+        "error without training), fast (nearly as good, in less time)",
+        otherwise="none",
+        choices=tuple(PRESETS),
     )
 
     @property
     def group(self) -> tuple[int, int] | None:
-        """(n, m) of an N:M pattern: at most n non-zeros in every m consecutive inputs. None for unstructured."""
+        """(n, m) of an N:M pattern: at most n non-zeros in every m inputs in a row; else None."""
         return parse_group(self.pattern)
 
     @property
     def kind(self) -> str:
-        """unstructured, n:m or structured."""
+        """The kind of pattern: unstructured, n:m or structured."""
         return "n:m" if self.group else self.pattern
 
     @property
     def removed(self) -> float:
-        """Share of the targeted weights that is removed."""
+        """Share of the targeted weights that is removed, 0 to 1."""
         if self.group:
             return 1 - self.group[0] / self.group[1]
         return DEFAULT_SPARSITY if self.sparsity is None else float(self.sparsity)
 
     @property
     def budget(self) -> tuple[str, float] | None:
-        """("parameters", "macs", "bytes" or "latency", share that stays) to be met by allocation; None if it is by uniform pruning, or nothing is asked for."""
-        asked = next((name for name in BUDGETS if getattr(self, name) is not None), None)
-        return (
-            (asked.removeprefix("target_"), float(getattr(self, asked)))
-            if asked and self.allocation != "uniform"
-            else None
-        )
+        """The target of an allocation: (unit, largest share of the dense denoiser's amount).
+
+        The unit is parameters, macs, bytes or latency. None without a target, or if uniform
+        pruning meets it.
+        """
+        if self.allocation == "uniform":
+            return None
+        for name in BUDGETS:
+            if (share := getattr(self, name)) is not None:
+                return name.removeprefix("target_"), float(share)
+        return None
 
     @property
     def calibrating(self) -> str:
-        """live, replay or single: as configured, else live where packages are given, else single."""
+        """live, replay or single: as configured, else live if packages are given, else single."""
         return self.calibration or ("live" if self.packages else "single")
 
     @property
     def default_packages(self) -> int:
-        """How many packages where neither `packages` nor a memory budget says so."""
+        """Number of packages if neither `packages` nor a memory budget sets it."""
         return 1 if self.method in NO_HESSIAN and self.refine == "none" else DEFAULT_PACKAGES
 
     @property
@@ -218,15 +373,32 @@ class Settings:
         """Whether kept weights are changed."""
         return (self.method in REPAIRING and self.compensation) or self.refine != "none"
 
+    @property
+    def from_preset(self) -> dict[str, Any]:
+        """The fields that the preset sets for this kind of pattern, with its values."""
+        return PRESETS[self.preset].get(self.kind, {}) if self.preset is not None else {}
+
     def calibrating_of(self, found: int) -> int:
-        """How many of `found` prompts calibrate: the first ones, all but those held out. UserError if none would."""
+        """Return the number of prompts that calibrate: all but those held out.
+
+        Args:
+            found: number of prompts; the first ones calibrate.
+
+        Returns:
+            A number of at least 1.
+
+        Raises:
+            UserError: no prompt would calibrate.
+        """
         if found <= self.held_out:
             raise UserError(
-                f"held_out: {found} prompts are there and {self.held_out} kept apart, so none would calibrate; give more prompts, or hold fewer out"
+                f"held_out: expected fewer than the {found} prompts, found {self.held_out}; "
+                "give more prompts, or hold fewer out"
             )
         return found - self.held_out
 
     def to_dict(self) -> dict[str, Any]:
+        """Return the settings as JSON values, from which PruningConfig(**...) makes them again."""
         return dataclasses.asdict(self) | {
             "include": list(self.include),
             "exclude": list(self.exclude),

@@ -15,6 +15,7 @@ from importlib.machinery import PathFinder
 from pathlib import Path
 from typing import Any
 
+from ..config.values import one_of
 from ..errors import UserError
 
 PACKAGE = "obsdiff_emoji"
@@ -41,8 +42,7 @@ def builtin_path(name: str) -> Path:
         UserError: the name is unknown, or obsdiff-emoji is not installed.
     """
     known = (*BUILTINS, EMOJI_CLIP)
-    if name not in known:
-        raise UserError(f"built-in model: expected one of {', '.join(known)}; found {name!r}")
+    one_of("built-in model", name, known)
     folder = find_models()
     if folder is None:
         raise UserError(

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ..config.values import did_you_mean
 from ..errors import UserError
 from ..runtime.json_files import read_json
 from .builtin import BUILTINS, builtin_path
@@ -157,7 +158,7 @@ def find_model(model: str) -> Path:
         return download(model)
     raise UserError(
         f"model: no folder and no built-in model is named {model!r}; "
-        f"built-in: {', '.join(BUILTINS)}"
+        f"built-in: {', '.join(BUILTINS)}{did_you_mean(model, BUILTINS)}"
     )
 
 

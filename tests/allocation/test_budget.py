@@ -290,7 +290,7 @@ def test_what_can_not_be_reached_is_a_line_before_anything_is_pruned():
         ),
         (
             {"method": "l1"},
-            r"allocation obs \(for target_macs\): structured goes by the losses of method obs, "
+            r"allocation obs \(for target_macs\): structured needs the losses of method obs, "
             "found l1",
         ),
         ({"calibration": "live"}, r"allocation obs \(for target_macs\) needs all Hessians at once"),

@@ -97,7 +97,7 @@ def test_weights_are_put_back_whatever_happens():
         ),
         ({"calibration": "live"}, "calibration single; found live"),
         ({"packages": 4}, "calibration single; found live"),
-        ({"pattern": "structured", "method": "l1"}, "by the losses of method obs, found l1"),
+        ({"pattern": "structured", "method": "l1"}, "needs the losses of method obs, found l1"),
     ],
 )
 def test_what_can_not_be_allocated_is_refused(wrong, words):

@@ -1,4 +1,4 @@
-"""Parameters and MACs without weights: counted as the paper counts, and equal to what a run leaves."""
+"""Parameters and MACs without weights: as the paper counts, and equal to those after a run."""
 
 import json
 
@@ -20,10 +20,19 @@ MAKES = {"sd3": sd3, "sd3-dual": lambda: sd3(dual=(0, 1)), "sd": sd, "flux": flu
 
 # the public configs of the models that the paper counts
 SD3_MEDIUM = {
-    "_class_name": "SD3Transformer2DModel", "attention_head_dim": 64, "caption_projection_dim": 1536, "in_channels": 16, "joint_attention_dim": 4096,
-    "num_attention_heads": 24, "num_layers": 24, "out_channels": 16, "patch_size": 2, "pooled_projection_dim": 2048, "pos_embed_max_size": 192,
+    "_class_name": "SD3Transformer2DModel",
+    "attention_head_dim": 64,
+    "caption_projection_dim": 1536,
+    "in_channels": 16,
+    "joint_attention_dim": 4096,
+    "num_attention_heads": 24,
+    "num_layers": 24,
+    "out_channels": 16,
+    "patch_size": 2,
+    "pooled_projection_dim": 2048,
+    "pos_embed_max_size": 192,
     "sample_size": 128,
-}  # fmt: skip
+}
 SD35_LARGE = SD3_MEDIUM | {
     "num_layers": 38,
     "num_attention_heads": 38,
@@ -31,19 +40,55 @@ SD35_LARGE = SD3_MEDIUM | {
     "qk_norm": "rms_norm",
 }
 SDXL = {
-    "_class_name": "UNet2DConditionModel", "addition_embed_type": "text_time", "addition_time_embed_dim": 256, "attention_head_dim": [5, 10, 20],
-    "block_out_channels": [320, 640, 1280], "cross_attention_dim": 2048, "in_channels": 4, "out_channels": 4, "layers_per_block": 2,
-    "down_block_types": ["DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"], "projection_class_embeddings_input_dim": 2816,
-    "sample_size": 128, "transformer_layers_per_block": [1, 2, 10], "up_block_types": ["CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"],
+    "_class_name": "UNet2DConditionModel",
+    "addition_embed_type": "text_time",
+    "addition_time_embed_dim": 256,
+    "attention_head_dim": [5, 10, 20],
+    "block_out_channels": [320, 640, 1280],
+    "cross_attention_dim": 2048,
+    "in_channels": 4,
+    "out_channels": 4,
+    "layers_per_block": 2,
+    "down_block_types": ["DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"],
+    "projection_class_embeddings_input_dim": 2816,
+    "sample_size": 128,
+    "transformer_layers_per_block": [1, 2, 10],
+    "up_block_types": ["CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"],
     "use_linear_projection": True,
-}  # fmt: skip
+}
 # sparsity -> heads removed of one block, billions of parameters, "TFLOPs"
 COUNTS = {
-    "SD3-medium": (SD3_MEDIUM, {0: (0, "2.0283", "2.8358"), 0.10: (2, "1.9107", "2.5904"), 0.15: (4, "1.8344", "2.4314"), 0.20: (5, "1.7756", "2.3087"), 0.25: (6, "1.7168", "2.1860")}),
-    "SD3.5-large": (SD35_LARGE, {0: (0, "8.0566", "11.2555"), 0.15: (6, "7.2765", "9.6282"), 0.20: (8, "7.0163", "9.0853"), 0.25: (10, "6.7563", "8.5431"), 0.30: (11, "6.5413", "8.0945")}),
-    "SDXL": (SDXL, {0: (None, "2.5675", "5.9804"), 0.15: (None, "2.2372", "5.3280"), 0.20: (None, "2.1305", "5.1242"), 0.30: (None, "1.9121", "4.6961")}),
-}  # fmt: skip
-# the digits the paper prints for SD3.5-large; in two cells its last one is another
+    "SD3-medium": (
+        SD3_MEDIUM,
+        {
+            0: (0, "2.0283", "2.8358"),
+            0.10: (2, "1.9107", "2.5904"),
+            0.15: (4, "1.8344", "2.4314"),
+            0.20: (5, "1.7756", "2.3087"),
+            0.25: (6, "1.7168", "2.1860"),
+        },
+    ),
+    "SD3.5-large": (
+        SD35_LARGE,
+        {
+            0: (0, "8.0566", "11.2555"),
+            0.15: (6, "7.2765", "9.6282"),
+            0.20: (8, "7.0163", "9.0853"),
+            0.25: (10, "6.7563", "8.5431"),
+            0.30: (11, "6.5413", "8.0945"),
+        },
+    ),
+    "SDXL": (
+        SDXL,
+        {
+            0: (None, "2.5675", "5.9804"),
+            0.15: (None, "2.2372", "5.3280"),
+            0.20: (None, "2.1305", "5.1242"),
+            0.30: (None, "1.9121", "4.6961"),
+        },
+    ),
+}
+# the digits that the paper prints for SD3.5-large; two cells have another last digit
 PRINTED = {
     0: ("8.06", "11.26"),
     0.15: ("7.28", "9.63"),
@@ -150,10 +195,10 @@ def test_inspect_needs_no_weights(tmp_path, capsys):
     assert '1.717 B, 2.186 "TFLOPs"' in text
 
 
-def test_what_cannot_be_predicted_is_said(tmp_path, capsys):
+def test_models_that_cannot_be_predicted_are_refused(tmp_path, capsys):
     folder = config_only(tmp_path / "sd3", SD3_MEDIUM, "StableDiffusion3Pipeline", "transformer")
     assert main(["inspect", folder, "--paper-count"]) == 2
-    assert "paper-count goes with --pattern structured" in capsys.readouterr().err
+    assert "paper-count needs --pattern structured" in capsys.readouterr().err
     with pytest.raises(UserError, match=r"no model class 'os\.system'"):
         build_on_meta({"_class_name": "os.system"})
     with pytest.raises(UserError, match="no model class 'utils'"):
@@ -166,8 +211,8 @@ def test_what_cannot_be_predicted_is_said(tmp_path, capsys):
             build_on_meta(wrong)
 
 
-def test_what_cannot_be_counted_says_why(tmp_path, capsys):
-    """A picture larger than the position embedding; a class whose arguments are not known; a tokenizer without a limit."""
+def test_the_reason_why_something_is_not_counted(tmp_path, capsys):
+    """A picture larger than the position embedding; unknown arguments; no limit of tokens."""
     small = config_only(
         tmp_path / "small",
         SD3_MEDIUM | {"pos_embed_max_size": 8, "num_layers": 3},

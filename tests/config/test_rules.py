@@ -1,10 +1,10 @@
-import dataclasses
+"""PruningConfig: defaults, presets, and one line for every wrong setting."""
+
 import json
 
 import pytest
 
 from obsdiff.config import PruningConfig
-from obsdiff.config.choices import parse_blocks
 from obsdiff.errors import UserError
 
 
@@ -93,23 +93,18 @@ def test_a_saved_config_makes_the_same_config():
         ({"include": None}, "include"),
         ({"exclude": [5]}, "[5]"),
         ({"damping": 10**400}, "damping: expected 0 or more"),
+        ({"sparsity": "50 percent"}, "'50 percent'"),
+        ({"sparsity": "100%"}, "0 <= sparsity < 1, as 0.5 or 50%, found 1.0"),
+        ({"target_macs": "0%", "pattern": "structured"}, "between 0 and 1, found 0.0"),
+        ({"dtype": "fp8"}, "'fp8'"),
+        ({"dtype": ["fp16"]}, "['fp16']"),
     ],
 )
-def test_a_wrong_value_is_one_line_that_names_it(settings, words):
+def test_a_wrong_value_raises_one_line_that_names_it(settings, words):
     with pytest.raises(UserError) as error:
         PruningConfig(**settings)
     assert words in str(error.value)
     assert "\n" not in str(error.value)
-
-
-def test_blocks():
-    assert parse_blocks("3-25") == (3, 25)
-    assert parse_blocks("7") == (7, 7)
-    assert parse_blocks(None) is None
-
-
-def test_every_field_has_a_help_text():
-    assert all(len(f.metadata["help"]) > 10 for f in dataclasses.fields(PruningConfig))
 
 
 @pytest.mark.parametrize(
@@ -135,7 +130,7 @@ def test_presets_fill_in_what_is_not_given(preset, pattern):
     assert PruningConfig(**json.loads(json.dumps(c.to_dict()))) == c
 
 
-def test_what_is_given_goes_before_the_preset():
+def test_a_given_setting_overrides_the_preset():
     c = PruningConfig(preset="best", method="wanda", allocation="owl", allocation_prompts=7)
     assert (c.method, c.allocation, c.allocation_prompts, c.calibrating) == (
         "wanda",
@@ -167,7 +162,8 @@ def test_the_paper_preset_is_the_papers_algorithm():
         ),
         (
             {"preset": "best", "calibration": "live"},
-            "allocation sensitivity (by preset best) needs all Hessians at once, so calibration single; found live",
+            "allocation sensitivity (by preset best) needs all Hessians at once, "
+            "so calibration single; found live",
         ),
         (
             {"allocation": "obs", "sparsity": 0.95},
@@ -179,11 +175,13 @@ def test_the_paper_preset_is_the_papers_algorithm():
         ),
         (
             {"preset": "best", "pattern": "structured", "method": "l1"},
-            "allocation sensitivity (by preset best): structured goes by the losses of method obs, found l1; or take allocation uniform",
+            "allocation sensitivity (by preset best): structured needs the losses of method obs, "
+            "found l1; or choose allocation uniform",
         ),
         (
             {"pattern": "structured", "target_parameters": 0.7, "method": "l1"},
-            "allocation obs (for target_parameters): structured goes by the losses of method obs, found l1",
+            "allocation obs (for target_parameters): structured needs the losses of method obs, "
+            "found l1",
         ),
         (
             {"preset": "paper", "pattern": "structured", "target_macs": 0.7},
@@ -220,8 +218,38 @@ def test_the_paper_preset_is_the_papers_algorithm():
         ({"method": "alps", "pattern": "structured"}, "method alps does not do pattern structured"),
     ],
 )
-def test_what_goes_with_what_is_said_in_a_line(settings, words):
+def test_settings_that_exclude_each_other_raise_one_line(settings, words):
     with pytest.raises(UserError) as caught:
         PruningConfig(**settings)
     assert words in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_the_rules_of_single_settings_run_first():
+    """A wrong type never reaches a rule that compares it with another setting."""
+    for wrong in ({"held_out": "2"}, {"packages": "4"}, {"calibration": 3}, {"sparsity": "x"}):
+        name = next(iter(wrong))
+        with pytest.raises(UserError, match=f"{name}: expected"):
+            PruningConfig(method="l1", choose_damping=True, permute=True, **wrong)
+
+
+@pytest.mark.parametrize(
+    ("settings", "suggestion"),
+    [
+        ({"method": "wand"}, "did you mean wanda?"),
+        ({"method": "OBS"}, "did you mean obs?"),
+        ({"preset": "quick"}, None),
+        ({"preset": "papr"}, "did you mean paper?"),
+        ({"allocation": "sensitivty"}, "did you mean sensitivity?"),
+        ({"calibration": "singel"}, "did you mean single?"),
+        ({"pattern": "structred"}, "did you mean structured?"),
+        ({"pattern": "unstructred"}, "did you mean unstructured?"),
+        ({"dtype": "bfloat1"}, "did you mean bfloat16?"),
+        ({"target": "convs"}, "did you mean conv?"),
+    ],
+)
+def test_a_misspelt_choice_has_a_suggestion(settings, suggestion):
+    with pytest.raises(UserError) as caught:
+        PruningConfig(**settings)
+    line = str(caught.value)
+    assert line.endswith(suggestion) if suggestion else "did you mean" not in line

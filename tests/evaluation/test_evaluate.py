@@ -149,7 +149,7 @@ def test_a_killed_run_resumes(argv, tmp_path, capsys, monkeypatch):
 
     monkeypatch.setattr(draw_module, "draw", dying)
     assert main([*argv, "--rounds", "0"]) == 1
-    assert "go on with --resume" in capsys.readouterr().err
+    assert "continue with --resume" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
     assert main([*argv, "--rounds", "0"]) == 2
     assert "--resume" in capsys.readouterr().err

@@ -392,18 +392,18 @@ def test_hessians_on_disk_change_nothing():
         ({"held_out": -1}, "held_out: expected a whole number of at least 0, found -1"),
         (
             {"held_out": 100},
-            "held_out: expected fewer than num_prompts 100, of which they are taken, found 100",
+            "held_out: expected fewer than num_prompts 100, which include them, found 100",
         ),
         (
             {"held_out": 2, "packages": 4},
             "held_out 2: the second Hessians come from the dense pass of calibration single, "
             "found live",
         ),
-        ({"held_out": 2, "calibration": "replay"}, "found replay; take single"),
-        ({"held_out": 2, "preset": "paper"}, "found live; take single"),
+        ({"held_out": 2, "calibration": "replay"}, "found replay; choose single"),
+        ({"held_out": 2, "preset": "paper"}, "found live; choose single"),
         (
             {"choose_damping": True},
-            "choose_damping goes by prompts that are kept apart: give held_out",
+            "choose_damping needs held-out prompts to choose by; give held_out",
         ),
         ({"choose_damping": 3, "held_out": 2}, "choose_damping: expected True or False, found 3"),
         (
@@ -424,9 +424,7 @@ def test_what_can_not_be_is_one_line(settings, words):
 
 
 def test_prompts_that_are_all_held_out_are_refused_before_anything_is_run():
-    with pytest.raises(
-        UserError, match="held_out: 2 prompts are there and 2 kept apart, so none would calibrate"
-    ):
+    with pytest.raises(UserError, match="held_out: expected fewer than the 2 prompts, found 2"):
         prune_(sd3(), PROMPTS[:2], PruningConfig(num_prompts=4, held_out=2, **QUICK))
 
 

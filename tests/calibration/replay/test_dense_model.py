@@ -233,7 +233,7 @@ def test_packages_of_one_pass_have_nothing_to_repair():
         ({"calibration": "live"}, "needs calibration replay; found live"),
         (
             {"calibration": "replay", "method": "magnitude"},
-            "method magnitude repairs nothing here; take alps or obs, or refine lstsq",
+            "method magnitude repairs nothing; choose alps or obs, or refine lstsq",
         ),
         (
             {"calibration": "replay", "compensation": False},

@@ -1,0 +1,188 @@
+"""The arguments of every command."""
+
+import argparse
+import dataclasses
+import typing
+from pathlib import Path
+
+from ..config import PruningConfig
+from ..config.choices import CALL_SETTINGS
+from ..config.settings import RESOURCES
+from ..pipelines.builtin import BUILTINS
+from .flags import add_settings, flag_of, flag_options
+from .parsing import decimal_number, whole_number
+
+MODEL_HELP = (
+    "pipeline folder, hub id, single-file checkpoint (.safetensors, with --config), "
+    f"or built-in: {', '.join(BUILTINS)}"
+)
+CONFIG_HELP = (
+    "pipeline folder with the configs of a single-file checkpoint, which describe how to read the "
+    "file; no setting of the pruning"
+)
+RESUME_HELP = "continue a run that was killed; the result is the same"
+OVERWRITE_HELP = "replace an output folder that obsdiff wrote; any other folder is refused"
+OUTPUT_HELP = "folder to write; it appears complete or not at all"
+
+
+def add_prune(p: argparse.ArgumentParser) -> None:
+    """Arguments of prune."""
+    add_model(p)
+    groups = add_settings(p, several=True)
+    groups[RESOURCES].add_argument(
+        "--timeout-minutes",
+        type=decimal_number,
+        default=30.0,
+        metavar="MINUTES",
+        help="longest time that one of several processes (torchrun) waits for the others "
+        "(default: %(default)g)",
+    )
+    group = add_output(p, "DIR")
+    group.add_argument("--json", action="store_true", help="print the record on stdout")
+
+
+def add_inspect(p: argparse.ArgumentParser) -> None:
+    """Arguments of inspect."""
+    add_model(p)
+    add_settings(p)
+    group = p.add_argument_group("output")
+    group.add_argument("--json", action="store_true", help="print the plan as JSON")
+    group.add_argument(
+        "--paper-count",
+        action="store_true",
+        help='with --pattern structured: also count parameters and "TFLOPs" as the OBS-Diff paper '
+        "does",
+    )
+
+
+def add_model(p: argparse.ArgumentParser) -> None:
+    """MODEL, and the configs of a single file."""
+    group = p.add_argument_group("model")
+    model = group.add_argument("model", metavar="MODEL", help=MODEL_HELP)
+    model.required = False  # it may follow the values of a flag: see place_model
+    group.add_argument("--config", metavar="FOLDER", type=Path, help=CONFIG_HELP)
+
+
+def add_output(p: argparse.ArgumentParser, metavar: str) -> "argparse._ArgumentGroup":
+    """--output, --resume, --overwrite; returns their group."""
+    group = p.add_argument_group("output")
+    group.add_argument("--output", required=True, metavar=metavar, type=Path, help=OUTPUT_HELP)
+    group.add_argument("--resume", action="store_true", help=RESUME_HELP)
+    group.add_argument("--overwrite", action="store_true", help=OVERWRITE_HELP)
+    return group
+
+
+def add_evaluate(p: argparse.ArgumentParser) -> None:
+    """Arguments of evaluate."""
+    group = p.add_argument_group("pipelines")
+    group.add_argument("runs", metavar="DIR", nargs="+", type=Path, help="pruned pipelines")
+    group.add_argument(
+        "--against", required=True, metavar="MODEL", help=f"the dense pipeline: {MODEL_HELP}"
+    )
+    group.add_argument("--config", metavar="FOLDER", type=Path, help=CONFIG_HELP)
+    group.add_argument(
+        "--component",
+        metavar="NAME",
+        help="pipeline component that was pruned "
+        "(default: the one in the records of the pruned folders, else as for prune)",
+    )
+    add_pictures(p)
+    add_judges(p)
+    group = add_output(p, "RUN")
+    group.add_argument("--json", action="store_true", help="print results.json on stdout")
+
+
+def add_pictures(p: argparse.ArgumentParser) -> None:
+    """How evaluate calls the pipelines; the settings of the call are described in PruningConfig."""
+    group = p.add_argument_group("pictures")
+    group.add_argument(
+        "--prompts",
+        metavar="FILE",
+        type=Path,
+        help="prompts, UTF-8, one a line "
+        "(default: a built-in's evaluation prompts, else general captions of obsdiff)",
+    )
+    numbers = {
+        "num_prompts": (64, "number of prompts, the first ones"),
+        "seed": (1_000_000, "prompt i starts from seed + i, far from those of the calibration"),
+        "batch_size": (4, "prompts per pipeline call"),
+        "rounds": (5, "timed pictures, dense and pruned in turn; 0 measures no time"),
+    }
+    for name, (default, text) in numbers.items():
+        group.add_argument(
+            flag_of(name),
+            type=whole_number,
+            default=default,
+            metavar="SEED" if name == "seed" else "N",
+            help=f"{text} (default: %(default)s)",
+        )
+    kinds = typing.get_type_hints(PruningConfig)
+    for field in dataclasses.fields(PruningConfig):
+        if field.name in CALL_SETTINGS:
+            group.add_argument(flag_of(field.name), **flag_options(field, kinds[field.name]))
+
+
+def add_judges(p: argparse.ArgumentParser) -> None:
+    """The metric models: files, or hub ids in the hub's cache."""
+    group = p.add_argument_group(
+        "metric models",
+        "Paths, or ids in the hub's cache; nothing is downloaded.\n"
+        "A metric without its model is reported as not run.",
+    )
+    for flag, metavar, text in (
+        ("--clip", "PATH", "CLIPModel folder for CLIP score (default for a built-in: emoji-clip)"),
+        (
+            "--features",
+            "inception|PATH",
+            "extractor for FID and KID: inception (weights in torch's cache), a file of its "
+            "weights, or a CLIP folder (default: inception; for a built-in emoji-clip)",
+        ),
+        (
+            "--real",
+            "FOLDER|FILE",
+            "real pictures for FID and KID, or their saved features as .safetensors "
+            "(default for a built-in: those that ship with it)",
+        ),
+        (
+            "--lpips",
+            "FILE",
+            "weights of AlexNet for LPIPS (default: torchvision's file in torch's cache)",
+        ),
+        ("--pickscore", "PATH", "PickScore folder (a CLIPModel)"),
+        (
+            "--image-reward",
+            "FOLDER",
+            "ImageReward folder: its weights, med_config.json, the tokenizer of BERT",
+        ),
+    ):
+        group.add_argument(flag, metavar=metavar, help=text)
+
+
+def add_report(p: argparse.ArgumentParser) -> None:
+    """Arguments of report."""
+    p.add_argument("runs", metavar="RUN", nargs="+", type=Path, help="folders with a results.json")
+    p.add_argument(
+        "--output", required=True, metavar="PAGE.html", type=Path, help="HTML file to write"
+    )
+    p.add_argument(
+        "--overwrite",
+        action="store_true",
+        help="replace a page that obsdiff wrote; any other file is refused",
+    )
+
+
+def add_verify(p: argparse.ArgumentParser) -> None:
+    """Arguments of verify."""
+    p.add_argument("folder", metavar="DIR", type=Path, help="folder that obsdiff prune wrote")
+
+
+def add_demo(p: argparse.ArgumentParser) -> None:
+    """Arguments of demo."""
+    p.add_argument(
+        "--output",
+        default=Path("obsdiff-demo"),
+        metavar="DIR",
+        type=Path,
+        help="folder to write (default: %(default)s)",
+    )
+    p.add_argument("--overwrite", action="store_true", help=OVERWRITE_HELP)

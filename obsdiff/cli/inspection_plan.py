@@ -1,0 +1,76 @@
+"""InspectionPlan: the result of `obsdiff inspect`, as text and as JSON."""
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any
+
+from ..config import PruningConfig
+
+
+@dataclass(frozen=True)
+class BlockRow:
+    """A block to prune."""
+
+    name: str
+    kind: str  # its entry in the table of blocks
+
+
+@dataclass(frozen=True)
+class TapRow:
+    """Layers that read one input."""
+
+    layers: list[str]
+    columns: int  # of their weights as matrices
+    tokens_per_column: float | None  # of the calibration, repeats counted; None if unknown
+
+
+@dataclass(frozen=True)
+class PackageRow:
+    """A package."""
+
+    hessian_gib: float  # of all its Hessians
+    layers: int  # number of layers
+    taps: list[TapRow]
+
+
+@dataclass(frozen=True)
+class MemoryRow:
+    """Memory of a run in GiB, without model and activations."""
+
+    hessians_gib: float  # of the largest package
+    on_disk_gib: float  # the part of it that is stored on disk; known with a budget only
+    solving_gib: float
+    budget_gib: float | None
+
+
+@dataclass(frozen=True)
+class InspectionPlan:
+    """The plan of a pruning. Fields are None if the pipeline does not tell them."""
+
+    path: str  # of the model, as the user named it
+    pipeline: str  # its class
+    component: str  # the one to prune
+    dtype: str | None  # number format of its stored weights
+    bytes: int  # of its stored weights
+    parameters: int
+    targeted_parameters: int  # of the layers to prune
+    removed: float  # share of them to remove; for a target the uniform sparsity that meets it
+    budget: tuple[str, float] | None  # unit and largest share of it, for a target
+    blocks: list[BlockRow]
+    layers: int  # number of layers to prune
+    units: int  # number of basic units
+    packages: list[PackageRow]
+    settings: dict[str, Any]  # the settings of the pipeline call: as configured, else its defaults
+    prompts: int  # calibration prompts, with those held out
+    calibrating: str  # live, replay or single
+    denoiser_passes: int | None  # denoising steps of one prompt, all together
+    allocation_passes: int | None  # the same, for the allocation
+    memory: MemoryRow
+    uncovered: list[str]  # layers of the blocks that no entry of the table covers
+    notes: list[str]  # choices between files and components
+    prediction: dict[str, Any] | None  # structured: the sizes before and after, see prediction.py
+    config: PruningConfig
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the plan as JSON values; the keys are the names of the fields."""
+        return dataclasses.asdict(self) | {"config": self.config.to_dict()}

@@ -1,0 +1,191 @@
+"""The rules of settings together: each raises UserError with the two settings and what to do."""
+
+from ..errors import UserError
+from .choices import ALLOCATIONS_OF, BUDGETS, METHODS, MOST_ALLOCATED, REPAIRING, SIZE_TARGETS
+from .settings import Settings
+
+
+def by_preset(c: Settings, name: str) -> str:
+    """Return " (by preset best)" if the value of a field is the preset's, else nothing."""
+    fields = c.from_preset
+    from_it = name in fields and fields[name] == getattr(c, name)
+    return f" (by preset {c.preset})" if from_it else ""
+
+
+def check_method(c: Settings) -> None:
+    """The method prunes to the pattern."""
+    if c.kind not in METHODS[c.method]:
+        possible = "; ".join(f"{method}: {', '.join(kinds)}" for method, kinds in METHODS.items())
+        raise UserError(f"method {c.method} does not do pattern {c.pattern}; possible: {possible}")
+
+
+def check_sparsity(c: Settings) -> None:
+    """An N:M pattern has no sparsity of its own."""
+    if c.group and c.sparsity is not None:
+        raise UserError(
+            f"sparsity: pattern {c.pattern} fixes it at {c.removed:g}, "
+            f"found {c.sparsity!r}; leave it out"
+        )
+
+
+def check_budget(c: Settings) -> None:
+    """One target at most; it replaces the sparsity of structured pruning."""
+    given = [name for name in BUDGETS if getattr(c, name) is not None]
+    if not given:
+        return
+    if len(given) > 1:
+        raise UserError(f"{given[0]} and {given[1]} were both given: give one")
+    wrong = {
+        "pattern": c.kind != "structured",
+        "sparsity": c.sparsity is not None,
+        "memory_budget_gib": c.memory_budget_gib is not None,
+    }
+    if found := [f"{name} {getattr(c, name)}" for name, is_wrong in wrong.items() if is_wrong]:
+        raise UserError(
+            f"{given[0]} needs pattern structured, no sparsity and no memory budget; "
+            f"found {', '.join(found)}"
+        )
+    if c.allocation == "uniform" and given[0] != "target_latency":
+        raise UserError(
+            f"{given[0]} needs an allocation over groups of all kinds, obs or sensitivity; "
+            "found allocation uniform; leave it out for obs"
+        )
+
+
+def check_packages(c: Settings) -> None:
+    """Packages are given once, and one dense pass has one."""
+    if c.memory_budget_gib is not None and c.packages is not None:
+        raise UserError(
+            f"packages {c.packages} and memory_budget_gib {c.memory_budget_gib:g} were both "
+            "given: the budget sets the packages; give one"
+        )
+    if c.calibration == "single" and c.packages not in (None, 1):
+        raise UserError(
+            f"packages: calibration single{by_preset(c, 'calibration')} takes all Hessians from "
+            f"one pass, so expected 1, found {c.packages}; leave it out, or choose live or replay"
+        )
+
+
+def check_held_out(c: Settings) -> None:
+    """Some prompts calibrate, and calibration single has the Hessians of the others."""
+    if c.held_out >= c.num_prompts:
+        raise UserError(
+            f"held_out: expected fewer than num_prompts {c.num_prompts}, which include them, "
+            f"found {c.held_out}"
+        )
+    if c.held_out and c.calibrating != "single":
+        raise UserError(
+            f"held_out {c.held_out}: the second Hessians come from the dense pass of calibration "
+            f"single, found {c.calibrating}; choose single"
+        )
+
+
+def check_choose_damping(c: Settings) -> None:
+    """The damping is chosen by held-out prompts, for a solver that has one."""
+    if not c.choose_damping:
+        return
+    if not c.held_out:
+        raise UserError(
+            "choose_damping needs held-out prompts to choose by; give held_out, "
+            "a quarter of num_prompts for example"
+        )
+    if c.method not in REPAIRING and c.refine == "none":
+        raise UserError(
+            f"choose_damping: method {c.method} has no damping; "
+            f"choose {' or '.join(sorted(REPAIRING))}, or refine lstsq"
+        )
+    if not c.damping:
+        raise UserError("choose_damping tries multiples of damping: expected above 0, found 0")
+
+
+def check_allocation(c: Settings) -> None:
+    """The pattern has the allocation, and the allocation has the Hessians it reads."""
+    possible = ALLOCATIONS_OF[c.kind]
+    if c.allocation not in possible:
+        raise UserError(
+            f"allocation: pattern {c.pattern} does {', '.join(possible)}; found {c.allocation}"
+        )
+    if c.allocation == "uniform":
+        return
+    # the target of a size can't do without an allocation
+    size = next((name for name in SIZE_TARGETS if getattr(c, name) is not None), None)
+    reason = f" (for {size})" if size else by_preset(c, "allocation")
+    name = f"allocation {c.allocation}{reason}"
+    instead = "" if size else "; or choose allocation uniform"
+    if c.calibrating != "single":
+        raise UserError(
+            f"{name} needs all Hessians at once, so calibration single; found "
+            f"{c.calibrating}{by_preset(c, 'calibration')}{instead}"
+        )
+    if c.removed > MOST_ALLOCATED[c.kind]:
+        raise UserError(
+            f"{name} does {c.pattern} up to sparsity {MOST_ALLOCATED[c.kind]:g}, "
+            f"found {c.removed:g}{instead}"
+        )
+    if c.kind == "structured" and c.method != "obs":
+        raise UserError(
+            f"{name}: structured needs the losses of method obs, found {c.method}{instead}"
+        )
+
+
+def check_permute(c: Settings) -> None:
+    """The order of inputs counts for N:M alone, and is chosen by all Hessians."""
+    if c.permute and c.kind != "n:m":
+        raise UserError(
+            "permute: expected an N:M pattern, the only kind for which the order of inputs "
+            f"counts; found pattern {c.pattern}; leave it out"
+        )
+    if c.permute and c.calibrating != "single":
+        raise UserError(
+            f"permute{by_preset(c, 'permute')} needs all Hessians at once, so calibration single; "
+            f"found {c.calibrating}; or give no-permute"
+        )
+
+
+def check_asymmetric(c: Settings) -> None:
+    """Asymmetric calibration has the inputs of both models, and a repair to change."""
+    if not c.asymmetric:
+        return
+    if c.calibrating != "replay":
+        raise UserError(
+            "asymmetric compares the dense model's inputs with the pruned one's, so it needs "
+            f"calibration replay; found {c.calibrating}{by_preset(c, 'calibration')}"
+        )
+    if not c.compensation:
+        raise UserError(
+            "asymmetric changes the target of the repair, and no-compensation repairs nothing; "
+            "leave one of them out"
+        )
+    if not c.repairs:
+        raise UserError(
+            f"asymmetric changes the target of the repair, and method {c.method} repairs nothing; "
+            f"choose {' or '.join(sorted(REPAIRING))}, or refine lstsq"
+        )
+
+
+def check_refine(c: Settings) -> None:
+    """A refinement may change the kept weights, and swaps needs single weights."""
+    if c.refine != "none" and not c.compensation:
+        raise UserError(
+            f"refine {c.refine} repairs the kept weights, which no-compensation does not change; "
+            "give one of them"
+        )
+    if c.refine == "swaps" and c.kind == "structured":
+        raise UserError(
+            "refine swaps exchanges single weights, and pattern structured removes whole columns; "
+            "expected none or lstsq, found swaps"
+        )
+
+
+COMBINATIONS = (
+    check_method,
+    check_sparsity,
+    check_budget,
+    check_packages,
+    check_held_out,
+    check_choose_damping,
+    check_allocation,
+    check_permute,
+    check_asymmetric,
+    check_refine,
+)
