@@ -19,9 +19,15 @@ from ..calibration.selection import select, select_groups
 from ..config import PruningConfig
 from ..config.choices import CALL_SETTINGS
 from ..errors import UserError
+from ..models.call_shapes import (
+    guidance_passes,
+    pixels_per_latent,
+    reads_text,
+    tap_tokens,
+    text_tokens,
+)
 from ..models.discovery import require_blocks, uncovered
-from ..models.meta_device import UNCONDITIONAL, build_on_meta, example_inputs, layers_of_config
-from ..models.pruned_classes import CLASS_PREFIX
+from ..models.meta_device import build_on_meta, example_inputs, layers_of_config
 from ..models.structure import Block, Shape, Tap
 from ..pipelines.denoisers import chosen_denoiser, other_denoisers
 from ..pipelines.folder import Folder
@@ -175,7 +181,7 @@ def at_budget(
     if not config.budget:
         return config
     denoiser = build_on_meta(folder.config(component))
-    inputs = example_inputs(denoiser, *latents_of(folder, settings), text_tokens(folder) or 0)
+    inputs = example_inputs(denoiser, *latents_of(folder, settings), prompt_tokens(folder) or 0)
     if inputs is None and config.target_macs is not None:
         raise UserError(
             f"inspect: target_macs: the arguments of {type(denoiser).__name__} are not known here; "
@@ -200,16 +206,15 @@ def prediction(
         UserError: the picture's size or the number of text tokens is not known.
     """
     model = folder.config(folder.denoiser(config.component))
-    latents, tokens = latents_of(folder, settings), text_tokens(folder)
-    unconditional = model.get("_class_name", "").removeprefix(CLASS_PREFIX) in UNCONDITIONAL
-    if not tokens and not unconditional:
+    latents, tokens = latents_of(folder, settings), prompt_tokens(folder)
+    if not tokens and reads_text(model):
         raise UserError(
             f"inspect: the number of text tokens is not known: {folder.path} has no "
             "tokenizer/tokenizer_config.json"
         )
     found = predict(model, config, latents, tokens or 0)
     if paper_count:
-        found["as_the_paper_counts"] = as_the_paper_counts(model, config, vae_factor(folder))
+        found["as_the_paper_counts"] = as_the_paper_counts(model, config, pixels_of_latent(folder))
     return found
 
 
@@ -244,34 +249,28 @@ def call_defaults(folder: Folder, config: PruningConfig) -> dict[str, Any]:
     side = folder.config(folder.denoiser(config.component)).get("sample_size")
     for name in ("height", "width"):
         if settings[name] is None and isinstance(side, int):
-            settings[name] = side * vae_factor(folder)
+            settings[name] = side * pixels_of_latent(folder)
     return settings
-
-
-# Knowledge of models: sizes of latents, tokens of texts and pictures
-
-
-LONGEST = 100_000  # text tokens
-PIXELS = ("DDPM", "DDIM", "IF")  # pipelines without an autoencoder, by the start of their names
 
 
 def latents_of(folder: Folder, settings: dict[str, Any]) -> tuple[int, int]:
     """Return height and width of the latents."""
     if not settings["height"] or not settings["width"]:
         raise UserError("inspect: the picture's size is not known; give --height and --width")
-    return settings["height"] // vae_factor(folder), settings["width"] // vae_factor(folder)
+    side = pixels_of_latent(folder)
+    return settings["height"] // side, settings["width"] // side
 
 
-def vae_factor(folder: Folder) -> int:
+def pixels_of_latent(folder: Folder) -> int:
     """Return the number of pixels for each latent along a side."""
-    if folder.pipeline.startswith(PIXELS):
-        return 1
-    levels = (
-        folder.config("vae").get("block_out_channels", [0] * 4)
-        if "vae" in folder.components
-        else [0] * 4
-    )
-    return 2 ** (len(levels) - 1)
+    vae = folder.config("vae") if "vae" in folder.components else None
+    return pixels_per_latent(folder.pipeline, vae)
+
+
+def prompt_tokens(folder: Folder) -> int | None:
+    """Return the text tokens of one prompt; None if the tokenizer states no limit."""
+    file = folder.path / "tokenizer" / "tokenizer_config.json"
+    return text_tokens(folder.pipeline, read_json(file) if file.is_file() else None)
 
 
 def tokens_per_call(folder: Folder, component: str, settings: dict[str, Any]) -> TokensOf:
@@ -286,53 +285,12 @@ def tokens_per_call(folder: Folder, component: str, settings: dict[str, Any]) ->
         Tap -> tokens of one prompt in one denoising step, both halves of the guidance; None if
         the number is not known.
     """
-    height, width, guidance = settings["height"], settings["width"], settings["guidance_scale"]
-    config = folder.config(component)
-    text = text_tokens(folder)
-    halves = 2 if guidance and guidance > 1 and not config.get("guidance_embeds") else 1
-    flux = component == "transformer" and folder.pipeline.startswith("Flux")
-    patch = 2 if flux else config.get("patch_size", 1)
+    config, text = folder.config(component), prompt_tokens(folder)
+    known = settings["height"] and settings["width"]
+    latents = latents_of(folder, settings) if known else None
 
     def tokens(tap: Tap) -> int | None:
-        if not height or not width:
-            return None
-        down = (
-            vae_factor(folder)
-            * (patch if isinstance(patch, int) else 1)
-            * 2 ** level(tap.layers[0], config)
-        )
-        image = (height // down) * (width // down)
-        each = {"image": image, "text": text, "joint": text and image + text}[tap.stream]
-        return each and halves * each
+        each = tap_tokens(tap, folder.pipeline, config, latents, text) if latents else None
+        return each and guidance_passes(config, settings["guidance_scale"]) * each
 
     return tokens
-
-
-def level(layer: str, config: dict[str, Any]) -> int:
-    """Return how often a UNet has halved the latents at a layer's output; 0 in a transformer."""
-    parts = layer.split(".")
-    depth = len(config.get("block_out_channels", [0])) - 1
-    if parts[0] == "mid_block":
-        return depth
-    sampled = {"downsamplers": 1, "upsamplers": -1}.get(parts[2], 0) if len(parts) > 2 else 0
-    return (
-        sampled
-        + {"down_blocks": int(parts[1]), "up_blocks": depth - int(parts[1])}.get(parts[0], 0)
-        if parts[1].isdigit()
-        else 0
-    )
-
-
-def text_tokens(folder: Folder) -> int | None:
-    """Return the text tokens of one prompt; None if the tokenizer has no limit.
-
-    CLIP's, with the 256 of SD3's third encoder (zeros if it is missing); 512 for FLUX.
-    """
-    if folder.pipeline.startswith("Flux"):
-        return 512
-    file = folder.path / "tokenizer" / "tokenizer_config.json"
-    length = read_json(file).get("model_max_length", 77) if file.is_file() else None
-    # transformers writes 1e30 for no limit
-    if not isinstance(length, int) or not 0 < length < LONGEST:
-        return None
-    return length + 256 if folder.pipeline.startswith("StableDiffusion3") else length

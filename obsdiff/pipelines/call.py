@@ -11,8 +11,8 @@ from diffusers import DiffusionPipeline
 from torch import nn
 
 from ..config import PruningConfig
+from ..config.choices import CALL_SETTINGS
 from ..errors import CalibrationWarning, UserError
-from .call_settings import CALL_SETTINGS
 from .denoisers import DENOISERS, other_denoisers
 from .prompt_records import described_prompts
 

@@ -138,7 +138,8 @@ def find_real(value: str) -> Path:
             "real: expected a folder of pictures, or a .safetensors file of their features, "
             f"found {value!r}"
         )
-    shape = read_header(path).get("features", {}).get("shape")
+    features: dict[str, Any] = read_header(path).get("features", {})
+    shape = features.get("shape")
     if not shape or len(shape) != 2:
         found = f"shape {shape}" if shape else "none"
         raise UserError(
