@@ -1,4 +1,4 @@
-"""The two distributions: what is in the wheels, how the models are found, and what is said where an extra is missing."""
+"""The two distributions: their wheels, the lookup of the models, the errors for missing extras."""
 
 import os
 import shutil
@@ -45,7 +45,10 @@ def complaint(command: list[str], places: list[Path], cwd: Path) -> str:
 
 @pytest.fixture(scope="module")
 def libraries(tmp_path_factory) -> Path:
-    """Links to the installed libraries, without obsdiff and its models. `python -S` ignores the .pth files among them."""
+    """Links to the installed libraries, without obsdiff and its models.
+
+    `python -S` ignores the .pth files among them.
+    """
     folder = tmp_path_factory.mktemp("libraries")
     for entry in Path(sysconfig.get_path("purelib")).iterdir():
         if not entry.name.startswith("obsdiff"):
@@ -77,7 +80,10 @@ def test_a_checkout_uses_its_own_models():
 
 
 def test_an_installed_package_is_found_and_not_run(installed, foreign, tmp_path_factory):
-    code = "import sys, obsdiff; print(obsdiff.builtin_path('emoji-unet')); assert 'obsdiff_emoji' not in sys.modules"
+    code = (
+        "import sys, obsdiff; print(obsdiff.builtin_path('emoji-unet')); "
+        "assert 'obsdiff_emoji' not in sys.modules"
+    )
     places = os.pathsep.join(map(str, (installed, foreign)))
     done = subprocess.run(
         [sys.executable, "-c", code],

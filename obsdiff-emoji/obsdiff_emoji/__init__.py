@@ -1,1 +1,1 @@
-"""Small trained diffusers pipelines and their CLIP, as plain folders beside this file. obsdiff.builtin_path(name) finds them."""
+"""Small trained diffusers pipelines and their CLIP, as plain folders; obsdiff.builtin_path finds them."""

@@ -15,7 +15,6 @@ from torch import nn
 
 from ..errors import UserError
 from .call_shapes import ARGUMENTS, CallArguments
-from .call_shapes import UNCONDITIONAL as UNCONDITIONAL
 from .linear_view import layer_shapes
 from .macs import Macs, count_macs
 from .pruned_classes import CLASS_PREFIX, pruned_class

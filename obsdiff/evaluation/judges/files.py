@@ -138,7 +138,7 @@ def find_real(value: str) -> Path:
             "real: expected a folder of pictures, or a .safetensors file of their features, "
             f"found {value!r}"
         )
-    features: dict[str, Any] = read_header(path).get("features", {})
+    features: Any = read_header(path).get("features", {})
     shape = features.get("shape")
     if not shape or len(shape) != 2:
         found = f"shape {shape}" if shape else "none"
