@@ -1,1 +1,4 @@
-"""Small trained diffusers pipelines and their CLIP, as plain folders; obsdiff.builtin_path finds them."""
+"""Small trained diffusers pipelines and their CLIP, as plain folders.
+
+`obsdiff.builtin_path(name)` finds them.
+"""
