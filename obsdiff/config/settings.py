@@ -93,8 +93,8 @@ def describe_settings(settings: type) -> str:
         for one in dataclasses.fields(settings):
             if one.metadata["section"] == section:
                 text = f"{one.name}: {help_of(one)}"
-                indents = {"initial_indent": " " * 8, "subsequent_indent": " " * 12}
-                lines += textwrap.wrap(text, 100, break_on_hyphens=False, **indents)
+                wrapped = textwrap.wrap(text, 88, break_on_hyphens=False)
+                lines += [" " * (12 if i else 8) + line for i, line in enumerate(wrapped)]
     return "\n".join(lines) + "\n"
 
 
