@@ -17,7 +17,7 @@ from typing import Any
 
 from ..config import PruningConfig
 from ..config.choices import SHARES
-from ..config.settings import CALIBRATION, SECTIONS, default_in_words
+from ..config.settings import CALIBRATION, SECTIONS, help_of
 from ..config.values import parse_group
 from ..errors import UserError
 from ..pipelines.builtin import BUILTINS
@@ -76,12 +76,8 @@ def flag_options(
     Returns:
         Keyword arguments: help with the default, type, metavar, nargs or action.
     """
-    text = field.metadata["help"]
     many = field.name in WILDCARDS or (several and field.name in SEVERAL)
-    if several:
-        text += SEVERAL.get(field.name, "")
-    if default := default_in_words(field):
-        text += f" (default: {default})"
+    text = help_of(field, SEVERAL.get(field.name, "") if several else "")
     options = {"default": argparse.SUPPRESS, "help": text.replace("%", "%%")}
     if bool in alternatives(kind):
         return options | {"action": argparse.BooleanOptionalAction}

@@ -5,7 +5,7 @@ from typing import Any
 
 from .choices import DEFAULTS, DTYPE_ALIASES, PRESETS, SHARES, SIZE_TARGETS
 from .rules import check_settings
-from .settings import Settings
+from .settings import Settings, describe_settings
 from .values import one_of, parse_share, wildcards
 
 
@@ -42,3 +42,6 @@ class PruningConfig(Settings):
         """Return the values of fields that were not given."""
         sized = any(getattr(self, name) is not None for name in SIZE_TARGETS)
         return DEFAULTS | ({"allocation": "obs"} if sized else {}) | self.from_preset
+
+
+PruningConfig.__doc__ = f"{PruningConfig.__doc__}{describe_settings(PruningConfig)}"

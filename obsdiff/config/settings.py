@@ -5,6 +5,7 @@ fields.
 """
 
 import dataclasses
+import textwrap
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -76,6 +77,25 @@ def default_in_words(setting: "dataclasses.Field[Any]") -> str | None:
     if isinstance(value, bool):
         return "yes" if value else "no"
     return None if value in (None, ()) else str(value)
+
+
+def help_of(setting: "dataclasses.Field[Any]", more: str = "") -> str:
+    """Return the help of a setting: its text, `more`, and its default once."""
+    default = default_in_words(setting)
+    return setting.metadata["help"] + more + (f" (default: {default})" if default else "")
+
+
+def describe_settings(settings: type) -> str:
+    """Return the help of every field of a dataclass of settings, by section, for its docstring."""
+    lines = []
+    for section in SECTIONS:
+        lines += ["", f"    {section.capitalize()}:"]
+        for one in dataclasses.fields(settings):
+            if one.metadata["section"] == section:
+                text = f"{one.name}: {help_of(one)}"
+                wrapped = textwrap.wrap(text, 88, break_on_hyphens=False)
+                lines += [" " * (12 if i else 8) + line for i, line in enumerate(wrapped)]
+    return "\n".join(lines) + "\n"
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,16 @@ def test_every_field_has_a_section_and_a_help_text():
     assert all(len(field.metadata["help"]) > 10 for field in FIELDS.values())
 
 
+def test_the_docstring_describes_every_field_by_section():
+    doc = PruningConfig.__doc__ or ""
+    assert max(len(line) for line in doc.splitlines()) <= 100
+    for name, field in FIELDS.items():
+        section = doc.split(f"\n    {field.metadata['section'].capitalize()}:\n")[1].split("\n\n")[
+            0
+        ]
+        assert f"\n        {name}: " in f"\n{section}", name
+
+
 def test_no_help_text_names_a_default():
     assert not [name for name, field in FIELDS.items() if "default" in field.metadata["help"]]
 
