@@ -199,7 +199,7 @@ class Ground:
         assert len(lines) == (code != 0), f"{arguments}: {err}"
         self.check(kind, code)
 
-    def settle(self, kind: str, code: int) -> None:
+    def check(self, kind: str, code: int) -> None:
         shutil.rmtree(self.folder / "out", ignore_errors=True)
         (self.folder / "out.html").unlink(missing_ok=True)
         assert self.listing() == self.here, f"{kind}: left {self.listing() ^ self.here}"
