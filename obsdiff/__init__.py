@@ -26,7 +26,7 @@ if TYPE_CHECKING:  # type checkers need imports; at run time HOMES has the same 
     from .pipelines.save import save_pruned as save_pruned
     from .prune import prune_ as prune_
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 HOMES = {  # public name -> its module
     "CalibrationError": "errors",

@@ -31,9 +31,10 @@ from .calibration.plan import plan_pruning
 from .config import PruningConfig
 from .layerwise.executor import Executor
 from .layerwise.journal import JournalPlace, open_journal
-from .layerwise.linear import prune_task_
+from .layerwise.linear import prune_layers_
 from .layerwise.permute import permute_layers_
 from .layerwise.reporting import begin_report, timed, warn_of
+from .layerwise.structured import prune_structured_
 from .layerwise.tasks import owners_of, tasks_of
 from .models.pruned_classes import mark_pruned_
 from .pipelines.call import Prompt
@@ -85,6 +86,7 @@ def prune_(
     stored = ranks.from_rank_zero(lambda: open_journal(journal, pipe, plan))
     plan, budget = meet_target(pipe, plan, stored, report)
     tasks = tasks_of(plan.packages, plan.groups)
+    prune_task_ = prune_structured_ if plan.groups else prune_layers_
     with (
         open_scratch(memory_for_waiting(plan.config, plan.packages, plan.shapes)) as scratch,
         prepared_run(

@@ -196,7 +196,7 @@ class Settings:
     batch_size: int = setting(
         RESOURCES,
         4,
-        "prompts per pipeline call; changes speed and memory, not the result",
+        "prompts per pipeline call; changes speed and memory, and the result only by rounding",
         metavar="N",
     )
     seed: int = setting(

@@ -1,4 +1,4 @@
-"""Pruning of a task; of single weights, the layers of one input in one call of the solver."""
+"""Pruning of single weights: one call of the solver for the layers that read one input."""
 
 from dataclasses import replace
 
@@ -7,56 +7,42 @@ from torch import Tensor, nn
 from ..calibration.calibrated_input import CalibratedInput
 from ..calibration.context import CalibratedInputs
 from ..config import PruningConfig
-from ..models.linear_view import layer_at
 from ..models.structure import Tap
-from ..pipelines.record import GroupRecord, LayerRecord
+from ..pipelines.record import LayerRecord
 from ..solvers import SOLVERS
 from ..solvers.lstsq import refined
 from ..solvers.problem import Inputs, Solution, Target
 from ..solvers.swaps import swapped
 from .held_out import best, dampings
 from .problem import named, problems_of
-from .structured import prune_groups_
 from .tasks import Allocation, Task, TaskResult
 
 
-def prune_task_(
+def prune_layers_(
     denoiser: nn.Module,
     inputs: CalibratedInputs,
     config: PruningConfig,
     allocation: Allocation,
     task: Task,
 ) -> TaskResult:
-    """Prunes the layers or groups of a task in place.
+    """Prunes single weights of the layers of a task in place.
 
     Args:
         denoiser: the model.
         inputs: the sums of the package's taps; those of the task are removed and used up.
         config: the settings.
-        allocation: the sparsity of each layer, or the items that stay of each group.
-        task: what is pruned.
+        allocation: the sparsity of each layer, if the config allocates.
+        task: the layers.
 
     Raises:
         NotPositiveDefinite: a Hessian cannot be factored, with the layer's name.
     """
-    own = {tap: inputs.pop(tap) for tap in task.taps}
-    layers: list[LayerRecord] = []
-    groups: list[GroupRecord] = []
-    if task.groups:
-        layers, groups = prune_groups_(denoiser, task, own, config, allocation.kept)
-    else:
-        if allocation.sparsity:
-            config = replace(config, sparsity=allocation.sparsity[task.layers[0]])
-        for tap, calibrated in own.items():
-            layers += prune_tap_(denoiser, tap, calibrated, config, task.package)
-    modules = {row.name: layer_at(denoiser, row.name) for row in layers}
-    weights = {name: module.weight.detach() for name, module in modules.items()}
-    biases = {
-        name: module.bias.detach()
-        for name, module in modules.items()
-        if config.correct_bias and module.bias is not None
-    }
-    return TaskResult(weights, layers, groups, biases)
+    if allocation.sparsity:
+        config = replace(config, sparsity=allocation.sparsity[task.layers[0]])
+    records: list[LayerRecord] = []
+    for tap in task.taps:
+        records += prune_tap_(denoiser, tap, inputs.pop(tap), config, task.package)
+    return TaskResult.read(denoiser, records, [], config.correct_bias)
 
 
 def prune_tap_(

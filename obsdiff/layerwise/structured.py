@@ -24,11 +24,35 @@ from ..solvers.obs_structured import Consumer, obs_heads, obs_neurons
 from ..solvers.problem import Solution, squared_error
 from .held_out import best, dampings
 from .problem import LayerProblem, named, problems_of
-from .tasks import Task, kept_items
+from .tasks import Allocation, Task, TaskResult, kept_items
 
 Problems = Mapping[str, LayerProblem]  # by layer
 GroupsSolved = tuple[dict[str, Solution], list[GroupRecord]]
 UNIFORM: Mapping[str, int] = MappingProxyType({})
+
+
+def prune_structured_(
+    denoiser: nn.Module,
+    inputs: CalibratedInputs,
+    config: PruningConfig,
+    allocation: Allocation,
+    task: Task,
+) -> TaskResult:
+    """Prunes the groups of a task in place.
+
+    Args:
+        denoiser: the model.
+        inputs: the sums of the package's taps; those of the task are removed and used up.
+        config: the settings.
+        allocation: the items that stay of each group, if the config allocates.
+        task: the groups, which share a consumer.
+
+    Raises:
+        NotPositiveDefinite: a Hessian cannot be factored, with the layer's name.
+    """
+    own = {tap: inputs.pop(tap) for tap in task.taps}
+    layers, groups = prune_groups_(denoiser, task, own, config, allocation.kept)
+    return TaskResult.read(denoiser, layers, groups, config.correct_bias)
 
 
 def prune_groups_(

@@ -92,6 +92,24 @@ class TaskResult:
         biases = {name: tensors[f"{name}.bias"] for name in names if f"{name}.bias" in tensors}
         return cls({name: tensors[name] for name in names}, layers, groups, biases)
 
+    @classmethod
+    def read(
+        cls,
+        denoiser: nn.Module,
+        layers: list[LayerRecord],
+        groups: list[GroupRecord],
+        corrected: bool,
+    ) -> "TaskResult":
+        """The result from the pruned model; with the biases if they were `corrected`."""
+        modules = {row.name: layer_at(denoiser, row.name) for row in layers}
+        weights = {name: module.weight.detach() for name, module in modules.items()}
+        biases = {
+            name: module.bias.detach()
+            for name, module in modules.items()
+            if corrected and module.bias is not None
+        }
+        return cls(weights, layers, groups, biases)
+
     @property
     def tensors(self) -> dict[str, Tensor]:
         """Weights by layer, and biases by layer with ".bias"."""

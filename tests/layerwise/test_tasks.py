@@ -11,7 +11,8 @@ from obsdiff.calibration.context import CalibratedInputs
 from obsdiff.calibration.groups import prunable_groups
 from obsdiff.calibration.hessian import Hessian
 from obsdiff.calibration.packages import Package, plan_packages
-from obsdiff.layerwise.linear import prune_tap_, prune_task_
+from obsdiff.layerwise.linear import prune_layers_, prune_tap_
+from obsdiff.layerwise.structured import prune_structured_
 from obsdiff.layerwise.tasks import Allocation, Task, TaskResult, apply_, owners_of, tasks_of
 from obsdiff.models.discovery import find_blocks
 from obsdiff.models.linear_view import layer_shapes, matrix
@@ -104,7 +105,7 @@ def test_an_allocation_decides_the_sparsity_of_a_task():
     shares = {layer: 0.25 if task.number else 0.75 for task in tasks for layer in task.layers}
     inputs = inputs_of(denoiser, tuple(tap for task in tasks[:2] for tap in task.taps))
     for task, share in zip(tasks[:2], (0.75, 0.25), strict=True):
-        result = prune_task_(denoiser, inputs, config, Allocation(sparsity=shares), task)
+        result = prune_layers_(denoiser, inputs, config, Allocation(sparsity=shares), task)
         assert [row.sparsity for row in result.layers] == [share] * len(task.layers)
         assert not inputs.keys() & set(task.taps)
     assert not inputs
@@ -121,7 +122,8 @@ def test_a_result_makes_the_same_of_another_copy_of_the_model(make, settings):
     other = copy.deepcopy(denoiser)
     _, tasks = planned(denoiser, config)
     for task in tasks:
-        result = prune_task_(denoiser, inputs_of(denoiser, task.taps), config, Allocation(), task)
+        prune_ = prune_structured_ if task.groups else prune_layers_
+        result = prune_(denoiser, inputs_of(denoiser, task.taps), config, Allocation(), task)
         assert bool(result.biases) <= config.correct_bias
         again = TaskResult.of(result.tensors, result.layers, result.groups)
         assert again.weights.keys() == result.weights.keys()
@@ -138,7 +140,7 @@ def test_an_allocation_decides_how_many_items_of_a_group_stay():
     kept = {g.name: 3 if g.group.kind == "heads" else 24 for task in tasks for g in task.groups}
     kept.pop(tasks[-1].groups[0].name)  # a group that is not in the allocation is pruned uniformly
     for task in tasks:
-        result = prune_task_(
+        result = prune_structured_(
             denoiser, inputs_of(denoiser, task.taps), config, Allocation(kept=kept), task
         )
         for row, prunable in zip(result.groups, task.groups, strict=True):
@@ -153,7 +155,7 @@ def test_an_allocation_decides_how_many_items_of_a_group_stay():
 def test_a_result_without_the_weight_of_a_record_is_an_error():
     denoiser, config = sd3().transformer, PruningConfig()
     task = planned(denoiser, config)[1][0]
-    result = prune_task_(denoiser, inputs_of(denoiser, task.taps), config, Allocation(), task)
+    result = prune_layers_(denoiser, inputs_of(denoiser, task.taps), config, Allocation(), task)
     tensors = dict(result.tensors)
     del tensors[task.layers[0]]
     with pytest.raises(KeyError, match=task.layers[0]):

@@ -232,7 +232,7 @@ def rerun(context: CalibrationContext, trajectory: Trajectory, index: int, span:
     )
     answers: dict[int, Callable[[], Any]] = {i: partial(answer, i) for i in range(span.start)}
     answers |= dict.fromkeys(range(span.last + 1, len(order.names)), stop)
-    run.step, run.prompts = call.step, call.prompts
+    run.at_call(call.step, call.prompts)
     args, kwargs = cache.get_all(call.inputs)
     with (
         hooked(hooks),

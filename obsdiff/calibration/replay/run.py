@@ -91,29 +91,29 @@ def replay_packages(
     """
     spans = package_spans(packages, trajectory)
     trajectory.outputs = [{} for _ in trajectory.recording.calls]
-    run, calls = context.run, len(trajectory.recording.calls)
-    run.recorded_steps = trajectory.recording.steps
+    calls = range(len(trajectory.recording.calls))
+    # The first replay starts at the denoiser's inputs: no output is cached before it.
+    starts = [0, *(first for first, _ in spans[begin:])]
     try:
-        # The first replay starts at the denoiser's inputs: no output is cached before it.
-        starts = [0, *(first for first, _ in spans[begin:])]
-        for index, (start, (border, last)) in enumerate(
-            zip(starts, spans[begin:], strict=False), begin
-        ):
-            package, audit = packages[index], CallAudit(others=trajectory.recording.others.copy())
-            inputs = new_inputs(context, list(package.taps), crossed=dense is not None)
-            for call in range(calls):
-                seen = dense.read(call, index) if dense else {}
-                with (
-                    tapped(context, inputs, audit, seen),
-                    stopped_early(context.denoiser, trajectory, package),
-                ):
-                    rerun(context, trajectory, call, Span(start, border, last))
-            audit.check(list(package.layers), run.steps, context.calibration_set.ranks)
-            if dense:
-                dense.go_on(index + 1)
-            yield inputs
+        with context.run.recorded(trajectory.recording.steps):
+            for index, (start, (border, last)) in enumerate(
+                zip(starts, spans[begin:], strict=False), begin
+            ):
+                package = packages[index]
+                audit = CallAudit(others=trajectory.recording.others.copy())
+                inputs = new_inputs(context, list(package.taps), crossed=dense is not None)
+                for call in calls:
+                    seen = dense.read(call, index) if dense else {}
+                    with (
+                        tapped(context, inputs, audit, seen),
+                        stopped_early(context.denoiser, trajectory, package),
+                    ):
+                        rerun(context, trajectory, call, Span(start, border, last))
+                audit.check(list(package.layers), context.run.steps, context.calibration_set.ranks)
+                if dense:
+                    dense.go_on(index + 1)
+                yield inputs
     finally:
-        run.recorded_steps = None
         trajectory.clear()
 
 
