@@ -25,6 +25,7 @@ from torch import nn
 
 from ..errors import UserError
 from ..models.meta_device import example_inputs, macs_or_why_not
+from ..pipelines.run import hooked
 
 PAPER_SIDE, TEXT_TOKENS = 1024, 77
 NORM = 5  # operations for each element
@@ -52,12 +53,8 @@ def paper_count(model: nn.Module, pixels_per_latent: int) -> dict[str, float]:
             f"found {type(model).__name__}"
         )
     extras: list[int] = []
-    handles = [module.register_forward_hook(counting_norms(extras)) for module in model.modules()]
-    try:
+    with hooked(m.register_forward_hook(counting_norms(extras)) for m in model.modules()):
         counted = macs_or_why_not(model, inputs)
-    finally:
-        for handle in handles:
-            handle.remove()
     if counted["total"] is None:
         raise UserError(
             f"paper-count: the paper counts at {PAPER_SIDE} x {PAPER_SIDE}, "
