@@ -242,7 +242,7 @@ def test_pipelines_that_cannot_be_compared_are_refused_in_one_line(
     refused([*argv, "--overwrite", "--output", str(tmp_path / "mine")], "in the way")
     refused(
         [*argv, "--height", "13", "--output", str(tmp_path / "new"), "--rounds", "0"],
-        "does not take",
+        "does not accept",
         "13",
     )
     refused(
