@@ -1,12 +1,14 @@
-# Each target makes its own virtual environment first. PYTHON chooses the interpreter, VENV the folder.
-# TORCH_INDEX: an extra package index to take torch from, such as a vendor's index of CPU or CUDA builds.
+# Each target makes its own virtual environment first. PYTHON chooses the interpreter, VENV the
+# folder.
+# TORCH_INDEX: an extra package index for torch, such as a vendor's index of CPU or CUDA builds.
 # CONSTRAINTS=/dev/null lifts the pin on torch.
 PYTHON ?= python3
 VENV ?= .venv
 CONSTRAINTS ?= constraints.txt
 TORCH_INDEX ?=
 OUTPUT ?= obsdiff-demo
-PIP := $(VENV)/bin/python -m pip --disable-pip-version-check install --quiet --constraint $(CONSTRAINTS)
+PIP := $(VENV)/bin/python -m pip --disable-pip-version-check install --quiet \
+	--constraint $(CONSTRAINTS)
 INSTALLED := $(VENV)/.installed
 
 define CHECKS

@@ -131,7 +131,8 @@ class Journal(NullJournal):
             return None
         try:
             with safe_open(file, "pt") as opened:
-                tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 (no dict)
+                names = opened.keys()
+                tensors = {name: opened.get_tensor(name) for name in names}
                 notes = opened.metadata() or {}
             records = json.loads(notes["records"])
             if notes["sha256"] != tensors_hash(sorted(tensors.items())):

@@ -262,5 +262,6 @@ def test_the_header_reader_agrees_with_safetensors(sd3_folder):
 
     file = Path(sd3_folder) / WEIGHTS
     with safe_open(file, "pt") as opened:
-        shapes = {name: opened.get_slice(name).get_shape() for name in opened.keys()}  # noqa: SIM118
+        names = opened.keys()
+        shapes = {name: opened.get_slice(name).get_shape() for name in names}
     assert {name: info["shape"] for name, info in read_header(file).items()} == shapes
