@@ -8,11 +8,13 @@ Names are imported on first use, so `import obsdiff` and the command line's chec
 `obsdiff.PrunedXxx` is the class of a structurally pruned diffusers model Xxx, such as
 PrunedSD3Transformer2DModel; model_index.json of a pruned folder names it.
 
-`__version__` is the version of the package; pyproject.toml reads it from here.
+`__version__` is the version of the package; it is written in runtime/version.py.
 """
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
+
+from .runtime.version import VERSION
 
 if TYPE_CHECKING:  # type checkers need imports; at run time HOMES has the same names
     from .calibration.dense_pass import dense_pass as dense_pass
@@ -26,7 +28,7 @@ if TYPE_CHECKING:  # type checkers need imports; at run time HOMES has the same 
     from .pipelines.save import save_pruned as save_pruned
     from .prune import prune_ as prune_
 
-__version__ = "0.2.0"
+__version__ = VERSION
 
 HOMES = {  # public name -> its module
     "CalibrationError": "errors",

@@ -1,12 +1,14 @@
 """The names of `import obsdiff`: those of type checkers are those at run time."""
 
 import ast
-from importlib.metadata import version
+import tomllib
 from pathlib import Path
 
 import pytest
 
 import obsdiff
+from obsdiff.pipelines.record import versions
+from obsdiff.runtime.version import VERSION
 
 SOURCE = ast.parse(Path(obsdiff.__file__).read_text())
 
@@ -41,5 +43,13 @@ def test_an_unknown_name_is_an_attribute_error():
             getattr(obsdiff, name)
 
 
-def test_the_version_is_that_of_the_installed_package():
-    assert obsdiff.__version__ == version("obsdiff")
+def test_the_version_is_written_once():
+    project = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())
+    attr = project["tool"]["setuptools"]["dynamic"]["version"]["attr"]
+    assert attr == "obsdiff.runtime.version.VERSION"
+    assert obsdiff.__version__ == VERSION
+
+
+def test_records_have_the_version_of_the_code_not_of_an_older_installation(monkeypatch):
+    monkeypatch.setattr("obsdiff.pipelines.record.version", lambda name: "0.0.1")
+    assert versions()["obsdiff"] == VERSION != versions()["torch"]

@@ -4,8 +4,7 @@ import argparse
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import obsdiff
-
+from ..runtime.version import VERSION
 from . import command_arguments as arguments
 from .commands import demo_command, inspect_command, report_command, verify_command
 from .evaluate import evaluate_command
@@ -59,7 +58,7 @@ def parser() -> Parser:
         epilog=EXAMPLES,
         formatter_class=FORMATTER,
     )
-    top.add_argument("--version", action="version", version=f"obsdiff {obsdiff.__version__}")
+    top.add_argument("--version", action="version", version=f"obsdiff {VERSION}")
     commands = top.add_subparsers(
         title="commands", required=True, parser_class=Parser, metavar="COMMAND", prog="obsdiff"
     )

@@ -9,6 +9,7 @@ from typing import Any
 
 from ..errors import UserError
 from ..runtime.json_files import read_json
+from ..runtime.version import VERSION
 
 RECORD_SCHEMA = 1  # version of the layout of obsdiff.json
 RECORD = "obsdiff.json"
@@ -187,8 +188,8 @@ def in_words(counts: dict[str, dict[str, int]]) -> str:
 
 def versions() -> dict[str, str]:
     """Return the versions of Python and of the libraries that compute the result."""
-    found = {"python": platform.python_version()}
-    for name in ("obsdiff", "torch", "diffusers", "transformers", "safetensors"):
+    found = {"python": platform.python_version(), "obsdiff": VERSION}
+    for name in ("torch", "diffusers", "transformers", "safetensors"):
         try:
             found[name] = version(name)
         except PackageNotFoundError:
