@@ -1,4 +1,4 @@
-"""Which layer gives up how much: uniform, by one of the allocations, or to a budget."""
+"""The allocation of a run: uniform, by one of the methods, or to a budget."""
 
 from dataclasses import asdict
 from typing import Any
@@ -63,7 +63,7 @@ def allocate(
     report: PruningReport,
     budget: Budget | None,
 ) -> tuple[Allocation, DensePass | None]:
-    """The sparsity of every layer, or the items that stay of every group.
+    """The sparsity of every layer, or the items that every group keeps.
 
     Args:
         context: where the calibration runs.
@@ -100,6 +100,6 @@ def allocate(
 def record_budget(
     pipe: Any, plan: PruningPlan, budget: Budget | None, report: PruningReport
 ) -> None:
-    """Records what the pruned denoiser has of the budget, counted anew."""
+    """Records the size of the pruned denoiser, counted anew, if there is a budget."""
     if budget:
         report.budget = budget.kept(pipe, plan)

@@ -1,11 +1,11 @@
 """Structured pruning to a budget: the share of parameters, operations, bytes or time that may stay.
 
-1. Before the calibration: what each step of each group saves (savings.py, layer_latency.py), and
+1. Before the calibration: the saving of each step of each group (savings.py, layer_latency.py), and
    the uniform sparsity that would meet the budget, at which sensitivities are measured
 2. After it: the steps with the least sum of errors that save enough, over groups of all kinds
    (knapsack.py)
-3. Of time, which does not add up exactly: the whole step is timed, and 2 is repeated with more or
-   less to save, until the budget is met
+3. For time, whose savings do not add up exactly: the whole step is timed, and 2 is repeated with
+   more or less to save, until the budget is met
 """
 
 import copy
@@ -32,10 +32,10 @@ from .savings import amount_of, of_an_item
 from .uniform_latency import MORE_ROUNDS, MOST, ROUNDS, time_ratio
 
 BUDGET_BISECTIONS = 12
-CORRECTIONS = 10  # of the time that has to be saved, at most
+CORRECTIONS = 10  # how often the time to save is corrected, at most
 NEAR = 0.02  # a time this little below its target meets it
 MORE = 1.05  # the factor of the saving if a measurement with more rounds misses the target
-Kept = dict[str, int]  # items that stay of each group, by its name
+Kept = dict[str, int]  # items that each group keeps, by its name
 
 
 @dataclass(frozen=True)
@@ -45,9 +45,9 @@ class Budget:
     Attributes:
         unit: parameters, macs or bytes.
         target: the share.
-        dense: what the dense denoiser has.
+        dense: the amount of the dense denoiser.
         sparsity: the uniform sparsity that would meet the target.
-        savings: what each group saves after 0, 1, 2 ... steps, by its name.
+        savings: the saving of each group after 0, 1, 2 ... steps, by its name.
     """
 
     unit: str
@@ -58,16 +58,16 @@ class Budget:
 
     @property
     def wanted(self) -> float:
-        """What has to be saved."""
+        """The amount that has to be saved."""
         return self.dense - math.floor(self.target * self.dense)
 
     def out_of_reach(self, least: float) -> UserError:
-        """The error for a target below the least share that can stay."""
+        """The error for a target below the least share that can be reached."""
         why = f"at least {math.ceil(least * 1e4) / 1e4:g} stays"
         return unreachable(self.unit, self.target, why)
 
     def saved_at(self, prunable: PrunableGroup, kept: int) -> float:
-        """What a group saves with so many items left."""
+        """The saving of a group that keeps `kept` items."""
         return along(self.savings[prunable.name], (prunable.total - kept) / prunable.step)
 
     def spend(self, context: CalibrationContext, plan: PruningPlan) -> Spend:
@@ -75,7 +75,7 @@ class Budget:
         return lambda curves: {"shares": chosen(self, curves, self.wanted), "met": {}}
 
     def kept(self, pipe: Any, plan: PruningPlan) -> dict[str, Any]:
-        """The record of the budget, with what the pruned denoiser has, counted anew."""
+        """The record of the budget, with the amount of the pruned denoiser, counted anew."""
         left = amount_of(
             self.unit, plan.denoiser, call_of(pipe, plan) if self.unit == "macs" else {}
         )
@@ -113,18 +113,18 @@ class LatencyBudget(Budget):
         """A function that allocates the budget by loss curves, and times whole steps."""
         call = call_of(context.run.pipe, plan)
 
-        def race(kept: Kept, rounds: int) -> tuple[float, float, float]:
+        def timed_share(kept: Kept, rounds: int) -> tuple[float, float, float]:
             return time_ratio(plan.denoiser, shrunk_to(plan, kept), call, rounds)
 
-        return lambda curves: in_turn(self, partial(chosen, self, curves), race)
+        return lambda curves: corrected_by_timing(self, partial(chosen, self, curves), timed_share)
 
     def kept(self, pipe: Any, plan: PruningPlan) -> dict[str, Any]:
-        """Nothing: the record of the latency says what was met."""
+        """An empty record: the report's latency has the measured times."""
         return {}
 
 
 def budget_from(found: Mapping[str, Any]) -> Budget:
-    """The budget that `asdict` made a dict of."""
+    """The budget of a dict that `asdict` returned."""
     return (LatencyBudget if found["unit"] == "latency" else Budget)(**found)
 
 
@@ -192,7 +192,7 @@ def size_budget(
 
 
 def kept_at_least(prunable: PrunableGroup) -> int:
-    """The items that stay of a group that gives up all it can."""
+    """The fewest items that a group may keep."""
     return prunable.total - prunable.most // prunable.step * prunable.step
 
 
@@ -217,10 +217,10 @@ def uniform_sparsity(budget: Budget, groups: list[PrunableGroup], config: Prunin
 
 
 def chosen(budget: Budget, curves: Mapping[str, LossCurve], wanted: float) -> Kept:
-    """The items that stay of every group.
+    """The items that every group keeps.
 
-    Of all ways that save `wanted`, the one with the least sum of errors. A group that is not
-    movable keeps what uniform pruning leaves.
+    Of all choices that save `wanted`, the one with the least sum of errors. A group that is not
+    movable keeps as many as in uniform pruning.
 
     Raises:
         UserError: the curves end before they save enough.
@@ -245,27 +245,30 @@ def chosen(budget: Budget, curves: Mapping[str, LossCurve], wanted: float) -> Ke
     }
 
 
-def in_turn(
+def corrected_by_timing(
     budget: LatencyBudget,
     choose: Callable[[float], Kept],
-    race: Callable[[Kept, int], tuple[float, float, float]],
+    timed_share: Callable[[Kept, int], tuple[float, float, float]],
 ) -> dict[str, Any]:
-    """Saves more or less by the table until the whole step takes the target's share.
+    """Corrects the seconds to save by the table until the timed step meets the target.
 
     Args:
         budget: the seconds to save.
-        choose: the items that stay of every group, for so many seconds to save by the table.
-        race: the share of the dense step's time, and both times, for items and rounds.
+        choose: the items that every group keeps, by the seconds to save by the table.
+        timed_share: the share of the dense step's time, and both times, by items and rounds.
+
+    Returns:
+        {"shares": the items that every group keeps, "met": the record of the latency}.
 
     Raises:
-        UserError: the step takes more even where all is saved that can be.
+        UserError: the step exceeds the target with the fewest items that groups may keep.
     """
     tried: list[tuple[float, float]] = []
     most = sum(row[-1] for row in budget.savings.values())
     wanted = min(most, budget.wanted)
     too_little, enough = 0.0, None  # the most that missed the target, the least that met it
     for _ in range(CORRECTIONS):
-        share = race(choose(wanted), ROUNDS)[0]
+        share = timed_share(choose(wanted), ROUNDS)[0]
         tried.append((wanted / budget.dense, share))
         if share <= budget.target:
             enough = wanted if enough is None else min(wanted, enough)
@@ -279,12 +282,12 @@ def in_turn(
         wanted = (too_little + enough) / 2 if too_little and enough else min(most, in_proportion)
     wanted = enough or most
     kept = choose(wanted)
-    measured = race(kept, MORE_ROUNDS)
+    measured = timed_share(kept, MORE_ROUNDS)
     tried.append((wanted / budget.dense, measured[0]))
     while measured[0] > budget.target and wanted < most:
         wanted = min(most, MORE * wanted)
         kept = choose(wanted)
-        measured = race(kept, MORE_ROUNDS)
+        measured = timed_share(kept, MORE_ROUNDS)
         tried.append((wanted / budget.dense, measured[0]))
     if measured[0] > budget.target:
         raise budget.out_of_reach(measured[0])
@@ -300,7 +303,7 @@ def in_turn(
 
 
 def shrunk_to(plan: PruningPlan, kept: Kept) -> nn.Module:
-    """A copy of the denoiser with so many items of every group, whichever leave."""
+    """A copy of the denoiser whose groups keep their first items, as many as `kept` states."""
     model = copy.deepcopy(plan.denoiser)
     for prunable in plan.groups:
         shrink_(model, prunable.group, list(range(kept[prunable.name])))

@@ -1,4 +1,4 @@
-"""Layer sparsities with the least summed loss: at the optimum every layer pays the same for a zero.
+"""Layer sparsities with the least summed loss: at the optimum all have one price of a zero.
 
     obs          layer errors add up                                   minimise sum_l e_l(p_l)
     sensitivity  so do the errors of the final latents                 minimise sum_l s_l e_l(p_l)

@@ -51,7 +51,7 @@ def cheapest_saving(errors: Rows, savings: Rows, wanted: float) -> list[int]:
 def in_cells(savings: Rows, wanted: float) -> tuple[list[list[int]], int]:
     """The savings and S in cells.
 
-    A cell is the greatest common divisor of the savings, if that gives at most CELLS.
+    A cell is the greatest common divisor of the savings, if S has at most CELLS of them.
     """
     every = [saved for row in savings for saved in row]
     grain = math.gcd(*map(int, every)) if all(float(saved).is_integer() for saved in every) else 0
@@ -94,7 +94,7 @@ def filled_up(errors: Rows, savings: Rows, wanted: float, steps: list[int]) -> l
                 ways.append(
                     ((row[k] - row[steps[i]]) / min(short, saved[k] - saved[steps[i]]), i, k)
                 )
-        if not ways:  # all steps are taken: the rest is the rounding of a sum
+        if not ways:  # no step is left: the rest is the rounding of a sum
             return steps
         _, i, k = min(ways)
         steps[i] = k

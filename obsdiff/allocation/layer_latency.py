@@ -3,13 +3,14 @@
 One of all groups of equal cost is timed: the smallest module that holds its layers (an attention,
 an FFN, a residual block) is called with its arguments of a real step, dense and with fewer and
 fewer items, in turn. Medians of rounds at TIMED_SIZES, linear in between; a saving never falls as
-items leave, since a smaller module is slower only by noise.
+items are removed, since a smaller module is slower only by noise.
 
-The times of modules do not add up to the step's exactly. So the table decides where items leave;
-timing of whole steps decides how many (budget.py).
+The times of modules do not add up to the step's exactly. So the table decides which groups lose
+items, and timing of whole steps decides how many (budget.py).
 
 References:
-    Kurtic et al., "ZipLM: Inference-Aware Structured Pruning of Language Models", 2023. https://arxiv.org/abs/2302.04089
+    Kurtic et al., "ZipLM: Inference-Aware Structured Pruning of Language Models", 2023.
+        https://arxiv.org/abs/2302.04089
 """
 
 import copy
@@ -33,9 +34,9 @@ from ..pipelines.run import hooked
 from ..runtime.timing import interleaved
 
 Reads = dict[str, tuple[int, ...]]  # layer -> shape of what it reads in one call
-TIMED_SIZES = 6  # at so many numbers of items a group is timed, beside the dense one
+TIMED_SIZES = 6  # numbers of items at which a group is timed, beside the dense one
 LAYER_ROUNDS = 9
-SHORTEST = 2e-3  # seconds; what is shorter is called several times in a round
+SHORTEST = 2e-3  # seconds; a shorter call is repeated within a round
 
 
 def seconds_saved(
@@ -50,7 +51,7 @@ def seconds_saved(
 
     Returns:
         Seconds saved after 0, 1, 2 ... steps of each group, by its name; and the measured table,
-        one row for groups of equal cost: the `seconds` with so many items `left`.
+        one row for groups of equal cost: the `seconds` with `left` items.
     """
     found: dict[str, list[float]] = {}
     table = []

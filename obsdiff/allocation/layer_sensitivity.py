@@ -1,6 +1,6 @@
 """The effect of pruning each layer: on its own output, and alone on the final latents.
 
-A layer is a tap. One factor of its Hessian gives the sweep at every sparsity of the GRID. For the
+A layer is a tap. One factor of its Hessian serves the sweeps at every sparsity of the GRID. For the
 sensitivity, taps are pruned one at a time at the target's sparsity, the pipeline draws the latents
 of a few calibration prompts, and the weight is restored. If the target's sparsity has next to no
 effect on a layer, because it has that many zeros already, the layer is tried at the lowest sparsity
@@ -30,7 +30,7 @@ from .alpha_pruning import by_spectrum, tail_exponent
 from .equal_price import GRID, by_loss
 from .owl import by_outliers, outlier_ratio
 
-LEAST_ERROR = 1e-7  # a layer error from which no effect on the latents could be told
+LEAST_ERROR = 1e-7  # layer errors up to this have no measurable effect on the latents
 SAME_DRAWING = 1e-6  # relative latent error up to which two drawings are the same
 
 
@@ -51,7 +51,7 @@ class SweepTrial:
 
 @dataclass(frozen=True)
 class TapEffect:
-    """What the sparsity of a tap is decided by.
+    """The measurements that decide the sparsity of a tap.
 
     Attributes:
         effect: the relative latent error of pruning the tap alone; 0 if it was not measured.
@@ -119,7 +119,7 @@ def measured_sensitivity(
     config: PruningConfig,
     base: Tensor | None,
 ) -> TapEffect:
-    """What the sparsity of one tap is decided by."""
+    """The measurements that decide the sparsity of one tap."""
     weights = [matrix(context.denoiser.get_submodule(layer)) for layer in tap.layers]
     if config.allocation == "alpha":
         known = [exponent for exponent in map(tail_exponent, weights) if math.isfinite(exponent)]
@@ -133,12 +133,12 @@ def measured_sensitivity(
     if base is None:
         return TapEffect(0.0, tried.errors)
     if tried.error <= LEAST_ERROR:
-        telling = [
+        visible = [
             share for share, error in zip(GRID, tried.errors, strict=True) if error > LEAST_ERROR
         ]
-        if not telling:
+        if not visible:
             return TapEffect(0.0, [0.0 for _ in GRID])
-        tried = try_out(tap, weights, inputs, replace(config, sparsity=telling[0]))
+        tried = try_out(tap, weights, inputs, replace(config, sparsity=visible[0]))
     del inputs, hessian  # drawing needs its memory
     effect = effect_of(context, tried.weights, base, config)
     return TapEffect(effect, [effect * error / tried.error for error in tried.errors])
@@ -147,7 +147,7 @@ def measured_sensitivity(
 def try_out(tap: Tap, weights: list[Tensor], inputs: Inputs, config: PruningConfig) -> SweepTrial:
     """The sweep of a tap at every sparsity of the GRID, and at the config's.
 
-    With compensation its losses are half of the squared error, damping included: (2) of obs.py.
+    With compensation its losses are half of the squared error, damping included: (1) of obs.py.
     """
     whole = [squared_error(w, None, inputs.hessian) for w in weights]
     targets = [

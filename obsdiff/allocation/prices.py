@@ -31,7 +31,7 @@ from .bisection import bisect
 
 MULTIPLIER_BISECTIONS = 60
 MIXES = 20  # steps between the price of one resource and that of another
-LARGEST_PRICE = 1e300  # a price at which every group takes all steps
+LARGEST_PRICE = 1e300  # a price at which (2) is all steps of every group
 SAVED_ROUNDING = 1e-9  # relative rounding of the saving
 
 
@@ -40,8 +40,8 @@ def cheapest_steps(errors: list[list[float]], savings: Tensor, wanted: Tensor) -
 
     Args:
         errors: errors[g][k] is the error of group g after k steps.
-        savings: what one step of each group saves (G, R).
-        wanted: what has to be saved (R,).
+        savings: the saving of one step of each group (G, R).
+        wanted: the amounts to save (R,).
     """
     costs = padded(errors)
     savings, wanted = savings.double(), wanted.double()
@@ -60,8 +60,8 @@ def cheapest_steps(errors: list[list[float]], savings: Tensor, wanted: Tensor) -
 def padded(errors: list[list[float]]) -> Tensor:
     """The errors as a matrix (G, K + 1), inf where a group has fewer steps."""
     costs = torch.full((len(errors), max(map(len, errors))), torch.inf, dtype=torch.float64)
-    for row, its in zip(costs, errors, strict=True):
-        row[: len(its)] = torch.tensor(its, dtype=torch.float64)
+    for row, values in zip(costs, errors, strict=True):
+        row[: len(values)] = torch.tensor(values, dtype=torch.float64)
     return costs
 
 
@@ -78,8 +78,8 @@ def least_price(costs: Tensor, values: Tensor, savings: Tensor, wanted: Tensor) 
     Args:
         costs: the errors (G, K + 1).
         values: the saving of one step of each group (G,), in the mix of the price.
-        savings: what one step of each group saves (G, R).
-        wanted: what has to be saved (R,).
+        savings: the saving of one step of each group (G, R).
+        wanted: the amounts to save (R,).
     """
     counts = torch.arange(costs.shape[1], dtype=torch.float64)
 

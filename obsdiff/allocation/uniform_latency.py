@@ -1,9 +1,9 @@
 """The sparsity at which a structured model meets a latency, measured on this machine.
 
 A copy of the denoiser is shrunk as a run at that sparsity would shrink it, and one step of one
-picture is timed, dense and shrunk in turn. Which heads and neurons leave makes no difference to the
-time. No layer's time is modelled: the whole step is measured. Where allocation chooses the groups,
-budget.py meets the latency.
+picture is timed, dense and shrunk in turn. The time depends on the number of heads and neurons, not
+on which of them are removed. No layer's time is modelled: the whole step is measured. If an
+allocation chooses the items of each group, budget.py meets the latency.
 """
 
 import copy
@@ -121,10 +121,10 @@ def time_ratio(
 
 
 def shrunk(dense: nn.Module, config: PruningConfig) -> tuple[nn.Module, dict[str, dict[str, int]]]:
-    """A copy of a model, shrunk as a run with this config shrinks it, whichever items leave.
+    """A copy of a model, shrunk to the sizes of a run with this config; its first items remain.
 
     Returns:
-        The copy, and the number of heads, neurons and channels that leave.
+        The copy, and the number of heads, neurons and channels removed.
     """
     model = copy.deepcopy(dense)
     rows = []

@@ -1,11 +1,11 @@
-"""What calibration measured of one input: its Hessian, and what some settings need beside it.
+"""The sums of one input: its Hessian, and the sums that some settings add.
 
     H = 2 sum_t alpha_t E[x x^T]                the Hessian                                (I, I)
-    G = the same on the held-out prompts        judges what H fitted                       (I, I)
+    G = the same on the held-out prompts        judges the solutions found with H          (I, I)
     C = 2 sum_t alpha_t E[(x* - x) x^T]         x* the same input in the dense model       (I, I)
 
-A pruning may read the I inputs in another order than they were summed in (N:M with permute): the
-sums stay as they are, and what is read is reordered.
+A pruning may read the I inputs in another order than they were summed in (N:M with permute). The
+sums keep their order; every vector or matrix is reordered when it is read.
 """
 
 from dataclasses import dataclass, field, replace
@@ -70,11 +70,11 @@ class CalibratedInput:
         """The same sums, read in the order (I,): input i is input order[i] of the sums."""
         return replace(self, order=order.to(self.hessian.x.device))
 
-    def placed(self, found: Tensor) -> Tensor:
+    def placed(self, sums: Tensor) -> Tensor:
         """A vector (I,) or matrix (I, I) of the sums in the order of this pruning."""
         if self.order is None:
-            return found
-        return found[self.order] if found.dim() == 1 else found[self.order.unsqueeze(1), self.order]
+            return sums
+        return sums[self.order] if sums.dim() == 1 else sums[self.order.unsqueeze(1), self.order]
 
     def matrix(self) -> Tensor:
         """H (I, I)."""
@@ -103,5 +103,5 @@ class CalibratedInput:
     def take_cross_(self) -> Tensor:
         """C (I, I), in the memory of its sums."""
         assert self.cross is not None
-        found, self.cross = self.cross.mul_(2.0 / max(1, self.hessian.samples)), None
-        return found
+        cross, self.cross = self.cross.mul_(2.0 / max(1, self.hessian.samples)), None
+        return cross

@@ -5,12 +5,12 @@
     single   one dense pass sums every Hessian; nothing runs again
 
 Each yields {tap: CalibratedInput}, package after package; the caller prunes a package before it
-asks for the next. Tensors that exceed the memory are stored in files. A resumed run names the
-layers that are solved: a package of solved layers alone yields {} and is pruned as recorded when
-its turn comes, since a dense pass may have to come first.
+requests the next. Tensors that exceed the memory are stored in files. A resumed run names the
+layers that are solved: a package of solved layers alone yields {}, and the caller applies its
+recorded results in turn, after the dense pass.
 
-The dense pass of single and replay does not depend on what is pruned afterwards: `DensePass` holds
-it, for several prunings of one model.
+The dense pass of single and replay does not depend on the prunings that read it: `DensePass`
+stores it, for several prunings of one model.
 """
 
 import contextlib
@@ -55,7 +55,7 @@ class DensePass:
         if missing:
             raise UserError(
                 f"dense pass: it has no Hessian for {missing[0]} and {len(missing) - 1} others; "
-                "give dense_pass this config as well"
+                "pass this config to dense_pass, too"
             )
         return {tap: self.inputs[tap.layers[0]] for tap in taps}
 
@@ -90,7 +90,7 @@ def gather(
 def live(
     context: CalibrationContext, packages: list[Package], solved: Set[str] = frozenset()
 ) -> PackageInputs:
-    """The paper's: all calibration prompts run again for every package."""
+    """Yields the sums of each package from a run of all prompts, as in the paper."""
     for package in packages:
         if solved >= set(package.layers):
             yield {}
@@ -104,7 +104,7 @@ def single(
     dense: DensePass | None = None,
     solved: Set[str] = frozenset(),
 ) -> PackageInputs:
-    """Every package from one dense pass."""
+    """Yields the sums of each package from one dense pass."""
     wanted = [[t for t in package.taps if not solved >= set(t.layers)] for package in packages]
     if dense is None:
         dense = DensePass(context.calibration_set)
@@ -120,7 +120,7 @@ def replay(
     dense: DensePass | None = None,
     solved: Set[str] = frozenset(),
 ) -> PackageInputs:
-    """The first package from the dense pass, the others by replay."""
+    """Yields the sums of the first package from the dense pass, those of the others by replay."""
     done = leading(packages, solved)
     if done == len(packages):
         yield from ({} for _ in packages)
@@ -144,12 +144,12 @@ def replay(
 
 
 def leading(packages: list[Package], solved: Set[str]) -> int:
-    """The number of packages, from the first on, that are solved."""
+    """The number of packages before the first with an unsolved layer."""
     return next((i for i, p in enumerate(packages) if not solved >= set(p.layers)), len(packages))
 
 
 def gather_dense(context: CalibrationContext, taps: list[Tap], calibration: str) -> DensePass:
-    """One dense pass.
+    """Runs one dense pass.
 
     Args:
         context: where the calibration runs.

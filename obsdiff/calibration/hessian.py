@@ -4,7 +4,7 @@
     Hessian    H = 2 sum_t alpha_t E[X_t X_t^T]            (I, I), the same for every row of W
 
 The sums xx = sum alpha x x^T, x = sum alpha x and sum alpha, and the number of tokens are stored;
-the division follows once, at the end. So batches, processes and resumed runs merge by adding. H
+the division follows once, at the end. So the sums of batches and processes are added. H
 divides by the number of tokens, as in the paper; the mean and the variance of an input divide by
 sum alpha, else a variance could be negative.
 
@@ -128,14 +128,6 @@ class Hessian:
         if room > 0:
             self.seen.update(sums.unique()[:room].tolist())
 
-    def merge(self, other: "Hessian") -> None:
-        """Adds another Hessian of the same tap (of another batch, process or run)."""
-        self.xx += other.xx
-        self.x += other.x
-        self.samples += other.samples
-        self.alpha += other.alpha
-        self.seen |= other.seen
-
     def matrix(self) -> Tensor:
         """H (I, I): twice the weighted mean of x x^T, both triangles."""
         return self.write(torch.empty_like(self.xx))
@@ -213,7 +205,7 @@ def row_sums(rows: Tensor) -> Tensor:
         numbers.new_empty(len(rows)),
         numbers.new_empty(min(len(rows), SPLIT), rows.shape[1]),
     )
-    for top in range(0, len(rows), SPLIT):  # in one buffer: to allocate costs more than to sum
+    for top in range(0, len(rows), SPLIT):  # in one buffer: its allocation costs more than the sum
         part = numbers[top : top + SPLIT]
         torch.sum(torch.mul(part, mix, out=mixed[: len(part)]), 1, out=found[top : top + SPLIT])
     return found
@@ -230,7 +222,7 @@ def factors(rows: Tensor, sums: Tensor, image: int) -> tuple[Tensor, Tensor]:
     if image < FEW:
         return rows, rows
     pairs = [
-        merged(part, its) for part, its in zip(rows.split(image), sums.split(image), strict=True)
+        merged(part, own) for part, own in zip(rows.split(image), sums.split(image), strict=True)
     ]
     if all(a is b for a, b in pairs):
         return rows, rows

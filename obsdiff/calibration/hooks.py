@@ -62,7 +62,7 @@ def calibrate(
 
     Raises:
         CalibrationError: with layer and step, for missed calls, and for inputs that are not
-            finite or not shared as the block table says.
+            finite, or not shared as the block table states.
     """
     calibration_set = calibration_set or context.calibration_set
     inputs = new_inputs(context, taps, scratch)
@@ -211,8 +211,8 @@ def layer_hook(
                 calibrated.update(part, alpha, *other)
         elif not same_tensor(x, shared.tensor):
             raise CalibrationError(
-                f"{layer} and {shared.reader} were taken to read one tensor, "
-                "but their inputs differ"
+                f"{layer} and {shared.reader}: expected one input for both, "
+                "found inputs that differ"
             )
         shared.readers += 1
         if shared.readers == shared.layers:

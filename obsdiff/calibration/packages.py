@@ -1,4 +1,4 @@
-"""Module packages, and the memory they take.
+"""Module packages, and the memory that they need.
 
 A module package is one or more consecutive basic units (paper, section 3.3). The Hessians of one
 package are in memory together, so a memory budget limits its size, counted from the real shapes.
@@ -58,11 +58,11 @@ REMOVED_SQUARE_BYTES = 4  # structured: the rows of what has been removed
 WEIGHT_COPIES = {"alps": 10}  # others make 4
 REFINE_COPIES = {"none": 4, "lstsq": 8, "swaps": 16}
 HELD_OUT_COPIES = 2  # the best solution so far, and the one without repair
-ASYMMETRIC_COPIES = 2  # the weights that are aimed at
+ASYMMETRIC_COPIES = 2  # the targets W*
 
 
 def work_bytes(taps: Iterable[Tap], shapes: Mapping[str, Shape], config: PruningConfig) -> int:
-    """The bytes that solving takes at most beside the Hessians it reads.
+    """The bytes that solving needs at most beside the Hessians it reads.
 
     Structured pruning solves both streams of an attention at once.
 
@@ -85,7 +85,7 @@ def work_bytes(taps: Iterable[Tap], shapes: Mapping[str, Shape], config: Pruning
 
 
 def passes(config: PruningConfig, packages: int) -> float:
-    """How many times the calibration prompts run through the denoiser.
+    """The number of passes of the calibration prompts through the denoiser.
 
     Live: once for every package. Single: once. Replay: once, and all packages but the last twice
     more, since a pruned package runs again together with the next; three times more with the dense
@@ -97,13 +97,13 @@ def passes(config: PruningConfig, packages: int) -> float:
     ]
 
 
-def memory_for_waiting(
+def scratch_room(
     config: PruningConfig, packages: list[Package], shapes: Mapping[str, Shape]
 ) -> float:
-    """The bytes of memory for the Hessians of single, or the recording of replay.
+    """The memory budget of the scratch storage in bytes: for Hessians or a recording.
 
-    With a memory budget: what solving and, for replay, the largest package leave of it; else half
-    of the memory that is free now.
+    With a memory budget: the budget less the memory of solving and, for replay, of the largest
+    package. Without one: half of the free memory.
     """
     if config.memory_budget_gib is None:
         return psutil.virtual_memory().available / 2
@@ -170,9 +170,10 @@ def snapped(edges: list[int], units: list[Unit], inside: Mapping[str, str]) -> l
     Returns:
         The moved edges; the same ones if there are more packages than segments.
     """
-    its = [inside[unit[0].layers[0]] for unit in units]
-    places = [0, *(i for i in range(1, len(units)) if its[i] != its[i - 1]), len(units)]
-    moved = [min(places, key=lambda place: abs(place - edge)) for edge in edges]
+    of_unit = [inside[unit[0].layers[0]] for unit in units]
+    starts = [i for i in range(1, len(units)) if of_unit[i] != of_unit[i - 1]]
+    allowed = [0, *starts, len(units)]
+    moved = [min(allowed, key=lambda place: abs(place - edge)) for edge in edges]
     return moved if all(a < b for a, b in pairwise(moved)) else edges
 
 
@@ -181,7 +182,7 @@ def by_budget(
 ) -> list[Package]:
     """As few packages as the budget allows beside solving.
 
-    Structured units stay whole: their streams are pruned together.
+    Structured units are not split: their streams are pruned together.
     """
     assert config.memory_budget_gib is not None
     work = work_bytes((tap for unit in units for tap in unit), shapes, config)
@@ -209,7 +210,7 @@ def by_budget(
 
 
 def matrices_per_tap(config: PruningConfig) -> int:
-    """How many matrices (I, I) are summed for a tap: H, and held-out or cross sums."""
+    """The number of matrices (I, I) that are summed for a tap: H, and held-out or cross sums."""
     return 1 + (config.held_out > 0) + config.asymmetric
 
 

@@ -23,7 +23,7 @@ from ..pipelines.call import (
 )
 from ..runtime.distributed import Ranks
 from .calibration_set import CalibrationSet
-from .groups import PrunableGroup, made_ready
+from .groups import PrunableGroup, counted_groups
 from .packages import Package, plan_packages
 from .selection import select_groups
 from .step_weights import StepWeights
@@ -90,7 +90,7 @@ def plan_pruning(pipe: Any, prompts: Sequence[Prompt], config: PruningConfig) ->
     blocks = require_blocks(shapes, type(denoiser).__name__, config.target)
     packages = plan_packages(blocks, shapes, config)
     selected = select_groups(blocks, config) if config.pattern == "structured" else []
-    groups = made_ready(denoiser, selected, config)
+    groups = counted_groups(denoiser, selected, config)
     require_finite_weights(denoiser, [layer for package in packages for layer in package.layers])
     chosen, seeds = choose_prompts(prompts, config)
     check_prompts(pipe, chosen)

@@ -11,7 +11,7 @@ from ..models.structure import Block, Group, Shape, Tap, Unit
 
 
 def kept_count(group: Group, total: int, config: PruningConfig) -> int:
-    """The number of items that stay in uniform pruning.
+    """The number of items that uniform pruning keeps.
 
     At least one head or norm group; neurons in multiples of round_to, at least round_to.
 
@@ -89,8 +89,8 @@ def select_groups(blocks: list[Block], config: PruningConfig) -> list[Group]:
 def wanted_group(group: Group, part: str, config: PruningConfig) -> bool:
     """Whether a group is selected.
 
-    All its producers and consumers shrink together: to exclude one of them excludes the group, to
-    include one consumer includes it.
+    All its producers and consumers shrink together: excluding one of them excludes the group,
+    including one consumer includes it.
     """
     included = not config.include or any(
         fnmatchcase(layer, w) for layer in group.consumers for w in config.include

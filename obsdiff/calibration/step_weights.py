@@ -3,8 +3,8 @@
     log_decrease   alpha_t = a_min + (a_max - a_min) ln(T - t + 1) / ln T   (OBS-Diff, equation 7)
 
 so alpha_1 = a_max and alpha_T = a_min. log_increase is the same curve reversed in t; the linear
-schedules interpolate linearly; uniform gives every step the mean of both ends, so that all five
-have the same scale. With one step (T = 1) every schedule gives that mean.
+schedules interpolate linearly; uniform is the mean of both ends at every step, so that all five
+have the same scale. With one step (T = 1) every schedule is that mean.
 
 References:
     Zhu et al., "OBS-Diff: Accurate Pruning for Diffusion Models in One-Shot", 2025.

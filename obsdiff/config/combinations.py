@@ -34,7 +34,7 @@ def check_budget(c: Settings) -> None:
     if not given:
         return
     if len(given) > 1:
-        raise UserError(f"{given[0]} and {given[1]} were both given: give one")
+        raise UserError(f"{given[0]} and {given[1]} were both given: set one")
     wrong = {
         "pattern": c.kind != "structured",
         "sparsity": c.sparsity is not None,
@@ -57,7 +57,7 @@ def check_packages(c: Settings) -> None:
     if c.memory_budget_gib is not None and c.packages is not None:
         raise UserError(
             f"packages {c.packages} and memory_budget_gib {c.memory_budget_gib:g} were both "
-            "given: the budget sets the packages; give one"
+            "given: the budget sets the packages; set one of them"
         )
     if c.calibration == "single" and c.packages not in (None, 1):
         raise UserError(
@@ -86,7 +86,7 @@ def check_choose_damping(c: Settings) -> None:
         return
     if not c.held_out:
         raise UserError(
-            "choose_damping needs held-out prompts to choose by; give held_out, "
+            "choose_damping needs held-out prompts to choose by; set held_out, "
             "a quarter of num_prompts for example"
         )
     if c.method not in REPAIRING and c.refine == "none":
@@ -138,7 +138,7 @@ def check_permute(c: Settings) -> None:
     if c.permute and c.calibrating != "single":
         raise UserError(
             f"permute{by_preset(c, 'permute')} needs all Hessians at once, so calibration single; "
-            f"found {c.calibrating}; or give no-permute"
+            f"found {c.calibrating}; or set no-permute"
         )
 
 
@@ -168,7 +168,7 @@ def check_refine(c: Settings) -> None:
     if c.refine != "none" and not c.compensation:
         raise UserError(
             f"refine {c.refine} repairs the kept weights, which no-compensation does not change; "
-            "give one of them"
+            "leave one of them out"
         )
     if c.refine == "swaps" and c.kind == "structured":
         raise UserError(

@@ -1,7 +1,7 @@
-"""The executor runs tasks: in one process in turn, in several each where its Hessian is.
+"""The executor runs tasks: in one process in turn, in several each in the process of its Hessian.
 
-TaskResults that the journal stores are applied instead. Under a memory budget pruned weights are
-stored in files.
+A result that the journal stores is applied; its task is not run again. Under a memory budget pruned
+weights are stored in files.
 """
 
 from collections.abc import Callable, Generator
@@ -104,15 +104,15 @@ class Executor:
                 self.begin(task)
                 own[task.number] = work(task)
         for task in tasks:
-            old, owner = task.number in self.solved, self.owner(task)
-            mine = own.pop(task.number, None)
-            if old and rank == 0:
-                mine = self.journal.read(task)
-            result = self.exchange(mine, 0 if old else owner)
-            if old or owner != rank:
+            stored, owner = task.number in self.solved, self.owner(task)
+            known = own.pop(task.number, None)
+            if stored and rank == 0:
+                known = self.journal.read(task)
+            result = self.exchange(known, 0 if stored else owner)
+            if stored or owner != rank:
                 self.begin(task)
                 apply_(self.denoiser, task, result)
-            if not old and rank == 0:
+            if not stored and rank == 0:
                 self.journal.write(task, result)
             self.end(task)
             yield TaskResult({}, result.layers, result.groups)

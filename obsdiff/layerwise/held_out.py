@@ -1,16 +1,16 @@
-"""Held-out prompts judge what calibration fitted: the damping, and whether to repair at all.
+"""Held-out prompts choose between solutions: the damping, and whether to repair at all.
 
     e(W')  = tr(D H D^T) / tr(W H W^T),   D = W' - W,  on the prompts that calibrate            (1)
     e*(W') = tr(D G D^T) / tr(W G W^T)                 on the held-out prompts                  (2)
 
-With few tokens H has directions that no token has, and a repair that costs nothing by H, up to the
-damping, may cost much by G. e* decides two things:
+With few tokens H has directions that no token has. A repair along them has no error by H, up to the
+damping, and may have a large one by G. e* decides two things:
 
     damping   of the solutions with dampings d s, s in DAMPING_FACTORS, the one with the least
               sum of e* over the weights that are solved together                               (3)
     repair    W' if e*(W') <= e*(M o W), else M o W: the same mask, without repair              (4)
 
-The e* of the choice is the least of a few, so it is slightly lower than on other prompts.
+The e* of the chosen solution is slightly optimistic, because the same prompts chose it.
 
 W (O, I) weight, W' (O, I) pruned, M (O, I) its mask, H, G (I, I) Hessians, d the damping.
 
@@ -55,8 +55,8 @@ def best(
     Args:
         tries: the dampings, ascending.
         solve: solves with a damping.
-        used: the damping that a solution took; a failed factorisation may have raised it, and
-            dampings below it are not tried again.
+        used: the damping of a solution; a failed factorisation may have raised it, and dampings
+            below it are not tried again.
         error: e* of a solution.
 
     Raises:

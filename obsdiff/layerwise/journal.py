@@ -88,7 +88,7 @@ class Journal(NullJournal):
 
     Attributes:
         folder: where the results are stored.
-        fingerprint: what the run is of; `fingerprint` makes it.
+        fingerprint: identifies the run; see the function `fingerprint`.
 
     Raises:
         UserError: the folder has the results of another run.
@@ -105,7 +105,7 @@ class Journal(NullJournal):
             if differ:
                 raise UserError(
                     f"resume: {self.folder} is of a run with another {differ[0]}; "
-                    "give what that run was given, or start anew with --overwrite"
+                    "pass the arguments of that run, or start anew with --overwrite"
                 )
         else:
             write_json(file, wanted)
@@ -116,7 +116,7 @@ class Journal(NullJournal):
         return read_json(file) if file.is_file() else None
 
     def note(self, name: str, value: dict[str, Any]) -> None:
-        """Stores a value that was found once for the whole run, as JSON; the file appears whole."""
+        """Stores a value that was found once for the whole run, as JSON, written whole."""
         with disk_errors(self.folder):
             write_json(self.folder / f"{name}.json", value)
 
@@ -163,7 +163,7 @@ class Journal(NullJournal):
 def fingerprint(
     pipe: Any, plan: PruningPlan, model: dict[str, str] | None = None
 ) -> dict[str, Any]:
-    """What has to be the same for a run to resume.
+    """The values that identify a run: it resumes only if all of them are equal.
 
     Args:
         pipe: the dense pipeline.

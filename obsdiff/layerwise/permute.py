@@ -58,17 +58,17 @@ def permute_by_(
     assert config.group is not None
     takes: dict[str, Tensor] = {}
     for group in (group for block in blocks for group in block.groups if group.name in orders):
-        mine = movable_order(context.denoiser, group, config.group[1])
-        assert isinstance(mine, Movable)  # it has been searched
+        movable = movable_order(context.denoiser, group, config.group[1])
+        assert isinstance(movable, Movable)  # else it has no order
         order = torch.tensor(orders[group.name], device="cpu")
-        changed = [name for name, parts in mine.rows.items() if parts] + list(group.consumers)
+        changed = [name for name, parts in movable.rows.items() if parts] + list(group.consumers)
         if config.memory_budget_gib:
             unmap_(context.denoiser, changed)
-        permute_(context.denoiser, mine, order)
+        permute_(context.denoiser, movable, order)
         if config.memory_budget_gib:
             spill_(context.denoiser, changed, context.scratch)
         for name in group.consumers:  # which may read both heads and neurons
-            take = reading(context.denoiser, mine, order, name)
+            take = reading(context.denoiser, movable, order, name)
             takes[name] = takes[name][take] if name in takes else take
     return replace(
         dense,
@@ -95,7 +95,7 @@ def permute_(denoiser: nn.Module, movable: Movable, order: Tensor) -> None:
 
 
 def reading(denoiser: nn.Module, movable: Movable, order: Tensor, consumer: str) -> Tensor:
-    """The order (C,) of all columns of a consumer; columns of another group stay."""
+    """The order (C,) of all columns of a consumer; those of another group keep their place."""
     reads = columns(denoiser, movable.group, movable.sets).flatten()
     take = torch.arange(matrix(denoiser.get_submodule(consumer)).shape[1], device="cpu")
     take[reads] = placed(order, reads)

@@ -1,9 +1,9 @@
-"""The problem of one layer: what its pruned weight has to reproduce, and how it is judged.
+"""The problem of one layer: its target weight and Hessians, and how a solution is judged.
 
     minimise  tr(D H D^T)   over W' under a mask,   D = W' - W*
 
-W* is the layer's own weight or, in asymmetric calibration, the weight that gives the dense model's
-outputs from the pruned model's inputs (solvers/asymmetric.py).
+W* is the layer's own weight or, in asymmetric calibration, the weight that best maps the pruned
+model's inputs to the dense model's outputs (solvers/asymmetric.py).
 
 W, W', W* (O, I), H (I, I).
 """
@@ -48,7 +48,7 @@ class LayerProblem:
         mean: the weighted mean (I,) of its inputs.
         variance: their weighted variance (I,).
         tokens_per_column: distinct tokens per input column.
-        damping: the damping that W* took.
+        damping: the damping used for W*.
         package: the index of its package.
         together: the number of layers that share the time of this problem.
         began: when the problem was set up, by time.perf_counter.
@@ -173,7 +173,7 @@ def problems_of(
 def targets_of(
     weights: list[Tensor], calibrated: CalibratedInput, hessian: Tensor, damping: float
 ) -> tuple[list[Tensor], float]:
-    """W* of each weight (O, I) that reads one input, and the damping that it took.
+    """W* of each weight (O, I) that reads one input, and the damping used.
 
     Without cross sums the weights themselves, and 0; with them, the sums are used up.
 

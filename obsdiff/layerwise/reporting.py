@@ -30,7 +30,7 @@ def seconds(report: PruningReport, phase: str) -> Iterator[None]:
 
 
 def timed(report: PruningReport, phase: str, items: Generator[Item, None, None]) -> Iterator[Item]:
-    """Yields the items of a generator, and adds the seconds that they take to a phase."""
+    """Yields the items of a generator, and adds the seconds of producing them to a phase."""
     with contextlib.closing(items):
         while True:
             try:
@@ -96,7 +96,7 @@ def warn_of(report: PruningReport, plan: PruningPlan) -> None:
 
 
 def note_few_tokens(report: PruningReport) -> None:
-    """One warning for all layers that saw fewer distinct tokens than they have columns.
+    """One warning for all layers with fewer distinct tokens than columns.
 
     Methods that read the diagonal alone need few tokens: no warning for them.
     """

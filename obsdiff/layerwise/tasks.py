@@ -1,7 +1,8 @@
 """Task: the smallest unit that is solved, resumed and assigned to a process.
 
-A task is a tap or, for structured pruning, the groups that share a consumer. Its result holds all
-that it changes in the model, so it can be stored, or sent by another process, and applied there.
+A task is a tap or, for structured pruning, the groups that share a consumer. Its result
+contains every tensor that it changes in the model, so it can be stored, or sent to another process,
+and applied there.
 """
 
 from collections.abc import Mapping
@@ -21,19 +22,15 @@ from ..runtime.distributed import Ranks, assign
 
 @dataclass(frozen=True)
 class Allocation:
-    """How much each layer or group gives up, where it is not the config's uniform sparsity.
+    """The sparsity of each layer, or the items that each group keeps, unless pruning is uniform.
 
     Attributes:
-        sparsity: the sparsity of each layer.
-        kept: the items that stay of each group, by its name.
-        sensitivity: the relative latent error of pruning each of them alone, if measured.
-        met: what was measured to meet a latency.
+        sparsity: the sparsity of each layer, 0 to 1, by its name.
+        kept: the items that each group keeps, by its name.
     """
 
     sparsity: Mapping[str, float] = field(default_factory=dict)
     kept: Mapping[str, int] = field(default_factory=dict)
-    sensitivity: Mapping[str, float] = field(default_factory=dict)
-    met: Mapping[str, object] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -166,6 +163,6 @@ def apply_(denoiser: nn.Module, task: Task, result: TaskResult) -> None:
 
 
 def kept_items(prunable: PrunableGroup, chosen: GroupRecord) -> list[int]:
-    """The indices of the heads, neurons or norm groups that stay."""
+    """The indices of the heads, neurons or norm groups that remain."""
     removed, each = set(chosen.removed), prunable.each
     return [i // each for i in range(0, chosen.total, each) if i not in removed]

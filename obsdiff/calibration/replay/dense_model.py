@@ -2,8 +2,8 @@
 
 It follows the replay package by package, and always runs before the package is pruned, so nearly
 all of its blocks are the model's own, not yet changed. Only a segment that several packages share
-is pruned in part before it has run for the last time: copies of those segments are stored, in
-files where they exceed the memory.
+is pruned in part before it has run for the last time: dense copies of those segments are stored,
+in files if they exceed the memory.
 """
 
 import contextlib
@@ -66,9 +66,9 @@ class DenseModel:
         first = self.spans[package][0]
         for number in range(len(self.trajectory.recording.calls)):
             rerun(self.context, self.trajectory, number, Span(0, first, first - 1))
-        self.go_on(package)
+        self.advance(package)
 
-    def go_on(self, package: int) -> None:
+    def advance(self, package: int) -> None:
         """Copies the segments that this package shares with packages before it, and drops others.
 
         Called before those packages prune them.

@@ -29,7 +29,7 @@ class CachedTensor:
 
     Attributes:
         held: the tensor, or the file that stores it.
-        home: the device that it came from.
+        home: its original device.
         size: its bytes.
     """
 

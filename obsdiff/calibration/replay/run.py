@@ -85,7 +85,7 @@ def replay_packages(
         context: where the calibration runs.
         trajectory: the recorded trajectory.
         packages: all packages; the caller has pruned those before `begin`, and prunes package i
-            before it asks for those of i + 1.
+            before it requests those of i + 1.
         begin: the index of the first package to run.
         dense: the dense model, at package `begin`, for cross sums.
     """
@@ -111,7 +111,7 @@ def replay_packages(
                         rerun(context, trajectory, call, Span(start, border, last))
                 audit.check(list(package.layers), context.run.steps, context.calibration_set.ranks)
                 if dense:
-                    dense.go_on(index + 1)
+                    dense.advance(index + 1)
                 yield inputs
     finally:
         trajectory.clear()
@@ -121,7 +121,8 @@ def replay_packages(
 def stopped_early(denoiser: nn.Module, trajectory: Trajectory, package: Package) -> Iterator[None]:
     """Ends each call as soon as every layer of the package has its input.
 
-    The last of them does not compute. Only where each layer is called once in every call.
+    The last of them does not compute. If a layer is not called once in every denoiser call, the
+    calls run to their end.
     """
     calls = len(trajectory.recording.calls)
     left: set[str] = set()

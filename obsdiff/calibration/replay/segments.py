@@ -1,6 +1,6 @@
 """The segments of a denoiser: parts that can run one after the other, and which outputs each reads.
 
-A segment is a module of the denoiser that holds one or more blocks: transformer_blocks.3, or
+A segment is a module of the denoiser that contains one or more blocks: transformer_blocks.3, or
 down_blocks.1 of a UNet. Modules outside of segments (embeddings, final norms) are cheap and run in
 every call.
 
