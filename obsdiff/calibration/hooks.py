@@ -211,8 +211,8 @@ def layer_hook(
                 calibrated.update(part, alpha, *other)
         elif not same_tensor(x, shared.tensor):
             raise CalibrationError(
-                f"{layer} and {shared.reader}: expected one input for both, "
-                "found inputs that differ"
+                f"{layer} and {shared.reader}: expected one tensor as the input of both, "
+                "found that their inputs differ"
             )
         shared.readers += 1
         if shared.readers == shared.layers:

@@ -134,7 +134,7 @@ def plan_packages(
     units = select(blocks, config, shapes)
     if config.calibrating == "single":
         require_work(units, shapes, config)
-        return [make(sum(units, ()), shapes, matrices_per_tap(config))]
+        return [package_of(sum(units, ()), shapes, matrices_per_tap(config))]
     if config.memory_budget_gib is not None:
         return by_budget(units, shapes, config)
     if config.packages is not None and config.packages > len(units):
@@ -146,7 +146,10 @@ def plan_packages(
     edges = [round(i * len(units) / count) for i in range(count + 1)]
     if config.calibrating == "replay":
         edges = snapped(edges, units, segments(blocks))
-    return [make(sum(units[a:b], ()), shapes, matrices_per_tap(config)) for a, b in pairwise(edges)]
+    return [
+        package_of(sum(units[a:b], ()), shapes, matrices_per_tap(config))
+        for a, b in pairwise(edges)
+    ]
 
 
 def require_work(units: list[Unit], shapes: Mapping[str, Shape], config: PruningConfig) -> None:
@@ -190,23 +193,23 @@ def by_budget(
     matrices = matrices_per_tap(config)
     parts: list[Unit] = []
     for unit in units:
-        fits = make(unit, shapes, matrices).hessian_bytes <= budget
+        fits = package_of(unit, shapes, matrices).hessian_bytes <= budget
         parts += [unit] if fits or config.pattern == "structured" else [(tap,) for tap in unit]
     packages: list[Package] = []
     open_taps: tuple[Tap, ...] = ()
     for part in parts:
-        size = make(part, shapes, matrices).hessian_bytes
+        size = package_of(part, shapes, matrices).hessian_bytes
         if size > budget:
             needed = f"{size / GIB:.3g} GiB, and solving {work / GIB:.3g}"
             raise UserError(
                 f"memory_budget_gib: the Hessian of {part[0].layers[0]} alone needs {needed}, "
                 f"found a budget of {config.memory_budget_gib:g}"
             )
-        if open_taps and make(open_taps + part, shapes, matrices).hessian_bytes > budget:
-            packages.append(make(open_taps, shapes, matrices))
+        if open_taps and package_of(open_taps + part, shapes, matrices).hessian_bytes > budget:
+            packages.append(package_of(open_taps, shapes, matrices))
             open_taps = ()
         open_taps += part
-    return [*packages, make(open_taps, shapes, matrices)]
+    return [*packages, package_of(open_taps, shapes, matrices)]
 
 
 def matrices_per_tap(config: PruningConfig) -> int:
@@ -214,6 +217,6 @@ def matrices_per_tap(config: PruningConfig) -> int:
     return 1 + (config.held_out > 0) + config.asymmetric
 
 
-def make(taps: tuple[Tap, ...], shapes: Mapping[str, Shape], sets: int) -> Package:
+def package_of(taps: tuple[Tap, ...], shapes: Mapping[str, Shape], sets: int) -> Package:
     """A package with `sets` matrices (I, I) for each tap."""
     return Package(taps, sets * sum(hessian_bytes(tap, shapes) for tap in taps))
