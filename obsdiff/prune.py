@@ -53,7 +53,7 @@ def prune_(
     journal: Path | str | JournalPlace | None = None,
     progress: bool | None = None,
 ) -> PruningReport:
-    """Prunes the denoiser of a diffusers pipeline in place.
+    """Prune the denoiser of a diffusers pipeline in place.
 
     The pipeline runs in its own dtype and on its own device; config.device moves it first. All but
     the pruned weights is restored. If the call raises, layers pruned before remain pruned. Under

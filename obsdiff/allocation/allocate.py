@@ -22,7 +22,7 @@ from .uniform_latency import sparsity_for_latency
 def meet_target(
     pipe: Any, plan: PruningPlan, journal: NullJournal, report: PruningReport
 ) -> tuple[PruningPlan, Budget | None]:
-    """The plan at the uniform sparsity that meets its target size or latency.
+    """Return the plan at the uniform sparsity that meets its target size or latency.
 
     Args:
         pipe: the dense pipeline.
@@ -63,7 +63,7 @@ def allocate(
     report: PruningReport,
     budget: Budget | None,
 ) -> tuple[Allocation, DensePass | None]:
-    """The sparsity of every layer, or the items that every group keeps.
+    """Return the sparsity of every layer, or the items that every group keeps.
 
     Args:
         context: where the calibration runs.
@@ -100,6 +100,6 @@ def allocate(
 def record_budget(
     pipe: Any, plan: PruningPlan, budget: Budget | None, report: PruningReport
 ) -> None:
-    """Records the size of the pruned denoiser, counted anew, if there is a budget."""
+    """Record the size of the pruned denoiser, counted anew, if there is a budget."""
     if budget:
         report.budget = budget.kept(pipe, plan)

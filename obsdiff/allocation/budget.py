@@ -62,20 +62,20 @@ class Budget:
         return self.dense - math.floor(self.target * self.dense)
 
     def out_of_reach(self, least: float) -> UserError:
-        """The error for a target below the least share that can be reached."""
+        """Return the error for a target below the least share that can be reached."""
         why = f"at least {math.ceil(least * 1e4) / 1e4:g} stays"
         return unreachable(self.unit, self.target, why)
 
     def saved_at(self, prunable: PrunableGroup, kept: int) -> float:
-        """The saving of a group that keeps `kept` items."""
+        """Return the saving of a group that keeps `kept` items."""
         return along(self.savings[prunable.name], (prunable.total - kept) / prunable.step)
 
     def spend(self, context: CalibrationContext, plan: PruningPlan) -> Spend:
-        """A function that allocates the budget by the groups' loss curves."""
+        """Return a function that allocates the budget by the groups' loss curves."""
         return lambda curves: {"shares": chosen(self, curves, self.wanted), "met": {}}
 
     def kept(self, pipe: Any, plan: PruningPlan) -> dict[str, Any]:
-        """The record of the budget, with the amount of the pruned denoiser, counted anew."""
+        """Return the record of the budget, with the amount of the pruned denoiser, counted anew."""
         left = amount_of(
             self.unit, plan.denoiser, call_of(pipe, plan) if self.unit == "macs" else {}
         )
@@ -105,12 +105,12 @@ class LatencyBudget(Budget):
         return self.dense * (1 - self.target)
 
     def out_of_reach(self, least: float) -> UserError:
-        """The error for a target below the least share of time."""
+        """Return the error for a target below the least share of time."""
         why = f"with all that can leave a step takes {least:.3f} of dense's"
         return unreachable(self.unit, self.target, why)
 
     def spend(self, context: CalibrationContext, plan: PruningPlan) -> Spend:
-        """A function that allocates the budget by loss curves, and times whole steps."""
+        """Return a function that allocates the budget by loss curves, and times whole steps."""
         call = call_of(context.run.pipe, plan)
 
         def timed_share(kept: Kept, rounds: int) -> tuple[float, float, float]:
@@ -119,30 +119,30 @@ class LatencyBudget(Budget):
         return lambda curves: corrected_by_timing(self, partial(chosen, self, curves), timed_share)
 
     def kept(self, pipe: Any, plan: PruningPlan) -> dict[str, Any]:
-        """An empty record: the report's latency has the measured times."""
+        """Return an empty record: the report's latency has the measured times."""
         return {}
 
 
 def budget_from(found: Mapping[str, Any]) -> Budget:
-    """The budget of a dict that `asdict` returned."""
+    """Return the budget of a dict that `asdict` returned."""
     return (LatencyBudget if found["unit"] == "latency" else Budget)(**found)
 
 
 def call_of(pipe: Any, plan: PruningPlan) -> dict[str, Any]:
-    """The arguments of the denoiser's call for one picture."""
+    """Return the arguments of the denoiser's call for one picture."""
     prompts, settings = plan.calibration_set.prompts, plan.calibration_set.settings
     return denoiser_call(pipe, plan.denoiser, prompts[0], settings)
 
 
 def unreachable(unit: str, target: float, why: str) -> UserError:
-    """The error for a target that no pruning meets."""
+    """Return the error for a target that no pruning meets."""
     return UserError(
         f"target_{unit}: expected a share that pruning can reach, found {target:g}; {why}"
     )
 
 
 def budget_of(pipe: Any, plan: PruningPlan) -> Budget:
-    """The budget of a plan, for the pipeline as it is now; UserError if it cannot be met."""
+    """Return the budget of a plan, for the pipeline as it is now; UserError if it cannot be met."""
     asked = plan.config.budget
     assert asked is not None
     unit, target = asked
@@ -164,7 +164,7 @@ def size_budget(
     config: PruningConfig,
     inputs: Mapping[str, Any],
 ) -> Budget:
-    """The budget of parameters, bytes or operations that the config names.
+    """Return the budget of parameters, bytes or operations that the config names.
 
     Args:
         denoiser: the dense model, which may be on the meta device.
@@ -192,12 +192,12 @@ def size_budget(
 
 
 def kept_at_least(prunable: PrunableGroup) -> int:
-    """The fewest items that a group may keep."""
+    """Return the fewest items that a group may keep."""
     return prunable.total - prunable.most // prunable.step * prunable.step
 
 
 def along(row: list[float], place: float) -> float:
-    """The saving at a number of steps that need not be whole.
+    """Return the saving at a number of steps that need not be whole.
 
     On the line between its neighbours, or past the last two.
     """
@@ -206,7 +206,7 @@ def along(row: list[float], place: float) -> float:
 
 
 def uniform_sparsity(budget: Budget, groups: list[PrunableGroup], config: PruningConfig) -> float:
-    """The least sparsity at which uniform pruning would save enough; MOST if none would."""
+    """Return the least sparsity at which uniform pruning would save enough; MOST if none would."""
 
     def too_little(sparsity: float) -> bool:
         at = at_sparsity(config, sparsity)
@@ -217,7 +217,7 @@ def uniform_sparsity(budget: Budget, groups: list[PrunableGroup], config: Prunin
 
 
 def chosen(budget: Budget, curves: Mapping[str, LossCurve], wanted: float) -> Kept:
-    """The items that every group keeps.
+    """Return the items that every group keeps.
 
     Of all choices that save `wanted`, the one with the least sum of errors. A group that is not
     movable keeps as many as in uniform pruning.
@@ -250,7 +250,7 @@ def corrected_by_timing(
     choose: Callable[[float], Kept],
     timed_share: Callable[[Kept, int], tuple[float, float, float]],
 ) -> dict[str, Any]:
-    """Corrects the seconds to save by the table until the timed step meets the target.
+    """Correct the seconds to save by the table until the timed step meets the target.
 
     Args:
         budget: the seconds to save.
@@ -303,7 +303,7 @@ def corrected_by_timing(
 
 
 def shrunk_to(plan: PruningPlan, kept: Kept) -> nn.Module:
-    """A copy of the denoiser whose groups keep their first items, as many as `kept` states."""
+    """Return a copy of the denoiser whose groups keep their first items, as many as in `kept`."""
     model = copy.deepcopy(plan.denoiser)
     for prunable in plan.groups:
         shrink_(model, prunable.group, list(range(kept[prunable.name])))

@@ -73,7 +73,7 @@ Spend = Callable[[Mapping[str, LossCurve]], dict[str, Any]]
 def kept_of_groups(
     context: CalibrationContext, plan: PruningPlan, dense: DensePass, spend: Spend | None = None
 ) -> dict[str, Any]:
-    """The items that every group keeps.
+    """Return the items that every group keeps.
 
     Args:
         context: where the calibration runs; each process measures the groups of its taps.
@@ -111,7 +111,7 @@ def kept_of_groups(
 
 
 def savings_of(context: CalibrationContext, groups: list[Group]) -> tuple[dict[str, float], ...]:
-    """The parameters and the multiply-accumulates of one item of each group, by its name."""
+    """Return the parameters and the multiply-accumulates of one item of each group, by its name."""
     call = denoiser_call(
         context.run.pipe,
         context.denoiser,
@@ -124,7 +124,7 @@ def savings_of(context: CalibrationContext, groups: list[Group]) -> tuple[dict[s
 
 
 def share_out(curves: list[LossCurve]) -> list[int]:
-    """The items that each group keeps.
+    """Return the items that each group keeps.
 
     Of all choices that save as much of every resource as uniform pruning, one with nearly the least
     sum of errors, never a larger one than that of uniform pruning.
@@ -156,7 +156,7 @@ def curve_of(
     config: PruningConfig,
     base: Tensor | None,
 ) -> LossCurve:
-    """The loss curve of one group; the model is unchanged.
+    """Return the loss curve of one group; the model is unchanged.
 
     Args:
         context: the model, and how it draws.
@@ -227,7 +227,7 @@ class GroupSweep:
         inputs: CalibratedInputs,
         config: PruningConfig,
     ) -> "GroupSweep":
-        """The sweep of a group with all its items."""
+        """Return the sweep of a group with all its items."""
         dense = [matrix(context.denoiser.get_submodule(name)) for name in group.consumers]
         by_layer = {layer: calibrated for tap, calibrated in inputs.items() for layer in tap.layers}
         hessians = [by_layer[name].matrix() for name in group.consumers]
@@ -241,7 +241,7 @@ class GroupSweep:
         return cls(group, dense, kept, energies, consumers, config.compensation)
 
     def remove(self, left: Tensor, count: int) -> Tensor:
-        """Removes the next `count` items; a mask (N,) of the columns (N, D) that remain."""
+        """Remove the next `count` items; return a mask (N,) of the columns (N, D) that remain."""
         with named(self.group.consumers[0]):
             if self.group.kind == "neurons":
                 removed, _ = obs_neurons(self.consumers[0], left.flatten(), count, self.compensate)
@@ -252,7 +252,7 @@ class GroupSweep:
         return mask
 
     def error(self) -> float:
-        """The sum of the layer errors of the consumers."""
+        """Return the sum of the layer errors of the consumers."""
         lost = [2 * consumer.loss for consumer in self.consumers]
         if self.hessians:
             lost = [
@@ -265,11 +265,11 @@ class GroupSweep:
         return sum(loss / energy for loss, energy in pairs if energy > 0)
 
     def weights(self) -> dict[str, Tensor]:
-        """A copy of the weight (O, I) of each consumer, by layer."""
+        """Return a copy of the weight (O, I) of each consumer, by layer."""
         pairs = zip(self.group.consumers, self.consumers, strict=True)
         return {name: consumer.weight.clone() for name, consumer in pairs}
 
     def finish(self) -> None:
-        """Releases the factors."""
+        """Release the factors."""
         for consumer in self.consumers:
             consumer.finish()

@@ -42,7 +42,7 @@ SHORTEST = 2e-3  # seconds; a shorter call is repeated within a round
 def seconds_saved(
     denoiser: nn.Module, groups: list[PrunableGroup], call: dict[str, Any]
 ) -> tuple[dict[str, list[float]], list[dict[str, Any]]]:
-    """The seconds that each group saves.
+    """Return the seconds that each group saves.
 
     Args:
         denoiser: the dense model.
@@ -68,12 +68,12 @@ def seconds_saved(
 
 
 def levels(most: int) -> list[int]:
-    """The numbers of steps at which a group is timed: none, and up to TIMED_SIZES more, evenly."""
+    """Return the numbers of steps at which a group is timed: 0 and up to TIMED_SIZES others."""
     return sorted({round(most * i / TIMED_SIZES) for i in range(TIMED_SIZES + 1)})
 
 
 def between(steps: list[int], seconds: list[float]) -> list[float]:
-    """The seconds saved at every number of steps, from the seconds measured at some."""
+    """Return the seconds saved at every number of steps, from the seconds measured at some."""
     saved = list(accumulate((seconds[0] - s for s in seconds), max))
     found = [0.0]
     for i in range(1, len(steps)):
@@ -88,7 +88,7 @@ def between(steps: list[int], seconds: list[float]) -> list[float]:
 def timed_sizes(
     denoiser: nn.Module, group: Group, call: dict[str, Any], left: list[int]
 ) -> list[float]:
-    """Median seconds of the module that holds a group's layers, with each number of items."""
+    """Return the median seconds of the module of a group's layers, with each number of items."""
     part = part_of(group)
     args, kwargs = recorded_arguments(denoiser, part, call)
     calls = {}
@@ -104,7 +104,7 @@ def timed_sizes(
 
 
 def part_of(group: Group) -> str:
-    """The smallest module that holds all layers of a group and its owner."""
+    """Return the smallest module that holds all layers of a group and its owner."""
     paths = [name.split(".") for name in (group.owner, *group.producers, *group.consumers)]
     together: list[str] = []
     for words in zip(*paths, strict=False):
@@ -117,7 +117,7 @@ def part_of(group: Group) -> str:
 def recorded_arguments(
     denoiser: nn.Module, part: str, call: dict[str, Any]
 ) -> tuple[tuple, dict[str, Any]]:
-    """The arguments of a module in a step."""
+    """Return the arguments of a module in a step."""
     found: list[tuple[tuple, dict[str, Any]]] = []
     handle = denoiser.get_submodule(part).register_forward_pre_hook(
         lambda module, args, kwargs: found.append((args, kwargs)), with_kwargs=True
@@ -128,7 +128,7 @@ def recorded_arguments(
 
 
 def apart(denoiser: nn.Module, part: str) -> nn.Module:
-    """A copy of one module, under its name in an otherwise empty model."""
+    """Return a copy of one module, under its name in an otherwise empty model."""
     copied = copy.deepcopy(denoiser.get_submodule(part))
     for word in reversed(part.split(".") if part else []):
         above = nn.Module()
@@ -138,7 +138,7 @@ def apart(denoiser: nn.Module, part: str) -> nn.Module:
 
 
 def repeats(call: Callable[[], Any]) -> int:
-    """How often a call has to be repeated to last SHORTEST seconds."""
+    """Return how often a call has to be repeated to last SHORTEST seconds."""
     with torch.no_grad():
         call()
         began = time.perf_counter()
@@ -147,7 +147,7 @@ def repeats(call: Callable[[], Any]) -> int:
 
 
 def repeated(call: Callable[[], Any], often: int) -> None:
-    """Calls a function several times."""
+    """Call a function several times."""
     for _ in range(often):
         call()
 
@@ -155,7 +155,7 @@ def repeated(call: Callable[[], Any], often: int) -> None:
 def interchangeable(
     model: nn.Module, groups: list[PrunableGroup], call: Callable[[], Any]
 ) -> list[list[PrunableGroup]]:
-    """Groups of equal cost: of one kind and role, with layers and inputs of the same shapes."""
+    """Group groups of equal cost: of one kind and role, with layers and inputs of equal shapes."""
     layers = list(dict.fromkeys(name for prunable in groups for name in layers_of(prunable)))
     with noting(model, layers) as reads, torch.no_grad():
         call()
@@ -172,13 +172,13 @@ def interchangeable(
 
 
 def layers_of(prunable: PrunableGroup) -> tuple[str, ...]:
-    """The layers that shrink with a group."""
+    """Return the layers that shrink with a group."""
     return (*prunable.group.producers, *prunable.group.consumers)
 
 
 @contextmanager
 def noting(model: nn.Module, layers: list[str]) -> Iterator[Reads]:
-    """Records the input shapes of layers, those of the last call if there are several."""
+    """Record the input shapes of layers, those of the last call if there are several."""
     reads: Reads = {}
 
     def hook(name: str, module: nn.Module, args: tuple) -> None:
@@ -191,7 +191,7 @@ def noting(model: nn.Module, layers: list[str]) -> Iterator[Reads]:
 
 
 def role(owner: str) -> tuple[str, ...]:
-    """The list of an owner's block, and its name: ("temporal_transformer_blocks", "attn1")."""
+    """Return the list of an owner's block and its name, such as ("transformer_blocks", "attn1")."""
     words = owner.split(".")
     lists = [word for word, after in pairwise(words) if after.isdigit()]
     return (*lists[-1:], words[-1])

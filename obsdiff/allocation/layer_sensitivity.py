@@ -65,7 +65,7 @@ class TapEffect:
 def layer_sparsities(
     context: CalibrationContext, plan: PruningPlan, dense: DensePass
 ) -> dict[str, dict[str, float]]:
-    """The sparsity of every layer.
+    """Return the sparsity of every layer.
 
     Args:
         context: where the calibration runs; each process measures its own taps.
@@ -119,7 +119,7 @@ def measured_sensitivity(
     config: PruningConfig,
     base: Tensor | None,
 ) -> TapEffect:
-    """The measurements that decide the sparsity of one tap."""
+    """Return the measurements that decide the sparsity of one tap."""
     weights = [matrix(context.denoiser.get_submodule(layer)) for layer in tap.layers]
     if config.allocation == "alpha":
         known = [exponent for exponent in map(tail_exponent, weights) if math.isfinite(exponent)]
@@ -145,7 +145,7 @@ def measured_sensitivity(
 
 
 def try_out(tap: Tap, weights: list[Tensor], inputs: Inputs, config: PruningConfig) -> SweepTrial:
-    """The sweep of a tap at every sparsity of the GRID, and at the config's.
+    """Return the sweep of a tap at every sparsity of the GRID, and at the config's.
 
     With compensation its losses are half of the squared error, damping included: (1) of obs.py.
     """
@@ -178,7 +178,7 @@ def try_out(tap: Tap, weights: list[Tensor], inputs: Inputs, config: PruningConf
 
 
 def latents(context: CalibrationContext, count: int) -> Tensor:
-    """The final latents of the first `count` calibration prompts, with the denoiser as it is.
+    """Return the final latents of the first `count` calibration prompts, by the present denoiser.
 
     Noise that a scheduler draws by itself starts from the same seed every time.
     """
@@ -197,7 +197,7 @@ def latents(context: CalibrationContext, count: int) -> Tensor:
 
 
 def first_latents(context: CalibrationContext, config: PruningConfig) -> Tensor | None:
-    """The dense latents against which sensitivities are measured; None for other allocations.
+    """Return the dense latents that sensitivities are measured against; None for other allocations.
 
     Raises:
         UserError: offloading hooks would restore the dense weights.
@@ -225,7 +225,7 @@ def first_latents(context: CalibrationContext, config: PruningConfig) -> Tensor 
 def effect_of(
     context: CalibrationContext, weights: Mapping[str, Tensor], base: Tensor, config: PruningConfig
 ) -> float:
-    """The relative latent error of the model with other weights.
+    """Return the relative latent error of the model with other weights.
 
     Args:
         context: the model, and how it draws.
@@ -248,7 +248,7 @@ def effect_of(
 
 @contextlib.contextmanager
 def with_weights(denoiser: nn.Module, weights: Mapping[str, Tensor]) -> Iterator[None]:
-    """Sets the weights (O, I) of some layers; restores their own at the end."""
+    """Set the weights (O, I) of some layers; restore their own at the end."""
     modules = {layer: layer_at(denoiser, layer) for layer in weights}
     own = {layer: module.weight.data for layer, module in modules.items()}
     try:

@@ -28,7 +28,7 @@ UNITS = {"parameters": "parameters", "macs": "multiply-accumulates", "bytes": "b
 
 
 def amount_of(unit: str, denoiser: nn.Module, inputs: Mapping[str, Any]) -> int:
-    """The parameters, bytes or multiply-accumulates of a denoiser.
+    """Return the parameters, bytes or multiply-accumulates of a denoiser.
 
     Args:
         unit: parameters, bytes or macs.
@@ -54,7 +54,7 @@ def amount_of(unit: str, denoiser: nn.Module, inputs: Mapping[str, Any]) -> int:
 def of_an_item(
     unit: str, denoiser: nn.Module, groups: list[Group], inputs: Mapping[str, Any]
 ) -> dict[str, float]:
-    """The saving of one item of each group, by the group's name; 0 for a group of one item.
+    """Return the saving of one item of each group, by the group's name; 0 for a group of one item.
 
     Args:
         unit: parameters, bytes or macs.
@@ -72,7 +72,7 @@ def of_an_item(
 
 
 def size_of_an_item(unit: str, denoiser: nn.Module, group: Group) -> float:
-    """The parameters or bytes of one item of a group."""
+    """Return the parameters or bytes of one item of a group."""
     total, found = items(denoiser, group), 0.0
     for name in group.producers:
         layer, count = denoiser.get_submodule(name), rows(denoiser, group, name, total).shape[1]
@@ -95,7 +95,7 @@ def size_of_an_item(unit: str, denoiser: nn.Module, group: Group) -> float:
 def macs_of_an_item(
     macs: Mapping[str, tuple[int, int]], denoiser: nn.Module, group: Group
 ) -> float:
-    """The multiply-accumulates of one item of a group.
+    """Return the multiply-accumulates of one item of a group.
 
     Args:
         macs: those of each module in one call, of the layer and of attention products; a layer that
@@ -120,12 +120,12 @@ def macs_of_an_item(
 
 
 def parameters_or_bytes(unit: str, module: nn.Module) -> int:
-    """The size of one parameter of a module: 1, or its bytes."""
+    """Return the size of one parameter of a module: 1, or its bytes."""
     return 1 if unit == "parameters" else weight_of(module).element_size()
 
 
 def size_of(unit: str, modules: Iterable[nn.Module]) -> int:
-    """The parameters of modules, or the bytes of their state."""
+    """Return the parameters of modules, or the bytes of their state."""
     if unit == "parameters":
         return sum(p.numel() for module in modules for p in module.parameters())
     return sum(
@@ -134,5 +134,5 @@ def size_of(unit: str, modules: Iterable[nn.Module]) -> int:
 
 
 def is_on_meta(denoiser: nn.Module) -> bool:
-    """Whether a denoiser has shapes and no data."""
+    """Return whether a denoiser has shapes and no data."""
     return next(denoiser.parameters()).is_meta

@@ -53,7 +53,7 @@ class LatencyMatch:
 
 
 def sparsity_for_latency(pipe: Any, plan: PruningPlan) -> dict[str, Any]:
-    """`LatencyMatch` as a dict, for the pipeline as it is now.
+    """Find the sparsity for the target latency, and return `LatencyMatch` as a dict.
 
     Raises:
         UserError: no sparsity up to MOST meets the target.
@@ -88,7 +88,7 @@ def sparsity_for_latency(pipe: Any, plan: PruningPlan) -> dict[str, Any]:
 
 
 def latency_out_of_reach(target: float, least: float) -> UserError:
-    """The error for a target below the least share that was measured."""
+    """Return the error for a target below the least share that was measured."""
     return UserError(
         f"target_latency: expected a share that pruning can reach, found {target:g}; "
         f"with sparsity {MOST} a step takes {least:.3f} of dense's"
@@ -98,14 +98,14 @@ def latency_out_of_reach(target: float, least: float) -> UserError:
 def time_at(
     dense: nn.Module, config: PruningConfig, call: dict[str, Any], rounds: int
 ) -> tuple[float, float, float]:
-    """The time of a step at a config: see `time_ratio`."""
+    """Return the time of a step at a config: see `time_ratio`."""
     return time_ratio(dense, shrunk(dense, config)[0], call, rounds)
 
 
 def time_ratio(
     dense: nn.Module, model: nn.Module, call: dict[str, Any], rounds: int
 ) -> tuple[float, float, float]:
-    """The time of a step as a share of the dense one's, and the seconds of both.
+    """Return the time of a step as a share of the dense one's, and the seconds of both.
 
     Args:
         dense: the dense denoiser.
@@ -121,7 +121,7 @@ def time_ratio(
 
 
 def shrunk(dense: nn.Module, config: PruningConfig) -> tuple[nn.Module, dict[str, dict[str, int]]]:
-    """A copy of a model, shrunk to the sizes of a run with this config; its first items remain.
+    """Copy a model and shrink it to the sizes of a run with this config; its first items remain.
 
     Returns:
         The copy, and the number of heads, neurons and channels removed.

@@ -27,14 +27,14 @@ class CallAudit:
     last: dict[str, int] = field(default_factory=dict)
 
     def count(self, layer: str) -> None:
-        """Counts a call of a tapped layer."""
+        """Count a call of a tapped layer."""
         self.layers[layer] += 1
         if self.last.get(layer) != self.denoiser:
             self.last[layer] = self.denoiser
             self.present[layer] += 1
 
     def check(self, expected: list[str], steps: int, ranks: int = 1) -> None:
-        """Checks that the calls are those of a complete calibration.
+        """Check that the calls are those of a complete calibration.
 
         Every layer was called in every denoiser call, equally often in each, and every step has
         the same number of denoiser calls, except steps in which only another denoiser ran. An
@@ -74,5 +74,5 @@ class CallAudit:
 
 
 def is_expert(layer: str) -> bool:
-    """Whether a layer belongs to one of several experts that receive a part of the tokens."""
+    """Return whether a layer belongs to one of several experts, which share the tokens."""
     return ".experts." in f".{layer}"

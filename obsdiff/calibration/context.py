@@ -54,7 +54,7 @@ class CalibrationContext:
     asymmetric: bool = False
 
     def reduced(self, inputs: CalibratedInputs) -> CalibratedInputs:
-        """The sums of all processes: each at the owner of its tap, or in every process.
+        """Add the sums of all processes, each at the owner of its tap, or in every process.
 
         Raises:
             CalibrationError: a layer received no token in any process.
@@ -77,7 +77,7 @@ def prepared_run(
     owners: Mapping[Tap, int] | None = None,
     progress: bool | None = None,
 ) -> Iterator[CalibrationContext]:
-    """Prepares the pipeline and the display; restores the pipeline at the end.
+    """Prepare the pipeline and the display; restore the pipeline at the end.
 
     Args:
         pipe: the diffusers pipeline.

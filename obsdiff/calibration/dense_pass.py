@@ -26,7 +26,7 @@ def dense_pass(
     *,
     progress: bool | None = None,
 ) -> Iterator[DensePass]:
-    """Calibrates once for several configs with the same prompts, seeds and call settings.
+    """Calibrate once for several configs with the same prompts, seeds and call settings.
 
         with obsdiff.dense_pass(pipe, prompts, configs) as dense:
             for config in configs:
@@ -75,7 +75,7 @@ def dense_pass(
 
 
 def first_packages(plan: PruningPlan) -> list[Package]:
-    """The packages whose Hessians a dense pass sums: all, or for replay the first."""
+    """Return the packages whose Hessians a dense pass sums: all, or for replay the first."""
     return plan.packages if plan.config.calibrating == "single" else plan.packages[:1]
 
 
@@ -87,7 +87,7 @@ SHARED_SETTINGS = (
 
 
 def require_shared(config: PruningConfig, other: PruningConfig) -> None:
-    """Raises UserError unless two configs can share a dense pass."""
+    """Raise UserError unless two configs can share a dense pass."""
     if config.calibrating == "live":
         raise UserError("dense pass: calibration live has none to share; use single or replay")
     mine, theirs = (
@@ -103,7 +103,7 @@ def require_shared(config: PruningConfig, other: PruningConfig) -> None:
 
 
 def require_fitting(dense: DensePass | None, plan: PruningPlan) -> None:
-    """Raises UserError for a dense pass of other prompts or settings."""
+    """Raise UserError for a dense pass of other prompts or settings."""
     if not dense:
         return
     if (
@@ -122,7 +122,7 @@ def require_fitting(dense: DensePass | None, plan: PruningPlan) -> None:
 
 
 def drawn(calibration_set: CalibrationSet) -> list[Any]:
-    """The values that decide which pictures a calibration set draws, for a comparison."""
+    """Return the values that decide which pictures a calibration set draws, for a comparison."""
     return [
         (prompts_hash(part.prompts, part.seeds), replace(part, prompts=[], seeds=[], held_out=None))
         for part in calibration_set.parts

@@ -50,7 +50,7 @@ class DensePass:
     seconds: float = 0.0
 
     def of(self, taps: tuple[Tap, ...]) -> CalibratedInputs:
-        """The sums of some taps; UserError if the pass did not sum one of them."""
+        """Return the sums of some taps; UserError if the pass did not sum one of them."""
         missing = [tap.layers[0] for tap in taps if tap.layers[0] not in self.inputs]
         if missing:
             raise UserError(
@@ -66,7 +66,7 @@ def gather(
     dense: DensePass | None = None,
     solved: Set[str] = frozenset(),
 ) -> Generator[tuple[Package, CalibratedInputs], None, None]:
-    """Yields each package with the sums of its taps, by the plan's calibration.
+    """Yield each package with the sums of its taps, by the plan's calibration.
 
     Args:
         context: where the calibration runs.
@@ -90,7 +90,7 @@ def gather(
 def live(
     context: CalibrationContext, packages: list[Package], solved: Set[str] = frozenset()
 ) -> PackageInputs:
-    """Yields the sums of each package from a run of all prompts, as in the paper."""
+    """Yield the sums of each package from a run of all prompts, as in the paper."""
     for package in packages:
         if solved >= set(package.layers):
             yield {}
@@ -104,7 +104,7 @@ def single(
     dense: DensePass | None = None,
     solved: Set[str] = frozenset(),
 ) -> PackageInputs:
-    """Yields the sums of each package from one dense pass."""
+    """Yield the sums of each package from one dense pass."""
     wanted = [[t for t in package.taps if not solved >= set(t.layers)] for package in packages]
     if dense is None:
         dense = DensePass(context.calibration_set)
@@ -120,7 +120,7 @@ def replay(
     dense: DensePass | None = None,
     solved: Set[str] = frozenset(),
 ) -> PackageInputs:
-    """Yields the sums of the first package from the dense pass, those of the others by replay."""
+    """Yield the sums of the first package from the dense pass, those of the others by replay."""
     done = leading(packages, solved)
     if done == len(packages):
         yield from ({} for _ in packages)
@@ -144,12 +144,12 @@ def replay(
 
 
 def leading(packages: list[Package], solved: Set[str]) -> int:
-    """The number of packages before the first with an unsolved layer."""
+    """Return the number of packages before the first with an unsolved layer."""
     return next((i for i, p in enumerate(packages) if not solved >= set(p.layers)), len(packages))
 
 
 def gather_dense(context: CalibrationContext, taps: list[Tap], calibration: str) -> DensePass:
-    """Runs one dense pass.
+    """Run one dense pass.
 
     Args:
         context: where the calibration runs.
@@ -172,7 +172,7 @@ def gather_dense(context: CalibrationContext, taps: list[Tap], calibration: str)
 def held_out(
     context: CalibrationContext, taps: list[Tap], prompts: CalibrationSet
 ) -> CalibratedInputs:
-    """The sums of the held-out prompts, which run after the others in the same dense pass."""
+    """Return the sums of the held-out prompts, which run after the others in the same pass."""
     try:
         return context.reduced(calibrate(context, taps, prompts, scratch=context.scratch))
     except CalibrationError as error:

@@ -47,7 +47,7 @@ class PrunableGroup:
 
     @classmethod
     def of(cls, denoiser: nn.Module, group: Group, config: PruningConfig) -> "PrunableGroup":
-        """The numbers of a group as the denoiser is now."""
+        """Return the numbers of a group as the denoiser is now."""
         total = items(denoiser, group)
         movable = group.kind != "neurons" or total % config.round_to == 0
         if group.kind != "neurons":
@@ -74,16 +74,16 @@ class PrunableGroup:
         return self.total - self.uniform
 
     def kept_at(self, config: PruningConfig) -> int:
-        """Items that uniform pruning keeps at the sparsity of another config."""
+        """Return the items that uniform pruning keeps at the sparsity of another config."""
         return kept_count(self.group, self.total, config)
 
     def at(self, config: PruningConfig) -> "PrunableGroup":
-        """The same group at the sparsity of another config."""
+        """Return the same group at the sparsity of another config."""
         return replace(self, uniform=self.total - self.kept_at(config))
 
 
 def prunable_groups(denoiser: nn.Module, config: PruningConfig) -> list[PrunableGroup]:
-    """The groups of a denoiser that the config selects; UserError for one that cannot be pruned."""
+    """Return the groups that the config selects; UserError for one that cannot be pruned."""
     shapes = layer_shapes(denoiser, config.target)
     blocks = require_blocks(shapes, type(denoiser).__name__, config.target)
     return counted_groups(denoiser, select_groups(blocks, config), config)
@@ -92,12 +92,12 @@ def prunable_groups(denoiser: nn.Module, config: PruningConfig) -> list[Prunable
 def counted_groups(
     denoiser: nn.Module, groups: list[Group], config: PruningConfig
 ) -> list[PrunableGroup]:
-    """Groups with their numbers of items; UserError for one that cannot be pruned."""
+    """Return groups with their numbers of items; UserError for one that cannot be pruned."""
     require_prunable(denoiser, groups)
     return [PrunableGroup.of(denoiser, group, config) for group in groups]
 
 
 def at_sparsity(config: PruningConfig, sparsity: float) -> PruningConfig:
-    """The config with a sparsity in place of its budget or target latency."""
+    """Return the config with a sparsity in place of its budget or target latency."""
     no_target: dict[str, Any] = dict.fromkeys(BUDGETS)
     return replace(config, sparsity=sparsity, **no_target)

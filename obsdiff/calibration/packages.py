@@ -40,12 +40,12 @@ class Package:
 
 
 def bytes_of(columns: int) -> int:
-    """The bytes of one Hessian and its sum of inputs in float32: 4 (I I + I)."""
+    """Return the bytes of one Hessian and its sum of inputs in float32: 4 (I I + I)."""
     return 4 * (columns * columns + columns)
 
 
 def hessian_bytes(tap: Tap, shapes: Mapping[str, Shape]) -> int:
-    """The bytes of the Hessian of a tap."""
+    """Return the bytes of the Hessian of a tap."""
     return bytes_of(shapes[tap.layers[0]][1])
 
 
@@ -62,7 +62,7 @@ ASYMMETRIC_COPIES = 2  # the targets W*
 
 
 def work_bytes(taps: Iterable[Tap], shapes: Mapping[str, Shape], config: PruningConfig) -> int:
-    """The bytes that solving needs at most beside the Hessians it reads.
+    """Return the bytes that solving needs at most beside the Hessians it reads.
 
     Structured pruning solves both streams of an attention at once.
 
@@ -85,7 +85,7 @@ def work_bytes(taps: Iterable[Tap], shapes: Mapping[str, Shape], config: Pruning
 
 
 def passes(config: PruningConfig, packages: int) -> float:
-    """The number of passes of the calibration prompts through the denoiser.
+    """Return the number of passes of the calibration prompts through the denoiser.
 
     Live: once for every package. Single: once. Replay: once, and all packages but the last twice
     more, since a pruned package runs again together with the next; three times more with the dense
@@ -100,7 +100,7 @@ def passes(config: PruningConfig, packages: int) -> float:
 def scratch_room(
     config: PruningConfig, packages: list[Package], shapes: Mapping[str, Shape]
 ) -> float:
-    """The memory budget of the scratch storage in bytes: for Hessians or a recording.
+    """Return the memory budget of the scratch storage in bytes: for Hessians or a recording.
 
     With a memory budget: the budget less the memory of solving and, for replay, of the largest
     package. Without one: half of the free memory.
@@ -117,7 +117,7 @@ def scratch_room(
 def plan_packages(
     blocks: list[Block], shapes: Mapping[str, Shape], config: PruningConfig
 ) -> list[Package]:
-    """The selected units of a model in consecutive packages, in forward order.
+    """Return the selected units of a model in consecutive packages, in forward order.
 
     config.packages of them with nearly equal numbers of units (default: 4, or one a unit if there
     are fewer), or as few as config.memory_budget_gib allows. A unit larger than the budget is split
@@ -153,7 +153,7 @@ def plan_packages(
 
 
 def require_work(units: list[Unit], shapes: Mapping[str, Shape], config: PruningConfig) -> None:
-    """Raises UserError if the budget is too small to solve; Hessians can be stored in files."""
+    """Raise UserError if the budget is too small to solve; Hessians can be stored in files."""
     work = work_bytes((tap for unit in units for tap in unit), shapes, config) / GIB
     if config.memory_budget_gib is not None and config.memory_budget_gib < work:
         raise UserError(
@@ -163,7 +163,7 @@ def require_work(units: list[Unit], shapes: Mapping[str, Shape], config: Pruning
 
 
 def snapped(edges: list[int], units: list[Unit], inside: Mapping[str, str]) -> list[int]:
-    """Package edges moved to the nearest segment edges: replay runs a shared segment twice.
+    """Move package edges to the nearest segment edges: replay runs a shared segment twice.
 
     Args:
         edges: indices of units at which packages begin and end.
@@ -183,7 +183,7 @@ def snapped(edges: list[int], units: list[Unit], inside: Mapping[str, str]) -> l
 def by_budget(
     units: list[Unit], shapes: Mapping[str, Shape], config: PruningConfig
 ) -> list[Package]:
-    """As few packages as the budget allows beside solving.
+    """Return as few packages as the budget allows beside solving.
 
     Structured units are not split: their streams are pruned together.
     """
@@ -213,10 +213,10 @@ def by_budget(
 
 
 def matrices_per_tap(config: PruningConfig) -> int:
-    """The number of matrices (I, I) that are summed for a tap: H, and held-out or cross sums."""
+    """Return the number of matrices (I, I) that are summed for a tap: H, held-out or cross sums."""
     return 1 + (config.held_out > 0) + config.asymmetric
 
 
 def package_of(taps: tuple[Tap, ...], shapes: Mapping[str, Shape], sets: int) -> Package:
-    """A package with `sets` matrices (I, I) for each tap."""
+    """Return a package with `sets` matrices (I, I) for each tap."""
     return Package(taps, sets * sum(hessian_bytes(tap, shapes) for tap in taps))

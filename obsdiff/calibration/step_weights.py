@@ -30,12 +30,12 @@ class StepWeights:
     high: float = 1.2
 
     def at(self, step: int, steps: int) -> float:
-        """The weight of the step with index `step` (0-based) of `steps`."""
+        """Return the weight of the step with index `step` (0-based) of `steps`."""
         return step_weight(self.kind, step, steps, self.low, self.high)
 
 
 def step_weight(kind: str, step: int, steps: int, low: float, high: float) -> float:
-    """The weight of a step, between low (a_min) and high (a_max).
+    """Return the weight of a step, between low (a_min) and high (a_max).
 
     Args:
         kind: the schedule.

@@ -34,7 +34,7 @@ Solved = TypeVar("Solved")
 
 
 def dampings(config: PruningConfig) -> list[float]:
-    """The dampings to try, the least first: the config's own, or several if one is to be chosen."""
+    """Return the dampings to try, ascending: the config's, or several if one is to be chosen."""
     return (
         [config.damping * step for step in DAMPING_FACTORS]
         if config.choose_damping
@@ -48,7 +48,7 @@ def best(
     used: Callable[[Solved], float],
     error: Callable[[Solved], float],
 ) -> Solved:
-    """(3): the solution with the least error, of equal ones the least damped.
+    """Return the solution of (3): the least error, of equal ones the least damped.
 
     A damping with which the Hessian cannot be factored is skipped.
 
@@ -85,7 +85,7 @@ def best(
 
 
 def does_harm(weight: Tensor, repaired: Tensor, kept: Tensor, hessian: Tensor) -> bool:
-    """(4): whether a repair is worse on the held-out prompts than the mask alone.
+    """Return whether a repair is worse on the held-out prompts than the mask alone: (4).
 
     Args:
         weight: W (O, I).
@@ -99,7 +99,7 @@ def does_harm(weight: Tensor, repaired: Tensor, kept: Tensor, hessian: Tensor) -
 
 
 def unrepaired(weight: Tensor, solution: Solution, hessian: Tensor) -> Solution:
-    """M o W: the mask of a solution without repair.
+    """Return M o W: the mask of a solution without repair.
 
     Args:
         weight: W (O, I).

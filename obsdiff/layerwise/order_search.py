@@ -53,7 +53,7 @@ class Movable:
 
 
 def movable_order(denoiser: nn.Module, group: Group, m: int) -> Movable | str:
-    """The group ready for N:M groups of m columns, or why its order cannot change."""
+    """Return the group ready for N:M groups of m columns, or why its order cannot change."""
     if reason := order_refusal(denoiser, group):
         return reason
     count = items(denoiser, group) if group.kind == "heads" else 1
@@ -80,7 +80,7 @@ def movable_order(denoiser: nn.Module, group: Group, m: int) -> Movable | str:
 
 
 def parts_of(denoiser: nn.Module, group: Group, producer: str) -> list[tuple[str, int, int]] | None:
-    """Role, first row and number of rows of a producer's sections; None if its name has none."""
+    """Return role, first row and number of rows of a producer's sections; None without a role."""
     found: list[tuple[str, int, int]] = []
     first = 0
     kinds = sections(denoiser, group, producer)
@@ -100,7 +100,7 @@ def parts_of(denoiser: nn.Module, group: Group, producer: str) -> list[tuple[str
 def reached(
     denoiser: nn.Module, blocks: list[Block], config: PruningConfig, layers: set[str]
 ) -> tuple[list[Movable], dict[str, str]]:
-    """The groups of heads and neurons that some layers read.
+    """Return the groups of heads and neurons that some layers read.
 
     Args:
         denoiser: the model.
@@ -134,7 +134,7 @@ def orders_of(
     inputs: CalibratedInputs,
     config: PruningConfig,
 ) -> dict[str, Any]:
-    """Searches the orders; each process searches for some of the groups, and all receive all.
+    """Search the orders; each process searches for some of the groups, and all receive all.
 
     Args:
         context: the model and the processes.
@@ -190,7 +190,7 @@ def orders_of(
 
 
 def scores_of(denoiser: nn.Module, movable: Movable, diagonals: Mapping[str, Tensor]) -> Tensor:
-    """Squared Wanda scores (K, R, D) of a group's columns, relative to each consumer's sum."""
+    """Return squared Wanda scores (K, R, D) of a group's columns, as shares of a consumer's sum."""
     reads, parts = columns(denoiser, movable.group, movable.sets).flatten(), []
     for name in (name for name in movable.group.consumers if name in diagonals):
         weight = matrix(denoiser.get_submodule(name))

@@ -43,7 +43,7 @@ def permute_by_(
     dense: DensePass,
     config: PruningConfig,
 ) -> DensePass:
-    """Reorders the groups in the model.
+    """Reorder the groups in the model.
 
     Args:
         context: the model and the scratch storage.
@@ -80,7 +80,7 @@ def permute_by_(
 
 
 def permute_(denoiser: nn.Module, movable: Movable, order: Tensor) -> None:
-    """Reorders a group (K, D) in place: its rows in all producers, its columns in all consumers."""
+    """Reorder a group (K, D) in place: its rows in all producers, its columns in all consumers."""
     for name, parts in movable.rows.items():
         layer = layer_at(denoiser, name)
         take = torch.arange(len(layer.weight), device="cpu")
@@ -95,7 +95,7 @@ def permute_(denoiser: nn.Module, movable: Movable, order: Tensor) -> None:
 
 
 def reading(denoiser: nn.Module, movable: Movable, order: Tensor, consumer: str) -> Tensor:
-    """The order (C,) of all columns of a consumer; those of another group keep their place."""
+    """Return the order (C,) of all columns of a consumer; another group's keep their place."""
     reads = columns(denoiser, movable.group, movable.sets).flatten()
     take = torch.arange(matrix(denoiser.get_submodule(consumer)).shape[1], device="cpu")
     take[reads] = placed(order, reads)
@@ -103,7 +103,7 @@ def reading(denoiser: nn.Module, movable: Movable, order: Tensor, consumer: str)
 
 
 def placed(order: Tensor, places: Tensor) -> Tensor:
-    """Indices (K g D,) reordered by an order (K, D), D at a time."""
+    """Return indices (K g D,) reordered by an order (K, D), D at a time."""
     parts = places.view(len(order), -1, order.shape[1])
     return parts.gather(2, order.unsqueeze(1).expand_as(parts)).flatten()
 
@@ -116,7 +116,7 @@ def permute_layers_(
     report: PruningReport,
     done: Set[str],
 ) -> DensePass | None:
-    """With config.permute: reorders neurons and value dimensions so that N:M keeps most.
+    """Reorder neurons and value dimensions so that N:M keeps most, if config.permute is set.
 
     Args:
         context: where the calibration runs.

@@ -28,7 +28,7 @@ from .held_out import does_harm, unrepaired
 
 @contextlib.contextmanager
 def named(layer: str) -> Iterator[None]:
-    """Adds the layer's name to a NotPositiveDefinite that the block raises."""
+    """Add the layer's name to a NotPositiveDefinite that the block raises."""
     try:
         yield
     except NotPositiveDefinite as error:
@@ -68,18 +68,18 @@ class LayerProblem:
     began: float = field(default_factory=time.perf_counter)
 
     def error(self, pruned: Tensor) -> float:
-        """The layer error of a pruned weight (O, I) on the calibration prompts."""
+        """Return the layer error of a pruned weight (O, I) on the calibration prompts."""
         return layer_error(self.target, pruned, self.hessian)
 
     def held_out_error(self, pruned: Tensor) -> float:
-        """The layer error of a pruned weight (O, I) on the held-out prompts."""
+        """Return the layer error of a pruned weight (O, I) on the held-out prompts."""
         assert self.held_out is not None
         return layer_error(self.target, pruned, self.held_out)
 
     def close_(
         self, solution: Solution, config: PruningConfig, sparsity: float | None = None
     ) -> LayerRecord:
-        """Judges a solution, corrects the bias, writes the weight, and records the layer.
+        """Judge a solution, correct the bias, write the weight, and record the layer.
 
         Args:
             solution: the pruned weight (O, I) and its mask, (O, I) or (I,).
@@ -127,7 +127,7 @@ def problems_of(
     config: PruningConfig,
     package: int,
 ) -> dict[str, LayerProblem]:
-    """The problems of layers that are solved together, by layer.
+    """Return the problems of layers that are solved together, by layer.
 
     Args:
         denoiser: the model.
@@ -173,7 +173,7 @@ def problems_of(
 def targets_of(
     weights: list[Tensor], calibrated: CalibratedInput, hessian: Tensor, damping: float
 ) -> tuple[list[Tensor], float]:
-    """W* of each weight (O, I) that reads one input, and the damping used.
+    """Return W* of each weight (O, I) that reads one input, and the damping used.
 
     Without cross sums the weights themselves, and 0; with them, the sums are used up.
 

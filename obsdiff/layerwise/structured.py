@@ -38,7 +38,7 @@ def prune_structured_(
     allocation: Allocation,
     task: Task,
 ) -> TaskResult:
-    """Prunes the groups of a task in place.
+    """Prune the groups of a task in place.
 
     Args:
         denoiser: the model.
@@ -62,7 +62,7 @@ def prune_groups_(
     config: PruningConfig,
     kept: Mapping[str, int] = UNIFORM,
 ) -> tuple[list[LayerRecord], list[GroupRecord]]:
-    """Prunes the groups of a task in place.
+    """Prune the groups of a task in place.
 
     Args:
         denoiser: the model.
@@ -103,7 +103,7 @@ def solve_groups(
     kept: Mapping[str, int],
     config: PruningConfig,
 ) -> GroupsSolved:
-    """The solution of each consumer and the record of each group; the model is unchanged.
+    """Return the solution of each consumer and the record of each group; change no model.
 
     A solution's mask is that of the columns (I,).
     """
@@ -118,7 +118,7 @@ def solve_by_obs(
     kept: Mapping[str, int],
     config: PruningConfig,
 ) -> GroupsSolved:
-    """`solve_groups` by Optimal Brain Surgeon: each removal repairs the remaining columns."""
+    """Solve groups by Optimal Brain Surgeon: each removal repairs the remaining columns."""
     consumers = {}
     for name, problem in problems.items():
         with named(name):
@@ -154,7 +154,7 @@ def solve_by_baseline(
     kept: Mapping[str, int],
     config: PruningConfig,
 ) -> GroupsSolved:
-    """`solve_groups` by a baseline's scores, without repair or with least squares at the end."""
+    """Solve groups by a baseline's scores, without repair or with least squares at the end."""
     consumers = {name: Consumer.untouched(p.target, p.hessian) for name, p in problems.items()}
     records = []
     for prunable in task.groups:
@@ -191,7 +191,7 @@ def solve_by_baseline(
 def group_record(
     prunable: PrunableGroup, kept: int, removed: list[int], scores: list[float], package: int
 ) -> GroupRecord:
-    """The record of a group; channels are counted one by one and have their norm group's score."""
+    """Return the record of a group; each channel is counted, and has its norm group's score."""
     each, group = prunable.each, prunable.group
     channels = [i * each + j for i in removed for j in range(each)]
     every = [score for score in scores for _ in range(each)]

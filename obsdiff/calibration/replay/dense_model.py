@@ -41,7 +41,7 @@ class DenseModel:
         packages: list[Package],
         spans: list[tuple[int, int]],
     ) -> None:
-        """Raises CalibrationError for experts: the pruned model may route other tokens to them."""
+        """Raise CalibrationError for experts: the pruned model may route other tokens to them."""
         expert = next(
             (layer for package in packages for layer in package.layers if is_expert(layer)), None
         )
@@ -55,12 +55,12 @@ class DenseModel:
         self.copies: dict[str, DenseCopy] = {}
 
     def close(self) -> None:
-        """Releases the cached outputs and the copies."""
+        """Release the cached outputs and the copies."""
         self.trajectory.clear()
         self.keep([])
 
     def begin(self, package: int) -> None:
-        """Runs from the denoiser's inputs to a package; no layer has been pruned yet."""
+        """Run from the denoiser's inputs to a package; no layer has been pruned yet."""
         if package >= len(self.packages):
             return
         first = self.spans[package][0]
@@ -69,7 +69,7 @@ class DenseModel:
         self.advance(package)
 
     def advance(self, package: int) -> None:
-        """Copies the segments that this package shares with packages before it, and drops others.
+        """Copy the segments that this package shares with packages before it, and drop others.
 
         Called before those packages prune them.
         """
@@ -85,7 +85,7 @@ class DenseModel:
         self.keep(shared)
 
     def keep(self, names: list[str]) -> None:
-        """Makes copies of these segments, and releases all others."""
+        """Make copies of these segments, and release all others."""
         scratch = self.trajectory.recording.cache.scratch
         for name in self.copies.keys() - set(names):
             self.copies.pop(name).give_back(scratch)
@@ -94,7 +94,7 @@ class DenseModel:
                 self.copies[name] = DenseCopy.of(self.context.denoiser.get_submodule(name), scratch)
 
     def read(self, number: int, package: int) -> dict[Tap, list[Tensor]]:
-        """The inputs of the dense model's taps of a package in a recorded call, in order."""
+        """Return the inputs of the dense model's taps of a package in a recorded call, in order."""
         (first, last), following = self.spans[package], self.spans[package + 1 : package + 2]
         border = following[0][0] if following else first
         seen: dict[Tap, list[Tensor]] = {tap: [] for tap in self.packages[package].taps}
@@ -112,7 +112,7 @@ class DenseModel:
 
     @contextlib.contextmanager
     def dense(self) -> Iterator[None]:
-        """Puts the dense copies into the denoiser; restores its segments at the end."""
+        """Put the dense copies into the denoiser; restore its segments at the end."""
         pruned = {name: self.context.denoiser.get_submodule(name) for name in self.copies}
         try:
             self.put_segments({name: copy.module for name, copy in self.copies.items()})
@@ -121,12 +121,12 @@ class DenseModel:
             self.put_segments(pruned)
 
     def put_segments(self, segments: dict[str, nn.Module]) -> None:
-        """Puts modules into the denoiser under their names."""
+        """Put modules into the denoiser under their names."""
         for name, module in segments.items():
             owner, _, own_name = name.rpartition(".")
             setattr(self.context.denoiser.get_submodule(owner), own_name, module)
 
 
 def record_input(inputs: list[Tensor], module: nn.Module, args: tuple[Tensor, ...]) -> None:
-    """A hook that stores a copy of an input: a block may change it in place afterwards."""
+    """Store a copy of an input, as a hook: a block may change it in place afterwards."""
     inputs.append(args[0].detach().clone())

@@ -32,7 +32,7 @@ from .segments import CallOrder, StopForward, needed_until
 def record_trajectory(
     context: CalibrationContext, taps: list[Tap]
 ) -> tuple[Trajectory, CalibratedInputs]:
-    """Runs all calibration prompts with the dense model, and records the denoiser's calls.
+    """Run all calibration prompts with the dense model, and record the denoiser's calls.
 
     Returns:
         The trajectory, and the sums of `taps`.
@@ -50,7 +50,7 @@ def record_trajectory(
 
 
 def package_spans(packages: list[Package], trajectory: Trajectory) -> list[tuple[int, int]]:
-    """The indices of the first and last segment of each package.
+    """Return the indices of the first and last segment of each package.
 
     Raises:
         CalibrationError: the packages cannot run one after the other.
@@ -79,7 +79,7 @@ def replay_packages(
     begin: int = 1,
     dense: DenseModel | None = None,
 ) -> Iterator[CalibratedInputs]:
-    """Yields the sums of packages `begin`, begin + 1, ...
+    """Yield the sums of packages `begin`, begin + 1, ...
 
     Args:
         context: where the calibration runs.
@@ -119,7 +119,7 @@ def replay_packages(
 
 @contextlib.contextmanager
 def stopped_early(denoiser: nn.Module, trajectory: Trajectory, package: Package) -> Iterator[None]:
-    """Ends each call as soon as every layer of the package has its input.
+    """End each call as soon as every layer of the package has its input.
 
     The last of them does not compute. If a layer is not called once in every denoiser call, the
     calls run to their end.
