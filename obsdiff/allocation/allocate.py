@@ -66,7 +66,7 @@ def allocate(
     """Return the sparsity of every layer, or the items that every group keeps.
 
     Args:
-        context: where the calibration runs.
+        context: the calibration context.
         plan: the pruning; a uniform one needs no allocation.
         dense: a dense pass made before (None: one is made if it is needed).
         journal: stores the allocation; a resumed run reads it.

@@ -1,4 +1,4 @@
-"""Structured pruning to a budget: the share of parameters, operations, bytes or time that may stay.
+"""Structured pruning to a budget: the share of parameters, operations, bytes or time to keep.
 
 1. Before the calibration: the saving of each step of each group (savings.py, layer_latency.py), and
    the uniform sparsity that would meet the budget, at which sensitivities are measured
@@ -40,7 +40,7 @@ Kept = dict[str, int]  # items that each group keeps, by its name
 
 @dataclass(frozen=True)
 class Budget:
-    """A share of the dense denoiser's parameters, multiply-accumulates or bytes that may stay.
+    """A share of the dense denoiser's parameters, multiply-accumulates or bytes to keep.
 
     Attributes:
         unit: parameters, macs or bytes.
@@ -106,7 +106,7 @@ class LatencyBudget(Budget):
 
     def out_of_reach(self, least: float) -> UserError:
         """Return the error for a target below the least share of time."""
-        why = f"with all that can leave a step takes {least:.3f} of dense's"
+        why = f"with the fewest items a step takes {least:.3f} of dense's"
         return unreachable(self.unit, self.target, why)
 
     def spend(self, context: CalibrationContext, plan: PruningPlan) -> Spend:
@@ -143,9 +143,8 @@ def unreachable(unit: str, target: float, why: str) -> UserError:
 
 def budget_of(pipe: Any, plan: PruningPlan) -> Budget:
     """Return the budget of a plan, for the pipeline as it is now; UserError if it cannot be met."""
-    asked = plan.config.budget
-    assert asked is not None
-    unit, target = asked
+    assert plan.config.budget is not None
+    unit, target = plan.config.budget
     call = call_of(pipe, plan)
     if unit != "latency":
         return size_budget(plan.denoiser, plan.groups, plan.config, call)
@@ -175,9 +174,8 @@ def size_budget(
     Raises:
         UserError: the target cannot be met.
     """
-    asked = config.budget
-    assert asked is not None
-    unit, target = asked
+    assert config.budget is not None
+    unit, target = config.budget
     dense = amount_of(unit, denoiser, inputs)
     each = of_an_item(unit, denoiser, [prunable.group for prunable in groups], inputs)
     savings = {

@@ -76,7 +76,7 @@ def kept_of_groups(
     """Return the items that every group keeps.
 
     Args:
-        context: where the calibration runs; each process measures the groups of its taps.
+        context: the calibration context; each process measures the groups of its taps.
         plan: the pruning.
         dense: the Hessians.
         spend: allocates to a budget (None: to the saving of uniform pruning).

@@ -68,7 +68,7 @@ def layer_sparsities(
     """Return the sparsity of every layer.
 
     Args:
-        context: where the calibration runs; each process measures its own taps.
+        context: the calibration context; each process measures its own taps.
         plan: the pruning.
         dense: the Hessians.
 

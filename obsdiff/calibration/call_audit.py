@@ -53,8 +53,8 @@ class CallAudit:
         ]
         if idle:
             raise CalibrationError(
-                f"{len(idle)} experts saw no token: {', '.join(idle[:8])}; use more prompts or "
-                "steps, or leave them dense with --exclude '*.experts.*'"
+                f"{len(idle)} experts received no token: {', '.join(idle[:8])}; use more prompts "
+                "or steps, or leave them dense with --exclude '*.experts.*'"
             )
         always = [name for name in expected if not is_expert(name)]
         missed = [
@@ -64,9 +64,9 @@ class CallAudit:
         ]
         if missed or not self.denoiser:
             raise CalibrationError(
-                f"of {self.denoiser} denoiser calls these layers saw fewer or more: "
+                f"of {self.denoiser} denoiser calls these layers received fewer or more: "
                 f"{', '.join(missed[:8]) or 'all'}; "
-                "layers that this model leaves out on purpose stay dense with --exclude"
+                "for layers that this model skips on purpose, pass --exclude"
             )
         counts = [self.per_step[s] for s in range(steps) if self.per_step[s] or not self.others[s]]
         if len(set(counts)) > 1:

@@ -69,7 +69,7 @@ def gather(
     """Yield each package with the sums of its taps, by the plan's calibration.
 
     Args:
-        context: where the calibration runs.
+        context: the calibration context.
         plan: the pruning; its packages, in order.
         dense: a dense pass made before (None: single and replay make their own).
         solved: layers that a resumed run has solved.
@@ -152,7 +152,7 @@ def gather_dense(context: CalibrationContext, taps: list[Tap], calibration: str)
     """Run one dense pass.
 
     Args:
-        context: where the calibration runs.
+        context: the calibration context.
         taps: the inputs to sum.
         calibration: "replay" also records the trajectory; others do not.
     """

@@ -51,7 +51,7 @@ def calibrate(
     """Run all prompts and steps, and sum one Hessian for each tap.
 
     Args:
-        context: where the calibration runs.
+        context: the calibration context.
         taps: the inputs to sum.
         calibration_set: the prompts (default: those of the context).
         audit: counts the calls (default: a new one).
@@ -111,7 +111,7 @@ def tapped(
     """Hook the denoiser and the tapped layers; remove the hooks at the end.
 
     Args:
-        context: where the calibration runs.
+        context: the calibration context.
         inputs: the sums that the hooks add to.
         audit: counts the calls.
         dense: the inputs of the dense model's taps in the same calls, for cross sums; used up.

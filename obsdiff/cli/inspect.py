@@ -194,7 +194,7 @@ def at_budget(
 def prediction(
     folder: Folder, config: PruningConfig, settings: dict[str, Any], paper_count: bool
 ) -> dict[str, Any]:
-    """Return the sizes that structured pruning would leave, counted on the meta device.
+    """Return the sizes after structured pruning, counted on the meta device.
 
     Args:
         folder: the model.

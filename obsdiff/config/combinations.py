@@ -61,7 +61,7 @@ def check_packages(c: Settings) -> None:
         )
     if c.calibration == "single" and c.packages not in (None, 1):
         raise UserError(
-            f"packages: calibration single{by_preset(c, 'calibration')} takes all Hessians from "
+            f"packages: calibration single{by_preset(c, 'calibration')} sums all Hessians in "
             f"one pass, so expected 1, found {c.packages}; leave it out, or choose live or replay"
         )
 

@@ -119,7 +119,7 @@ def permute_layers_(
     """Reorder neurons and value dimensions so that N:M keeps most, if config.permute is set.
 
     Args:
-        context: where the calibration runs.
+        context: the calibration context.
         plan: the pruning.
         dense: a dense pass made before (None: one is made if it is needed).
         journal: stores the orders; a resumed run reads them.

@@ -72,13 +72,13 @@ def begin_report(pipe: Any, plan: PruningPlan, dense_seconds: float | None = Non
 
 
 def note_untouched(report: PruningReport, config: PruningConfig) -> None:
-    """Record one warning for all groups that lost nothing: few heads or neurons."""
+    """Record one warning for all groups that keep all items: few heads or neurons."""
     whole = [row for row in report.groups if row.kept == row.total]
     if whole and config.removed > 0:
         first = f"{whole[0].owner} keeps all its {whole[0].total} {whole[0].kind}"
         warn_and_record(
             report,
-            f"{len(whole)} of {len(report.groups)} groups lost nothing at sparsity "
+            f"{len(whole)} of {len(report.groups)} groups keep all items at sparsity "
             f"{config.removed:g} and round_to {config.round_to}: {first}",
         )
 
@@ -86,7 +86,7 @@ def note_untouched(report: PruningReport, config: PruningConfig) -> None:
 def warn_of(report: PruningReport, plan: PruningPlan) -> None:
     """Record the warnings of a finished run."""
     config = plan.config
-    if plan.groups and config.allocation == "uniform":  # else allocation chose what stays whole
+    if plan.groups and config.allocation == "uniform":  # else allocation chose the dense groups
         note_untouched(report, config)
     note_few_tokens(report)
     note_unrepaired(report)

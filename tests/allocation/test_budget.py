@@ -227,7 +227,7 @@ def test_a_time_that_is_not_reached_at_the_end_is_one_line():
     with pytest.raises(
         UserError,
         match=r"target_latency: .* found 0\.3; "
-        r"with all that can leave a step takes 0\.500 of dense's",
+        r"with the fewest items a step takes 0\.500 of dense's",
     ):
         corrected_by_timing(
             few, lambda wanted: {"a": wanted}, lambda left, rounds: (1 - left["a"], 1.0, 1.0)
@@ -355,7 +355,7 @@ def test_the_command_line(tmp_path, capsys):
     assert main(["prune", "emoji-unet", "--output", str(tmp_path / "out"), *given]) == 0
     found = json.loads(Path(tmp_path / "out" / "obsdiff.json").read_text())["budget"]
     assert found["share"] <= 0.9
-    assert f"({found['share']:.4f} of dense's macs, asked for 0.9)" in capsys.readouterr().err
+    assert f"({found['share']:.4f} of dense's macs, target 0.9)" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

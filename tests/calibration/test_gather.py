@@ -77,6 +77,6 @@ def test_packages_of_replay_follow_from_a_budget():
 
 def test_single_has_one_package():
     with pytest.raises(
-        UserError, match="single takes all Hessians from one pass, so expected 1, found 4"
+        UserError, match="single sums all Hessians in one pass, so expected 1, found 4"
     ):
         PruningConfig(calibration="single", packages=4)

@@ -27,7 +27,7 @@ class DenseModel:
     """The dense model, at the border of a package: all segments before it have run.
 
     Attributes:
-        context: where the calibration runs.
+        context: the calibration context.
         trajectory: the recorded calls, with the dense model's own cached outputs.
         packages: all packages of the pruning.
         spans: the indices of the first and last segment of each package.
@@ -112,16 +112,16 @@ class DenseModel:
 
     @contextlib.contextmanager
     def dense(self) -> Iterator[None]:
-        """Put the dense copies into the denoiser; restore its segments at the end."""
+        """Set the dense copies in the denoiser; restore its segments at the end."""
         pruned = {name: self.context.denoiser.get_submodule(name) for name in self.copies}
         try:
-            self.put_segments({name: copy.module for name, copy in self.copies.items()})
+            self.set_segments({name: copy.module for name, copy in self.copies.items()})
             yield
         finally:
-            self.put_segments(pruned)
+            self.set_segments(pruned)
 
-    def put_segments(self, segments: dict[str, nn.Module]) -> None:
-        """Put modules into the denoiser under their names."""
+    def set_segments(self, segments: dict[str, nn.Module]) -> None:
+        """Set modules in the denoiser under their names."""
         for name, module in segments.items():
             owner, _, own_name = name.rpartition(".")
             setattr(self.context.denoiser.get_submodule(owner), own_name, module)

@@ -178,7 +178,7 @@ class Trajectory:
     why_not: str | None = None
 
     def clear(self) -> None:
-        """Drop all cached outputs; the recording stays."""
+        """Drop all cached outputs, not the recording."""
         for outputs in self.outputs:
             self.recording.cache.drop_all(list(outputs.values()))
         self.outputs = []
@@ -202,7 +202,7 @@ def rerun(context: CalibrationContext, trajectory: Trajectory, index: int, span:
     """Run the segments of a span of one recorded call.
 
     Args:
-        context: where the calibration runs.
+        context: the calibration context.
         trajectory: the recorded trajectory; its cached outputs are updated.
         index: the index of the call.
         span: the segments that run.

@@ -3,8 +3,8 @@
 Every recorded call continues from the border where the last package stopped: the blocks of the
 last package run once more, now pruned, then those of this package, whose Hessians are summed.
 Their inputs are the pruned model's, as in the paper's algorithm; the denoiser's own inputs remain
-those of the dense trajectory. So every block runs about twice in all, however many packages there
-are, and the Hessians of the first package come with the recording.
+those of the dense trajectory. So every block runs about twice in all, for any number of packages,
+and the Hessians of the first package are summed during the recording.
 
 For asymmetric calibration the dense model runs beside it, one more run of every block
 (dense_model.py): each input then has the cross sums with the dense model's (calibrated_input.py).
@@ -82,7 +82,7 @@ def replay_packages(
     """Yield the sums of packages `begin`, begin + 1, ...
 
     Args:
-        context: where the calibration runs.
+        context: the calibration context.
         trajectory: the recorded trajectory.
         packages: all packages; the caller has pruned those before `begin`, and prunes package i
             before it requests those of i + 1.
