@@ -17,7 +17,7 @@ class RunFailed(RuntimeError):
 
 
 class CalibrationError(RunFailed):
-    """Calibration missed calls, or inputs are infinite, NaN or not shared as the table says."""
+    """Calibration missed calls, or inputs are infinite, NaN or not shared as in the table."""
 
 
 class RunStopped(RunFailed):

@@ -6,11 +6,11 @@
     3. For each package: run the calibration prompts through the model as pruned so
        far, and sum one Hessian per input, weighted by denoising step                hooks.py
     4. Prune every layer of the package with its Hessian                             layerwise/
-       by a method that sees tensors alone                                           solvers/
+       by a method that reads tensors alone                                          solvers/
 
 so that the Hessians of later packages are those of the pruned model. With calibration "single" all
 Hessians come from one pass through the dense model. Before step 3, if configured, allocation/
-decides how much each layer gives up, and layerwise/permute.py orders the inputs for N:M.
+decides the sparsity of each layer, and layerwise/permute.py orders the inputs for N:M.
 
 References:
     Zhu et al., "OBS-Diff: Accurate Pruning for Diffusion Models in One-Shot", 2025.
@@ -26,7 +26,7 @@ from .allocation.allocate import allocate, meet_target, record_budget
 from .calibration.context import prepared_run
 from .calibration.dense_pass import require_fitting
 from .calibration.gather import DensePass, gather
-from .calibration.packages import memory_for_waiting
+from .calibration.packages import scratch_room
 from .calibration.plan import plan_pruning
 from .config import PruningConfig
 from .layerwise.executor import Executor
@@ -53,10 +53,10 @@ def prune_(
     journal: Path | str | JournalPlace | None = None,
     progress: bool | None = None,
 ) -> PruningReport:
-    """Prunes the denoiser of a diffusers pipeline in place.
+    """Prune the denoiser of a diffusers pipeline in place.
 
     The pipeline runs in its own dtype and on its own device; config.device moves it first. All but
-    the pruned weights is restored. If the call raises, layers pruned until then stay pruned. Under
+    the pruned weights is restored. If the call raises, layers pruned before remain pruned. Under
     torch.distributed all processes call this together, and end with the same weights.
 
     Args:
@@ -70,7 +70,7 @@ def prune_(
         progress: whether to show a display on stderr (None: if it is a terminal).
 
     Returns:
-        The record of the pruning; `save_pruned` takes it.
+        The record of the pruning, which `save_pruned` stores.
 
     Raises:
         UserError: the input cannot be used (a ValueError).
@@ -88,7 +88,7 @@ def prune_(
     tasks = tasks_of(plan.packages, plan.groups)
     prune_task_ = prune_structured_ if plan.groups else prune_layers_
     with (
-        open_scratch(memory_for_waiting(plan.config, plan.packages, plan.shapes)) as scratch,
+        open_scratch(scratch_room(plan.config, plan.packages, plan.shapes)) as scratch,
         prepared_run(
             pipe, plan, scratch, owners_of(tasks, plan.shapes, ranks), progress
         ) as context,

@@ -1,1 +1,1 @@
-"""Allocation: how much each layer gives up."""
+"""Allocation: the sparsity of each layer, or the items that each group keeps."""

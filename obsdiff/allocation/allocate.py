@@ -1,4 +1,4 @@
-"""Which layer gives up how much: uniform, by one of the allocations, or to a budget."""
+"""The allocation of a run: uniform, by one of the methods, or to a budget."""
 
 from dataclasses import asdict
 from typing import Any
@@ -22,7 +22,7 @@ from .uniform_latency import sparsity_for_latency
 def meet_target(
     pipe: Any, plan: PruningPlan, journal: NullJournal, report: PruningReport
 ) -> tuple[PruningPlan, Budget | None]:
-    """The plan at the uniform sparsity that meets its target size or latency.
+    """Return the plan at the uniform sparsity that meets its target size or latency.
 
     Args:
         pipe: the dense pipeline.
@@ -63,10 +63,10 @@ def allocate(
     report: PruningReport,
     budget: Budget | None,
 ) -> tuple[Allocation, DensePass | None]:
-    """The sparsity of every layer, or the items that stay of every group.
+    """Return the sparsity of every layer, or the items that every group keeps.
 
     Args:
-        context: where the calibration runs.
+        context: the calibration context.
         plan: the pruning; a uniform one needs no allocation.
         dense: a dense pass made before (None: one is made if it is needed).
         journal: stores the allocation; a resumed run reads it.
@@ -100,6 +100,6 @@ def allocate(
 def record_budget(
     pipe: Any, plan: PruningPlan, budget: Budget | None, report: PruningReport
 ) -> None:
-    """Records what the pruned denoiser has of the budget, counted anew."""
+    """Record the size of the pruned denoiser, counted anew, if there is a budget."""
     if budget:
         report.budget = budget.kept(pipe, plan)

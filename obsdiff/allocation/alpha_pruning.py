@@ -22,7 +22,7 @@ STRETCH = 0.3  # tau: sparsities range over this share of the mean, above and be
 
 
 def by_spectrum(exponents: Tensor, sizes: Tensor, share: float) -> Tensor:
-    """The sparsities (N,) by the tail exponents; an infinite one counts as the largest finite one.
+    """Return the sparsities (N,) by the tail exponents; inf counts as the largest finite one.
 
     Args:
         exponents: the tail exponent of each layer (N,); a small one is a heavy tail.
@@ -39,7 +39,7 @@ def by_spectrum(exponents: Tensor, sizes: Tensor, share: float) -> Tensor:
 
 
 def tail_exponent(weight: Tensor) -> float:
-    """The tail exponent of a weight (O, I); inf if all nonzero eigenvalues are equal."""
+    """Return the tail exponent of a weight (O, I); inf if all nonzero eigenvalues are equal."""
     values = torch.linalg.svdvals(weight.float()).double().sort(descending=True).values
     rounding = max(weight.shape) * torch.finfo(torch.float32).eps * values[:1]
     eigenvalues = values[values > rounding].square()

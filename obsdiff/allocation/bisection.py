@@ -10,7 +10,7 @@ def bisect(
     rounds: int,
     digits: int | None = None,
 ) -> tuple[float, float]:
-    """Halves the interval between a value that is too little and one that is enough.
+    """Halve the interval between a value that is too little and one that is enough.
 
     Args:
         too_little: whether a value is too little; once false, false for every larger value.

@@ -1,11 +1,11 @@
-"""Structured pruning to a budget: the share of parameters, operations, bytes or time that may stay.
+"""Structured pruning to a budget: the share of parameters, operations, bytes or time to keep.
 
-1. Before the calibration: what each step of each group saves (savings.py, layer_latency.py), and
+1. Before the calibration: the saving of each step of each group (savings.py, layer_latency.py), and
    the uniform sparsity that would meet the budget, at which sensitivities are measured
 2. After it: the steps with the least sum of errors that save enough, over groups of all kinds
    (knapsack.py)
-3. Of time, which does not add up exactly: the whole step is timed, and 2 is repeated with more or
-   less to save, until the budget is met
+3. For time, whose savings do not add up exactly: the whole step is timed, and 2 is repeated with
+   more or less to save, until the budget is met
 """
 
 import copy
@@ -32,22 +32,22 @@ from .savings import amount_of, of_an_item
 from .uniform_latency import MORE_ROUNDS, MOST, ROUNDS, Timing, confirm, time_ratio
 
 BUDGET_BISECTIONS = 12
-CORRECTIONS = 10  # of the time that has to be saved, at most
+CORRECTIONS = 10  # how often the time to save is corrected, at most
 NEAR = 0.02  # a time this little below its target meets it
 MORE = 1.05  # the factor of the saving if a measurement with more rounds misses the target
-Kept = dict[str, int]  # items that stay of each group, by its name
+Kept = dict[str, int]  # items that each group keeps, by its name
 
 
 @dataclass(frozen=True)
 class Budget:
-    """A share of the dense denoiser's parameters, multiply-accumulates or bytes that may stay.
+    """A share of the dense denoiser's parameters, multiply-accumulates or bytes to keep.
 
     Attributes:
         unit: parameters, macs or bytes.
         target: the share.
-        dense: what the dense denoiser has.
+        dense: the amount of the dense denoiser.
         sparsity: the uniform sparsity that would meet the target.
-        savings: what each group saves after 0, 1, 2 ... steps, by its name.
+        savings: the saving of each group after 0, 1, 2 ... steps, by its name.
     """
 
     unit: str
@@ -58,24 +58,24 @@ class Budget:
 
     @property
     def wanted(self) -> float:
-        """What has to be saved."""
+        """The amount that has to be saved."""
         return self.dense - math.floor(self.target * self.dense)
 
     def out_of_reach(self, least: float) -> UserError:
-        """The error for a target below the least share that can stay."""
+        """Return the error for a target below the least share that can be reached."""
         why = f"at least {math.ceil(least * 1e4) / 1e4:g} stays"
         return unreachable(self.unit, self.target, why)
 
     def saved_at(self, prunable: PrunableGroup, kept: int) -> float:
-        """What a group saves with so many items left."""
+        """Return the saving of a group that keeps `kept` items."""
         return along(self.savings[prunable.name], (prunable.total - kept) / prunable.step)
 
     def spend(self, context: CalibrationContext, plan: PruningPlan) -> Spend:
-        """A function that allocates the budget by the groups' loss curves."""
+        """Return a function that allocates the budget by the groups' loss curves."""
         return lambda curves: {"shares": chosen(self, curves, self.wanted), "met": {}}
 
     def kept(self, pipe: Any, plan: PruningPlan) -> dict[str, Any]:
-        """The record of the budget, with what the pruned denoiser has, counted anew."""
+        """Return the record of the budget, with the amount of the pruned denoiser, counted anew."""
         left = amount_of(
             self.unit, plan.denoiser, call_of(pipe, plan) if self.unit == "macs" else {}
         )
@@ -105,47 +105,46 @@ class LatencyBudget(Budget):
         return self.dense * (1 - self.target)
 
     def out_of_reach(self, least: float) -> UserError:
-        """The error for a target below the least share of time."""
-        why = f"with all that can leave a step takes {least:.3f} of dense's"
+        """Return the error for a target below the least share of time."""
+        why = f"with the fewest items a step takes {least:.3f} of dense's"
         return unreachable(self.unit, self.target, why)
 
     def spend(self, context: CalibrationContext, plan: PruningPlan) -> Spend:
-        """A function that allocates the budget by loss curves, and times whole steps."""
+        """Return a function that allocates the budget by loss curves, and times whole steps."""
         call = call_of(context.run.pipe, plan)
 
-        def race(kept: Kept, rounds: int) -> Timing:
+        def timed_share(kept: Kept, rounds: int) -> Timing:
             return time_ratio(plan.denoiser, shrunk_to(plan, kept), call, rounds)
 
-        return lambda curves: in_turn(self, partial(chosen, self, curves), race)
+        return lambda curves: corrected_by_timing(self, partial(chosen, self, curves), timed_share)
 
     def kept(self, pipe: Any, plan: PruningPlan) -> dict[str, Any]:
-        """Nothing: the record of the latency says what was met."""
+        """Return an empty record: the report's latency has the measured times."""
         return {}
 
 
 def budget_from(found: Mapping[str, Any]) -> Budget:
-    """The budget that `asdict` made a dict of."""
+    """Return the budget of a dict that `asdict` returned."""
     return (LatencyBudget if found["unit"] == "latency" else Budget)(**found)
 
 
 def call_of(pipe: Any, plan: PruningPlan) -> dict[str, Any]:
-    """The arguments of the denoiser's call for one picture."""
+    """Return the arguments of the denoiser's call for one picture."""
     prompts, settings = plan.calibration_set.prompts, plan.calibration_set.settings
     return denoiser_call(pipe, plan.denoiser, prompts[0], settings)
 
 
 def unreachable(unit: str, target: float, why: str) -> UserError:
-    """The error for a target that no pruning meets."""
+    """Return the error for a target that no pruning meets."""
     return UserError(
         f"target_{unit}: expected a share that pruning can reach, found {target:g}; {why}"
     )
 
 
 def budget_of(pipe: Any, plan: PruningPlan) -> Budget:
-    """The budget of a plan, for the pipeline as it is now; UserError if it cannot be met."""
-    asked = plan.config.budget
-    assert asked is not None
-    unit, target = asked
+    """Return the budget of a plan, for the pipeline as it is now; UserError if it cannot be met."""
+    assert plan.config.budget is not None
+    unit, target = plan.config.budget
     call = call_of(pipe, plan)
     if unit != "latency":
         return size_budget(plan.denoiser, plan.groups, plan.config, call)
@@ -164,7 +163,7 @@ def size_budget(
     config: PruningConfig,
     inputs: Mapping[str, Any],
 ) -> Budget:
-    """The budget of parameters, bytes or operations that the config names.
+    """Return the budget of parameters, bytes or operations that the config names.
 
     Args:
         denoiser: the dense model, which may be on the meta device.
@@ -175,9 +174,8 @@ def size_budget(
     Raises:
         UserError: the target cannot be met.
     """
-    asked = config.budget
-    assert asked is not None
-    unit, target = asked
+    assert config.budget is not None
+    unit, target = config.budget
     dense = amount_of(unit, denoiser, inputs)
     each = of_an_item(unit, denoiser, [prunable.group for prunable in groups], inputs)
     savings = {
@@ -192,12 +190,12 @@ def size_budget(
 
 
 def kept_at_least(prunable: PrunableGroup) -> int:
-    """The items that stay of a group that gives up all it can."""
+    """Return the fewest items that a group may keep."""
     return prunable.total - prunable.most // prunable.step * prunable.step
 
 
 def along(row: list[float], place: float) -> float:
-    """The saving at a number of steps that need not be whole.
+    """Return the saving at a number of steps that need not be whole.
 
     On the line between its neighbours, or past the last two.
     """
@@ -206,7 +204,7 @@ def along(row: list[float], place: float) -> float:
 
 
 def uniform_sparsity(budget: Budget, groups: list[PrunableGroup], config: PruningConfig) -> float:
-    """The least sparsity at which uniform pruning would save enough; MOST if none would."""
+    """Return the least sparsity at which uniform pruning would save enough; MOST if none would."""
 
     def too_little(sparsity: float) -> bool:
         at = at_sparsity(config, sparsity)
@@ -217,10 +215,10 @@ def uniform_sparsity(budget: Budget, groups: list[PrunableGroup], config: Prunin
 
 
 def chosen(budget: Budget, curves: Mapping[str, LossCurve], wanted: float) -> Kept:
-    """The items that stay of every group.
+    """Return the items that every group keeps.
 
-    Of all ways that save `wanted`, the one with the least sum of errors. A group that is not
-    movable keeps what uniform pruning leaves.
+    Of all choices that save `wanted`, the one with the least sum of errors. A group that is not
+    movable keeps as many as in uniform pruning.
 
     Raises:
         UserError: the curves end before they save enough.
@@ -245,27 +243,30 @@ def chosen(budget: Budget, curves: Mapping[str, LossCurve], wanted: float) -> Ke
     }
 
 
-def in_turn(
+def corrected_by_timing(
     budget: LatencyBudget,
     choose: Callable[[float], Kept],
-    race: Callable[[Kept, int], Timing],
+    timed_share: Callable[[Kept, int], Timing],
 ) -> dict[str, Any]:
-    """Saves more or less by the table until the whole step takes the target's share.
+    """Correct the seconds to save by the table until the timed step meets the target.
 
     Args:
         budget: the seconds to save.
-        choose: the items that stay of every group, for so many seconds to save by the table.
-        race: the share of the dense step's time, and both times, for items and rounds.
+        choose: the items that every group keeps, by the seconds to save by the table.
+        timed_share: the share of the dense step's time, and both times, by items and rounds.
+
+    Returns:
+        {"shares": the items that every group keeps, "met": the record of the latency}.
 
     Raises:
-        UserError: the step takes more even where all is saved that can be.
+        UserError: the step exceeds the target with the fewest items that groups may keep.
     """
     tried: list[tuple[float, float]] = []
     most = sum(row[-1] for row in budget.savings.values())
     wanted = min(most, budget.wanted)
     too_little, enough = 0.0, None  # the most that missed the target, the least that met it
     for _ in range(CORRECTIONS):
-        share = race(choose(wanted), ROUNDS)[0]
+        share = timed_share(choose(wanted), ROUNDS)[0]
         tried.append((wanted / budget.dense, share))
         if share <= budget.target:
             enough = wanted if enough is None else min(wanted, enough)
@@ -279,7 +280,7 @@ def in_turn(
         wanted = (too_little + enough) / 2 if too_little and enough else min(most, in_proportion)
 
     def measure(wanted: float) -> Timing:
-        timing = race(choose(wanted), MORE_ROUNDS)
+        timing = timed_share(choose(wanted), MORE_ROUNDS)
         tried.append((wanted / budget.dense, timing[0]))
         return timing
 
@@ -298,7 +299,7 @@ def in_turn(
 
 
 def shrunk_to(plan: PruningPlan, kept: Kept) -> nn.Module:
-    """A copy of the denoiser with so many items of every group, whichever leave."""
+    """Return a copy of the denoiser whose groups keep their first items, as many as in `kept`."""
     model = copy.deepcopy(plan.denoiser)
     for prunable in plan.groups:
         shrink_(model, prunable.group, list(range(kept[prunable.name])))

@@ -1,4 +1,4 @@
-"""Layer sparsities with the least summed loss: at the optimum every layer pays the same for a zero.
+"""Layer sparsities with the least summed loss: at the optimum all have one price of a zero.
 
     obs          layer errors add up                                   minimise sum_l e_l(p_l)
     sensitivity  so do the errors of the final latents                 minimise sum_l s_l e_l(p_l)
@@ -26,7 +26,7 @@ PRICE_BISECTIONS = 100
 
 
 def by_loss(errors: Tensor, sizes: Tensor, share: float) -> Tensor:
-    """The sparsities (N,) with the least sum of errors.
+    """Return the sparsities (N,) with the least sum of errors.
 
     Every tap minimises error - price x zeros at one price. Bisection finds the price, and the
     solutions of two neighbouring prices are mixed to meet the share exactly.
@@ -55,7 +55,7 @@ def by_loss(errors: Tensor, sizes: Tensor, share: float) -> Tensor:
 
 
 def interpolated(errors: Tensor, sparsities: Tensor) -> Tensor:
-    """The errors at other sparsities: (N, S).
+    """Return the errors at other sparsities: (N, S).
 
     They grow exponentially between two sparsities of the GRID, and quadratically before the first.
 
@@ -74,7 +74,7 @@ def interpolated(errors: Tensor, sparsities: Tensor) -> Tensor:
 
 
 def centred(shares: Tensor, sizes: Tensor, share: float) -> Tensor:
-    """Sparsities (N,) shifted by one number until they meet the share, within 0 and GRID[-1]."""
+    """Shift sparsities (N,) by one number until they meet the share, within 0 and GRID[-1]."""
 
     def too_little(shift: float) -> bool:
         mean = ((shares + shift).clamp(0, GRID[-1]) * sizes).sum() / sizes.sum()

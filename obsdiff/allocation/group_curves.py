@@ -1,12 +1,12 @@
-"""How many heads, neurons and channels each group gives up, at the least cost.
+"""The number of heads, neurons and channels that each group keeps, at the least sum of errors.
 
-In all they save at least as many parameters and multiply-accumulates as uniform pruning, or what a
-budget of parameters, multiply-accumulates, bytes or time requires (budget.py).
+In all they save at least as many parameters and multiply-accumulates as uniform pruning, or as
+much as a budget of parameters, multiply-accumulates, bytes or time requires (budget.py).
 
-The items of every group leave step by step, as in pruning; the layer errors after each step are
-its loss curve. For allocation "sensitivity" the curve is scaled to the effect on the final latents
-of pruning the group alone, as uniform pruning would, or at the first step with any effect. The
-saving of an item is counted (savings.py); prices on the savings decide the steps (prices.py).
+The items of every group are removed step by step, as in pruning; the layer errors after each step
+are its loss curve. For allocation "sensitivity" the curve is scaled to the effect on the final
+latents of pruning the group alone, as uniform pruning would, or at the first step with any effect.
+The saving of an item is counted (savings.py); prices on the savings decide the steps (prices.py).
 
 N items of a group, D columns of one item, R resources.
 """
@@ -38,15 +38,15 @@ from .savings import of_an_item
 
 @dataclass(frozen=True)
 class LossCurve:
-    """What a group loses as its items leave.
+    """The error of a group by the number of its items that are removed.
 
     Attributes:
         total: items of the group.
-        step: items that leave together.
+        step: items that one step removes.
         uniform: items that uniform pruning removes.
         errors: the error after 0, 1, 2 ... steps. Of a group that is not movable: of none, and of
             what uniform pruning removes.
-        saved: what one item saves of each resource (R,).
+        saved: the saving of one item in each resource (R,).
         effect: the relative latent error of pruning the group alone, if measured.
         movable: whether allocation may choose the number of steps.
     """
@@ -66,24 +66,24 @@ class LossCurve:
         return self.errors[steps] if steps < len(self.errors) else torch.inf
 
 
-# {"shares": items that stay of every group, and what else is to be recorded}
+# returns {"shares": items that every group keeps, "met": the record of a latency}
 Spend = Callable[[Mapping[str, LossCurve]], dict[str, Any]]
 
 
 def kept_of_groups(
     context: CalibrationContext, plan: PruningPlan, dense: DensePass, spend: Spend | None = None
 ) -> dict[str, Any]:
-    """The items that stay of every group.
+    """Return the items that every group keeps.
 
     Args:
-        context: where the calibration runs; each process measures the groups of its taps.
+        context: the calibration context; each process measures the groups of its taps.
         plan: the pruning.
         dense: the Hessians.
-        spend: allocates to a budget (None: to what uniform pruning saves).
+        spend: allocates to a budget (None: to the saving of uniform pruning).
 
     Returns:
-        {"shares": items that stay of every group, "sensitivity": the relative latent error of
-        pruning it alone, if measured}, and what `spend` adds.
+        {"shares": items that every group keeps, "sensitivity": the relative latent error of pruning
+        it alone, if measured}, and the further entries of `spend`.
     """
     base = first_latents(context, plan.config)
     tap_of = {layer: tap for tap in plan.taps for layer in tap.layers}
@@ -111,7 +111,7 @@ def kept_of_groups(
 
 
 def savings_of(context: CalibrationContext, groups: list[Group]) -> tuple[dict[str, float], ...]:
-    """What an item of each group saves: by name, of parameters and of multiply-accumulates."""
+    """Return the parameters and the multiply-accumulates of one item of each group, by its name."""
     call = denoiser_call(
         context.run.pipe,
         context.denoiser,
@@ -124,10 +124,10 @@ def savings_of(context: CalibrationContext, groups: list[Group]) -> tuple[dict[s
 
 
 def share_out(curves: list[LossCurve]) -> list[int]:
-    """The items that stay of each group.
+    """Return the items that each group keeps.
 
-    Of all ways that save as much as uniform pruning of every resource, one with hardly more than
-    the least sum of errors. Uniform pruning is one of them.
+    Of all choices that save as much of every resource as uniform pruning, one with nearly the least
+    sum of errors, never a larger one than that of uniform pruning.
     """
     left = [curve.total - curve.uniform for curve in curves]
     places = [i for i, curve in enumerate(curves) if curve.movable]
@@ -156,12 +156,12 @@ def curve_of(
     config: PruningConfig,
     base: Tensor | None,
 ) -> LossCurve:
-    """The loss curve of one group; the model is unchanged.
+    """Return the loss curve of one group; the model is unchanged.
 
     Args:
         context: the model, and how it draws.
         prunable: the group.
-        inputs: the sums of its consumers' taps; they stay.
+        inputs: the sums of its consumers' taps; unchanged.
         config: the settings.
         base: the dense latents, to scale the curve to the effect on them (None: layer errors).
     """
@@ -169,7 +169,7 @@ def curve_of(
     stride, steps = prunable.step, prunable.most // prunable.step
     if not prunable.movable:
         stride, steps = prunable.uniform, int(prunable.uniform > 0)
-    tried = min(max(prunable.uniform, stride), steps * stride)  # so many items are tried alone
+    tried = min(max(prunable.uniform, stride), steps * stride)  # items removed in the trial
     left, errors = columns(context.denoiser, prunable.group, prunable.total), [0.0]
     trial: tuple[float, dict[str, Tensor]] | None = None
     for k in range(1, steps + 1):
@@ -178,7 +178,7 @@ def curve_of(
         except NotPositiveDefinite:
             if k * stride <= tried:
                 raise
-            break  # the group cannot give up more
+            break  # no more items can be removed
         errors.append(sweep.error())
         if trial is None and k * stride >= tried and errors[-1] > LEAST_ERROR:
             trial = errors[-1], sweep.weights()
@@ -209,7 +209,7 @@ class GroupSweep:
         hessians: the Hessian (I, I) of each consumer; empty if the sweep sums its losses itself.
         energies: tr(W H W^T) of each consumer.
         consumers: the state of each consumer.
-        compensate: whether the columns that stay are repaired.
+        compensate: whether the remaining columns are repaired.
     """
 
     group: Group
@@ -227,7 +227,7 @@ class GroupSweep:
         inputs: CalibratedInputs,
         config: PruningConfig,
     ) -> "GroupSweep":
-        """The sweep of a group with all its items."""
+        """Return the sweep of a group with all its items."""
         dense = [matrix(context.denoiser.get_submodule(name)) for name in group.consumers]
         by_layer = {layer: calibrated for tap, calibrated in inputs.items() for layer in tap.layers}
         hessians = [by_layer[name].matrix() for name in group.consumers]
@@ -241,7 +241,7 @@ class GroupSweep:
         return cls(group, dense, kept, energies, consumers, config.compensation)
 
     def remove(self, left: Tensor, count: int) -> Tensor:
-        """Removes the next `count` items; a mask (N,) of the columns (N, D) that stay."""
+        """Remove the next `count` items; return a mask (N,) of the columns (N, D) that remain."""
         with named(self.group.consumers[0]):
             if self.group.kind == "neurons":
                 removed, _ = obs_neurons(self.consumers[0], left.flatten(), count, self.compensate)
@@ -252,7 +252,7 @@ class GroupSweep:
         return mask
 
     def error(self) -> float:
-        """The sum of the layer errors of the consumers."""
+        """Return the sum of the layer errors of the consumers."""
         lost = [2 * consumer.loss for consumer in self.consumers]
         if self.hessians:
             lost = [
@@ -265,11 +265,11 @@ class GroupSweep:
         return sum(loss / energy for loss, energy in pairs if energy > 0)
 
     def weights(self) -> dict[str, Tensor]:
-        """A copy of the weight (O, I) of each consumer, by layer."""
+        """Return a copy of the weight (O, I) of each consumer, by layer."""
         pairs = zip(self.group.consumers, self.consumers, strict=True)
         return {name: consumer.weight.clone() for name, consumer in pairs}
 
     def finish(self) -> None:
-        """Releases the factors."""
+        """Release the factors."""
         for consumer in self.consumers:
             consumer.finish()

@@ -28,7 +28,7 @@ CELLS = 1 << 14  # the number of cells at most
 
 
 def cheapest_saving(errors: Rows, savings: Rows, wanted: float) -> list[int]:
-    """The steps (N,) of (1).
+    """Return the steps (N,) of (1).
 
     Args:
         errors: the errors of each group after 0, 1, ... K steps, ascending; K may differ.
@@ -49,9 +49,9 @@ def cheapest_saving(errors: Rows, savings: Rows, wanted: float) -> list[int]:
 
 
 def in_cells(savings: Rows, wanted: float) -> tuple[list[list[int]], int]:
-    """The savings and S in cells.
+    """Return the savings and S in cells.
 
-    A cell is the greatest common divisor of the savings, if that gives at most CELLS.
+    A cell is the greatest common divisor of the savings, if S has at most CELLS of them.
     """
     every = [saved for row in savings for saved in row]
     grain = math.gcd(*map(int, every)) if all(float(saved).is_integer() for saved in every) else 0
@@ -64,7 +64,7 @@ def in_cells(savings: Rows, wanted: float) -> tuple[list[list[int]], int]:
 
 
 def by_cells(errors: Rows, cells: list[list[int]], needed: int) -> list[int]:
-    """The steps (N,) with the least sum of errors that save `needed` cells, by (2)."""
+    """Return the steps (N,) with the least sum of errors that save `needed` cells, by (2)."""
     best = torch.full((needed + 1,), torch.inf, dtype=torch.float64)
     best[0] = 0
     taken = []
@@ -84,7 +84,7 @@ def by_cells(errors: Rows, cells: list[list[int]], needed: int) -> list[int]:
 
 
 def filled_up(errors: Rows, savings: Rows, wanted: float, steps: list[int]) -> list[int]:
-    """Adds steps, those with the least error per saving first, until S is saved after rounding."""
+    """Add steps, those with the least error per saving first, until S is saved after rounding."""
     steps = list(steps)
     while (short := wanted - total(savings, steps)) > 0:
         ways = []
@@ -94,7 +94,7 @@ def filled_up(errors: Rows, savings: Rows, wanted: float, steps: list[int]) -> l
                 ways.append(
                     ((row[k] - row[steps[i]]) / min(short, saved[k] - saved[steps[i]]), i, k)
                 )
-        if not ways:  # all steps are taken: the rest is the rounding of a sum
+        if not ways:  # no step is left: the rest is the rounding of a sum
             return steps
         _, i, k = min(ways)
         steps[i] = k
@@ -102,7 +102,7 @@ def filled_up(errors: Rows, savings: Rows, wanted: float, steps: list[int]) -> l
 
 
 def undo_spare_steps(errors: Rows, savings: Rows, wanted: float, steps: list[int]) -> list[int]:
-    """Undoes steps that are not needed, those with the largest error first."""
+    """Undo steps that are not needed, those with the largest error first."""
     steps = list(steps)
     while True:
         spare = total(savings, steps) - wanted
@@ -117,5 +117,5 @@ def undo_spare_steps(errors: Rows, savings: Rows, wanted: float, steps: list[int
 
 
 def total(rows: Rows, steps: list[int]) -> float:
-    """The sum over the groups after their steps."""
+    """Return the sum over the groups after their steps."""
     return sum(row[k] for row, k in zip(rows, steps, strict=True))

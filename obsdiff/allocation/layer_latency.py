@@ -3,13 +3,14 @@
 One of all groups of equal cost is timed: the smallest module that holds its layers (an attention,
 an FFN, a residual block) is called with its arguments of a real step, dense and with fewer and
 fewer items, in turn. Medians of rounds at TIMED_SIZES, linear in between; a saving never falls as
-items leave, since a smaller module is slower only by noise.
+items are removed, since a smaller module is slower only by noise.
 
-The times of modules do not add up to the step's exactly. So the table decides where items leave;
-timing of whole steps decides how many (budget.py).
+The times of modules do not add up to the step's exactly. So the table decides which groups lose
+items, and timing of whole steps decides how many (budget.py).
 
 References:
-    Kurtic et al., "ZipLM: Inference-Aware Structured Pruning of Language Models", 2023. https://arxiv.org/abs/2302.04089
+    Kurtic et al., "ZipLM: Inference-Aware Structured Pruning of Language Models", 2023.
+        https://arxiv.org/abs/2302.04089
 """
 
 import copy
@@ -33,15 +34,15 @@ from ..pipelines.run import hooked
 from ..runtime.timing import interleaved
 
 Reads = dict[str, tuple[int, ...]]  # layer -> shape of what it reads in one call
-TIMED_SIZES = 6  # at so many numbers of items a group is timed, beside the dense one
+TIMED_SIZES = 6  # numbers of items at which a group is timed, beside the dense one
 LAYER_ROUNDS = 9
-SHORTEST = 2e-3  # seconds; what is shorter is called several times in a round
+SHORTEST = 2e-3  # seconds; a shorter call is repeated within a round
 
 
 def seconds_saved(
     denoiser: nn.Module, groups: list[PrunableGroup], call: dict[str, Any]
 ) -> tuple[dict[str, list[float]], list[dict[str, Any]]]:
-    """The seconds that each group saves.
+    """Return the seconds that each group saves.
 
     Args:
         denoiser: the dense model.
@@ -50,7 +51,7 @@ def seconds_saved(
 
     Returns:
         Seconds saved after 0, 1, 2 ... steps of each group, by its name; and the measured table,
-        one row for groups of equal cost: the `seconds` with so many items `left`.
+        one row for groups of equal cost: the `seconds` with `left` items.
     """
     found: dict[str, list[float]] = {}
     table = []
@@ -67,12 +68,12 @@ def seconds_saved(
 
 
 def levels(most: int) -> list[int]:
-    """The numbers of steps at which a group is timed: none, and up to TIMED_SIZES more, evenly."""
+    """Return the numbers of steps at which a group is timed: 0 and up to TIMED_SIZES others."""
     return sorted({round(most * i / TIMED_SIZES) for i in range(TIMED_SIZES + 1)})
 
 
 def between(steps: list[int], seconds: list[float]) -> list[float]:
-    """The seconds saved at every number of steps, from the seconds measured at some."""
+    """Return the seconds saved at every number of steps, from the seconds measured at some."""
     saved = list(accumulate((seconds[0] - s for s in seconds), max))
     found = [0.0]
     for i in range(1, len(steps)):
@@ -87,7 +88,7 @@ def between(steps: list[int], seconds: list[float]) -> list[float]:
 def timed_sizes(
     denoiser: nn.Module, group: Group, call: dict[str, Any], left: list[int]
 ) -> list[float]:
-    """Median seconds of the module that holds a group's layers, with each number of items."""
+    """Return the median seconds of the module of a group's layers, with each number of items."""
     part = part_of(group)
     args, kwargs = recorded_arguments(denoiser, part, call)
     calls = {}
@@ -103,7 +104,7 @@ def timed_sizes(
 
 
 def part_of(group: Group) -> str:
-    """The smallest module that holds all layers of a group and its owner."""
+    """Return the smallest module that holds all layers of a group and its owner."""
     paths = [name.split(".") for name in (group.owner, *group.producers, *group.consumers)]
     together: list[str] = []
     for words in zip(*paths, strict=False):
@@ -116,7 +117,7 @@ def part_of(group: Group) -> str:
 def recorded_arguments(
     denoiser: nn.Module, part: str, call: dict[str, Any]
 ) -> tuple[tuple, dict[str, Any]]:
-    """The arguments of a module in a step."""
+    """Return the arguments of a module in a step."""
     found: list[tuple[tuple, dict[str, Any]]] = []
     handle = denoiser.get_submodule(part).register_forward_pre_hook(
         lambda module, args, kwargs: found.append((args, kwargs)), with_kwargs=True
@@ -127,7 +128,7 @@ def recorded_arguments(
 
 
 def apart(denoiser: nn.Module, part: str) -> nn.Module:
-    """A copy of one module, under its name in an otherwise empty model."""
+    """Return a copy of one module, under its name in an otherwise empty model."""
     copied = copy.deepcopy(denoiser.get_submodule(part))
     for word in reversed(part.split(".") if part else []):
         above = nn.Module()
@@ -137,7 +138,7 @@ def apart(denoiser: nn.Module, part: str) -> nn.Module:
 
 
 def repeats(call: Callable[[], Any]) -> int:
-    """How often a call has to be repeated to last SHORTEST seconds."""
+    """Return how often a call has to be repeated to last SHORTEST seconds."""
     with torch.no_grad():
         call()
         began = time.perf_counter()
@@ -146,7 +147,7 @@ def repeats(call: Callable[[], Any]) -> int:
 
 
 def repeated(call: Callable[[], Any], often: int) -> None:
-    """Calls a function several times."""
+    """Call a function several times."""
     for _ in range(often):
         call()
 
@@ -154,7 +155,7 @@ def repeated(call: Callable[[], Any], often: int) -> None:
 def interchangeable(
     model: nn.Module, groups: list[PrunableGroup], call: Callable[[], Any]
 ) -> list[list[PrunableGroup]]:
-    """Groups of equal cost: of one kind and role, with layers and inputs of the same shapes."""
+    """Group groups of equal cost: of one kind and role, with layers and inputs of equal shapes."""
     layers = list(dict.fromkeys(name for prunable in groups for name in layers_of(prunable)))
     with noting(model, layers) as reads, torch.no_grad():
         call()
@@ -171,13 +172,13 @@ def interchangeable(
 
 
 def layers_of(prunable: PrunableGroup) -> tuple[str, ...]:
-    """The layers that shrink with a group."""
+    """Return the layers that shrink with a group."""
     return (*prunable.group.producers, *prunable.group.consumers)
 
 
 @contextmanager
 def noting(model: nn.Module, layers: list[str]) -> Iterator[Reads]:
-    """Records the input shapes of layers, those of the last call if there are several."""
+    """Record the input shapes of layers, those of the last call if there are several."""
     reads: Reads = {}
 
     def hook(name: str, module: nn.Module, args: tuple) -> None:
@@ -190,7 +191,7 @@ def noting(model: nn.Module, layers: list[str]) -> Iterator[Reads]:
 
 
 def role(owner: str) -> tuple[str, ...]:
-    """The list of an owner's block, and its name: ("temporal_transformer_blocks", "attn1")."""
+    """Return the list of an owner's block and its name, such as ("transformer_blocks", "attn1")."""
     words = owner.split(".")
     lists = [word for word, after in pairwise(words) if after.isdigit()]
     return (*lists[-1:], words[-1])

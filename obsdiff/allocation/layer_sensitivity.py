@@ -1,6 +1,6 @@
 """The effect of pruning each layer: on its own output, and alone on the final latents.
 
-A layer is a tap. One factor of its Hessian gives the sweep at every sparsity of the GRID. For the
+A layer is a tap. One factor of its Hessian serves the sweeps at every sparsity of the GRID. For the
 sensitivity, taps are pruned one at a time at the target's sparsity, the pipeline draws the latents
 of a few calibration prompts, and the weight is restored. If the target's sparsity has next to no
 effect on a layer, because it has that many zeros already, the layer is tried at the lowest sparsity
@@ -30,7 +30,7 @@ from .alpha_pruning import by_spectrum, tail_exponent
 from .equal_price import GRID, by_loss
 from .owl import by_outliers, outlier_ratio
 
-LEAST_ERROR = 1e-7  # a layer error from which no effect on the latents could be told
+LEAST_ERROR = 1e-7  # layer errors up to this have no measurable effect on the latents
 SAME_DRAWING = 1e-6  # relative latent error up to which two drawings are the same
 
 
@@ -51,7 +51,7 @@ class SweepTrial:
 
 @dataclass(frozen=True)
 class TapEffect:
-    """What the sparsity of a tap is decided by.
+    """The measurements that decide the sparsity of a tap.
 
     Attributes:
         effect: the relative latent error of pruning the tap alone; 0 if it was not measured.
@@ -65,10 +65,10 @@ class TapEffect:
 def layer_sparsities(
     context: CalibrationContext, plan: PruningPlan, dense: DensePass
 ) -> dict[str, dict[str, float]]:
-    """The sparsity of every layer.
+    """Return the sparsity of every layer.
 
     Args:
-        context: where the calibration runs; each process measures its own taps.
+        context: the calibration context; each process measures its own taps.
         plan: the pruning.
         dense: the Hessians.
 
@@ -119,7 +119,7 @@ def measured_sensitivity(
     config: PruningConfig,
     base: Tensor | None,
 ) -> TapEffect:
-    """What the sparsity of one tap is decided by."""
+    """Return the measurements that decide the sparsity of one tap."""
     weights = [matrix(context.denoiser.get_submodule(layer)) for layer in tap.layers]
     if config.allocation == "alpha":
         known = [exponent for exponent in map(tail_exponent, weights) if math.isfinite(exponent)]
@@ -133,21 +133,21 @@ def measured_sensitivity(
     if base is None:
         return TapEffect(0.0, tried.errors)
     if tried.error <= LEAST_ERROR:
-        telling = [
+        visible = [
             share for share, error in zip(GRID, tried.errors, strict=True) if error > LEAST_ERROR
         ]
-        if not telling:
+        if not visible:
             return TapEffect(0.0, [0.0 for _ in GRID])
-        tried = try_out(tap, weights, inputs, replace(config, sparsity=telling[0]))
+        tried = try_out(tap, weights, inputs, replace(config, sparsity=visible[0]))
     del inputs, hessian  # drawing needs its memory
     effect = effect_of(context, tried.weights, base, config)
     return TapEffect(effect, [effect * error / tried.error for error in tried.errors])
 
 
 def try_out(tap: Tap, weights: list[Tensor], inputs: Inputs, config: PruningConfig) -> SweepTrial:
-    """The sweep of a tap at every sparsity of the GRID, and at the config's.
+    """Return the sweep of a tap at every sparsity of the GRID, and at the config's.
 
-    With compensation its losses are half of the squared error, damping included: (2) of obs.py.
+    With compensation its losses are half of the squared error, damping included: (1) of obs.py.
     """
     whole = [squared_error(w, None, inputs.hessian) for w in weights]
     targets = [
@@ -178,7 +178,7 @@ def try_out(tap: Tap, weights: list[Tensor], inputs: Inputs, config: PruningConf
 
 
 def latents(context: CalibrationContext, count: int) -> Tensor:
-    """The final latents of the first `count` calibration prompts, with the denoiser as it is.
+    """Return the final latents of the first `count` calibration prompts, by the present denoiser.
 
     Noise that a scheduler draws by itself starts from the same seed every time.
     """
@@ -197,7 +197,7 @@ def latents(context: CalibrationContext, count: int) -> Tensor:
 
 
 def first_latents(context: CalibrationContext, config: PruningConfig) -> Tensor | None:
-    """The dense latents against which sensitivities are measured; None for other allocations.
+    """Return the dense latents that sensitivities are measured against; None for other allocations.
 
     Raises:
         UserError: offloading hooks would restore the dense weights.
@@ -225,7 +225,7 @@ def first_latents(context: CalibrationContext, config: PruningConfig) -> Tensor 
 def effect_of(
     context: CalibrationContext, weights: Mapping[str, Tensor], base: Tensor, config: PruningConfig
 ) -> float:
-    """The relative latent error of the model with other weights.
+    """Return the relative latent error of the model with other weights.
 
     Args:
         context: the model, and how it draws.
@@ -248,7 +248,7 @@ def effect_of(
 
 @contextlib.contextmanager
 def with_weights(denoiser: nn.Module, weights: Mapping[str, Tensor]) -> Iterator[None]:
-    """Sets the weights (O, I) of some layers; restores their own at the end."""
+    """Set the weights (O, I) of some layers; restore their own at the end."""
     modules = {layer: layer_at(denoiser, layer) for layer in weights}
     own = {layer: module.weight.data for layer, module in modules.items()}
     try:

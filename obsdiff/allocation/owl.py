@@ -19,7 +19,7 @@ SWING = 0.08  # lambda: sparsities range over twice this
 
 
 def by_outliers(ratios: Tensor, sizes: Tensor, share: float) -> Tensor:
-    """The sparsities (N,) by the outlier ratios.
+    """Return the sparsities (N,) by the outlier ratios.
 
     Args:
         ratios: the outlier ratio of each layer (N,).
@@ -32,6 +32,6 @@ def by_outliers(ratios: Tensor, sizes: Tensor, share: float) -> Tensor:
 
 
 def outlier_ratio(weight: Tensor, hessian: Tensor) -> float:
-    """D: the share of entries of |W| ||X|| above OUTLIER times their mean; W (O, I), H (I, I)."""
+    """Return D, the share of |W| ||X|| above OUTLIER times their mean; W (O, I), H (I, I)."""
     scores = weight.to(hessian).abs() * hessian.diagonal().sqrt()
     return (scores > OUTLIER * scores.mean()).double().mean().item()

@@ -31,17 +31,17 @@ from .bisection import bisect
 
 MULTIPLIER_BISECTIONS = 60
 MIXES = 20  # steps between the price of one resource and that of another
-LARGEST_PRICE = 1e300  # a price at which every group takes all steps
+LARGEST_PRICE = 1e300  # a price at which (2) is all steps of every group
 SAVED_ROUNDING = 1e-9  # relative rounding of the saving
 
 
 def cheapest_steps(errors: list[list[float]], savings: Tensor, wanted: Tensor) -> list[int] | None:
-    """The steps of every group by (1); None if all steps together save less.
+    """Return the steps of every group by (1); None if all steps together save less.
 
     Args:
         errors: errors[g][k] is the error of group g after k steps.
-        savings: what one step of each group saves (G, R).
-        wanted: what has to be saved (R,).
+        savings: the saving of one step of each group (G, R).
+        wanted: the amounts to save (R,).
     """
     costs = padded(errors)
     savings, wanted = savings.double(), wanted.double()
@@ -58,28 +58,28 @@ def cheapest_steps(errors: list[list[float]], savings: Tensor, wanted: Tensor) -
 
 
 def padded(errors: list[list[float]]) -> Tensor:
-    """The errors as a matrix (G, K + 1), inf where a group has fewer steps."""
+    """Return the errors as a matrix (G, K + 1), inf where a group has fewer steps."""
     costs = torch.full((len(errors), max(map(len, errors))), torch.inf, dtype=torch.float64)
-    for row, its in zip(costs, errors, strict=True):
-        row[: len(its)] = torch.tensor(its, dtype=torch.float64)
+    for row, values in zip(costs, errors, strict=True):
+        row[: len(values)] = torch.tensor(values, dtype=torch.float64)
     return costs
 
 
 def mixes(resources: int) -> Iterator[Tensor]:
-    """Yields shares (R,) of the resources in the price; they sum to one."""
+    """Yield shares (R,) of the resources in the price; they sum to one."""
     for parts in itertools.product(range(MIXES + 1), repeat=resources - 1):
         if sum(parts) <= MIXES:
             yield torch.tensor([*parts, MIXES - sum(parts)], dtype=torch.float64) / MIXES
 
 
 def least_price(costs: Tensor, values: Tensor, savings: Tensor, wanted: Tensor) -> Tensor | None:
-    """The steps (G,) by (2) at the least price that saves enough; None if no price does.
+    """Return the steps (G,) by (2) at the least price that saves enough; None if no price does.
 
     Args:
         costs: the errors (G, K + 1).
         values: the saving of one step of each group (G,), in the mix of the price.
-        savings: what one step of each group saves (G, R).
-        wanted: what has to be saved (R,).
+        savings: the saving of one step of each group (G, R).
+        wanted: the amounts to save (R,).
     """
     counts = torch.arange(costs.shape[1], dtype=torch.float64)
 
@@ -98,7 +98,7 @@ def least_price(costs: Tensor, values: Tensor, savings: Tensor, wanted: Tensor) 
 
 
 def undo_spare_savings(steps: Tensor, costs: Tensor, savings: Tensor, wanted: Tensor) -> Tensor:
-    """Undoes steps that are not needed, those with the largest error first."""
+    """Undo steps that are not needed, those with the largest error first."""
     steps = steps.clone()
     while True:
         spare = (savings.T.double() @ steps.double()) - wanted
@@ -113,10 +113,10 @@ def undo_spare_savings(steps: Tensor, costs: Tensor, savings: Tensor, wanted: Te
 
 
 def enough(steps: Tensor, savings: Tensor, wanted: Tensor) -> bool:
-    """Whether the steps (G,) save enough of every resource."""
+    """Return whether the steps (G,) save enough of every resource."""
     return bool((savings.T @ steps.double() >= wanted * (1 - SAVED_ROUNDING)).all())
 
 
 def cost_of_steps(steps: Tensor, costs: Tensor) -> float:
-    """The sum of the errors after the steps (G,)."""
+    """Return the sum of the errors after the steps (G,)."""
     return costs.gather(1, steps.unsqueeze(1)).sum().item()

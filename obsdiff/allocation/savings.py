@@ -1,9 +1,9 @@
-"""Parameters, bytes and multiply-accumulates of a denoiser, and what an item of each group saves.
+"""Parameters, bytes and multiply-accumulates of a denoiser, and the saving of one item of a group.
 
 All three are linear in the items: the other widths of a group's layers are fixed, and attention
 costs the same for every head.
 
-    parameters  of the rows and columns that leave, biases and norms included
+    parameters  of the rows and columns that are removed, biases and norms included
     bytes       of the same, in the dtype of each layer
     macs        of one call of the dense denoiser: those of a layer divided evenly by its rows or
                 columns, those of attention products by its heads
@@ -18,8 +18,7 @@ from typing import Any
 from torch import nn
 
 from ..errors import UserError
-from ..models.geometry import columns, items, rows
-from ..models.geometry import unit_size as width
+from ..models.geometry import columns, items, rows, unit_size
 from ..models.linear_view import matrix, weight_of
 from ..models.macs import count_macs, macs_by_module
 from ..models.meta_device import macs_or_why_not, on_meta
@@ -29,7 +28,7 @@ UNITS = {"parameters": "parameters", "macs": "multiply-accumulates", "bytes": "b
 
 
 def amount_of(unit: str, denoiser: nn.Module, inputs: Mapping[str, Any]) -> int:
-    """The parameters, bytes or multiply-accumulates of a denoiser.
+    """Return the parameters, bytes or multiply-accumulates of a denoiser.
 
     Args:
         unit: parameters, bytes or macs.
@@ -55,7 +54,7 @@ def amount_of(unit: str, denoiser: nn.Module, inputs: Mapping[str, Any]) -> int:
 def of_an_item(
     unit: str, denoiser: nn.Module, groups: list[Group], inputs: Mapping[str, Any]
 ) -> dict[str, float]:
-    """What one item of each group saves, by the group's name; 0 for a group of one item.
+    """Return the saving of one item of each group, by the group's name; 0 for a group of one item.
 
     Args:
         unit: parameters, bytes or macs.
@@ -63,17 +62,17 @@ def of_an_item(
         groups: the groups.
         inputs: the arguments of one call, for macs.
     """
-    way: Callable[[Group], float] = partial(size_of_an_item, unit, denoiser)
+    saving: Callable[[Group], float] = partial(size_of_an_item, unit, denoiser)
     if unit == "macs":
         arguments = on_meta(inputs) if is_on_meta(denoiser) else inputs
-        way = partial(
+        saving = partial(
             macs_of_an_item, macs_by_module(denoiser, partial(denoiser, **arguments)), denoiser
         )
-    return {group.name: way(group) if items(denoiser, group) > 1 else 0.0 for group in groups}
+    return {group.name: saving(group) if items(denoiser, group) > 1 else 0.0 for group in groups}
 
 
 def size_of_an_item(unit: str, denoiser: nn.Module, group: Group) -> float:
-    """The parameters or bytes of one item of a group."""
+    """Return the parameters or bytes of one item of a group."""
     total, found = items(denoiser, group), 0.0
     for name in group.producers:
         layer, count = denoiser.get_submodule(name), rows(denoiser, group, name, total).shape[1]
@@ -87,7 +86,7 @@ def size_of_an_item(unit: str, denoiser: nn.Module, group: Group) -> float:
         found += count * len(matrix(layer)) * parameters_or_bytes(unit, layer)
     if group.norm:
         norm = denoiser.get_submodule(group.norm)
-        found += width(denoiser, group) * sum(
+        found += unit_size(denoiser, group) * sum(
             parameters_or_bytes(unit, norm) for part in (norm.weight, norm.bias) if part is not None
         )
     return found
@@ -96,7 +95,7 @@ def size_of_an_item(unit: str, denoiser: nn.Module, group: Group) -> float:
 def macs_of_an_item(
     macs: Mapping[str, tuple[int, int]], denoiser: nn.Module, group: Group
 ) -> float:
-    """The multiply-accumulates of one item of a group.
+    """Return the multiply-accumulates of one item of a group.
 
     Args:
         macs: those of each module in one call, of the layer and of attention products; a layer that
@@ -121,12 +120,12 @@ def macs_of_an_item(
 
 
 def parameters_or_bytes(unit: str, module: nn.Module) -> int:
-    """The size of one parameter of a module: 1, or its bytes."""
+    """Return the size of one parameter of a module: 1, or its bytes."""
     return 1 if unit == "parameters" else weight_of(module).element_size()
 
 
 def size_of(unit: str, modules: Iterable[nn.Module]) -> int:
-    """The parameters of modules, or the bytes of their state."""
+    """Return the parameters of modules, or the bytes of their state."""
     if unit == "parameters":
         return sum(p.numel() for module in modules for p in module.parameters())
     return sum(
@@ -135,5 +134,5 @@ def size_of(unit: str, modules: Iterable[nn.Module]) -> int:
 
 
 def is_on_meta(denoiser: nn.Module) -> bool:
-    """Whether a denoiser has shapes and no data."""
+    """Return whether a denoiser has shapes and no data."""
     return next(denoiser.parameters()).is_meta

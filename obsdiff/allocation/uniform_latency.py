@@ -1,9 +1,9 @@
 """The sparsity at which a structured model meets a latency, measured on this machine.
 
 A copy of the denoiser is shrunk as a run at that sparsity would shrink it, and one step of one
-picture is timed, dense and shrunk in turn. Which heads and neurons leave makes no difference to the
-time. No layer's time is modelled: the whole step is measured. Where allocation chooses the groups,
-budget.py meets the latency.
+picture is timed, dense and shrunk in turn. The time depends on the number of heads and neurons, not
+on which of them are removed. No layer's time is modelled: the whole step is measured. If an
+allocation chooses the items of each group, budget.py meets the latency.
 """
 
 import copy
@@ -55,7 +55,7 @@ class LatencyMatch:
 
 
 def sparsity_for_latency(pipe: Any, plan: PruningPlan) -> dict[str, Any]:
-    """`LatencyMatch` as a dict, for the pipeline as it is now.
+    """Find the sparsity for the target latency, and return `LatencyMatch` as a dict.
 
     Raises:
         UserError: no sparsity up to MOST meets the target.
@@ -95,7 +95,7 @@ def confirm(
     more: Callable[[float], float],
     target: float,
 ) -> tuple[float, Timing]:
-    """Measures a value with more rounds, and raises it until the step meets the target.
+    """Measure a value with more rounds, and raise it until the step meets the target.
 
     Args:
         measure: the timing at a value: the share of the dense step's time, and both times.
@@ -115,7 +115,7 @@ def confirm(
 
 
 def latency_out_of_reach(target: float, least: float) -> UserError:
-    """The error for a target below the least share that was measured."""
+    """Return the error for a target below the least share that was measured."""
     return UserError(
         f"target_latency: expected a share that pruning can reach, found {target:g}; "
         f"with sparsity {MOST} a step takes {least:.3f} of dense's"
@@ -123,12 +123,12 @@ def latency_out_of_reach(target: float, least: float) -> UserError:
 
 
 def time_at(dense: nn.Module, config: PruningConfig, call: dict[str, Any], rounds: int) -> Timing:
-    """The time of a step at a config: see `time_ratio`."""
+    """Return the time of a step at a config: see `time_ratio`."""
     return time_ratio(dense, shrunk(dense, config)[0], call, rounds)
 
 
 def time_ratio(dense: nn.Module, model: nn.Module, call: dict[str, Any], rounds: int) -> Timing:
-    """The time of a step as a share of the dense one's, and the seconds of both.
+    """Return the time of a step as a share of the dense one's, and the seconds of both.
 
     Args:
         dense: the dense denoiser.
@@ -144,10 +144,10 @@ def time_ratio(dense: nn.Module, model: nn.Module, call: dict[str, Any], rounds:
 
 
 def shrunk(dense: nn.Module, config: PruningConfig) -> tuple[nn.Module, dict[str, dict[str, int]]]:
-    """A copy of a model, shrunk as a run with this config shrinks it, whichever items leave.
+    """Copy a model and shrink it to the sizes of a run with this config; its first items remain.
 
     Returns:
-        The copy, and the number of heads, neurons and channels that leave.
+        The copy, and the number of heads, neurons and channels removed.
     """
     model = copy.deepcopy(dense)
     rows = []

@@ -1,11 +1,11 @@
-"""What calibration measured of one input: its Hessian, and what some settings need beside it.
+"""The sums of one input: its Hessian, and the sums that some settings add.
 
     H = 2 sum_t alpha_t E[x x^T]                the Hessian                                (I, I)
-    G = the same on the held-out prompts        judges what H fitted                       (I, I)
+    G = the same on the held-out prompts        judges the solutions found with H          (I, I)
     C = 2 sum_t alpha_t E[(x* - x) x^T]         x* the same input in the dense model       (I, I)
 
-A pruning may read the I inputs in another order than they were summed in (N:M with permute): the
-sums stay as they are, and what is read is reordered.
+A pruning may read the I inputs in another order than they were summed in (N:M with permute). The
+sums keep their order; every vector or matrix is reordered when it is read.
 """
 
 from dataclasses import dataclass, field, replace
@@ -38,7 +38,7 @@ class CalibratedInput:
         return self.hessian.distinct / self.hessian.columns
 
     def update(self, tokens: Tensor, weight: float, dense: Tensor | None = None) -> None:
-        """Adds the tokens of one denoising step.
+        """Add the tokens of one denoising step.
 
         Args:
             tokens: (B, T, I), or (T, I) if their images are unknown.
@@ -53,7 +53,7 @@ class CalibratedInput:
             self.cross.addmm_((dense.reshape(-1, columns).to(rows) - rows).T, rows, alpha=weight)
 
     def reduce_(self, ranks: Ranks, owner: int | None) -> None:
-        """Adds the sums of all processes, at `owner` or, for None, in every process."""
+        """Add the sums of all processes, at `owner` or, for None, in every process."""
         self.hessian.reduce_(ranks, owner)
         if self.cross is not None and ranks.size > 1:
             reduce_sums([self.cross], owner)
@@ -61,47 +61,47 @@ class CalibratedInput:
                 self.cross = None
 
     def share(self) -> None:
-        """Marks the sums as read by several prunings: none of them may use up their memory."""
+        """Mark the sums as read by several prunings: none of them may use up their memory."""
         self.hessian.shared = True
         if self.held_out:
             self.held_out.shared = True
 
     def reordered(self, order: Tensor) -> "CalibratedInput":
-        """The same sums, read in the order (I,): input i is input order[i] of the sums."""
+        """Return the sums read in the order (I,): input i is input order[i] of the sums."""
         return replace(self, order=order.to(self.hessian.x.device))
 
-    def placed(self, found: Tensor) -> Tensor:
-        """A vector (I,) or matrix (I, I) of the sums in the order of this pruning."""
+    def placed(self, sums: Tensor) -> Tensor:
+        """Return a vector (I,) or matrix (I, I) of the sums in the order of this pruning."""
         if self.order is None:
-            return found
-        return found[self.order] if found.dim() == 1 else found[self.order.unsqueeze(1), self.order]
+            return sums
+        return sums[self.order] if sums.dim() == 1 else sums[self.order.unsqueeze(1), self.order]
 
     def matrix(self) -> Tensor:
-        """H (I, I)."""
+        """Return H (I, I)."""
         return self.placed(self.hessian.matrix())
 
     def diagonal(self) -> Tensor:
-        """The diagonal of H (I,)."""
+        """Return the diagonal of H (I,)."""
         return self.placed(self.hessian.diagonal())
 
     def mean(self) -> Tensor:
-        """The weighted mean (I,) of every input."""
+        """Return the weighted mean (I,) of every input."""
         return self.placed(self.hessian.mean())
 
     def variance(self) -> Tensor:
-        """The weighted variance (I,) of every input."""
+        """Return the weighted variance (I,) of every input."""
         return self.placed(self.hessian.variance())
 
     def take_(self) -> Tensor:
-        """H (I, I), in the memory of its sums unless they are shared."""
+        """Return H (I, I), in the memory of its sums unless they are shared."""
         return self.placed(self.hessian.take_())
 
     def take_held_out_(self) -> Tensor | None:
-        """G (I, I), in the memory of its sums unless they are shared; None without any."""
+        """Return G (I, I), in the memory of its sums unless they are shared; None without any."""
         return self.placed(self.held_out.take_()) if self.held_out else None
 
     def take_cross_(self) -> Tensor:
-        """C (I, I), in the memory of its sums."""
+        """Return C (I, I), in the memory of its sums."""
         assert self.cross is not None
-        found, self.cross = self.cross.mul_(2.0 / max(1, self.hessian.samples)), None
-        return found
+        cross, self.cross = self.cross.mul_(2.0 / max(1, self.hessian.samples)), None
+        return cross

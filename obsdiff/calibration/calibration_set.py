@@ -51,7 +51,7 @@ class CalibrationSet:
         return sum(len(prompts) for part in self.parts for prompts, _ in part.batches())
 
     def batches(self) -> Iterator[tuple[list[Prompt], list[int]]]:
-        """Yields prompts and seeds of each pipeline call of this process.
+        """Yield prompts and seeds of each pipeline call of this process.
 
         A prompt that is a dict of arguments is a call of its own.
         """

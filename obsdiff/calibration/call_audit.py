@@ -27,14 +27,14 @@ class CallAudit:
     last: dict[str, int] = field(default_factory=dict)
 
     def count(self, layer: str) -> None:
-        """Counts a call of a tapped layer."""
+        """Count a call of a tapped layer."""
         self.layers[layer] += 1
         if self.last.get(layer) != self.denoiser:
             self.last[layer] = self.denoiser
             self.present[layer] += 1
 
     def check(self, expected: list[str], steps: int, ranks: int = 1) -> None:
-        """Checks that the calls are those of a complete calibration.
+        """Check that the calls are those of a complete calibration.
 
         Every layer was called in every denoiser call, equally often in each, and every step has
         the same number of denoiser calls, except steps in which only another denoiser ran. An
@@ -53,8 +53,8 @@ class CallAudit:
         ]
         if idle:
             raise CalibrationError(
-                f"{len(idle)} experts saw no token: {', '.join(idle[:8])}; use more prompts or "
-                "steps, or leave them dense with --exclude '*.experts.*'"
+                f"{len(idle)} experts received no token: {', '.join(idle[:8])}; use more prompts "
+                "or steps, or leave them dense with --exclude '*.experts.*'"
             )
         always = [name for name in expected if not is_expert(name)]
         missed = [
@@ -64,9 +64,9 @@ class CallAudit:
         ]
         if missed or not self.denoiser:
             raise CalibrationError(
-                f"of {self.denoiser} denoiser calls these layers saw fewer or more: "
+                f"of {self.denoiser} denoiser calls these layers received fewer or more: "
                 f"{', '.join(missed[:8]) or 'all'}; "
-                "layers that this model leaves out on purpose stay dense with --exclude"
+                "for layers that this model skips on purpose, pass --exclude"
             )
         counts = [self.per_step[s] for s in range(steps) if self.per_step[s] or not self.others[s]]
         if len(set(counts)) > 1:
@@ -74,5 +74,5 @@ class CallAudit:
 
 
 def is_expert(layer: str) -> bool:
-    """Whether a layer belongs to one of several experts that receive a part of the tokens."""
+    """Return whether a layer belongs to one of several experts, which share the tokens."""
     return ".experts." in f".{layer}"

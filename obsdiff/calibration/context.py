@@ -1,4 +1,4 @@
-"""The context that every part of a calibration works in."""
+"""The calibration context: what a calibration needs, as one object."""
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping
@@ -34,7 +34,7 @@ class CalibrationContext:
         device: the device that stores Hessians (None: that of the layers).
         on_call: called at each denoiser call with its number of prompts.
         on_package: called with the index of each package before its calibration.
-        on_trial: called by allocation with the number of trials done, and of all trials.
+        on_trial: called by allocation with the number of trials done and the number of all trials.
         ranks: the processes of this run.
         owners: the process that solves each tap (none: every process).
         asymmetric: whether replay sums the cross moments with the dense model's inputs.
@@ -54,7 +54,7 @@ class CalibrationContext:
     asymmetric: bool = False
 
     def reduced(self, inputs: CalibratedInputs) -> CalibratedInputs:
-        """The sums of all processes: each at the owner of its tap, or in every process.
+        """Add the sums of all processes, each at the owner of its tap, or in every process.
 
         Raises:
             CalibrationError: a layer received no token in any process.
@@ -77,7 +77,7 @@ def prepared_run(
     owners: Mapping[Tap, int] | None = None,
     progress: bool | None = None,
 ) -> Iterator[CalibrationContext]:
-    """Prepares the pipeline and the display; restores the pipeline at the end.
+    """Prepare the pipeline and the display; restore the pipeline at the end.
 
     Args:
         pipe: the diffusers pipeline.

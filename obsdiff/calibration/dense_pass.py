@@ -14,7 +14,7 @@ from ..runtime.scratch import open_scratch
 from .calibration_set import CalibrationSet
 from .context import prepared_run
 from .gather import DensePass, gather_dense
-from .packages import Package, memory_for_waiting
+from .packages import Package, scratch_room
 from .plan import PruningPlan, plan_pruning
 
 
@@ -26,14 +26,14 @@ def dense_pass(
     *,
     progress: bool | None = None,
 ) -> Iterator[DensePass]:
-    """Calibrates once for several configs that differ in what is pruned, not in what is drawn.
+    """Calibrate once for several configs with the same prompts, seeds and call settings.
 
         with obsdiff.dense_pass(pipe, prompts, configs) as dense:
             for config in configs:
                 obsdiff.prune_(load(), prompts, config, dense=dense)
 
-    With calibration single the Hessians serve all configs; with replay the recording does, and the
-    Hessians of the first package. Tensors that exceed the memory are stored in files until the
+    With calibration single all configs share the Hessians; with replay they share the recording and
+    the Hessians of the first package. Tensors that exceed the memory are stored in files until the
     block ends.
 
     Args:
@@ -43,7 +43,8 @@ def dense_pass(
         progress: whether to show a display (None: if stderr is a terminal).
 
     Raises:
-        UserError: the configs cannot share a pass; and whatever prune_ raises.
+        UserError: the configs cannot share a pass, or the input cannot be used.
+        CalibrationError: the calibration is not complete or not finite, with the layer's name.
     """
     plans = [plan_pruning(pipe, prompts, config) for config in configs]
     first = plans[0]
@@ -61,24 +62,24 @@ def dense_pass(
         for tap in unit
         if wanted & set(tap.layers)
     ]
-    room = min(memory_for_waiting(plan.config, plan.packages, plan.shapes) for plan in plans)
+    room = min(scratch_room(plan.config, plan.packages, plan.shapes) for plan in plans)
     only_pass = replace(first, packages=first.packages[:1])  # the display counts one pass
     with open_scratch(room) as scratch:
         with prepared_run(pipe, only_pass, scratch, progress=progress) as context:
             began = time.perf_counter()
-            found = gather_dense(context, taps, first.config.calibrating)
-            found.seconds = time.perf_counter() - began
-        for calibrated in found.inputs.values():
+            dense = gather_dense(context, taps, first.config.calibrating)
+            dense.seconds = time.perf_counter() - began
+        for calibrated in dense.inputs.values():
             calibrated.share()
-        yield found
+        yield dense
 
 
 def first_packages(plan: PruningPlan) -> list[Package]:
-    """The packages whose Hessians a dense pass sums: all, or for replay the first."""
+    """Return the packages whose Hessians a dense pass sums: all, or for replay the first."""
     return plan.packages if plan.config.calibrating == "single" else plan.packages[:1]
 
 
-WHAT_IS_DRAWN = (
+SHARED_SETTINGS = (
     *("num_prompts", "held_out", "num_inference_steps", "guidance_scale", "height", "width"),
     *("batch_size", "seed", "step_weighting", "step_weight_min", "step_weight_max"),
     *("target", "component", "dtype", "device", "offload_device"),
@@ -86,11 +87,11 @@ WHAT_IS_DRAWN = (
 
 
 def require_shared(config: PruningConfig, other: PruningConfig) -> None:
-    """Raises UserError unless two configs can share a dense pass."""
+    """Raise UserError unless two configs can share a dense pass."""
     if config.calibrating == "live":
         raise UserError("dense pass: calibration live has none to share; use single or replay")
     mine, theirs = (
-        {"calibration": c.calibrating} | {name: getattr(c, name) for name in WHAT_IS_DRAWN}
+        {"calibration": c.calibrating} | {name: getattr(c, name) for name in SHARED_SETTINGS}
         for c in (config, other)
     )
     for name, value in theirs.items():
@@ -102,7 +103,7 @@ def require_shared(config: PruningConfig, other: PruningConfig) -> None:
 
 
 def require_fitting(dense: DensePass | None, plan: PruningPlan) -> None:
-    """Raises UserError for a dense pass of other prompts or settings."""
+    """Raise UserError for a dense pass of other prompts or settings."""
     if not dense:
         return
     if (
@@ -121,7 +122,7 @@ def require_fitting(dense: DensePass | None, plan: PruningPlan) -> None:
 
 
 def drawn(calibration_set: CalibrationSet) -> list[Any]:
-    """What two calibration sets have in common if they draw the same pictures."""
+    """Return the values that decide which pictures a calibration set draws, for a comparison."""
     return [
         (prompts_hash(part.prompts, part.seeds), replace(part, prompts=[], seeds=[], held_out=None))
         for part in calibration_set.parts

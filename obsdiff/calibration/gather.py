@@ -5,12 +5,12 @@
     single   one dense pass sums every Hessian; nothing runs again
 
 Each yields {tap: CalibratedInput}, package after package; the caller prunes a package before it
-asks for the next. Tensors that exceed the memory are stored in files. A resumed run names the
-layers that are solved: a package of solved layers alone yields {} and is pruned as recorded when
-its turn comes, since a dense pass may have to come first.
+requests the next. Tensors that exceed the memory are stored in files. A resumed run names the
+layers that are solved: a package of solved layers alone yields {}, and the caller applies its
+recorded results in turn, after the dense pass.
 
-The dense pass of single and replay does not depend on what is pruned afterwards: `DensePass` holds
-it, for several prunings of one model.
+The dense pass of single and replay does not depend on the prunings that read it: `DensePass`
+stores it, for several prunings of one model.
 """
 
 import contextlib
@@ -50,12 +50,12 @@ class DensePass:
     seconds: float = 0.0
 
     def of(self, taps: tuple[Tap, ...]) -> CalibratedInputs:
-        """The sums of some taps; UserError if the pass did not sum one of them."""
+        """Return the sums of some taps; UserError if the pass did not sum one of them."""
         missing = [tap.layers[0] for tap in taps if tap.layers[0] not in self.inputs]
         if missing:
             raise UserError(
                 f"dense pass: it has no Hessian for {missing[0]} and {len(missing) - 1} others; "
-                "give dense_pass this config as well"
+                "pass this config to dense_pass, too"
             )
         return {tap: self.inputs[tap.layers[0]] for tap in taps}
 
@@ -66,10 +66,10 @@ def gather(
     dense: DensePass | None = None,
     solved: Set[str] = frozenset(),
 ) -> Generator[tuple[Package, CalibratedInputs], None, None]:
-    """Yields each package with the sums of its taps, by the plan's calibration.
+    """Yield each package with the sums of its taps, by the plan's calibration.
 
     Args:
-        context: where the calibration runs.
+        context: the calibration context.
         plan: the pruning; its packages, in order.
         dense: a dense pass made before (None: single and replay make their own).
         solved: layers that a resumed run has solved.
@@ -90,7 +90,7 @@ def gather(
 def live(
     context: CalibrationContext, packages: list[Package], solved: Set[str] = frozenset()
 ) -> PackageInputs:
-    """The paper's: all calibration prompts run again for every package."""
+    """Yield the sums of each package from a run of all prompts, as in the paper."""
     for package in packages:
         if solved >= set(package.layers):
             yield {}
@@ -104,7 +104,7 @@ def single(
     dense: DensePass | None = None,
     solved: Set[str] = frozenset(),
 ) -> PackageInputs:
-    """Every package from one dense pass."""
+    """Yield the sums of each package from one dense pass."""
     wanted = [[t for t in package.taps if not solved >= set(t.layers)] for package in packages]
     if dense is None:
         dense = DensePass(context.calibration_set)
@@ -120,7 +120,7 @@ def replay(
     dense: DensePass | None = None,
     solved: Set[str] = frozenset(),
 ) -> PackageInputs:
-    """The first package from the dense pass, the others by replay."""
+    """Yield the sums of the first package from the dense pass, those of the others by replay."""
     done = leading(packages, solved)
     if done == len(packages):
         yield from ({} for _ in packages)
@@ -144,15 +144,15 @@ def replay(
 
 
 def leading(packages: list[Package], solved: Set[str]) -> int:
-    """The number of packages, from the first on, that are solved."""
+    """Return the number of packages before the first with an unsolved layer."""
     return next((i for i, p in enumerate(packages) if not solved >= set(p.layers)), len(packages))
 
 
 def gather_dense(context: CalibrationContext, taps: list[Tap], calibration: str) -> DensePass:
-    """One dense pass.
+    """Run one dense pass.
 
     Args:
-        context: where the calibration runs.
+        context: the calibration context.
         taps: the inputs to sum.
         calibration: "replay" also records the trajectory; others do not.
     """
@@ -172,7 +172,7 @@ def gather_dense(context: CalibrationContext, taps: list[Tap], calibration: str)
 def held_out(
     context: CalibrationContext, taps: list[Tap], prompts: CalibrationSet
 ) -> CalibratedInputs:
-    """The sums of the held-out prompts, which run after the others in the same dense pass."""
+    """Return the sums of the held-out prompts, which run after the others in the same pass."""
     try:
         return context.reduced(calibrate(context, taps, prompts, scratch=context.scratch))
     except CalibrationError as error:

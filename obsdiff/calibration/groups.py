@@ -1,8 +1,8 @@
-"""Groups of a model ready to be pruned: how many items they have, and in which steps they leave.
+"""Groups of a model ready to be pruned: their numbers of items, and the steps of their removal.
 
 An item is a head, an FFN neuron or a norm group of channels. `round_to` applies to neurons: their
-number stays a multiple of it, so neurons of a width that it does not divide have no steps between
-none and what uniform pruning removes.
+number remains a multiple of it. If it does not divide the width of an FFN, the only steps are none
+and the number that uniform pruning removes.
 """
 
 from dataclasses import dataclass, replace
@@ -19,8 +19,8 @@ from ..models.removable import require_prunable
 from ..models.structure import Group
 from .selection import kept_count, select_groups
 
-CURVE_STEPS = 64  # the number of steps in which all neurons of a group would leave
-LEAST_KEPT = 8  # one in this many of a group's neurons is kept at least
+CURVE_STEPS = 64  # about the number of steps that would remove all neurons of a group
+LEAST_KEPT = 8  # a group keeps at least its number of neurons divided by this
 
 
 @dataclass(frozen=True)
@@ -28,12 +28,12 @@ class PrunableGroup:
     """A group and its numbers of items.
 
     Attributes:
-        group: what leaves together.
+        group: the group.
         total: items of the dense group.
         each: channels of one item (1 for heads and neurons).
         uniform: items that uniform pruning at the config's sparsity removes.
-        step: items that leave together.
-        most: items that may leave at most.
+        step: items that one step removes.
+        most: items that may be removed at most.
         movable: whether allocation may choose the number of steps.
     """
 
@@ -47,7 +47,7 @@ class PrunableGroup:
 
     @classmethod
     def of(cls, denoiser: nn.Module, group: Group, config: PruningConfig) -> "PrunableGroup":
-        """The numbers of a group as the denoiser is now."""
+        """Return the numbers of a group as the denoiser is now."""
         total = items(denoiser, group)
         movable = group.kind != "neurons" or total % config.round_to == 0
         if group.kind != "neurons":
@@ -70,34 +70,34 @@ class PrunableGroup:
 
     @property
     def kept(self) -> int:
-        """Items that stay in uniform pruning."""
+        """Items that uniform pruning keeps."""
         return self.total - self.uniform
 
     def kept_at(self, config: PruningConfig) -> int:
-        """Items that stay in uniform pruning at the sparsity of another config."""
+        """Return the items that uniform pruning keeps at the sparsity of another config."""
         return kept_count(self.group, self.total, config)
 
     def at(self, config: PruningConfig) -> "PrunableGroup":
-        """The same group at the sparsity of another config."""
+        """Return the same group at the sparsity of another config."""
         return replace(self, uniform=self.total - self.kept_at(config))
 
 
 def prunable_groups(denoiser: nn.Module, config: PruningConfig) -> list[PrunableGroup]:
-    """The groups of a denoiser that the config selects; UserError for one that cannot be pruned."""
+    """Return the groups that the config selects; UserError for one that cannot be pruned."""
     shapes = layer_shapes(denoiser, config.target)
     blocks = require_blocks(shapes, type(denoiser).__name__, config.target)
-    return made_ready(denoiser, select_groups(blocks, config), config)
+    return counted_groups(denoiser, select_groups(blocks, config), config)
 
 
-def made_ready(
+def counted_groups(
     denoiser: nn.Module, groups: list[Group], config: PruningConfig
 ) -> list[PrunableGroup]:
-    """Groups with their numbers of items; UserError for one that cannot be pruned."""
+    """Return groups with their numbers of items; UserError for one that cannot be pruned."""
     require_prunable(denoiser, groups)
     return [PrunableGroup.of(denoiser, group, config) for group in groups]
 
 
 def at_sparsity(config: PruningConfig, sparsity: float) -> PruningConfig:
-    """The config with a sparsity in place of its budget or target latency."""
+    """Return the config with a sparsity in place of its budget or target latency."""
     no_target: dict[str, Any] = dict.fromkeys(BUDGETS)
     return replace(config, sparsity=sparsity, **no_target)

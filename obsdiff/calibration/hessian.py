@@ -4,7 +4,7 @@
     Hessian    H = 2 sum_t alpha_t E[X_t X_t^T]            (I, I), the same for every row of W
 
 The sums xx = sum alpha x x^T, x = sum alpha x and sum alpha, and the number of tokens are stored;
-the division follows once, at the end. So batches, processes and resumed runs merge by adding. H
+the division follows once, at the end. So the sums of batches and processes are added. H
 divides by the number of tokens, as in the paper; the mean and the variance of an input divide by
 sum alpha, else a variance could be negative.
 
@@ -64,7 +64,7 @@ class Hessian:
     def zeros(
         cls, columns: int, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
     ) -> "Hessian":
-        """Sums of no tokens."""
+        """Return the sums of no tokens."""
         return cls(
             torch.zeros(columns, columns, device=device, dtype=dtype),
             torch.zeros(columns, device=device, dtype=dtype),
@@ -72,7 +72,7 @@ class Hessian:
 
     @classmethod
     def mapped(cls, columns: int, file: Path) -> "Hessian":
-        """Sums of no tokens in a new memory-mapped file (float32).
+        """Return the sums of no tokens, in a new memory-mapped file (float32).
 
         The file is allocated at once: if the disk filled up later, the process would be killed.
         """
@@ -98,7 +98,7 @@ class Hessian:
         return len(self.seen)
 
     def update(self, tokens: Tensor, weight: float = 1.0) -> None:
-        """Adds the tokens of one denoising step.
+        """Add the tokens of one denoising step.
 
         Args:
             tokens: (B, T, I), or (T, I) if their images are unknown.
@@ -115,7 +115,7 @@ class Hessian:
         self.alpha += weight * len(rows)
 
     def tiles(self) -> Iterator[tuple[Tensor, slice, slice]]:
-        """Yields views of xx that cover its lower triangle, with their rows and columns."""
+        """Yield views of xx that cover its lower triangle, with their rows and columns."""
         for top in range(0, self.columns, TILE[0]):
             rows = slice(top, min(top + TILE[0], self.columns))
             for left in range(0, rows.stop, TILE[1]):
@@ -123,25 +123,17 @@ class Hessian:
                 yield self.xx[rows, columns], rows, columns
 
     def count(self, sums: Tensor) -> None:
-        """Counts distinct tokens by their row sums (T,)."""
+        """Count distinct tokens by their row sums (T,)."""
         room = COUNTED_PER_COLUMN * self.columns - len(self.seen)
         if room > 0:
             self.seen.update(sums.unique()[:room].tolist())
 
-    def merge(self, other: "Hessian") -> None:
-        """Adds another Hessian of the same tap (of another batch, process or run)."""
-        self.xx += other.xx
-        self.x += other.x
-        self.samples += other.samples
-        self.alpha += other.alpha
-        self.seen |= other.seen
-
     def matrix(self) -> Tensor:
-        """H (I, I): twice the weighted mean of x x^T, both triangles."""
+        """Return H (I, I): twice the weighted mean of x x^T, both triangles."""
         return self.write(torch.empty_like(self.xx))
 
     def take_(self) -> Tensor:
-        """H (I, I) in the memory of xx, which is empty afterwards; a copy of shared sums."""
+        """Return H (I, I) in the memory of xx, which is empty afterwards; a copy of shared sums."""
         if self.shared:
             return self.matrix()
         square = self.write(self.xx)
@@ -149,11 +141,11 @@ class Hessian:
         return square
 
     def diagonal(self) -> Tensor:
-        """The diagonal of H (I,)."""
+        """Return the diagonal of H (I,)."""
         return self.xx.diagonal() * (2.0 / max(1, self.samples))
 
     def write(self, square: Tensor) -> Tensor:
-        """Writes both triangles of H into `square` (I, I), which may be xx."""
+        """Write both triangles of H into `square` (I, I), which may be xx."""
         for tile, rows, columns in self.tiles():
             part = tile * (2.0 / max(1, self.samples))
             square[rows, columns] = part
@@ -161,16 +153,16 @@ class Hessian:
         return square
 
     def mean(self) -> Tensor:
-        """The weighted mean (I,) of every input: sum alpha x / sum alpha; zero without tokens."""
+        """Return the weighted mean (I,) of every input: sum alpha x / sum alpha, or 0."""
         return self.x / self.alpha if self.samples else torch.zeros_like(self.x)
 
     def variance(self) -> Tensor:
-        """The weighted variance (I,) of every input about its `mean`, at least zero."""
+        """Return the weighted variance (I,) of every input about its `mean`, at least zero."""
         square = self.xx.diagonal() / self.alpha if self.samples else torch.zeros_like(self.x)
         return (square - self.mean().square()).clamp_(min=0)
 
     def reduce_(self, ranks: Ranks, owner: int | None) -> None:
-        """Adds the sums of all processes, at `owner` or, for None, in every process.
+        """Add the sums of all processes, at `owner` or, for None, in every process.
 
         Elsewhere xx is empty afterwards.
         """
@@ -191,7 +183,7 @@ class Hessian:
 
 
 def reduce_sums(sums: list[Tensor], owner: int | None) -> None:
-    """Adds tensors of all processes in place, in parts; the result is at `owner` or everywhere."""
+    """Add tensors of all processes in place, in parts; the result is at `owner` or everywhere."""
     with collective():
         for part in (part for tensor in sums for part in tensor.flatten().split(REDUCE_ELEMENTS)):
             if owner is None:
@@ -201,7 +193,7 @@ def reduce_sums(sums: list[Tensor], owner: int | None) -> None:
 
 
 def row_sums(rows: Tensor) -> Tensor:
-    """A number for each row (T,): equal for equal rows, and almost never for others."""
+    """Return a number for each row (T,): equal for equal rows, and almost never for others."""
     numbers = rows if rows.dtype == torch.float64 else rows.float()
     mix = (
         torch.arange(1, rows.shape[1] + 1, device=rows.device, dtype=torch.float64)
@@ -213,14 +205,14 @@ def row_sums(rows: Tensor) -> Tensor:
         numbers.new_empty(len(rows)),
         numbers.new_empty(min(len(rows), SPLIT), rows.shape[1]),
     )
-    for top in range(0, len(rows), SPLIT):  # in one buffer: to allocate costs more than to sum
+    for top in range(0, len(rows), SPLIT):  # in one buffer: its allocation costs more than the sum
         part = numbers[top : top + SPLIT]
         torch.sum(torch.mul(part, mix, out=mixed[: len(part)]), 1, out=found[top : top + SPLIT])
     return found
 
 
 def factors(rows: Tensor, sums: Tensor, image: int) -> tuple[Tensor, Tensor]:
-    """Two matrices a, b with a^T b = sum of x x^T over the rows.
+    """Return two matrices a, b with a^T b = sum of x x^T over the rows.
 
     Args:
         rows: the tokens (T, I) of several images.
@@ -230,7 +222,7 @@ def factors(rows: Tensor, sums: Tensor, image: int) -> tuple[Tensor, Tensor]:
     if image < FEW:
         return rows, rows
     pairs = [
-        merged(part, its) for part, its in zip(rows.split(image), sums.split(image), strict=True)
+        merged(part, own) for part, own in zip(rows.split(image), sums.split(image), strict=True)
     ]
     if all(a is b for a, b in pairs):
         return rows, rows
@@ -238,7 +230,7 @@ def factors(rows: Tensor, sums: Tensor, image: int) -> tuple[Tensor, Tensor]:
 
 
 def merged(image: Tensor, sums: Tensor) -> tuple[Tensor, Tensor]:
-    """Two matrices a, b with a^T b = x^T x, in which equal tokens are merged.
+    """Return two matrices a, b with a^T b = x^T x, in which equal tokens are merged.
 
     Args:
         image: the tokens x (T, I) of one image.

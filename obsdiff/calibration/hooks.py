@@ -48,10 +48,10 @@ def calibrate(
     audit: CallAudit | None = None,
     scratch: Scratch | None = None,
 ) -> CalibratedInputs:
-    """Runs all prompts and steps, and sums one Hessian for each tap.
+    """Run all prompts and steps, and sum one Hessian for each tap.
 
     Args:
-        context: where the calibration runs.
+        context: the calibration context.
         taps: the inputs to sum.
         calibration_set: the prompts (default: those of the context).
         audit: counts the calls (default: a new one).
@@ -62,7 +62,7 @@ def calibrate(
 
     Raises:
         CalibrationError: with layer and step, for missed calls, and for inputs that are not
-            finite or not shared as the block table says.
+            finite, or not shared as the block table states.
     """
     calibration_set = calibration_set or context.calibration_set
     inputs = new_inputs(context, taps, scratch)
@@ -81,7 +81,7 @@ def new_inputs(
     scratch: Scratch | None = None,
     crossed: bool = False,
 ) -> CalibratedInputs:
-    """Empty sums for each tap, with cross sums if `crossed`.
+    """Return empty sums for each tap, with cross sums if `crossed`.
 
     Hessians for which the scratch storage has no memory are memory-mapped files.
     """
@@ -108,10 +108,10 @@ def tapped(
     audit: CallAudit,
     dense: Mapping[Tap, list[Tensor]] = MappingProxyType({}),
 ) -> Iterator[None]:
-    """Hooks on the denoiser and on the tapped layers; removes them at the end.
+    """Hook the denoiser and the tapped layers; remove the hooks at the end.
 
     Args:
-        context: where the calibration runs.
+        context: the calibration context.
         inputs: the sums that the hooks add to.
         audit: counts the calls.
         dense: the inputs of the dense model's taps in the same calls, for cross sums; used up.
@@ -138,7 +138,7 @@ def tapped(
 
 
 def denoiser_hook(run: Run, audit: CallAudit, on_call: Callable[[int], None]) -> Callable:
-    """A hook that counts the denoiser's calls."""
+    """Return a hook that counts the denoiser's calls."""
 
     def hook(*_: Any) -> None:
         audit.denoiser += 1
@@ -149,13 +149,13 @@ def denoiser_hook(run: Run, audit: CallAudit, on_call: Callable[[int], None]) ->
 
 
 def other_denoiser_modules(run: Run, denoiser: nn.Module) -> list[nn.Module]:
-    """The pipeline's other denoisers."""
+    """Return the pipeline's other denoisers."""
     parts = [getattr(run.pipe, name, None) for name in DENOISERS]
     return [part for part in parts if isinstance(part, nn.Module) and part is not denoiser]
 
 
 def other_denoiser_hook(run: Run, audit: CallAudit) -> Callable:
-    """A hook that counts the calls of another denoiser."""
+    """Return a hook that counts the calls of another denoiser."""
 
     def hook(*_: Any) -> None:
         audit.others[run.step] += 1
@@ -189,7 +189,7 @@ def layer_hook(
     calibrated: CalibratedInput,
     shared: SharedInput,
 ) -> Callable:
-    """A hook for one layer of a tap.
+    """Return a hook for one layer of a tap.
 
     The layer that is called first adds its input to the sums; the others check that theirs is the
     same tensor.
@@ -211,8 +211,8 @@ def layer_hook(
                 calibrated.update(part, alpha, *other)
         elif not same_tensor(x, shared.tensor):
             raise CalibrationError(
-                f"{layer} and {shared.reader} were taken to read one tensor, "
-                "but their inputs differ"
+                f"{layer} and {shared.reader}: expected one tensor as the input of both, "
+                "found that their inputs differ"
             )
         shared.readers += 1
         if shared.readers == shared.layers:
@@ -224,7 +224,7 @@ def layer_hook(
 def dense_tokens(
     module: nn.Module, layer: str, numbers: Tensor, shared: SharedInput
 ) -> list[Iterator[Tensor]]:
-    """The tokens of the dense model's tap for the same input; an empty list without cross sums."""
+    """Return the tokens of the dense model's tap for the same input; [] without cross sums."""
     if shared.dense is None:
         return []
     if not shared.dense or shared.dense[0].shape != numbers.shape:
@@ -236,7 +236,7 @@ def dense_tokens(
 
 
 def require_summable(numbers: Tensor, layer: str, step: int) -> None:
-    """Raises CalibrationError for inputs with inf or NaN, or whose squares float32 cannot sum."""
+    """Raise CalibrationError for inputs with inf or NaN, or whose squares float32 cannot sum."""
     least, most = torch.stack(torch.aminmax(numbers)).tolist() if numbers.numel() else (0.0, 0.0)
     size = max(abs(least), abs(most))
     if not math.isfinite(size) or math.isnan(least):
@@ -253,7 +253,7 @@ def require_summable(numbers: Tensor, layer: str, step: int) -> None:
 
 
 def same_tensor(x: Tensor, other: Tensor) -> bool:
-    """Whether two tensors share memory or are equal (a layer may get the input in its dtype)."""
+    """Return whether two tensors share memory or are equal (one may be cast to a dtype)."""
     return (
         x is other
         or (x.data_ptr(), x.shape, x.stride()) == (other.data_ptr(), other.shape, other.stride())

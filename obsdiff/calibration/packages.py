@@ -1,4 +1,4 @@
-"""Module packages, and the memory they take.
+"""Module packages, and the memory that they need.
 
 A module package is one or more consecutive basic units (paper, section 3.3). The Hessians of one
 package are in memory together, so a memory budget limits its size, counted from the real shapes.
@@ -40,12 +40,12 @@ class Package:
 
 
 def bytes_of(columns: int) -> int:
-    """The bytes of one Hessian and its sum of inputs in float32: 4 (I I + I)."""
+    """Return the bytes of one Hessian and its sum of inputs in float32: 4 (I I + I)."""
     return 4 * (columns * columns + columns)
 
 
 def hessian_bytes(tap: Tap, shapes: Mapping[str, Shape]) -> int:
-    """The bytes of the Hessian of a tap."""
+    """Return the bytes of the Hessian of a tap."""
     return bytes_of(shapes[tap.layers[0]][1])
 
 
@@ -58,11 +58,11 @@ REMOVED_SQUARE_BYTES = 4  # structured: the rows of what has been removed
 WEIGHT_COPIES = {"alps": 10}  # others make 4
 REFINE_COPIES = {"none": 4, "lstsq": 8, "swaps": 16}
 HELD_OUT_COPIES = 2  # the best solution so far, and the one without repair
-ASYMMETRIC_COPIES = 2  # the weights that are aimed at
+ASYMMETRIC_COPIES = 2  # the targets W*
 
 
 def work_bytes(taps: Iterable[Tap], shapes: Mapping[str, Shape], config: PruningConfig) -> int:
-    """The bytes that solving takes at most beside the Hessians it reads.
+    """Return the bytes that solving needs at most beside the Hessians it reads.
 
     Structured pruning solves both streams of an attention at once.
 
@@ -85,7 +85,7 @@ def work_bytes(taps: Iterable[Tap], shapes: Mapping[str, Shape], config: Pruning
 
 
 def passes(config: PruningConfig, packages: int) -> float:
-    """How many times the calibration prompts run through the denoiser.
+    """Return the number of passes of the calibration prompts through the denoiser.
 
     Live: once for every package. Single: once. Replay: once, and all packages but the last twice
     more, since a pruned package runs again together with the next; three times more with the dense
@@ -97,13 +97,13 @@ def passes(config: PruningConfig, packages: int) -> float:
     ]
 
 
-def memory_for_waiting(
+def scratch_room(
     config: PruningConfig, packages: list[Package], shapes: Mapping[str, Shape]
 ) -> float:
-    """The bytes of memory for the Hessians of single, or the recording of replay.
+    """Return the memory budget of the scratch storage in bytes: for Hessians or a recording.
 
-    With a memory budget: what solving and, for replay, the largest package leave of it; else half
-    of the memory that is free now.
+    With a memory budget: the budget less the memory of solving and, for replay, of the largest
+    package. Without one: half of the free memory.
     """
     if config.memory_budget_gib is None:
         return psutil.virtual_memory().available / 2
@@ -117,7 +117,7 @@ def memory_for_waiting(
 def plan_packages(
     blocks: list[Block], shapes: Mapping[str, Shape], config: PruningConfig
 ) -> list[Package]:
-    """The selected units of a model in consecutive packages, in forward order.
+    """Return the selected units of a model in consecutive packages, in forward order.
 
     config.packages of them with nearly equal numbers of units (default: 4, or one a unit if there
     are fewer), or as few as config.memory_budget_gib allows. A unit larger than the budget is split
@@ -134,7 +134,7 @@ def plan_packages(
     units = select(blocks, config, shapes)
     if config.calibrating == "single":
         require_work(units, shapes, config)
-        return [make(sum(units, ()), shapes, matrices_per_tap(config))]
+        return [package_of(sum(units, ()), shapes, matrices_per_tap(config))]
     if config.memory_budget_gib is not None:
         return by_budget(units, shapes, config)
     if config.packages is not None and config.packages > len(units):
@@ -146,11 +146,14 @@ def plan_packages(
     edges = [round(i * len(units) / count) for i in range(count + 1)]
     if config.calibrating == "replay":
         edges = snapped(edges, units, segments(blocks))
-    return [make(sum(units[a:b], ()), shapes, matrices_per_tap(config)) for a, b in pairwise(edges)]
+    return [
+        package_of(sum(units[a:b], ()), shapes, matrices_per_tap(config))
+        for a, b in pairwise(edges)
+    ]
 
 
 def require_work(units: list[Unit], shapes: Mapping[str, Shape], config: PruningConfig) -> None:
-    """Raises UserError if the budget is too small to solve; Hessians can be stored in files."""
+    """Raise UserError if the budget is too small to solve; Hessians can be stored in files."""
     work = work_bytes((tap for unit in units for tap in unit), shapes, config) / GIB
     if config.memory_budget_gib is not None and config.memory_budget_gib < work:
         raise UserError(
@@ -160,7 +163,7 @@ def require_work(units: list[Unit], shapes: Mapping[str, Shape], config: Pruning
 
 
 def snapped(edges: list[int], units: list[Unit], inside: Mapping[str, str]) -> list[int]:
-    """Package edges moved to the nearest segment edges: replay runs a shared segment twice.
+    """Move package edges to the nearest segment edges: replay runs a shared segment twice.
 
     Args:
         edges: indices of units at which packages begin and end.
@@ -170,18 +173,19 @@ def snapped(edges: list[int], units: list[Unit], inside: Mapping[str, str]) -> l
     Returns:
         The moved edges; the same ones if there are more packages than segments.
     """
-    its = [inside[unit[0].layers[0]] for unit in units]
-    places = [0, *(i for i in range(1, len(units)) if its[i] != its[i - 1]), len(units)]
-    moved = [min(places, key=lambda place: abs(place - edge)) for edge in edges]
+    of_unit = [inside[unit[0].layers[0]] for unit in units]
+    starts = [i for i in range(1, len(units)) if of_unit[i] != of_unit[i - 1]]
+    allowed = [0, *starts, len(units)]
+    moved = [min(allowed, key=lambda place: abs(place - edge)) for edge in edges]
     return moved if all(a < b for a, b in pairwise(moved)) else edges
 
 
 def by_budget(
     units: list[Unit], shapes: Mapping[str, Shape], config: PruningConfig
 ) -> list[Package]:
-    """As few packages as the budget allows beside solving.
+    """Return as few packages as the budget allows beside solving.
 
-    Structured units stay whole: their streams are pruned together.
+    Structured units are not split: their streams are pruned together.
     """
     assert config.memory_budget_gib is not None
     work = work_bytes((tap for unit in units for tap in unit), shapes, config)
@@ -189,30 +193,30 @@ def by_budget(
     matrices = matrices_per_tap(config)
     parts: list[Unit] = []
     for unit in units:
-        fits = make(unit, shapes, matrices).hessian_bytes <= budget
+        fits = package_of(unit, shapes, matrices).hessian_bytes <= budget
         parts += [unit] if fits or config.pattern == "structured" else [(tap,) for tap in unit]
     packages: list[Package] = []
     open_taps: tuple[Tap, ...] = ()
     for part in parts:
-        size = make(part, shapes, matrices).hessian_bytes
+        size = package_of(part, shapes, matrices).hessian_bytes
         if size > budget:
             needed = f"{size / GIB:.3g} GiB, and solving {work / GIB:.3g}"
             raise UserError(
                 f"memory_budget_gib: the Hessian of {part[0].layers[0]} alone needs {needed}, "
                 f"found a budget of {config.memory_budget_gib:g}"
             )
-        if open_taps and make(open_taps + part, shapes, matrices).hessian_bytes > budget:
-            packages.append(make(open_taps, shapes, matrices))
+        if open_taps and package_of(open_taps + part, shapes, matrices).hessian_bytes > budget:
+            packages.append(package_of(open_taps, shapes, matrices))
             open_taps = ()
         open_taps += part
-    return [*packages, make(open_taps, shapes, matrices)]
+    return [*packages, package_of(open_taps, shapes, matrices)]
 
 
 def matrices_per_tap(config: PruningConfig) -> int:
-    """How many matrices (I, I) are summed for a tap: H, and held-out or cross sums."""
+    """Return the number of matrices (I, I) that are summed for a tap: H, held-out or cross sums."""
     return 1 + (config.held_out > 0) + config.asymmetric
 
 
-def make(taps: tuple[Tap, ...], shapes: Mapping[str, Shape], sets: int) -> Package:
-    """A package with `sets` matrices (I, I) for each tap."""
+def package_of(taps: tuple[Tap, ...], shapes: Mapping[str, Shape], sets: int) -> Package:
+    """Return a package with `sets` matrices (I, I) for each tap."""
     return Package(taps, sets * sum(hessian_bytes(tap, shapes) for tap in taps))

@@ -23,7 +23,7 @@ from ..pipelines.call import (
 )
 from ..runtime.distributed import Ranks
 from .calibration_set import CalibrationSet
-from .groups import PrunableGroup, made_ready
+from .groups import PrunableGroup, counted_groups
 from .packages import Package, plan_packages
 from .selection import select_groups
 from .step_weights import StepWeights
@@ -56,7 +56,7 @@ class PruningPlan:
     calibration_set: CalibrationSet
 
     def at(self, config: PruningConfig) -> "PruningPlan":
-        """The same plan with another config, which differs in the sparsity or the allocation."""
+        """Return the plan with another config, which differs in the sparsity or the allocation."""
         return replace(self, config=config, groups=[group.at(config) for group in self.groups])
 
     @property
@@ -66,7 +66,7 @@ class PruningPlan:
 
 
 def plan_pruning(pipe: Any, prompts: Sequence[Prompt], config: PruningConfig) -> PruningPlan:
-    """Checks the input of a pruning and plans it.
+    """Check the input of a pruning and plan it.
 
     Args:
         pipe: the diffusers pipeline.
@@ -90,7 +90,7 @@ def plan_pruning(pipe: Any, prompts: Sequence[Prompt], config: PruningConfig) ->
     blocks = require_blocks(shapes, type(denoiser).__name__, config.target)
     packages = plan_packages(blocks, shapes, config)
     selected = select_groups(blocks, config) if config.pattern == "structured" else []
-    groups = made_ready(denoiser, selected, config)
+    groups = counted_groups(denoiser, selected, config)
     require_finite_weights(denoiser, [layer for package in packages for layer in package.layers])
     chosen, seeds = choose_prompts(prompts, config)
     check_prompts(pipe, chosen)
@@ -119,7 +119,7 @@ def plan_pruning(pipe: Any, prompts: Sequence[Prompt], config: PruningConfig) ->
 
 
 def require_batches(calibration_set: CalibrationSet) -> None:
-    """Raises UserError if one of several processes would run no batch."""
+    """Raise UserError if one of several processes would run no batch."""
     if len(list(replace(calibration_set, rank=0, ranks=1).batches())) < calibration_set.ranks:
         raise UserError(
             f"batch_size: {calibration_set.ranks} processes share {len(calibration_set.prompts)} "
@@ -128,7 +128,7 @@ def require_batches(calibration_set: CalibrationSet) -> None:
 
 
 def require_finite_weights(denoiser: nn.Module, layers: list[str]) -> None:
-    """Checks the layers to prune.
+    """Check the layers to prune.
 
     Raises:
         UserError: a layer is not linear, not even with its input unfolded.

@@ -11,7 +11,7 @@ from ..models.structure import Block, Group, Shape, Tap, Unit
 
 
 def kept_count(group: Group, total: int, config: PruningConfig) -> int:
-    """The number of items that stay in uniform pruning.
+    """Return the number of items that uniform pruning keeps.
 
     At least one head or norm group; neurons in multiples of round_to, at least round_to.
 
@@ -28,7 +28,7 @@ def kept_count(group: Group, total: int, config: PruningConfig) -> int:
 
 
 def select(blocks: list[Block], config: PruningConfig, shapes: Mapping[str, Shape]) -> list[Unit]:
-    """The basic units to prune, in forward order, after blocks, target, include and exclude.
+    """Return the basic units to prune, in forward order, after blocks, target, include and exclude.
 
     Args:
         blocks: the blocks of the model.
@@ -56,7 +56,7 @@ def select(blocks: list[Block], config: PruningConfig, shapes: Mapping[str, Shap
 
 
 def chosen_blocks(blocks: list[Block], config: PruningConfig) -> list[Block]:
-    """The blocks selected by config.blocks and, for structured, keep_first_last."""
+    """Return the blocks selected by config.blocks and, for structured, keep_first_last."""
     chosen = parse_blocks(config.blocks)
     if chosen and chosen[1] >= len(blocks):
         raise UserError(
@@ -76,7 +76,7 @@ def chosen_blocks(blocks: list[Block], config: PruningConfig) -> list[Block]:
 
 
 def select_groups(blocks: list[Block], config: PruningConfig) -> list[Group]:
-    """The groups that structured pruning shrinks: included by target and include, not excluded."""
+    """Return the groups that structured pruning shrinks, by target, include and exclude."""
     parts = {"heads": "attention", "neurons": "ffn", "channels": "conv"}
     return [
         group
@@ -87,10 +87,10 @@ def select_groups(blocks: list[Block], config: PruningConfig) -> list[Group]:
 
 
 def wanted_group(group: Group, part: str, config: PruningConfig) -> bool:
-    """Whether a group is selected.
+    """Return whether a group is selected.
 
-    All its producers and consumers shrink together: to exclude one of them excludes the group, to
-    include one consumer includes it.
+    All its producers and consumers shrink together: excluding one of them excludes the group,
+    including one consumer includes it.
     """
     included = not config.include or any(
         fnmatchcase(layer, w) for layer in group.consumers for w in config.include
@@ -104,13 +104,13 @@ def wanted_group(group: Group, part: str, config: PruningConfig) -> bool:
 
 
 def only(unit: Unit, layers: set[str]) -> Unit:
-    """The taps of a unit, with these layers alone."""
+    """Return the taps of a unit, with these layers alone."""
     taps = (Tap(tuple(x for x in tap.layers if x in layers), tap.part, tap.stream) for tap in unit)
     return tuple(tap for tap in taps if tap.layers)
 
 
 def narrow(unit: Unit, config: PruningConfig) -> Unit:
-    """The taps of a unit, with the layers that target, include and exclude select."""
+    """Return the taps of a unit, with the layers that target, include and exclude select."""
 
     def wanted(layer: str, part: str) -> bool:
         return (
@@ -127,7 +127,7 @@ def narrow(unit: Unit, config: PruningConfig) -> Unit:
 
 
 def check_columns(units: list[Unit], config: PruningConfig, shapes: Mapping[str, Shape]) -> None:
-    """Raises UserError if m of N:M does not divide the columns of a layer."""
+    """Raise UserError if m of N:M does not divide the columns of a layer."""
     if config.group:
         m = config.group[1]
         for layer in (layer for unit in units for tap in unit for layer in tap.layers):

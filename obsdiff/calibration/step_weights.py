@@ -3,8 +3,8 @@
     log_decrease   alpha_t = a_min + (a_max - a_min) ln(T - t + 1) / ln T   (OBS-Diff, equation 7)
 
 so alpha_1 = a_max and alpha_T = a_min. log_increase is the same curve reversed in t; the linear
-schedules interpolate linearly; uniform gives every step the mean of both ends, so that all five
-have the same scale. With one step (T = 1) every schedule gives that mean.
+schedules interpolate linearly; uniform is the mean of both ends at every step, so that all five
+have the same scale. With one step (T = 1) every schedule is that mean.
 
 References:
     Zhu et al., "OBS-Diff: Accurate Pruning for Diffusion Models in One-Shot", 2025.
@@ -30,12 +30,12 @@ class StepWeights:
     high: float = 1.2
 
     def at(self, step: int, steps: int) -> float:
-        """The weight of the step with index `step` (0-based) of `steps`."""
+        """Return the weight of the step with index `step` (0-based) of `steps`."""
         return step_weight(self.kind, step, steps, self.low, self.high)
 
 
 def step_weight(kind: str, step: int, steps: int, low: float, high: float) -> float:
-    """The weight of a step, between low (a_min) and high (a_max).
+    """Return the weight of a step, between low (a_min) and high (a_max).
 
     Args:
         kind: the schedule.

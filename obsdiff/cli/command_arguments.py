@@ -26,7 +26,7 @@ OUTPUT_HELP = "folder to write; it appears complete or not at all"
 
 
 def add_prune(p: argparse.ArgumentParser) -> None:
-    """Arguments of prune."""
+    """Add the arguments of prune."""
     add_model(p)
     groups = add_settings(p, several=True)
     groups[RESOURCES].add_argument(
@@ -42,7 +42,7 @@ def add_prune(p: argparse.ArgumentParser) -> None:
 
 
 def add_inspect(p: argparse.ArgumentParser) -> None:
-    """Arguments of inspect."""
+    """Add the arguments of inspect."""
     add_model(p)
     add_settings(p)
     group = p.add_argument_group("output")
@@ -56,7 +56,7 @@ def add_inspect(p: argparse.ArgumentParser) -> None:
 
 
 def add_model(p: argparse.ArgumentParser) -> None:
-    """MODEL, and the configs of a single file."""
+    """Add MODEL, and the configs of a single file."""
     group = p.add_argument_group("model")
     model = group.add_argument("model", metavar="MODEL", help=MODEL_HELP)
     model.required = False  # it may follow the values of a flag: see place_model
@@ -64,7 +64,7 @@ def add_model(p: argparse.ArgumentParser) -> None:
 
 
 def add_output(p: argparse.ArgumentParser, metavar: str) -> "argparse._ArgumentGroup":
-    """--output, --resume, --overwrite; returns their group."""
+    """Add --output, --resume and --overwrite, and return their group."""
     group = p.add_argument_group("output")
     group.add_argument("--output", required=True, metavar=metavar, type=Path, help=OUTPUT_HELP)
     group.add_argument("--resume", action="store_true", help=RESUME_HELP)
@@ -73,7 +73,7 @@ def add_output(p: argparse.ArgumentParser, metavar: str) -> "argparse._ArgumentG
 
 
 def add_evaluate(p: argparse.ArgumentParser) -> None:
-    """Arguments of evaluate."""
+    """Add the arguments of evaluate."""
     group = p.add_argument_group("pipelines")
     group.add_argument("runs", metavar="DIR", nargs="+", type=Path, help="pruned pipelines")
     group.add_argument(
@@ -93,7 +93,7 @@ def add_evaluate(p: argparse.ArgumentParser) -> None:
 
 
 def add_pictures(p: argparse.ArgumentParser) -> None:
-    """How evaluate calls the pipelines; the settings of the call are described in PruningConfig."""
+    """Add the arguments of evaluate's pipeline calls; PruningConfig describes the call settings."""
     group = p.add_argument_group("pictures")
     group.add_argument(
         "--prompts",
@@ -123,7 +123,7 @@ def add_pictures(p: argparse.ArgumentParser) -> None:
 
 
 def add_judges(p: argparse.ArgumentParser) -> None:
-    """The metric models: files, or hub ids in the hub's cache."""
+    """Add the metric models: files, or hub ids in the hub's cache."""
     group = p.add_argument_group(
         "metric models",
         "Paths, or ids in the hub's cache; nothing is downloaded.\n"
@@ -159,7 +159,7 @@ def add_judges(p: argparse.ArgumentParser) -> None:
 
 
 def add_report(p: argparse.ArgumentParser) -> None:
-    """Arguments of report."""
+    """Add the arguments of report."""
     p.add_argument("runs", metavar="RUN", nargs="+", type=Path, help="folders with a results.json")
     p.add_argument(
         "--output", required=True, metavar="PAGE.html", type=Path, help="HTML file to write"
@@ -172,12 +172,12 @@ def add_report(p: argparse.ArgumentParser) -> None:
 
 
 def add_verify(p: argparse.ArgumentParser) -> None:
-    """Arguments of verify."""
+    """Add the arguments of verify."""
     p.add_argument("folder", metavar="DIR", type=Path, help="folder that obsdiff prune wrote")
 
 
 def add_demo(p: argparse.ArgumentParser) -> None:
-    """Arguments of demo."""
+    """Add the arguments of demo."""
     p.add_argument(
         "--output",
         default=Path("obsdiff-demo"),

@@ -76,7 +76,7 @@ def inspect_command(args: argparse.Namespace) -> None:
     if config.target_latency is not None:
         raise UserError(
             "target_latency is measured by obsdiff prune, and inspect runs nothing; "
-            f"found {config.target_latency:g}, give a sparsity"
+            f"found {config.target_latency:g}; pass a sparsity"
         )
     folder = open_model(args.model, args.config, weights=False)
     config = with_recommended(config, folder, args)

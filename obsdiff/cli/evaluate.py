@@ -115,7 +115,7 @@ def pruned_component(runs: dict[str, Folder]) -> str | None:
     if len(found) > 1:
         raise UserError(
             f"component: expected runs of one pruned component, found {' and '.join(found)}; "
-            "evaluate them apart, or give --component"
+            "evaluate them apart, or pass --component"
         )
     return found[0] if found else None
 

@@ -10,9 +10,9 @@ from ..calibration.groups import at_sparsity, prunable_groups
 from ..calibration.packages import (
     GIB,
     Package,
-    memory_for_waiting,
     passes,
     plan_packages,
+    scratch_room,
     work_bytes,
 )
 from ..calibration.selection import select, select_groups
@@ -149,7 +149,7 @@ def planned_memory(
     hessians = max(package.hessian_bytes for package in packages)
     work = work_bytes((tap for package in packages for tap in package.taps), shapes, config)
     on_disk = (
-        max(0.0, hessians - memory_for_waiting(config, packages, shapes))
+        max(0.0, hessians - scratch_room(config, packages, shapes))
         if config.calibrating == "single" and config.memory_budget_gib
         else 0.0
     )
@@ -185,7 +185,7 @@ def at_budget(
     if inputs is None and config.target_macs is not None:
         raise UserError(
             f"inspect: target_macs: the arguments of {type(denoiser).__name__} are not known here; "
-            "give target_parameters"
+            "use target_parameters"
         )
     groups = prunable_groups(denoiser, config)
     return at_sparsity(config, size_budget(denoiser, groups, config, inputs or {}).sparsity)
@@ -194,7 +194,7 @@ def at_budget(
 def prediction(
     folder: Folder, config: PruningConfig, settings: dict[str, Any], paper_count: bool
 ) -> dict[str, Any]:
-    """Return the sizes that structured pruning would leave, counted on the meta device.
+    """Return the sizes after structured pruning, counted on the meta device.
 
     Args:
         folder: the model.
@@ -256,7 +256,7 @@ def call_defaults(folder: Folder, config: PruningConfig) -> dict[str, Any]:
 def latents_of(folder: Folder, settings: dict[str, Any]) -> tuple[int, int]:
     """Return height and width of the latents."""
     if not settings["height"] or not settings["width"]:
-        raise UserError("inspect: the picture's size is not known; give --height and --width")
+        raise UserError("inspect: the picture's size is not known; pass --height and --width")
     side = pixels_of_latent(folder)
     return settings["height"] // side, settings["width"] // side
 

@@ -88,7 +88,7 @@ def budget_lines(plan: InspectionPlan) -> Iterator[str]:
 
 
 def prediction_lines(found: dict[str, Any]) -> list[str]:
-    """Return the lines about the sizes that structured pruning would leave.
+    """Return the lines about the sizes after structured pruning.
 
     Args:
         found: as `predict` returns it.

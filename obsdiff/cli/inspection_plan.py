@@ -45,7 +45,7 @@ class MemoryRow:
 
 @dataclass(frozen=True)
 class InspectionPlan:
-    """The plan of a pruning. Fields are None if the pipeline does not tell them."""
+    """The plan of a pruning. Fields that the pipeline does not state are None."""
 
     path: str  # of the model, as the user named it
     pipeline: str  # its class

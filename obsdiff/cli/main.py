@@ -56,7 +56,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def complain(line: str, error: Exception) -> None:
     """Print a line on stderr, unless another process of the job has printed it."""
-    if not getattr(error, "told", False):
+    if not getattr(error, "reported", False):
         print(line, file=sys.stderr)
 
 

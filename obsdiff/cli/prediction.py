@@ -1,4 +1,4 @@
-"""The sizes that structured pruning would leave, from config.json alone.
+"""The sizes after structured pruning, from config.json alone.
 
 Heads, neurons, channels, parameters and multiply-accumulates (MACs): the model is built on the meta
 device, shrunk as a run would shrink it, and counted before and after.

@@ -259,10 +259,10 @@ def summary(output: Path, report: PruningReport, seconds: float) -> str:
     if met := report.latency:
         done += (
             f" (sparsity {met['sparsity']:g}: a step takes {met['measured']:.2f} of dense's time, "
-            f"asked for {met['target']:g})"
+            f"target {met['target']:g})"
         )
     if met := report.budget:
-        done += f" ({met['share']:.4f} of dense's {met['unit']}, asked for {met['target']:g})"
+        done += f" ({met['share']:.4f} of dense's {met['unit']}, target {met['target']:g})"
     apart = sorted(row.held_out_error for row in report.layers if row.held_out_error is not None)
     held_out = f" (held out {median(apart):.4f} and {apart[-1]:.4f})" if apart else ""
     return (

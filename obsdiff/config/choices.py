@@ -53,7 +53,7 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
     "fast": {kind: fields | {"allocation_prompts": 1} for kind, fields in BEST.items()},
 }
 SIZE_TARGETS = ("target_parameters", "target_macs", "target_bytes")
-# settings that give a share of the dense denoiser instead of a sparsity
+# settings that state a share of the dense denoiser instead of a sparsity
 BUDGETS = (*SIZE_TARGETS, "target_latency")
 SHARES = ("sparsity", *BUDGETS)  # settings that are a share, as 0.5 or "50%"
 CALL_SETTINGS = ("num_inference_steps", "guidance_scale", "height", "width")  # of the pipeline call

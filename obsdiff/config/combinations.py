@@ -13,14 +13,14 @@ def by_preset(c: Settings, name: str) -> str:
 
 
 def check_method(c: Settings) -> None:
-    """The method prunes to the pattern."""
+    """Check that the method prunes to the pattern."""
     if c.kind not in METHODS[c.method]:
         possible = "; ".join(f"{method}: {', '.join(kinds)}" for method, kinds in METHODS.items())
         raise UserError(f"method {c.method} does not do pattern {c.pattern}; possible: {possible}")
 
 
 def check_sparsity(c: Settings) -> None:
-    """An N:M pattern has no sparsity of its own."""
+    """Check that an N:M pattern has no sparsity of its own."""
     if c.group and c.sparsity is not None:
         raise UserError(
             f"sparsity: pattern {c.pattern} fixes it at {c.removed:g}, "
@@ -29,12 +29,12 @@ def check_sparsity(c: Settings) -> None:
 
 
 def check_budget(c: Settings) -> None:
-    """One target at most; it replaces the sparsity of structured pruning."""
+    """Check that there is one target at most; it replaces the sparsity of structured pruning."""
     given = [name for name in BUDGETS if getattr(c, name) is not None]
     if not given:
         return
     if len(given) > 1:
-        raise UserError(f"{given[0]} and {given[1]} were both given: give one")
+        raise UserError(f"{given[0]} and {given[1]} were both given: set one")
     wrong = {
         "pattern": c.kind != "structured",
         "sparsity": c.sparsity is not None,
@@ -53,21 +53,21 @@ def check_budget(c: Settings) -> None:
 
 
 def check_packages(c: Settings) -> None:
-    """Packages are given once, and one dense pass has one."""
+    """Check that packages are given once, and one dense pass has one."""
     if c.memory_budget_gib is not None and c.packages is not None:
         raise UserError(
             f"packages {c.packages} and memory_budget_gib {c.memory_budget_gib:g} were both "
-            "given: the budget sets the packages; give one"
+            "given: the budget sets the packages; set one of them"
         )
     if c.calibration == "single" and c.packages not in (None, 1):
         raise UserError(
-            f"packages: calibration single{by_preset(c, 'calibration')} takes all Hessians from "
+            f"packages: calibration single{by_preset(c, 'calibration')} sums all Hessians in "
             f"one pass, so expected 1, found {c.packages}; leave it out, or choose live or replay"
         )
 
 
 def check_held_out(c: Settings) -> None:
-    """Some prompts calibrate, and calibration single has the Hessians of the others."""
+    """Check that some prompts calibrate, and calibration single has the Hessians of the others."""
     if c.held_out >= c.num_prompts:
         raise UserError(
             f"held_out: expected fewer than num_prompts {c.num_prompts}, which include them, "
@@ -81,12 +81,12 @@ def check_held_out(c: Settings) -> None:
 
 
 def check_choose_damping(c: Settings) -> None:
-    """The damping is chosen by held-out prompts, for a solver that has one."""
+    """Check that the damping is chosen by held-out prompts, for a solver that has one."""
     if not c.choose_damping:
         return
     if not c.held_out:
         raise UserError(
-            "choose_damping needs held-out prompts to choose by; give held_out, "
+            "choose_damping needs held-out prompts to choose by; set held_out, "
             "a quarter of num_prompts for example"
         )
     if c.method not in REPAIRING and c.refine == "none":
@@ -99,7 +99,7 @@ def check_choose_damping(c: Settings) -> None:
 
 
 def check_allocation(c: Settings) -> None:
-    """The pattern has the allocation, and the allocation has the Hessians it reads."""
+    """Check that the pattern has the allocation, and the allocation has the Hessians it reads."""
     possible = ALLOCATIONS_OF[c.kind]
     if c.allocation not in possible:
         raise UserError(
@@ -129,7 +129,7 @@ def check_allocation(c: Settings) -> None:
 
 
 def check_permute(c: Settings) -> None:
-    """The order of inputs counts for N:M alone, and is chosen by all Hessians."""
+    """Check that the order of inputs counts for N:M alone, and is chosen by all Hessians."""
     if c.permute and c.kind != "n:m":
         raise UserError(
             "permute: expected an N:M pattern, the only kind for which the order of inputs "
@@ -138,12 +138,12 @@ def check_permute(c: Settings) -> None:
     if c.permute and c.calibrating != "single":
         raise UserError(
             f"permute{by_preset(c, 'permute')} needs all Hessians at once, so calibration single; "
-            f"found {c.calibrating}; or give no-permute"
+            f"found {c.calibrating}; or set no-permute"
         )
 
 
 def check_asymmetric(c: Settings) -> None:
-    """Asymmetric calibration has the inputs of both models, and a repair to change."""
+    """Check that asymmetric calibration has the inputs of both models, and a repair to change."""
     if not c.asymmetric:
         return
     if c.calibrating != "replay":
@@ -164,11 +164,11 @@ def check_asymmetric(c: Settings) -> None:
 
 
 def check_refine(c: Settings) -> None:
-    """A refinement may change the kept weights, and swaps needs single weights."""
+    """Check that a refinement may change the kept weights, and swaps needs single weights."""
     if c.refine != "none" and not c.compensation:
         raise UserError(
             f"refine {c.refine} repairs the kept weights, which no-compensation does not change; "
-            "give one of them"
+            "leave one of them out"
         )
     if c.refine == "swaps" and c.kind == "structured":
         raise UserError(

@@ -33,7 +33,7 @@ def check_settings(c: Settings) -> None:
 
 
 def check_amount(c: Settings) -> None:
-    """Pattern, sparsity, targets, allocation."""
+    """Check pattern, sparsity, targets, allocation."""
     parse_group(c.pattern)
     if c.sparsity is not None:
         wanted = "0 <= sparsity < 1, as 0.5 or 50%"
@@ -47,7 +47,7 @@ def check_amount(c: Settings) -> None:
 
 
 def check_calls(c: Settings) -> None:
-    """Prompts, seed, and the settings of the pipeline call."""
+    """Check prompts, seed, and the settings of the pipeline call."""
     whole("num_prompts", c.num_prompts, 1)
     whole("held_out", c.held_out, 0)
     for name in ("num_inference_steps", "height", "width"):
@@ -63,7 +63,7 @@ def check_calls(c: Settings) -> None:
 
 
 def check_calibration(c: Settings) -> None:
-    """Calibration, packages, weights of the denoising steps."""
+    """Check calibration, packages, weights of the denoising steps."""
     if c.calibration is not None:
         one_of("calibration", c.calibration, CALIBRATIONS)
     if c.packages is not None:
@@ -81,7 +81,7 @@ def check_calibration(c: Settings) -> None:
 
 
 def check_selection(c: Settings) -> None:
-    """Component, target, blocks; PruningConfig has read the wildcards already."""
+    """Check component, target, blocks; PruningConfig has read the wildcards already."""
     parse_blocks(c.blocks)
     one_of("target", c.target, TARGETS)
     if not isinstance(c.component, str | None):
@@ -91,7 +91,7 @@ def check_selection(c: Settings) -> None:
 
 
 def check_solver(c: Settings) -> None:
-    """Method, damping, repair."""
+    """Check method, damping, repair."""
     one_of("method", c.method, METHODS)
     wanted = f"0 or more, and below {LARGEST_DAMPING:g}"
     number("damping", c.damping, 0, LARGEST_DAMPING, wanted, above=False)
@@ -101,7 +101,7 @@ def check_solver(c: Settings) -> None:
 
 
 def check_resources(c: Settings) -> None:
-    """Batch size, memory, number format; devices are checked when torch is loaded."""
+    """Check batch size, memory, number format; devices are checked when torch is loaded."""
     whole("batch_size", c.batch_size, 1)
     if c.memory_budget_gib is not None:
         number("memory_budget_gib", c.memory_budget_gib, 0, math.inf, "above 0")

@@ -413,7 +413,7 @@ class Settings:
         if found <= self.held_out:
             raise UserError(
                 f"held_out: expected fewer than the {found} prompts, found {self.held_out}; "
-                "give more prompts, or hold fewer out"
+                "pass more prompts, or hold out fewer"
             )
         return found - self.held_out
 

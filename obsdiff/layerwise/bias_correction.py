@@ -15,12 +15,12 @@ from torch import Tensor, nn
 
 
 def has_bias(layer: nn.Module) -> bool:
-    """Whether a layer has a bias."""
+    """Return whether a layer has a bias."""
     return getattr(layer, "bias", None) is not None
 
 
 def correct_(layer: nn.Module, before: Tensor, after: Tensor, mean: Tensor) -> None:
-    """Corrects the bias of a layer, if it has one.
+    """Correct the bias of a layer, if it has one.
 
     Args:
         layer: the layer.

@@ -1,7 +1,7 @@
-"""The executor runs tasks: in one process in turn, in several each where its Hessian is.
+"""The executor runs tasks: in one process in turn, in several each in the process of its Hessian.
 
-TaskResults that the journal stores are applied instead. Under a memory budget pruned weights are
-stored in files.
+A result that the journal stores is applied; its task is not run again. Under a memory budget pruned
+weights are stored in files.
 """
 
 from collections.abc import Callable, Generator
@@ -46,7 +46,7 @@ class Executor:
         tasks: list[Task],
         journal: NullJournal,
     ) -> "Executor":
-        """The executor of a run; process 0 reads the journal."""
+        """Return the executor of a run; process 0 reads the journal."""
         solved = context.ranks.from_rank_zero(
             lambda: [task.number for task in tasks if journal.read(task)]
         )
@@ -64,11 +64,11 @@ class Executor:
         return {layer for t in self.tasks if t.number in self.solved for layer in t.layers}
 
     def owner(self, task: Task) -> int:
-        """The process that solves a task."""
+        """Return the process that solves a task."""
         return self.context.owners.get(task.taps[0], 0)
 
     def run(self, package: Package, work: Work) -> TaskResults:
-        """Yields the result of each task of a package, in order, once the model has it.
+        """Yield the result of each task of a package, in order, once the model has it.
 
         Args:
             package: the package.
@@ -80,7 +80,7 @@ class Executor:
         )
 
     def alone(self, tasks: list[Task], work: Work) -> TaskResults:
-        """Runs tasks in this process."""
+        """Run tasks in this process."""
         for task in tasks:
             self.begin(task)
             result = self.journal.read(task) if task.number in self.solved else None
@@ -93,7 +93,7 @@ class Executor:
             yield TaskResult({}, result.layers, result.groups)
 
     def together(self, tasks: list[Task], work: Work) -> TaskResults:
-        """Runs tasks in every process: each solves its own, then all receive all results.
+        """Run tasks in every process: each solves its own, then all receive all results.
 
         Process 0 has the journal.
         """
@@ -104,21 +104,21 @@ class Executor:
                 self.begin(task)
                 own[task.number] = work(task)
         for task in tasks:
-            old, owner = task.number in self.solved, self.owner(task)
-            mine = own.pop(task.number, None)
-            if old and rank == 0:
-                mine = self.journal.read(task)
-            result = self.exchange(mine, 0 if old else owner)
-            if old or owner != rank:
+            stored, owner = task.number in self.solved, self.owner(task)
+            known = own.pop(task.number, None)
+            if stored and rank == 0:
+                known = self.journal.read(task)
+            result = self.exchange(known, 0 if stored else owner)
+            if stored or owner != rank:
                 self.begin(task)
                 apply_(self.denoiser, task, result)
-            if not old and rank == 0:
+            if not stored and rank == 0:
                 self.journal.write(task, result)
             self.end(task)
             yield TaskResult({}, result.layers, result.groups)
 
     def exchange(self, result: TaskResult | None, owner: int) -> TaskResult:
-        """The result of the process `owner`, in every process."""
+        """Return the result of the process `owner`, in every process."""
         device = next(self.denoiser.parameters()).device
         tensors = result.tensors if result else None
         records = (result.layers, result.groups) if result else None
@@ -126,11 +126,11 @@ class Executor:
         return TaskResult.of(found, layers, groups)
 
     def begin(self, task: Task) -> None:
-        """Makes the task's weights writable."""
+        """Make the task's weights writable."""
         if self.spilled:
             unmap_(self.denoiser, task.touched)
 
     def end(self, task: Task) -> None:
-        """Stores the task's weights in files."""
+        """Store the task's weights in files."""
         if self.spilled:
             spill_(self.denoiser, task.touched, self.context.scratch)

@@ -1,16 +1,16 @@
-"""Held-out prompts judge what calibration fitted: the damping, and whether to repair at all.
+"""Held-out prompts choose between solutions: the damping, and whether to repair at all.
 
     e(W')  = tr(D H D^T) / tr(W H W^T),   D = W' - W,  on the prompts that calibrate            (1)
     e*(W') = tr(D G D^T) / tr(W G W^T)                 on the held-out prompts                  (2)
 
-With few tokens H has directions that no token has, and a repair that costs nothing by H, up to the
-damping, may cost much by G. e* decides two things:
+With few tokens H has directions that no token has. A repair along them has no error by H, up to the
+damping, and may have a large one by G. e* decides two things:
 
     damping   of the solutions with dampings d s, s in DAMPING_FACTORS, the one with the least
               sum of e* over the weights that are solved together                               (3)
     repair    W' if e*(W') <= e*(M o W), else M o W: the same mask, without repair              (4)
 
-The e* of the choice is the least of a few, so it is slightly lower than on other prompts.
+The e* of the chosen solution is slightly optimistic, because the same prompts chose it.
 
 W (O, I) weight, W' (O, I) pruned, M (O, I) its mask, H, G (I, I) Hessians, d the damping.
 
@@ -34,7 +34,7 @@ Solved = TypeVar("Solved")
 
 
 def dampings(config: PruningConfig) -> list[float]:
-    """The dampings to try, the least first: the config's own, or several if one is to be chosen."""
+    """Return the dampings to try, ascending: the config's, or several if one is to be chosen."""
     return (
         [config.damping * step for step in DAMPING_FACTORS]
         if config.choose_damping
@@ -48,15 +48,15 @@ def best(
     used: Callable[[Solved], float],
     error: Callable[[Solved], float],
 ) -> Solved:
-    """(3): the solution with the least error, of equal ones the least damped.
+    """Return the solution of (3): the least error, of equal ones the least damped.
 
     A damping with which the Hessian cannot be factored is skipped.
 
     Args:
         tries: the dampings, ascending.
         solve: solves with a damping.
-        used: the damping that a solution took; a failed factorisation may have raised it, and
-            dampings below it are not tried again.
+        used: the damping of a solution; a failed factorisation may have raised it, and dampings
+            below it are not tried again.
         error: e* of a solution.
 
     Raises:
@@ -85,7 +85,7 @@ def best(
 
 
 def does_harm(weight: Tensor, repaired: Tensor, kept: Tensor, hessian: Tensor) -> bool:
-    """(4): whether a repair is worse on the held-out prompts than the mask alone.
+    """Return whether a repair is worse on the held-out prompts than the mask alone: (4).
 
     Args:
         weight: W (O, I).
@@ -99,7 +99,7 @@ def does_harm(weight: Tensor, repaired: Tensor, kept: Tensor, hessian: Tensor) -
 
 
 def unrepaired(weight: Tensor, solution: Solution, hessian: Tensor) -> Solution:
-    """M o W: the mask of a solution without repair.
+    """Return M o W: the mask of a solution without repair.
 
     Args:
         weight: W (O, I).

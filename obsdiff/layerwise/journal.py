@@ -35,21 +35,21 @@ class NullJournal:
     """A journal that stores nothing, for a run without a folder."""
 
     def recall(self, name: str) -> dict[str, Any] | None:
-        """The value stored under a name; None if there is none."""
+        """Return the value stored under a name; None if there is none."""
         return None
 
     def note(self, name: str, value: dict[str, Any]) -> None:
-        """Stores a value that was found once for the whole run, as JSON."""
+        """Store a value that was found once for the whole run, as JSON."""
 
     def read(self, task: Task) -> TaskResult | None:
-        """The result of a task; None if it was not solved, or its file is damaged."""
+        """Return the result of a task; None if it was not solved, or its file is damaged."""
         return None
 
     def write(self, task: Task, result: TaskResult) -> None:
-        """Stores the result of a task."""
+        """Store the result of a task."""
 
     def once(self, name: str, find: Callable[[], dict[str, Any]], ranks: Ranks) -> dict[str, Any]:
-        """The value stored under a name or, the first time, the result of `find`, called by all."""
+        """Return the value stored under a name or, the first time, that of `find` in all."""
         found = ranks.from_rank_zero(lambda: self.recall(name))
         if found is None:
             found = find()
@@ -74,7 +74,7 @@ class JournalPlace:
 def open_journal(
     place: Path | str | JournalPlace | None, pipe: Any, plan: PruningPlan
 ) -> NullJournal:
-    """The journal of a run; UserError if the folder has the journal of another run."""
+    """Return the journal of a run; UserError if the folder has the journal of another run."""
     if place is None:
         return NullJournal()
     if not isinstance(place, JournalPlace):
@@ -88,7 +88,7 @@ class Journal(NullJournal):
 
     Attributes:
         folder: where the results are stored.
-        fingerprint: what the run is of; `fingerprint` makes it.
+        fingerprint: identifies the run; see the function `fingerprint`.
 
     Raises:
         UserError: the folder has the results of another run.
@@ -105,27 +105,27 @@ class Journal(NullJournal):
             if differ:
                 raise UserError(
                     f"resume: {self.folder} is of a run with another {differ[0]}; "
-                    "give what that run was given, or start anew with --overwrite"
+                    "pass the arguments of that run, or start anew with --overwrite"
                 )
         else:
             write_json(file, wanted)
 
     def recall(self, name: str) -> dict[str, Any] | None:
-        """The value stored under a name; None if there is none."""
+        """Return the value stored under a name; None if there is none."""
         file = self.folder / f"{name}.json"
         return read_json(file) if file.is_file() else None
 
     def note(self, name: str, value: dict[str, Any]) -> None:
-        """Stores a value that was found once for the whole run, as JSON; the file appears whole."""
+        """Store a value that was found once for the whole run, as JSON, written whole."""
         with disk_errors(self.folder):
             write_json(self.folder / f"{name}.json", value)
 
     def file(self, task: Task) -> Path:
-        """The file of a task."""
+        """Return the file of a task."""
         return self.folder / f"{task.number:06}.safetensors"
 
     def read(self, task: Task) -> TaskResult | None:
-        """The result of a task; None if it was not solved, or its file is damaged."""
+        """Return the result of a task; None if it was not solved, or its file is damaged."""
         file = self.file(task)
         if not file.is_file():
             return None
@@ -145,7 +145,7 @@ class Journal(NullJournal):
             return None
 
     def write(self, task: Task, result: TaskResult) -> None:
-        """Stores the result of a task; RunStopped if the disk is full."""
+        """Store the result of a task; RunStopped if the disk is full."""
         tensors = {name: tensor.contiguous() for name, tensor in result.tensors.items()}
         records = {
             kind: [dataclasses.asdict(row) for row in getattr(result, kind)]
@@ -164,7 +164,7 @@ class Journal(NullJournal):
 def fingerprint(
     pipe: Any, plan: PruningPlan, model: dict[str, str] | None = None
 ) -> dict[str, Any]:
-    """What has to be the same for a run to resume.
+    """Return the values that identify a run: it resumes only if all of them are equal.
 
     Args:
         pipe: the dense pipeline.
@@ -186,7 +186,7 @@ def fingerprint(
 
 
 def differences(found: Mapping[str, Any], wanted: Mapping[str, Any], above: str = "") -> list[str]:
-    """Names of the entries that differ, with both values where they are short.
+    """Return the names of the entries that differ, with both values where they are short.
 
     An example: "config.damping (0.01 there, 0.1 here)".
     """

@@ -25,7 +25,7 @@ def prune_layers_(
     allocation: Allocation,
     task: Task,
 ) -> TaskResult:
-    """Prunes single weights of the layers of a task in place.
+    """Prune single weights of the layers of a task in place.
 
     Args:
         denoiser: the model.
@@ -48,7 +48,7 @@ def prune_layers_(
 def prune_tap_(
     denoiser: nn.Module, tap: Tap, calibrated: CalibratedInput, config: PruningConfig, package: int
 ) -> list[LayerRecord]:
-    """Prunes the layers of one tap in place.
+    """Prune the layers of one tap in place.
 
     Args:
         denoiser: the model.
@@ -81,7 +81,7 @@ def prune_tap_(
 def solutions_of(
     weights: list[Tensor], inputs: Inputs, config: PruningConfig, damping: float
 ) -> list[Solution]:
-    """The solver's solutions with one damping, refined if configured.
+    """Return the solver's solutions with one damping, refined if configured.
 
     Args:
         weights: the weights (O, I) of the layers that read the input.

@@ -1,7 +1,7 @@
 """The search for orders of neurons and value dimensions in which an N:M pattern keeps more.
 
-Which groups may change their order, and which order solvers/permutation.py finds for each. The
-formulas and symbols are those of permute.py.
+Selects the groups whose order may change, and searches an order for each by
+solvers/permutation.py. The formulas and symbols are those of permute.py.
 """
 
 from collections.abc import Mapping
@@ -53,7 +53,7 @@ class Movable:
 
 
 def movable_order(denoiser: nn.Module, group: Group, m: int) -> Movable | str:
-    """The group ready for N:M groups of m columns, or why its order stays."""
+    """Return the group ready for N:M groups of m columns, or why its order cannot change."""
     if reason := order_refusal(denoiser, group):
         return reason
     count = items(denoiser, group) if group.kind == "heads" else 1
@@ -80,18 +80,18 @@ def movable_order(denoiser: nn.Module, group: Group, m: int) -> Movable | str:
 
 
 def parts_of(denoiser: nn.Module, group: Group, producer: str) -> list[tuple[str, int, int]] | None:
-    """Role, first row and number of rows of a producer's sections; None if its name tells none."""
+    """Return role, first row and number of rows of a producer's sections; None without a role."""
     found: list[tuple[str, int, int]] = []
     first = 0
-    its = sections(denoiser, group, producer)
-    of_kind = sum(kind == group.kind for kind, _ in its)
+    kinds = sections(denoiser, group, producer)
+    of_kind = sum(kind == group.kind for kind, _ in kinds)
     word = next(
         (ROLES[word] for word in producer.rpartition(".")[2].split("_") if word in ROLES), ""
     )
     own = ["neurons"] * of_kind if group.kind == "neurons" else list(word)
     if len(own) != of_kind:
         return None
-    for kind, size in its:
+    for kind, size in kinds:
         found.append((own.pop(0) if kind == group.kind else "other", first, size))
         first += size
     return found
@@ -100,7 +100,7 @@ def parts_of(denoiser: nn.Module, group: Group, producer: str) -> list[tuple[str
 def reached(
     denoiser: nn.Module, blocks: list[Block], config: PruningConfig, layers: set[str]
 ) -> tuple[list[Movable], dict[str, str]]:
-    """The groups of heads and neurons that some layers read.
+    """Return the groups of heads and neurons that some layers read.
 
     Args:
         denoiser: the model.
@@ -120,11 +120,11 @@ def reached(
         for group in block.groups
         if group.kind in ("heads", "neurons") and layers & set(group.consumers)
     ):
-        mine = movable_order(denoiser, group, config.group[1])
-        if isinstance(mine, Movable):
-            found.append(mine)
+        movable = movable_order(denoiser, group, config.group[1])
+        if isinstance(movable, Movable):
+            found.append(movable)
         else:
-            left |= {layer: mine for layer in group.consumers if layer in layers}
+            left |= {layer: movable for layer in group.consumers if layer in layers}
     return found, left
 
 
@@ -134,7 +134,7 @@ def orders_of(
     inputs: CalibratedInputs,
     config: PruningConfig,
 ) -> dict[str, Any]:
-    """Searches the orders; each process searches for some of the groups, and all receive all.
+    """Search the orders; each process searches for some of the groups, and all receive all.
 
     Args:
         context: the model and the processes.
@@ -162,7 +162,7 @@ def orders_of(
         scores, name = scores_of(context.denoiser, movable, diagonals), movable.group.name
         order = permutation(scores, n, m, seed=config.seed)
         whole = scores.sum(dtype=torch.float64)
-        if whole > 0:  # else every order keeps all there is
+        if whole > 0:  # else every order keeps the same sum
             shares[name] = [
                 (kept(scores, places, n, m).sum() / whole).item() for places in (None, order)
             ]
@@ -190,7 +190,7 @@ def orders_of(
 
 
 def scores_of(denoiser: nn.Module, movable: Movable, diagonals: Mapping[str, Tensor]) -> Tensor:
-    """Squared Wanda scores (K, R, D) of a group's columns, relative to each consumer's sum."""
+    """Return squared Wanda scores (K, R, D) of a group's columns, as shares of a consumer's sum."""
     reads, parts = columns(denoiser, movable.group, movable.sets).flatten(), []
     for name in (name for name in movable.group.consumers if name in diagonals):
         weight = matrix(denoiser.get_submodule(name))

@@ -43,7 +43,7 @@ def permute_by_(
     dense: DensePass,
     config: PruningConfig,
 ) -> DensePass:
-    """Reorders the groups in the model.
+    """Reorder the groups in the model.
 
     Args:
         context: the model and the scratch storage.
@@ -58,17 +58,17 @@ def permute_by_(
     assert config.group is not None
     takes: dict[str, Tensor] = {}
     for group in (group for block in blocks for group in block.groups if group.name in orders):
-        mine = movable_order(context.denoiser, group, config.group[1])
-        assert isinstance(mine, Movable)  # it has been searched
+        movable = movable_order(context.denoiser, group, config.group[1])
+        assert isinstance(movable, Movable)  # else it has no order
         order = torch.tensor(orders[group.name], device="cpu")
-        changed = [name for name, parts in mine.rows.items() if parts] + list(group.consumers)
+        changed = [name for name, parts in movable.rows.items() if parts] + list(group.consumers)
         if config.memory_budget_gib:
             unmap_(context.denoiser, changed)
-        permute_(context.denoiser, mine, order)
+        permute_(context.denoiser, movable, order)
         if config.memory_budget_gib:
             spill_(context.denoiser, changed, context.scratch)
         for name in group.consumers:  # which may read both heads and neurons
-            take = reading(context.denoiser, mine, order, name)
+            take = reading(context.denoiser, movable, order, name)
             takes[name] = takes[name][take] if name in takes else take
     return replace(
         dense,
@@ -80,7 +80,7 @@ def permute_by_(
 
 
 def permute_(denoiser: nn.Module, movable: Movable, order: Tensor) -> None:
-    """Reorders a group (K, D) in place: its rows in all producers, its columns in all consumers."""
+    """Reorder a group (K, D) in place: its rows in all producers, its columns in all consumers."""
     for name, parts in movable.rows.items():
         layer = layer_at(denoiser, name)
         take = torch.arange(len(layer.weight), device="cpu")
@@ -95,7 +95,7 @@ def permute_(denoiser: nn.Module, movable: Movable, order: Tensor) -> None:
 
 
 def reading(denoiser: nn.Module, movable: Movable, order: Tensor, consumer: str) -> Tensor:
-    """The order (C,) of all columns of a consumer; columns of another group stay."""
+    """Return the order (C,) of all columns of a consumer; another group's keep their place."""
     reads = columns(denoiser, movable.group, movable.sets).flatten()
     take = torch.arange(matrix(denoiser.get_submodule(consumer)).shape[1], device="cpu")
     take[reads] = placed(order, reads)
@@ -103,7 +103,7 @@ def reading(denoiser: nn.Module, movable: Movable, order: Tensor, consumer: str)
 
 
 def placed(order: Tensor, places: Tensor) -> Tensor:
-    """Indices (K g D,) reordered by an order (K, D), D at a time."""
+    """Return indices (K g D,) reordered by an order (K, D), D at a time."""
     parts = places.view(len(order), -1, order.shape[1])
     return parts.gather(2, order.unsqueeze(1).expand_as(parts)).flatten()
 
@@ -116,10 +116,10 @@ def permute_layers_(
     report: PruningReport,
     done: Set[str],
 ) -> DensePass | None:
-    """With config.permute: reorders neurons and value dimensions so that N:M keeps most.
+    """Reorder neurons and value dimensions so that N:M keeps most, if config.permute is set.
 
     Args:
-        context: where the calibration runs.
+        context: the calibration context.
         plan: the pruning.
         dense: a dense pass made before (None: one is made if it is needed).
         journal: stores the orders; a resumed run reads them.

@@ -1,9 +1,9 @@
-"""The problem of one layer: what its pruned weight has to reproduce, and how it is judged.
+"""The problem of one layer: its target weight and Hessians, and how a solution is judged.
 
     minimise  tr(D H D^T)   over W' under a mask,   D = W' - W*
 
-W* is the layer's own weight or, in asymmetric calibration, the weight that gives the dense model's
-outputs from the pruned model's inputs (solvers/asymmetric.py).
+W* is the layer's own weight or, in asymmetric calibration, the weight that best maps the pruned
+model's inputs to the dense model's outputs (solvers/asymmetric.py).
 
 W, W', W* (O, I), H (I, I).
 """
@@ -28,7 +28,7 @@ from .held_out import does_harm, unrepaired
 
 @contextlib.contextmanager
 def named(layer: str) -> Iterator[None]:
-    """Adds the layer's name to a NotPositiveDefinite that the block raises."""
+    """Add the layer's name to a NotPositiveDefinite that the block raises."""
     try:
         yield
     except NotPositiveDefinite as error:
@@ -48,7 +48,7 @@ class LayerProblem:
         mean: the weighted mean (I,) of its inputs.
         variance: their weighted variance (I,).
         tokens_per_column: distinct tokens per input column.
-        damping: the damping that W* took.
+        damping: the damping used for W*.
         package: the index of its package.
         together: the number of layers that share the time of this problem.
         began: when the problem was set up, by time.perf_counter.
@@ -68,18 +68,18 @@ class LayerProblem:
     began: float = field(default_factory=time.perf_counter)
 
     def error(self, pruned: Tensor) -> float:
-        """The layer error of a pruned weight (O, I) on the calibration prompts."""
+        """Return the layer error of a pruned weight (O, I) on the calibration prompts."""
         return layer_error(self.target, pruned, self.hessian)
 
     def held_out_error(self, pruned: Tensor) -> float:
-        """The layer error of a pruned weight (O, I) on the held-out prompts."""
+        """Return the layer error of a pruned weight (O, I) on the held-out prompts."""
         assert self.held_out is not None
         return layer_error(self.target, pruned, self.held_out)
 
     def close_(
         self, solution: Solution, config: PruningConfig, sparsity: float | None = None
     ) -> LayerRecord:
-        """Judges a solution, corrects the bias, writes the weight, and records the layer.
+        """Judge a solution, correct the bias, write the weight, and record the layer.
 
         Args:
             solution: the pruned weight (O, I) and its mask, (O, I) or (I,).
@@ -127,7 +127,7 @@ def problems_of(
     config: PruningConfig,
     package: int,
 ) -> dict[str, LayerProblem]:
-    """The problems of layers that are solved together, by layer.
+    """Return the problems of layers that are solved together, by layer.
 
     Args:
         denoiser: the model.
@@ -173,7 +173,7 @@ def problems_of(
 def targets_of(
     weights: list[Tensor], calibrated: CalibratedInput, hessian: Tensor, damping: float
 ) -> tuple[list[Tensor], float]:
-    """W* of each weight (O, I) that reads one input, and the damping that it took.
+    """Return W* of each weight (O, I) that reads one input, and the damping used.
 
     Without cross sums the weights themselves, and 0; with them, the sums are used up.
 

@@ -23,14 +23,14 @@ Item = TypeVar("Item")
 
 @contextlib.contextmanager
 def seconds(report: PruningReport, phase: str) -> Iterator[None]:
-    """Adds the seconds of the block to a phase of the report."""
+    """Add the seconds of the block to a phase of the report."""
     began = time.perf_counter()
     yield
     report.seconds[phase] = report.seconds.get(phase, 0.0) + time.perf_counter() - began
 
 
 def timed(report: PruningReport, phase: str, items: Generator[Item, None, None]) -> Iterator[Item]:
-    """Yields the items of a generator, and adds the seconds that they take to a phase."""
+    """Yield the items of a generator, and add the seconds of producing them to a phase."""
     with contextlib.closing(items):
         while True:
             try:
@@ -42,7 +42,7 @@ def timed(report: PruningReport, phase: str, items: Generator[Item, None, None])
 
 
 def begin_report(pipe: Any, plan: PruningPlan, dense_seconds: float | None = None) -> PruningReport:
-    """The report of a pruning that has not begun.
+    """Return the report of a pruning that has not begun.
 
     Args:
         pipe: the dense pipeline.
@@ -72,21 +72,21 @@ def begin_report(pipe: Any, plan: PruningPlan, dense_seconds: float | None = Non
 
 
 def note_untouched(report: PruningReport, config: PruningConfig) -> None:
-    """One warning for all groups that lost nothing: few heads, or fewer neurons than round_to."""
+    """Record one warning for all groups that keep all items: few heads or neurons."""
     whole = [row for row in report.groups if row.kept == row.total]
     if whole and config.removed > 0:
         first = f"{whole[0].owner} keeps all its {whole[0].total} {whole[0].kind}"
         warn_and_record(
             report,
-            f"{len(whole)} of {len(report.groups)} groups lost nothing at sparsity "
+            f"{len(whole)} of {len(report.groups)} groups keep all items at sparsity "
             f"{config.removed:g} and round_to {config.round_to}: {first}",
         )
 
 
 def warn_of(report: PruningReport, plan: PruningPlan) -> None:
-    """Records the warnings of a finished run."""
+    """Record the warnings of a finished run."""
     config = plan.config
-    if plan.groups and config.allocation == "uniform":  # else allocation chose what stays whole
+    if plan.groups and config.allocation == "uniform":  # else allocation chose the dense groups
         note_untouched(report, config)
     note_few_tokens(report)
     note_unrepaired(report)
@@ -96,7 +96,7 @@ def warn_of(report: PruningReport, plan: PruningPlan) -> None:
 
 
 def note_few_tokens(report: PruningReport) -> None:
-    """One warning for all layers that saw fewer distinct tokens than they have columns.
+    """Record one warning for all layers with fewer distinct tokens than columns.
 
     Methods that read the diagonal alone need few tokens: no warning for them.
     """
@@ -117,7 +117,7 @@ def note_few_tokens(report: PruningReport) -> None:
 
 
 def note_unrepaired(report: PruningReport) -> None:
-    """One warning for all layers whose repair made them worse on the held-out prompts."""
+    """Record one warning for all layers that a repair made worse on the held-out prompts."""
     bare = [row for row in report.layers if row.repaired is False]
     if bare:
         worst = max(bare, key=lambda row: row.held_out_error or 0.0)
@@ -130,6 +130,6 @@ def note_unrepaired(report: PruningReport) -> None:
 
 
 def warn_and_record(report: PruningReport, text: str) -> None:
-    """Warns, and adds the warning to the record."""
+    """Warn, and add the warning to the record."""
     report.warnings.append(text)
     warnings.warn(text, CalibrationWarning, stacklevel=3)

@@ -38,13 +38,13 @@ def prune_structured_(
     allocation: Allocation,
     task: Task,
 ) -> TaskResult:
-    """Prunes the groups of a task in place.
+    """Prune the groups of a task in place.
 
     Args:
         denoiser: the model.
         inputs: the sums of the package's taps; those of the task are removed and used up.
         config: the settings.
-        allocation: the items that stay of each group, if the config allocates.
+        allocation: the items that each group keeps, if the config allocates.
         task: the groups, which share a consumer.
 
     Raises:
@@ -62,14 +62,14 @@ def prune_groups_(
     config: PruningConfig,
     kept: Mapping[str, int] = UNIFORM,
 ) -> tuple[list[LayerRecord], list[GroupRecord]]:
-    """Prunes the groups of a task in place.
+    """Prune the groups of a task in place.
 
     Args:
         denoiser: the model.
         task: the groups, which share a consumer.
         inputs: the sums of their consumers' taps; used up.
         config: the settings.
-        kept: the items that stay of each group, by its name (default: uniform pruning).
+        kept: the items that each group keeps, by its name (default: uniform pruning).
     """
     by_layer = {layer: inputs[tap] for tap in task.taps for layer in tap.layers}
     consumers = dict.fromkeys(name for g in task.groups for name in g.group.consumers)
@@ -103,7 +103,7 @@ def solve_groups(
     kept: Mapping[str, int],
     config: PruningConfig,
 ) -> GroupsSolved:
-    """The consumers without what leaves, and the record of each group; the model is unchanged.
+    """Return the solution of each consumer and the record of each group; change no model.
 
     A solution's mask is that of the columns (I,).
     """
@@ -118,7 +118,7 @@ def solve_by_obs(
     kept: Mapping[str, int],
     config: PruningConfig,
 ) -> GroupsSolved:
-    """Optimal Brain Surgeon: each removal repairs the columns that stay."""
+    """Solve groups by Optimal Brain Surgeon: each removal repairs the remaining columns."""
     consumers = {}
     for name, problem in problems.items():
         with named(name):
@@ -126,16 +126,16 @@ def solve_by_obs(
     records = []
     for prunable in task.groups:
         group, count = prunable.group, kept.get(prunable.name, prunable.kept)
-        reads, mine = (
+        reads, readers = (
             columns(denoiser, group, prunable.total),
             [consumers[n] for n in group.consumers],
         )
         removed = prunable.total - count
         with named(group.consumers[0]):
             if group.kind == "neurons":
-                chosen = obs_neurons(mine[0], reads.flatten(), removed, config.compensation)
+                chosen = obs_neurons(readers[0], reads.flatten(), removed, config.compensation)
             else:
-                chosen = obs_heads(mine, list(reads), removed, config.compensation)
+                chosen = obs_heads(readers, list(reads), removed, config.compensation)
         records.append(group_record(prunable, count, *chosen, task.package))
     solutions = {}
     for name, consumer in consumers.items():
@@ -154,23 +154,23 @@ def solve_by_baseline(
     kept: Mapping[str, int],
     config: PruningConfig,
 ) -> GroupsSolved:
-    """A baseline: scores choose what leaves, without repair, or with one re-solve at the end."""
+    """Solve groups by a baseline's scores, without repair or with least squares at the end."""
     consumers = {name: Consumer.untouched(p.target, p.hessian) for name, p in problems.items()}
     records = []
     for prunable in task.groups:
         group, count = prunable.group, kept.get(prunable.name, prunable.kept)
-        reads, mine = (
+        reads, readers = (
             columns(denoiser, group, prunable.total),
             [consumers[n] for n in group.consumers],
         )
-        read = [consumer.weight[:, reads].transpose(0, 1) for consumer in mine]
+        read = [consumer.weight[:, reads].transpose(0, 1) for consumer in readers]
         written = [
             layer_at(denoiser, name).weight.detach()[rows(denoiser, group, name, prunable.total)]
             for name in group.producers
         ]
         seed = config.seed ^ zlib.crc32(group.owner.encode())
         removed, scores = BASELINES[config.method](read, written, prunable.total - count, seed=seed)
-        for consumer in mine:
+        for consumer in readers:
             consumer.drop(reads[removed].flatten())
         records.append(group_record(prunable, count, removed, scores, task.package))
     solutions = {}
@@ -191,7 +191,7 @@ def solve_by_baseline(
 def group_record(
     prunable: PrunableGroup, kept: int, removed: list[int], scores: list[float], package: int
 ) -> GroupRecord:
-    """The record of a group; channels are counted one by one and have their norm group's score."""
+    """Return the record of a group; each channel is counted, and has its norm group's score."""
     each, group = prunable.each, prunable.group
     channels = [i * each + j for i in removed for j in range(each)]
     every = [score for score in scores for _ in range(each)]

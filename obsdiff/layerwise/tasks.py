@@ -1,7 +1,8 @@
 """Task: the smallest unit that is solved, resumed and assigned to a process.
 
-A task is a tap or, for structured pruning, the groups that share a consumer. Its result holds all
-that it changes in the model, so it can be stored, or sent by another process, and applied there.
+A task is a tap or, for structured pruning, the groups that share a consumer. Its result
+contains every tensor that it changes in the model, so it can be stored, or sent to another process,
+and applied there.
 """
 
 from collections.abc import Mapping
@@ -21,19 +22,15 @@ from ..runtime.distributed import Ranks, assign
 
 @dataclass(frozen=True)
 class Allocation:
-    """How much each layer or group gives up, where it is not the config's uniform sparsity.
+    """The sparsity of each layer, or the items that each group keeps, unless pruning is uniform.
 
     Attributes:
-        sparsity: the sparsity of each layer.
-        kept: the items that stay of each group, by its name.
-        sensitivity: the relative latent error of pruning each of them alone, if measured.
-        met: what was measured to meet a latency.
+        sparsity: the sparsity of each layer, 0 to 1, by its name.
+        kept: the items that each group keeps, by its name.
     """
 
     sparsity: Mapping[str, float] = field(default_factory=dict)
     kept: Mapping[str, int] = field(default_factory=dict)
-    sensitivity: Mapping[str, float] = field(default_factory=dict)
-    met: Mapping[str, object] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -87,7 +84,7 @@ class TaskResult:
     def of(
         cls, tensors: Mapping[str, Tensor], layers: list[LayerRecord], groups: list[GroupRecord]
     ) -> "TaskResult":
-        """The result from its `tensors`; KeyError for a missing weight."""
+        """Return the result from its `tensors`; KeyError for a missing weight."""
         names = [row.name for row in layers]
         biases = {name: tensors[f"{name}.bias"] for name in names if f"{name}.bias" in tensors}
         return cls({name: tensors[name] for name in names}, layers, groups, biases)
@@ -100,7 +97,7 @@ class TaskResult:
         groups: list[GroupRecord],
         corrected: bool,
     ) -> "TaskResult":
-        """The result from the pruned model; with the biases if they were `corrected`."""
+        """Return the result from the pruned model; with the biases if they were `corrected`."""
         modules = {row.name: layer_at(denoiser, row.name) for row in layers}
         weights = {name: module.weight.detach() for name, module in modules.items()}
         biases = {
@@ -117,7 +114,7 @@ class TaskResult:
 
 
 def tasks_of(packages: list[Package], groups: list[PrunableGroup]) -> list[Task]:
-    """Every task of a run, in forward order."""
+    """Return every task of a run, in forward order."""
     found: list[Task] = []
     for index, package in enumerate(packages):
         inside = [prunable for prunable in groups if prunable.group.consumers[0] in package.layers]
@@ -131,7 +128,7 @@ def tasks_of(packages: list[Package], groups: list[PrunableGroup]) -> list[Task]
 
 
 def by_consumer(groups: list[PrunableGroup]) -> list[list[PrunableGroup]]:
-    """Groups that share a consumer, which are pruned together, heads first."""
+    """Return groups by consumer: those that share one are pruned together, heads first."""
     together: dict[str, list[PrunableGroup]] = {}
     for prunable in groups:
         together.setdefault(prunable.group.consumers[0], []).append(prunable)
@@ -139,13 +136,13 @@ def by_consumer(groups: list[PrunableGroup]) -> list[list[PrunableGroup]]:
 
 
 def owners_of(tasks: list[Task], shapes: Mapping[str, Shape], ranks: Ranks) -> dict[Tap, int]:
-    """The process that solves each tap; all processes have nearly equal work."""
+    """Return the process that solves each tap; all processes have nearly equal work."""
     owners = assign([task_cost(task, shapes) for task in tasks], ranks.size)
     return {tap: owners[task.number] for task in tasks for tap in task.taps}
 
 
 def task_cost(task: Task, shapes: Mapping[str, Shape]) -> float:
-    """The approximate number of multiplications: the factors, and the sweep of the weights."""
+    """Return the approximate number of multiplications: factors, and the sweep of the weights."""
     sizes = [shapes[layer] for layer in task.layers]
     return sum(shapes[tap.layers[0]][1] ** 3 for tap in task.taps) + sum(
         outputs * inputs**2 for outputs, inputs in sizes
@@ -153,7 +150,7 @@ def task_cost(task: Task, shapes: Mapping[str, Shape]) -> float:
 
 
 def apply_(denoiser: nn.Module, task: Task, result: TaskResult) -> None:
-    """Changes the model as the task changed it in the process that solved it."""
+    """Change the model as the task changed it in the process that solved it."""
     for prunable, chosen in zip(task.groups, result.groups, strict=True):
         shrink_(denoiser, prunable.group, kept_items(prunable, chosen))
     for layer, weight in result.weights.items():
@@ -166,6 +163,6 @@ def apply_(denoiser: nn.Module, task: Task, result: TaskResult) -> None:
 
 
 def kept_items(prunable: PrunableGroup, chosen: GroupRecord) -> list[int]:
-    """The indices of the heads, neurons or norm groups that stay."""
+    """Return the indices of the heads, neurons or norm groups that remain."""
     removed, each = set(chosen.removed), prunable.each
     return [i // each for i in range(0, chosen.total, each) if i not in removed]

@@ -100,7 +100,7 @@ def pruned_shapes(model: nn.Module) -> dict[str, Shape]:
 
 
 def without_weights(model: nn.Module) -> nn.Module:
-    """A model of the same class and config, without adapters and without weights."""
+    """Return a model of the same class and config, without adapters and without weights."""
     cls, config = type(model), model.config
     assert issubclass(cls, ConfigMixin)
     assert isinstance(config, dict)
@@ -192,7 +192,7 @@ def guarded(base: type) -> dict[str, Callable[..., Any]]:
 
 
 def after(check: Callable[..., None], method: Callable[..., Any]) -> Callable[..., Any]:
-    """A method that calls `check` with the same arguments first."""
+    """Return a method that calls `check` with the same arguments first."""
 
     @wraps(method)
     def checked(self: nn.Module, *args: Any, **kwargs: Any) -> Any:

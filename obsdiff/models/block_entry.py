@@ -69,17 +69,17 @@ class FixedHeads(NamedTuple):
 
 
 def image(*layers: str) -> Tap:
-    """Layers of an attention that read the same image tokens."""
+    """Return the layers of an attention that read the same image tokens."""
     return Tap(layers, "attention", "image")
 
 
 def text(*layers: str) -> Tap:
-    """Layers of an attention that read the same text tokens."""
+    """Return the layers of an attention that read the same text tokens."""
     return Tap(layers, "attention", "text")
 
 
 def joint(*layers: str) -> Tap:
-    """Layers of an attention that read the same sequence of text and image tokens."""
+    """Return the layers of an attention that read the same sequence of text and image tokens."""
     return Tap(layers, "attention", "joint")
 
 
@@ -92,7 +92,7 @@ def attention(
     refused: str = "",
     keep_ends: bool = False,
 ) -> Entry:
-    """An attention all of whose input projections write heads.
+    """Describe an attention all of whose input projections write heads.
 
     Args:
         name: the kind of attention.
@@ -120,7 +120,7 @@ def attention(
 def self_and_cross(
     qkv: tuple[str, ...], out: str, owners: tuple[str, ...] = ANY_OWNER
 ) -> tuple[Entry, Entry]:
-    """Self attention, and cross attention of the same layer names.
+    """Describe self attention, and cross attention of the same layer names.
 
     In self attention q, k, v (and a gate) read one tensor; in cross attention k and v read another.
 
@@ -137,7 +137,7 @@ def self_and_cross(
 
 
 def cross(qkv: tuple[str, ...], out: str, owners: tuple[str, ...] = ANY_OWNER) -> Entry:
-    """Cross attention: q (and a gate) read the image tokens, k and v the text tokens."""
+    """Describe cross attention: q (and a gate) read the image tokens, k and v the text tokens."""
     q, k, v, *gates = qkv
     return Entry(
         "cross attention",
@@ -149,7 +149,7 @@ def cross(qkv: tuple[str, ...], out: str, owners: tuple[str, ...] = ANY_OWNER) -
 
 
 def parallel(*requires: str, refused: str = "") -> Entry:
-    """A block of attention and FFN in parallel: one output projection reads [heads | neurons].
+    """Describe a block of attention and FFN in parallel: one output reads [heads | neurons].
 
     Args:
         requires: layers that must exist besides the usual ones.
@@ -170,7 +170,7 @@ def parallel(*requires: str, refused: str = "") -> Entry:
 
 
 def ffn(*ups: str, down: str, owners: tuple[str, ...] = ANY_OWNER, alone: bool = False) -> Entry:
-    """An FFN.
+    """Describe an FFN.
 
     Args:
         ups: up projections: one, one with two rows for each neuron, or a gate and an up.

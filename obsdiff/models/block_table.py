@@ -7,7 +7,7 @@ earlier entry is not matched again.
 
 To add a model, so that it can be pruned with every pattern:
 
-1. Give it a tiny config and the arguments of one forward in tests/tiny_models.py.
+1. Add a tiny config and the arguments of one forward to tests/tiny_models.py.
 2. Run `python -m tests.coverage_of_models CLASS`: it lists the layers that no entry covers.
 3. Add one entry to ENTRIES with those names, in most cases one line: `attention(...)`,
    `self_and_cross(...)` or `ffn(...)` of models/block_entry.py. A tap in it names the layers that

@@ -57,7 +57,7 @@ FAMILIES = (
 
 
 def family_of(pipeline: str) -> Family:
-    """The first family whose prefixes match a pipeline's class name."""
+    """Return the first family whose prefixes match a pipeline's class name."""
     return next(family for family in FAMILIES if pipeline.startswith(family.prefixes))
 
 
@@ -155,7 +155,7 @@ def guidance_passes(denoiser: Config, guidance_scale: float | None) -> int:
 
 
 def reads_text(denoiser: Config) -> bool:
-    """Whether a denoiser reads text.
+    """Return whether a denoiser reads text.
 
     Args:
         denoiser: its config.json, dense or pruned.

@@ -40,7 +40,7 @@ def find_blocks(shapes: Mapping[str, Shape]) -> list[Block]:
 
 
 def segment_of(block: str) -> str:
-    """The module below the denoiser that contains a block, down to the first number in its name.
+    """Return the module that contains a block: its name down to the first number.
 
     For example down_blocks.1 of down_blocks.1.attentions.0. Calibration replay runs a segment by
     itself.
@@ -51,7 +51,7 @@ def segment_of(block: str) -> str:
 
 
 def segments(blocks: Iterable[Block]) -> dict[str, str]:
-    """The segment of each layer.
+    """Return the segment of each layer.
 
     A layer's own name does not always determine it: to_out.0 of a block without a number has
     another first number.
@@ -66,24 +66,24 @@ def segments(blocks: Iterable[Block]) -> dict[str, str]:
 
 
 def container(part: Part) -> str:
-    """The module that contains an attention: its parent, or itself if it is one of a list."""
+    """Return the module that contains an attention: its parent, or itself if one of a list."""
     parent, _, own = part.owner.rpartition(".")
     return part.owner if part.entry.is_block or own.isdigit() else parent
 
 
 def outermost(modules: Iterable[str]) -> list[str]:
-    """The modules that no other of them contains."""
+    """Return the modules that no other of them contains."""
     found = sorted(set(modules), key=len)
     return [p for i, p in enumerate(found) if not any(is_within(p, q) for q in found[:i] if q)]
 
 
 def is_within(name: str, block: str) -> bool:
-    """Whether a module is the block or inside it."""
+    """Return whether a module is the block or inside it."""
     return name == block or name.startswith(block + ".")
 
 
 def assemble(name: str, parts: list[Part]) -> Block:
-    """One block: its attentions in sequence, self before cross, then its FFNs side by side."""
+    """Assemble a block: attentions in sequence, self before cross, then FFNs side by side."""
     attentions = sorted(
         (p for p in parts if not p.is_ffn), key=lambda p: ("cross" in p.entry.name, p.owner)
     )
@@ -98,7 +98,7 @@ def assemble(name: str, parts: list[Part]) -> Block:
 
 
 def kind(attentions: list[Part]) -> str:
-    """A block's kind in words, such as "self and cross attention"."""
+    """Return a block's kind in words, such as "self and cross attention"."""
     names = dict.fromkeys(part.entry.name for part in attentions)
     shared = " attention"
     if len(names) > 1 and all(n.endswith(shared) for n in names):
@@ -107,12 +107,12 @@ def kind(attentions: list[Part]) -> str:
 
 
 def natural(name: str) -> list[tuple[int, str]]:
-    """A sort key that compares the numbers in a name as numbers."""
+    """Return a sort key that compares the numbers in a name as numbers."""
     return [(int(p), "") if p.isdigit() else (-1, p) for p in name.split(".")]
 
 
 def forward_order(block: Block) -> tuple:
-    """A sort key: rank of the list of blocks, then the numbers in the name, then the name.
+    """Return a sort key: rank of the list of blocks, then the numbers in the name, then the name.
 
     Lists that interleave have the same numbers. In a level of a UNet a residual block precedes the
     attention of the same number, and the sampler is last.
@@ -131,7 +131,7 @@ def forward_order(block: Block) -> tuple:
 
 
 def list_rank(name: str) -> int:
-    """The place of a list of blocks in FORWARD_RANK; the star's for an unlisted name."""
+    """Return the place of a list of blocks in FORWARD_RANK; the star's for an unlisted name."""
     ranks = {wild: i for i, wilds in enumerate(FORWARD_RANK) for wild in wilds}
     star = ranks.pop("*")
     return next((rank for wild, rank in ranks.items() if fnmatchcase(name, wild)), star)
@@ -175,7 +175,7 @@ def uncovered(
 
 
 def stays_dense(name: str, block: str) -> bool:
-    """Whether a pattern keeps this layer of a block dense."""
+    """Return whether a pattern keeps this layer of a block dense."""
     inner = name.removeprefix(block + ".")
     return any(fnmatchcase(inner, wild) for wild in DENSE_PATTERNS)
 

@@ -63,13 +63,13 @@ def norm_of(denoiser: nn.Module, group: Group) -> nn.GroupNorm:
 
 
 def inputs_of(denoiser: nn.Module, name: str) -> int:
-    """The inputs of a layer: features of a linear layer, channels of a convolution."""
+    """Return the inputs of a layer: features of a linear layer, channels of a convolution."""
     layer = layer_at(denoiser, name)
     return layer.in_features if isinstance(layer, nn.Linear) else layer.in_channels
 
 
 def outputs_of(denoiser: nn.Module, name: str) -> int:
-    """The outputs of a layer: features of a linear layer, channels of a convolution."""
+    """Return the outputs of a layer: features of a linear layer, channels of a convolution."""
     layer = layer_at(denoiser, name)
     return layer.out_features if isinstance(layer, nn.Linear) else layer.out_channels
 

@@ -101,7 +101,7 @@ def tokens(layer: nn.Module, x: Tensor, at_once: int = UNFOLD_ELEMENTS) -> Itera
 
 
 def reach(layer: nn.Conv2d) -> tuple[int, int]:
-    """Height and width of the input that one output position spans."""
+    """Return height and width of the input that one output position spans."""
     down, across = (
         dilation * (side - 1) + 1
         for dilation, side in zip(layer.dilation, layer.kernel_size, strict=True)
@@ -110,7 +110,7 @@ def reach(layer: nn.Conv2d) -> tuple[int, int]:
 
 
 def unfolding_refusal(layer: nn.Module) -> str | None:
-    """The reason why a layer has no form as a linear layer, or None.
+    """Return the reason why a layer has no form as a linear layer, or None.
 
     Args:
         layer: any module.

@@ -37,12 +37,12 @@ class Macs:
         return self.linear + self.convolution + self.attention
 
     def to_dict(self) -> dict[str, int]:
-        """The counts by kind, and their total."""
+        """Return the counts by kind, and their total."""
         return dataclasses.asdict(self) | {"total": self.total}
 
 
 def attention_flops(query: Any, key: Any, value: Any, *_: Any, **__: Any) -> int:
-    """Operations of fused attention on a CPU, which torch's counter has no formula for.
+    """Return the operations of fused attention on a CPU, which torch's counter has no formula for.
 
     Two products: queries (B, H, L, D) with keys (B, H, S, D), their weights with values (B, H, S,
     E). The arguments are the shapes.
@@ -69,7 +69,7 @@ def count_macs(call: Callable[[], Any]) -> Macs:
 
 
 def kind_of(op: Any) -> str:
-    """The kind of an operator that the counter counts; any other matrix product is attention's."""
+    """Return the kind of a counted operator; any other matrix product is attention's."""
     name = str(op).removeprefix("aten.")
     return "linear" if name in LINEAR else "convolution" if name in CONVOLUTION else "attention"
 

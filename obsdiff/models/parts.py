@@ -32,7 +32,7 @@ class Part:
 
 
 def find_parts(shapes: Mapping[str, Shape]) -> list[Part]:
-    """Every part that an entry describes; each layer belongs to the first entry that matches it."""
+    """Return all parts that entries describe; a layer belongs to the first entry that matches."""
     parts: list[Part] = []
     taken: set[str] = set()
     for entry in (*ENTRIES, *CONVOLUTIONS):
@@ -46,7 +46,7 @@ def find_parts(shapes: Mapping[str, Shape]) -> list[Part]:
 
 
 def prefixes(entry: Entry, shapes: Mapping[str, Shape]) -> list[str]:
-    """The prefixes of layer names at which an entry matches: its layers exist, its owner fits."""
+    """Return the prefixes of layer names at which an entry matches: layers exist, owner fits."""
     first = entry.requires[0]
     found = [name.removesuffix(first) for name in shapes if f".{name}".endswith(f".{first}")]
     fitting = [p for p in found if any(has_name(p.rstrip("."), wild) for wild in entry.owners)]
@@ -59,7 +59,7 @@ def prefixes(entry: Entry, shapes: Mapping[str, Shape]) -> list[str]:
 
 
 def has_name(owner: str, wild: str) -> bool:
-    """Whether the last parts of an owner's name match a wildcard, part by part."""
+    """Return whether the last parts of an owner's name match a wildcard, part by part."""
     wilds = wild.split(".")
     parts = owner.split(".")[-len(wilds) :]
     return len(parts) == len(wilds) and all(
@@ -68,7 +68,7 @@ def has_name(owner: str, wild: str) -> bool:
 
 
 def resolve_units(entry: Entry, prefix: str, shapes: Mapping[str, Shape]) -> tuple[Unit, ...]:
-    """The entry's units with full names, without missing layers.
+    """Return the entry's units with full names, without missing layers.
 
     Layers of one tap that have other numbers of inputs read another tensor: the tap is split.
     """
@@ -85,18 +85,18 @@ def resolve_units(entry: Entry, prefix: str, shapes: Mapping[str, Shape]) -> tup
 
 
 def is_text(prefix: str) -> bool:
-    """Whether an FFN's own name refers to text tokens."""
+    """Return whether an FFN's own name refers to text tokens."""
     return any(word in prefix.rstrip(".").rpartition(".")[2] for word in TEXT_WORDS)
 
 
 def resolve_groups(entry: Entry, prefix: str, shapes: Mapping[str, Shape]) -> tuple[Group, ...]:
-    """The entry's groups with full names, without missing layers and groups."""
+    """Return the entry's groups with full names, without missing layers and groups."""
     found = (resolve_group(group, prefix, shapes) for group in entry.groups)
     return tuple(group for group in found if group.producers and group.consumers)
 
 
 def resolve_group(group: Group, prefix: str, shapes: Mapping[str, Shape]) -> Group:
-    """The group with full names, without missing layers."""
+    """Return the group with full names, without missing layers."""
     here = [i for i, name in enumerate(group.producers) if prefix + name in shapes]
     return replace(
         group,

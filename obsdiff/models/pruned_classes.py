@@ -50,7 +50,7 @@ def pruned_class(name: str) -> type[ModelMixin]:
 
 
 def constructor(base: type[ModelMixin]) -> Any:
-    """The `__init__` of a pruned class: the dense model's, then its layers shrink."""
+    """Return the `__init__` of a pruned class: the dense model's, then its layers shrink."""
 
     def __init__(  # noqa: N807 - becomes a method
         self: Any, *args: Any, pruned_layout: Mapping[str, Any] | None = None, **kwargs: Any
@@ -67,7 +67,7 @@ def constructor(base: type[ModelMixin]) -> Any:
 
 
 def own_constructors(base: type[ModelMixin]) -> dict[str, Any]:
-    """Class methods that open a model as this very class.
+    """Return class methods that open a model as this very class.
 
     diffusers opens some old classes as newer ones, by their names.
     """

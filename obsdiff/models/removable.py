@@ -44,7 +44,7 @@ def require_prunable(denoiser: nn.Module, groups: list[Group]) -> None:
 
 
 def removal_refusal(denoiser: nn.Module, group: Group) -> str | None:
-    """The reason why items of a group cannot be removed exactly.
+    """Return the reason why items of a group cannot be removed exactly.
 
     Args:
         denoiser: the model that contains the group's layers.
@@ -59,7 +59,7 @@ def removal_refusal(denoiser: nn.Module, group: Group) -> str | None:
 
 
 def order_refusal(denoiser: nn.Module, group: Group) -> str | None:
-    """The reason why another order of a group's columns would be another function.
+    """Return the reason why another order of a group's columns would be another function.
 
     Neurons are exchanged with each other, heads keep their places and exchange their value
     dimensions.
@@ -77,7 +77,7 @@ def order_refusal(denoiser: nn.Module, group: Group) -> str | None:
 
 
 def stated_refusal(denoiser: nn.Module, group: Group, fixed: dict[str, FixedHeads]) -> str | None:
-    """The reason that the table states for the group, or `fixed` for its attention processor."""
+    """Return the reason that the table states for the group, or `fixed` for its processor."""
     if group.refused:
         return f"{group.owner}: {group.refused}"
     owner = denoiser.get_submodule(group.owner)
@@ -88,7 +88,7 @@ def stated_refusal(denoiser: nn.Module, group: Group, fixed: dict[str, FixedHead
 
 
 def norm_over_items(denoiser: nn.Module, group: Group) -> str | None:
-    """Names a norm over all heads, or all neurons: its statistics include those removed."""
+    """Name a norm over all heads, or all neurons: its statistics include those removed."""
     count = items(denoiser, group)
     widths = {
         size
@@ -107,7 +107,7 @@ def norm_over_items(denoiser: nn.Module, group: Group) -> str | None:
 
 
 def norm_of_values(denoiser: nn.Module, group: Group) -> str | None:
-    """Names a norm of the values: it has a weight for each dimension."""
+    """Name a norm of the values: it has a weight for each dimension."""
 
     def mixes(name: str, module: nn.Module) -> bool:
         words = words_of(name)
@@ -120,13 +120,13 @@ def norm_of_values(denoiser: nn.Module, group: Group) -> str | None:
 def first_module(
     denoiser: nn.Module, group: Group, found: Callable[[str, nn.Module], bool]
 ) -> str | None:
-    """The name of the first module of the group's owner for which `found` is true, or None."""
+    """Return the name of the first module of a group's owner for which `found` is true, or None."""
     modules = denoiser.get_submodule(group.owner).named_modules()
     return next((f"{group.owner}.{name}" for name, module in modules if found(name, module)), None)
 
 
 def refusal_of_channels(denoiser: nn.Module, group: Group) -> str | None:
-    """The same for a residual block: between its convolutions only a plain GroupNorm is exact."""
+    """Return the reason for a residual block: only a plain GroupNorm in between is exact."""
     norm = getattr(denoiser.get_submodule(group.owner), group.norm.rpartition(".")[2], None)
     if not isinstance(norm, nn.GroupNorm):
         return f"{group.norm} is a {type(norm).__name__}, not a GroupNorm"
@@ -138,7 +138,7 @@ def refusal_of_channels(denoiser: nn.Module, group: Group) -> str | None:
 
 
 def normalised(norm: nn.Module) -> int | None:
-    """The number of channels that a norm normalises together, or None if it is no norm."""
+    """Return the number of channels that a norm normalises together, or None if it is no norm."""
     weight = getattr(norm, "weight", getattr(norm, "gamma", None))
     shape = getattr(norm, "normalized_shape", None) or getattr(norm, "dim", None)
     if weight is not None:
@@ -147,11 +147,11 @@ def normalised(norm: nn.Module) -> int | None:
 
 
 def is_of_heads(name: str) -> bool:
-    """Whether a norm's name refers to queries, keys or values, not to their inputs."""
+    """Return whether a norm's name refers to queries, keys or values, not to their inputs."""
     words = words_of(name)
     return bool(QUERY_KEY_VALUE & words) and "pre" not in words
 
 
 def words_of(name: str) -> set[str]:
-    """The words in the last part of a module's name."""
+    """Return the words in the last part of a module's name."""
     return set(name.rpartition(".")[2].split("_"))

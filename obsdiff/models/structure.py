@@ -28,8 +28,8 @@ Unit = tuple[Tap, ...]
 class Group:
     """Layers that structured pruning shrinks together: producers lose rows, consumers lose columns.
 
-    A producer may hold several sections one after the other, such as q, k and v, or gate and up. It
-    then has that many times the rows. The columns of a consumer are those of the heads, then those
+    A producer may contain several consecutive sections, such as q, k and v, or gate and up. It then
+    has that many times the rows. The columns of a consumer are those of the heads, then those
     of the neurons.
 
     Attributes:

@@ -164,6 +164,6 @@ def layout_of(model: nn.Module) -> Layout:
 
 
 def target_of(layout: Mapping[str, Any]) -> str:
-    """The target, "linear" or "conv", whose layers include all that a layout names."""
+    """Return the target, "linear" or "conv", whose layers include all that a layout names."""
     kinds = [found for found in layout.values() if isinstance(found, Mapping)]
     return "conv" if any("channels" in found for found in kinds) else "linear"

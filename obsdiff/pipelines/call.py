@@ -166,7 +166,7 @@ def check_prompts(pipe: Any, prompts: list[Prompt]) -> None:
         key for prompt in prompts for key in (prompt if isinstance(prompt, dict) else ("prompt",))
     ):
         if key not in known and not takes_more:
-            what = f"has no argument {key!r}" if isinstance(prompts[0], dict) else "takes no text"
+            what = f"has no argument {key!r}" if isinstance(prompts[0], dict) else "accepts no text"
             raise UserError(
                 f"prompts: {name} {what}; pass dicts, from Python, with arguments of its call: "
                 f"{', '.join(list(known)[:ARGUMENTS_SHOWN])} ..."

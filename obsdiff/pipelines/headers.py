@@ -119,7 +119,7 @@ def read_component(folder: Path, weights: bool = True) -> Tensors:
     if not files and not weights:
         return Tensors({})
     if not files:
-        raise without_weights(folder)
+        raise missing_weights(folder)
     variants = tuple(sorted({variant for f in files if (variant := variant_of(f))}))
     variant = None if any(not variant_of(f) for f in files) else variants[0]
     chosen = whole_set([f for f in files if variant_of(f) == variant], variant)
@@ -133,7 +133,7 @@ def read_component(folder: Path, weights: bool = True) -> Tensors:
     )
 
 
-def without_weights(folder: Path) -> UserError:
+def missing_weights(folder: Path) -> UserError:
     """Return the error for a folder without safetensors files."""
     pickles = [f.name for f in folder.iterdir() if f.suffix in PICKLED]
     if pickles:

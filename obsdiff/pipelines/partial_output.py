@@ -26,7 +26,7 @@ PLACING = "placing"  # exists from the moment the output is whole until it has i
 FINISHED = "new"  # the finished prunings, until all are finished
 OLD = "old"  # the folder that the output replaced
 CLEARING = "clearing"  # job.json of a folder that is being emptied
-UNTOLD = (RUN_LOCK, JOB + ".part")  # files of a run killed before it wrote job.json
+ANONYMOUS = (RUN_LOCK, JOB + ".part")  # files of a run killed before it wrote job.json
 OWN = (WORK, FINISHED, "images", RESULTS, RESULTS + ".part")
 
 
@@ -91,7 +91,7 @@ def open_part(output: Path, job: dict[str, Any], resume: bool, overwrite: bool) 
 
     Raises:
         UserError: the folder belongs to a run that is alive, to a run with another job, or to
-            nobody known; or it exists and neither `resume` nor `overwrite` was given.
+            an unknown one; or it exists and neither `resume` nor `overwrite` was given.
     """
     part = part_folder(output)
     require_own(part, resume, overwrite)
@@ -129,7 +129,7 @@ def is_own(part: Path) -> bool:
         return False
     files = [Path(root, name) for root, _, names in os.walk(part) for name in names]
     begun = any((work / name).is_file() for name in (JOB, CLEARING, PLACING))
-    return begun or all(file.parent == work and file.name in UNTOLD for file in files)
+    return begun or all(file.parent == work and file.name in ANONYMOUS for file in files)
 
 
 def begin_run(part: Path, job: dict[str, Any], resume: bool, overwrite: bool) -> None:

@@ -121,7 +121,7 @@ class PruningReport:
     versions: dict[str, str] = field(default_factory=lambda: versions())
 
     def add(self, layers: list[LayerRecord], groups: list[GroupRecord]) -> None:
-        """Adds the records of pruned layers and groups."""
+        """Add the records of pruned layers and groups."""
         self.layers += layers
         self.groups += groups
 

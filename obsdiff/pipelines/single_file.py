@@ -53,7 +53,7 @@ def open_model(model: str, config: Path | None = None, weights: bool = True) -> 
         return open_single_file(path, config)
     if config is not None:
         raise UserError(
-            f"config: goes with a single-file checkpoint, but {model} is none; leave --config out"
+            f"config: expected a single-file checkpoint, found {model}; leave --config out"
         )
     return open_folder(find_model(model), weights)
 

@@ -55,7 +55,7 @@ class Ranks:
 
         Raises:
             UserError, RunFailed: in all processes, if `find` raises it in process 0. The attribute
-                `told` of the others' copy is True, so that the command line prints it once.
+                `reported` of the others' copy is True, so that the command line prints it once.
         """
         if self.size == 1:
             return find()
@@ -69,7 +69,7 @@ class Ranks:
             dist.broadcast_object_list(answer, src=0)
         if answer[1] is not None:
             if self.rank:
-                answer[1].told = True
+                answer[1].reported = True
             raise answer[1]
         return answer[0]
 

@@ -24,7 +24,7 @@ def read_json(file: Path) -> dict[str, Any]:
     """Read a JSON object from a UTF-8 file.
 
     Raises:
-        UserError: the file is missing, is no JSON, or holds another value than an object.
+        UserError: the file is missing, is not JSON, or contains another value than an object.
     """
     try:
         value = json.loads(file.read_text(encoding="utf-8"))

@@ -27,7 +27,7 @@ def unmap_(model: nn.Module, layers: Iterable[str]) -> None:
         layers: names of the layers.
     """
     for name in layers:
-        weight = weight_of(model, name)
+        weight = weight_at(model, name)
         if weight.device.type == "cpu":
             weight.data = weight.data.clone()
 
@@ -41,12 +41,12 @@ def spill_(model: nn.Module, layers: Iterable[str], scratch: Scratch) -> None:
         scratch: the storage of the files.
     """
     for name in layers:
-        weight = weight_of(model, name)
+        weight = weight_at(model, name)
         if weight.device.type == "cpu":
             weight.data = mapped(weight, scratch.file())
 
 
-def weight_of(model: nn.Module, layer: str) -> Tensor:
+def weight_at(model: nn.Module, layer: str) -> Tensor:
     """Return the weight of a layer."""
     weight = model.get_submodule(layer).weight
     assert isinstance(weight, Tensor)  # every prunable layer has one

@@ -20,7 +20,7 @@ from obsdiff.allocation.budget import (
     along,
     budget_from,
     chosen,
-    in_turn,
+    corrected_by_timing,
     kept_at_least,
     size_budget,
 )
@@ -212,7 +212,7 @@ def test_a_time_is_met_although_the_table_is_wrong(table):
     """A machine on which all groups together save so many times what the table says."""
     savings = {"a": [i / 100 for i in range(91)]}
     most = LatencyBudget("latency", 0.7, 1.0, 0.3, savings, [{"left": [1]}])
-    found = in_turn(
+    found = corrected_by_timing(
         most,
         lambda wanted: {"a": wanted},
         lambda left, rounds: (1 - table * left["a"], 1 - table * left["a"], 1.0),
@@ -227,9 +227,11 @@ def test_a_time_that_is_not_reached_at_the_end_is_one_line():
     with pytest.raises(
         UserError,
         match=r"target_latency: .* found 0\.3; "
-        r"with all that can leave a step takes 0\.500 of dense's",
+        r"with the fewest items a step takes 0\.500 of dense's",
     ):
-        in_turn(few, lambda wanted: {"a": wanted}, lambda left, rounds: (1 - left["a"], 1.0, 1.0))
+        corrected_by_timing(
+            few, lambda wanted: {"a": wanted}, lambda left, rounds: (1 - left["a"], 1.0, 1.0)
+        )
 
 
 def test_a_latency_with_allocation_goes_by_the_table(monkeypatch):
@@ -280,8 +282,8 @@ def test_what_can_not_be_reached_is_a_line_before_anything_is_pruned():
             "found pattern unstructured",
         ),
         ({"sparsity": 0.3}, "target_macs needs pattern structured, .* found sparsity 0.3"),
-        ({"target_bytes": 0.5}, "target_macs and target_bytes were both given: give one"),
-        ({"target_latency": 0.5}, "target_macs and target_latency were both given: give one"),
+        ({"target_bytes": 0.5}, "target_macs and target_bytes were both given: set one"),
+        ({"target_latency": 0.5}, "target_macs and target_latency were both given: set one"),
         ({"target_macs": 1.0}, "target_macs: expected between 0 and 1, found 1.0"),
         (
             {"allocation": "uniform"},
@@ -353,7 +355,7 @@ def test_the_command_line(tmp_path, capsys):
     assert main(["prune", "emoji-unet", "--output", str(tmp_path / "out"), *given]) == 0
     found = json.loads(Path(tmp_path / "out" / "obsdiff.json").read_text())["budget"]
     assert found["share"] <= 0.9
-    assert f"({found['share']:.4f} of dense's macs, asked for 0.9)" in capsys.readouterr().err
+    assert f"({found['share']:.4f} of dense's macs, target 0.9)" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -371,7 +373,7 @@ def test_the_command_line(tmp_path, capsys):
 def test_a_time_is_met_closely_where_it_does_not_follow_the_table(saves, target):
     """A machine with fixed costs, or with kernels that save nothing at first."""
     whole = LatencyBudget("latency", target, 1.0, 0.3, {"a": [i / 100 for i in range(101)]})
-    found = in_turn(
+    found = corrected_by_timing(
         whole, lambda wanted: {"a": wanted}, lambda left, rounds: (1 - saves(left["a"]), 1.0, 1.0)
     )
     assert target - 0.03 < found["met"]["measured"] <= target

@@ -101,7 +101,7 @@ def test_a_dense_pass_without_its_layers_is_one_line():
     pipe = sd3()
     with (
         dense_pass(pipe, PROMPTS, [PruningConfig(blocks="0", **QUICK)]) as dense,
-        pytest.raises(UserError, match="give dense_pass this config as well"),
+        pytest.raises(UserError, match="pass this config to dense_pass, too"),
     ):
         prune_(pipe, PROMPTS, PruningConfig(allocation="obs", **QUICK), dense=dense)
 

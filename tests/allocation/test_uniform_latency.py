@@ -144,14 +144,14 @@ def test_the_command_line_says_what_it_measured(monkeypatch, tmp_path, capsys):
         "0.75",
     ]
     assert main(["prune", "emoji-sd3", "--output", str(tmp_path / "out"), *given]) == 0
-    assert "a step takes 0.74 of dense's time, asked for 0.75" in capsys.readouterr().err
+    assert "a step takes 0.74 of dense's time, target 0.75" in capsys.readouterr().err
     record = SimpleNamespace(**json.loads(Path(tmp_path / "out" / "obsdiff.json").read_text()))
     assert record.latency["target"] == 0.75
     assert record.config["sparsity"] == record.latency["sparsity"]
 
 
 def test_what_the_last_measurement_finds_out_of_reach_is_a_line(monkeypatch):
-    """With a few rounds all that can leave is enough, with more it is not."""
+    """With a few rounds the highest sparsity is enough, with more it is not."""
     monkeypatch.setattr(
         latency,
         "time_at",

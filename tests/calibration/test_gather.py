@@ -62,7 +62,7 @@ def test_hessians_that_do_not_fit_wait_on_disk_and_change_nothing(monkeypatch):
 
 def test_recordings_that_do_not_fit_wait_on_disk_and_change_nothing(monkeypatch):
     roomy, _ = pruned(sd3, calibration="replay", packages=4)
-    monkeypatch.setattr("obsdiff.prune.memory_for_waiting", lambda *_: 0)
+    monkeypatch.setattr("obsdiff.prune.scratch_room", lambda *_: 0)
     tight, _ = pruned(sd3, calibration="replay", packages=4)
     assert all(torch.equal(tight[name], w) for name, w in roomy.items())
 
@@ -77,6 +77,6 @@ def test_packages_of_replay_follow_from_a_budget():
 
 def test_single_has_one_package():
     with pytest.raises(
-        UserError, match="single takes all Hessians from one pass, so expected 1, found 4"
+        UserError, match="single sums all Hessians in one pass, so expected 1, found 4"
     ):
         PruningConfig(calibration="single", packages=4)

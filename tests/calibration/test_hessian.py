@@ -38,16 +38,15 @@ def test_an_input_that_never_varies_has_no_variance_whatever_the_weights():
     assert (h.variance() >= 0).all()
 
 
-def test_parts_merge_by_adding():
+def test_the_sums_of_parts_are_those_of_the_whole():
     x = torch.randn(40, 5, dtype=torch.float64)
-    whole, one, two = (Hessian.zeros(5, dtype=torch.float64) for _ in range(3))
+    whole, parts = (Hessian.zeros(5, dtype=torch.float64) for _ in range(2))
     whole.update(x)
-    one.update(x[:13])
-    two.update(x[13:])
-    one.merge(two)
+    parts.update(x[:13])
+    parts.update(x[13:])
     for quantity in (Hessian.matrix, Hessian.mean, Hessian.variance):
-        torch.testing.assert_close(quantity(one), quantity(whole))
-    assert (one.samples, one.distinct) == (whole.samples, whole.distinct) == (40, 40)
+        torch.testing.assert_close(quantity(parts), quantity(whole))
+    assert (parts.samples, parts.distinct) == (whole.samples, whole.distinct) == (40, 40)
 
 
 def test_repeated_tokens_are_counted_once():

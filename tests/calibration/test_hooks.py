@@ -269,7 +269,7 @@ def test_every_expert_has_the_tokens_it_was_sent():
 
 def test_an_idle_expert_is_named():
     with pytest.raises(
-        CalibrationError, match=r"1 experts saw no token: experts\.1; use more prompts"
+        CalibrationError, match=r"1 experts received no token: experts\.1; use more prompts"
     ):
         gather_routed([(0,), (0,)])
 
@@ -278,6 +278,6 @@ def test_a_module_may_be_used_more_than_once_in_a_call_but_always_as_often():
     assert [h.samples for h in gather_routed([(0, 1, 0), (0, 1, 0)], "shared")] == [12, 6]
     with pytest.raises(
         CalibrationError,
-        match=r"of 2 denoiser calls these layers saw fewer or more: shared\.0 \(3\)",
+        match=r"of 2 denoiser calls these layers received fewer or more: shared\.0 \(3\)",
     ):
         gather_routed([(0, 1, 0), (0, 1)], "shared")

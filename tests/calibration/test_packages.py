@@ -2,7 +2,7 @@ import itertools
 
 import pytest
 
-from obsdiff.calibration.packages import GIB, memory_for_waiting, passes, plan_packages, work_bytes
+from obsdiff.calibration.packages import GIB, passes, plan_packages, scratch_room, work_bytes
 from obsdiff.calibration.selection import select, select_groups
 from obsdiff.config import PruningConfig
 from obsdiff.errors import UserError
@@ -136,10 +136,10 @@ def test_what_waits_has_the_room_that_solving_and_the_largest_package_leave():
         units = select(BLOCKS, config, LINEARS)
         packages = plan_packages(BLOCKS, LINEARS, config)
         work = work_bytes((tap for unit in units for tap in unit), LINEARS, config)
-        assert memory_for_waiting(config, packages, LINEARS) == GIB - work - (
+        assert scratch_room(config, packages, LINEARS) == GIB - work - (
             packages[0].hessian_bytes if calibration == "replay" else 0
         )
-    assert memory_for_waiting(PruningConfig(), packages, LINEARS) > 0
+    assert scratch_room(PruningConfig(), packages, LINEARS) > 0
 
 
 def test_held_out_prompts_have_hessians_of_their_own_that_count():
@@ -155,7 +155,7 @@ def test_held_out_prompts_have_hessians_of_their_own_that_count():
     ]
     assert works[1] > works[0]
     rooms = [
-        memory_for_waiting(config, plan_packages(BLOCKS, LINEARS, config), LINEARS)
+        scratch_room(config, plan_packages(BLOCKS, LINEARS, config), LINEARS)
         for config in (without, apart)
     ]
     assert rooms[0] - rooms[1] == works[1] - works[0]

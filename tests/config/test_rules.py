@@ -158,7 +158,7 @@ def test_the_paper_preset_is_the_papers_algorithm():
         ({"preset": "better"}, "preset: expected one of paper, best, fast; found 'better'"),
         (
             {"preset": "best", "packages": 4},
-            "calibration single (by preset best) takes all Hessians from one pass",
+            "calibration single (by preset best) sums all Hessians in one pass",
         ),
         (
             {"preset": "best", "calibration": "live"},
@@ -202,7 +202,7 @@ def test_the_paper_preset_is_the_papers_algorithm():
         ),
         (
             {"preset": "paper", "calibration": "single", "packages": 3},
-            "packages: calibration single takes all Hessians from one pass",
+            "packages: calibration single sums all Hessians in one pass",
         ),
         (
             {"calibration": "replay", "asymmetric": True, "compensation": False},

@@ -403,7 +403,7 @@ def test_hessians_on_disk_change_nothing():
         ({"held_out": 2, "preset": "paper"}, "found live; choose single"),
         (
             {"choose_damping": True},
-            "choose_damping needs held-out prompts to choose by; give held_out",
+            "choose_damping needs held-out prompts to choose by; set held_out",
         ),
         ({"choose_damping": 3, "held_out": 2}, "choose_damping: expected True or False, found 3"),
         (

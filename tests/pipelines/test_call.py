@@ -57,7 +57,7 @@ def test_prompts_for_a_pipeline_that_takes_none():
         up_block_types=("UpBlock2D",) * 2,
         norm_num_groups=4,
     )
-    with pytest.raises(UserError, match=r"DDPMPipeline takes no text; .* dicts.*batch_size"):
+    with pytest.raises(UserError, match=r"DDPMPipeline accepts no text; .* dicts.*batch_size"):
         check_prompts(DDPMPipeline(unet, DDPMScheduler()), ["fish"])
 
 

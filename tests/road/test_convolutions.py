@@ -197,7 +197,7 @@ def test_a_call_may_draw_several_pictures_and_ddim_calibrates_too():
     assert report.seeds == [0, 1]
     pipe = DDIMPipeline(pipe.unet, pipe.scheduler)
     prune_(pipe, [{"batch_size": 2, "eta": 0.5}], config("ddpm", pattern="2:4", packages=1))
-    with pytest.raises(UserError, match="DDIMPipeline takes no text"):
+    with pytest.raises(UserError, match="DDIMPipeline accepts no text"):
         prune_(pipe, PROMPTS[:1], config("ddpm", packages=1))
 
 

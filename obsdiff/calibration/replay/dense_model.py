@@ -2,8 +2,8 @@
 
 It follows the replay package by package, and always runs before the package is pruned, so nearly
 all of its blocks are the model's own, not yet changed. Only a segment that several packages share
-is pruned in part before it has run for the last time: copies of those segments are stored, in
-files where they exceed the memory.
+is pruned in part before it has run for the last time: dense copies of those segments are stored,
+in files if they exceed the memory.
 """
 
 import contextlib
@@ -27,7 +27,7 @@ class DenseModel:
     """The dense model, at the border of a package: all segments before it have run.
 
     Attributes:
-        context: where the calibration runs.
+        context: the calibration context.
         trajectory: the recorded calls, with the dense model's own cached outputs.
         packages: all packages of the pruning.
         spans: the indices of the first and last segment of each package.
@@ -41,7 +41,7 @@ class DenseModel:
         packages: list[Package],
         spans: list[tuple[int, int]],
     ) -> None:
-        """Raises CalibrationError for experts: the pruned model may route other tokens to them."""
+        """Raise CalibrationError for experts: the pruned model may route other tokens to them."""
         expert = next(
             (layer for package in packages for layer in package.layers if is_expert(layer)), None
         )
@@ -55,21 +55,21 @@ class DenseModel:
         self.copies: dict[str, DenseCopy] = {}
 
     def close(self) -> None:
-        """Releases the cached outputs and the copies."""
+        """Release the cached outputs and the copies."""
         self.trajectory.clear()
         self.keep([])
 
     def begin(self, package: int) -> None:
-        """Runs from the denoiser's inputs to a package; no layer has been pruned yet."""
+        """Run from the denoiser's inputs to a package; no layer has been pruned yet."""
         if package >= len(self.packages):
             return
         first = self.spans[package][0]
         for number in range(len(self.trajectory.recording.calls)):
             rerun(self.context, self.trajectory, number, Span(0, first, first - 1))
-        self.go_on(package)
+        self.advance(package)
 
-    def go_on(self, package: int) -> None:
-        """Copies the segments that this package shares with packages before it, and drops others.
+    def advance(self, package: int) -> None:
+        """Copy the segments that this package shares with packages before it, and drop others.
 
         Called before those packages prune them.
         """
@@ -85,7 +85,7 @@ class DenseModel:
         self.keep(shared)
 
     def keep(self, names: list[str]) -> None:
-        """Makes copies of these segments, and releases all others."""
+        """Make copies of these segments, and release all others."""
         scratch = self.trajectory.recording.cache.scratch
         for name in self.copies.keys() - set(names):
             self.copies.pop(name).give_back(scratch)
@@ -94,7 +94,7 @@ class DenseModel:
                 self.copies[name] = DenseCopy.of(self.context.denoiser.get_submodule(name), scratch)
 
     def read(self, number: int, package: int) -> dict[Tap, list[Tensor]]:
-        """The inputs of the dense model's taps of a package in a recorded call, in order."""
+        """Return the inputs of the dense model's taps of a package in a recorded call, in order."""
         (first, last), following = self.spans[package], self.spans[package + 1 : package + 2]
         border = following[0][0] if following else first
         seen: dict[Tap, list[Tensor]] = {tap: [] for tap in self.packages[package].taps}
@@ -112,21 +112,21 @@ class DenseModel:
 
     @contextlib.contextmanager
     def dense(self) -> Iterator[None]:
-        """Puts the dense copies into the denoiser; restores its segments at the end."""
+        """Set the dense copies in the denoiser; restore its segments at the end."""
         pruned = {name: self.context.denoiser.get_submodule(name) for name in self.copies}
         try:
-            self.put_segments({name: copy.module for name, copy in self.copies.items()})
+            self.set_segments({name: copy.module for name, copy in self.copies.items()})
             yield
         finally:
-            self.put_segments(pruned)
+            self.set_segments(pruned)
 
-    def put_segments(self, segments: dict[str, nn.Module]) -> None:
-        """Puts modules into the denoiser under their names."""
+    def set_segments(self, segments: dict[str, nn.Module]) -> None:
+        """Set modules in the denoiser under their names."""
         for name, module in segments.items():
             owner, _, own_name = name.rpartition(".")
             setattr(self.context.denoiser.get_submodule(owner), own_name, module)
 
 
 def record_input(inputs: list[Tensor], module: nn.Module, args: tuple[Tensor, ...]) -> None:
-    """A hook that stores a copy of an input: a block may change it in place afterwards."""
+    """Store a copy of an input, as a hook: a block may change it in place afterwards."""
     inputs.append(args[0].detach().clone())

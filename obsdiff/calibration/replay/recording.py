@@ -29,7 +29,7 @@ class CachedTensor:
 
     Attributes:
         held: the tensor, or the file that stores it.
-        home: the device that it came from.
+        home: its original device.
         size: its bytes.
     """
 
@@ -51,7 +51,7 @@ class TensorCache:
     device: str | None = None
 
     def put(self, tensor: Tensor) -> CachedTensor:
-        """Stores a copy."""
+        """Store a copy."""
         size = tensor.numel() * tensor.element_size()
         file = self.scratch.take(size)
         if file:
@@ -67,7 +67,7 @@ class TensorCache:
         )
 
     def get(self, kept: CachedTensor) -> Tensor:
-        """The tensor, contiguous.
+        """Return the tensor, contiguous.
 
         A stored file is copied out of its mapping: the alignment decides how products round.
         """
@@ -78,19 +78,19 @@ class TensorCache:
         )
 
     def drop(self, kept: CachedTensor) -> None:
-        """Releases the storage of a tensor, which must not be used again."""
+        """Release the storage of a tensor, which must not be used again."""
         self.scratch.give_back(kept.size, kept.held if isinstance(kept.held, Path) else None)
 
     def put_all(self, tree: Any) -> Any:
-        """A tree (tuples, lists, dicts) with its tensors stored."""
+        """Return a tree (tuples, lists, dicts) with its tensors stored."""
         return tree_map_only(Tensor, self.put, tree)
 
     def get_all(self, tree: Any) -> Any:
-        """A stored tree with its tensors."""
+        """Return a stored tree with its tensors."""
         return tree_map_only(CachedTensor, self.get, tree)
 
     def drop_all(self, tree: Any) -> None:
-        """Releases all tensors of a stored tree."""
+        """Release all tensors of a stored tree."""
         tree_map_only(CachedTensor, self.drop, tree)
 
 
@@ -126,7 +126,7 @@ class Recording:
     others: Counter = field(default_factory=Counter)
 
     def add(self, run: Run, args: tuple, kwargs: dict) -> None:
-        """Records a call; inputs that equal those of the call before are stored once."""
+        """Record a call; inputs that equal those of the call before are stored once."""
         leaves, spec = tree_flatten((args, kwargs))
         before = tree_flatten(self.calls[-1].inputs)[0] if self.calls else []
         kept = [
@@ -136,7 +136,7 @@ class Recording:
         self.calls.append(Call(run.step, run.prompts, tree_unflatten(kept, spec)))
 
     def stored(self, tensor: Tensor, before: Any) -> CachedTensor:
-        """The cached tensor of the call before if it is equal, else a new one."""
+        """Return the cached tensor of the call before if it is equal, else a new one."""
         if isinstance(before, CachedTensor):
             other = self.cache.get(before)
             if (other.shape, other.dtype, other.device) == (
@@ -150,7 +150,7 @@ class Recording:
 
 @contextlib.contextmanager
 def recorded(run: Run, denoiser: nn.Module, recording: Recording) -> Iterator[None]:
-    """A hook that records the denoiser's calls; removes it at the end."""
+    """Record the denoiser's calls by a hook; remove it at the end."""
 
     def hook(_: nn.Module, args: tuple, kwargs: dict) -> None:
         recording.add(run, args, kwargs)
@@ -178,7 +178,7 @@ class Trajectory:
     why_not: str | None = None
 
     def clear(self) -> None:
-        """Drops all cached outputs; the recording stays."""
+        """Drop all cached outputs, not the recording."""
         for outputs in self.outputs:
             self.recording.cache.drop_all(list(outputs.values()))
         self.outputs = []
@@ -199,10 +199,10 @@ class Span(NamedTuple):
 
 
 def rerun(context: CalibrationContext, trajectory: Trajectory, index: int, span: Span) -> None:
-    """Runs the segments of a span of one recorded call.
+    """Run the segments of a span of one recorded call.
 
     Args:
-        context: where the calibration runs.
+        context: the calibration context.
         trajectory: the recorded trajectory; its cached outputs are updated.
         index: the index of the call.
         span: the segments that run.

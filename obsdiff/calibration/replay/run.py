@@ -3,8 +3,8 @@
 Every recorded call continues from the border where the last package stopped: the blocks of the
 last package run once more, now pruned, then those of this package, whose Hessians are summed.
 Their inputs are the pruned model's, as in the paper's algorithm; the denoiser's own inputs remain
-those of the dense trajectory. So every block runs about twice in all, however many packages there
-are, and the Hessians of the first package come with the recording.
+those of the dense trajectory. So every block runs about twice in all, for any number of packages,
+and the Hessians of the first package are summed during the recording.
 
 For asymmetric calibration the dense model runs beside it, one more run of every block
 (dense_model.py): each input then has the cross sums with the dense model's (calibrated_input.py).
@@ -32,7 +32,7 @@ from .segments import CallOrder, StopForward, needed_until
 def record_trajectory(
     context: CalibrationContext, taps: list[Tap]
 ) -> tuple[Trajectory, CalibratedInputs]:
-    """Runs all calibration prompts with the dense model, and records the denoiser's calls.
+    """Run all calibration prompts with the dense model, and record the denoiser's calls.
 
     Returns:
         The trajectory, and the sums of `taps`.
@@ -50,7 +50,7 @@ def record_trajectory(
 
 
 def package_spans(packages: list[Package], trajectory: Trajectory) -> list[tuple[int, int]]:
-    """The indices of the first and last segment of each package.
+    """Return the indices of the first and last segment of each package.
 
     Raises:
         CalibrationError: the packages cannot run one after the other.
@@ -79,13 +79,13 @@ def replay_packages(
     begin: int = 1,
     dense: DenseModel | None = None,
 ) -> Iterator[CalibratedInputs]:
-    """Yields the sums of packages `begin`, begin + 1, ...
+    """Yield the sums of packages `begin`, begin + 1, ...
 
     Args:
-        context: where the calibration runs.
+        context: the calibration context.
         trajectory: the recorded trajectory.
         packages: all packages; the caller has pruned those before `begin`, and prunes package i
-            before it asks for those of i + 1.
+            before it requests those of i + 1.
         begin: the index of the first package to run.
         dense: the dense model, at package `begin`, for cross sums.
     """
@@ -111,7 +111,7 @@ def replay_packages(
                         rerun(context, trajectory, call, Span(start, border, last))
                 audit.check(list(package.layers), context.run.steps, context.calibration_set.ranks)
                 if dense:
-                    dense.go_on(index + 1)
+                    dense.advance(index + 1)
                 yield inputs
     finally:
         trajectory.clear()
@@ -119,9 +119,10 @@ def replay_packages(
 
 @contextlib.contextmanager
 def stopped_early(denoiser: nn.Module, trajectory: Trajectory, package: Package) -> Iterator[None]:
-    """Ends each call as soon as every layer of the package has its input.
+    """End each call as soon as every layer of the package has its input.
 
-    The last of them does not compute. Only where each layer is called once in every call.
+    The last of them does not compute. If a layer is not called once in every denoiser call, the
+    calls run to their end.
     """
     calls = len(trajectory.recording.calls)
     left: set[str] = set()

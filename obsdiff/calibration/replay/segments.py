@@ -1,6 +1,6 @@
 """The segments of a denoiser: parts that can run one after the other, and which outputs each reads.
 
-A segment is a module of the denoiser that holds one or more blocks: transformer_blocks.3, or
+A segment is a module of the denoiser that contains one or more blocks: transformer_blocks.3, or
 down_blocks.1 of a UNet. Modules outside of segments (embeddings, final norms) are cheap and run in
 every call.
 
@@ -53,7 +53,7 @@ class CallOrder:
 
     @contextlib.contextmanager
     def watched(self, denoiser: nn.Module) -> Iterator[None]:
-        """Hooks that record the calls; removes them at the end."""
+        """Record the calls by hooks; remove them at the end."""
 
         def begin(*_: Any) -> None:
             self.calls.append([])
@@ -79,7 +79,7 @@ class CallOrder:
             yield
 
     def why_not(self) -> str | None:
-        """Why the segments cannot run one by one; None if they can."""
+        """Return why the segments cannot run one by one; None if they can."""
         if sorted(self.names) != sorted(self.candidates):
             return "its blocks are not called once each"
         if any(call != self.names for call in self.calls):
@@ -87,7 +87,7 @@ class CallOrder:
         return None
 
     def stand_in(self, call: int, segment: int, value: float = 0.0) -> Any:
-        """Tensors of the shapes of a segment's output in a call, filled with one value."""
+        """Return tensors of the shapes of a segment's output in a call, filled with one value."""
         return tree_map_only(
             Tensor,
             lambda x: x.new_full(x.shape, value if x.is_floating_point() else 0),
@@ -99,7 +99,7 @@ class CallOrder:
 def answering(
     denoiser: nn.Module, names: list[str], answers: Mapping[int, Callable[[], Any]]
 ) -> Iterator[None]:
-    """Segments that return the result of a function instead of computing.
+    """Replace the forward of some segments by functions; restore it at the end.
 
     Args:
         denoiser: the model.
@@ -119,7 +119,7 @@ def answering(
 
 
 def needed_until(denoiser: nn.Module, order: CallOrder, inputs: tuple[tuple, dict]) -> list[int]:
-    """For each segment the index of the last one that reads its output: i + 1 in a chain.
+    """Return for each segment the index of the last that reads its output: i + 1 in a chain.
 
     Args:
         denoiser: the model; no segment computes.
@@ -144,7 +144,7 @@ def needed_until(denoiser: nn.Module, order: CallOrder, inputs: tuple[tuple, dic
 
 
 def note_nan(seen: list[int], place: int, module: nn.Module, args: tuple, kwargs: dict) -> None:
-    """A hook that records the index of a segment with NaN in its inputs."""
+    """Record the index of a segment with NaN in its inputs, as a hook."""
     if any(
         isinstance(x, Tensor) and x.is_floating_point() and x.isnan().any()
         for x in tree_iter((args, kwargs))
