@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from obsdiff import PruningConfig
-from obsdiff.calibration.context import CalibrationSet
+from obsdiff.calibration.calibration_set import CalibrationSet
 from obsdiff.models.structure import Tap
 from obsdiff.pipelines.call import choose_prompts
 from obsdiff.pipelines.run import hooked, prepared, replaced
@@ -44,10 +44,7 @@ class Weighing:
     def __init__(self, lab: Lab, taps: list[Tap]):
         self.lab, self.taps, self.forward = lab, taps, lab.dense.forward
         self.sums = {
-            tap: {
-                way: Sums.zeros(lab.dense.get_submodule(tap.layers[0]).in_features) for way in WAYS
-            }
-            for tap in taps
+            tap: {way: Sums.zeros(lab.shapes[tap.layers[0]][1]) for way in WAYS} for tap in taps
         }
         self.evenness: list[float] = []  # of a tap's weights in a call: mean^2 / mean square
         self.generator = torch.Generator().manual_seed(1)
@@ -118,7 +115,7 @@ def main() -> None:
     args = p.parse_args()
     lab, config = Lab(args.model), PruningConfig(num_prompts=args.prompts)
     prompts, seeds = choose_prompts(lab.calibration, config)
-    weighing = Weighing(lab, [tap for package in lab.packages(config) for tap in package.taps])
+    weighing = Weighing(lab, lab.taps(config))
     with prepared(lab.pipe) as run, replaced(lab.dense, "forward", weighing):
         for some, their in CalibrationSet(prompts, seeds, lab.settings).batches():
             run.latents(some, their, lab.settings)
@@ -131,7 +128,7 @@ def main() -> None:
                 layer: sums[way] for tap, sums in weighing.sums.items() for layer in tap.layers
             }
             for hessian in hessians.values():
-                hessian.share()
+                hessian.shared = True
             denoiser = lab.pruned(
                 PruningConfig(method=method, num_prompts=args.prompts, **PATTERNS[pattern]),
                 hessians,

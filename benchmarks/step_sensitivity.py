@@ -13,19 +13,22 @@ standard errors.
 import argparse
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from obsdiff import PruningConfig
-from obsdiff.calibration.context import CalibrationSet
-from obsdiff.calibration.hooks import CallAudit, tapped
+from obsdiff.calibration.calibration_set import CalibrationSet
+from obsdiff.calibration.call_audit import CallAudit
+from obsdiff.calibration.context import CalibratedInputs, CalibrationContext
+from obsdiff.calibration.hessian import Hessian
+from obsdiff.calibration.hooks import tapped
 from obsdiff.calibration.step_weights import step_weight
 from obsdiff.config.choices import STEP_WEIGHTINGS
 from obsdiff.models.structure import Tap
-from obsdiff.pipelines.call import choose_prompts
-from obsdiff.pipelines.run import Run, hooked, prepared
+from obsdiff.pipelines.call import Prompt, choose_prompts
+from obsdiff.pipelines.run import Run, hooked
 
 from .paper.hessians import HIGH, LOW, Sums
 from .paper.lab import CALIBRATION, Lab
@@ -37,7 +40,7 @@ EVALUATION = 32
 
 class ByHalf:
     """Sums of one tap by step and guidance half, and of both halves as guidance combines them. The
-    calibration hooks accept it as a Hessian."""
+    calibration hooks accept it as a CalibratedInput."""
 
     def __init__(self, run: Run, columns: int, steps: int, scale: float):
         self.run, self.scale, self.sums = (
@@ -52,7 +55,7 @@ class ByHalf:
         for part, half in zip(self.sums[self.run.step], (u, c, together), strict=True):
             part.update(half)
 
-    def weighted(self, alpha: list[float], halves: tuple[float, float, float]) -> Sums:
+    def weighted(self, alpha: list[float], halves: tuple[float, float, float]) -> Hessian:
         total = Sums.zeros(self.sums[0][0].columns)
         for a, pair in zip(alpha, self.sums, strict=True):
             for beta, part in zip(halves, pair, strict=True):
@@ -84,7 +87,7 @@ def noise_in(denoiser: nn.Module, run: Run, step: int, energy: list[float]) -> I
         yield
 
 
-def sensitivities(lab: Lab, run: Run, prompts: list[str], seeds: list[int]) -> list[float]:
+def sensitivities(lab: Lab, run: Run, prompts: list[Prompt], seeds: list[int]) -> list[float]:
     """Mean squared change of the final latents over that of the denoiser's output, for every
     step."""
     base, found = run.latents(prompts, seeds, lab.settings), []
@@ -96,16 +99,12 @@ def sensitivities(lab: Lab, run: Run, prompts: list[str], seeds: list[int]) -> l
     return found
 
 
-def gathered(
-    lab: Lab, run: Run, taps: list[Tap], prompts: list[str], seeds: list[int]
-) -> dict[Tap, ByHalf]:
+def gathered(lab: Lab, context: CalibrationContext, taps: list[Tap]) -> dict[Tap, ByHalf]:
+    """The sums of all prompts of the context's calibration set."""
+    run, calibration_set = context.run, context.calibration_set
     scale = lab.settings["guidance_scale"]
-    sums = {
-        tap: ByHalf(run, lab.dense.get_submodule(tap.layers[0]).in_features, lab.steps, scale)
-        for tap in taps
-    }
-    calibration_set = CalibrationSet(prompts, seeds, lab.settings)
-    with tapped(run, lab.dense, sums, CallAudit(), ("uniform", 1.0, 1.0), lambda prompts: None):
+    sums = {tap: ByHalf(run, lab.shapes[tap.layers[0]][1], lab.steps, scale) for tap in taps}
+    with tapped(context, cast(CalibratedInputs, sums), CallAudit()):
         for some, their in calibration_set.batches():
             run.latents(some, their, calibration_set.settings)
     return sums
@@ -151,11 +150,10 @@ def main() -> None:
     lab = Lab(args.model, prompts=EVALUATION)
     config = PruningConfig(pattern=args.pattern, method=args.method, num_prompts=CALIBRATION)
     prompts, seeds = choose_prompts(lab.calibration, config)
-    taps = [tap for package in lab.packages(config) for tap in package.taps]
-    with prepared(lab.pipe) as run:
-        found = sensitivities(lab, run, prompts[:DRAWN], seeds[:DRAWN])
+    with lab.calibrating(CalibrationSet(prompts, seeds, lab.settings)) as context:
+        found = sensitivities(lab, context.run, prompts[:DRAWN], seeds[:DRAWN])
         print("sensitivity of each step: " + ", ".join(f"{f:.3g}" for f in found), flush=True)
-        sums = gathered(lab, run, taps, prompts, seeds)
+        sums = gathered(lab, context, lab.taps(config))
     base: Tensor | None = None
     for name, (alpha, halves) in weightings(lab, found).items():
         hessians = {

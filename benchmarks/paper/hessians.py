@@ -9,17 +9,20 @@ pruning enters them.
 """
 
 import contextlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import cast
 
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from obsdiff.calibration.context import CalibrationSet
+from obsdiff.calibration.call_audit import CallAudit
+from obsdiff.calibration.context import CalibratedInputs, CalibrationContext
 from obsdiff.calibration.hessian import Hessian
-from obsdiff.calibration.hooks import CallAudit, tapped
+from obsdiff.calibration.hooks import tapped
 from obsdiff.calibration.step_weights import step_weight
+from obsdiff.models.linear_view import layer_shapes
 from obsdiff.models.structure import Tap
 from obsdiff.pipelines.run import Run
 from obsdiff.runtime.progress import counting
@@ -31,8 +34,7 @@ Hessians = dict[str, Hessian]  # by layer; layers of one tap share theirs
 
 
 class Sums(Hessian):
-    """Raw float64 sums of one step, of products in float32: half the time, and one flipped entry of
-    a mask in ten thousand (docs/log.md). Distinct tokens are not counted, to save memory."""
+    """Raw sums of one step. Distinct tokens are not counted, to save memory."""
 
     def update(self, tokens: torch.Tensor, weight: float = 1.0) -> None:
         tokens = tokens.reshape(-1, self.columns)
@@ -45,15 +47,15 @@ class Sums(Hessian):
 @dataclass
 class ByStep:
     """Unweighted sums of one tap, a Hessian for each step of the run. The calibration hooks accept
-    it as a Hessian."""
+    it as a CalibratedInput."""
 
     run: Run
-    steps: list[Sums]
+    steps: list[Hessian]
 
     def update(self, tokens: torch.Tensor, weight: float) -> None:
         self.steps[self.run.step].update(tokens)
 
-    def weighted(self, kind: str) -> Sums:
+    def weighted(self, kind: str) -> Hessian:
         """The Hessian of all steps under one weighting."""
         total = Sums.zeros(self.steps[0].columns)
         for t, part in enumerate(self.steps):
@@ -66,33 +68,29 @@ class ByStep:
 
 
 def gather(
-    run: Run,
-    denoiser: torch.nn.Module,
+    context: CalibrationContext,
     taps: list[Tap],
-    calibration_set: CalibrationSet,
     steps: int,
     keep: dict[int, list[str]],
     folder: Path,
 ) -> None:
-    """Run the calibration set once. keep: number of prompts -> weightings whose Hessians are
-    written to `folder` at that point."""
-    modules = dict(denoiser.named_modules())
+    """Run the context's calibration set once. keep: number of prompts -> weightings whose Hessians
+    are written to `folder` at that point."""
+    run, calibration_set = context.run, context.calibration_set
+    shapes = layer_shapes(context.denoiser)
     sums = {
-        tap: ByStep(run, [Sums.zeros(modules[tap.layers[0]].in_features) for _ in range(steps)])
+        tap: ByStep(run, [Sums.zeros(shapes[tap.layers[0]][1]) for _ in range(steps)])
         for tap in taps
     }
     audit, done = CallAudit(), 0
     with contextlib.ExitStack() as stack:
-        stack.enter_context(
-            tapped(run, denoiser, sums, audit, (PAPERS, LOW, HIGH), lambda prompts: None)
-        )
+        stack.enter_context(tapped(context, cast(CalibratedInputs, sums), audit))
         advance = stack.enter_context(counting("one dense pass", len(calibration_set.prompts)))
         for upto in sorted(keep):
-            part = CalibrationSet(
-                calibration_set.prompts[done:upto],
-                calibration_set.seeds[done:upto],
-                calibration_set.settings,
-                calibration_set.batch_size,
+            part = replace(
+                calibration_set,
+                prompts=calibration_set.prompts[done:upto],
+                seeds=calibration_set.seeds[done:upto],
             )
             for prompts, seeds in part.batches():
                 run.latents(prompts, seeds, calibration_set.settings)
@@ -106,9 +104,10 @@ def gather(
     audit.check([layer for tap in taps for layer in tap.layers], run.steps)
 
 
-def write(file: Path, hessians: dict[Tap, Sums]) -> None:
+def write(file: Path, hessians: dict[Tap, Hessian]) -> None:
     """Write the sums of every tap to one file, through a temporary name."""
-    tensors, about = {}, {}
+    tensors: dict[str, torch.Tensor] = {}
+    about: dict[str, str] = {}
     for tap, hessian in hessians.items():
         name = "+".join(tap.layers)
         tensors |= {f"{name}:xx": hessian.xx, f"{name}:x": hessian.x}

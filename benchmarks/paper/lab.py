@@ -8,6 +8,7 @@ much the latents differ). Calibration runs the genuine pipeline.
 """
 
 import copy
+import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -20,7 +21,10 @@ import torch
 from PIL.Image import Image
 
 from obsdiff import PruningConfig, builtin_path
-from obsdiff.calibration.context import CalibrationSet
+from obsdiff.calibration.calibrated_input import CalibratedInput
+from obsdiff.calibration.calibration_set import CalibrationSet
+from obsdiff.calibration.context import CalibrationContext
+from obsdiff.calibration.groups import counted_groups
 from obsdiff.calibration.packages import Package, plan_packages
 from obsdiff.calibration.selection import select_groups
 from obsdiff.config.choices import STEP_WEIGHTINGS
@@ -30,17 +34,19 @@ from obsdiff.evaluation.judges.clip import Clip
 from obsdiff.evaluation.judges.features import features_of, open_extractor, real_features
 from obsdiff.evaluation.judges.files import find_judges
 from obsdiff.evaluation.metrics import Figure, fid, mean_of, relative_latent_error
-from obsdiff.layerwise.linear import prune_tap_
-from obsdiff.layerwise.structured import prune_groups_
+from obsdiff.layerwise.linear import prune_task_
+from obsdiff.layerwise.tasks import Allocation, tasks_of
 from obsdiff.models.discovery import find_blocks
 from obsdiff.models.linear_view import layer_shapes
 from obsdiff.models.pruned_classes import mark_pruned_
+from obsdiff.models.structure import Tap
 from obsdiff.pipelines.builtin import builtin_info
 from obsdiff.pipelines.call import choose_prompts
 from obsdiff.pipelines.folder import open_folder, read_prompts
 from obsdiff.pipelines.load import load_pipeline
 from obsdiff.pipelines.record import GroupRecord, LayerRecord, PruningReport
 from obsdiff.pipelines.run import denoiser_call, prepared
+from obsdiff.runtime.scratch import open_scratch
 from training.null_token import OneNullToken
 
 from .hessians import PAPERS, Hessians, gather, read
@@ -86,6 +92,19 @@ class Lab:
         """The packages that a config prunes."""
         return plan_packages(find_blocks(self.shapes), self.shapes, config)
 
+    def taps(self, config: PruningConfig) -> list[Tap]:
+        """The inputs that a config calibrates."""
+        return [tap for package in self.packages(config) for tap in package.taps]
+
+    @contextmanager
+    def calibrating(self, calibration_set: CalibrationSet) -> Iterator[CalibrationContext]:
+        """Prepare the pipeline inside the block, and yield the context of a calibration of the
+        dense model. All sums are in memory."""
+        with open_scratch(math.inf) as scratch, prepared(self.pipe) as run:
+            yield CalibrationContext(
+                run, self.dense, find_blocks(self.shapes), calibration_set, scratch
+            )
+
     def hessians(
         self, seed: int = 0, count: int = CALIBRATION, weighting: str = PAPERS
     ) -> Hessians:
@@ -97,16 +116,8 @@ class Lab:
             keep = {n: [PAPERS] for n in COUNTS if seed == 0} | {CALIBRATION: list(STEP_WEIGHTINGS)}
             config = PruningConfig(num_prompts=CALIBRATION, seed=seed)
             prompts, seeds = choose_prompts(self.calibration, config)
-            with prepared(self.pipe) as run:
-                gather(
-                    run,
-                    self.dense,
-                    [tap for package in self.packages(config) for tap in package.taps],
-                    CalibrationSet(prompts, seeds, self.settings),
-                    self.steps,
-                    keep,
-                    folder,
-                )
+            with self.calibrating(CalibrationSet(prompts, seeds, self.settings)) as context:
+                gather(context, self.taps(config), self.steps, keep, folder)
         return read(file)
 
     def pruned(
@@ -115,22 +126,22 @@ class Lab:
         """A copy of the dense denoiser pruned in one package with these Hessians; its records;
         seconds of the solving."""
         denoiser = copy.deepcopy(self.dense)
-        taps = [tap for package in self.packages(config) for tap in package.taps]
+        inputs = {tap: CalibratedInput(hessians[tap.layers[0]]) for tap in self.taps(config)}
+        layers: list[LayerRecord] = []
+        groups: list[GroupRecord] = []
         began = time.perf_counter()
-        if config.pattern == "structured":
-            layers, groups = prune_groups_(
-                denoiser, select_groups(find_blocks(self.shapes), config), hessians, config, 0
-            )
+        selected = (
+            select_groups(find_blocks(self.shapes), config)
+            if config.pattern == "structured"
+            else []
+        )
+        ready = counted_groups(denoiser, selected, config)
+        for task in tasks_of(self.packages(config), ready):
+            result = prune_task_(denoiser, inputs, config, Allocation(), task)
+            layers += result.layers
+            groups += result.groups
+        if groups:
             denoiser = mark_pruned_(denoiser, PruningReport({}, groups=groups).layout)
-        else:
-            layers, groups = (
-                [
-                    row
-                    for tap in taps
-                    for row in prune_tap_(denoiser, tap, hessians[tap.layers[0]], config, 0)
-                ],
-                [],
-            )
         return denoiser, layers, groups, time.perf_counter() - began
 
     def draw(

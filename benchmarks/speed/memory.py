@@ -18,9 +18,11 @@ from benchmarks.plain.hessian import RunningHessian
 from benchmarks.plain.solve import solve
 from benchmarks.plain.structured import remove_parts
 from obsdiff import PruningConfig
+from obsdiff.calibration.calibrated_input import CalibratedInput
+from obsdiff.calibration.groups import counted_groups
 from obsdiff.calibration.hessian import Hessian
-from obsdiff.layerwise.linear import prune_tap_
-from obsdiff.layerwise.structured import prune_groups_
+from obsdiff.layerwise.linear import prune_task_
+from obsdiff.layerwise.tasks import Allocation, Task
 from obsdiff.models.structure import Group, Tap
 
 from .clock import forget_peak, peak, status
@@ -97,12 +99,12 @@ def fill(hessian: Hessian | RunningHessian, columns: int) -> None:
 
 def ours_(model: nn.Module, hessian: Hessian, kind: str) -> None:
     """Solve with the code that prune_ runs."""
+    config, groups = PruningConfig(), []
     if kind == "structured":
-        prune_groups_(
-            model, [NEURONS], {DOWN: hessian}, PruningConfig(pattern="structured", sparsity=0.25), 0
-        )
-    else:
-        prune_tap_(model, TAP, hessian, PruningConfig(), 0)
+        config = PruningConfig(pattern="structured", sparsity=0.25)
+        groups = counted_groups(model, [NEURONS], config)
+    task = Task(0, 0, (TAP,), tuple(groups))
+    prune_task_(model, {TAP: CalibratedInput(hessian)}, config, Allocation(), task)
 
 
 @torch.no_grad()

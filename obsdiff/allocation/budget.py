@@ -29,7 +29,7 @@ from .group_curves import LossCurve, Spend
 from .knapsack import cheapest_saving
 from .layer_latency import seconds_saved
 from .savings import amount_of, of_an_item
-from .uniform_latency import MORE_ROUNDS, MOST, ROUNDS, time_ratio
+from .uniform_latency import MORE_ROUNDS, MOST, ROUNDS, Timing, confirm, time_ratio
 
 BUDGET_BISECTIONS = 12
 CORRECTIONS = 10  # how often the time to save is corrected, at most
@@ -113,7 +113,7 @@ class LatencyBudget(Budget):
         """Return a function that allocates the budget by loss curves, and times whole steps."""
         call = call_of(context.run.pipe, plan)
 
-        def timed_share(kept: Kept, rounds: int) -> tuple[float, float, float]:
+        def timed_share(kept: Kept, rounds: int) -> Timing:
             return time_ratio(plan.denoiser, shrunk_to(plan, kept), call, rounds)
 
         return lambda curves: corrected_by_timing(self, partial(chosen, self, curves), timed_share)
@@ -246,7 +246,7 @@ def chosen(budget: Budget, curves: Mapping[str, LossCurve], wanted: float) -> Ke
 def corrected_by_timing(
     budget: LatencyBudget,
     choose: Callable[[float], Kept],
-    timed_share: Callable[[Kept, int], tuple[float, float, float]],
+    timed_share: Callable[[Kept, int], Timing],
 ) -> dict[str, Any]:
     """Correct the seconds to save by the table until the timed step meets the target.
 
@@ -278,15 +278,13 @@ def corrected_by_timing(
             2.0, max(0.5, (1 - budget.target + NEAR / 2) / max(1 - share, 1e-3))
         )
         wanted = (too_little + enough) / 2 if too_little and enough else min(most, in_proportion)
-    wanted = enough or most
-    kept = choose(wanted)
-    measured = timed_share(kept, MORE_ROUNDS)
-    tried.append((wanted / budget.dense, measured[0]))
-    while measured[0] > budget.target and wanted < most:
-        wanted = min(most, MORE * wanted)
-        kept = choose(wanted)
-        measured = timed_share(kept, MORE_ROUNDS)
-        tried.append((wanted / budget.dense, measured[0]))
+
+    def measure(wanted: float) -> Timing:
+        timing = timed_share(choose(wanted), MORE_ROUNDS)
+        tried.append((wanted / budget.dense, timing[0]))
+        return timing
+
+    wanted, measured = confirm(measure, enough or most, most, lambda w: MORE * w, budget.target)
     if measured[0] > budget.target:
         raise budget.out_of_reach(measured[0])
     share, seconds, dense_seconds = measured
@@ -297,7 +295,7 @@ def corrected_by_timing(
         "seconds": seconds,
         "dense_seconds": dense_seconds,
     }
-    return {"shares": kept, "met": met | {"tried": tried, "table": budget.table}}
+    return {"shares": choose(wanted), "met": met | {"tried": tried, "table": budget.table}}
 
 
 def shrunk_to(plan: PruningPlan, kept: Kept) -> nn.Module:

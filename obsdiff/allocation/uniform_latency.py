@@ -7,6 +7,7 @@ allocation chooses the items of each group, budget.py meets the latency.
 """
 
 import copy
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from statistics import median
@@ -29,6 +30,7 @@ MOST = MOST_ALLOCATED["structured"]  # sparsity
 LATENCY_BISECTIONS = 6
 STEP = 0.02  # added to the sparsity if a measurement with more rounds misses the target
 ROUNDS, MORE_ROUNDS = 5, 11
+Timing = tuple[float, float, float]  # share of the dense step's time; seconds, dense seconds
 
 
 @dataclass(frozen=True)
@@ -65,7 +67,7 @@ def sparsity_for_latency(pipe: Any, plan: PruningPlan) -> dict[str, Any]:
     )
     tried: list[tuple[float, float]] = []
 
-    def share(sparsity: float, rounds: int = ROUNDS) -> tuple[float, float, float]:
+    def share(sparsity: float, rounds: int = ROUNDS) -> Timing:
         found = time_at(
             plan.denoiser,
             replace(plan.config, sparsity=sparsity, target_latency=None),
@@ -78,13 +80,38 @@ def sparsity_for_latency(pipe: Any, plan: PruningPlan) -> dict[str, Any]:
     if share(MOST)[0] > target:
         raise latency_out_of_reach(target, tried[-1][1])
     _, many = bisect(lambda s: share(s)[0] > target, 0.0, MOST, LATENCY_BISECTIONS, digits=3)
-    measured = share(many, MORE_ROUNDS)
-    while measured[0] > target and many < MOST:
-        many = min(MOST, round(many + STEP, 3))
-        measured = share(many, MORE_ROUNDS)
+    many, measured = confirm(
+        lambda s: share(s, MORE_ROUNDS), many, MOST, lambda s: round(s + STEP, 3), target
+    )
     if measured[0] > target:
         raise latency_out_of_reach(target, measured[0])
     return asdict(LatencyMatch(target, many, *measured, tried))
+
+
+def confirm(
+    measure: Callable[[float], Timing],
+    value: float,
+    most: float,
+    more: Callable[[float], float],
+    target: float,
+) -> tuple[float, Timing]:
+    """Measure a value with more rounds, and raise it until the step meets the target.
+
+    Args:
+        measure: the timing at a value: the share of the dense step's time, and both times.
+        value: a sparsity, or seconds to save, that met the target with fewer rounds.
+        most: the largest value.
+        more: the next value.
+        target: the share to meet.
+
+    Returns:
+        The value and its timing; the target is missed only at `most`.
+    """
+    timing = measure(value)
+    while timing[0] > target and value < most:
+        value = min(most, more(value))
+        timing = measure(value)
+    return value, timing
 
 
 def latency_out_of_reach(target: float, least: float) -> UserError:
@@ -95,16 +122,12 @@ def latency_out_of_reach(target: float, least: float) -> UserError:
     )
 
 
-def time_at(
-    dense: nn.Module, config: PruningConfig, call: dict[str, Any], rounds: int
-) -> tuple[float, float, float]:
+def time_at(dense: nn.Module, config: PruningConfig, call: dict[str, Any], rounds: int) -> Timing:
     """Return the time of a step at a config: see `time_ratio`."""
     return time_ratio(dense, shrunk(dense, config)[0], call, rounds)
 
 
-def time_ratio(
-    dense: nn.Module, model: nn.Module, call: dict[str, Any], rounds: int
-) -> tuple[float, float, float]:
+def time_ratio(dense: nn.Module, model: nn.Module, call: dict[str, Any], rounds: int) -> Timing:
     """Return the time of a step as a share of the dense one's, and the seconds of both.
 
     Args:
