@@ -24,7 +24,7 @@ from obsdiff import PruningConfig, builtin_path
 from obsdiff.calibration.calibrated_input import CalibratedInput
 from obsdiff.calibration.calibration_set import CalibrationSet
 from obsdiff.calibration.context import CalibrationContext
-from obsdiff.calibration.groups import made_ready
+from obsdiff.calibration.groups import counted_groups
 from obsdiff.calibration.packages import Package, plan_packages
 from obsdiff.calibration.selection import select_groups
 from obsdiff.config.choices import STEP_WEIGHTINGS
@@ -135,7 +135,7 @@ class Lab:
             if config.pattern == "structured"
             else []
         )
-        ready = made_ready(denoiser, selected, config)
+        ready = counted_groups(denoiser, selected, config)
         for task in tasks_of(self.packages(config), ready):
             result = prune_task_(denoiser, inputs, config, Allocation(), task)
             layers += result.layers

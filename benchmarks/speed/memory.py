@@ -19,7 +19,7 @@ from benchmarks.plain.solve import solve
 from benchmarks.plain.structured import remove_parts
 from obsdiff import PruningConfig
 from obsdiff.calibration.calibrated_input import CalibratedInput
-from obsdiff.calibration.groups import made_ready
+from obsdiff.calibration.groups import counted_groups
 from obsdiff.calibration.hessian import Hessian
 from obsdiff.layerwise.linear import prune_task_
 from obsdiff.layerwise.tasks import Allocation, Task
@@ -102,7 +102,7 @@ def ours_(model: nn.Module, hessian: Hessian, kind: str) -> None:
     config, groups = PruningConfig(), []
     if kind == "structured":
         config = PruningConfig(pattern="structured", sparsity=0.25)
-        groups = made_ready(model, [NEURONS], config)
+        groups = counted_groups(model, [NEURONS], config)
     task = Task(0, 0, (TAP,), tuple(groups))
     prune_task_(model, {TAP: CalibratedInput(hessian)}, config, Allocation(), task)
 
