@@ -100,6 +100,13 @@ def allocate(
 def record_budget(
     pipe: Any, plan: PruningPlan, budget: Budget | None, report: PruningReport
 ) -> None:
-    """Record the size of the pruned denoiser, counted anew, if there is a budget."""
+    """Record the size of the pruned denoiser, counted anew, if there is a budget.
+
+    Args:
+        pipe: the pruned pipeline.
+        plan: the pruning.
+        budget: the target; nothing is recorded for None.
+        report: receives the record.
+    """
     if budget:
         report.budget = budget.kept(pipe, plan)

@@ -146,6 +146,10 @@ def time_ratio(dense: nn.Module, model: nn.Module, call: dict[str, Any], rounds:
 def shrunk(dense: nn.Module, config: PruningConfig) -> tuple[nn.Module, dict[str, dict[str, int]]]:
     """Copy a model and shrink it to the sizes of a run with this config; its first items remain.
 
+    Args:
+        dense: the model; unchanged.
+        config: the settings of a structured pruning.
+
     Returns:
         The copy, and the number of heads, neurons and channels removed.
     """

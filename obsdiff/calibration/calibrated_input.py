@@ -37,20 +37,18 @@ class CalibratedInput:
         """Distinct tokens per input column, counted up to a limit."""
         return self.hessian.distinct / self.hessian.columns
 
-    def update(self, tokens: Tensor, weight: float, dense: Tensor | None = None) -> None:
-        """Add the tokens of one denoising step.
+    def update_cross(self, tokens: Tensor, weight: float, dense: Tensor) -> None:
+        """Add the cross sums of one denoising step.
 
         Args:
-            tokens: (B, T, I), or (T, I) if their images are unknown.
+            tokens: (B, T, I) or (T, I).
             weight: alpha of the step.
-            dense: the same tokens in the dense model, for the cross sums.
+            dense: the same tokens in the dense model.
         """
-        self.hessian.update(tokens, weight)
-        if dense is not None:
-            assert self.cross is not None
-            columns = self.hessian.columns
-            rows = tokens.reshape(-1, columns).to(self.hessian.xx)
-            self.cross.addmm_((dense.reshape(-1, columns).to(rows) - rows).T, rows, alpha=weight)
+        assert self.cross is not None
+        columns = self.hessian.columns
+        rows = tokens.reshape(-1, columns).to(self.hessian.xx)
+        self.cross.addmm_((dense.reshape(-1, columns).to(rows) - rows).T, rows, alpha=weight)
 
     def reduce_(self, ranks: Ranks, owner: int | None) -> None:
         """Add the sums of all processes, at `owner` or, for None, in every process."""

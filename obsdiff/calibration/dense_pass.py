@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from ..config import PruningConfig
+from ..config.choices import CALL_SETTINGS
 from ..errors import UserError
 from ..pipelines.call import Prompt
 from ..pipelines.prompt_records import prompts_hash
@@ -80,8 +81,8 @@ def first_packages(plan: PruningPlan) -> list[Package]:
 
 
 SHARED_SETTINGS = (
-    *("num_prompts", "held_out", "num_inference_steps", "guidance_scale", "height", "width"),
-    *("batch_size", "seed", "step_weighting", "step_weight_min", "step_weight_max"),
+    *("num_prompts", "held_out", *CALL_SETTINGS, "batch_size", "seed"),
+    *("step_weighting", "step_weight_min", "step_weight_max"),
     *("target", "component", "dtype", "device", "offload_device"),
 )
 
@@ -103,7 +104,12 @@ def require_shared(config: PruningConfig, other: PruningConfig) -> None:
 
 
 def require_fitting(dense: DensePass | None, plan: PruningPlan) -> None:
-    """Raise UserError for a dense pass of other prompts or settings."""
+    """Raise UserError for a dense pass of other prompts or settings.
+
+    Args:
+        dense: the pass; None is not checked.
+        plan: the pruning that would use it.
+    """
     if not dense:
         return
     if (

@@ -83,7 +83,12 @@ class PrunableGroup:
 
 
 def prunable_groups(denoiser: nn.Module, config: PruningConfig) -> list[PrunableGroup]:
-    """Return the groups that the config selects; UserError for one that cannot be pruned."""
+    """Return the groups that the config selects; UserError for one that cannot be pruned.
+
+    Args:
+        denoiser: the model.
+        config: the settings of a structured pruning.
+    """
     shapes = layer_shapes(denoiser, config.target)
     blocks = require_blocks(shapes, type(denoiser).__name__, config.target)
     return counted_groups(denoiser, select_groups(blocks, config), config)
@@ -98,6 +103,11 @@ def counted_groups(
 
 
 def at_sparsity(config: PruningConfig, sparsity: float) -> PruningConfig:
-    """Return the config with a sparsity in place of its budget or target latency."""
+    """Return the config with a sparsity in place of its budget or target latency.
+
+    Args:
+        config: the settings; unchanged.
+        sparsity: the share to remove, at least 0 and below 1.
+    """
     no_target: dict[str, Any] = dict.fromkeys(BUDGETS)
     return replace(config, sparsity=sparsity, **no_target)

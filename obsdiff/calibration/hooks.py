@@ -205,10 +205,12 @@ def layer_hook(
             numbers = x.detach().float()
             require_summable(numbers, layer, run.step + 1)
             alpha = weights.at(run.step, run.steps)
-            for part, *other in zip(
+            for part, *dense in zip(
                 tokens(module, numbers), *dense_tokens(module, layer, numbers, shared), strict=True
             ):
-                calibrated.update(part, alpha, *other)
+                calibrated.hessian.update(part, alpha)
+                if dense:
+                    calibrated.update_cross(part, alpha, dense[0])
         elif not same_tensor(x, shared.tensor):
             raise CalibrationError(
                 f"{layer} and {shared.reader}: expected one tensor as the input of both, "

@@ -90,6 +90,10 @@ def passes(config: PruningConfig, packages: int) -> float:
     Live: once for every package. Single: once. Replay: once, and all packages but the last twice
     more, since a pruned package runs again together with the next; three times more with the dense
     model beside it.
+
+    Args:
+        config: the settings.
+        packages: number of packages.
     """
     again = (packages - 1) / packages
     return {"live": packages, "single": 1, "replay": 1 + (3 if config.asymmetric else 2) * again}[
@@ -104,6 +108,11 @@ def scratch_room(
 
     With a memory budget: the budget less the memory of solving and, for replay, of the largest
     package. Without one: half of the free memory.
+
+    Args:
+        config: the settings.
+        packages: all packages.
+        shapes: (O, I) of every layer.
     """
     if config.memory_budget_gib is None:
         return psutil.virtual_memory().available / 2

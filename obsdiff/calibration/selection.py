@@ -76,7 +76,12 @@ def chosen_blocks(blocks: list[Block], config: PruningConfig) -> list[Block]:
 
 
 def select_groups(blocks: list[Block], config: PruningConfig) -> list[Group]:
-    """Return the groups that structured pruning shrinks, by target, include and exclude."""
+    """Return the groups that structured pruning shrinks, by target, include and exclude.
+
+    Args:
+        blocks: the blocks of the model.
+        config: the settings.
+    """
     parts = {"heads": "attention", "neurons": "ffn", "channels": "conv"}
     return [
         group

@@ -80,7 +80,12 @@ def default_in_words(setting: "dataclasses.Field[Any]") -> str | None:
 
 
 def help_of(setting: "dataclasses.Field[Any]", more: str = "") -> str:
-    """Return the help of a setting: its text, `more`, and its default once."""
+    """Return the help of a setting: its text, `more`, and its default once.
+
+    Args:
+        setting: a field that `setting` made.
+        more: text between the help and the default.
+    """
     default = default_in_words(setting)
     return setting.metadata["help"] + more + (f" (default: {default})" if default else "")
 

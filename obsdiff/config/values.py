@@ -85,7 +85,13 @@ def did_you_mean(found: object, known: Iterable[str]) -> str:
 
 
 def one_of(name: str, value: object, choices: Iterable[str]) -> None:
-    """Raise UserError unless the value of setting `name` is one of the choices."""
+    """Raise UserError unless the value of setting `name` is one of the choices.
+
+    Args:
+        name: the setting, for the message.
+        value: its value.
+        choices: the possible values.
+    """
     known = tuple(choices)
     if value not in known:
         raise UserError(
@@ -110,7 +116,13 @@ def wildcards(name: str, value: object) -> tuple[str, ...]:
 
 
 def whole(name: str, value: object, least: int) -> None:
-    """Raise UserError unless the value of setting `name` is an int of at least `least`."""
+    """Raise UserError unless the value of setting `name` is an int of at least `least`.
+
+    Args:
+        name: the setting, for the message.
+        value: its value.
+        least: the smallest possible value.
+    """
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
         raise UserError(f"{name}: expected a whole number of at least {least}, found {value!r}")
 

@@ -74,7 +74,13 @@ class JournalPlace:
 def open_journal(
     place: Path | str | JournalPlace | None, pipe: Any, plan: PruningPlan
 ) -> NullJournal:
-    """Return the journal of a run; UserError if the folder has the journal of another run."""
+    """Return the journal of a run; UserError if the folder has the journal of another run.
+
+    Args:
+        place: its folder; None for a journal that stores nothing.
+        pipe: the dense pipeline.
+        plan: the pruning.
+    """
     if place is None:
         return NullJournal()
     if not isinstance(place, JournalPlace):

@@ -23,14 +23,25 @@ Item = TypeVar("Item")
 
 @contextlib.contextmanager
 def seconds(report: PruningReport, phase: str) -> Iterator[None]:
-    """Add the seconds of the block to a phase of the report."""
+    """Add the seconds of the block to a phase of the report.
+
+    Args:
+        report: the record of the run.
+        phase: its key in `report.seconds`.
+    """
     began = time.perf_counter()
     yield
     report.seconds[phase] = report.seconds.get(phase, 0.0) + time.perf_counter() - began
 
 
 def timed(report: PruningReport, phase: str, items: Generator[Item, None, None]) -> Iterator[Item]:
-    """Yield the items of a generator, and add the seconds of producing them to a phase."""
+    """Yield the items of a generator, and add the seconds of producing them to a phase.
+
+    Args:
+        report: the record of the run.
+        phase: its key in `report.seconds`.
+        items: the generator; closed at the end.
+    """
     with contextlib.closing(items):
         while True:
             try:
@@ -84,7 +95,12 @@ def note_untouched(report: PruningReport, config: PruningConfig) -> None:
 
 
 def warn_of(report: PruningReport, plan: PruningPlan) -> None:
-    """Record the warnings of a finished run."""
+    """Record the warnings of a finished run.
+
+    Args:
+        report: the record of the run.
+        plan: the pruning, with the pruned denoiser.
+    """
     config = plan.config
     if plan.groups and config.allocation == "uniform":  # else allocation chose the dense groups
         note_untouched(report, config)

@@ -114,7 +114,12 @@ class TaskResult:
 
 
 def tasks_of(packages: list[Package], groups: list[PrunableGroup]) -> list[Task]:
-    """Return every task of a run, in forward order."""
+    """Return every task of a run, in forward order.
+
+    Args:
+        packages: all packages.
+        groups: the groups of a structured pruning; none for single weights.
+    """
     found: list[Task] = []
     for index, package in enumerate(packages):
         inside = [prunable for prunable in groups if prunable.group.consumers[0] in package.layers]
@@ -136,7 +141,13 @@ def by_consumer(groups: list[PrunableGroup]) -> list[list[PrunableGroup]]:
 
 
 def owners_of(tasks: list[Task], shapes: Mapping[str, Shape], ranks: Ranks) -> dict[Tap, int]:
-    """Return the process that solves each tap; all processes have nearly equal work."""
+    """Return the process that solves each tap; all processes have nearly equal work.
+
+    Args:
+        tasks: all tasks of the run.
+        shapes: (O, I) of every layer.
+        ranks: the processes.
+    """
     owners = assign([task_cost(task, shapes) for task in tasks], ranks.size)
     return {tap: owners[task.number] for task in tasks for tap in task.taps}
 

@@ -27,7 +27,12 @@ UNFOLD_ELEMENTS = 2**24
 
 
 def layer_at(model: nn.Module, name: str) -> Layer:
-    """Return the linear layer or convolution of that name."""
+    """Return the linear layer or convolution of that name.
+
+    Args:
+        model: the model.
+        name: the dotted name of the layer.
+    """
     layer = model.get_submodule(name)
     assert isinstance(layer, Layer), f"{name}: {type(layer).__name__}"
     return layer

@@ -61,7 +61,12 @@ def denoiser_name(pipe: Any, component: str | None) -> str:
 
 
 def denoisers_besides(pipe: Any, component: str) -> list[str]:
-    """Return the names of the pipeline's other denoisers."""
+    """Return the names of the pipeline's other denoisers.
+
+    Args:
+        pipe: a diffusers pipeline.
+        component: the denoiser that is pruned.
+    """
     return other_denoisers(modules_of(pipe), component)
 
 

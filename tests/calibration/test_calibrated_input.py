@@ -22,7 +22,7 @@ def test_it_reads_what_its_hessian_sums():
     g = torch.Generator().manual_seed(0)
     for weight in (1.2, 0.8):
         x = torch.randn(2, 70, COLUMNS, generator=g)
-        calibrated.update(x, weight)
+        calibrated.hessian.update(x, weight)
         alone.update(x, weight)
     for quantity in ("matrix", "diagonal", "mean", "variance"):
         assert torch.equal(getattr(calibrated, quantity)(), getattr(alone, quantity)())
@@ -41,7 +41,8 @@ def test_cross_sums_are_those_of_the_difference_to_the_dense_inputs(shape):
         x, dense = (
             torch.randn(*shape, COLUMNS, generator=g, dtype=torch.float64) for _ in range(2)
         )
-        calibrated.update(x, weight, dense)
+        calibrated.hessian.update(x, weight)
+        calibrated.update_cross(x, weight, dense)
         rows, others = x.view(-1, COLUMNS), dense.view(-1, COLUMNS)
         expected += weight * (others - rows).T @ rows
     torch.testing.assert_close(calibrated.cross, expected)
@@ -54,7 +55,7 @@ def test_cross_sums_are_those_of_the_difference_to_the_dense_inputs(shape):
 
 def test_dense_inputs_without_cross_sums_are_an_error():
     with pytest.raises(AssertionError):
-        CalibratedInput(Hessian.zeros(2)).update(torch.ones(3, 2), 1.0, torch.ones(3, 2))
+        CalibratedInput(Hessian.zeros(2)).update_cross(torch.ones(3, 2), 1.0, torch.ones(3, 2))
 
 
 def test_in_another_order_every_quantity_is_reordered_and_the_sums_stay():

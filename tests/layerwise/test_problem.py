@@ -32,7 +32,9 @@ def calibrated_input(
     x, other, dense = (torch.randn(40, COLUMNS, generator=g) + 0.5 for _ in range(3))
     cross = torch.zeros(COLUMNS, COLUMNS) if crossed else None
     found = CalibratedInput(Hessian.zeros(COLUMNS), cross=cross)
-    found.update(x, 1.2, dense if crossed else None)
+    found.hessian.update(x, 1.2)
+    if crossed:
+        found.update_cross(x, 1.2, dense)
     if held_out:
         found.held_out = Hessian.zeros(COLUMNS)
         found.held_out.update(other, 1.2)

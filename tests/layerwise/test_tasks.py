@@ -37,7 +37,7 @@ def inputs_of(denoiser, taps: tuple[Tap, ...]) -> CalibratedInputs:
     for tap in taps:
         columns = matrix(denoiser.get_submodule(tap.layers[0])).shape[1]
         found[tap] = CalibratedInput(Hessian.zeros(columns))
-        found[tap].update(torch.randn(2 * columns, columns, generator=g), 1.0)
+        found[tap].hessian.update(torch.randn(2 * columns, columns, generator=g), 1.0)
     return found
 
 

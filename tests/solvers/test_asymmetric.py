@@ -121,7 +121,8 @@ def test_it_needs_no_more_memory_than_is_planned_for_solving(rows, columns):
     config = PruningConfig(calibration="replay", asymmetric=True)
     w, x = torch.randn(rows, columns), torch.randn(columns + 200, columns)
     calibrated = CalibratedInput(Hessian.zeros(columns), cross=torch.zeros(columns, columns))
-    calibrated.update(x, 1.0, 1.1 * x)
+    calibrated.hessian.update(x, 1.0)
+    calibrated.update_cross(x, 1.0, 1.1 * x)
     hessian = calibrated.take_()
     peak = peak_of(lambda: targets_of([w], calibrated, hessian, config.damping))
     assert calibrated.cross is None
