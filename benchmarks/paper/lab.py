@@ -34,7 +34,8 @@ from obsdiff.evaluation.judges.clip import Clip
 from obsdiff.evaluation.judges.features import features_of, open_extractor, real_features
 from obsdiff.evaluation.judges.files import find_judges
 from obsdiff.evaluation.metrics import Figure, fid, mean_of, relative_latent_error
-from obsdiff.layerwise.linear import prune_task_
+from obsdiff.layerwise.linear import prune_layers_
+from obsdiff.layerwise.structured import prune_structured_
 from obsdiff.layerwise.tasks import Allocation, tasks_of
 from obsdiff.models.discovery import find_blocks
 from obsdiff.models.linear_view import layer_shapes
@@ -136,6 +137,7 @@ class Lab:
             else []
         )
         ready = counted_groups(denoiser, selected, config)
+        prune_task_ = prune_structured_ if ready else prune_layers_
         for task in tasks_of(self.packages(config), ready):
             result = prune_task_(denoiser, inputs, config, Allocation(), task)
             layers += result.layers

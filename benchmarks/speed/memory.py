@@ -21,7 +21,8 @@ from obsdiff import PruningConfig
 from obsdiff.calibration.calibrated_input import CalibratedInput
 from obsdiff.calibration.groups import counted_groups
 from obsdiff.calibration.hessian import Hessian
-from obsdiff.layerwise.linear import prune_task_
+from obsdiff.layerwise.linear import prune_layers_
+from obsdiff.layerwise.structured import prune_structured_
 from obsdiff.layerwise.tasks import Allocation, Task
 from obsdiff.models.structure import Group, Tap
 
@@ -104,6 +105,7 @@ def ours_(model: nn.Module, hessian: Hessian, kind: str) -> None:
         config = PruningConfig(pattern="structured", sparsity=0.25)
         groups = counted_groups(model, [NEURONS], config)
     task = Task(0, 0, (TAP,), tuple(groups))
+    prune_task_ = prune_structured_ if groups else prune_layers_
     prune_task_(model, {TAP: CalibratedInput(hessian)}, config, Allocation(), task)
 
 
