@@ -47,6 +47,8 @@ def dense_pass(
         UserError: the configs cannot share a pass, or the input cannot be used.
         CalibrationError: the calibration is not complete or not finite, with the layer's name.
     """
+    if not configs:
+        raise UserError("dense pass: expected at least one config, found none")
     plans = [plan_pruning(pipe, prompts, config) for config in configs]
     first = plans[0]
     for plan in plans:

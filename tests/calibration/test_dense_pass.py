@@ -98,3 +98,11 @@ def test_a_pass_without_a_trajectory_is_no_pass_to_replay():
         pytest.raises(UserError, match="no trajectory to replay"),
     ):
         obsdiff.prune_(sd3(), PROMPTS[:3], replay, dense=dense)
+
+
+def test_no_config_is_an_error():
+    with (
+        pytest.raises(UserError, match="expected at least one config"),
+        obsdiff.dense_pass(sd3(), [], []),
+    ):
+        pass
