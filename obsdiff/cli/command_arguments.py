@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ..config import PruningConfig
 from ..config.choices import CALL_SETTINGS
-from ..config.settings import RESOURCES
+from ..config.fields import RESOURCES
 from ..pipelines.builtin import BUILTINS
 from .flags import add_settings, flag_of, flag_options
 from .parsing import decimal_number, whole_number

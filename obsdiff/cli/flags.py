@@ -17,7 +17,7 @@ from typing import Any
 
 from ..config import PruningConfig
 from ..config.choices import SHARES
-from ..config.settings import CALIBRATION, SECTIONS, help_of
+from ..config.fields import CALIBRATION, SECTIONS, help_of
 from ..config.values import parse_group
 from ..errors import UserError
 from ..pipelines.builtin import BUILTINS

@@ -4,8 +4,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from .choices import DEFAULTS, DTYPE_ALIASES, PRESETS, SHARES, SIZE_TARGETS
+from .fields import describe_settings
 from .rules import check_settings
-from .settings import Settings, describe_settings
+from .settings import Settings
 from .values import one_of, parse_share, wildcards
 
 

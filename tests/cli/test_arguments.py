@@ -15,7 +15,7 @@ from obsdiff.cli.flags import flag_of
 from obsdiff.cli.main import main
 from obsdiff.cli.prune import prune_targets
 from obsdiff.config import PruningConfig
-from obsdiff.config.settings import SECTIONS
+from obsdiff.config.fields import SECTIONS
 from obsdiff.errors import UserError
 
 MODEL_FIRST = "prune emoji-sd3 --output D"

@@ -7,7 +7,7 @@ import pytest
 
 from obsdiff.config import PruningConfig
 from obsdiff.config.choices import BUDGETS, CALL_SETTINGS, DEFAULTS, SHARES
-from obsdiff.config.settings import SECTIONS, default_in_words
+from obsdiff.config.fields import SECTIONS, default_in_words
 
 WILDCARDS = ("include", "exclude")
 FIELDS = {field.name: field for field in dataclasses.fields(PruningConfig)}
