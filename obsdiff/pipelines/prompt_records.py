@@ -48,7 +48,7 @@ def described(value: Any, name: str = "prompt") -> Any:
         return {
             "array": str(value.dtype),
             "shape": list(value.shape),
-            "sha256": hashlib.sha256(np.ascontiguousarray(value).tobytes()).hexdigest(),
+            "sha256": hashlib.sha256(array_bytes(value)).hexdigest(),
         }
     if isinstance(value, torch.dtype | torch.device):
         return str(value)
@@ -60,6 +60,14 @@ def described(value: Any, name: str = "prompt") -> Any:
         f"prompts: {name} is of type {type(value).__name__}; expected text, numbers, pictures, "
         "tensors, arrays, or lists and dicts of them"
     )
+
+
+def array_bytes(value: np.ndarray) -> bytes:
+    """Return the bytes of an array; long doubles as text, since their padding has any content."""
+    if value.dtype.char not in "gG":
+        return np.ascontiguousarray(value).tobytes()
+    numbers = np.atleast_1d(np.ascontiguousarray(value)).view(np.longdouble).ravel()
+    return " ".join(np.format_float_scientific(number) for number in numbers).encode()
 
 
 def described_image(image: Image) -> dict[str, Any]:

@@ -47,6 +47,11 @@ def array(value: float, last: float = 0.0) -> np.ndarray:
         (lambda: picture().convert("P"), lambda: picture("blue").convert("P")),
         (lambda: painted(0), lambda: painted(255)),
         (lambda: np.longdouble(1.5), lambda: np.longdouble(2.5)),
+        (
+            lambda: np.longdouble([[1, 2]]),
+            lambda: np.longdouble([[1, 2]]) + np.longdouble(2) ** -60,
+        ),
+        (lambda: np.clongdouble(1 + 2j), lambda: np.clongdouble(1 - 2j)),
         (lambda: torch.tensor([1 + 2j]).conj(), lambda: torch.tensor([1 + 2j])),
         (lambda: array(0), lambda: array(1)),
         (lambda: array(0), lambda: array(0).astype(np.float64)),
