@@ -1,12 +1,12 @@
 """Assemble the trained parts, in float16, in obsdiff-emoji/obsdiff_emoji: emoji-sd3, a plain
 StableDiffusion3Pipeline, or emoji-unet, a plain StableDiffusionPipeline with emoji-sd3's
-autoencoder and first text encoder.
+autoencoder.
 
     python -m training.assemble [emoji-sd3|emoji-unet]        # seconds
 
-diffusers loads a StableDiffusion3Pipeline from a folder only if all three text encoders are there.
-The third one here is a T5 of 28 thousand parameters whose last norm has weight zero: its output is
-256 zero tokens, as the pipeline feeds them without the encoder, and as the transformer was trained.
+Four sets of prompts come with both. Three are of names that the models were trained on and share no
+caption: for calibration, for tuning (every decision about settings is made on these alone), for
+evaluation (no decision ever sees them). The fourth is of held-out names.
 """
 
 import argparse
@@ -30,7 +30,6 @@ from transformers import (
     CLIPTextModel,
     CLIPTextModelWithProjection,
     CLIPTokenizer,
-    T5Config,
     T5EncoderModel,
     T5Tokenizer,
 )
@@ -39,64 +38,47 @@ from obsdiff.pipelines.builtin import BUILTINS, builtin_path
 
 from .clip import OUT as CLIP
 from .data import load
-from .mmdit import CONFIG
 from .mmdit import OUT as TRANSFORMER
 from .unet import OUT as UNET
-from .unet import SCHEDULE, SHARED
+from .unet import SCHEDULE
 from .vae import OUT as VAE
 
 SETTINGS = {"num_inference_steps": 25, "height": 64, "width": 64}
 GUIDANCE = {"emoji-sd3": 4.0, "emoji-unet": 3.0}
-CALIBRATION, EVALUATION = 200, 128
+VERSION = 2  # of both models; the records of prunings name it
+CALIBRATION, TUNING, EVALUATION, HELD_OUT = 200, 64, 128, 64
 NUM_PROMPTS = {
     "emoji-sd3": 24,
     "emoji-unet": 100,
 }  # 60 image tokens per column of the widest layers; one word per column of the text's
 
 
-def silent_encoder() -> tuple[T5EncoderModel, T5Tokenizer]:
-    """A T5 encoder with zero outputs, and its tokenizer."""
-    tokenizer = T5Tokenizer(
-        vocab=[("<pad>", 0.0), ("</s>", 0.0), ("<unk>", -1.0), ("\u2581", -2.0)], extra_ids=0
-    )
-    config = T5Config(
-        vocab_size=len(tokenizer),
-        d_model=CONFIG["joint_attention_dim"],
-        d_kv=8,
-        d_ff=8,
-        num_layers=1,
-        num_heads=1,
-    )
-    encoder = T5EncoderModel(config)
-    torch.nn.init.zeros_(encoder.encoder.final_layer_norm.weight)
-    return encoder.eval(), tokenizer
-
-
 def sd3_pipeline() -> StableDiffusion3Pipeline:
     """The trained pipeline in float32."""
-    encoder, t5_tokenizer = silent_encoder()
     clip_tokenizer = CLIPTokenizer.from_pretrained(CLIP / "tokenizer")
     return StableDiffusion3Pipeline(
         transformer=SD3Transformer2DModel.from_pretrained(TRANSFORMER).eval(),
         scheduler=FlowMatchEulerDiscreteScheduler(shift=1.0),
-        vae=AutoencoderKL.from_pretrained(VAE).eval(),
-        text_encoder=CLIPTextModelWithProjection.from_pretrained(CLIP / "text_encoder").eval(),
+        vae=AutoencoderKL.from_pretrained(VAE, torch_dtype=torch.float32).eval(),
+        text_encoder=CLIPTextModelWithProjection.from_pretrained(
+            CLIP / "text_encoder", dtype=torch.float32
+        ).eval(),
         tokenizer=clip_tokenizer,
-        text_encoder_2=CLIPTextModelWithProjection.from_pretrained(CLIP / "text_encoder_2").eval(),
+        text_encoder_2=CLIPTextModelWithProjection.from_pretrained(
+            CLIP / "text_encoder_2", dtype=torch.float32
+        ).eval(),
         tokenizer_2=clip_tokenizer,
-        text_encoder_3=encoder,
-        tokenizer_3=t5_tokenizer,
+        text_encoder_3=T5EncoderModel.from_pretrained(TRANSFORMER / "text_encoder_3").eval(),
+        tokenizer_3=T5Tokenizer.from_pretrained(TRANSFORMER / "tokenizer_3"),
     )
 
 
 def unet_pipeline() -> StableDiffusionPipeline:
     """The trained pipeline in float32. DDIM, epsilon; no safety checker."""
     return StableDiffusionPipeline(
-        vae=AutoencoderKL.from_pretrained(SHARED / "vae", torch_dtype=torch.float32).eval(),
-        text_encoder=CLIPTextModel.from_pretrained(
-            SHARED / "text_encoder", dtype=torch.float32
-        ).eval(),
-        tokenizer=CLIPTokenizer.from_pretrained(SHARED / "tokenizer"),
+        vae=AutoencoderKL.from_pretrained(VAE, torch_dtype=torch.float32).eval(),
+        text_encoder=CLIPTextModel.from_pretrained(UNET / "text_encoder").eval(),
+        tokenizer=CLIPTokenizer.from_pretrained(CLIP / "tokenizer"),
         unet=UNet2DConditionModel.from_pretrained(UNET).eval(),
         scheduler=DDIMScheduler(**SCHEDULE),
         safety_checker=None,
@@ -127,12 +109,21 @@ def save_clips() -> None:
 
 
 def save_prompts(folder: Path) -> None:
-    """Captions of known names, drawn at random: the same for both pipelines."""
+    """The sets of prompts, drawn at random: the same for both pipelines. Version 1 reported its
+    first 64 evaluation prompts, and settings were chosen on some of them: these are for tuning now,
+    and the others are not used."""
     _, rows = load()
     known = sorted({row["caption"] for row in rows if not row["held_out"]})
-    chosen = random.Random(11).sample(known, CALIBRATION + EVALUATION)
-    (folder / "calibration_prompts.txt").write_text("\n".join(chosen[:CALIBRATION]) + "\n")
-    (folder / "evaluation_prompts.txt").write_text("\n".join(chosen[CALIBRATION:]) + "\n")
+    first = random.Random(11).sample(known, CALIBRATION + 128)
+    unseen = sorted(set(known) - set(first))
+    held_out = sorted({row["caption"] for row in rows if row["held_out"]})
+    for kind, prompts in {
+        "calibration": first[:CALIBRATION],
+        "tuning": first[CALIBRATION : CALIBRATION + TUNING],
+        "evaluation": random.Random(12).sample(unseen, EVALUATION),
+        "held_out": random.Random(13).sample(held_out, HELD_OUT),
+    }.items():
+        (folder / f"{kind}_prompts.txt").write_text("\n".join(prompts) + "\n")
 
 
 def main() -> None:
@@ -158,7 +149,11 @@ def main() -> None:
     save_prompts(folder)
     (folder / "builtin.json").write_text(
         json.dumps(
-            {"settings": settings_of(model), "calibration": {"num_prompts": NUM_PROMPTS[model]}},
+            {
+                "version": VERSION,
+                "settings": settings_of(model),
+                "calibration": {"num_prompts": NUM_PROMPTS[model]},
+            },
             indent=1,
         )
         + "\n"

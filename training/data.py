@@ -15,7 +15,6 @@ import tarfile
 from pathlib import Path
 
 import numpy as np
-import resvg_py
 import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
@@ -57,6 +56,8 @@ def is_skin_tone(name: str, icons: dict) -> bool:
 
 def rasterise(body: str, width: float, height: float) -> np.ndarray:
     """One SVG body, centred on a white square: (SIZE, SIZE, 3) uint8."""
+    import resvg_py  # of the extra `train`, which tests and benchmarks do without
+
     side = max(width, height)
     box = f"{(width - side) / 2} {(height - side) / 2} {side} {side}"
     names = f'xmlns="{W3}/2000/svg" xmlns:xlink="{W3}/1999/xlink"'

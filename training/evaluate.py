@@ -25,7 +25,8 @@ from .assemble import settings_of
 from .clip import OUT as CLIP
 from .clip import retrieval, tokenize
 from .data import CACHE, load
-from .null_token import OneNullToken
+from .null_token import NULL_TOKENS_DRAWN, OneNullToken
+from .third_encoder import READ
 
 COUNT = 200
 
@@ -102,8 +103,8 @@ def main() -> None:
     call = {}
     if args.model == "emoji-sd3" and not args.genuine:
         for block in pipe.transformer.transformer_blocks:
-            block.attn.set_processor(OneNullToken())
-        call = {"max_sequence_length": 1}
+            block.attn.set_processor(OneNullToken(NULL_TOKENS_DRAWN))
+        call = {"max_sequence_length": READ}
     with torch.no_grad():
         drawn = draw(pipe, captions, steps, guidance, **call)
     ids = tokenize(CLIPTokenizer.from_pretrained(builtin_path("emoji-clip")), captions)

@@ -24,6 +24,9 @@ def arguments(
         description=text, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--steps", type=int, default=steps)
+    parser.add_argument(
+        "--until", type=int, help="stop at this step of the schedule (default: its end)"
+    )
     parser.add_argument("--batch-size", type=int, default=batch_size)
     parser.add_argument("--lr", type=float, default=lr)
     parser.add_argument("--threads", type=int, default=2)
@@ -41,6 +44,23 @@ def arguments(
         help="save the moving-average weights of the last checkpoint and stop",
     )
     return parser
+
+
+def adamw(
+    model: nn.Module,
+    lr: float,
+    weight_decay: float,
+    rate: Callable[[str], float] = lambda name: 1.0,
+) -> torch.optim.AdamW:
+    """AdamW; matrices and kernels decay, vectors and embeddings do not. rate(name) is the factor of
+    a parameter's learning rate."""
+    embedded = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
+    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    for name, p in model.named_parameters():
+        decay = weight_decay if p.ndim > 1 and id(p) not in embedded else 0.0
+        groups.setdefault((rate(name) * lr, decay), []).append(p)
+    settings = [{"params": v, "lr": k[0], "weight_decay": k[1]} for k, v in groups.items()]
+    return torch.optim.AdamW(settings, betas=(0.9, 0.98), fused=True)
 
 
 def averaged(model: nn.Module, name: str) -> nn.Module:
@@ -65,8 +85,10 @@ def train(
     ema_decay: float = 0.998,
     save_every: int = 100,
     seed: int = 0,
+    until: int | None = None,
 ) -> nn.Module:
-    """Run `steps` optimiser steps and return the model with its moving-average weights.
+    """Run `steps` optimiser steps, or the first `until` of them, and return the model with its
+    moving-average weights.
 
     loss_of(step) returns named losses, of which "loss" is minimised. A killed run continues from
     its last checkpoint in training/cache; the curve is appended to NAME.jsonl beside it, one line
@@ -87,7 +109,8 @@ def train(
     ]
     sums: dict[str, float] = {}
     began = time.perf_counter()
-    for step in range(start, steps):
+    last = steps if until is None else min(until, steps)
+    for step in range(start, last):
         torch.manual_seed(seed * 1_000_003 + step)
         for optimizer, lrs in zip(optimizers, peaks, strict=True):
             for group, peak in zip(optimizer.param_groups, lrs, strict=True):
@@ -115,7 +138,7 @@ def train(
                 file.write(json.dumps(row) + "\n")
             print(f"{name} {step + 1}/{steps}", row, flush=True)
             sums.clear()
-        if (step + 1) % save_every == 0 or step + 1 == steps:
+        if (step + 1) % save_every == 0 or step + 1 == last:
             state = {"model": model.state_dict(), "average": average, "step": step + 1}
             save(state | {"optimizers": [o.state_dict() for o in optimizers]}, checkpoint)
     model.load_state_dict(average)

@@ -21,9 +21,8 @@ CURVES = {
     "clip": ("loss",),
     "judge": ("loss",),
     "mmdit": ("loss",),
+    "mmdit-woken": ("loss",),
     "unet": ("loss", "plain"),
-    "unet-more": ("loss", "plain"),
-    "unet-v": ("loss", "plain"),
 }
 STRIP = {  # run of the demo -> title
     "dense": "dense",
