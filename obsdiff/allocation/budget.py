@@ -211,7 +211,8 @@ def uniform_sparsity(budget: Budget, groups: list[PrunableGroup], config: Prunin
         saved = sum(budget.saved_at(prunable, prunable.kept_at(at)) for prunable in groups)
         return saved < budget.wanted
 
-    return round(bisect(too_little, 0.0, MOST, BUDGET_BISECTIONS)[1], 4)
+    enough = bisect(too_little, 0.0, MOST, BUDGET_BISECTIONS)[1]
+    return math.ceil(enough * 10_000) / 10_000  # up, or an item less would leave
 
 
 def chosen(budget: Budget, curves: Mapping[str, LossCurve], wanted: float) -> Kept:

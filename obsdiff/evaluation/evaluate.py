@@ -16,6 +16,7 @@ from PIL import Image
 from torch import Tensor
 
 from ..errors import UserError
+from ..pipelines.builtin import builtin_version
 from ..pipelines.folder import Folder
 from ..pipelines.partial_output import check_output, finish, open_part
 from ..pipelines.record import versions
@@ -111,7 +112,7 @@ def results_of(
         "settings": evaluation.settings,
         "judges": evaluation.judges.record(),
         "threads": evaluation.threads,
-        "versions": versions(),
+        "versions": versions() | builtin_version(evaluation.dense.path),
     }
 
 

@@ -12,6 +12,7 @@ from ..calibration.plan import PruningPlan
 from ..config import PruningConfig
 from ..errors import CalibrationWarning
 from ..models.discovery import uncovered
+from ..pipelines.builtin import builtin_version
 from ..pipelines.call import denoisers_besides
 from ..pipelines.denoisers import chosen_denoiser
 from ..pipelines.prompt_records import described_prompts, prompts_hash
@@ -70,6 +71,7 @@ def begin_report(pipe: Any, plan: PruningPlan, dense_seconds: float | None = Non
         plan.component,
         [list(p.layers) for p in plan.packages],
     )
+    report.versions |= builtin_version(getattr(pipe.config, "_name_or_path", None) or "")
     report.threads = torch.get_num_threads()
     if dense_seconds is not None:
         report.seconds["shared dense pass"] = dense_seconds

@@ -1,8 +1,10 @@
 """The built-in pipelines: trained models of a separate package, obsdiff-emoji.
 
-Each folder is a plain diffusers pipeline with three more files: builtin.json (recommended settings
-of the pipeline's call, number of calibration prompts), calibration_prompts.txt, and
-evaluation_prompts.txt, which shares no prompt with it.
+Each folder is a plain diffusers pipeline with five more files: builtin.json (version of the model,
+recommended settings of the pipeline's call, number of calibration prompts) and four sets of prompts
+that share none: calibration_prompts.txt, tuning_prompts.txt for choosing settings,
+evaluation_prompts.txt for reporting, and held_out_prompts.txt, of names that the model was not
+trained on.
 
 The package holds data alone. It is located on the import path and never imported; a checkout of
 the repository uses its own copy. The working folder, which `python -m` puts on the import path, is
@@ -56,8 +58,22 @@ def builtin_info(path: Path) -> dict[str, Any]:
     """Read builtin.json of a built-in model's folder.
 
     Returns:
-        {"settings": arguments of the pipeline's call, "calibration": {"num_prompts"}};
-        {} for other folders.
+        {"version": of the model, "settings": arguments of the pipeline's call,
+        "calibration": {"num_prompts"}}; {} for other folders.
     """
     file = path / "builtin.json"
     return json.loads(file.read_text()) if file.is_file() and path.parent == find_models() else {}
+
+
+def builtin_version(place: str | Path) -> dict[str, str]:
+    """Return the version of a built-in model, as records name it.
+
+    Args:
+        place: a pipeline's folder, or where it was loaded from.
+
+    Returns:
+        {"emoji-sd3": "2"}; {} for any other place.
+    """
+    path = Path(place).absolute()
+    info = builtin_info(path)
+    return {path.name: str(info["version"])} if info else {}

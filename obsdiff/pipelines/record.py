@@ -97,7 +97,7 @@ class PruningReport:
         warnings: the warnings of the run.
         threads: number of CPU threads.
         hashes: SHA-256 of the prompts with their seeds, and of every other file of the folder.
-        versions: versions of Python and of the libraries.
+        versions: versions of Python, of the libraries, and of a built-in model that was pruned.
     """
 
     config: dict[str, Any]
