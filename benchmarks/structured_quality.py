@@ -5,11 +5,13 @@ and neurons apart.
         [--num-inference-steps 25] [--output FILE]
 
 Every row: pruned by the library on the built-in's calibration prompts, then drawn on its evaluation
-prompts with other seeds. A killed run continues from --output.
+prompts with other seeds. Writes benchmarks/results/structured-quality.json after every row: a
+killed run continues when the same command is started again.
 """
 
 import argparse
-import json
+import itertools
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,9 @@ from obsdiff.pipelines.folder import open_folder, read_prompts
 from obsdiff.pipelines.load import load_pipeline
 from obsdiff.pipelines.record import in_words, leaving
 from obsdiff.pipelines.run import denoiser_call
+from obsdiff.runtime.json_files import read_json, write_json
+
+from .conditions import RESULTS, conditions, model_version
 
 WAYS = {
     "obs": {"method": "obs"},
@@ -33,9 +38,37 @@ WAYS = {
 }
 TARGETS = {"linear": "heads and neurons", "attention": "heads", "ffn": "neurons"}
 FIRST_SEED = 1_000_000
+UNCOMPARED = {"threads", "machine", "versions"}  # conditions that a continued run may change
 
 
 def main() -> None:
+    args = parsed()
+    path = builtin_path(args.model)
+    folder = open_folder(path)
+    settings = builtin_info(path)["settings"] | {"num_inference_steps": args.num_inference_steps}
+    prompts = read_prompts(path / "evaluation_prompts.txt")[: args.evaluation_prompts]
+    seeds = [FIRST_SEED + i for i in range(len(prompts))]
+    about = {
+        "model": args.model,
+        "model_version": model_version(args.model),
+        "settings": settings,
+        "num_prompts": args.num_prompts,
+        "packages": args.packages,
+        "prompts": {"evaluation": len(prompts)},
+        "cases": len(list(cases(args, settings))),
+    } | conditions("benchmarks.structured_quality")
+    rows = kept_rows(args.output, about)
+    done = [{key: row[key] for key in ("target", "sparsity", "way")} for row in rows]
+    pipe, _ = load_pipeline(folder)
+    _, dense = draw(pipe, prompts, seeds, settings)
+    for case, config in cases(args, settings):
+        if case not in done:
+            rows.append(case | measure(folder, config, prompts, seeds, settings, dense))
+            write_json(args.output, about | {"rows": rows})
+            print(as_line(rows[-1]), flush=True)
+
+
+def parsed() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -47,41 +80,38 @@ def main() -> None:
     parser.add_argument("--num-inference-steps", type=int, default=25)
     parser.add_argument("--packages", type=int, default=4)
     parser.add_argument("--evaluation-prompts", type=int, default=32)
-    parser.add_argument("--output", type=Path, default=Path("structured-quality.json"))
-    args = parser.parse_args()
-    path = builtin_path(args.model)
-    folder = open_folder(path)
-    settings = builtin_info(path)["settings"] | {"num_inference_steps": args.num_inference_steps}
-    prompts = read_prompts(path / "evaluation_prompts.txt")[: args.evaluation_prompts]
-    seeds = [FIRST_SEED + i for i in range(len(prompts))]
-    rows: list[dict[str, Any]] = json.loads(args.output.read_text()) if args.output.exists() else []
-    done = {(row["target"], row["sparsity"], row["way"]) for row in rows}
-    pipe, _ = load_pipeline(folder)
-    _, dense = draw(pipe, prompts, seeds, settings)
-    for target in args.target:
-        for sparsity in args.sparsity:
-            for way, changes in [(way, WAYS[way]) for way in args.way]:
-                if (target, sparsity, way) in done:
-                    continue
-                packages = args.packages if changes["method"] == "obs" else 1
-                config = PruningConfig(
-                    pattern="structured",
-                    sparsity=sparsity,
-                    target=target,
-                    num_prompts=args.num_prompts,
-                    packages=packages,
-                    **changes,
-                    **settings,
-                )
-                row = {
-                    "target": target,
-                    "sparsity": sparsity,
-                    "way": way,
-                    **measure(folder, config, prompts, seeds, settings, dense),
-                }
-                rows.append(row)
-                args.output.write_text(json.dumps(rows, indent=1) + "\n")
-                print(as_line(row), flush=True)
+    parser.add_argument("--output", type=Path, default=RESULTS / "structured-quality.json")
+    return parser.parse_args()
+
+
+def kept_rows(file: Path, about: dict[str, Any]) -> list[dict[str, Any]]:
+    """The rows that an interrupted run of the same command stored."""
+    if not file.exists():
+        return []
+    kept = read_json(file)
+    if any(kept[key] != about[key] for key in about.keys() - UNCOMPARED):
+        raise SystemExit(
+            f"{file} was measured by another command or with another model; move it away to "
+            "measure it anew"
+        )
+    return kept["rows"]
+
+
+def cases(
+    args: argparse.Namespace, settings: dict[str, Any]
+) -> Iterator[tuple[dict[str, Any], PruningConfig]]:
+    """Every target, sparsity and way, with the config of its pruning."""
+    for target, sparsity, way in itertools.product(args.target, args.sparsity, args.way):
+        config = PruningConfig(
+            pattern="structured",
+            sparsity=sparsity,
+            target=target,
+            num_prompts=args.num_prompts,
+            packages=args.packages if WAYS[way]["method"] == "obs" else 1,
+            **WAYS[way],
+            **settings,
+        )
+        yield {"target": target, "sparsity": sparsity, "way": way}, config
 
 
 def measure(

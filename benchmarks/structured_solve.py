@@ -1,26 +1,29 @@
 """Solve time of structured pruning against plain re-inversion, interleaved in one run, medians.
 
     python -m benchmarks.structured_solve [--columns 6144] [--rows 1536] [--rounds 3]
-        [--dtype float32]
+        [--dtype float32] [--output FILE]
 
 All remove the same heads and neurons; the table shows the difference of their weights. Plain
 (benchmarks/plain/structured.py): for every head, or group of neurons, the Hessian of the remaining
-columns is inverted again by torch.linalg.inv or, faster, by a Cholesky factor.
+columns is inverted again by torch.linalg.inv or, faster, by a Cholesky factor. Writes
+benchmarks/results/structured-solve.json.
 """
 
 import argparse
-import json
 import time
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from statistics import median
 
 import torch
 from torch import Tensor
 
+from obsdiff.runtime.json_files import write_json
 from obsdiff.runtime.timing import interleaved
 from obsdiff.solvers.obs_structured import Consumer, obs_heads, obs_neurons
 
+from .conditions import RESULTS, conditions
 from .plain.solve import DAMPING
 from .plain.structured import by_cholesky
 from .plain.structured import remove_parts as plain
@@ -82,7 +85,7 @@ def compare(
         for way in ("plain", "plain, Cholesky")
     )
     print(
-        f"{name:40} {median(seconds['ours']):6.2f} s, {against}; "
+        f"{f'{name}, {count} removed':44} {median(seconds['ours']):6.2f} s, {against}; "
         f"{row['same']} of {count} the same, weights differ {row['weights']:.1e}",
         flush=True,
     )
@@ -98,7 +101,7 @@ def main() -> None:
     parser.add_argument("--heads", type=int, default=24)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--dtype", default="float32", choices=("float32", "float64"))
-    parser.add_argument("--output")
+    parser.add_argument("--output", type=Path, default=RESULTS / "structured-solve.json")
     args = parser.parse_args()
     dtype, began = getattr(torch, args.dtype), time.perf_counter()
     streams = [problem(args.rows, 64 * args.heads, dtype, seed) for seed in (0, 1)]
@@ -108,7 +111,7 @@ def main() -> None:
         count = int(share * args.heads + 0.5)
         rows.append(
             compare(
-                f"{args.heads} heads of 64, two streams, -{share:.0%}",
+                f"{args.heads} heads of 64 in two streams",
                 streams,
                 parts,
                 count,
@@ -119,7 +122,7 @@ def main() -> None:
     one = [problem(args.rows, args.columns, dtype, 2)]
     rows.append(
         compare(
-            f"{args.columns} neurons, -25%",
+            f"{args.columns:,} neurons",
             one,
             list(torch.arange(args.columns).split(1)),
             args.columns // 4,
@@ -128,9 +131,9 @@ def main() -> None:
         )
     )
     print(f"{args.dtype}, {torch.get_num_threads()} threads, {time.perf_counter() - began:.0f} s")
-    if args.output:
-        with open(args.output, "w") as file:
-            json.dump(rows, file, indent=1)
+    about = conditions("benchmarks.structured_solve")
+    about |= {"dtype": args.dtype, "rounds": args.rounds}
+    write_json(args.output, about | {"rows": rows})
 
 
 if __name__ == "__main__":

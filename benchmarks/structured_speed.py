@@ -2,15 +2,16 @@
 multiply-accumulates.
 
     python -m benchmarks.structured_speed [--width 1536] [--tokens 1024] [--blocks 4]
-        [--sparsity 0.1 0.2 0.3 0.5] [--rounds 15]
+        [--sparsity 0.1 0.2 0.3 0.5] [--rounds 15] [--output FILE]
 
 An SD3 transformer of random weights, compute-bound: shapes decide the speed, not values. Dense and
 pruned interleaved; the share (speed-up over MACs ratio) is 1 if all saved work is saved time.
+Writes benchmarks/results/structured-speed.json.
 """
 
 import argparse
 import copy
-import json
+from pathlib import Path
 
 import torch
 from diffusers import SD3Transformer2DModel
@@ -19,7 +20,10 @@ from obsdiff import PruningConfig
 from obsdiff.allocation.uniform_latency import shrunk
 from obsdiff.evaluation.costs import step_macs
 from obsdiff.models.meta_device import forward_macs
+from obsdiff.runtime.json_files import write_json
 from obsdiff.runtime.timing import compared, interleaved
+
+from .conditions import RESULTS, conditions
 
 HEAD, TEXT = 64, 333
 
@@ -39,7 +43,7 @@ def main() -> None:
     parser.add_argument("--sparsity", type=float, nargs="+", default=[0.1, 0.2, 0.3, 0.5])
     parser.add_argument("--round-to", type=int, nargs="+", default=[8])
     parser.add_argument("--rounds", type=int, default=15)
-    parser.add_argument("--output")
+    parser.add_argument("--output", type=Path, default=RESULTS / "structured-speed.json")
     args = parser.parse_args()
     side = round(args.tokens**0.5)
     torch.manual_seed(0)
@@ -66,9 +70,9 @@ def main() -> None:
                 pattern="structured", sparsity=sparsity, keep_first_last=False, round_to=unit
             )
             rows.append(measure(dense, inputs, config, whole, args.rounds))
-    if args.output:
-        with open(args.output, "w") as file:
-            json.dump(rows, file, indent=1)
+    sizes = {"width": args.width, "tokens": args.tokens, "text_tokens": TEXT, "blocks": args.blocks}
+    about = conditions("benchmarks.structured_speed") | sizes
+    write_json(args.output, about | {"macs": whole, "rows": rows})
 
 
 def measure(

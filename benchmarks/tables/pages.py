@@ -1,0 +1,52 @@
+"""The pages with tables of measured figures, and the function that makes each table."""
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+from obsdiff import UserError
+
+from .blocks import rewritten
+from .demo import demo, which_pruning
+from .results import results
+from .stored import NotMeasured
+from .structured import quality, solve, speed
+
+PAGES = ("README.md", "docs/measurements.md")
+TABLES: dict[str, Callable[[Path], str]] = {  # of the folder of the stored figures
+    "which-pruning": which_pruning,
+    "results": results,
+    "demo": demo,
+    "structured-quality": quality,
+    "structured-speed": speed,
+    "structured-solve": solve,
+}
+
+
+def changed_pages(root: Path) -> tuple[dict[Path, bytes], dict[str, NotMeasured]]:
+    """Make the tables of all pages anew, without writing.
+
+    Args:
+        root: of the repository; the figures are in its benchmarks/results.
+
+    Returns:
+        The new content of the pages that change, and the tables that were not measured.
+
+    Raises:
+        UserError: a page has a block of an unknown name, or comments that do not match.
+    """
+    tables = {
+        name: partial(table, root / "benchmarks" / "results") for name, table in TABLES.items()
+    }
+    pages: dict[Path, bytes] = {}
+    missing: dict[str, NotMeasured] = {}
+    for page in PAGES:
+        before = (root / page).read_bytes()
+        try:
+            text, left = rewritten(before.decode("utf-8"), tables)
+        except UserError as error:
+            raise UserError(f"{page}: {error}") from None
+        missing |= left
+        if (after := text.encode("utf-8")) != before:
+            pages[root / page] = after
+    return pages, missing

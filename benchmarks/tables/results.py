@@ -1,0 +1,131 @@
+"""README, results: the relative latent error of baselines and presets on both built-in models."""
+
+import statistics
+from collections.abc import Iterator
+from pathlib import Path
+
+from obsdiff.pipelines.builtin import BUILTINS
+
+from .markdown import caption, grid
+from .stored import Kept, agreed, prompts_of, read, row_of, version_of
+
+TABLES = ("unstructured", "semistructured", "presets")
+COMMAND = f"python -m benchmarks.paper {' '.join(TABLES)}"
+SEEDS = (0, 1, 2)  # of the calibration sets of the presets
+COLUMNS = {  # of TARGETS in benchmarks/paper/tables.py -> table and label of one method alone
+    "50%": ("unstructured", "50%"),
+    "60%": ("unstructured", "60%"),
+    "2:4": ("semistructured", "2:4"),
+    "structured 20%": ("structured", "20%"),
+    "structured 30%": ("structured", "30%"),
+}
+Errors = dict[str, float]  # by column
+
+
+def results(folder: Path) -> str:
+    """The block of the README; `folder`: benchmarks/results."""
+    stored = {model: tables_of(folder / "paper", model) for model in BUILTINS}
+    files = [kept for tables in stored.values() for kept in tables.values()]
+    version = agreed(map(version_of, files), "model_version", COMMAND)
+    prompts = agreed(map(prompts_of, files), "prompts", COMMAND)
+    lines = [line for model, tables in stored.items() for line in lines_of(model, tables)]
+    text = (
+        "Relative latent error against the dense pipeline (0 is the same picture, about 2 an "
+        f"unrelated one), mean over three calibration sets, {prompts}, version {version} of the "
+        f"models (`{COMMAND}`); `magnitude` and `wanda` from one"
+    )
+    if any("`off`" in line[0] for line in lines):
+        text += "; `off` switches whole attentions and FFNs off, without calibration"
+    return caption(text + ":") + "\n\n" + grid(["", *(spaced(name) for name in COLUMNS)], lines)
+
+
+def tables_of(folder: Path, model: str) -> dict[str, Kept]:
+    """The stored tables of a model that the block shows."""
+    found = {
+        table: read(
+            folder / f"{model}-{table}.json",
+            f"python -m benchmarks.paper {table} --model {model}",
+        )
+        for table in TABLES
+    }
+    structured = folder / f"{model}-structured.json"
+    if structured.exists():
+        kept = read(structured, "")
+        if any(name.startswith("off ") for name in kept["rows"]):
+            found["structured"] = kept
+    return found
+
+
+def lines_of(model: str, tables: dict[str, Kept]) -> Iterator[list[str]]:
+    """The lines of a model: a name and the errors, the best of a column in bold."""
+    rows = {label: found for label, found in rows_of(model, tables).items() if found}
+    best = {
+        column: min(found[column] for found in rows.values() if column in found)
+        for column in COLUMNS
+    }
+    for i, (label, found) in enumerate(rows.items()):
+        cells = [shown(found, column, best[column]) for column in COLUMNS]
+        yield [label if i else f"`{model}`, {label}", *cells]
+
+
+def rows_of(model: str, tables: dict[str, Kept]) -> dict[str, Errors]:
+    """The errors of each line."""
+    return {
+        "`off`": off(tables),
+        "`magnitude`": baseline(model, tables, "magnitude"),
+        "`wanda`": baseline(model, tables, "wanda"),
+        "`--preset paper`": preset(model, tables["presets"], "paper"),
+        "`--preset best`": preset(model, tables["presets"], "best"),
+    }
+
+
+def off(tables: dict[str, Kept]) -> Errors:
+    """The errors after whole attentions and FFNs are switched off; empty unless measured."""
+    return {
+        column: error_of(tables[table]["rows"][f"off {label}"])
+        for column, (table, label) in COLUMNS.items()
+        if table in tables and f"off {label}" in tables[table]["rows"]
+    }
+
+
+def baseline(model: str, tables: dict[str, Kept], method: str) -> Errors:
+    """The errors of a method for single weights, with one calibration set."""
+    return {
+        column: error_of(
+            row_of(
+                tables[table],
+                f"{method} {label}",
+                f"python -m benchmarks.paper {table} --model {model}",
+            )
+        )
+        for column, (table, label) in COLUMNS.items()
+        if table != "structured"
+    }
+
+
+def preset(model: str, kept: Kept, name: str) -> Errors:
+    """The mean errors of a preset over the calibration sets."""
+    command = f"python -m benchmarks.paper presets --model {model}"
+    return {
+        column: statistics.fmean(
+            error_of(row_of(kept, f"{name}: {column}, seed {seed}", command)) for seed in SEEDS
+        )
+        for column in COLUMNS
+    }
+
+
+def error_of(row: Kept) -> float:
+    return row["metrics"]["relative_latent_error"]["value"]
+
+
+def shown(found: Errors, column: str, best: float) -> str:
+    """A cell; empty if nothing was measured."""
+    if column not in found:
+        return ""
+    text = f"{found[column]:.4f}"
+    return f"**{text}**" if found[column] == best else text
+
+
+def spaced(name: str) -> str:
+    """The head of a column: "50 %" of "50%"."""
+    return name.replace("%", " %")
