@@ -42,7 +42,7 @@ def main() -> None:
     p.add_argument("--pattern", nargs="+", choices=PATTERNS, default=list(PATTERNS))
     p.add_argument("--packages", nargs="+", type=int, default=[2, 4, 8, 0])
     args = p.parse_args()
-    lab = Lab(args.model)
+    lab = Lab(args.model, prompt_set="tuning")
     for pattern, method in product(args.pattern, args.method):
         if pattern == "structured" and method != "obs":
             continue

@@ -113,7 +113,7 @@ def main() -> None:
         default=["2:4", "0.5"],
     )
     args = p.parse_args()
-    lab, config = Lab(args.model), PruningConfig(num_prompts=args.prompts)
+    lab, config = Lab(args.model, prompt_set="tuning"), PruningConfig(num_prompts=args.prompts)
     prompts, seeds = choose_prompts(lab.calibration, config)
     weighing = Weighing(lab, lab.taps(config))
     with prepared(lab.pipe) as run, replaced(lab.dense, "forward", weighing):

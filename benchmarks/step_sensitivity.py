@@ -152,7 +152,7 @@ def main() -> None:
     parser.add_argument("--pattern", default="unstructured")
     parser.add_argument("--method", default="obs")
     args = parser.parse_args()
-    lab = Lab(args.model, prompts=EVALUATION)
+    lab = Lab(args.model, prompts=EVALUATION, prompt_set="tuning")
     config = PruningConfig(pattern=args.pattern, method=args.method, num_prompts=CALIBRATION)
     prompts, seeds = choose_prompts(lab.calibration, config)
     with lab.calibrating(CalibrationSet(prompts, seeds, lab.settings)) as context:

@@ -1,10 +1,13 @@
 """A built-in model prepared for many experiments: dense latents, shared Hessians and judges, each
 computed once.
 
-emoji-sd3 feeds 256 equal null tokens beside every caption. Pictures are drawn here with one of them
-and its weight (training/null_token.py), dense and pruned: the same function, also of a pruned
+emoji-sd3 feeds some 240 equal null tokens behind every caption. Pictures are drawn here with one of
+them and its weight (training/null_token.py), dense and pruned: the same function, also of a pruned
 model, since equal tokens stay equal in every layer (`python -m benchmarks.paper check` shows by how
 much the latents differ). Calibration runs the genuine pipeline.
+
+Settings are chosen on the prompts of the set "tuning" alone. The tables report "evaluation", which
+no decision ever saw, and "held_out", of names that the models were not trained on.
 """
 
 import copy
@@ -48,14 +51,22 @@ from obsdiff.pipelines.load import load_pipeline
 from obsdiff.pipelines.record import GroupRecord, LayerRecord, PruningReport
 from obsdiff.pipelines.run import denoiser_call, prepared
 from obsdiff.runtime.scratch import open_scratch
-from training.null_token import OneNullToken
+from training.null_token import NULL_TOKENS_DRAWN, OneNullToken
+from training.third_encoder import READ
 
 from .hessians import PAPERS, Hessians, gather, read
+from .sub_modules import sub_modules, weights_of
 
 CACHE = Path(__file__).parents[1] / "cache"
 STEPS = 10
 PROMPTS = 64
-FIRST_SEED = 1_000_000  # noise that no calibration prompt starts from
+HELD_OUT_PROMPTS = 32
+FIRST_SEEDS = {  # noise that no calibration prompt starts from
+    "evaluation": 1_000_000,
+    "held_out": 2_000_000,
+    "tuning": 3_000_000,
+}
+REPORTED = ("evaluation", "held_out")
 CALIBRATION = 100
 COUNTS = (1, 2, 5, 10, 25, 50)  # numbers of prompts whose Hessians are kept on the way
 BATCH = 16
@@ -70,6 +81,7 @@ class Lab:
     model: str
     steps: int = STEPS
     prompts: int = PROMPTS
+    prompt_set: str = "evaluation"  # of the figures; "tuning" for every decision
     drawn: dict[str, tuple[list[Image], torch.Tensor]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -78,8 +90,14 @@ class Lab:
         self.component = self.folder.denoiser(None)
         self.pipe, _ = load_pipeline(self.folder)
         self.dense: torch.nn.Module = getattr(self.pipe, self.component)
-        self.settings = builtin_info(self.path)["settings"] | {"num_inference_steps": self.steps}
-        self.evaluation = read_prompts(self.path / "evaluation_prompts.txt")[: self.prompts]
+        info = builtin_info(self.path)
+        self.version: int = info["version"]
+        self.settings = info["settings"] | {"num_inference_steps": self.steps}
+        self.sets = {
+            name: read_prompts(self.path / f"{name}_prompts.txt")[: self.prompts]
+            for name in FIRST_SEEDS
+        }
+        self.sets["held_out"] = self.sets["held_out"][:HELD_OUT_PROMPTS]
         self.calibration = read_prompts(self.path / "calibration_prompts.txt")
         judges = find_judges({}, self.path)
         self.clip, self.extract = Clip(judges.clip), open_extractor(judges.features)
@@ -88,6 +106,16 @@ class Lab:
     @cached_property
     def shapes(self) -> dict[str, tuple[int, int]]:
         return layer_shapes(self.dense)
+
+    @cached_property
+    def sub_modules(self) -> dict[str, tuple[str, ...]]:
+        """The dense model's attentions and FFNs, and their layers."""
+        return sub_modules(self.dense)
+
+    @cached_property
+    def weights(self) -> dict[str, int]:
+        """Number of weights of each attention and FFN."""
+        return {name: weights_of(self.dense, some) for name, some in self.sub_modules.items()}
 
     def packages(self, config: PruningConfig) -> list[Package]:
         """The packages that a config prunes."""
@@ -147,12 +175,26 @@ class Lab:
         return denoiser, layers, groups, time.perf_counter() - began
 
     def draw(
-        self, denoiser: torch.nn.Module, changes: dict[str, Any], scheduler: Scheduler | None = None
+        self,
+        denoiser: torch.nn.Module,
+        changes: dict[str, Any],
+        scheduler: Scheduler | None = None,
+        prompt_set: str | None = None,
     ) -> tuple[list[Image], torch.Tensor]:
-        """Pictures and final latents of the evaluation prompts."""
-        seeds = [FIRST_SEED + i for i in range(len(self.evaluation))]
+        """Pictures and final latents of a set of prompts."""
+        name = prompt_set or self.prompt_set
+        prompts = self.sets[name]
+        seeds = [FIRST_SEEDS[name] + i for i in range(len(prompts))]
         with self.drawing_with(denoiser, scheduler) as extra:
-            return draw(self.pipe, self.evaluation, seeds, self.settings | extra | changes, BATCH)
+            return draw(self.pipe, prompts, seeds, self.settings | extra | changes, BATCH)
+
+    def error_of(self, denoiser: torch.nn.Module, prompt_set: str) -> Figure:
+        """Relative latent error of a denoiser on a set of prompts."""
+        key = f"{prompt_set} prompts"
+        if key not in self.drawn:
+            self.drawn[key] = self.draw(self.dense, {}, prompt_set=prompt_set)
+        latents = self.draw(denoiser, {}, prompt_set=prompt_set)[1]
+        return relative_latent_error(latents, self.drawn[key][1])
 
     @contextmanager
     def drawing_with(
@@ -164,8 +206,8 @@ class Lab:
         if self.model == "emoji-sd3" and not genuine:
             denoiser = copy.deepcopy(denoiser)
             for block in denoiser.transformer_blocks:
-                block.attn.set_processor(OneNullToken())
-            extra = {"max_sequence_length": 1}
+                block.attn.set_processor(OneNullToken(NULL_TOKENS_DRAWN))
+            extra = {"max_sequence_length": READ}
         setattr(self.pipe, self.component, denoiser)
         self.pipe.scheduler = scheduler(own) if scheduler else copy.deepcopy(own)
         try:
@@ -191,7 +233,7 @@ class Lab:
             else self.draw(denoiser, changes or {}, scheduler)
         )
         found = {
-            "clip_score": mean_of(self.clip.clip_scores(images, self.evaluation)),
+            "clip_score": mean_of(self.clip.clip_scores(images, self.sets[self.prompt_set])),
             "fid": fid(features_of(images, self.extract), self.real),
         }
         if denoiser is not self.dense:
@@ -205,7 +247,7 @@ class Lab:
         pipeline."""
         weights = list(denoiser.parameters())
         with self.drawing_with(denoiser, genuine=True):
-            call = denoiser_call(self.pipe, denoiser, self.evaluation[0], self.settings)
+            call = denoiser_call(self.pipe, denoiser, self.sets[self.prompt_set][0], self.settings)
         return {
             "parameters": sum(p.numel() for p in weights),
             "zeros": sum(int((p == 0).sum()) for p in weights),
@@ -215,7 +257,7 @@ class Lab:
     def difference_of_null_tokens(self, denoiser: torch.nn.Module) -> float:
         """Relative latent error between one weighted null token and all of them, on a few
         prompts."""
-        latents, few = [], self.evaluation[:8]
+        latents, few = [], self.sets[self.prompt_set][:8]
         for genuine in (False, True):
             with self.drawing_with(denoiser, genuine=genuine) as extra:
                 latents.append(

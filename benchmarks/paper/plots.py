@@ -6,8 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter
 
 from obsdiff.evaluation.report.noise import METRICS
+
+from .off import ALONE
 
 COLOURS = {
     "magnitude": "#e0803a",
@@ -15,6 +18,7 @@ COLOURS = {
     "wanda": "#3b7dd8",
     "obs": "#2f9e6e",
     "l1": "#e0803a",
+    "off": "#b04a8f",
     "random": "#8a8f98",
 }
 PRESETS = {"paper": "#e0803a", "best": "#2f9e6e", "fast": "#3b7dd8"}
@@ -23,6 +27,8 @@ SHOWN = ("relative_latent_error", "clip_score")
 
 def draw_plots(table: str, kept: dict[str, Any], folder: Path) -> Path | None:
     """Draw the plot of a table for every model; None for a table that has none."""
+    if table == "off":
+        return draw_off(kept, folder)
     if table not in XS and table != "presets":
         return None
     figure = Figure(figsize=(9, 3.1 * len(kept)), layout="constrained")
@@ -41,6 +47,48 @@ def draw_plots(table: str, kept: dict[str, Any], folder: Path) -> Path | None:
     file = folder / f"{table}.png"
     figure.savefig(file, dpi=110, metadata={"Software": None})
     return file
+
+
+def draw_off(kept: dict[str, Any], folder: Path) -> Path:
+    """For each model the cost of every sub-module alone, and of the cheapest of them together."""
+    figure = Figure(figsize=(9, 4 * len(kept)), layout="constrained")
+    for (left, right), (model, one) in zip(
+        figure.subplots(len(kept), 2, squeeze=False), kept.items(), strict=True
+    ):
+        rows = one["rows"]
+        alone = {
+            name.removeprefix(ALONE): row["metrics"][SHOWN[0]]["value"]
+            for name, row in rows.items()
+            if name.startswith(ALONE)
+        }
+        left.barh([short(name) for name in alone], list(alone.values()), color="#3b7dd8")
+        left.invert_yaxis()
+        left.set(title=f"{model}: one alone", xlabel="relative latent error", xscale="log")
+        left.set_xlim(0.01, 1)
+        left.tick_params(axis="y", labelsize=7)
+        left.xaxis.set_minor_formatter(NullFormatter())
+        several = [row for name, row in rows.items() if name.startswith("off ")]
+        for where, label in (("metrics", "evaluation prompts"), ("held_out", "held-out names")):
+            right.plot(
+                [row["sparsity"] for row in several],
+                [row[where][SHOWN[0]]["value"] for row in several],
+                marker="o",
+                label=label,
+            )
+        right.axhline(0.5, color="#999", linewidth=1, linestyle="--")
+        right.set(title="the cheapest together", xlabel="share of the weights", yscale="log")
+        right.set_ylim(0.01, 2)
+        right.yaxis.set_minor_formatter(NullFormatter())
+        right.legend(frameon=False)
+    folder.mkdir(parents=True, exist_ok=True)
+    file = folder / "off.png"
+    figure.savefig(file, dpi=110, metadata={"Software": None})
+    return file
+
+
+def short(name: str) -> str:
+    """A sub-module's name without the parts that all have."""
+    return name.replace(".transformer_blocks.0", "").replace("transformer_blocks.", "block ")
 
 
 def lines(ax: Any, table: str, rows: dict[str, Any], metric: str) -> None:

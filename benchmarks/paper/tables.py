@@ -6,18 +6,11 @@ calibration prompts.
 """
 
 import contextlib
-import copy
-import json
-import platform
-import statistics
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from functools import cache
-from pathlib import Path
 from typing import Any
 
-import torch
 from diffusers import (
     DPMSolverMultistepScheduler,
     EulerDiscreteScheduler,
@@ -26,20 +19,16 @@ from diffusers import (
     PNDMScheduler,
 )
 
-from obsdiff import PruningConfig, dense_pass, prune_
-from obsdiff.calibration.gather import DensePass
+from obsdiff import PruningConfig, dense_pass
 from obsdiff.config.choices import PRESETS, STEP_WEIGHTINGS
 from obsdiff.pipelines.call import choose_prompts
-from obsdiff.pipelines.record import leaving, versions
 from obsdiff.pipelines.run import prepared
-from obsdiff.runtime.json_files import write_json
 from obsdiff.runtime.timing import interleaved
 
 from .lab import CALIBRATION, COUNTS, Lab, Scheduler
+from .off import SWITCHED, alone_rows, off_row
+from .rows import Row, Rows, dense_row, live, live_row, pruned_row
 
-Row = dict[str, Any]
-
-RESULTS = Path(__file__).parents[1] / "results" / "paper"
 SPARSITIES = (0.3, 0.4, 0.5, 0.6, 0.7)
 METHODS = ("magnitude", "dsnot", "wanda", "obs")
 STRUCTURED = ("random", "l1", "obs")
@@ -55,102 +44,26 @@ TARGETS: dict[str, Row] = {
     "structured 20%": {"pattern": "structured", "sparsity": 0.2},
     "structured 30%": {"pattern": "structured", "sparsity": 0.3},
 }
+OFF_TARGETS = [target for target in TARGETS if target != "2:4"]  # where places are free
 LIVE_PROMPTS = 12  # of the tables that run the calibration anew for every row
 TIMED_PROMPTS, ROUNDS = 4, 3
-DIGITS = 6  # kept of a figure
 
 
-@dataclass
-class Rows:
-    """The rows of one table of one model, in a JSON file that is rewritten after each."""
-
-    lab: Lab
-    table: str
-    rows: dict[str, Row] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        self.file = RESULTS / f"{self.lab.model}-{self.table}.json"
-        about = {
-            "model": self.lab.model,
-            "table": self.table,
-            "settings": self.lab.settings,
-            "prompts": len(self.lab.evaluation),
-        }
-        self.about = about | {
-            "versions": versions(),
-            "threads": torch.get_num_threads(),
-            "machine": platform.machine(),
-        }
-        if self.file.exists():
-            kept = json.loads(self.file.read_text())
-            if any(kept[key] != about[key] for key in about):
-                raise SystemExit(
-                    f"{self.file} was measured with other settings; move it away to measure it anew"
-                )
-            self.rows = kept["rows"]
-
-    def keep(self, name: str, measure: Callable[[], Row]) -> None:
-        """Measure a row unless the file has it."""
-        if name in self.rows:
-            return
-        self.rows[name] = rounded(measure())
-        write_json(self.file, self.about | {"rows": self.rows})
-        print(f"{self.lab.model} {self.table}: {name}: {in_short(self.rows[name])}", flush=True)
-
-
-def rounded(value: Any) -> Any:
-    """A value with all floats rounded to few digits, at every depth."""
-    if isinstance(value, dict):
-        return {key: rounded(v) for key, v in value.items()}
-    if isinstance(value, list | tuple):
-        return [rounded(v) for v in value]
-    return float(f"{value:.{DIGITS}g}") if isinstance(value, float) else value
-
-
-def in_short(row: Row) -> str:
-    metrics = row.get("metrics", {})
-    return ", ".join(
-        f"{name} {m['value']:.4f} ({m['low']:.4f} to {m['high']:.4f})"
-        for name, m in metrics.items()
-        if m["value"] is not None
-    ) or str(row)
-
-
-def pruned_row(lab: Lab, config: PruningConfig, **hessians: Any) -> Row:
-    """Prune with shared Hessians, draw, measure."""
-    denoiser, layers, groups, seconds = lab.pruned(config, lab.hessians(**hessians))
-    return row_of(lab, config, denoiser, layers, groups) | {"solve_seconds": seconds}
-
-
-def row_of(
-    lab: Lab, config: PruningConfig, denoiser: torch.nn.Module, layers: list, groups: list
-) -> Row:
-    gone = leaving([vars(group) for group in groups])
-    return {
-        "method": config.method,
-        "pattern": config.pattern,
-        "sparsity": config.removed,
-        "layer_error": statistics.median(layer.error for layer in layers),
-        "cost": lab.cost(denoiser),
-        "gone": gone,
-        "metrics": lab.figures(denoiser),
-    }
-
-
-def dense_row(lab: Lab) -> Row:
-    return {
-        "method": "dense",
-        "pattern": "",
-        "sparsity": 0.0,
-        "cost": lab.cost(lab.dense),
-        "metrics": lab.figures(lab.dense),
-    }
+def off(lab: Lab, rows: Rows) -> None:
+    """Ours: what every attention and FFN does alone, and all shares that can be switched off."""
+    rows.keep("dense", lambda: dense_row(lab))
+    alone_rows(lab, rows)
+    for share in SWITCHED:
+        least = share * sum(lab.weights.values())
+        rows.keep(f"off {share:.0%}", lambda least=least: off_row(lab, least))
 
 
 def unstructured(lab: Lab, rows: Rows) -> None:
-    """Table 1 and Figure 4: single weights, four methods."""
+    """Table 1 and Figure 4: single weights, four methods, and whole groups switched off."""
     rows.keep("dense", lambda: dense_row(lab))
     for sparsity in SPARSITIES:
+        least = sparsity * sum(lab.weights.values())
+        rows.keep(f"off {sparsity:.0%}", lambda least=least: off_row(lab, least))
         for method in METHODS:
             config = PruningConfig(method=method, sparsity=sparsity)
             rows.keep(f"{method} {sparsity:.0%}", lambda config=config: pruned_row(lab, config))
@@ -172,6 +85,14 @@ def structured(lab: Lab, rows: Rows) -> None:
         for method in STRUCTURED:
             config = PruningConfig(method=method, pattern="structured", sparsity=share)
             rows.keep(f"{method} {share:.0%}", lambda config=config: pruned_row(lab, config))
+        least = removed_parameters(rows, f"obs {share:.0%}")
+        rows.keep(f"off {share:.0%}", lambda least=least: off_row(lab, least))
+
+
+def removed_parameters(rows: Rows, name: str) -> int:
+    """Number of parameters that a structured row has less than dense."""
+    dense, row = (rows.rows[key]["cost"]["parameters"] for key in ("dense", name))
+    return dense - row
 
 
 def weighting(lab: Lab, rows: Rows) -> None:
@@ -286,34 +207,13 @@ def presets(lab: Lab, rows: Rows) -> None:
                         lab, config, mine, besides
                     ),
                 )
-
-
-def live(
-    lab: Lab, config: PruningConfig, dense: DensePass | None = None
-) -> tuple[torch.nn.Module, Any]:
-    """Prune a copy of the dense denoiser as `obsdiff prune` does; returns the copy and the
-    report."""
-    setattr(lab.pipe, lab.component, copy.deepcopy(lab.dense))
-    try:
-        report = prune_(lab.pipe, lab.calibration, config, dense=dense)
-        return getattr(lab.pipe, lab.component), report
-    finally:
-        setattr(lab.pipe, lab.component, lab.dense)
-
-
-def live_row(
-    lab: Lab, config: PruningConfig, dense: DensePass | None = None, besides: float = 0.0
-) -> Row:
-    """Prune and measure; `besides`: seconds of CPU time that the shared dense pass took."""
-    began = time.process_time()
-    denoiser, report = live(lab, config, dense)
-    spent = besides + time.process_time() - began
-    largest = max(package.hessian_bytes for package in lab.packages(config))
-    return row_of(lab, config, denoiser, report.layers, report.groups) | {
-        "seconds": report.seconds,
-        "cpu_seconds": spent,
-        "hessian_bytes": largest,
-    }
+    for target in OFF_TARGETS:
+        least = (
+            removed_parameters(rows, f"paper: {target}, seed {SEEDS[0]}")
+            if "pattern" in TARGETS[target]
+            else TARGETS[target]["sparsity"] * sum(lab.weights.values())
+        )
+        rows.keep(f"off: {target}", lambda least=least: off_row(lab, least))
 
 
 def seconds(lab: Lab, rows: Rows) -> None:
@@ -390,6 +290,7 @@ def samplers(lab: Lab) -> dict[str, Scheduler]:
 
 
 TABLES: dict[str, Callable[[Lab, Rows], None]] = {
+    "off": off,
     "unstructured": unstructured,
     "semistructured": semistructured,
     "structured": structured,

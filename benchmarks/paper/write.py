@@ -8,26 +8,26 @@ In each line of a table the best value is bold, and ~ marks values not distingui
 import json
 import re
 import statistics
+import textwrap
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from obsdiff.config.choices import PRESETS, STEP_WEIGHTINGS
 from obsdiff.evaluation.bootstrap import RESAMPLES
-from obsdiff.evaluation.report.noise import METRICS, near_best
 from obsdiff.pipelines.builtin import BUILTINS
-from obsdiff.pipelines.record import in_words
 
+from .grids import SHOWN, Kept, by_share, cell, compared, gone, grid, lines_of
+from .off import ALONE
 from .plots import draw_plots
-from .tables import METHODS, RESULTS, SEEDS, SHARES, SPARSITIES, STRUCTURED, TABLES, TARGETS
+from .rows import RESULTS
+from .tables import METHODS, SEEDS, SHARES, SPARSITIES, STRUCTURED, TABLES, TARGETS
 
 DOCS = Path(__file__).parents[2] / "docs"
 FINDINGS = Path(__file__).with_name("findings.md")
 COSTS = ("zeros", "parameters", "macs")
-SHOWN = ("relative_latent_error", "clip_score", "fid")
-Kept = dict[str, Any]  # one table of one model, as stored
+WIDTH = 100
 
 
 def write() -> None:
@@ -64,98 +64,6 @@ def sections(text: str) -> dict[str, str]:
     """{"unstructured": its text} of a file with headings."""
     parts = re.split(r"^# (.+)$", text, flags=re.MULTILINE)
     return dict(zip(parts[1::2], parts[2::2], strict=True))
-
-
-def grid(head: list[str], lines: list[list[str]]) -> str:
-    return "\n".join(
-        "| " + " | ".join(cells) + " |" for cells in [head, ["---"] * len(head), *lines]
-    )
-
-
-def cell(figure: Kept, metric: str, mark: str = "", bold: bool = False) -> str:
-    d = METRICS[metric].decimals
-    value = f"{figure['value']:.{d}f}"
-    interval = f"<sub>{figure['low']:.{d}f} to {figure['high']:.{d}f}</sub>"
-    return f"{f'**{value}**' if bold else value}{mark} {interval}"
-
-
-def compared(rows: dict[str, Kept], names: list[str], metric: str) -> list[str]:
-    """Cells of one line: the best in bold, ~ where the difference to it is inside the noise."""
-    figures = {name: rows[name]["metrics"][metric] for name in names if name in rows}
-    if not figures:
-        return [""] * len(names)
-    near = near_best(figures, METRICS[metric].higher_is_better)
-    best = (max if METRICS[metric].higher_is_better else min)(
-        figures, key=lambda name: figures[name]["value"]
-    )
-    return [
-        cell(figures[name], metric, "~" if name in near else "", name == best)
-        if name in figures
-        else ""
-        for name in names
-    ]
-
-
-def by_share(
-    rows: dict[str, Kept],
-    shares: tuple[Any, ...],
-    methods: tuple[str, ...],
-    label: Callable[[Any], str],
-    more: Callable | None = None,
-) -> str:
-    """One grid a metric: a line a sparsity or pattern, a column a method."""
-    grids = []
-    for metric in SHOWN:
-        lines = []
-        for share in shares:
-            names = [f"{method} {label(share)}" for method in methods]
-            if any(name in rows for name in names):
-                lines.append(
-                    [
-                        label(share),
-                        *(more(rows, names) if more else []),
-                        *compared(rows, names, metric),
-                    ]
-                )
-        dense = (
-            ""
-            if metric not in rows.get("dense", {}).get("metrics", {})
-            else f"; dense {cell(rows['dense']['metrics'][metric], metric)}"
-        )
-        head = [
-            f"{METRICS[metric].title}{dense}",
-            *(["gone", "parameters", "MACs"] if more else []),
-            *methods,
-        ]
-        grids.append(grid(head, lines))
-    return "\n\n".join(grids)
-
-
-def gone(rows: dict[str, Kept], names: list[str]) -> list[str]:
-    """Removed heads and neurons, parameters and MACs; the same for all methods of a line."""
-    row = next(rows[name] for name in names if name in rows)
-    dense = rows["dense"]["cost"]
-    return [
-        in_words(row["gone"]),
-        *(f"-{1 - row['cost'][key] / dense[key]:.1%}" for key in ("parameters", "macs")),
-    ]
-
-
-def lines_of(
-    rows: dict[str, Kept],
-    first: str,
-    metrics: tuple[str, ...] = SHOWN,
-    more: dict[str, Callable[[Kept], str]] | None = None,
-) -> str:
-    """A line a row, a column a metric; marks compare within a column."""
-    names = [name for name in rows if name != "dense"]
-    columns = [compared(rows, names, metric) for metric in metrics]
-    extra = more or {}
-    lines = [
-        [name, *(column[i] for column in columns), *(show(rows[name]) for show in extra.values())]
-        for i, name in enumerate(names)
-    ]
-    return grid([first, *(METRICS[metric].title for metric in metrics), *extra], lines)
 
 
 def weighting_table(rows: dict[str, Kept]) -> str:
@@ -288,7 +196,13 @@ def presets_table(rows: dict[str, Kept]) -> str:
                 for cell in beside(runs[preset], runs["paper"])
             ]
             lines.append(
-                [target, str(len(seeds)), f"{errors_of(runs['paper']).mean():.4f}", *others]
+                [
+                    target,
+                    str(len(seeds)),
+                    error_or_nothing(rows, f"off: {target}"),
+                    f"{errors_of(runs['paper']).mean():.4f}",
+                    *others,
+                ]
             )
     head = [
         f"{preset}: {what}"
@@ -297,6 +211,7 @@ def presets_table(rows: dict[str, Kept]) -> str:
         for what in (
             "error",
             "of paper's",
+            "of paper's, held-out names",
             "prompts better",
             "CLIP score",
             "FID",
@@ -304,12 +219,25 @@ def presets_table(rows: dict[str, Kept]) -> str:
             "time",
         )
     ]
-    return grid(["relative latent error", "calibration sets", "paper", *head], lines)
+    return grid(["relative latent error", "calibration sets", "off", "paper", *head], lines)
+
+
+def error_or_nothing(rows: dict[str, Kept], name: str) -> str:
+    return f"{rows[name]['metrics'][SHOWN[0]]['value']:.4f}" if name in rows else ""
 
 
 def errors_of(runs: list[Kept]) -> np.ndarray:
     """Relative latent error of every prompt's part: (seeds, prompts)."""
     return np.array([run["metrics"]["relative_latent_error"]["per_prompt"] for run in runs])
+
+
+def held_out_ratio(mine: list[Kept], paper: list[Kept]) -> float:
+    """Ratio of the mean errors on held-out names."""
+    ours, theirs = (
+        np.mean([run["held_out"]["relative_latent_error"]["value"] for run in runs])
+        for runs in (mine, paper)
+    )
+    return float(ours / theirs)
 
 
 def beside(mine: list[Kept], paper: list[Kept]) -> list[str]:
@@ -345,6 +273,7 @@ def beside(mine: list[Kept], paper: list[Kept]) -> list[str]:
         f"{ours.mean():.4f}",
         f"{ours.mean() / theirs.mean():.2f} <sub>{low:.2f} to {high:.2f}; "
         f"sets {by_seed.min():.2f} to {by_seed.max():.2f}</sub>",
+        f"{held_out_ratio(mine, paper):.2f}",
         f"{(ours < theirs).mean():.0%}",
         f"{change['clip_score']:+.2f}",
         f"{change['fid']:+.2f}",
@@ -373,19 +302,59 @@ def conditions(found: dict[str, dict[str, Kept]]) -> str:
     some = next((one for kept in found.values() for one in kept.values()), None)
     if not some:
         return ""
-    settings = {model: one["settings"] for kept in found.values() for model, one in kept.items()}
+    models = {model: one for kept in found.values() for model, one in kept.items()}
     texts = [
-        f"{model}: " + ", ".join(f"{key} {value}" for key, value in own.items())
-        for model, own in settings.items()
+        f"{model}, version {one['model_version']}: "
+        + ", ".join(f"{key} {value}" for key, value in one["settings"].items())
+        for model, one in models.items()
     ]
+    prompts = some["prompts"]
     versions = ", ".join(f"{name} {version}" for name, version in some["versions"].items())
-    return (
-        f"## Conditions\n\n{some['prompts']} evaluation prompts. {'; '.join(texts)}. "
+    text = (
+        f"{prompts['evaluation']} evaluation prompts, which no decision ever saw, and "
+        f"{prompts['held_out']} of held-out names. {'; '.join(texts)}. "
         f"{versions}; CPU, {some['machine']}."
+    )
+    return "## Conditions\n\n" + textwrap.fill(text, WIDTH)
+
+
+def off_table(rows: dict[str, Kept]) -> str:
+    """What each sub-module costs alone, and what shares of the weights cost."""
+    alone = [
+        [name.removeprefix(ALONE), cell(row["metrics"][SHOWN[0]], SHOWN[0])]
+        for name, row in rows.items()
+        if name.startswith(ALONE)
+    ]
+    shares = [
+        [
+            f"{row['sparsity']:.1%}",
+            str(len(row["off"])),
+            cell(row["metrics"][SHOWN[0]], SHOWN[0]),
+            cell(row["held_out"][SHOWN[0]], SHOWN[0]),
+            cell(row["metrics"]["clip_score"], "clip_score"),
+        ]
+        for name, row in rows.items()
+        if name.startswith("off ")
+    ]
+    return "\n\n".join(
+        [
+            grid(["switched off alone", "relative latent error, tuning prompts"], alone),
+            grid(
+                [
+                    "weights switched off",
+                    "sub-modules",
+                    "relative latent error",
+                    "held-out names",
+                    "CLIP score",
+                ],
+                shares,
+            ),
+        ]
     )
 
 
 TITLES = {
+    "off": "Whole attentions and FFNs switched off (ours)",
     "unstructured": "Single weights (the paper's Table 1 and Figure 4)",
     "semistructured": "2:4 (Table 2)",
     "structured": "Heads and FFN neurons (Tables 3, 4, 9)",
@@ -398,9 +367,14 @@ TITLES = {
     "seconds": "Time to prune (Table 8)",
 }
 WRITERS: dict[str, Callable[[dict[str, Kept]], str]] = {
-    "unstructured": lambda rows: by_share(rows, SPARSITIES, METHODS, lambda s: f"{s:.0%}"),
+    "off": off_table,
+    "unstructured": lambda rows: by_share(
+        rows, SPARSITIES, ("off", *METHODS), lambda s: f"{s:.0%}"
+    ),
     "semistructured": lambda rows: by_share(rows, ("2:4", "4:8"), METHODS, str),
-    "structured": lambda rows: by_share(rows, SHARES, STRUCTURED, lambda s: f"{s:.0%}", gone),
+    "structured": lambda rows: by_share(
+        rows, SHARES, ("off", *STRUCTURED), lambda s: f"{s:.0%}", gone
+    ),
     "prompts": lambda rows: lines_of(rows, "prompts"),
     "weighting": weighting_table,
     "robustness": robustness_table,
