@@ -71,7 +71,7 @@ def begin_report(pipe: Any, plan: PruningPlan, dense_seconds: float | None = Non
         plan.component,
         [list(p.layers) for p in plan.packages],
     )
-    report.versions |= builtin_version(getattr(pipe.config, "_name_or_path", None) or "")
+    report.versions |= builtin_version(getattr(pipe, "name_or_path", None) or "")
     report.threads = torch.get_num_threads()
     if dense_seconds is not None:
         report.seconds["shared dense pass"] = dense_seconds
