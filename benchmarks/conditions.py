@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from obsdiff import builtin_path
-from obsdiff.pipelines.builtin import builtin_info
+from obsdiff.pipelines.builtin import builtin_version
 from obsdiff.pipelines.record import versions
 
 RESULTS = Path(__file__).parent / "results"
@@ -26,5 +26,5 @@ def conditions(module: str) -> dict[str, Any]:
 
 
 def model_version(model: str) -> int:
-    """The version of a built-in model; the first ones do not name theirs."""
-    return builtin_info(builtin_path(model)).get("version", 1)
+    """The version of a built-in model."""
+    return int(builtin_version(builtin_path(model))[model])

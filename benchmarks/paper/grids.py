@@ -6,15 +6,11 @@ from typing import Any
 from obsdiff.evaluation.report.noise import METRICS, near_best
 from obsdiff.pipelines.record import in_words
 
+from ..tables.markdown import grid
+
 SHOWN = ("relative_latent_error", "clip_score", "fid")
 PLACES = {"metrics": "", "held_out": ", held-out names"}
 Kept = dict[str, Any]  # one row, or one table of one model, as stored
-
-
-def grid(head: list[str], lines: list[list[str]]) -> str:
-    return "\n".join(
-        "| " + " | ".join(cells) + " |" for cells in [head, ["---"] * len(head), *lines]
-    )
 
 
 def cell(figure: Kept, metric: str, mark: str = "", bold: bool = False) -> str:
@@ -69,7 +65,7 @@ def by_share(
         dense = (
             ""
             if metric not in rows.get("dense", {}).get(where, {})
-            else f"; dense {cell(rows['dense']['metrics'][metric], metric)}"
+            else f"; dense {cell(rows['dense'][where][metric], metric)}"
         )
         head = [
             f"{METRICS[metric].title}{PLACES[where]}{dense}",
@@ -81,8 +77,9 @@ def by_share(
 
 
 def gone(rows: dict[str, Kept], names: list[str]) -> list[str]:
-    """Removed heads and neurons, parameters and MACs; the same for all methods of a line."""
-    row = next(rows[name] for name in names if name in rows)
+    """Removed heads and neurons, parameters and MACs; the same for all methods of a line, but for
+    `off`, which removes no fewer parameters."""
+    row = next(rows[name] for name in names if "gone" in rows.get(name, {}))
     dense = rows["dense"]["cost"]
     return [
         in_words(row["gone"]),

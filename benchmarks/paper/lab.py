@@ -90,9 +90,7 @@ class Lab:
         self.component = self.folder.denoiser(None)
         self.pipe, _ = load_pipeline(self.folder)
         self.dense: torch.nn.Module = getattr(self.pipe, self.component)
-        info = builtin_info(self.path)
-        self.version: int = info["version"]
-        self.settings = info["settings"] | {"num_inference_steps": self.steps}
+        self.settings = builtin_info(self.path)["settings"] | {"num_inference_steps": self.steps}
         self.sets = {
             name: read_prompts(self.path / f"{name}_prompts.txt")[: self.prompts]
             for name in FIRST_SEEDS

@@ -96,9 +96,12 @@ def lines(ax: Any, table: str, rows: dict[str, Any], metric: str) -> None:
     _, x_of, log_x = XS[table]
     for method in dict.fromkeys(row["method"] for name, row in rows.items() if name != "dense"):
         points = sorted(
-            (x_of(name, row), row["metrics"][metric])
-            for name, row in rows.items()
-            if row.get("method") == method and name != "dense"
+            (
+                (x_of(name, row), row["metrics"][metric])
+                for name, row in rows.items()
+                if row.get("method") == method and name != "dense"
+            ),
+            key=lambda point: point[0],
         )
         x = [p[0] for p in points]
         y = [p[1]["value"] for p in points]

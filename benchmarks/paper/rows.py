@@ -2,26 +2,26 @@
 
 import copy
 import json
-import platform
 import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import torch
 
 from obsdiff import PruningConfig, prune_
 from obsdiff.calibration.gather import DensePass
-from obsdiff.pipelines.record import leaving, versions
+from obsdiff.pipelines.record import leaving
 from obsdiff.runtime.json_files import write_json
 
+from ..conditions import RESULTS as STORED
+from ..conditions import conditions, model_version
 from .lab import REPORTED, Lab
 
 Row = dict[str, Any]
 
-RESULTS = Path(__file__).parents[1] / "results" / "paper"
+RESULTS = STORED / "paper"
 DIGITS = 6  # kept of a figure
 
 
@@ -38,15 +38,11 @@ class Rows:
         about = {
             "model": self.lab.model,
             "table": self.table,
-            "model_version": self.lab.version,
+            "model_version": model_version(self.lab.model),
             "settings": self.lab.settings,
             "prompts": {name: len(self.lab.sets[name]) for name in REPORTED},
         }
-        self.about = about | {
-            "versions": versions(),
-            "threads": torch.get_num_threads(),
-            "machine": platform.machine(),
-        }
+        self.about = about | conditions("benchmarks.paper")
         if self.file.exists():
             kept = json.loads(self.file.read_text())
             if any(kept[key] != about[key] for key in about):

@@ -8,7 +8,6 @@ In each line of a table the best value is bold, and ~ marks values not distingui
 import json
 import re
 import statistics
-import textwrap
 from collections.abc import Callable
 from pathlib import Path
 
@@ -18,7 +17,8 @@ from obsdiff.config.choices import PRESETS, STEP_WEIGHTINGS
 from obsdiff.evaluation.bootstrap import RESAMPLES
 from obsdiff.pipelines.builtin import BUILTINS
 
-from .grids import SHOWN, Kept, by_share, cell, compared, gone, grid, lines_of
+from ..tables.markdown import caption, grid
+from .grids import SHOWN, Kept, by_share, cell, compared, gone, lines_of
 from .off import ALONE
 from .plots import draw_plots
 from .rows import RESULTS
@@ -27,7 +27,6 @@ from .tables import METHODS, SEEDS, SHARES, SPARSITIES, STRUCTURED, TABLES, TARG
 DOCS = Path(__file__).parents[2] / "docs"
 FINDINGS = Path(__file__).with_name("findings.md")
 COSTS = ("zeros", "parameters", "macs")
-WIDTH = 100
 
 
 def write() -> None:
@@ -315,7 +314,7 @@ def conditions(found: dict[str, dict[str, Kept]]) -> str:
         f"{prompts['held_out']} of held-out names. {'; '.join(texts)}. "
         f"{versions}; CPU, {some['machine']}."
     )
-    return "## Conditions\n\n" + textwrap.fill(text, WIDTH)
+    return "## Conditions\n\n" + caption(text)
 
 
 def off_table(rows: dict[str, Kept]) -> str:

@@ -72,8 +72,8 @@ def builtin_version(place: str | Path) -> dict[str, str]:
         place: a pipeline's folder, or where it was loaded from.
 
     Returns:
-        {"emoji-sd3": "2"}; {} for any other place.
+        {"emoji-sd3": "2"}; {} for any other place. The first versions do not name theirs.
     """
     path = Path(place).absolute()
     info = builtin_info(path)
-    return {path.name: str(info["version"])} if info else {}
+    return {path.name: str(info.get("version", 1))} if info else {}

@@ -1,0 +1,99 @@
+"""The page of the paper's tables: `off` beside the methods, held-out names, plots."""
+
+import pytest
+
+from benchmarks.paper.plots import draw_plots
+from benchmarks.paper.write import WRITERS, conditions
+
+DENSE = {"parameters": 1000, "macs": 500, "zeros": 0}
+SPENT = {"parameters": 800, "macs": 400, "zeros": 0}
+GONE = {"heads": {"removed": 4, "total": 20}, "neurons": {"removed": 3, "total": 30}}
+
+
+def figure(value: float) -> dict:
+    return {
+        "value": value,
+        "low": 0.9 * value,
+        "high": 1.1 * value,
+        "per_prompt": [0.9 * value, 1.1 * value],
+    }
+
+
+def figures(value: float) -> dict:
+    return {
+        "metrics": {
+            "relative_latent_error": figure(value),
+            "clip_score": figure(70 - value),
+            "fid": {"value": 90 + value, "low": 60.0, "high": 120.0},
+        },
+        "held_out": {"relative_latent_error": figure(2 * value)},
+    }
+
+
+def off(value: float, share: float = 0.5) -> dict:
+    return figures(value) | {"method": "off", "sparsity": share, "off": ["a", "b"]}
+
+
+def pruned(method: str, value: float, share: float) -> dict:
+    row = {"method": method, "sparsity": share, "cost": SPENT, "gone": GONE}
+    return figures(value) | row
+
+
+def dense() -> dict:
+    return {"method": "dense", "cost": DENSE, "metrics": figures(0)["metrics"]}
+
+
+@pytest.fixture
+def structured() -> dict:
+    rows = {"dense": dense(), "off 20%": off(0.3)}
+    return rows | {f"{m} 20%": pruned(m, e, 0.2) for m, e in (("l1", 0.2), ("obs", 0.1))}
+
+
+def test_off_stands_beside_the_structured_methods(structured):
+    text = WRITERS["structured"](structured)
+    (line, *_) = [line for line in text.splitlines() if line.startswith("| 20%")]
+    assert "-20.0% | -20.0% | 0.3000" in line
+    assert "**0.1000**" in line
+
+
+def test_every_share_has_its_error_on_held_out_names(structured):
+    *_, last = WRITERS["structured"](structured).split("\n\n")
+    assert "held-out names" in last.splitlines()[0]
+    assert "**0.2000**" in last
+
+
+def test_the_table_of_off_has_each_alone_and_the_shares():
+    rows = {
+        "dense": dense(),
+        "alone: blocks.0.ff": {"metrics": {"relative_latent_error": figure(0.05)}},
+        "off 47%": off(0.6, 0.48),
+    }
+    alone, shares = WRITERS["off"](rows).split("\n\n")
+    assert "| blocks.0.ff | 0.0500" in alone
+    assert "| 48.0% | 2 | 0.6000 <sub>0.5400 to 0.6600</sub> | 1.2000" in shares
+
+
+@pytest.mark.parametrize("table", ["off", "unstructured"])
+def test_two_shares_with_the_same_choice_are_drawn(table, tmp_path):
+    rows = {
+        "dense": dense(),
+        "alone: blocks.0.ff": {"metrics": {"relative_latent_error": figure(0.05)}},
+    }
+    if table == "unstructured":
+        del rows["alone: blocks.0.ff"]
+    rows |= {"off 47%": off(0.6), "off 50%": off(0.6)}
+    file = draw_plots(table, {"emoji-sd3": {"rows": rows}}, tmp_path)
+    assert file.stat().st_size > 1000
+
+
+def test_the_conditions_name_versions_and_prompt_sets():
+    kept = {
+        "model_version": 2,
+        "settings": {"guidance_scale": 4.0},
+        "prompts": {"evaluation": 64, "held_out": 32},
+        "versions": {"torch": "2.13.0"},
+        "machine": "x86_64",
+    }
+    text = " ".join(conditions({"off": {"emoji-sd3": kept}}).split())
+    assert "64 evaluation prompts, which no decision ever saw, and 32 of held-out names" in text
+    assert "emoji-sd3, version 2: guidance_scale 4.0" in text
