@@ -30,7 +30,7 @@ from . import third_encoder
 from .clip import OUT as CLIP
 from .clip import tokenize
 from .data import CACHE, load
-from .loop import adamw, arguments, averaged, train
+from .loop import adamw, arguments, averaged, schedule_of, train
 from .null_token import NULL_TOKENS, OneNullToken
 from .vae import OUT as VAE
 from .vae import encode
@@ -188,12 +188,12 @@ class Conditioned(nn.Module):
         )[0]
 
 
-def first_readers(count: int) -> torch.Tensor:
+def first_readers(count: int, device: torch.device) -> torch.Tensor:
     """The block in which each of `count` pictures may first read its caption: the first one, or,
     for a share of LATE each, any later one. A caption is read once and remembered otherwise, and
     the text stream of the later blocks stays idle."""
     blocks = CONFIG["num_layers"]
-    drawn = torch.rand(count) / LATE
+    drawn = torch.rand(count, device=device) / LATE
     return torch.where(drawn < blocks - 1, drawn.long() + 1, 0)
 
 
@@ -206,7 +206,7 @@ def flow_loss(
     first_reader: torch.Tensor | None,
 ) -> torch.Tensor:
     noise = torch.randn_like(x)
-    s = torch.sigmoid(torch.randn(len(x)))
+    s = torch.sigmoid(torch.randn(len(x), device=x.device))
     mixed = torch.lerp(x, noise, s[:, None, None, None])
     v = model(mixed, tokens, pooled, ids, s * 1000, first_reader)
     return F.mse_loss(v.float(), noise - x)
@@ -265,8 +265,7 @@ def main() -> None:
         return
     narrow_text_encoders()
     latents = cached_latents(pictures[known])
-    tokens, pooled = encode_text(captions)
-    no_tokens, no_pooled = encode_text([""])
+    known_text, no_text = encode_text(captions), encode_text([""])
     count = sum(p.numel() for p in model.transformer.parameters())
     print(f"{count / 1e6:.2f} M parameters, {len(latents)} pictures", flush=True)
     if args.start:
@@ -279,19 +278,24 @@ def main() -> None:
         for block in model.transformer.transformer_blocks:
             block.compile()
 
+    model.to(args.device)
+    latents, ids, no_ids, tokens, pooled, no_tokens, no_pooled = (
+        x.to(args.device) for x in (latents, ids, no_ids, *known_text, *no_text)
+    )
     woken = bool(args.start)  # now, or before the run that this one goes on from
 
     def loss_of(step: int) -> dict[str, torch.Tensor]:
-        chosen = torch.randint(len(latents), (args.batch_size,))
-        drop = torch.rand(args.batch_size) < DROP
-        with torch.autocast("cpu", torch.bfloat16, enabled=args.bf16):
+        chosen = torch.randint(len(latents), (args.batch_size,), device=args.device)
+        drop = torch.rand(args.batch_size, device=args.device) < DROP
+        late = woken or step >= args.late_from
+        with torch.autocast(args.device.type, torch.bfloat16, enabled=args.bf16):
             loss = flow_loss(
                 model,
                 latents[chosen],
                 torch.where(drop[:, None, None], no_tokens, tokens[chosen]),
                 torch.where(drop[:, None], no_pooled, pooled[chosen]),
                 torch.where(drop[:, None], no_ids, ids[chosen]),
-                first_readers(args.batch_size) if woken or step >= args.late_from else None,
+                first_readers(args.batch_size, args.device) if late else None,
             )
         return {"loss": loss}
 
@@ -301,8 +305,8 @@ def main() -> None:
         weight_decay=0.01,
         rate=lambda name: WOKEN_RATE if woken and is_late_text(name) else 1.0,
     )
-    steps = {"steps": args.steps, "until": args.until}
-    save_parts(train(args.name, model, [optimizer], loss_of, ema_decay=0.998, **steps), ids)
+    trained = train(args.name, model, [optimizer], loss_of, **schedule_of(args))
+    save_parts(trained.cpu(), ids.cpu())
 
 
 def save_parts(model: Conditioned, ids: torch.Tensor) -> None:

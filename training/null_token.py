@@ -43,7 +43,7 @@ class OneNullToken:
         )
         v = torch.cat([heads(attn.to_v(image)), heads(attn.add_v_proj(text))], 2)
         logits = q @ k.transpose(2, 3) / math.sqrt(q.shape[-1])
-        shift = torch.zeros(k.shape[2], dtype=q.dtype)
+        shift = q.new_zeros(k.shape[2])
         shift[-1] = math.log(self.count)
         if first_reader is not None:
             hidden = (first_reader > self.block)[:, None, None, None]

@@ -23,6 +23,8 @@ References:
         https://arxiv.org/abs/2303.09556 (snr)
 """
 
+from functools import partial
+
 import torch
 from diffusers import DDIMScheduler, UNet2DConditionModel
 from diffusers.models.attention_processor import AttnProcessor
@@ -32,7 +34,7 @@ from transformers import CLIPTextModel, CLIPTokenizer
 from .clip import OUT as CLIP
 from .clip import tokenize
 from .data import CACHE, load
-from .loop import adamw, arguments, averaged, train
+from .loop import adamw, arguments, averaged, schedule_of, train
 from .mmdit import cached_latents
 
 DROP = 0.1  # captions replaced by the empty prompt, for classifier-free guidance
@@ -80,13 +82,21 @@ def build() -> UNet2DConditionModel:
     return unet
 
 
+@torch.no_grad()
+def wake_(unet: UNet2DConditionModel, factor: float) -> None:
+    """Let every FFN speak `factor` times louder."""
+    for name, module in unet.named_modules():
+        if name.endswith("ff.net.2"):
+            module.weight.mul_(factor)
+            module.bias.mul_(factor)
+
+
 class Conditioned(nn.Module):
     """The UNet and its text encoder: what is trained together."""
 
     def __init__(self) -> None:
         super().__init__()
         self.unet = build().to(memory_format=torch.channels_last)
-        self.unet.set_attn_processor(AttnProcessor())  # the fused one has a slow backward on CPUs
         self.text_encoder = CLIPTextModel.from_pretrained(
             CLIP / "text_encoder", dtype=torch.float32
         )
@@ -102,7 +112,7 @@ def noise_loss(
 ) -> dict[str, torch.Tensor]:
     """Weighted and plain mean squared error of the predicted noise. alphas: (1000,), the products
     a_t."""
-    t = torch.randint(len(alphas), (len(x),))
+    t = torch.randint(len(alphas), (len(x),), device=x.device)
     a, noise = alphas[t], torch.randn_like(x)
     mixed = a.sqrt()[:, None, None, None] * x + (1 - a).sqrt()[:, None, None, None] * noise
     found = model(mixed.contiguous(memory_format=torch.channels_last), ids, t)
@@ -110,16 +120,18 @@ def noise_loss(
     return {"loss": (errors * WEIGHTINGS[weighting](a)).mean(), "plain": errors.mean().detach()}
 
 
-def rate(name: str) -> float:
+def rate(name: str, resnets: float = RESNET_RATE) -> float:
     """The factor of a parameter's learning rate."""
     if "resnets." in name or "samplers." in name:
-        return RESNET_RATE
+        return resnets
     return TEXT_RATE if name.startswith("text_encoder.") else 1.0
 
 
 def main() -> None:
     parser = arguments(__doc__, "unet", steps=5000, batch_size=64, lr=1e-3)
     parser.add_argument("--weighting", choices=WEIGHTINGS, default="v")
+    parser.add_argument("--resnet-rate", type=float, default=RESNET_RATE)
+    parser.add_argument("--wake", type=float, default=1.0, help="factor of the FFNs' outputs")
     args = parser.parse_args()
     torch.manual_seed(4)
     model = Conditioned()
@@ -137,19 +149,25 @@ def main() -> None:
     print(f"{count / 1e6:.2f} M parameters, {len(latents)} pictures", flush=True)
     if args.start:
         averaged(model, args.start)
+    wake_(model.unet, args.wake)
     if args.compile:
         model.unet.compile()
+    if args.device.type == "cpu":
+        model.unet.set_attn_processor(AttnProcessor())  # the fused one has a slow backward there
+    model.to(args.device)
+    latents, ids, nothing, alphas = (x.to(args.device) for x in (latents, ids, nothing, alphas))
 
     def loss_of(step: int) -> dict[str, torch.Tensor]:
-        chosen = torch.randint(len(latents), (args.batch_size,))
-        drop = torch.rand(args.batch_size) < DROP
+        chosen = torch.randint(len(latents), (args.batch_size,), device=args.device)
+        drop = torch.rand(args.batch_size, device=args.device) < DROP
         text = torch.where(drop[:, None], nothing, ids[chosen])
-        with torch.autocast("cpu", torch.bfloat16, enabled=args.bf16):
+        with torch.autocast(args.device.type, torch.bfloat16, enabled=args.bf16):
             return noise_loss(model, latents[chosen], text, alphas, args.weighting)
 
-    optimizer = adamw(model, lr=args.lr, weight_decay=0.01, rate=rate)
-    steps = {"steps": args.steps, "until": args.until}
-    save_parts(train(args.name, model, [optimizer], loss_of, ema_decay=0.998, **steps))
+    optimizer = adamw(
+        model, lr=args.lr, weight_decay=0.01, rate=partial(rate, resnets=args.resnet_rate)
+    )
+    save_parts(train(args.name, model, [optimizer], loss_of, **schedule_of(args)).cpu())
 
 
 def save_parts(model: Conditioned) -> None:
