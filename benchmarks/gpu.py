@@ -338,7 +338,9 @@ def sd3(layers: int | None = None) -> Any:
     config = SD3 | ({"num_layers": layers} if layers else {})
     model = made_in(kind, partial(SD3Transformer2DModel, **config))
     scheduler = FlowMatchEulerDiscreteScheduler(shift=3.0)
-    return StableDiffusion3Pipeline(model, scheduler, None, None, None, None, None, None, None)
+    pipe = StableDiffusion3Pipeline(model, scheduler, None, None, None, None, None, None, None)
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
 
 
 def made_in(kind: torch.dtype, make: Callable[[], Any]) -> Any:
@@ -436,16 +438,18 @@ def same_as_a_cpu() -> None:
 
     count = 2 if TINY else 4
     few = {"num_prompts": count, "num_inference_steps": count}
-    few |= {"blocks": "1-2"} if TINY else {}
+    few |= {"blocks": "1-1"} if TINY else {}
     cases = {
         "obs": {"calibration": "single"},
-        "alps": {"calibration": "single", "method": "alps"},
         "replay": {"calibration": "replay", "packages": 2},
         "structured": {"calibration": "single", "pattern": "structured", "sparsity": 0.3},
+        "alps": {"calibration": "single", "method": "alps", "blocks": "1-1"},
     }
+    if TINY:
+        del cases["alps"]  # half a minute a run on a slow CPU
     for name, case in cases.items():
         with recorded_errors("same", name):
-            same_in(name, PruningConfig(**few, **case))
+            same_in(name, PruningConfig(**few | case))
 
 
 def same_in(name: str, config: Any) -> None:
@@ -520,8 +524,8 @@ def behaves() -> None:
         name = "group offload with a stream, replay"
         replayed = {"calibration": "replay", "packages": 2}
         tried(name, streams, device="cpu", offload_device=gpu, **replayed)
-    tried("budget, single", memory_budget_gib=0.03, calibration="single")
-    tried("budget, replay", memory_budget_gib=0.045, calibration="replay")
+    tried("budget, single", memory_budget_gib=0.045, calibration="single")
+    tried("budget, replay", memory_budget_gib=0.055, calibration="replay")
     by_sensitivity = {"allocation": "sensitivity", "allocation_prompts": 1, "target": "attention"}
     tried("sensitivity", wanted=None, **by_sensitivity)
     if GPU:
@@ -845,6 +849,7 @@ def two_of_four() -> None:
         (8192, 1536, 1536), (8192, 6144, 1536), (8192, 1536, 6144),
         (32768, 6144, 1536), (9216, 12288, 3072), (9216, 3072, 15360),
     ]  # fmt: skip
+    shapes = [(64, 128, 128)] if TINY else shapes
     for rows, outputs, columns in shapes:
         with recorded_errors("2:4", f"{rows} x {columns} -> {outputs}"):
             two_of_four_layer(rows, outputs, columns)
@@ -853,8 +858,8 @@ def two_of_four() -> None:
         two_of_four_model()
 
 
-def two_of_four_layer(rows: int, outputs: int, columns: int) -> None:
-    """One layer of `two_of_four`, by both backends."""
+def two_of_four_layer(rows: int, outputs: int, columns: int, backend: str = "cuSPARSELt") -> None:
+    """One layer of `two_of_four` by one backend of torch: cuSPARSELt or CUTLASS."""
     from torch.nn.functional import linear
     from torch.sparse import SparseSemiStructuredTensor, to_sparse_semi_structured
 
@@ -863,20 +868,22 @@ def two_of_four_layer(rows: int, outputs: int, columns: int) -> None:
     weight = half_of_four(weight)
     plain = linear(x, weight).float()
     dense = seconds(lambda: linear(x, weight), 20, 5)
-    for name, cutlass in (("cuSPARSELt", False), ("CUTLASS", True)):
-        SparseSemiStructuredTensor._FORCE_CUTLASS = cutlass
-        what = f"{rows} x {columns} -> {outputs} {name}"
-        try:
-            sparse = to_sparse_semi_structured(weight)
-            wrong = ((linear(x, sparse).float() - plain).norm() / plain.norm()).item()
-            took = seconds(lambda sparse=sparse: linear(x, sparse), 20, 5)
-            expected = f"1.1 to 1.6 wanted; error {wrong:.1e}"
-            figure("2:4", f"{what}: dense / sparse", dense / took, expected, wrong < 1e-2)
-        except Exception as error:
-            reason = " ".join(str(error).split())[:120]
-            figure("2:4", what, f"{type(error).__name__}: {reason}")
-        finally:
-            SparseSemiStructuredTensor._FORCE_CUTLASS = False
+    SparseSemiStructuredTensor._FORCE_CUTLASS = backend == "CUTLASS"
+    try:
+        sparse = to_sparse_semi_structured(weight)
+        wrong = ((linear(x, sparse).float() - plain).norm() / plain.norm()).item()
+        took = seconds(lambda: linear(x, sparse), 20, 5)
+    finally:
+        SparseSemiStructuredTensor._FORCE_CUTLASS = False
+    what = f"{rows} x {columns} -> {outputs} {backend}: dense / sparse"
+    expected = f"1.1 to 1.6 wanted; error {wrong:.1e}"
+    figure("2:4", what, dense / took, expected, wrong < 1e-2)
+
+
+def two_of_four_cutlass() -> None:
+    """The other backend of `two_of_four`, last: a fault in its kernels would end the process."""
+    for shape in [(64, 128, 128)] if TINY else [(8192, 6144, 1536), (8192, 1536, 6144)]:
+        two_of_four_layer(*shape, backend="CUTLASS")
 
 
 def two_of_four_model() -> None:
@@ -1018,8 +1025,9 @@ STEPS: dict[str, tuple[float, Callable[[], None]]] = {  # name -> seconds at mos
     "structured": (15, smaller),
     "flux": (25, flux),
     "compiled": (60, compiled),
+    "cutlass": (10, two_of_four_cutlass),
 }
-ON_A_GPU = ("2:4", "compiled")
+ON_A_GPU = ("2:4", "compiled", "cutlass")
 SLOWER = 60  # times that a CPU may take
 
 
