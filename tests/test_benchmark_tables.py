@@ -1,6 +1,7 @@
 """`benchmarks.tables`: only marked blocks are rewritten, and the README's results are not stale."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from benchmarks.tables.__main__ import ROOT, main
 from benchmarks.tables.blocks import END, blocks_in, rewritten
 from benchmarks.tables.markdown import errors, grid
 from benchmarks.tables.pages import PAGES, TABLES
-from benchmarks.tables.results import COLUMNS, SEEDS, results
+from benchmarks.tables.results import COLUMNS, SEEDS, newest, results
 from benchmarks.tables.stored import NotMeasured
 from obsdiff import UserError
 from obsdiff.cli.demo import DEMO_MODEL, VARIANTS
@@ -25,6 +26,9 @@ PAGE = f"before\r\n<!-- table: one -->\nold\n{END}\n  between\n<!-- table: two -
 
 def no_table() -> str:
     raise NotMeasured("python -m benchmarks.one")
+
+
+PAPER = Path("paper") / "version-2"
 
 
 def figure(value: float, count: int = 4) -> dict:
@@ -63,8 +67,8 @@ def repository(folder: Path, readme: str) -> Path:
     """A root with both pages and stored rows of the paper's tables."""
     for model in BUILTINS:
         for table, rows in paper_rows().items():
-            file = folder / "benchmarks" / "results" / "paper" / f"{model}-{table}.json"
-            write_json(file, {"prompts": 64, "rows": rows})
+            file = folder / "benchmarks" / "results" / PAPER / f"{model}-{table}.json"
+            write_json(file, {"prompts": 64, "finished": True, "rows": rows})
     (folder / "docs").mkdir()
     (folder / "README.md").write_text(readme)
     (folder / "docs" / "measurements.md").write_text("no table\n")
@@ -146,7 +150,7 @@ def test_no_page_of_the_repository_is_stale():
 
 def changed(root: Path, table: str, change) -> None:
     """Change the stored file of a table of emoji-sd3."""
-    file = root / "benchmarks" / "results" / "paper" / f"emoji-sd3-{table}.json"
+    file = root / "benchmarks" / "results" / PAPER / f"emoji-sd3-{table}.json"
     kept = json.loads(file.read_text())
     change(kept)
     file.write_text(json.dumps(kept))
@@ -161,6 +165,20 @@ def test_the_lines_of_the_results(tmp_path):
         f"| `--preset best`{' | **0.0250**' * 5} |",
     ]
     assert lines[-4].startswith("| `emoji-unet`, `magnitude` |")
+
+
+def test_the_results_are_of_the_newest_version_with_all_tables(tmp_path):
+    root = repository(tmp_path, "")
+    folder = root / "benchmarks" / "results"
+    newer = folder / "paper" / "version-10"
+    shutil.copytree(folder / PAPER, newer)
+    assert newest(folder / "paper") == newer
+    file = newer / "emoji-unet-presets.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"finished": False}))
+    assert newest(folder / "paper") == folder / PAPER
+    shutil.rmtree(folder / PAPER)
+    with pytest.raises(NotMeasured):
+        results(folder)
 
 
 def test_the_line_off_is_shown_once_it_is_measured(tmp_path):

@@ -45,7 +45,7 @@ from .vae import OUT as VAE
 
 SETTINGS = {"num_inference_steps": 25, "height": 64, "width": 64}
 GUIDANCE = {"emoji-sd3": 4.0, "emoji-unet": 3.0}
-VERSION = 2  # of both models; the records of prunings name it
+VERSION = 3  # of both models; the records of prunings name it
 CALIBRATION, TUNING, EVALUATION, HELD_OUT = 200, 64, 128, 64
 NUM_PROMPTS = {
     "emoji-sd3": 24,

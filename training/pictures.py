@@ -22,7 +22,9 @@ CURVES = {
     "judge": ("loss",),
     "mmdit": ("loss",),
     "mmdit-woken": ("loss",),
+    "mmdit-long": ("loss",),
     "unet": ("loss", "plain"),
+    "unet-long": ("loss", "plain"),
 }
 STRIP = {  # run of the demo -> title
     "dense": "dense",

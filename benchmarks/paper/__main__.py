@@ -7,7 +7,8 @@
 
 A killed measurement continues with the next row when it is started again.
 
-Rows are kept in benchmarks/results/paper/, Hessians in benchmarks/cache/ (some 3 GB, not in git).
+Rows are kept in benchmarks/results/paper/version-N/, N of the built-in models; Hessians are in
+benchmarks/cache/ (some 3 GB, not in git).
 It needs the `train` extra only to make models anew, not here.
 """
 
@@ -59,7 +60,9 @@ def main() -> None:
         if "check" in args.tables:
             check(lab)
         for table in wanted:
-            TABLES[table](lab, Rows(lab, table))
+            rows = Rows(lab, table)
+            TABLES[table](lab, rows)
+            rows.finish()
     if "write" in args.tables or "all" in args.tables:
         write()
 

@@ -6,6 +6,7 @@ import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -25,6 +26,11 @@ RESULTS = STORED / "paper"
 DIGITS = 6  # kept of a figure
 
 
+def file_of(version: int, model: str, table: str) -> Path:
+    """Where the rows of a table are kept, by the version of the built-in model."""
+    return RESULTS / f"version-{version}" / f"{model}-{table}.json"
+
+
 @dataclass
 class Rows:
     """The rows of one table of one model, in a JSON file that is rewritten after each."""
@@ -34,15 +40,17 @@ class Rows:
     rows: dict[str, Row] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.file = RESULTS / f"{self.lab.model}-{self.table}.json"
+        version = model_version(self.lab.model)
+        self.file = file_of(version, self.lab.model, self.table)
         about = {
             "model": self.lab.model,
             "table": self.table,
-            "model_version": model_version(self.lab.model),
+            "model_version": version,
             "settings": self.lab.settings,
             "prompts": {name: len(self.lab.sets[name]) for name in REPORTED},
         }
         self.about = about | conditions("benchmarks.paper")
+        self.file.parent.mkdir(parents=True, exist_ok=True)
         if self.file.exists():
             kept = json.loads(self.file.read_text())
             if any(kept[key] != about[key] for key in about):
@@ -58,6 +66,10 @@ class Rows:
         self.rows[name] = rounded(measure())
         write_json(self.file, self.about | {"rows": self.rows})
         print(f"{self.lab.model} {self.table}: {name}: {in_short(self.rows[name])}", flush=True)
+
+    def finish(self) -> None:
+        """Note that the table has all its rows: only then it is shown."""
+        write_json(self.file, self.about | {"finished": True, "rows": self.rows})
 
 
 def rounded(value: Any) -> Any:

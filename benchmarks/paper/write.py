@@ -17,11 +17,12 @@ from obsdiff.config.choices import PRESETS, STEP_WEIGHTINGS
 from obsdiff.evaluation.bootstrap import RESAMPLES
 from obsdiff.pipelines.builtin import BUILTINS
 
+from ..conditions import model_version
 from ..tables.markdown import caption, grid
 from .grids import SHOWN, Kept, by_share, cell, compared, gone, lines_of
 from .off import ALONE
 from .plots import draw_plots
-from .rows import RESULTS
+from .rows import file_of
 from .tables import METHODS, SEEDS, SHARES, SPARSITIES, STRUCTURED, TABLES, TARGETS
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -35,14 +36,15 @@ def write() -> None:
         for table in TABLES
     }
     findings = sections(FINDINGS.read_text(encoding="utf-8"))
-    parts = [findings.get("introduction", "").strip()]
+    parts = [findings.get("introduction", "").strip(), missing(found)]
     for table, kept in found.items():
         if kept:
             parts += [f"## {TITLES[table]}", findings.get(table, "").strip()]
             plot = draw_plots(table, kept, DOCS / "results")
             parts += [f"![{TITLES[table]}](results/{plot.name})"] if plot else []
             parts += [
-                f"**{model}**\n\n{WRITERS[table](one['rows'])}" for model, one in kept.items()
+                f"**{model}, version {one['model_version']}**\n\n{WRITERS[table](one['rows'])}"
+                for model, one in kept.items()
             ]
     parts.append(conditions(found))
     text = (
@@ -54,9 +56,25 @@ def write() -> None:
     print(DOCS / "results.md")
 
 
+def missing(found: dict[str, dict[str, Kept]]) -> str:
+    """The tables that have not been measured on the models as they are."""
+    names = [
+        f"{TITLES[table][0].lower()}{TITLES[table][1:]} ({', '.join(lacking)})"
+        for table, kept in found.items()
+        if (lacking := [model for model in BUILTINS if model not in kept])
+    ]
+    if not names:
+        return ""
+    return caption(f"Not measured on these versions of the models yet: {'; '.join(names)}.")
+
+
 def read(model: str, table: str) -> Kept | None:
-    file = RESULTS / f"{model}-{table}.json"
-    return json.loads(file.read_text()) if file.exists() else None
+    """The rows of a table that has all of them."""
+    file = file_of(model_version(model), model, table)
+    if not file.exists():
+        return None
+    kept: Kept = json.loads(file.read_text())
+    return kept if kept.get("finished") else None
 
 
 def sections(text: str) -> dict[str, str]:

@@ -7,7 +7,7 @@ from pathlib import Path
 from obsdiff.pipelines.builtin import BUILTINS
 
 from .markdown import caption, grid
-from .stored import Kept, agreed, prompts_of, read, row_of, version_of
+from .stored import Kept, NotMeasured, agreed, prompts_of, read, row_of, version_of
 
 TABLES = ("unstructured", "semistructured", "presets")
 COMMAND = f"python -m benchmarks.paper {' '.join(TABLES)}"
@@ -24,7 +24,8 @@ Errors = dict[str, float]  # by column
 
 def results(folder: Path) -> str:
     """The block of the README; `folder`: benchmarks/results."""
-    stored = {model: tables_of(folder / "paper", model) for model in BUILTINS}
+    paper = newest(folder / "paper")
+    stored = {model: tables_of(paper, model) for model in BUILTINS}
     files = [kept for tables in stored.values() for kept in tables.values()]
     version = agreed(map(version_of, files), "model_version", COMMAND)
     prompts = agreed(map(prompts_of, files), "prompts", COMMAND)
@@ -37,6 +38,20 @@ def results(folder: Path) -> str:
     if any("`off`" in line[0] for line in lines):
         text += "; `off` switches whole attentions and FFNs off, without calibration"
     return caption(text + ":") + "\n\n" + grid(["", *(spaced(name) for name in COLUMNS)], lines)
+
+
+def newest(folder: Path) -> Path:
+    """The folder of the newest version of the models whose tables here have all their rows.
+
+    Raises:
+        NotMeasured: no version has them.
+    """
+    found = sorted(folder.glob("version-*"), key=lambda f: int(f.name.removeprefix("version-")))
+    for version in reversed(found):
+        files = [version / f"{model}-{table}.json" for model in BUILTINS for table in TABLES]
+        if all(file.exists() and read(file, COMMAND).get("finished") for file in files):
+            return version
+    raise NotMeasured(COMMAND)
 
 
 def tables_of(folder: Path, model: str) -> dict[str, Kept]:

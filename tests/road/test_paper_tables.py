@@ -1,7 +1,11 @@
 """The page of the paper's tables: `off` beside the methods, held-out names, plots."""
 
+import json
+
 import pytest
 
+from benchmarks.conditions import model_version
+from benchmarks.paper import rows, write
 from benchmarks.paper.plots import draw_plots
 from benchmarks.paper.write import WRITERS, conditions
 
@@ -97,3 +101,25 @@ def test_the_conditions_name_versions_and_prompt_sets():
     text = " ".join(conditions({"off": {"emoji-sd3": kept}}).split())
     assert "64 evaluation prompts, which no decision ever saw, and 32 of held-out names" in text
     assert "emoji-sd3, version 2: guidance_scale 4.0" in text
+
+
+def test_a_table_is_shown_only_when_it_has_all_its_rows(tmp_path, monkeypatch):
+    monkeypatch.setattr(rows, "RESULTS", tmp_path)
+    file = rows.file_of(model_version("emoji-sd3"), "emoji-sd3", "off")
+    assert write.read("emoji-sd3", "off") is None
+    file.parent.mkdir()
+    file.write_text(json.dumps({"rows": {}}))
+    assert write.read("emoji-sd3", "off") is None
+    file.write_text(json.dumps({"rows": {}, "finished": True}))
+    assert write.read("emoji-sd3", "off") == {"rows": {}, "finished": True}
+
+
+def test_the_page_names_the_tables_that_are_not_measured():
+    kept = {"model_version": 3, "rows": {}}
+    both = {"emoji-sd3": kept, "emoji-unet": kept}
+    found = {"off": both, "prompts": {"emoji-sd3": kept}, "seconds": {}}
+    assert write.missing(found) == (
+        "Not measured on these versions of the models yet: number of calibration prompts "
+        "(Figure 3) (emoji-unet); time to prune (Table 8) (emoji-sd3, emoji-unet)."
+    )
+    assert not write.missing({"off": both})
