@@ -44,16 +44,10 @@ os.environ.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
 
 import torch  # noqa: E402
 
-SD3 = {
-    "sample_size": 128, "patch_size": 2, "in_channels": 16, "out_channels": 16, "num_layers": 24,
-    "attention_head_dim": 64, "num_attention_heads": 24, "joint_attention_dim": 4096,
-    "caption_projection_dim": 1536, "pooled_projection_dim": 2048, "pos_embed_max_size": 192,
-}  # fmt: skip
-FLUX = {
-    "patch_size": 1, "in_channels": 64, "num_layers": 2, "num_single_layers": 2,
-    "attention_head_dim": 128, "num_attention_heads": 24, "joint_attention_dim": 4096,
-    "pooled_projection_dim": 768, "guidance_embeds": True, "axes_dims_rope": (16, 56, 56),
-}  # fmt: skip
+from benchmarks.sizes import FLUX_DEV, SD3_MEDIUM  # noqa: E402
+
+SD3 = dict(SD3_MEDIUM)
+FLUX = FLUX_DEV | {"num_layers": 2, "num_single_layers": 2}
 TINY_SD3 = {
     "num_layers": 3, "attention_head_dim": 16, "num_attention_heads": 4, "joint_attention_dim": 32,
     "caption_projection_dim": 64, "pooled_projection_dim": 48, "sample_size": 16,

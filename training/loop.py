@@ -126,6 +126,7 @@ def train(
             optimizer.load_state_dict(kept)
         print(f"{name}: going on from step {start}", flush=True)
     now = {k: v for k, v in model.state_dict().items() if v.is_floating_point()}
+    means, values = [average[k] for k in now], list(now.values())
     peaks = [
         [group.setdefault("peak", group["lr"]) for group in o.param_groups] for o in optimizers
     ]
@@ -140,13 +141,13 @@ def train(
             return seconds() / (60 * minutes)
         return (step - WARMUP) / max(1, steps - WARMUP)
 
-    def is_last(step: int) -> bool:
+    def finished(count: int) -> bool:
         if minutes is not None:
             return seconds() >= 60 * minutes
-        return step + 1 >= (steps if until is None else min(until, steps))
+        return count >= (steps if until is None else min(until, steps))
 
-    step = start - 1
-    while not is_last(step):
+    step, last = start - 1, finished(start)
+    while not last:
         step += 1
         torch.manual_seed(seed * 1_000_003 + step)
         for optimizer, lrs in zip(optimizers, peaks, strict=True):
@@ -159,7 +160,7 @@ def train(
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
         decay = min(ema_decay, (1 + step) / (10 + step))
-        get_ema_multi_avg_fn(decay)([average[k] for k in now], list(now.values()), None)
+        get_ema_multi_avg_fn(decay)(means, values, None)
         for key, value in losses.items():
             sums[key] = sums.get(key, 0.0) + value.detach() / 20
         if (step + 1) % 20 == 0:
@@ -173,7 +174,8 @@ def train(
             length = f"{minutes} minutes" if minutes else steps
             print(f"{name} {step + 1}/{length}", row, flush=True)
             sums.clear()
-        if is_last(step) or time.perf_counter() - saved >= save_every:
+        last = finished(step + 1)  # asked once: the last step is saved
+        if last or time.perf_counter() - saved >= save_every:
             saved = time.perf_counter()
             state = {"model": model.state_dict(), "average": average, "step": step + 1}
             state |= {"seconds": seconds(), "optimizers": [o.state_dict() for o in optimizers]}

@@ -2,7 +2,7 @@
 
 import torch
 
-from training import third_encoder
+from training import loop, third_encoder
 from training.mmdit import pooled_directions
 
 CAPTIONS = ["red apple, noto style", "face with open eyes and hand over mouth, noto style"]
@@ -55,3 +55,34 @@ def test_pooled_directions_have_unit_variance_and_are_the_strongest():
     covariance = found.T @ found / len(x)
     assert torch.allclose(covariance, torch.eye(len(covariance)), atol=1e-4)
     assert pooled_directions(x)[:, :8].abs().sum() > pooled_directions(x)[:, 8:].abs().sum()
+
+
+def counted(layer: torch.nn.Module, steps: list[int]):
+    """A loss of a layer that notes its steps."""
+
+    def loss_of(step: int) -> dict[str, torch.Tensor]:
+        steps.append(step)
+        return {"loss": layer(torch.ones(2, 3)).square().mean()}
+
+    return loss_of
+
+
+def test_a_run_by_the_clock_stores_its_last_step(tmp_path, monkeypatch):
+    monkeypatch.setattr(loop, "CACHE", tmp_path)
+    layer, steps = torch.nn.Linear(3, 1), []
+    optimizers = [loop.adamw(layer, 0.01, 0.0)]
+    settings = {"steps": 10**9, "minutes": 0.003, "save_every": 1e9}
+    loop.train("clock", layer, optimizers, counted(layer, steps), **settings)
+    kept = torch.load(tmp_path / "clock.pt", weights_only=True)
+    assert steps == list(range(len(steps)))
+    assert kept["step"] == len(steps) > 1
+    assert kept["seconds"] >= 0.18
+
+
+def test_a_run_by_steps_ends_where_it_is_told_and_goes_on(tmp_path, monkeypatch):
+    monkeypatch.setattr(loop, "CACHE", tmp_path)
+    layer, steps = torch.nn.Linear(3, 1), []
+    for until in (3, 5, None):
+        optimizers = [loop.adamw(layer, 0.01, 0.0)]
+        loop.train("part", layer, optimizers, counted(layer, steps), steps=7, until=until)
+    assert steps == list(range(7))
