@@ -266,7 +266,8 @@ def test_structured_the_columns_that_are_left_are_judged(make, choose):
         "num_inference_steps": 1,
         "height": 16,
         "width": 16,
-        "damping": 1e-7,
+        "damping": 1e-6,  # factors without more of it with any rounding
+        "seed": 10,
     }
     config = PruningConfig(choose_damping=choose, **STRUCTURED | few)
     with obsdiff.dense_pass(pipe, PROMPTS[:2], [config]) as shared:
