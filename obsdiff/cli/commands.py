@@ -5,7 +5,6 @@ Every function checks its input first, then imports torch and diffusers.
 
 import argparse
 import dataclasses
-import json
 import os
 import warnings
 from pathlib import Path
@@ -19,6 +18,7 @@ from ..pipelines.replaceable import INDEX
 from ..pipelines.single_file import open_model
 from ..runtime.extras import require_extra
 from ..runtime.progress import say
+from ..runtime.strict_json import json_text
 
 JUDGES = ("clip", "features", "real", "lpips", "pickscore", "image_reward")
 GENERAL_PROMPTS = Path(__file__).parent / "prompts.txt"
@@ -33,7 +33,7 @@ def config_of(args: argparse.Namespace, **changes: object) -> PruningConfig:
 
 def show_json(value: object) -> None:
     """Print a JSON value on stdout."""
-    print(json.dumps(value, indent=1))
+    print(json_text(value))
 
 
 def quiet() -> None:

@@ -9,7 +9,6 @@ another fingerprint is refused.
 """
 
 import dataclasses
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,12 +19,14 @@ from safetensors.torch import save_file
 
 from ..calibration.plan import PruningPlan
 from ..errors import UserError
+from ..pipelines.finite_configs import require_finite
 from ..pipelines.prompt_records import prompts_hash
 from ..pipelines.record import GroupRecord, LayerRecord, versions
 from ..runtime.distributed import Ranks
 from ..runtime.hashing import model_hashes, tensors_hash
 from ..runtime.json_files import read_json, write_json
 from ..runtime.scratch import disk_errors
+from ..runtime.strict_json import as_written, json_text, parse_json
 from .tasks import Task, TaskResult
 
 FINGERPRINT = "fingerprint.json"
@@ -105,7 +106,7 @@ class Journal(NullJournal):
 
     def __post_init__(self) -> None:
         file = self.folder / FINGERPRINT
-        wanted = json.loads(json.dumps(self.fingerprint, default=str))
+        wanted = as_written(self.fingerprint)
         if file.is_file():
             differ = differences(read_json(file), wanted)
             if differ:
@@ -140,7 +141,7 @@ class Journal(NullJournal):
                 names = opened.keys()
                 tensors = {name: opened.get_tensor(name) for name in names}
                 notes = opened.metadata() or {}
-            records = json.loads(notes["records"])
+            records = parse_json(notes["records"])
             if notes["sha256"] != tensors_hash(sorted(tensors.items())):
                 return None
             layers = [
@@ -162,7 +163,10 @@ class Journal(NullJournal):
             save_file(
                 tensors,
                 beside,
-                {"records": json.dumps(records), "sha256": tensors_hash(sorted(tensors.items()))},
+                {
+                    "records": json_text(records, None),
+                    "sha256": tensors_hash(sorted(tensors.items())),
+                },
             )
             beside.replace(self.file(task))
 
@@ -176,19 +180,41 @@ def fingerprint(
         pipe: the dense pipeline.
         plan: the pruning.
         model: the hashes of its components, if `model_hashes` has computed them before.
+
+    Raises:
+        UserError: a setting of a scheduler is NaN or infinite.
     """
     return {
         "model": model or model_hashes(pipe),
-        "scheduler": {
-            name: dict(part.config)
-            for name, part in pipe.components.items()
-            if hasattr(part, "config") and hasattr(part, "timesteps")
-        },
+        "scheduler": schedulers(pipe),
         "prompts": prompts_hash(*plan.calibration_set.drawn),
         "config": plan.config.to_dict(),
         "settings": plan.calibration_set.settings,
         "versions": versions(),
     }
+
+
+def schedulers(pipe: Any) -> dict[str, dict[str, Any]]:
+    """Return the settings of a pipeline's schedulers as JSON, by the component's name."""
+    found = {
+        name: as_json(part.config)
+        for name, part in pipe.components.items()
+        if hasattr(part, "config") and hasattr(part, "set_timesteps")
+    }
+    for name, config in found.items():
+        require_finite(config, name)
+    return found
+
+
+def as_json(value: Any) -> Any:
+    """Return a setting as JSON: arrays and tensors in full, other objects as their text."""
+    if isinstance(value, Mapping):
+        return {str(key): as_json(part) for key, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [as_json(part) for part in value]
+    if hasattr(value, "tolist"):
+        return as_json(value.tolist())
+    return value if isinstance(value, str | bool | int | float | None) else str(value)
 
 
 def differences(found: Mapping[str, Any], wanted: Mapping[str, Any], above: str = "") -> list[str]:

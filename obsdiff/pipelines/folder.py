@@ -14,6 +14,7 @@ from ..errors import UserError
 from ..runtime.json_files import read_json
 from .builtin import BUILTINS, builtin_path
 from .denoisers import DENOISERS
+from .finite_configs import require_finite, require_finite_files
 from .headers import Tensors, read_component
 
 FUSE_FOLDER = (
@@ -222,6 +223,8 @@ def open_folder(path: Path, weights: bool = True) -> Folder:
                 raise UserError(f"{file}: expected [library, class] for {name}, found {value!r}")
             components[name] = read_component(path / name, weights)
             classes[name] = (value[0], value[1])
+    require_finite(index, str(file))
+    require_finite_files(path / name for name in named if name not in left_out)
     return Folder(path, pipeline, components, tuple(left_out), classes)
 
 

@@ -5,7 +5,6 @@ share. Files appear whole: they are written under another name, then renamed.
 """
 
 import contextlib
-import json
 import os
 import shutil
 import tempfile
@@ -18,6 +17,7 @@ from filelock import FileLock, Timeout
 from ..errors import UserError
 from ..runtime.json_files import read_json, write_json
 from ..runtime.progress import say
+from ..runtime.strict_json import as_written
 from .overlap import check_place
 from .replaceable import JOB, RESULTS, WORK, check_kind, check_ours
 
@@ -105,7 +105,7 @@ def open_part(output: Path, job: dict[str, Any], resume: bool, overwrite: bool) 
             f"output: another run is writing {output}; wait for it, or choose another folder"
         ) from None
     with lock:
-        begin_run(part, json.loads(json.dumps(job)), resume, overwrite)
+        begin_run(part, as_written(job), resume, overwrite)
         yield part
 
 

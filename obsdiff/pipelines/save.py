@@ -5,7 +5,6 @@ obsdiff.json (the record) and a model card. Weights are safetensors; nothing is 
 """
 
 import contextlib
-import json
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator
@@ -18,6 +17,7 @@ from torch import nn
 from ..errors import RunFailed
 from ..models.adapters import require_unwrapped
 from ..runtime.file_hashing import file_hashes
+from ..runtime.json_files import write_json
 from .model_card import CARD, model_card
 from .partial_output import check_output, put
 from .record import RECORD, PruningReport
@@ -95,7 +95,7 @@ def write_pruned(pipe: Any, folder: Path, report: PruningReport) -> None:
     pipe.save_pretrained(folder, safe_serialization=True)
     report.hashes["files"] = file_hashes(folder)  # without the card, which its owner may edit
     (folder / CARD).write_text(model_card(type(pipe).__name__, report), encoding="utf-8")
-    (folder / RECORD).write_text(json.dumps(report.to_dict(), indent=1) + "\n", encoding="utf-8")
+    write_json(folder / RECORD, report.to_dict())
 
 
 @contextlib.contextmanager

@@ -9,11 +9,11 @@ A schema has the structure of the value it describes:
     (float,)                      a number or null
 """
 
-import json
 from pathlib import Path
 from typing import Any
 
 from ..errors import UserError
+from .strict_json import json_text, parse_json
 
 LARGEST_SHOWN = 1e30  # largest number that plots can show
 LONGEST_SHOWN = 60  # characters of a wrong value in an error message
@@ -27,7 +27,7 @@ def read_json(file: Path) -> dict[str, Any]:
         UserError: the file is missing, is not JSON, or contains another value than an object.
     """
     try:
-        value = json.loads(file.read_text(encoding="utf-8"))
+        value = parse_json(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(f"{file} is missing") from None
     except (ValueError, RecursionError, OSError) as error:
@@ -42,14 +42,11 @@ def write_json(file: Path, value: Any) -> None:
 
     Args:
         file: the file; missing folders above it are created.
-        value: what json.dumps accepts.
-
-    Raises:
-        ValueError: the value has inf or NaN, which JSON does not have.
+        value: what json.dumps accepts; inf and NaN as strict_json.py writes them.
     """
     file.parent.mkdir(parents=True, exist_ok=True)
     beside = file.with_name(file.name + ".part")
-    beside.write_text(json.dumps(value, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    beside.write_text(json_text(value) + "\n", encoding="utf-8")
     beside.replace(file)
 
 
