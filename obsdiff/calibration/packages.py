@@ -6,7 +6,8 @@ package are in memory together, so a memory budget limits its size, counted from
 O outputs, I inputs of a layer.
 """
 
-from collections.abc import Iterable, Mapping
+from bisect import bisect_left
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -143,7 +144,7 @@ def plan_packages(
     units = select(blocks, config, shapes)
     if config.calibrating == "single":
         require_work(units, shapes, config)
-        return [package_of(sum(units, ()), shapes, matrices_per_tap(config))]
+        return [package_of(taps_of(units), shapes, matrices_per_tap(config))]
     if config.memory_budget_gib is not None:
         return by_budget(units, shapes, config)
     if config.packages is not None and config.packages > len(units):
@@ -156,7 +157,7 @@ def plan_packages(
     if config.calibrating == "replay":
         edges = snapped(edges, units, segments(blocks))
     return [
-        package_of(sum(units[a:b], ()), shapes, matrices_per_tap(config))
+        package_of(taps_of(units[a:b]), shapes, matrices_per_tap(config))
         for a, b in pairwise(edges)
     ]
 
@@ -185,8 +186,14 @@ def snapped(edges: list[int], units: list[Unit], inside: Mapping[str, str]) -> l
     of_unit = [inside[unit[0].layers[0]] for unit in units]
     starts = [i for i in range(1, len(units)) if of_unit[i] != of_unit[i - 1]]
     allowed = [0, *starts, len(units)]
-    moved = [min(allowed, key=lambda place: abs(place - edge)) for edge in edges]
+    moved = [nearest(allowed, edge) for edge in edges]
     return moved if all(a < b for a, b in pairwise(moved)) else edges
+
+
+def nearest(places: list[int], edge: int) -> int:
+    """Return the place nearest to an edge, the lower of two; the places ascend."""
+    above = bisect_left(places, edge)
+    return min(places[max(0, above - 1) : above + 1], key=lambda place: abs(place - edge))
 
 
 def by_budget(
@@ -205,7 +212,8 @@ def by_budget(
         fits = package_of(unit, shapes, matrices).hessian_bytes <= budget
         parts += [unit] if fits or config.pattern == "structured" else [(tap,) for tap in unit]
     packages: list[Package] = []
-    open_taps: tuple[Tap, ...] = ()
+    open_taps: list[Tap] = []
+    open_bytes = 0
     for part in parts:
         size = package_of(part, shapes, matrices).hessian_bytes
         if size > budget:
@@ -214,11 +222,17 @@ def by_budget(
                 f"memory_budget_gib: the Hessian of {part[0].layers[0]} alone needs {needed}, "
                 f"found a budget of {config.memory_budget_gib:g}"
             )
-        if open_taps and package_of(open_taps + part, shapes, matrices).hessian_bytes > budget:
+        if open_taps and open_bytes + size > budget:
             packages.append(package_of(open_taps, shapes, matrices))
-            open_taps = ()
+            open_taps, open_bytes = [], 0
         open_taps += part
+        open_bytes += size
     return [*packages, package_of(open_taps, shapes, matrices)]
+
+
+def taps_of(units: Iterable[Unit]) -> tuple[Tap, ...]:
+    """Return the taps of units, in their order."""
+    return tuple(tap for unit in units for tap in unit)
 
 
 def matrices_per_tap(config: PruningConfig) -> int:
@@ -226,6 +240,6 @@ def matrices_per_tap(config: PruningConfig) -> int:
     return 1 + (config.held_out > 0) + config.asymmetric
 
 
-def package_of(taps: tuple[Tap, ...], shapes: Mapping[str, Shape], sets: int) -> Package:
+def package_of(taps: Sequence[Tap], shapes: Mapping[str, Shape], sets: int) -> Package:
     """Return a package with `sets` matrices (I, I) for each tap."""
-    return Package(taps, sets * sum(hessian_bytes(tap, shapes) for tap in taps))
+    return Package(tuple(taps), sets * sum(hessian_bytes(tap, shapes) for tap in taps))

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
 from torch import Tensor
 
 from ..errors import UserError
@@ -28,8 +27,11 @@ from .draw import draw_missing, load_latents
 from .inputs import Evaluation
 from .judges.scores import Scores, all_figures
 from .metrics import Figure
+from .picture_files import read_picture
 from .report.noise import DENSE_NAME
 from .report.schema import SCHEMA_VERSION
+
+REDRAW = "remove it, then continue with --resume"  # about a damaged picture
 
 # configuration that fixes the shape of the latents, and how many pixels a latent becomes
 LATENT_KEYS = ("sample_size", "in_channels", "out_channels", "patch_size")
@@ -89,7 +91,7 @@ def score_pictures(
     """Return the figures of every pipeline, computed from the saved pictures."""
     say(f"measuring the pictures of {len(images)} pipelines")
     pictures = {
-        name: [Image.open(part / file).convert("RGB") for file in files]
+        name: [read_picture(part / file, REDRAW) for file in files]
         for name, files in images.items()
     }
     return all_figures(pictures, latents, DENSE_NAME, evaluation.prompts, evaluation.judges)

@@ -14,6 +14,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from ..runtime.child_process import child_environment, python_command
 from ..runtime.memory import STATUS, Watch, anonymous
 
 
@@ -35,8 +36,8 @@ def peak_memory(
         return not_measured("this system has no /proc to read a process's memory from")
     arguments = [str(folder), json.dumps(settings), prompt]
     arguments += [str(single_file)] if single_file else []
-    command = [sys.executable, "-m", "obsdiff.evaluation.peak_memory", *arguments]
-    done = subprocess.run(command, capture_output=True, text=True)
+    command = python_command("obsdiff.evaluation.peak_memory", *arguments)
+    done = subprocess.run(command, capture_output=True, text=True, env=child_environment())
     if done.returncode:
         lines = done.stderr.strip().splitlines()
         return not_measured(

@@ -116,7 +116,7 @@ def halvings(layer: str, denoiser: Config) -> int:
     depth = len(denoiser.get("block_out_channels", [0])) - 1
     if first == "mid_block":
         return depth
-    if not rest or not rest[0].isdigit():
+    if not rest or not rest[0].isdecimal():
         return 0
     block = int(rest[0])
     sampled = {"downsamplers": 1, "upsamplers": -1}.get(rest[1], 0) if len(rest) > 1 else 0

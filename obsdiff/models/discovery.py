@@ -7,7 +7,7 @@ class changes nothing. Convolutions are described in the same way, by the shape 
 matrix. Imports no torch.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from fnmatch import fnmatchcase
 
 from ..errors import UserError
@@ -33,7 +33,7 @@ def find_blocks(shapes: Mapping[str, Shape]) -> list[Block]:
     containers = outermost(container(part) for part in parts if not part.is_ffn or part.entry.alone)
     inside: dict[str, list[Part]] = {}
     for part in parts:
-        block = next((name for name in containers if is_within(part.owner, name)), None)
+        block = enclosing(part.owner, containers)
         if block is not None:
             inside.setdefault(block, []).append(part)
     return sorted((assemble(name, some) for name, some in inside.items()), key=forward_order)
@@ -46,7 +46,7 @@ def segment_of(block: str) -> str:
     itself.
     """
     parts = block.split(".")
-    numbered = next((i for i, part in enumerate(parts) if part.isdigit()), 0)
+    numbered = next((i for i, part in enumerate(parts) if part.isdecimal()), 0)
     return ".".join(parts[: numbered + 1])
 
 
@@ -68,18 +68,23 @@ def segments(blocks: Iterable[Block]) -> dict[str, str]:
 def container(part: Part) -> str:
     """Return the module that contains an attention: its parent, or itself if one of a list."""
     parent, _, own = part.owner.rpartition(".")
-    return part.owner if part.entry.is_block or own.isdigit() else parent
+    return part.owner if part.entry.is_block or own.isdecimal() else parent
 
 
-def outermost(modules: Iterable[str]) -> list[str]:
+def outermost(modules: Iterable[str]) -> set[str]:
     """Return the modules that no other of them contains."""
-    found = sorted(set(modules), key=len)
-    return [p for i, p in enumerate(found) if not any(is_within(p, q) for q in found[:i] if q)]
+    found = set(modules)
+    return {name for name in found if enclosing(name, found) == name}
 
 
-def is_within(name: str, block: str) -> bool:
-    """Return whether a module is the block or inside it."""
-    return name == block or name.startswith(block + ".")
+def enclosing(name: str, modules: Container[str]) -> str | None:
+    """Return the outermost of some modules that is `name` or contains it; None if there is none."""
+    end = name.find(".")
+    while end >= 0:
+        if end and name[:end] in modules:
+            return name[:end]
+        end = name.find(".", end + 1)
+    return name if name in modules else None
 
 
 def assemble(name: str, parts: list[Part]) -> Block:
@@ -108,7 +113,7 @@ def kind(attentions: list[Part]) -> str:
 
 def natural(name: str) -> list[tuple[int, str]]:
     """Return a sort key that compares the numbers in a name as numbers."""
-    return [(int(p), "") if p.isdigit() else (-1, p) for p in name.split(".")]
+    return [(int(p), "") if p.isdecimal() else (-1, p) for p in name.split(".")]
 
 
 def forward_order(block: Block) -> tuple:
@@ -118,7 +123,7 @@ def forward_order(block: Block) -> tuple:
     attention of the same number, and the sampler is last.
     """
     parts = block.name.split(".")
-    level, *inside = [int(p) for p in parts if p.isdigit()] or [-1]
+    level, *inside = [int(p) for p in parts if p.isdecimal()] or [-1]
     return (
         list_rank(parts[0]),
         level,
@@ -154,12 +159,11 @@ def uncovered(
     if not blocks:
         return list(shapes)
     known = {layer for block in blocks for layer in block.layers}
+    containers = {block.name for block in blocks}
     inside = {
-        name: block.name
+        name: block
         for name in shapes
-        if name not in known
-        for block in blocks
-        if name.startswith(block.name + ".")
+        if name not in known and (block := enclosing(name, containers)) is not None
     }
     outside = [
         name

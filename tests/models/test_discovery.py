@@ -1,9 +1,20 @@
 """Blocks are found by the names of their layers."""
 
+import time
+
 import pytest
 
+from obsdiff.calibration.packages import plan_packages
+from obsdiff.config import PruningConfig
 from obsdiff.errors import UserError
-from obsdiff.models.discovery import find_blocks, require_blocks, segment_of, uncovered
+from obsdiff.models.discovery import (
+    enclosing,
+    find_blocks,
+    outermost,
+    require_blocks,
+    segment_of,
+    uncovered,
+)
 from obsdiff.models.linear_view import layer_shapes
 
 from ..conftest import flux, sd, sd3
@@ -88,3 +99,58 @@ def test_a_linear_without_an_entry_is_named():
 )
 def test_a_segment_is_the_module_down_to_the_first_number(block, segment):
     assert segment_of(block) == segment
+
+
+def test_the_cost_of_finding_blocks_is_linear_in_their_number():
+    """Counted, not timed: names are compared with their own beginnings, never with all blocks."""
+
+    class Counted(str):
+        looks = 0
+
+        def startswith(self, *args):
+            Counted.looks += 1
+            return super().startswith(*args)
+
+    def looks(blocks: int) -> int:
+        Counted.looks = 0
+        linears = {
+            Counted(f"transformer_blocks.{i}.attn.{layer}"): (4, 4)
+            for i in range(blocks)
+            for layer in ("to_q", "to_k", "to_v", "to_out.0", "extra")
+        }
+        found = find_blocks(linears)
+        assert len(found) == blocks
+        assert len(uncovered(linears, found)) == blocks
+        return Counted.looks
+
+    assert looks(400) <= 4 * looks(100)
+
+
+def test_eight_thousand_blocks_are_found_and_packed_in_seconds():
+    layers = ("to_q", "to_k", "to_v", "to_out.0")
+    linears = {f"transformer_blocks.{i}.attn.{x}": (4, 4) for i in range(8000) for x in layers}
+    began = time.process_time()
+    blocks = find_blocks(linears)
+    for config in (
+        PruningConfig(calibration="replay", packages=8000),
+        PruningConfig(calibration="single"),
+        PruningConfig(memory_budget_gib=1e-3),
+    ):
+        assert plan_packages(blocks, linears, config)
+    assert uncovered(linears, blocks) == []
+    assert time.process_time() - began < 10
+
+
+@pytest.mark.parametrize("name", ["²", "٣", "①"])
+def test_numbers_of_other_scripts_are_no_traceback(name):
+    linears = {f"transformer_blocks.{name}.attn.{x}": (4, 4) for x in ("to_q", "to_k", "to_v")}
+    linears |= {f"transformer_blocks.{name}.attn.to_out.0": (4, 4)}
+    assert [block.name for block in find_blocks(linears)] == [f"transformer_blocks.{name}"]
+
+
+def test_blocks_inside_blocks_belong_to_the_outermost():
+    names = {"a", "a.b", "a.b.c", "ab", "d.e"}
+    assert outermost(names) == {"a", "ab", "d.e"}
+    assert enclosing("a.b.c.d", names) == "a"
+    assert enclosing("d.e", names) == "d.e"
+    assert enclosing("d", names) is None

@@ -15,6 +15,8 @@ from PIL import Image
 from safetensors import safe_open
 from torch import Tensor
 
+from ...errors import UserError
+from ..picture_files import read_picture
 from .clip import BATCH, as_tensor, load_transformer, preprocessing
 from .files import Judges, picture_files
 from .inception import load_inception
@@ -70,9 +72,7 @@ def real_features(judges: Judges, extract: Extractor) -> Tensor:
     if judges.real is None:
         raise MetricUnavailable(NO_REAL)
     if judges.real.is_dir():
-        return features_of(
-            (Image.open(file).convert("RGB") for file in picture_files(judges.real)), extract
-        )
+        return features_of((real_picture(file) for file in picture_files(judges.real)), extract)
     with safe_open(judges.real, "pt") as file:
         digest = (file.metadata() or {}).get("digest")
         features = file.get_tensor("features").float()
@@ -82,6 +82,14 @@ def real_features(judges: Judges, extract: Extractor) -> Tensor:
             "extractor; save them again with this one"
         )
     return features
+
+
+def real_picture(file: Path) -> Image.Image:
+    """Return a real picture's pixels; MetricUnavailable for a file that is no picture."""
+    try:
+        return read_picture(file, "remove it from the folder of --real")
+    except UserError as error:
+        raise MetricUnavailable(str(error)) from None
 
 
 def file_digest(path: Path | None) -> str | None:

@@ -9,10 +9,10 @@ from ...errors import UserError
 from ...pipelines.builtin import EMOJI_CLIP, builtin_info, find_models
 from ...pipelines.headers import read_component, read_header
 from ...runtime.json_files import read_json
+from ..picture_files import SUFFIXES
 
 INCEPTION = "inception"
 WEIGHT_SUFFIXES = (".safetensors", ".pth", ".pt")
-PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 
 
 @dataclass(frozen=True)
@@ -130,7 +130,7 @@ def find_real(value: str) -> Path:
     if path.is_dir():
         if not picture_files(path):
             raise UserError(
-                f"real: expected pictures ({', '.join(PICTURES)}), found no pictures in {path}"
+                f"real: expected pictures ({', '.join(SUFFIXES)}), found no pictures in {path}"
             )
         return path
     if path.suffix != ".safetensors" or not path.is_file():
@@ -150,7 +150,7 @@ def find_real(value: str) -> Path:
 
 def picture_files(folder: Path) -> list[Path]:
     """Return all pictures below a folder, sorted."""
-    return sorted(file for file in folder.rglob("*") if file.suffix.lower() in PICTURES)
+    return sorted(file for file in folder.rglob("*") if file.suffix.lower() in SUFFIXES)
 
 
 def find_image_reward(value: str) -> Path:

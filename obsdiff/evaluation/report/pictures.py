@@ -7,6 +7,7 @@ from typing import Any
 
 from ...errors import UserError
 from ...pipelines.replaceable import RESULTS
+from ..picture_files import opened_picture
 from .merge import Comparison
 
 SIDES = (256, 128, 64)  # pixels of the longest side; the page shows 128 CSS pixels
@@ -92,14 +93,11 @@ def data_url(file: Path, side: int) -> str:
 
     kind = "webp" if features.check("webp") else "jpeg"
     buffer = io.BytesIO()
-    try:
-        with Image.open(file) as opened:
-            whole = opened.format == "PNG" and max(opened.size) <= side
-            image = opened.convert("RGB")
-        image.thumbnail((side, side), Image.Resampling.LANCZOS)
-        image.save(buffer, kind, quality=QUALITY)
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise UserError(f"{file} can't be read as a picture: {error}; evaluate again") from None
+    with opened_picture(file, "evaluate again") as opened:
+        whole = opened.format == "PNG" and max(opened.size) <= side
+        image = opened.convert("RGB")
+    image.thumbnail((side, side), Image.Resampling.LANCZOS)
+    image.save(buffer, kind, quality=QUALITY)
     data = buffer.getvalue()
     if whole and file.stat().st_size <= len(data):
         kind, data = "png", file.read_bytes()
