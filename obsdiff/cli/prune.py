@@ -30,6 +30,7 @@ from ..pipelines.single_file import open_model
 from ..runtime.json_files import read_json
 from ..runtime.progress import say
 from ..runtime.scratch import disk_errors
+from ..runtime.whole_files import sync_folder, sync_tree
 from .commands import GENERAL_PROMPTS, config_of, given_inputs, quiet, show_json, with_recommended
 
 if TYPE_CHECKING:
@@ -247,8 +248,10 @@ def write_whole(
     with disk_errors(beside):
         shutil.rmtree(beside, ignore_errors=True)
         write_pruned(pipe, beside, report)
+        sync_tree(beside)
         target.parent.mkdir(exist_ok=True)
         beside.rename(target)
+        sync_folder(target.parent)
 
 
 def summary(output: Path, report: PruningReport, seconds: float) -> str:

@@ -18,6 +18,7 @@ from ..errors import UserError
 from ..runtime.json_files import read_json, write_json
 from ..runtime.progress import say
 from ..runtime.strict_json import as_written
+from ..runtime.whole_files import is_unfinished, remove_unfinished
 from .overlap import check_place
 from .replaceable import JOB, RESULTS, WORK, check_kind, check_ours
 
@@ -26,8 +27,7 @@ PLACING = "placing"  # exists from the moment the output is whole until it has i
 FINISHED = "new"  # the finished prunings, until all are finished
 OLD = "old"  # the folder that the output replaced
 CLEARING = "clearing"  # job.json of a folder that is being emptied
-ANONYMOUS = (RUN_LOCK, JOB + ".part")  # files of a run killed before it wrote job.json
-OWN = (WORK, FINISHED, "images", RESULTS, RESULTS + ".part")
+OWN = (WORK, FINISHED, "images", RESULTS)
 
 
 def part_folder(output: Path) -> Path:
@@ -129,7 +129,15 @@ def is_own(part: Path) -> bool:
         return False
     files = [Path(root, name) for root, _, names in os.walk(part) for name in names]
     begun = any((work / name).is_file() for name in (JOB, CLEARING, PLACING))
-    return begun or all(file.parent == work and file.name in ANONYMOUS for file in files)
+    return begun or all(
+        file.parent == work and (file.name == RUN_LOCK or is_unfinished(file.name))
+        for file in files
+    )
+
+
+def is_own_name(name: str) -> bool:
+    """Return whether a name in OUTPUT.part is one that a run writes."""
+    return name in OWN or is_unfinished(name)
 
 
 def begin_run(part: Path, job: dict[str, Any], resume: bool, overwrite: bool) -> None:
@@ -148,6 +156,7 @@ def begin_run(part: Path, job: dict[str, Any], resume: bool, overwrite: bool) ->
                 f"output: {part} was begun with other {', '.join(differ)}; "
                 "start anew with --overwrite"
             )
+        remove_unfinished(part)
         return
     if resume and (part / WORK / PLACING).is_file():
         return  # the output has its name, and job.json is removed already
@@ -179,7 +188,7 @@ def clear(part: Path) -> None:
     job.json is renamed first, so that a run killed meanwhile can't be resumed.
     """
     work = part / WORK
-    if foreign := sorted(place.name for place in part.iterdir() if place.name not in OWN):
+    if foreign := sorted(place.name for place in part.iterdir() if not is_own_name(place.name)):
         raise UserError(
             f"output: {part} holds {foreign[0]}, which no run of obsdiff wrote; move it away"
         )

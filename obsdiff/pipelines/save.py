@@ -18,6 +18,7 @@ from ..errors import RunFailed
 from ..models.adapters import require_unwrapped
 from ..runtime.file_hashing import file_hashes
 from ..runtime.json_files import write_json
+from ..runtime.whole_files import set_modes, sync_folder, sync_tree, write_whole
 from .model_card import CARD, model_card
 from .partial_output import check_output, put
 from .record import RECORD, PruningReport
@@ -93,8 +94,9 @@ def write_pruned(pipe: Any, folder: Path, report: PruningReport) -> None:
     """
     require_unwrapped(pipe)
     pipe.save_pretrained(folder, safe_serialization=True)
+    set_modes(folder)
     report.hashes["files"] = file_hashes(folder)  # without the card, which its owner may edit
-    (folder / CARD).write_text(model_card(type(pipe).__name__, report), encoding="utf-8")
+    write_whole(folder / CARD, model_card(type(pipe).__name__, report))
     write_json(folder / RECORD, report.to_dict())
 
 
@@ -120,7 +122,9 @@ def whole_folder(output: Path, overwrite: bool, inputs: Iterable[Path] = ()) -> 
     inside.mkdir()
     try:
         yield inside
+        sync_tree(inside)
         put(inside, output, beside / "old", overwrite)
+        sync_folder(output.absolute().parent)
         shutil.rmtree(beside / "old", ignore_errors=True)
     finally:  # an old folder that could not be moved back is kept
         shutil.rmtree(inside, ignore_errors=True)

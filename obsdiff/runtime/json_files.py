@@ -14,6 +14,7 @@ from typing import Any
 
 from ..errors import UserError
 from .strict_json import json_text, parse_json
+from .whole_files import write_whole
 
 LARGEST_SHOWN = 1e30  # largest number that plots can show
 LONGEST_SHOWN = 60  # characters of a wrong value in an error message
@@ -38,16 +39,15 @@ def read_json(file: Path) -> dict[str, Any]:
 
 
 def write_json(file: Path, value: Any) -> None:
-    """Write a JSON file whole: under the name FILE.part first, then renamed.
+    """Write a JSON file whole: under a new name first, then renamed.
 
     Args:
         file: the file; missing folders above it are created.
         value: what json.dumps accepts; inf and NaN as strict_json.py writes them.
     """
+    text = json_text(value) + "\n"
     file.parent.mkdir(parents=True, exist_ok=True)
-    beside = file.with_name(file.name + ".part")
-    beside.write_text(json_text(value) + "\n", encoding="utf-8")
-    beside.replace(file)
+    write_whole(file, text)
 
 
 def kept_json(file: Path) -> dict[str, Any] | None:
