@@ -20,6 +20,10 @@ CONFIG_HELP = (
     "pipeline folder with the configs of a single-file checkpoint, which describe how to read the "
     "file; no setting of the pruning"
 )
+VARIANT_HELP = (
+    "use, and from the hub download, the files of this variant, such as fp16, where a component "
+    "has them (default: plain files where there are any)"
+)
 RESUME_HELP = "continue a run that was killed; the result is the same"
 OVERWRITE_HELP = "replace an output folder that obsdiff wrote; any other folder is refused"
 OUTPUT_HELP = "folder to write; it appears complete or not at all"
@@ -56,11 +60,17 @@ def add_inspect(p: argparse.ArgumentParser) -> None:
 
 
 def add_model(p: argparse.ArgumentParser) -> None:
-    """Add MODEL, and the configs of a single file."""
+    """Add MODEL, and how it is read."""
     group = p.add_argument_group("model")
     model = group.add_argument("model", metavar="MODEL", help=MODEL_HELP)
     model.required = False  # it may follow the values of a flag: see place_model
+    add_loading(group)
+
+
+def add_loading(group: "argparse._ArgumentGroup") -> None:
+    """Add how MODEL is read: the configs of a single file, the variant of a folder."""
     group.add_argument("--config", metavar="FOLDER", type=Path, help=CONFIG_HELP)
+    group.add_argument("--variant", metavar="NAME", help=VARIANT_HELP)
 
 
 def add_output(p: argparse.ArgumentParser, metavar: str) -> "argparse._ArgumentGroup":
@@ -79,7 +89,7 @@ def add_evaluate(p: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--against", required=True, metavar="MODEL", help=f"the dense pipeline: {MODEL_HELP}"
     )
-    group.add_argument("--config", metavar="FOLDER", type=Path, help=CONFIG_HELP)
+    add_loading(group)
     group.add_argument(
         "--component",
         metavar="NAME",

@@ -78,7 +78,7 @@ def inspect_command(args: argparse.Namespace) -> None:
             "target_latency is measured by obsdiff prune, and inspect runs nothing; "
             f"found {config.target_latency:g}; pass a sparsity"
         )
-    folder = open_model(args.model, args.config, weights=False)
+    folder = open_model(args.model, args.config, weights=False, variant=args.variant)
     config = with_recommended(config, folder, args)
     prompts = len(read_prompts(args.prompts)) if args.prompts else config.num_prompts
 

@@ -34,7 +34,7 @@ def evaluate_command(args: argparse.Namespace) -> None:
     given = {name: getattr(args, name) for name in CALL_SETTINGS if hasattr(args, name)}
     config = config_of(argparse.Namespace(seed=args.seed, **given))
     check_output(args.output, args.overwrite, given_inputs(args.against, args.config, *args.runs))
-    dense = open_model(args.against, args.config)
+    dense = open_model(args.against, args.config, variant=args.variant)
     dense.require_text()
     runs = named_runs([open_folder(existing(path)) for path in args.runs])
     require_one_class(dense, runs)

@@ -61,7 +61,7 @@ def prune_command(args: argparse.Namespace) -> None:
     placed = args.resume and is_placed(args.output)
     if not placed:
         check_output(args.output, args.overwrite, given_inputs(args.model, args.config))
-    folder = open_model(args.model, args.config)
+    folder = open_model(args.model, args.config, variant=args.variant)
     if not placed:
         check_output(args.output, args.overwrite, [folder.path, folder.source])
     folder.require_text()

@@ -9,19 +9,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..config.values import did_you_mean
 from ..errors import UserError
 from ..runtime.json_files import read_json
-from .builtin import BUILTINS, builtin_path
 from .denoisers import DENOISERS
 from .finite_configs import require_finite, require_finite_files
-from .headers import Tensors, read_component
+from .headers import Tensors, read_component, unknown_variant
 
 FUSE_FOLDER = (
     "call pipe.fuse_lora(); pipe.unload_lora_weights(); pipe.save_pretrained(FOLDER), "
     "then prune FOLDER"
 )
-HUB_ERROR_SHOWN = 160  # characters of the hub's error
 
 
 @dataclass(frozen=True)
@@ -138,62 +135,14 @@ class Folder:
         return read_json(self.path / component / "config.json")
 
 
-def find_model(model: str) -> Path:
-    """Return the folder of a model.
-
-    Args:
-        model: a built-in name, a folder, or a hub id, which is downloaded: safetensors, JSON and
-            text files only.
-
-    Raises:
-        UserError: there is no such model, or the download failed.
-    """
-    if model in BUILTINS:
-        return builtin_path(model)
-    path = Path(model)
-    if path.is_dir():
-        return path
-    if path.exists():
-        raise UserError(f"model: expected a pipeline folder, found the file {path}")
-    if re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", model):
-        return download(model)
-    raise UserError(
-        f"model: no folder and no built-in model is named {model!r}; "
-        f"built-in: {', '.join(BUILTINS)}{did_you_mean(model, BUILTINS)}"
-    )
-
-
-def download(hub_id: str) -> Path:
-    """Download a pipeline from the hub, without pickled files, and return its folder."""
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import (
-        HfHubHTTPError,
-        HFValidationError,
-        LocalEntryNotFoundError,
-    )
-
-    try:
-        return Path(
-            snapshot_download(
-                hub_id,
-                allow_patterns=["*.json", "*.safetensors", "*.txt", "*.model"],
-                etag_timeout=5,
-            )
-        )
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise UserError(
-            f"model: {hub_id!r} is no folder here, and the download from the hub failed: "
-            f"{reason[:HUB_ERROR_SHOWN]}"
-        ) from None
-
-
-def open_folder(path: Path, weights: bool = True) -> Folder:
+def open_folder(path: Path, weights: bool = True, variant: str | None = None) -> Folder:
     """Read and check a pipeline folder.
 
     Args:
         path: the folder.
         weights: whether every component needs weights; if not, its config.json is enough.
+        variant: the variant of the weights to use where a component has it; None for plain files
+            where there are any.
 
     Raises:
         UserError: the folder is no pipeline, incomplete or damaged; the message names the part.
@@ -221,11 +170,27 @@ def open_folder(path: Path, weights: bool = True) -> Folder:
         elif (component_folder(path, name) / "config.json").is_file():
             if len(value) != 2 or not all(isinstance(part, str) for part in value):
                 raise UserError(f"{file}: expected [library, class] for {name}, found {value!r}")
-            components[name] = read_component(path / name, weights)
+            components[name] = read_component(path / name, weights, variant)
             classes[name] = (value[0], value[1])
     require_finite(index, str(file))
     require_finite_files(path / name for name in named if name not in left_out)
+    require_variant(components, variant)
     return Folder(path, pipeline, components, tuple(left_out), classes)
+
+
+def require_variant(components: dict[str, Tensors], variant: str | None) -> None:
+    """Check that a variant is there, unless no component has weights.
+
+    Args:
+        components: tensors of each component.
+        variant: the variant that was asked for, or None.
+
+    Raises:
+        UserError: no component has the variant.
+    """
+    stored = [tensors for tensors in components.values() if tensors.files]
+    if variant and stored and not any(variant == tensors.variant for tensors in stored):
+        raise unknown_variant(variant, {v for tensors in stored for v in tensors.variants})
 
 
 def component_folder(path: Path, name: str) -> Path:

@@ -10,6 +10,7 @@ import math
 import re
 import struct
 from collections import Counter
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypedDict
@@ -105,12 +106,13 @@ class Tensors:
         return {} if self.original else matrices
 
 
-def read_component(folder: Path, weights: bool = True) -> Tensors:
+def read_component(folder: Path, weights: bool = True, wanted: str | None = None) -> Tensors:
     """Read the headers of a component's safetensors files.
 
     Args:
         folder: the component's folder.
         weights: whether the weights are required; if not, the result may be empty.
+        wanted: the variant to use if it is there.
 
     Raises:
         UserError: the weights are missing, incomplete, pickled or damaged.
@@ -121,7 +123,8 @@ def read_component(folder: Path, weights: bool = True) -> Tensors:
     if not files:
         raise missing_weights(folder)
     variants = tuple(sorted({variant for f in files if (variant := variant_of(f))}))
-    variant = None if any(not variant_of(f) for f in files) else variants[0]
+    plain = any(not variant_of(f) for f in files)
+    variant = wanted if wanted in variants else None if plain else variants[0]
     chosen = whole_set([f for f in files if variant_of(f) == variant], variant)
     shapes: dict[str, tuple[int, ...]] = {}
     formats: dict[str, str] = {}
@@ -155,8 +158,24 @@ def variant_of(file: Path) -> str | None:
     It is fp16 for model.fp16.safetensors, model.fp16-00001-of-00002.safetensors and
     model-00001-of-00002.fp16.safetensors.
     """
-    found = re.fullmatch(r"[^.]+\.(\w+?)(-\d+-of-\d+)?\.safetensors", file.name)
+    return variant_of_name(file.name)
+
+
+def variant_of_name(name: str) -> str | None:
+    """Return the variant in a file's name or path; None for a plain one."""
+    found = re.fullmatch(r"[^.]+\.(\w+?)(-\d+-of-\d+)?\.safetensors", name)
     return found[1] if found else None
+
+
+def unknown_variant(variant: str, there: Collection[str]) -> UserError:
+    """Return the error for a variant that no component has.
+
+    Args:
+        variant: the variant that was asked for.
+        there: the variants of the model.
+    """
+    has = f"{', '.join(sorted(there))} beside plain files" if there else "plain files only"
+    return UserError(f"variant: expected one of the model's, which has {has}; found {variant!r}")
 
 
 def whole_set(files: list[Path], variant: str | None) -> list[Path]:
@@ -193,7 +212,12 @@ def whole_set(files: list[Path], variant: str | None) -> list[Path]:
 
 def shard_of(file: Path) -> tuple[int, int] | None:
     """Return (2, 3) for model-00002-of-00003.safetensors; None for a file that is no shard."""
-    found = re.search(r"-(\d+)-of-(\d+)\.(\w+\.)?safetensors$", file.name)
+    return shard_of_name(file.name)
+
+
+def shard_of_name(name: str) -> tuple[int, int] | None:
+    """Return the shard's number and the number of all in a file's name or path."""
+    found = re.search(r"-(\d+)-of-(\d+)\.(\w+\.)?safetensors$", name)
     return (int(found[1]), int(found[2])) if found else None
 
 

@@ -13,8 +13,9 @@ from pathlib import Path
 from ..errors import UserError
 from .builtin import BUILTINS
 from .denoisers import DENOISERS
-from .folder import FUSE_FOLDER, Folder, find_model, open_folder
+from .folder import FUSE_FOLDER, Folder, open_folder
 from .headers import BYTES, PICKLED, TensorInfo, Tensors, read_header, shortened
+from .hub import find_model
 
 # prefixes of the components' tensors in the authors' layouts
 DENOISER = ("model.diffusion_model.",)
@@ -37,25 +38,33 @@ T5 = ("text_encoders.t5xxl.",)  # of the component with a T5 class, whatever its
 OPTIONAL = ("safety_checker",)
 
 
-def open_model(model: str, config: Path | None = None, weights: bool = True) -> Folder:
+def open_model(
+    model: str, config: Path | None = None, weights: bool = True, variant: str | None = None
+) -> Folder:
     """Open and check a model.
 
     Args:
         model: a single file, or whatever find_model accepts.
         config: the folder with the configs of a single file.
         weights: whether the components of a folder need weights.
+        variant: the variant of a folder's weights, such as fp16; None for plain files where there
+            are any.
 
     Raises:
-        UserError: the model is missing, incomplete or damaged, or `config` is not applicable.
+        UserError: the model is missing, incomplete or damaged, or `config` or `variant` is not
+            applicable.
+        RunFailed: a download broke off.
     """
     path = Path(model)
     if model not in BUILTINS and path.is_file():
+        if variant is not None:
+            raise UserError(f"variant: a single file has none; found {variant!r}; leave it out")
         return open_single_file(path, config)
     if config is not None:
         raise UserError(
             f"config: expected a single-file checkpoint, found {model}; leave --config out"
         )
-    return open_folder(find_model(model), weights)
+    return open_folder(find_model(model, weights, variant), weights, variant)
 
 
 def open_single_file(file: Path, config: Path | None) -> Folder:

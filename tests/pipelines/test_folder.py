@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from obsdiff.errors import UserError
-from obsdiff.pipelines.folder import find_model, open_folder, read_prompts
+from obsdiff.pipelines.folder import open_folder, read_prompts
 from obsdiff.pipelines.headers import read_header, variant_of
 from obsdiff.pipelines.partial_output import check_output
 
@@ -221,13 +221,17 @@ def test_variants_are_found(model):
     assert variant_of(Path("model-00001-of-00002.safetensors")) is None
 
 
-def test_unknown_models(tmp_path):
-    with pytest.raises(UserError, match="'no-such-model'"):
-        find_model("no-such-model")
-    (tmp_path / "file").touch()
-    with pytest.raises(UserError, match="found the file"):
-        find_model(str(tmp_path / "file"))
-    assert find_model(str(tmp_path)) == tmp_path
+def test_a_variant_is_used_where_it_is(model):
+    plain = model / "vae" / "diffusion_pytorch_model.safetensors"
+    shutil.copy(plain, plain.with_suffix(".fp16.safetensors"))
+    found = {n: t.variant for n, t in open_folder(model, variant="fp16").components.items()}
+    assert {name for name, variant in found.items() if variant == "fp16"} == {"vae"}
+    assert open_folder(model).components["vae"].variant is None
+    with pytest.raises(UserError, match="which has fp16 beside plain files; found 'bf16'"):
+        open_folder(model, variant="bf16")
+    plain.with_suffix(".fp16.safetensors").unlink()
+    with pytest.raises(UserError, match="plain files only; found 'fp16'"):
+        open_folder(model, variant="fp16")
 
 
 def test_prompts(tmp_path):
