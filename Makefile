@@ -10,6 +10,7 @@ OUTPUT ?= obsdiff-demo
 PIP := $(VENV)/bin/python -m pip --disable-pip-version-check install --quiet \
 	--constraint $(CONSTRAINTS)
 INSTALLED := $(VENV)/.installed
+LOWEST := $(VENV)-lowest
 
 define CHECKS
 $(VENV)/bin/ruff check .
@@ -17,7 +18,7 @@ $(VENV)/bin/ruff format --check .
 $(VENV)/bin/mypy
 endef
 
-.PHONY: demo check test bench stress lint install
+.PHONY: demo check test lowest bench stress lint install
 install: $(INSTALLED)
 
 $(INSTALLED): pyproject.toml obsdiff-emoji/pyproject.toml $(CONSTRAINTS)
@@ -38,6 +39,16 @@ check: $(INSTALLED)
 test: $(INSTALLED)
 	$(CHECKS)
 	$(VENV)/bin/python -m pytest -q --durations=10
+
+# The lowest versions that pyproject.toml promises, installed together, and quick tests with them.
+# torch 2.6 comes with its CUDA libraries: 5 GB.
+lowest:
+	test -x $(LOWEST)/bin/python || $(PYTHON) -m venv $(LOWEST)
+	$(LOWEST)/bin/python -m pip --disable-pip-version-check install --quiet 'uv>=0.5'
+	$(LOWEST)/bin/uv pip install --quiet --python $(LOWEST)/bin/python \
+		--resolution lowest-direct --editable ./obsdiff-emoji --editable '.[eval,report]' \
+		'pytest>=8.3' 'hypothesis>=6.100' 'peft>=0.18'
+	$(LOWEST)/bin/python -m pytest -q -m "not slow" tests/test_prune.py tests/pipelines tests/models
 
 bench: $(INSTALLED)
 	$(VENV)/bin/python -m benchmarks.speed
