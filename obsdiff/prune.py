@@ -29,6 +29,7 @@ from .calibration.gather import DensePass, gather
 from .calibration.packages import scratch_room
 from .calibration.plan import plan_pruning
 from .config import PruningConfig
+from .layerwise.applied import marked_if_interrupted, require_applied
 from .layerwise.executor import Executor
 from .layerwise.journal import JournalPlace, open_journal
 from .layerwise.linear import prune_layers_
@@ -42,8 +43,10 @@ from .pipelines.record import PruningReport
 from .runtime.distributed import Ranks
 from .runtime.memory import watched
 from .runtime.scratch import open_scratch
+from .runtime.torch_state import plain_torch
 
 
+@plain_torch()
 def prune_(
     pipe: Any,
     prompts: Sequence[Prompt],
@@ -56,8 +59,10 @@ def prune_(
     """Prune the denoiser of a diffusers pipeline in place.
 
     The pipeline runs in its own dtype and on its own device; config.device moves it first. All but
-    the pruned weights is restored. If the call raises, layers pruned before remain pruned. Under
-    torch.distributed all processes call this together, and end with the same weights.
+    the pruned weights is restored. If the call raises, layers pruned before remain pruned, and a
+    model that has shrunk is of its pruned class. torch.autocast and other states of torch around
+    the call do not count. Under torch.distributed all processes call this together, and end with
+    the same weights.
 
     Args:
         pipe: the diffusers pipeline.
@@ -76,6 +81,7 @@ def prune_(
         UserError: the input cannot be used (a ValueError).
         CalibrationError: the calibration is not complete or not finite, with the layer's name.
         NotPositiveDefinite: a Hessian cannot be factored, with the layer's name.
+        RunFailed: at the end a layer is not as recorded.
     """
     plan = plan_pruning(pipe, prompts, config or PruningConfig())
     require_fitting(dense, plan)
@@ -93,6 +99,7 @@ def prune_(
             pipe, plan, scratch, owners_of(tasks, plan.shapes, ranks), progress
         ) as context,
         watched() as report.memory,
+        marked_if_interrupted(pipe, plan),
     ):
         executor = Executor.of(context, plan, tasks, stored)
         allocation, dense = allocate(context, plan, dense, stored, report, budget)
@@ -105,6 +112,7 @@ def prune_(
         record_budget(pipe, plan, budget, report)
     if plan.groups:
         setattr(pipe, plan.component, mark_pruned_(plan.denoiser, report.layout))
+    require_applied(pipe, plan, report)
     report.parameters["after"] = sum(p.numel() for p in plan.denoiser.parameters())
     warn_of(report, plan)
     return report

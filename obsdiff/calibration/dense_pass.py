@@ -12,6 +12,7 @@ from ..errors import UserError
 from ..pipelines.call import Prompt
 from ..pipelines.prompt_records import prompts_hash
 from ..runtime.scratch import open_scratch
+from ..runtime.torch_state import plain_torch
 from .calibration_set import CalibrationSet
 from .context import prepared_run
 from .gather import DensePass, gather_dense
@@ -49,6 +50,21 @@ def dense_pass(
     """
     if not configs:
         raise UserError("dense pass: expected at least one config, found none")
+    with plain_torch(), contextlib.ExitStack() as files:
+        dense = one_pass(pipe, prompts, configs, files, progress)
+        kept = files.pop_all()
+    with kept:
+        yield dense
+
+
+def one_pass(
+    pipe: Any,
+    prompts: Sequence[Prompt],
+    configs: Sequence[PruningConfig],
+    files: contextlib.ExitStack,
+    progress: bool | None,
+) -> DensePass:
+    """Calibrate once for several configs; the tensors are there until `files` closes."""
     plans = [plan_pruning(pipe, prompts, config) for config in configs]
     first = plans[0]
     for plan in plans:
@@ -67,14 +83,14 @@ def dense_pass(
     ]
     room = min(scratch_room(plan.config, plan.packages, plan.shapes) for plan in plans)
     only_pass = replace(first, packages=first.packages[:1])  # the display counts one pass
-    with open_scratch(room) as scratch:
-        with prepared_run(pipe, only_pass, scratch, progress=progress) as context:
-            began = time.perf_counter()
-            dense = gather_dense(context, taps, first.config.calibrating)
-            dense.seconds = time.perf_counter() - began
-        for calibrated in dense.inputs.values():
-            calibrated.share()
-        yield dense
+    scratch = files.enter_context(open_scratch(room))
+    with prepared_run(pipe, only_pass, scratch, progress=progress) as context:
+        began = time.perf_counter()
+        dense = gather_dense(context, taps, first.config.calibrating)
+        dense.seconds = time.perf_counter() - began
+    for calibrated in dense.inputs.values():
+        calibrated.share()
+    return dense
 
 
 def first_packages(plan: PruningPlan) -> list[Package]:

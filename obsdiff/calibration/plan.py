@@ -11,6 +11,9 @@ from ..errors import CalibrationError, UserError
 from ..models.adapters import require_plain
 from ..models.discovery import require_blocks
 from ..models.linear_view import layer_at, layer_shapes, unfolding_refusal
+from ..models.own_weights import require_own_weights
+from ..models.pruned_classes import require_pruned_class
+from ..models.state import require_ready
 from ..models.structure import Block, Shape, Tap
 from ..pipelines.call import (
     Prompt,
@@ -85,13 +88,19 @@ def plan_pruning(pipe: Any, prompts: Sequence[Prompt], config: PruningConfig) ->
     name = denoiser_name(pipe, config.component)
     scheduler = scheduler_name(pipe, name)
     denoiser: nn.Module = getattr(pipe, name)
+    require_ready(pipe, name)
     require_plain(pipe, name)
     shapes = layer_shapes(denoiser, config.target)
     blocks = require_blocks(shapes, type(denoiser).__name__, config.target)
     packages = plan_packages(blocks, shapes, config)
     selected = select_groups(blocks, config) if config.pattern == "structured" else []
+    if selected:
+        require_pruned_class(denoiser)
     groups = counted_groups(denoiser, selected, config)
-    require_finite_weights(denoiser, [layer for package in packages for layer in package.layers])
+    layers = [layer for package in packages for layer in package.layers]
+    producers = [layer for prunable in groups for layer in prunable.group.producers]
+    require_own_weights(pipe, name, dict.fromkeys(layers + producers))
+    require_finite_weights(denoiser, layers)
     chosen, seeds = choose_prompts(prompts, config)
     check_prompts(pipe, chosen)
     weights = StepWeights(config.step_weighting, config.step_weight_min, config.step_weight_max)

@@ -18,6 +18,7 @@ from diffusers.configuration_utils import LegacyConfigMixin
 from diffusers.models.modeling_utils import ModelMixin
 from torch import nn
 
+from ..errors import UserError
 from .adapters import guarded
 from .surgery import Layout, layout_of, shrink_to_
 
@@ -47,6 +48,40 @@ def pruned_class(name: str) -> type[ModelMixin]:
     doc = f"{base.__name__} without some heads, neurons or channels, as its pruned_layout states."
     members = {"__init__": constructor(base), "__doc__": doc, "__module__": "obsdiff"}
     return type(name, (base,), members | own_constructors(base) | guarded(base))
+
+
+def require_pruned_class(model: nn.Module) -> None:
+    """Refuse a model that has no pruned class, before it is pruned.
+
+    Args:
+        model: the denoiser.
+
+    Raises:
+        UserError: its class is none of diffusers, or one below it that computes otherwise.
+    """
+    base, cls = diffusers_class(type(model)), type(model)
+    if base is None:
+        raise UserError(
+            f"pattern structured: expected a model class of diffusers, found {cls.__name__}, "
+            "so the pruned shapes could not be opened again; use another pattern"
+        )
+    if cls.forward is not base.forward:
+        raise UserError(
+            f"pattern structured: expected the forward of {base.__name__}, found that "
+            f"{cls.__name__} has its own, which a saved model would lose; use another pattern, "
+            f"or build a {base.__name__} with these weights and prune that"
+        )
+
+
+def diffusers_class(cls: type) -> type[ModelMixin] | None:
+    """Return the nearest model class of diffusers, or pruned class, among a class's ancestors."""
+    for found in cls.__mro__:
+        name = found.__name__
+        if name.startswith(CLASS_PREFIX) and found.__module__ == "obsdiff":
+            return found
+        if getattr(diffusers, name, None) is found and issubclass(found, ModelMixin):
+            return None if found is ModelMixin else found
+    return None
 
 
 def constructor(base: type[ModelMixin]) -> Any:
@@ -83,7 +118,7 @@ def mark_pruned_(model: nn.Module, layout: Layout) -> nn.Module:
     """Turn a shrunk model into one of the pruned class, so that it saves itself as such.
 
     Args:
-        model: a model of diffusers or of a pruned class, already shrunk.
+        model: a model of diffusers, of a class below, or of a pruned class, already shrunk.
         layout: owner -> kind -> count of what was shrunk; merged into the model's own layout.
 
     Returns:
@@ -93,7 +128,9 @@ def mark_pruned_(model: nn.Module, layout: Layout) -> nn.Module:
     merged = {
         owner: {**before.get(owner, {}), **layout.get(owner, {})} for owner in {**before, **layout}
     }
-    name = type(model).__name__
+    base = diffusers_class(type(model))
+    assert base is not None  # require_pruned_class has checked it
+    name = base.__name__
     model.__class__ = pruned_class(name if name.startswith(CLASS_PREFIX) else CLASS_PREFIX + name)
     assert isinstance(model, ConfigMixin)
     model.register_to_config(pruned_layout=merged)

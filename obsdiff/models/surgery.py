@@ -11,7 +11,8 @@ are normalised as before, and the shrunk model equals the masked one exactly.
 O outputs, I inputs, kh x kw kernel, K items that remain.
 """
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -39,6 +40,22 @@ def shrink_(denoiser: nn.Module, group: Group, kept: list[int]) -> None:
     # indices stay on the CPU, whatever the default device is
     index = torch.as_tensor(kept, dtype=torch.long, device="cpu")
     reads = columns(denoiser, group, count)
+    with unchanged_if_interrupted(shrinking(denoiser, group)):
+        shrink_all_(denoiser, group, count, reads, index)
+
+
+def shrink_all_(
+    denoiser: nn.Module, group: Group, count: int, reads: Tensor, index: Tensor
+) -> None:
+    """Shrink every layer of a group to the items of `index` (K,), in place.
+
+    Args:
+        denoiser: the model that contains the group's layers.
+        group: a group found in it.
+        count: its items now.
+        reads: columns (items, D) of each item in a consumer.
+        index: indices of the items that remain.
+    """
     rows = {name: kept_rows(denoiser, group, name, count, index) for name in group.producers}
     for name, take in rows.items():
         layer = layer_at(denoiser, name)
@@ -51,7 +68,26 @@ def shrink_(denoiser: nn.Module, group: Group, kept: list[int]) -> None:
         update_sizes_(layer)
     if group.norm:
         shrink_norm_(norm_of(denoiser, group), index)
-    update_counts_(denoiser.get_submodule(group.owner), group.kind, count, len(kept))
+    update_counts_(denoiser.get_submodule(group.owner), group.kind, count, len(index))
+
+
+def shrinking(denoiser: nn.Module, group: Group) -> list[nn.Module]:
+    """Return the modules that change if a group shrinks: its layers, its norm, its owner."""
+    names = (*group.producers, *group.consumers, group.owner, *filter(None, [group.norm]))
+    return [denoiser.get_submodule(name) for name in names]
+
+
+@contextlib.contextmanager
+def unchanged_if_interrupted(modules: list[nn.Module]) -> Iterator[None]:
+    """Restore the parameters and attributes of some modules if the block raises."""
+    before = [(module, dict(vars(module)), dict(module._parameters)) for module in modules]
+    try:
+        yield
+    except BaseException:
+        for module, attributes, parameters in before:
+            vars(module).update(attributes)
+            module._parameters.update(parameters)
+        raise
 
 
 def kept_columns(layer: Layer, reads: Tensor, kept: Tensor) -> Tensor:
