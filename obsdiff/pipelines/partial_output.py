@@ -12,10 +12,11 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
+from filelock import Timeout
 
 from ..errors import UserError
 from ..runtime.json_files import read_json, write_json
+from ..runtime.locking import held_lock
 from ..runtime.progress import say
 from ..runtime.strict_json import as_written
 from ..runtime.whole_files import is_unfinished, remove_unfinished
@@ -96,17 +97,27 @@ def open_part(output: Path, job: dict[str, Any], resume: bool, overwrite: bool) 
     part = part_folder(output)
     require_own(part, resume, overwrite)
     (part / WORK).mkdir(parents=True, exist_ok=True)
-    # the system releases the lock when the process ends, however it ends
-    lock = FileLock(part / WORK / RUN_LOCK, blocking=False)
-    try:
-        lock.acquire()
-    except Timeout:
-        raise UserError(
-            f"output: another run is writing {output}; wait for it, or choose another folder"
-        ) from None
-    with lock:
+    with contextlib.ExitStack() as held:
+        # the system releases the lock when the process ends, however it ends
+        if not held.enter_context(run_lock(part, output)):
+            say(f"{part} has no file locks: two runs into one output are not noticed there")
         begin_run(part, as_written(job), resume, overwrite)
         yield part
+
+
+@contextlib.contextmanager
+def run_lock(part: Path, output: Path) -> Iterator[bool]:
+    """Hold the lock of OUTPUT.part; False on a file system without locks, UserError if held."""
+    with contextlib.ExitStack() as held:
+        try:
+            locked = held.enter_context(held_lock(part / WORK / RUN_LOCK))
+        except Timeout:
+            raise UserError(
+                f"output: another run is writing {output}; wait for it, or choose another folder"
+            ) from None
+        except OSError as error:
+            raise UserError(f"output: {part} can't be locked: {error.strerror}") from None
+        yield locked
 
 
 def require_own(part: Path, resume: bool, overwrite: bool) -> None:

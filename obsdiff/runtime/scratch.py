@@ -4,20 +4,25 @@ It only counts the memory; the callers keep the tensors and write the files.
 """
 
 import contextlib
+import re
 import shutil
+import stat
 import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from filelock import FileLock, Timeout
 from safetensors import SafetensorError
 
 from ..errors import RunStopped
+from .locking import held_lock
 
 SCRATCH_PREFIX = "obsdiff-"  # of the names of temporary folders
 SCRATCH_LOCK = "lock"  # file that is locked while the folder is in use
+MARKER = "made-by-obsdiff"  # file without which a folder is never deleted
+MARK = "Scratch storage of obsdiff: the next run deletes this folder.\n"  # its content
+SCRATCH_FILE = re.compile(rf"{SCRATCH_LOCK}|{MARKER}|\d{{8}}|\.tmp\w+")  # .tmp: of safetensors
 GRACE_SECONDS = 60  # age below which a folder is never removed
 
 
@@ -76,25 +81,61 @@ def open_scratch(room: float) -> Iterator[Scratch]:
 
     Args:
         room: memory budget in bytes.
+
+    Raises:
+        RunStopped: the temporary folder can't be written.
     """
-    remove_abandoned(Path(tempfile.gettempdir()))
-    with (
-        tempfile.TemporaryDirectory(prefix=SCRATCH_PREFIX, ignore_cleanup_errors=True) as folder,
-        FileLock(Path(folder) / SCRATCH_LOCK),
-    ):
-        yield Scratch(room, Path(folder))
+    with contextlib.ExitStack() as stack:
+        with disk_errors(Path(tempfile.gettempdir())):
+            folder = Path(
+                stack.enter_context(
+                    tempfile.TemporaryDirectory(prefix=SCRATCH_PREFIX, ignore_cleanup_errors=True)
+                )
+            )
+            (folder / MARKER).write_text(MARK, encoding="utf-8")
+            stack.enter_context(held_lock(folder / SCRATCH_LOCK))
+        remove_abandoned(folder)
+        yield Scratch(room, folder)
 
 
-def remove_abandoned(place: Path) -> None:
-    """Delete the scratch folders of ended processes: those whose lock is free.
+def remove_abandoned(own: Path) -> None:
+    """Delete the scratch folders of ended processes beside an own one: those with a free lock.
 
-    A new folder is skipped, since its process may not have locked it yet.
+    A new folder is skipped, since its process may not have locked it yet. On a file system
+    without locks nothing is deleted.
     """
-    for lock in place.glob(f"{SCRATCH_PREFIX}*/{SCRATCH_LOCK}"):
-        with contextlib.suppress(Timeout, OSError):
-            if time.time() - lock.stat().st_mtime > GRACE_SECONDS:
-                with FileLock(lock, blocking=False):
-                    shutil.rmtree(lock.parent, ignore_errors=True)
+    for folder in own.parent.glob(f"{SCRATCH_PREFIX}*"):
+        with contextlib.suppress(OSError):  # Timeout, too: its process is alive
+            if folder != own and is_scratch(folder, own.lstat().st_uid) and is_old(folder):
+                with held_lock(folder / SCRATCH_LOCK) as locked:
+                    if locked:
+                        shutil.rmtree(folder, ignore_errors=True)
+
+
+def is_scratch(folder: Path, owner: int) -> bool:
+    """Return whether scratch storage made a folder: by its marker, its owner and all its files.
+
+    Args:
+        folder: the folder.
+        owner: user id of the folders that this process makes there.
+
+    Raises:
+        OSError: it can't be read, or has no marker.
+    """
+    status = folder.lstat()
+    if not stat.S_ISDIR(status.st_mode) or status.st_uid != owner:
+        return False
+    files = list(folder.iterdir())
+    regular = all(stat.S_ISREG(file.lstat().st_mode) for file in files)
+    if not regular or not all(SCRATCH_FILE.fullmatch(file.name) for file in files):
+        return False
+    marker = folder / MARKER
+    return marker.stat().st_size == len(MARK) and marker.read_text(encoding="utf-8") == MARK
+
+
+def is_old(folder: Path) -> bool:
+    """Return whether the folder's process had the time to lock it."""
+    return time.time() - (folder / MARKER).stat().st_mtime > GRACE_SECONDS
 
 
 @contextlib.contextmanager

@@ -1,5 +1,7 @@
 """OUTPUT.part of a killed run: resumed only with the same job, and renamed only whole."""
 
+import errno
+import fcntl
 import itertools
 import os
 
@@ -9,6 +11,8 @@ from obsdiff.errors import UserError
 from obsdiff.pipelines.partial_output import FINISHED, finish, is_placed, open_part, put_in_place
 from obsdiff.pipelines.replaceable import JOB, WORK
 from obsdiff.runtime.json_files import kept_json, write_json
+
+from ..runtime.test_locking import failing
 
 TASK = {"prompts": ["a fish"], "seeds": [1]}
 
@@ -116,3 +120,19 @@ def test_an_output_that_appeared_meanwhile_is_not_replaced(tmp_path):
     with pytest.raises(UserError, match="has appeared meanwhile"):
         put_in_place(part, output, overwrite=False)
     assert (part / FINISHED).exists()
+
+
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.EOPNOTSUPP])
+def test_a_file_system_without_locks_is_said_and_the_run_goes_on(
+    tmp_path, monkeypatch, capsys, number
+):
+    monkeypatch.setattr(fcntl, "flock", failing(number))
+    part = opened(tmp_path / "run")
+    assert "has no file locks" in capsys.readouterr().err
+    assert kept_json(part / WORK / JOB) == TASK
+
+
+def test_a_lock_that_cannot_be_taken_is_one_line(tmp_path, monkeypatch):
+    monkeypatch.setattr(fcntl, "flock", failing(errno.EIO))
+    with pytest.raises(UserError, match=r"run\.part can't be locked: Input/output error"):
+        opened(tmp_path / "run")

@@ -1,17 +1,25 @@
 """Scratch storage: the memory budget, and the life of its folders."""
 
+import errno
+import fcntl
 import os
 import time
 
-from filelock import FileLock
+import pytest
 
+from obsdiff.errors import RunStopped
+from obsdiff.runtime.locking import held_lock
 from obsdiff.runtime.scratch import (
     GRACE_SECONDS,
+    MARK,
+    MARKER,
     SCRATCH_LOCK,
     SCRATCH_PREFIX,
+    is_scratch,
     open_scratch,
-    remove_abandoned,
 )
+
+from .test_locking import failing
 
 
 def test_tensors_beyond_the_budget_go_to_files_that_are_deleted():
@@ -29,19 +37,101 @@ def test_tensors_beyond_the_budget_go_to_files_that_are_deleted():
     assert not scratch.folder.exists()
 
 
-def test_folders_of_killed_runs_are_deleted_and_those_in_use_are_not(tmp_path):
-    killed, new, used = (tmp_path / f"{SCRATCH_PREFIX}{name}" for name in ("killed", "new", "used"))
-    for folder in (killed, new, used):
-        folder.mkdir()
-        (folder / SCRATCH_LOCK).touch()
-        (folder / "00000001").write_bytes(b"x")
-    for folder in (killed, used):
-        os.utime(folder / SCRATCH_LOCK, (0, time.time() - GRACE_SECONDS - 1))
-    other = tmp_path / f"{SCRATCH_PREFIX}no-store"
-    other.mkdir()
-    with FileLock(used / SCRATCH_LOCK):
-        os.utime(used / SCRATCH_LOCK, (0, time.time() - GRACE_SECONDS - 1))
-        remove_abandoned(tmp_path)
-    assert sorted(folder.name for folder in tmp_path.iterdir()) == sorted(
-        folder.name for folder in (new, used, other)
-    )
+def left_behind(place, name, age=GRACE_SECONDS + 1):
+    """A folder as a killed run leaves it."""
+    folder = place / f"{SCRATCH_PREFIX}{name}"
+    folder.mkdir()
+    for file, text in ((SCRATCH_LOCK, ""), (MARKER, MARK), ("00000001", "x"), (".tmpaB3", "x")):
+        (folder / file).write_text(text)
+    os.utime(folder / MARKER, (0, time.time() - age))
+    return folder
+
+
+@pytest.fixture
+def tmpdir_here(tmp_path, monkeypatch):
+    """Scratch storage goes into tmp_path."""
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    return tmp_path
+
+
+def names(folder):
+    return sorted(place.name.removeprefix(SCRATCH_PREFIX) for place in folder.iterdir())
+
+
+def test_folders_of_killed_runs_are_deleted_and_those_in_use_are_not(tmpdir_here):
+    left_behind(tmpdir_here, "killed")
+    left_behind(tmpdir_here, "new", age=0)
+    used = left_behind(tmpdir_here, "used")
+    with held_lock(used / SCRATCH_LOCK), open_scratch(0):
+        pass
+    assert names(tmpdir_here) == ["new", "used"]
+    with open_scratch(0):
+        pass
+    assert names(tmpdir_here) == ["new"]
+
+
+def without_marker(folder):
+    (folder / MARKER).unlink()
+
+
+def with_another_marker(folder):
+    (folder / MARKER).write_text("x" * len(MARK))
+    os.utime(folder / MARKER, (0, 0))
+
+
+def with_a_file_of_somebody(folder):
+    (folder / "results.csv").write_text("weeks of work")
+
+
+def with_a_folder_of_somebody(folder):
+    (folder / "00000002").mkdir()
+    (folder / "00000002" / "thesis.txt").write_text("years of work")
+
+
+def with_a_link(folder):
+    (folder / "00000002").symlink_to(folder.parent)
+
+
+def behind_a_link(folder):
+    folder.rename(folder.with_name("elsewhere"))
+    folder.symlink_to(folder.with_name("elsewhere"))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        without_marker,
+        with_another_marker,
+        with_a_file_of_somebody,
+        with_a_folder_of_somebody,
+        with_a_link,
+        behind_a_link,
+    ],
+)
+def test_a_folder_that_is_not_scratch_storage_alone_is_kept(tmpdir_here, change):
+    change(left_behind(tmpdir_here, "mine"))
+    before = sorted(tmpdir_here.rglob("*"))
+    with open_scratch(0):
+        pass
+    assert sorted(tmpdir_here.rglob("*")) == before
+
+
+def test_a_folder_of_another_user_is_kept(tmpdir_here):
+    folder = left_behind(tmpdir_here, "theirs")
+    assert is_scratch(folder, folder.stat().st_uid)
+    assert not is_scratch(folder, folder.stat().st_uid + 1)
+
+
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.EOPNOTSUPP])
+def test_without_locks_a_run_has_its_storage_and_deletes_no_other(tmpdir_here, monkeypatch, number):
+    left_behind(tmpdir_here, "alive-or-not")
+    monkeypatch.setattr(fcntl, "flock", failing(number))
+    with open_scratch(0) as scratch:
+        assert scratch.folder.is_dir()
+    assert names(tmpdir_here) == ["alive-or-not"]
+
+
+def test_a_temporary_folder_that_cannot_be_written_is_one_line(tmpdir_here, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", str(tmpdir_here / "gone"))
+    with pytest.raises(RunStopped, match="gone can't be written"), open_scratch(0):
+        pass

@@ -3,11 +3,11 @@ import torch
 
 from obsdiff.calibration.replay.recording import Recording, TensorCache, recorded
 from obsdiff.pipelines.run import Run
-from obsdiff.runtime.scratch import SCRATCH_LOCK, open_scratch
+from obsdiff.runtime.scratch import MARKER, SCRATCH_LOCK, open_scratch
 
 
 def files(folder):
-    return [file for file in folder.iterdir() if file.name != SCRATCH_LOCK]
+    return [file for file in folder.iterdir() if file.name not in (SCRATCH_LOCK, MARKER)]
 
 
 @pytest.mark.parametrize("room", [0, 1e9])
