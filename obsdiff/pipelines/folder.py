@@ -11,9 +11,11 @@ from typing import Any
 
 from ..errors import UserError
 from ..runtime.json_files import read_json
+from ..runtime.regular_files import is_special, require_regular_inside
 from .denoisers import DENOISERS
 from .finite_configs import require_finite, require_finite_files
-from .headers import Tensors, read_component, unknown_variant
+from .headers import Tensors, read_component, shortened
+from .weight_files import stem_of, unknown_variant
 
 FUSE_FOLDER = (
     "call pipe.fuse_lora(); pipe.unload_lora_weights(); pipe.save_pretrained(FOLDER), "
@@ -82,6 +84,11 @@ class Folder:
             lines.append(
                 what + (f"; there are {others} files, too" if others else "; there are no others")
             )
+        lines += [
+            f"{self.path / name}: {shortened(tensors.strays)} not read: none of its weights"
+            for name, tensors in self.components.items()
+            if tensors.strays
+        ]
         return lines + (self.single_file_notes() if self.single_file else [])
 
     def single_file_notes(self) -> list[str]:
@@ -170,7 +177,8 @@ def open_folder(path: Path, weights: bool = True, variant: str | None = None) ->
         elif (component_folder(path, name) / "config.json").is_file():
             if len(value) != 2 or not all(isinstance(part, str) for part in value):
                 raise UserError(f"{file}: expected [library, class] for {name}, found {value!r}")
-            components[name] = read_component(path / name, weights, variant)
+            stem = stem_of(value[0], path / name)
+            components[name] = read_component(path / name, stem, weights, variant)
             classes[name] = (value[0], value[1])
     require_finite(index, str(file))
     require_finite_files(path / name for name in named if name not in left_out)
@@ -200,6 +208,7 @@ def component_folder(path: Path, name: str) -> Path:
         raise UserError(
             f"{path}: model_index.json names the component {name!r}, but there is no such folder"
         )
+    require_regular_inside(folder)
     if not any(folder.iterdir()):
         raise UserError(
             f"{folder} is empty, but model_index.json names this component; "
@@ -214,6 +223,8 @@ def read_prompts(file: Path) -> list[str]:
     Raises:
         UserError: the file can't be read, is not UTF-8, or has no prompt.
     """
+    if is_special(file):
+        raise UserError(f"prompts: expected a text file, found a pipe or device: {file}")
     try:
         lines = file.read_text(encoding="utf-8-sig").splitlines()
     except UnicodeDecodeError as error:

@@ -1,48 +1,24 @@
-"""Tensors of one component on disk: JSON and headers of safetensors files, read without torch.
+"""Tensors of one component on disk: the headers of its safetensors files, read without torch.
 
 The weights are one file or shards that an index names, plain or as a variant ("fp16" in
 model.fp16.safetensors). One set of files is used, plain before any variant; a missing part of it is
 named.
 """
 
-import json
 import math
-import re
 import struct
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypedDict
 
 from ..errors import UserError
-from ..runtime.json_files import read_json
+from ..runtime.regular_files import require_regular
+from .strict_header import TensorInfo, parse_header
+from .weight_files import WeightFiles, missing_weights, weight_files
 
-PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 SAFETENSORS_DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
-BYTES = {
-    "F64": 8,
-    "F32": 4,
-    "F16": 2,
-    "BF16": 2,
-    "I64": 8,
-    "I32": 4,
-    "I16": 2,
-    "I8": 1,
-    "U8": 1,
-    "BOOL": 1,
-    "F8_E4M3": 1,
-    "F8_E5M2": 1,
-}
 LARGEST_HEADER = 100_000_000  # bytes; the limit of the safetensors format
-
-
-class TensorInfo(TypedDict):
-    """Entry of a tensor in a safetensors header."""
-
-    dtype: str
-    shape: list[int]
-    data_offsets: list[int]
 
 
 @dataclass(frozen=True)
@@ -57,6 +33,7 @@ class Tensors:
         variant: variant of the files, such as fp16; None for plain ones.
         variants: all variants in the folder.
         original: whether the names are those of the model's authors instead of those of diffusers.
+        strays: names of safetensors files in the folder that are none of the weights.
     """
 
     shapes: dict[str, tuple[int, ...]]
@@ -66,6 +43,7 @@ class Tensors:
     variant: str | None = None
     variants: tuple[str, ...] = ()
     original: bool = False
+    strays: tuple[str, ...] = ()
 
     @property
     def dtype(self) -> str | None:
@@ -106,190 +84,100 @@ class Tensors:
         return {} if self.original else matrices
 
 
-def read_component(folder: Path, weights: bool = True, wanted: str | None = None) -> Tensors:
-    """Read the headers of a component's safetensors files.
+def read_component(
+    folder: Path, stem: str, weights: bool = True, wanted: str | None = None
+) -> Tensors:
+    """Read the headers of a component's weights.
 
     Args:
         folder: the component's folder.
+        stem: the beginning of their names, as weight_files.stem_of returns it.
         weights: whether the weights are required; if not, the result may be empty.
         wanted: the variant to use if it is there.
 
     Raises:
         UserError: the weights are missing, incomplete, pickled or damaged.
     """
-    files = sorted(folder.glob("*.safetensors"))
-    if not files and not weights:
+    if not weights and not any(folder.glob("*.safetensors")):  # an index may be there alone
         return Tensors({})
-    if not files:
-        raise missing_weights(folder)
-    variants = tuple(sorted({variant for f in files if (variant := variant_of(f))}))
-    plain = any(not variant_of(f) for f in files)
-    variant = wanted if wanted in variants else None if plain else variants[0]
-    chosen = whole_set([f for f in files if variant_of(f) == variant], variant)
-    shapes: dict[str, tuple[int, ...]] = {}
-    formats: dict[str, str] = {}
-    for file in chosen:
-        for name, info in read_header(file).items():
-            shapes[name], formats[name] = tuple(info["shape"]), info["dtype"]
+    chosen = weight_files(folder, stem, wanted)
+    if chosen is None:
+        if weights:
+            raise missing_weights(folder, stem)
+        return Tensors({})
+    headers = {file: read_header(file) for file in chosen.files}
+    check_promised(chosen, headers)
+    infos = [(name, info) for header in headers.values() for name, info in header.items()]
     return Tensors(
-        shapes, formats, sum(f.stat().st_size for f in chosen), tuple(chosen), variant, variants
+        shapes={name: tuple(info["shape"]) for name, info in infos},
+        formats={name: info["dtype"] for name, info in infos},
+        size=sum(file.stat().st_size for file in chosen.files),
+        files=chosen.files,
+        variant=chosen.variant,
+        variants=chosen.variants,
+        strays=chosen.strays,
     )
 
 
-def missing_weights(folder: Path) -> UserError:
-    """Return the error for a folder without safetensors files."""
-    pickles = [f.name for f in folder.iterdir() if f.suffix in PICKLED]
-    if pickles:
-        return UserError(
-            f"{folder} has only pickled weights ({pickles[0]}), which can run code when opened; "
-            "convert them first with save_pretrained(..., safe_serialization=True)"
-        )
-    if any(folder.glob("*.gguf")):
-        return UserError(
-            f"{folder} has only GGUF weights, which are quantised; "
-            "prune the unquantised pipeline, then quantise the result"
-        )
-    return UserError(f"{folder} has no weights: expected .safetensors files")
-
-
-def variant_of(file: Path) -> str | None:
-    """Return the variant in a file name; None for a plain name.
-
-    It is fp16 for model.fp16.safetensors, model.fp16-00001-of-00002.safetensors and
-    model-00001-of-00002.fp16.safetensors.
-    """
-    return variant_of_name(file.name)
-
-
-def variant_of_name(name: str) -> str | None:
-    """Return the variant in a file's name or path; None for a plain one."""
-    found = re.fullmatch(r"[^.]+\.(\w+?)(-\d+-of-\d+)?\.safetensors", name)
-    return found[1] if found else None
-
-
-def unknown_variant(variant: str, there: Collection[str]) -> UserError:
-    """Return the error for a variant that no component has.
-
-    Args:
-        variant: the variant that was asked for.
-        there: the variants of the model.
-    """
-    has = f"{', '.join(sorted(there))} beside plain files" if there else "plain files only"
-    return UserError(f"variant: expected one of the model's, which has {has}; found {variant!r}")
-
-
-def whole_set(files: list[Path], variant: str | None) -> list[Path]:
-    """Return the files of one variant that form a whole: a single file, or all shards.
-
-    Args:
-        files: at least one file, all of the variant.
-        variant: the variant; None for plain files.
+def check_promised(chosen: WeightFiles, headers: Mapping[Path, Mapping[str, TensorInfo]]) -> None:
+    """Check that every shard has the tensors that the index names, and no other shard has them.
 
     Raises:
-        UserError: a shard or the index is missing, or a shard lacks a tensor of the index.
+        UserError: a shard lacks a tensor, or two shards have the same one.
     """
-    shards = [shard for f in files if (shard := shard_of(f))]
-    if len(shards) < len(files):
-        return [f for f in files if not shard_of(f)]
-    first, count = shards[0]
-    here = {number for number, _ in shards}
-    missing = sorted(set(range(1, count + 1)) - here)
-    if missing:
-        absent = files[0].name.replace(f"-{first:05}-of-", f"-{missing[0]:05}-of-", 1)
+    home: dict[str, str] = {}
+    for file, header in headers.items():
+        for name in header:
+            if home.setdefault(name, file.name) != file.name:
+                raise UserError(
+                    f"{file.parent}: {name} is in {home[name]} and in {file.name}: expected it "
+                    "once; fetch the pipeline again"
+                )
+    lacking: dict[str, list[str]] = {}
+    for name, shard in chosen.promised.items():
+        if home.get(name) != shard:
+            lacking.setdefault(shard, []).append(name)
+    for shard, names in lacking.items():
+        assert chosen.index is not None
         raise UserError(
-            f"{files[0].parent}: shard {absent} is missing: expected {count} shards, "
-            f"found {len(here)}; fetch the pipeline again"
+            f"{chosen.index.parent / shard} lacks {shortened(names)}, which {chosen.index.name} "
+            "names; fetch the pipeline again"
         )
-    index = index_file(files[0].parent, variant)
-    if index is None:
-        raise UserError(
-            f"{files[0].parent} has {len(files)} shards, but no index: "
-            "expected a .safetensors.index.json; fetch the pipeline again"
-        )
-    check_index(index)
-    return files
 
 
-def shard_of(file: Path) -> tuple[int, int] | None:
-    """Return (2, 3) for model-00002-of-00003.safetensors; None for a file that is no shard."""
-    return shard_of_name(file.name)
-
-
-def shard_of_name(name: str) -> tuple[int, int] | None:
-    """Return the shard's number and the number of all in a file's name or path."""
-    found = re.search(r"-(\d+)-of-(\d+)\.(\w+\.)?safetensors$", name)
-    return (int(found[1]), int(found[2])) if found else None
-
-
-def index_file(folder: Path, variant: str | None) -> Path | None:
-    """Return model.safetensors.index.json, or model.safetensors.index.fp16.json; None if absent."""
-    ending = f".safetensors.index.{variant}.json" if variant else ".safetensors.index.json"
-    return next(iter(sorted(folder.glob(f"*{ending}"))), None)
-
-
-def check_index(index: Path) -> None:
-    """Check that the shards that an index names exist and hold its tensors.
-
-    Raises:
-        UserError: the index can't be read, a shard is missing, or a shard lacks a tensor.
-    """
-    promised: dict[str, list[str]] = {}
-    weight_map = read_json(index).get("weight_map")
-    if not isinstance(weight_map, dict) or not all(
-        isinstance(file, str) for file in weight_map.values()
-    ):
-        raise UserError(
-            f"{index}: expected the tensors' files in weight_map, found {weight_map!r:.80}"
-        )
-    for tensor, file in weight_map.items():
-        promised.setdefault(file, []).append(tensor)
-    for file, tensors in promised.items():
-        if not (index.parent / Path(file).name).is_file():
-            raise UserError(
-                f"{index.parent}: shard {file} is missing: {index.name} names it; "
-                "fetch the pipeline again"
-            )
-        header = read_header(index.parent / Path(file).name)
-        lacking = [tensor for tensor in tensors if tensor not in header]
-        if lacking:
-            raise UserError(
-                f"{index.parent / file} lacks {shortened(lacking)}, which {index.name} names; "
-                "fetch the pipeline again"
-            )
-
-
-def shortened(names: list[str], shown: int = 3) -> str:
+def shortened(names: Sequence[str], shown: int = 3) -> str:
     """Return the first names and the number of further ones."""
     more = len(names) - shown
     return ", ".join(names[:shown]) + (f" and {more} more" if more > 0 else "")
 
 
 def read_header(file: Path) -> dict[str, TensorInfo]:
-    """Read the header of a safetensors file and check it against the file's length.
+    """Read the header of a safetensors file and check it, and the file's length against it.
 
     Returns:
         {tensor: {"dtype", "shape", "data_offsets"}}.
 
     Raises:
-        UserError: the file is no safetensors file, or it is incomplete.
+        UserError: the path is no regular file, or no safetensors file, or it is incomplete.
     """
-    size = file.stat().st_size
-    with file.open("rb") as handle:
-        start = handle.read(8)
-        length = struct.unpack("<Q", start)[0] if len(start) == 8 else 0
-        if not 2 <= length <= min(size - 8, LARGEST_HEADER):
-            raise UserError(
-                f"{file} is no whole safetensors file: its header does not fit into its "
-                f"{size} bytes; fetch it again"
-            )
-        raw = handle.read(length)
+    size = require_regular(file).st_size
     try:
-        header = json.loads(raw)
-        tensors = {name: info for name, info in header.items() if name != "__metadata__"}
-        end = max((check_tensor(info) for info in tensors.values()), default=0)
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        with file.open("rb") as handle:
+            start = handle.read(8)
+            length = struct.unpack("<Q", start)[0] if len(start) == 8 else 0
+            if not 2 <= length <= min(size - 8, LARGEST_HEADER):
+                raise UserError(
+                    f"{file} is no whole safetensors file: its header does not fit into its "
+                    f"{size} bytes; fetch it again"
+                )
+            raw = handle.read(length)
+    except OSError as error:
+        raise UserError(f"{file} can't be read: {error.strerror}") from None
+    try:
+        tensors, end = parse_header(raw)
+    except ValueError as error:
         raise UserError(
-            f"{file} is no safetensors file: its header can't be read; fetch it again"
+            f"{file} is no safetensors file: its header can't be read: {error}; fetch it again"
         ) from None
     if 8 + length + end != size:
         raise UserError(
@@ -297,14 +185,3 @@ def read_header(file: Path) -> dict[str, TensorInfo]:
             f"found {size}; fetch it again"
         )
     return tensors
-
-
-def check_tensor(info: Any) -> int:
-    """Check a tensor's entry and return the offset of its end; ValueError for a wrong one."""
-    begin, end = info["data_offsets"]
-    shape = info["shape"]
-    if not all(type(x) is int and x >= 0 for x in (begin, end, *shape)) or begin > end:
-        raise ValueError("offsets")
-    if info["dtype"] in BYTES and BYTES[info["dtype"]] * math.prod(shape) != end - begin:
-        raise ValueError("size")
-    return end

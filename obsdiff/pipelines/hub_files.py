@@ -10,7 +10,7 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 from ..errors import UserError
-from .headers import PICKLED, shard_of_name, unknown_variant, variant_of_name
+from .weight_files import DIFFUSERS, PICKLED, shard_of_name, unknown_variant, variant_of_name
 
 INDEX = "model_index.json"
 SMALL = (".json", ".txt", ".model", ".jinja")  # configs, vocabularies, chat templates
@@ -82,6 +82,8 @@ def safetensors_of(names: Collection[str], component: str) -> list[str]:
 def one_set(component: str, files: list[str], variant: str | None) -> list[str]:
     """Return a component's files of one variant: a single file, or all shards.
 
+    diffusers reads shards where there are both, transformers the single file.
+
     Args:
         component: the component, for the message.
         files: its safetensors files; at least one.
@@ -96,8 +98,10 @@ def one_set(component: str, files: list[str], variant: str | None) -> list[str]:
     kind = next((k for k in (variant, None) if k in kinds), min(k or "" for k in kinds))
     chosen = kinds[kind]
     shards = [shard for file in chosen if (shard := shard_of_name(file))]
-    if len(shards) < len(chosen):
-        return [file for file in chosen if not shard_of_name(file)]
+    whole = [file for file in chosen if not shard_of_name(file)]
+    if whole and not (shards and whole[0].startswith(f"{component}/{DIFFUSERS}")):
+        return whole
+    chosen = [file for file in chosen if shard_of_name(file)]
     if len({number for number, _ in shards}) < shards[0][1]:
         raise UserError(
             f"model: {component} is not whole on the hub: expected {shards[0][1]} shards, "

@@ -14,6 +14,7 @@ import diffusers
 import torch
 from diffusers.loaders import single_file_model
 from diffusers.loaders.single_file_utils import SingleFileComponentError
+from safetensors import SafetensorError
 from torch import nn
 
 from ..errors import UserError
@@ -34,6 +35,7 @@ REFUSALS = (  # errors of diffusers and transformers about a checkpoint
     AssertionError,
     ImportError,
     SingleFileComponentError,
+    SafetensorError,
 )
 LOAD_ERROR_SHOWN = 300  # characters of their message
 

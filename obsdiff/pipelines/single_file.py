@@ -8,14 +8,18 @@ read, without torch.
 
 import dataclasses
 import math
+import os
 from pathlib import Path
 
 from ..errors import UserError
+from ..runtime.regular_files import require_regular
 from .builtin import BUILTINS
 from .denoisers import DENOISERS
 from .folder import FUSE_FOLDER, Folder, open_folder
-from .headers import BYTES, PICKLED, TensorInfo, Tensors, read_header, shortened
+from .headers import Tensors, read_header, shortened
 from .hub import find_model
+from .strict_header import BITS, TensorInfo
+from .weight_files import PICKLED
 
 # prefixes of the components' tensors in the authors' layouts
 DENOISER = ("model.diffusion_model.",)
@@ -56,7 +60,8 @@ def open_model(
         RunFailed: a download broke off.
     """
     path = Path(model)
-    if model not in BUILTINS and path.is_file():
+    if model not in BUILTINS and os.path.lexists(path) and not path.is_dir():
+        require_regular(path)
         if variant is not None:
             raise UserError(f"variant: a single file has none; found {variant!r}; leave it out")
         return open_single_file(path, config)
@@ -158,7 +163,7 @@ def stored_part(
         shapes = {tensor: tuple(info["shape"]) for tensor, info in inside.items()}
         formats = {tensor: info["dtype"] for tensor, info in inside.items()}
         size = sum(
-            BYTES.get(formats[tensor], 0) * math.prod(shape) for tensor, shape in shapes.items()
+            BITS[formats[tensor]] * math.prod(shape) // 8 for tensor, shape in shapes.items()
         )
         return Tensors(shapes, formats, size, (file,), original=True)
     own = folder.components[name]

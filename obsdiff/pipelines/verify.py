@@ -11,6 +11,7 @@ from ..config import PruningConfig
 from ..errors import RunFailed, UserError
 from ..runtime.file_hashing import file_hash
 from ..runtime.json_files import check_json, check_shapes
+from ..runtime.regular_files import is_special
 from .model_card import CARD
 from .record import RECORD, RECORD_SCHEMA, read_record
 
@@ -99,6 +100,8 @@ def check_files(folder: Path, hashes: dict[str, str], found: Findings) -> None:
         file = here.get(name)
         found.note(file is not None, f"{name} is missing")
         found.note(file is None or file_hash(file) == wanted, f"{name} has changed")
+    for path in sorted(folder.rglob("*")):
+        found.note(not is_special(path), f"{path.relative_to(folder)} is no file: a pipe or device")
     for name in sorted(set(here) - set(hashes) - {RECORD, CARD}):
         found.note(not name.endswith(".safetensors"), f"{name} is not in the record")
 
@@ -114,7 +117,7 @@ def check_layers(component: Path, record: dict[str, Any], found: Findings) -> No
     pattern = record["config"]["pattern"]
     group = None if pattern == "structured" else PruningConfig(pattern=pattern).group
     rows = {f"{row['name']}.weight": row for row in record["layers"]}
-    for file in sorted(component.glob("*.safetensors")):
+    for file in sorted(file for file in component.glob("*.safetensors") if file.is_file()):
         try:
             with safe_open(file, "pt") as opened:
                 for name in rows.keys() & set(opened.keys()):

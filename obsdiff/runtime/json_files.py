@@ -13,9 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import UserError
+from .regular_files import require_regular
 from .strict_json import json_text, parse_json
 from .whole_files import write_whole
 
+LARGEST_FILE = 32_000_000  # bytes; in memory a JSON file takes up to 30 times its size
 LARGEST_SHOWN = 1e30  # largest number that plots can show
 LONGEST_SHOWN = 60  # characters of a wrong value in an error message
 WORDS = {str: "a text", int: "a whole number", float: "a number", dict: "an object", list: "a list"}
@@ -25,12 +27,18 @@ def read_json(file: Path) -> dict[str, Any]:
     """Read a JSON object from a UTF-8 file.
 
     Raises:
-        UserError: the file is missing, is not JSON, or contains another value than an object.
+        UserError: the file is missing or no regular file, is not JSON, or contains another value
+            than an object.
     """
     try:
+        size = require_regular(file).st_size
+        if size > LARGEST_FILE:
+            raise UserError(
+                f"{file} has {size} bytes: expected a JSON file of at most {LARGEST_FILE}"
+            )
         value = parse_json(file.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"{file} is missing") from None
+    except UserError:
+        raise
     except (ValueError, RecursionError, OSError) as error:
         raise UserError(f"{file} can't be read as JSON: {error}") from None
     if not isinstance(value, dict):

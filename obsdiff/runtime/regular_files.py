@@ -9,6 +9,7 @@ from pathlib import Path
 
 from ..errors import UserError
 
+READ_ENDINGS = (".json", ".txt", ".model", ".jinja")  # of the files that libraries read
 KINDS = (
     (stat.S_ISDIR, "a folder"),
     (stat.S_ISFIFO, "a pipe"),
@@ -39,6 +40,30 @@ def require_regular(file: Path) -> os.stat_result:
     if not os.access(file, os.R_OK):
         raise UserError(f"{file} can't be read: no permission; change its mode or owner")
     return found
+
+
+def require_regular_inside(folder: Path) -> None:
+    """Check a folder, and those in it, that libraries read by names that they choose.
+
+    Pipes, sockets and devices are refused, whatever their names, and so are the names of files that
+    libraries read where something else or nothing is. Other dangling links are left alone.
+
+    Args:
+        folder: the folder; links in it are followed, but not into other folders.
+
+    Raises:
+        UserError: the first path that is refused.
+    """
+    for root, folders, files in os.walk(folder, onerror=refuse_folder):
+        for name in sorted(folders + files):
+            path = Path(root, name)
+            if is_special(path) or name.endswith(READ_ENDINGS):
+                require_regular(path)
+
+
+def refuse_folder(error: OSError) -> None:
+    """Turn an error in listing a folder into a UserError."""
+    raise UserError(f"{error.filename} can't be read: {error.strerror}")
 
 
 def is_special(file: Path) -> bool:

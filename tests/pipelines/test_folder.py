@@ -9,7 +9,7 @@ import pytest
 
 from obsdiff.errors import UserError
 from obsdiff.pipelines.folder import open_folder, read_prompts
-from obsdiff.pipelines.headers import read_header, variant_of
+from obsdiff.pipelines.headers import read_header
 from obsdiff.pipelines.partial_output import check_output
 
 WEIGHTS = "transformer/diffusion_pytorch_model.safetensors"
@@ -217,8 +217,6 @@ def test_variants_are_found(model):
     assert {
         name: tensors.variant for name, tensors in open_folder(model).components.items()
     } == VARIANTS
-    assert variant_of(Path("model.fp16-00001-of-00002.safetensors")) == "fp16"
-    assert variant_of(Path("model-00001-of-00002.safetensors")) is None
 
 
 def test_a_variant_is_used_where_it_is(model):

@@ -9,7 +9,6 @@ import torch
 from obsdiff import UserError
 from obsdiff.cli.main import main
 from obsdiff.pipelines.folder import open_folder
-from obsdiff.pipelines.headers import read_component, shard_of
 from obsdiff.pipelines.load import load_pipeline
 from tests.cli.test_main import refused
 
@@ -126,22 +125,3 @@ def test_plain_files_come_before_variants_and_a_note_names_both(sd3_folder, tmp_
         "uses the plain files of text_encoder, text_encoder_2, transformer, vae; "
         "there are fp16 files, too" in capsys.readouterr().out.replace("\n", " ")
     )
-
-
-def test_shard_names():
-    assert shard_of(Path("model-00002-of-00003.safetensors")) == (2, 3)
-    assert shard_of(Path("model.fp16-00002-of-00003.safetensors")) == (2, 3)
-    assert shard_of(Path("model-00002-of-00003.fp16.safetensors")) == (2, 3)
-    assert shard_of(Path("model.fp16.safetensors")) is None
-
-
-def test_a_whole_file_beside_shards_is_used_alone(tmp_path):
-    model = sd3().transformer
-    model.save_pretrained(tmp_path, max_shard_size="30KB")
-    model.save_pretrained(tmp_path / "whole")
-    (tmp_path / "whole" / "diffusion_pytorch_model.safetensors").rename(
-        tmp_path / "diffusion_pytorch_model.safetensors"
-    )
-    assert [file.name for file in read_component(tmp_path).files] == [
-        "diffusion_pytorch_model.safetensors"
-    ]

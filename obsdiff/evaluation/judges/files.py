@@ -8,7 +8,9 @@ from typing import Any
 from ...errors import UserError
 from ...pipelines.builtin import EMOJI_CLIP, builtin_info, find_models
 from ...pipelines.headers import read_component, read_header
+from ...pipelines.weight_files import TRANSFORMERS
 from ...runtime.json_files import read_json
+from ...runtime.regular_files import require_regular_inside
 from ..picture_files import SUFFIXES
 
 INCEPTION = "inception"
@@ -71,13 +73,14 @@ def find_clip(flag: str, value: str, kinds: tuple[str, ...] = ("clip",)) -> Path
         UserError: the folder does not contain such a model.
     """
     folder = find_folder(flag, value)
+    require_regular_inside(folder)
     kind = read_json(folder / "config.json").get("model_type")
     if kind not in kinds:
         raise UserError(
             f"{flag}: expected a CLIP model (model_type {' or '.join(kinds)}), found {kind!r} in "
             f"{folder / 'config.json'}"
         )
-    read_component(folder)
+    read_component(folder, TRANSFORMERS)
     if kinds == ("clip",) and not any(
         (folder / name).is_file() for name in ("tokenizer.json", "vocab.json")
     ):
@@ -156,6 +159,7 @@ def picture_files(folder: Path) -> list[Path]:
 def find_image_reward(value: str) -> Path:
     """Return the folder of ImageReward: its weights, med_config.json and a BERT tokenizer."""
     folder = find_folder("image-reward", value)
+    require_regular_inside(folder)
     if not reward_weights(folder):
         raise UserError(
             f"image-reward: expected ImageReward.safetensors or ImageReward.pt in {folder}, found "
