@@ -1,8 +1,11 @@
 """The journal of a run: one file for each solved task, so that a killed run can resume.
 
-A file stores a task's new weights and biases and, in its header, its records and their hash. It is
-written under another name and then renamed, so a file is complete; one that a crash of the machine
-damaged is ignored, and its task is solved again.
+A file stores a task's new weights and biases and, in its header, its records, and one hash of both.
+A file is written whole; one that was damaged all the same is ignored, and its task is solved again.
+
+What is found once for the whole run (a budget, a latency, the allocation, the orders of inputs) is
+a note: a JSON file with a hash. Notes are a chain: each holds the hash of those before it, and a
+task's file that of all of them. A note that was changed is found again, and so is what follows it.
 
 The fingerprint identifies the run: the model's weights, prompts, settings and versions. A run with
 another fingerprint is refused.
@@ -10,23 +13,25 @@ another fingerprint is refused.
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
+from torch import Tensor
 
 from ..calibration.plan import PruningPlan
-from ..errors import UserError
-from ..pipelines.finite_configs import require_finite
-from ..pipelines.prompt_records import prompts_hash
-from ..pipelines.record import GroupRecord, LayerRecord, versions
+from ..errors import RunFailed
+from ..pipelines.record import GroupRecord, LayerRecord
 from ..runtime.distributed import Ranks
-from ..runtime.hashing import model_hashes, tensors_hash
+from ..runtime.hashed_json import content_hash, read_hashed, write_hashed
+from ..runtime.hashing import tensors_hash
 from ..runtime.json_files import read_json, write_json
 from ..runtime.scratch import disk_errors
 from ..runtime.strict_json import as_written, json_text, parse_json
+from ..runtime.whole_files import whole_file
+from .fingerprint import fingerprint, require_same
 from .tasks import Task, TaskResult
 
 FINGERPRINT = "fingerprint.json"
@@ -96,6 +101,7 @@ class Journal(NullJournal):
     Attributes:
         folder: where the results are stored.
         fingerprint: identifies the run; see the function `fingerprint`.
+        notes: the hash of each note by its name, in the order of the chain.
 
     Raises:
         UserError: the folder has the results of another run.
@@ -103,29 +109,43 @@ class Journal(NullJournal):
 
     folder: Path
     fingerprint: dict[str, Any]
+    notes: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         file = self.folder / FINGERPRINT
         wanted = as_written(self.fingerprint)
         if file.is_file():
-            differ = differences(read_json(file), wanted)
-            if differ:
-                raise UserError(
-                    f"resume: {self.folder} is of a run with another {differ[0]}; "
-                    "pass the arguments of that run, or start anew with --overwrite"
-                )
+            require_same(read_json(file), wanted, self.folder)
         else:
             write_json(file, wanted)
+        self.notes = chain_of(self.folder)
+
+    @property
+    def basis(self) -> str:
+        """The hash of all notes: a task's result depends on them."""
+        return content_hash(list(self.notes.items()))
 
     def recall(self, name: str) -> dict[str, Any] | None:
-        """Return the value stored under a name; None if there is none."""
-        file = self.folder / f"{name}.json"
-        return read_json(file) if file.is_file() else None
+        """Return the value stored under a name; None if there is none, or it was changed."""
+        return self.read_note(name)["value"] if name in self.notes else None
 
     def note(self, name: str, value: dict[str, Any]) -> None:
-        """Store a value that was found once for the whole run, as JSON, written whole."""
+        """Store a value that was found once for the whole run; notes after an old one are void."""
+        known = list(self.notes.items())
+        if name in self.notes:
+            known = known[: list(self.notes).index(name)]
+        self.notes = dict(known)
+        found = {"number": len(known), "after": self.basis, "value": value}
         with disk_errors(self.folder):
-            write_json(self.folder / f"{name}.json", value)
+            write_hashed(self.folder / f"{name}.json", found)
+        self.notes[name] = content_hash(found)
+
+    def read_note(self, name: str) -> dict[str, Any]:
+        """Return a note of the chain with its place in it; RunFailed if it changed meanwhile."""
+        found = read_hashed(self.folder / f"{name}.json")
+        if not isinstance(found, dict) or content_hash(found) != self.notes[name]:
+            raise RunFailed(f"{self.folder / name}.json was changed during the run")
+        return found
 
     def file(self, task: Task) -> Path:
         """Return the file of a task."""
@@ -141,9 +161,9 @@ class Journal(NullJournal):
                 names = opened.keys()
                 tensors = {name: opened.get_tensor(name) for name in names}
                 notes = opened.metadata() or {}
-            records = parse_json(notes["records"])
-            if notes["sha256"] != tensors_hash(sorted(tensors.items())):
+            if notes["sha256"] != self.task_hash(task, tensors, notes["records"]):
                 return None
+            records = parse_json(notes["records"])
             layers = [
                 LayerRecord(**row | {"shape": tuple(row["shape"])}) for row in records["layers"]
             ]
@@ -158,76 +178,25 @@ class Journal(NullJournal):
             kind: [dataclasses.asdict(row) for row in getattr(result, kind)]
             for kind in ("layers", "groups")
         }
-        beside = self.file(task).with_suffix(".part")
-        with disk_errors(beside):
-            save_file(
-                tensors,
-                beside,
-                {
-                    "records": json_text(records, None),
-                    "sha256": tensors_hash(sorted(tensors.items())),
-                },
-            )
-            beside.replace(self.file(task))
+        text = json_text(records, None)
+        digest, file = self.task_hash(task, tensors, text), self.file(task)
+        with disk_errors(file), whole_file(file) as beside:
+            save_file(tensors, beside, {"records": text, "sha256": digest})
+
+    def task_hash(self, task: Task, tensors: Mapping[str, Tensor], records: str) -> str:
+        """Return the hash of a task's file: of the task, its tensors, its records and the notes."""
+        weights = tensors_hash(sorted(tensors.items()))
+        return content_hash([task.number, list(task.layers), weights, records, self.basis])
 
 
-def fingerprint(
-    pipe: Any, plan: PruningPlan, model: dict[str, str] | None = None
-) -> dict[str, Any]:
-    """Return the values that identify a run: it resumes only if all of them are equal.
-
-    Args:
-        pipe: the dense pipeline.
-        plan: the pruning.
-        model: the hashes of its components, if `model_hashes` has computed them before.
-
-    Raises:
-        UserError: a setting of a scheduler is NaN or infinite.
-    """
-    return {
-        "model": model or model_hashes(pipe),
-        "scheduler": schedulers(pipe),
-        "prompts": prompts_hash(*plan.calibration_set.drawn),
-        "config": plan.config.to_dict(),
-        "settings": plan.calibration_set.settings,
-        "versions": versions(),
-    }
-
-
-def schedulers(pipe: Any) -> dict[str, dict[str, Any]]:
-    """Return the settings of a pipeline's schedulers as JSON, by the component's name."""
-    found = {
-        name: as_json(part.config)
-        for name, part in pipe.components.items()
-        if hasattr(part, "config") and hasattr(part, "set_timesteps")
-    }
-    for name, config in found.items():
-        require_finite(config, name)
-    return found
-
-
-def as_json(value: Any) -> Any:
-    """Return a setting as JSON: arrays and tensors in full, other objects as their text."""
-    if isinstance(value, Mapping):
-        return {str(key): as_json(part) for key, part in value.items()}
-    if isinstance(value, list | tuple):
-        return [as_json(part) for part in value]
-    if hasattr(value, "tolist"):
-        return as_json(value.tolist())
-    return value if isinstance(value, str | bool | int | float | None) else str(value)
-
-
-def differences(found: Mapping[str, Any], wanted: Mapping[str, Any], above: str = "") -> list[str]:
-    """Return the names of the entries that differ, with both values where they are short.
-
-    An example: "config.damping (0.01 there, 0.1 here)".
-    """
-    differ = []
-    for key in sorted({*found, *wanted}, key=str):
-        there, here, name = found.get(key), wanted.get(key), f"{above}{key}"
-        if isinstance(there, Mapping) and isinstance(here, Mapping):
-            differ += differences(there, here, f"{name}.")
-        elif there != here:
-            long = max(len(str(there)), len(str(here))) > 40
-            differ.append(name if long else f"{name} ({there} there, {here} here)")
-    return differ
+def chain_of(folder: Path) -> dict[str, str]:
+    """Return the hash of each note of a folder by its name; the first wrong one ends the chain."""
+    files = sorted(file for file in folder.glob("*.json") if file.name != FINGERPRINT)
+    read = {file.stem: read_hashed(file) for file in files}
+    notes = {n: v for n, v in read.items() if isinstance(v, dict) and "number" in v}
+    chain: dict[str, str] = {}
+    for name, note in sorted(notes.items(), key=lambda item: str(item[1]["number"])):
+        if note["number"] != len(chain) or note["after"] != content_hash(list(chain.items())):
+            break
+        chain[name] = content_hash(note)
+    return chain

@@ -140,9 +140,10 @@ def permute_layers_(
             with seconds(report, "calibration"):
                 dense = gather_dense(context, wanted, plan.config.calibrating)
     with seconds(report, "permutation"):
-        found = found or orders_of(context, plan.blocks, dense.of(taps), plan.config)
-        if context.ranks.rank == 0:
-            journal.note("permutation", found)
+        if found is None:
+            found = orders_of(context, plan.blocks, dense.of(taps), plan.config)
+            if context.ranks.rank == 0:
+                journal.note("permutation", found)
         dense = permute_by_(context, plan.blocks, found["orders"], dense, plan.config)
     report.permutation = found["record"]
     if not found["orders"]:

@@ -1,22 +1,25 @@
 """Killed runs resume to the same bits, from complete files alone, and only with the same input."""
 
 import json
+import math
 from collections.abc import Callable
 
 import pytest
 import torch
+from diffusers import StableDiffusion3Pipeline
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 import obsdiff
 from obsdiff import PruningConfig, UserError
 from obsdiff.calibration.plan import plan_pruning
 from obsdiff.errors import RunStopped
+from obsdiff.layerwise.fingerprint import differences, fingerprint, parts
 from obsdiff.layerwise.journal import (
     FINGERPRINT,
     Journal,
     JournalPlace,
     NullJournal,
-    differences,
     open_journal,
 )
 from obsdiff.layerwise.tasks import Task, TaskResult
@@ -148,6 +151,128 @@ def test_a_damaged_piece_is_solved_again(tmp_path, monkeypatch):
     )
 
 
+def change_records(file, change) -> None:
+    """Change the records in the header of a solved task, and leave all else as it is."""
+    with safe_open(file, "pt") as opened:
+        notes = opened.metadata()
+    records = json.loads(notes["records"])
+    change(records)
+    save_file(load_file(file), file, notes | {"records": json.dumps(records)})
+
+
+def take_others(records) -> None:
+    """Name other heads and neurons as removed, as many as before."""
+    for group in records["groups"]:
+        count = len(group["removed"])
+        group["removed"] = sorted(set(range(group["total"])) - set(group["removed"]))[:count]
+
+
+def test_changed_records_of_a_structured_run_are_not_taken(tmp_path, monkeypatch):
+    config = PruningConfig(**STEPS | RUNS["structured live"])
+    pipe = sd3()
+    expected = weights_and_layers(pipe, obsdiff.prune_(pipe, PROMPTS[:3], config))
+    half_done(tmp_path, monkeypatch, config)
+    for file in tmp_path.glob("*.safetensors"):
+        change_records(file, take_others)
+    pipe = sd3()
+    assert_same(
+        weights_and_layers(pipe, obsdiff.prune_(pipe, PROMPTS[:3], config, journal=tmp_path)),
+        expected,
+    )
+
+
+def result_of(task: Task) -> TaskResult:
+    row = LayerRecord("layer", (2, 3), 1, 0.5, math.inf, 0.1, 0.01, 2.0, 0.1)
+    return TaskResult({"layer": torch.ones(2, 3)}, [row], [])
+
+
+def test_a_result_counts_for_its_own_task_and_notes_alone(tmp_path):
+    journal = Journal(tmp_path, {})
+    first, second = Task(1, 0, ()), Task(2, 0, ())
+    journal.note("allocation", {"shares": {"a": 0.5}})
+    journal.write(first, result_of(first))
+    assert journal.read(first).layers == result_of(first).layers
+    journal.file(first).rename(journal.file(second))
+    assert journal.read(second) is None
+    journal.file(second).rename(journal.file(first))
+    again = Journal(tmp_path, {})
+    assert again.read(first)
+    again.note("allocation", {"shares": {"a": 0.6}})
+    assert again.read(first) is None
+
+
+def change_a_digit(file) -> None:
+    text = file.read_text()
+    assert "0.5" in text
+    file.write_text(text.replace("0.5", "0.6"))
+
+
+@pytest.mark.parametrize(
+    "damage", [change_a_digit, lambda f: f.write_text(""), lambda f: f.unlink()]
+)
+@pytest.mark.parametrize("name", ["budget", "allocation", "permutation"])
+def test_a_damaged_note_is_found_again_and_so_is_what_follows(tmp_path, damage, name):
+    journal, names = Journal(tmp_path, {}), ["budget", "allocation", "permutation"]
+    value, task = {"value": 0.5}, Task(1, 0, ())
+    for each in names:
+        assert journal.once(each, lambda: value, Ranks()) == value
+    journal.write(task, result_of(task))
+    damage(tmp_path / f"{name}.json")
+    again = Journal(tmp_path, {})
+    assert again.read(task) is None
+    found = [each for each in names if again.recall(each) is None]
+    assert found == names[names.index(name) :]
+    for each in names:
+        assert again.once(each, lambda: value, Ranks()) == value
+    assert list(Journal(tmp_path, {}).notes) == names
+
+
+@pytest.mark.slow
+def test_a_changed_allocation_is_measured_again(tmp_path, monkeypatch):
+    config = PruningConfig(**STEPS, calibration="single", allocation="obs")
+    pipe = sd3()
+    expected = weights_and_layers(pipe, obsdiff.prune_(pipe, PROMPTS[:3], config))
+    half_done(tmp_path, monkeypatch, config)
+    file = tmp_path / "allocation.json"
+    found = json.loads(file.read_text())
+    shares = found["value"]["value"]["shares"]
+    shares |= dict.fromkeys(list(shares)[:3], 0.9)
+    file.write_text(json.dumps(found))
+    pipe = sd3()
+    assert_same(
+        weights_and_layers(pipe, obsdiff.prune_(pipe, PROMPTS[:3], config, journal=tmp_path)),
+        expected,
+    )
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda pipe: pipe.tokenizer.add_tokens(["apple</w>"]),
+        lambda pipe: setattr(pipe.text_encoder.config, "eos_token_id", 3),
+        lambda pipe: pipe.vae.register_to_config(scaling_factor=3.0),
+    ],
+)
+def test_vocabularies_and_settings_of_components_count(change):
+    pipe = sd3()
+    before = parts(pipe)
+    assert parts(sd3()) == before
+    change(pipe)
+    assert len([name for name, found in parts(pipe).items() if found != before[name]]) == 1
+
+
+def test_a_fingerprint_does_not_depend_on_the_place_of_the_model(tmp_path):
+    found = []
+    for name in ("one", "two"):
+        sd3().save_pretrained(tmp_path / name)
+        pipe = StableDiffusion3Pipeline.from_pretrained(
+            tmp_path / name, text_encoder_3=None, tokenizer_3=None
+        )
+        plan = plan_pruning(pipe, PROMPTS[:3], PruningConfig(**STEPS))
+        found.append(fingerprint(pipe, plan))
+    assert not differences(*found)
+
+
 @pytest.mark.parametrize(
     ("changes", "word"),
     [
@@ -203,12 +328,13 @@ def counting() -> tuple[list[dict], Callable[[], dict]]:
 
 def test_a_value_is_computed_once_and_recalled_afterwards(tmp_path):
     found, find = counting()
-    for journal in (Journal(tmp_path, {"a": 1}), Journal(tmp_path, {"a": 1})):
+    for _ in range(2):
+        journal = Journal(tmp_path, {"a": 1})
         for _ in range(2):
             assert journal.once("allocation", find, Ranks()) == found[0]
         assert journal.recall("allocation") == found[0]
     assert len(found) == 1
-    assert json.loads((tmp_path / "allocation.json").read_text()) == found[0]
+    assert json.loads((tmp_path / "allocation.json").read_text())["value"]["value"] == found[0]
     assert journal.recall("budget") is None
     assert journal.once("budget", find, Ranks()) == found[1]
     assert journal.recall("allocation") == found[0]
@@ -253,7 +379,7 @@ def test_the_journal_of_a_place_has_the_hashes_that_were_computed_before(tmp_pat
     plan, hashes = plan_pruning(pipe, PROMPTS[:3], config), model_hashes(pipe)
     assert type(open_journal(None, pipe, plan)) is NullJournal
     opened = open_journal(str(tmp_path / "one"), pipe, plan)
-    monkeypatch.setattr("obsdiff.layerwise.journal.model_hashes", None)  # never computed again
+    monkeypatch.setattr("obsdiff.layerwise.fingerprint.model_hashes", None)  # never computed again
     same = open_journal(JournalPlace(tmp_path / "one", hashes), pipe, plan)
     assert (same.folder, same.fingerprint) == (tmp_path / "one", opened.fingerprint)
     obsdiff.prune_(pipe, PROMPTS[:3], config, journal=JournalPlace(tmp_path / "one", hashes))

@@ -191,7 +191,8 @@ def test_what_carries_nothing_has_no_score_and_keeps_its_order(tmp_path):
         pipe, PROMPTS, PruningConfig(permute=True, **QUICK), journal=tmp_path / "journal"
     ).permutation
     assert 0.5 < found["kept_before"] < found["kept_after"] < 1
-    orders = json.loads((tmp_path / "journal" / "permutation.json").read_text())["orders"]
+    note = json.loads((tmp_path / "journal" / "permutation.json").read_text())["value"]
+    orders = note["value"]["orders"]
     assert f"{dead} neurons" not in orders
     assert orders
 

@@ -12,7 +12,8 @@ import torch
 from obsdiff import PruningConfig, UserError
 from obsdiff.calibration.plan import plan_pruning
 from obsdiff.cli.main import main
-from obsdiff.layerwise.journal import FINGERPRINT, Journal, as_json, fingerprint, schedulers
+from obsdiff.layerwise.fingerprint import as_json, fingerprint, schedulers
+from obsdiff.layerwise.journal import FINGERPRINT, Journal
 from obsdiff.pipelines.record import RECORD
 from obsdiff.pipelines.replaceable import WORK
 
