@@ -13,7 +13,8 @@ from ..evaluation.report.page import write_page
 from ..pipelines.builtin import builtin_info, builtin_path
 from ..pipelines.folder import Folder, open_folder, read_prompts
 from ..pipelines.load import load_pipeline
-from ..pipelines.save import cast_, whole_folder, write_pruned
+from ..pipelines.save import whole_folder, write_pruned
+from ..pipelines.stored_formats import saved_as_stored
 from ..prune import prune_
 from ..runtime.progress import say
 
@@ -94,8 +95,8 @@ def prune_into(
     """
     pipe, formats = load_pipeline(folder)
     report = prune_(pipe, prompts, config, dense=dense)
-    cast_(pipe, formats)
     target.parent.mkdir(exist_ok=True)
     target.mkdir()
-    write_pruned(pipe, target, report)
+    with saved_as_stored(pipe, folder, None, report.component, formats):
+        write_pruned(pipe, target, report)
     return open_folder(target)

@@ -185,6 +185,7 @@ def prune_all(
     from ..calibration.dense_pass import dense_pass
     from ..layerwise.journal import JournalPlace
     from ..pipelines.load import load_pipeline
+    from ..pipelines.stored_formats import saved_as_stored
     from ..prune import prune_
     from ..runtime.hashing import model_hashes
 
@@ -209,7 +210,9 @@ def prune_all(
             report.seconds = {"load": loaded} | report.seconds
             if ranks.rank == 0:
                 finished = part / FINISHED / target.folder
-                write_whole(pipe, formats, report, part / WORK / "writing", finished)
+                stored = saved_as_stored(pipe, folder, config.dtype, report.component, formats)
+                with stored:
+                    write_whole(pipe, report, part / WORK / "writing", finished)
                 shutil.rmtree(pieces)
             yield target, report, time.perf_counter() - began
 
@@ -238,13 +241,10 @@ def emulated(pipe: Any, formats: dict[str, str], config: PruningConfig) -> bool:
     return pipe.device.type == "cpu" and config.dtype is None and stored_half
 
 
-def write_whole(
-    pipe: Any, formats: dict[str, str], report: PruningReport, beside: Path, target: Path
-) -> None:
+def write_whole(pipe: Any, report: PruningReport, beside: Path, target: Path) -> None:
     """Write a pruned pipeline into the folder `beside`, then rename that to `target`."""
-    from ..pipelines.save import cast_, write_pruned
+    from ..pipelines.save import write_pruned
 
-    cast_(pipe, formats)
     with disk_errors(beside):
         shutil.rmtree(beside, ignore_errors=True)
         write_pruned(pipe, beside, report)

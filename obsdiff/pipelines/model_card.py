@@ -1,6 +1,7 @@
 """The model card of a pruned pipeline."""
 
 from statistics import median
+from typing import Any
 
 from .record import PruningReport
 
@@ -76,10 +77,18 @@ def removed_in_words(report: PruningReport) -> str:
     if not report.groups:
         return (
             f"{report.sparsity:.2%} of the weights of {len(report.layers)} {kinds} in "
-            f"`{component}` are zero ({how}); everything else is unchanged."
+            f"`{component}` are zero ({how}); {of_the_rest(config)}."
         )
     before, after = report.parameters["before"], report.parameters["after"]
     return (
         f"{report.gone()} from the pruned blocks of `{component}` ({how}): "
         f"{after / 1e6:.2f} M of {before / 1e6:.2f} M parameters are left."
+        + (f" All weights are stored in {config['dtype']}." if config["dtype"] else "")
     )
+
+
+def of_the_rest(config: dict[str, Any]) -> str:
+    """Return what happened to the weights that were not pruned."""
+    if config["dtype"]:
+        return f"all weights are stored in {config['dtype']}, and otherwise unchanged"
+    return "everything else is unchanged"

@@ -140,3 +140,13 @@ def test_a_weight_that_its_format_does_not_hold_is_named(sd3_folder):
         match=r"transformer_blocks\.1\.attn\.to_q\.weight: it has inf or NaN in float16",
     ):
         cast_(pipe, formats)
+
+
+def test_weights_in_another_memory_order_are_saved_and_stay_so(tmp_path):
+    pipe = sd()
+    pipe.unet.to(memory_format=torch.channels_last)
+    report = prune_(pipe, PROMPTS[:1], PruningConfig(calibration="single", **QUICK))
+    folder = save_pruned(pipe, tmp_path / "out", report)
+    again = DiffusionPipeline.from_pretrained(folder)
+    assert torch.equal(again.unet.conv_in.weight, pipe.unet.conv_in.weight)
+    assert pipe.unet.conv_in.weight.is_contiguous(memory_format=torch.channels_last)
