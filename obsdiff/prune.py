@@ -35,6 +35,7 @@ from .layerwise.journal import JournalPlace, open_journal
 from .layerwise.linear import prune_layers_
 from .layerwise.permute import permute_layers_
 from .layerwise.reporting import begin_report, timed, warn_of
+from .layerwise.run_phases import plan_phases
 from .layerwise.structured import prune_structured_
 from .layerwise.tasks import owners_of, tasks_of
 from .models.pruned_classes import mark_pruned_
@@ -72,7 +73,8 @@ def prune_(
         dense: a dense pass that `dense_pass` made with this config, for several prunings.
         journal: a folder that stores what is solved, from which a killed run resumes, to the same
             result.
-        progress: whether to show a display on stderr (None: if it is a terminal).
+        progress: False shows nothing. True and None show the phases and the time left on stderr:
+            on a terminal or in a notebook in place, else as a line from time to time.
 
     Returns:
         The record of the pruning, which `save_pruned` stores.
@@ -102,6 +104,7 @@ def prune_(
         marked_if_interrupted(pipe, plan),
     ):
         executor = Executor.of(context, plan, tasks, stored)
+        plan_phases(plan, dense, executor)
         allocation, dense = allocate(context, plan, dense, stored, report, budget)
         dense = permute_layers_(context, plan, dense, stored, report, executor.solved_layers)
         gathered = gather(context, plan, dense, executor.solved_layers)

@@ -3,7 +3,7 @@
 from dataclasses import asdict
 from typing import Any
 
-from ..calibration.context import CalibrationContext
+from ..calibration.context import ALLOCATION, CalibrationContext
 from ..calibration.gather import DensePass, gather_dense
 from ..calibration.groups import at_sparsity
 from ..calibration.plan import PruningPlan
@@ -12,6 +12,7 @@ from ..layerwise.reporting import seconds
 from ..layerwise.tasks import Allocation
 from ..pipelines.record import PruningReport
 from ..pipelines.run import prepared
+from ..runtime.display import current
 from ..runtime.distributed import Ranks
 from .budget import Budget, budget_from, budget_of
 from .group_curves import kept_of_groups
@@ -47,7 +48,9 @@ def meet_target(
                 return asdict(budget_of(pipe, plan))
             return sparsity_for_latency(pipe, plan)
 
+    current().plan(phase)
     found = journal.once(phase, lambda: ranks.from_rank_zero(measure), ranks)
+    current().complete(phase)
     if not config.budget:
         report.latency = found
     plan = plan.at(at_sparsity(config, found["sparsity"]))
@@ -91,6 +94,7 @@ def allocate(
             return layer_sparsities(context, plan, own)
 
     found = journal.once("allocation", find, context.ranks)
+    current().complete(ALLOCATION)
     report.sensitivity = found["sensitivity"]
     report.latency = found.get("met") or report.latency
     shares = found["shares"]

@@ -25,6 +25,7 @@ from ..calibration.plan import PruningPlan
 from ..config import PruningConfig
 from ..errors import NotPositiveDefinite
 from ..layerwise.problem import named
+from ..layerwise.run_phases import DRAWN_FIRST
 from ..models.geometry import columns
 from ..models.linear_view import matrix
 from ..models.structure import Group
@@ -96,7 +97,7 @@ def kept_of_groups(
     own: dict[str, LossCurve] = {}
     saved = savings_of(context, [prunable.group for prunable in plan.groups])
     for i, prunable in enumerate(mine):
-        context.on_trial(i, len(mine))
+        context.on_trial(i + (DRAWN_FIRST if base is not None else 0))
         inputs = dense.of(tuple({tap_of[name]: 0 for name in prunable.group.consumers}))
         curve = curve_of(context, prunable, inputs, plan.config, base)
         item = tuple(part[prunable.name] for part in saved)

@@ -22,6 +22,7 @@ from ..config import PruningConfig
 from ..errors import CalibrationError, UserError
 from ..evaluation.metrics import relative_latent_error
 from ..layerwise.problem import named
+from ..layerwise.run_phases import DRAWN_FIRST
 from ..models.linear_view import layer_at, matrix
 from ..models.structure import Tap
 from ..solvers.obs import obs_each
@@ -81,7 +82,7 @@ def layer_sparsities(
     mine = [tap for tap in taps if context.owners.get(tap, 0) == context.ranks.rank]
     base = first_latents(context, config)
     for i, tap in enumerate(mine):
-        context.on_trial(i, len(mine))
+        context.on_trial(i + (DRAWN_FIRST if base is not None else 0))
         rows[tap.layers[0]] = measured_sensitivity(context, tap, dense, config, base)
     rows = context.ranks.gather_dicts(rows)
     figures = [rows[tap.layers[0]] for tap in taps]
@@ -212,7 +213,7 @@ def first_latents(context: CalibrationContext, config: PruningConfig) -> Tensor 
             "allocation sensitivity: group offloading restores the weights that are tried; "
             "use allocation obs, or another offload"
         )
-    base, again = (latents(context, config.allocation_prompts) for _ in range(2))
+    base, again = (latents(context, config.allocation_prompts) for _ in range(DRAWN_FIRST))
     different = relative_latent_error(again, base)["value"]
     if not different < SAME_DRAWING:
         raise CalibrationError(

@@ -11,13 +11,14 @@ from torch import nn
 from ..errors import CalibrationError
 from ..models.structure import Block, Tap
 from ..pipelines.run import Run, prepared
+from ..runtime.display import watching
 from ..runtime.distributed import Ranks
-from ..runtime.progress import Progress
 from ..runtime.scratch import Scratch
 from .calibrated_input import CalibratedInput
 from .calibration_set import CalibrationSet
 from .plan import PruningPlan
 
+ALLOCATION = "allocation"  # the name of its phase
 CalibratedInputs = dict[Tap, CalibratedInput]
 
 
@@ -33,8 +34,7 @@ class CalibrationContext:
         scratch: storage for tensors that exceed the memory.
         device: the device that stores Hessians (None: that of the layers).
         on_call: called at each denoiser call with its number of prompts.
-        on_package: called with the index of each package before its calibration.
-        on_trial: called by allocation with the number of trials done and the number of all trials.
+        on_trial: called by allocation with the number of trials done.
         ranks: the processes of this run.
         owners: the process that solves each tap (none: every process).
         asymmetric: whether replay sums the cross moments with the dense model's inputs.
@@ -47,8 +47,7 @@ class CalibrationContext:
     scratch: Scratch
     device: str | None = None
     on_call: Callable[[int], None] = lambda prompts: None
-    on_package: Callable[[int], None] = lambda index: None
-    on_trial: Callable[[int, int], None] = lambda done, total: None
+    on_trial: Callable[[int], None] = lambda done: None
     ranks: Ranks = field(default_factory=Ranks)
     owners: Mapping[Tap, int] = field(default_factory=dict)
     asymmetric: bool = False
@@ -84,14 +83,12 @@ def prepared_run(
         plan: the pruning to calibrate for.
         scratch: storage for tensors that exceed the memory.
         owners: the process that solves each tap.
-        progress: whether to show the display (None: if stderr is a terminal).
+        progress: False shows nothing; see `watching`.
     """
     ranks, config = Ranks.here(), plan.config
-    shown = progress if ranks.rank == 0 else False
-    packages = len(plan.packages) if config.calibrating != "single" else 1
     with (
+        watching(progress if ranks.rank == 0 else False) as phases,
         prepared(pipe, plan.scheduler) as run,
-        Progress(shown, packages, plan.calibration_set.here) as bar,
     ):
         yield CalibrationContext(
             run,
@@ -100,10 +97,9 @@ def prepared_run(
             plan.calibration_set,
             scratch,
             config.offload_device,
-            partial(bar.advance_of, run),
-            bar.package,
-            bar.trying,
-            ranks,
-            owners or {},
-            config.asymmetric,
+            lambda prompts: phases.drawn(prompts, run.step, run.steps),
+            partial(phases.reach, ALLOCATION),
+            ranks=ranks,
+            owners=owners or {},
+            asymmetric=config.asymmetric,
         )

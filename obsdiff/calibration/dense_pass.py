@@ -11,11 +11,12 @@ from ..config.choices import CALL_SETTINGS
 from ..errors import UserError
 from ..pipelines.call import Prompt
 from ..pipelines.prompt_records import prompts_hash
+from ..runtime.display import current
 from ..runtime.scratch import open_scratch
 from ..runtime.torch_state import plain_torch
 from .calibration_set import CalibrationSet
 from .context import prepared_run
-from .gather import DensePass, gather_dense
+from .gather import DENSE_PASS, DensePass, gather_dense
 from .packages import Package, scratch_room
 from .plan import PruningPlan, plan_pruning
 
@@ -42,7 +43,7 @@ def dense_pass(
         pipe: the diffusers pipeline.
         prompts: the calibration prompts.
         configs: the prunings that will read the pass.
-        progress: whether to show a display (None: if stderr is a terminal).
+        progress: False shows nothing; see `prune_`.
 
     Raises:
         UserError: the configs cannot share a pass, or the input cannot be used.
@@ -82,9 +83,9 @@ def one_pass(
         if wanted & set(tap.layers)
     ]
     room = min(scratch_room(plan.config, plan.packages, plan.shapes) for plan in plans)
-    only_pass = replace(first, packages=first.packages[:1])  # the display counts one pass
     scratch = files.enter_context(open_scratch(room))
-    with prepared_run(pipe, only_pass, scratch, progress=progress) as context:
+    with prepared_run(pipe, first, scratch, progress=progress) as context:
+        current().plan(DENSE_PASS, first.calibration_set.here, unit="prompts", repeats=1)
         began = time.perf_counter()
         dense = gather_dense(context, taps, first.config.calibrating)
         dense.seconds = time.perf_counter() - began

@@ -20,6 +20,7 @@ from itertools import chain
 
 from ..errors import CalibrationError, UserError
 from ..models.structure import Tap
+from ..runtime.display import current
 from .calibrated_input import CalibratedInput
 from .calibration_set import CalibrationSet
 from .context import CalibratedInputs, CalibrationContext
@@ -30,6 +31,7 @@ from .replay.dense_model import DenseModel
 from .replay.recording import Trajectory
 from .replay.run import package_spans, record_trajectory, replay_packages
 
+DENSE_PASS = "dense pass"  # the name of its phase
 PackageInputs = Generator[CalibratedInputs, None, None]
 
 
@@ -82,8 +84,7 @@ def gather(
     else:
         gathered = single(context, packages, dense, solved)
     with contextlib.closing(gathered):
-        for index, package in enumerate(packages):
-            context.on_package(index)
+        for package in packages:
             yield package, next(gathered)
 
 
@@ -156,15 +157,17 @@ def gather_dense(context: CalibrationContext, taps: list[Tap], calibration: str)
         taps: the inputs to sum.
         calibration: "replay" also records the trajectory; others do not.
     """
-    trajectory = None
-    if calibration == "replay":
-        trajectory, found = record_trajectory(context, taps)
-    else:
-        found = calibrate(context, taps, scratch=context.scratch)
-    context.reduced(found)
-    if context.calibration_set.held_out:
-        for tap, calibrated in held_out(context, taps, context.calibration_set.held_out).items():
-            found[tap].held_out = calibrated.hessian
+    trajectory, phases = None, current()
+    with phases.within(DENSE_PASS):
+        if calibration == "replay":
+            trajectory, found = record_trajectory(context, taps)
+        else:
+            found = calibrate(context, taps, scratch=context.scratch)
+        context.reduced(found)
+        if further := context.calibration_set.held_out:
+            for tap, calibrated in held_out(context, taps, further).items():
+                found[tap].held_out = calibrated.hessian
+    phases.complete(DENSE_PASS)
     inputs = {layer: calibrated for tap, calibrated in found.items() for layer in tap.layers}
     return DensePass(context.calibration_set, inputs, trajectory)
 

@@ -43,6 +43,7 @@ def add_prune(p: argparse.ArgumentParser) -> None:
     )
     group = add_output(p, "DIR")
     group.add_argument("--json", action="store_true", help="print the record on stdout")
+    add_display(group)
 
 
 def add_inspect(p: argparse.ArgumentParser) -> None:
@@ -82,6 +83,19 @@ def add_output(p: argparse.ArgumentParser, metavar: str) -> "argparse._ArgumentG
     return group
 
 
+def add_display(group: "argparse._ArgumentGroup | argparse.ArgumentParser") -> None:
+    """Add what is shown of a run."""
+    group.add_argument(
+        "--quiet", action="store_true", help="no progress and no remarks; errors and results only"
+    )
+    group.add_argument(
+        "--log-file",
+        metavar="FILE",
+        type=Path,
+        help="append progress and remarks, each with its time, to a file",
+    )
+
+
 def add_evaluate(p: argparse.ArgumentParser) -> None:
     """Add the arguments of evaluate."""
     group = p.add_argument_group("pipelines")
@@ -100,6 +114,7 @@ def add_evaluate(p: argparse.ArgumentParser) -> None:
     add_judges(p)
     group = add_output(p, "RUN")
     group.add_argument("--json", action="store_true", help="print results.json on stdout")
+    add_display(group)
 
 
 def add_pictures(p: argparse.ArgumentParser) -> None:
@@ -196,3 +211,4 @@ def add_demo(p: argparse.ArgumentParser) -> None:
         help="folder to write (default: %(default)s)",
     )
     p.add_argument("--overwrite", action="store_true", help=OVERWRITE_HELP)
+    add_display(p)

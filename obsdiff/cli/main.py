@@ -5,6 +5,8 @@ import os
 import sys
 
 from ..errors import RunFailed, RunStopped, UserError
+from ..runtime.display import watching
+from ..runtime.outlet import shown_as
 from .arguments import parse
 from .arguments import parser as parser
 from .evaluate import evaluate_command
@@ -26,7 +28,8 @@ def main(argv: list[str] | None = None) -> int:
     args = None
     try:
         args = parse(sys.argv[1:] if argv is None else argv)
-        args.run(args)
+        with shown_as(getattr(args, "quiet", False), getattr(args, "log_file", None)), watching():
+            args.run(args)
     except UserError as error:
         complain(f"error: {error}", error)
         return 2

@@ -27,6 +27,7 @@ from ..pipelines.partial_output import (
 from ..pipelines.record import RECORD, PruningReport
 from ..pipelines.replaceable import WORK
 from ..pipelines.single_file import open_model
+from ..runtime.display import current
 from ..runtime.json_files import read_json
 from ..runtime.progress import say
 from ..runtime.scratch import disk_errors
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
 Finished = tuple[
     "PruneTarget", PruningReport, float
 ]  # and the seconds of the pruning, loading included
+LOADING, SAVING = "loading", "saving"  # the names of phases
 IN_FLOAT32 = (
     "computing in float32, since a CPU only emulates the stored half precision; "
     "the result is saved as stored"
@@ -70,11 +72,15 @@ def prune_command(args: argparse.Namespace) -> None:
     for target in targets:
         check_plan(folder, target.config)
 
-    from ..pipelines.call import check_devices
-    from ..runtime.distributed import process_group
+    phases = current()
+    phases.repeats = len(targets)
+    phases.expect(*phase_names(targets[0].config))
+    with phases.within(LOADING, measured=False):  # imports happen once
+        from ..pipelines.call import check_devices
+        from ..runtime.distributed import process_group
 
-    check_devices(targets[0].config)
-    quiet()
+        check_devices(targets[0].config)
+        quiet()
     with process_group(args.timeout_minutes) as ranks, contextlib.ExitStack() as held:
         job = {"command": "prune", "outputs": [target.name for target in targets]}
         part = ranks.from_rank_zero(
@@ -190,12 +196,17 @@ def prune_all(
     from ..runtime.hashing import model_hashes
 
     missing = [targets[i] for i in ranks.from_rank_zero(lambda: unfinished(targets, part))]
-    model, dense = None, None
+    model, dense, phases = None, None, current()
+    phases.repeats = len(missing)
+    phases.plan(LOADING, 1)
+    phases.plan(SAVING, 1, model=(LOADING, 1.0))
     with contextlib.ExitStack() as stack:
         for target in missing:
             config = target.config
             began = time.perf_counter()
-            pipe, formats = load_pipeline(folder, config.dtype, config.device)
+            with phases.within(LOADING):
+                pipe, formats = load_pipeline(folder, config.dtype, config.device)
+            phases.advance(LOADING)
             loaded = time.perf_counter() - began
             if model is None:
                 # not before the model is open: a model that can't be opened is one line
@@ -211,10 +222,27 @@ def prune_all(
             if ranks.rank == 0:
                 finished = part / FINISHED / target.folder
                 stored = saved_as_stored(pipe, folder, config.dtype, report.component, formats)
-                with stored:
+                with phases.within(SAVING), stored:
                     write_whole(pipe, report, part / WORK / "writing", finished)
+                phases.advance(SAVING)
                 shutil.rmtree(pieces)
             yield target, report, time.perf_counter() - began
+
+
+def phase_names(config: PruningConfig) -> list[str]:
+    """Return the names of the phases of a pruning, in their order, for the display."""
+    found = {
+        LOADING: True,
+        "budget": bool(config.budget),
+        "latency": config.target_latency is not None and not config.budget,
+        "dense pass": config.calibrating != "live",
+        "calibration": config.calibrating != "single",
+        "allocation": config.allocation != "uniform",
+        "permutation": config.permute,
+        "solving": True,
+        SAVING: True,
+    }
+    return [name for name, runs in found.items() if runs]
 
 
 def unfinished(targets: list[PruneTarget], part: Path) -> list[int]:

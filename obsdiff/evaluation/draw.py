@@ -13,8 +13,11 @@ from torch import Tensor
 from ..pipelines.load import load_pipeline
 from ..pipelines.replaceable import WORK
 from ..pipelines.run import refused, replaced
+from ..runtime.display import current
 from ..runtime.progress import counting
 from .inputs import Evaluation
+
+LOADING = "loading"  # the name of a phase
 
 
 def draw(
@@ -89,12 +92,18 @@ def draw_missing(evaluation: Evaluation, name: str, part: Path) -> list[str]:
         else:
             missing.append(i)
     if missing:
-        pipe, _ = load_pipeline(evaluation.folders[name])
-        with counting(f"drawing {name}", len(paths)) as advance:
-            advance(drawn)
+        with current().within(LOADING):
+            pipe, _ = load_pipeline(evaluation.folders[name])
+        current().advance(LOADING)
+        with counting(drawing_phase(name), len(paths) - drawn) as advance:
             for i in missing:
                 advance(draw_batch(pipe, evaluation, name, i, part))
     return paths
+
+
+def drawing_phase(name: str) -> str:
+    """Return the name of the phase in which a pipeline draws."""
+    return f"drawing {name}"
 
 
 def draw_batch(pipe: Any, evaluation: Evaluation, name: str, first: int, part: Path) -> int:

@@ -20,10 +20,11 @@ from ..pipelines.folder import Folder
 from ..pipelines.partial_output import check_output, finish, open_part
 from ..pipelines.record import versions
 from ..pipelines.replaceable import RESULTS
+from ..runtime.display import current, watching
 from ..runtime.json_files import read_json, write_json
-from ..runtime.progress import say
+from ..runtime.progress import counting, say
 from .costs import record_of, resumable_cost
-from .draw import draw_missing, load_latents
+from .draw import LOADING, draw_missing, drawing_phase, load_latents
 from .inputs import Evaluation
 from .judges.scores import Scores, all_figures
 from .metrics import Figure
@@ -33,6 +34,7 @@ from .report.schema import SCHEMA_VERSION
 
 REDRAW = "remove it, then continue with --resume"  # about a damaged picture
 
+MEASURING = "measuring"  # the name of a phase
 # configuration that fixes the shape of the latents, and how many pixels a latent becomes
 LATENT_KEYS = ("sample_size", "in_channels", "out_channels", "patch_size")
 VAE_KEYS = ("latent_channels", "block_out_channels")
@@ -65,7 +67,10 @@ def evaluate(
         UserError: the output cannot be written, or OUTPUT.part belongs to another run.
     """
     check_output(output, overwrite, evaluation.inputs)
-    with open_part(output, evaluation.fingerprint(), resume, overwrite) as part:
+    with (
+        watching(),
+        open_part(output, evaluation.fingerprint(), resume, overwrite) as part,
+    ):
         results = run_stages(evaluation, part)
         write_json(part / RESULTS, results)
         finish(part, output, overwrite)
@@ -74,15 +79,33 @@ def evaluate(
 
 def run_stages(evaluation: Evaluation, part: Path) -> dict[str, Any]:
     """Draw and measure what `part` does not contain yet; return the content of results.json."""
+    plan_phases(evaluation)
     images = {name: draw_missing(evaluation, name, part) for name in evaluation.folders}
     latents = {name: load_latents(evaluation, name, part) for name in evaluation.folders}
-    metrics = score_pictures(evaluation, images, latents, part)
-    costs = {name: resumable_cost(evaluation, name, part) for name in evaluation.folders}
+    with counting(MEASURING, 1 + len(evaluation.folders), unit="") as advance:
+        metrics = score_pictures(evaluation, images, latents, part)
+        advance(1)
+        costs = {}
+        for name in evaluation.folders:
+            costs[name] = resumable_cost(evaluation, name, part)
+            advance(1)
     found = {
         name: PipelineResult(images[name], costs[name], metrics[name])
         for name in evaluation.folders
     }
     return results_of(evaluation, found, part.parent)
+
+
+def plan_phases(evaluation: Evaluation) -> None:
+    """Tell the display what an evaluation will do."""
+    phases, dense = current(), drawing_phase(DENSE_NAME)
+    phases.plan(LOADING, 1, repeats=len(evaluation.folders))
+    for name in evaluation.folders:
+        model = (dense, 1.0) if name != DENSE_NAME else None
+        phases.plan(
+            drawing_phase(name), len(evaluation.prompts), unit="pictures", model=model, repeats=1
+        )
+    phases.expect(MEASURING)
 
 
 def score_pictures(

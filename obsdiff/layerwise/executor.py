@@ -12,10 +12,12 @@ from torch import nn
 from ..calibration.context import CalibrationContext
 from ..calibration.packages import Package
 from ..calibration.plan import PruningPlan
+from ..runtime.display import current
 from ..runtime.mapped_weights import spill_, unmap_
 from .journal import NullJournal
-from .tasks import Task, TaskResult, apply_
+from .tasks import Task, TaskResult, apply_, task_cost
 
+SOLVING = "solving"  # the name of its phase
 Work = Callable[[Task], TaskResult]
 TaskResults = Generator[TaskResult, None, None]
 
@@ -30,6 +32,7 @@ class Executor:
         journal: stores results.
         solved: the numbers of the tasks that the journal has stored.
         spilled: whether pruned weights are stored in files, for a memory budget.
+        costs: the approximate number of multiplications of each task.
     """
 
     context: CalibrationContext
@@ -37,6 +40,7 @@ class Executor:
     journal: NullJournal
     solved: frozenset[int]
     spilled: bool
+    costs: list[float]
 
     @classmethod
     def of(
@@ -51,7 +55,8 @@ class Executor:
             lambda: [task.number for task in tasks if journal.read(task)]
         )
         spilled = plan.config.memory_budget_gib is not None
-        return cls(context, tasks, journal, frozenset(solved), spilled)
+        costs = [task_cost(task, plan.shapes) for task in tasks]
+        return cls(context, tasks, journal, frozenset(solved), spilled, costs)
 
     @property
     def denoiser(self) -> nn.Module:
@@ -62,6 +67,22 @@ class Executor:
     def solved_layers(self) -> set[str]:
         """The layers of the tasks that the journal has stored."""
         return {layer for t in self.tasks if t.number in self.solved for layer in t.layers}
+
+    @property
+    def work(self) -> float:
+        """The cost of all tasks of this process."""
+        rank = self.context.ranks.rank
+        return sum(self.costs[task.number] for task in self.tasks if self.owner(task) == rank)
+
+    @property
+    def work_left(self) -> float:
+        """The cost of those that the journal has not stored."""
+        rank = self.context.ranks.rank
+        return sum(
+            self.costs[task.number]
+            for task in self.tasks
+            if self.owner(task) == rank and task.number not in self.solved
+        )
 
     def owner(self, task: Task) -> int:
         """Return the process that solves a task."""
@@ -89,6 +110,7 @@ class Executor:
             else:
                 result = work(task)
                 self.journal.write(task, result)
+                current().advance(SOLVING, self.costs[task.number])
             self.end(task)
             yield TaskResult({}, result.layers, result.groups)
 
@@ -103,6 +125,7 @@ class Executor:
             if task.number not in self.solved and self.owner(task) == rank:
                 self.begin(task)
                 own[task.number] = work(task)
+                current().advance(SOLVING, self.costs[task.number])
         for task in tasks:
             stored, owner = task.number in self.solved, self.owner(task)
             known = own.pop(task.number, None)

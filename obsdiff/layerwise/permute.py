@@ -30,6 +30,7 @@ from ..models.geometry import columns
 from ..models.linear_view import layer_at, matrix
 from ..models.structure import Block
 from ..pipelines.record import PruningReport
+from ..runtime.display import current
 from ..runtime.mapped_weights import spill_, unmap_
 from .journal import NullJournal
 from .order_search import Movable, movable_order, orders_of
@@ -145,6 +146,7 @@ def permute_layers_(
             if context.ranks.rank == 0:
                 journal.note("permutation", found)
         dense = permute_by_(context, plan.blocks, found["orders"], dense, plan.config)
+    current().complete("permutation")
     report.permutation = found["record"]
     if not found["orders"]:
         warn_and_record(

@@ -17,21 +17,24 @@ from ..pipelines.call import denoisers_besides
 from ..pipelines.denoisers import chosen_denoiser
 from ..pipelines.prompt_records import described_prompts, prompts_hash
 from ..pipelines.record import PruningReport
+from ..runtime.display import current
 from .bias_correction import has_bias
 
+SHOWN = {"solve": "solving"}  # the names of phases on the display, if they differ
 Item = TypeVar("Item")
 
 
 @contextlib.contextmanager
 def seconds(report: PruningReport, phase: str) -> Iterator[None]:
-    """Add the seconds of the block to a phase of the report.
+    """Add the seconds of the block to a phase of the report, and of the display.
 
     Args:
         report: the record of the run.
         phase: its key in `report.seconds`.
     """
     began = time.perf_counter()
-    yield
+    with current().within(SHOWN.get(phase, phase)):
+        yield
     report.seconds[phase] = report.seconds.get(phase, 0.0) + time.perf_counter() - began
 
 
