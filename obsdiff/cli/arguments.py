@@ -1,9 +1,11 @@
 """The command line's parser: the commands with their usage, description and examples."""
 
 import argparse
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from ..errors import UserError
 from ..runtime.version import VERSION
 from . import command_arguments as arguments
 from .commands import demo_command, inspect_command, report_command, verify_command
@@ -38,6 +40,7 @@ def parse(words: list[str]) -> argparse.Namespace:
         UserError: a word is wrong.
         SystemExit: after --help and --version.
     """
+    require_working_folder()
     top = parser()
     words = words or ["--help"]
     top.check_words(words)
@@ -47,6 +50,16 @@ def parse(words: list[str]) -> argparse.Namespace:
     place_model(args)
     read_lists(args)
     return args
+
+
+def require_working_folder() -> None:
+    """Raise UserError if the working folder was deleted: relative paths lead nowhere there."""
+    try:
+        os.getcwd()
+    except OSError:
+        raise UserError(
+            "expected a working folder, found one that was deleted; change into another folder"
+        ) from None
 
 
 def parser() -> Parser:

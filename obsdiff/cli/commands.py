@@ -68,6 +68,11 @@ def given_inputs(*places: str | Path | None) -> list[Path]:
     return [model for model in models if model.is_file() or (model / INDEX).is_file()]
 
 
+def given_files(*places: str | Path | None) -> list[Path]:
+    """Return the paths among prompts and judges that exist: what else is read, and not replaced."""
+    return [Path(place) for place in places if place is not None and os.path.lexists(place)]
+
+
 def inspect_command(args: argparse.Namespace) -> None:
     """Print the plan of a pruning, as text or as JSON."""
     config = config_of(args)
@@ -113,8 +118,7 @@ def verify_command(args: argparse.Namespace) -> None:
 def demo_command(args: argparse.Namespace) -> None:
     """Run the demo."""
     require_extra("demo", "demo")
-    builtin_path(BUILTINS[0])
-    check_output(args.output, args.overwrite)
+    check_output(args.output, args.overwrite, [builtin_path(BUILTINS[0]).parent])
     from .demo import run_demo
 
     quiet()

@@ -47,7 +47,7 @@ def run_demo(output: Path, overwrite: bool = False) -> None:
     prompts = read_prompts(path / "evaluation_prompts.txt")[:EVALUATION_PROMPTS]
     seeds = [FIRST_SEED + i for i in range(len(prompts))]
     began = time.perf_counter()
-    with whole_folder(output, overwrite, [path]) as inside:
+    with whole_folder(output, overwrite, [path.parent]) as inside:
         say("one dense pass over the calibration prompts, which all six share")
         configs = {
             name: PruningConfig(num_prompts=CALIBRATION_PROMPTS, **settings, **changes)

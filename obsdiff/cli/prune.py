@@ -32,7 +32,15 @@ from ..runtime.json_files import read_json
 from ..runtime.progress import say
 from ..runtime.scratch import disk_errors
 from ..runtime.whole_files import sync_folder, sync_tree
-from .commands import GENERAL_PROMPTS, config_of, given_inputs, quiet, show_json, with_recommended
+from .commands import (
+    GENERAL_PROMPTS,
+    config_of,
+    given_files,
+    given_inputs,
+    quiet,
+    show_json,
+    with_recommended,
+)
 
 if TYPE_CHECKING:
     from ..runtime.distributed import Ranks
@@ -62,7 +70,8 @@ def prune_command(args: argparse.Namespace) -> None:
     targets = prune_targets(args)
     placed = args.resume and is_placed(args.output)
     if not placed:
-        check_output(args.output, args.overwrite, given_inputs(args.model, args.config))
+        inputs = given_inputs(args.model, args.config) + given_files(args.prompts)
+        check_output(args.output, args.overwrite, inputs)
     folder = open_model(args.model, args.config, variant=args.variant)
     if not placed:
         check_output(args.output, args.overwrite, [folder.path, folder.source])

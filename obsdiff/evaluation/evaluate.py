@@ -8,6 +8,7 @@
 The run fills OUTPUT.part. A killed run resumes from it.
 """
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -153,10 +154,11 @@ def run_entry(
         near: parent folder of the run; a pipeline below it is recorded by its relative path.
     """
     folder, record = evaluation.runs[name].path, record_of(evaluation.runs[name])
+    real = Path(os.path.realpath(folder))
     calibrated_on = {prompt for prompt in record.get("prompts", []) if isinstance(prompt, str)}
     return {
         "name": name,
-        "path": str(folder.relative_to(near) if folder.is_relative_to(near) else folder),
+        "path": str(real.relative_to(near) if real.is_relative_to(near) else folder),
         "config": record.get("config", {}),
         "cost": found.cost,
         "metrics": found.metrics,

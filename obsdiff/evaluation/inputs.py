@@ -13,6 +13,8 @@ from ..pipelines.record import versions
 from .judges.files import Judges
 from .report.noise import DENSE_NAME
 
+LONGEST_KEY = 80  # letters of a pipeline's name in its file name
+
 
 @dataclass(frozen=True)
 class Evaluation:
@@ -46,7 +48,8 @@ class Evaluation:
     def key(self, name: str) -> str:
         """Return a unique file name for a pipeline: its position, and the letters of its name."""
         position = list(self.folders).index(name)
-        return f"{position:02}-{re.sub(r'[^0-9A-Za-z]+', '-', name).strip('-')}"
+        letters = re.sub(r"[^0-9A-Za-z]+", "-", name).strip("-")
+        return f"{position:02}-{letters[:LONGEST_KEY]}"
 
     def fingerprint(self) -> dict[str, Any]:
         """Return everything that has to be equal for a run to resume from another run's files."""

@@ -7,7 +7,6 @@ share. Files appear whole: they are written under another name, then renamed.
 import contextlib
 import os
 import shutil
-import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -19,12 +18,12 @@ from ..runtime.json_files import read_json, write_json
 from ..runtime.locking import held_lock
 from ..runtime.progress import say
 from ..runtime.strict_json import as_written
-from ..runtime.whole_files import is_unfinished, remove_unfinished
+from ..runtime.whole_files import is_unfinished, remove_unfinished, sync_folder, sync_tree
+from .output_path import absolute, check_writable
 from .overlap import check_place
+from .part_owner import MARKER, PLACING, RUN_LOCK, make_part, require_own
 from .replaceable import JOB, RESULTS, WORK, check_kind, check_ours
 
-RUN_LOCK = "lock"
-PLACING = "placing"  # exists from the moment the output is whole until it has its name
 FINISHED = "new"  # the finished prunings, until all are finished
 OLD = "old"  # the folder that the output replaced
 CLEARING = "clearing"  # job.json of a folder that is being emptied
@@ -47,8 +46,7 @@ def check_output(output: Path, overwrite: bool, inputs: Iterable[Path] = ()) -> 
     Raises:
         UserError: it can't be written or may not be replaced.
     """
-    if output.name in ("", ".."):
-        raise UserError(f"output: expected the name of a folder, found {str(output)!r}")
+    absolute(output)
     check_kind(output)
     for place in (output, part_folder(output)):
         check_place(place, inputs)
@@ -59,22 +57,7 @@ def check_output(output: Path, overwrite: bool, inputs: Iterable[Path] = ()) -> 
                 "or pass --overwrite to replace it"
             )
         check_ours(output, output)
-    check_writable(output)
-
-
-def check_writable(output: Path) -> None:
-    """Check that a new file or folder can be created at a path; UserError if not."""
-    parent = output.absolute().parent
-    while not parent.exists():
-        parent = parent.parent
-    if not parent.is_dir():
-        raise UserError(f"output: {output} can't be written: {parent} is a file")
-    try:
-        Path(tempfile.mkdtemp(prefix=".obsdiff-", dir=parent)).rmdir()
-    except OSError as error:
-        raise UserError(
-            f"output: {output} can't be written: {error.strerror} in {parent}"
-        ) from None
+    check_writable(output, part_folder(output))
 
 
 @contextlib.contextmanager
@@ -88,15 +71,15 @@ def open_part(output: Path, job: dict[str, Any], resume: bool, overwrite: bool) 
         overwrite: whether to delete the files of a killed run.
 
     Yields:
-        OUTPUT.part.
+        OUTPUT.part, as an absolute path.
 
     Raises:
         UserError: the folder belongs to a run that is alive, to a run with another job, or to
             an unknown one; or it exists and neither `resume` nor `overwrite` was given.
     """
-    part = part_folder(output)
+    part = part_folder(absolute(output))
     require_own(part, resume, overwrite)
-    (part / WORK).mkdir(parents=True, exist_ok=True)
+    make_part(part)
     with contextlib.ExitStack() as held:
         # the system releases the lock when the process ends, however it ends
         if not held.enter_context(run_lock(part, output)):
@@ -118,32 +101,6 @@ def run_lock(part: Path, output: Path) -> Iterator[bool]:
         except OSError as error:
             raise UserError(f"output: {part} can't be locked: {error.strerror}") from None
         yield locked
-
-
-def require_own(part: Path, resume: bool, overwrite: bool) -> None:
-    """Check that an existing OUTPUT.part was made by obsdiff; UserError if not."""
-    if os.path.lexists(part) and not is_own(part):
-        if resume:
-            raise UserError(
-                f"output: {part} has no {WORK}/{JOB}, so no run can resume it; "
-                "move it away, or leave out --resume"
-            )
-        to_do = "move it away" if overwrite else "move it away, since --resume can't continue it"
-        raise UserError(f"output: {part} is in the way, and no run of obsdiff made it; {to_do}")
-
-
-def is_own(part: Path) -> bool:
-    """Return whether a run made the folder: it has a job, or nothing in it yet."""
-    work = part / WORK
-    links = any(place.is_symlink() for place in (part, work, work / RUN_LOCK))
-    if links or not work.is_dir() or os.path.ismount(part):
-        return False
-    files = [Path(root, name) for root, _, names in os.walk(part) for name in names]
-    begun = any((work / name).is_file() for name in (JOB, CLEARING, PLACING))
-    return begun or all(
-        file.parent == work and (file.name == RUN_LOCK or is_unfinished(file.name))
-        for file in files
-    )
 
 
 def is_own_name(name: str) -> bool:
@@ -203,15 +160,23 @@ def clear(part: Path) -> None:
         raise UserError(
             f"output: {part} holds {foreign[0]}, which no run of obsdiff wrote; move it away"
         )
+    bring_back(part)
     if (work / JOB).exists():
         (work / JOB).replace(work / CLEARING)
     for place in (*part.iterdir(), *work.iterdir()):
         if place.is_dir() and not place.is_symlink() and place.name != WORK:
             shutil.rmtree(place)
-        elif place.name not in (WORK, RUN_LOCK, PLACING, CLEARING):
+        elif place.name not in (WORK, RUN_LOCK, PLACING, CLEARING, MARKER):
             place.unlink()
     for name in (PLACING, CLEARING):
         (work / name).unlink(missing_ok=True)
+
+
+def bring_back(part: Path) -> None:
+    """Give the output that a killed run had moved away its name again."""
+    old, output = part / WORK / OLD, part.with_name(part.name.removesuffix(".part"))
+    if old.is_dir() and not os.path.lexists(output):
+        old.rename(output)
 
 
 def remove(part: Path) -> None:
@@ -224,11 +189,11 @@ def remove(part: Path) -> None:
 
 
 def remove_work(work: Path, last: str) -> None:
-    """Delete the folder .work; the file `last`, which identifies it, after all others."""
+    """Delete the folder .work; the file `last` and the marker after all others."""
     for place in work.iterdir():
         if place.is_dir() and not place.is_symlink():
             shutil.rmtree(place)
-        elif place.name != last:
+        elif place.name not in (last, MARKER):
             place.unlink()
     shutil.rmtree(work)
 
@@ -244,7 +209,10 @@ def finish(part: Path, output: Path, overwrite: bool) -> None:
     Raises:
         UserError: the existing folder may not or can't be replaced.
     """
+    output = part.with_name(output.name)  # a relative one may lead elsewhere by now
+    sync_tree(part)
     put(part, output, part / WORK / OLD, overwrite)
+    sync_folder(output.parent)
     remove_work(output / WORK, JOB)
 
 
@@ -259,9 +227,12 @@ def put_in_place(part: Path, output: Path, overwrite: bool) -> None:
     Raises:
         UserError: the existing folder may not or can't be replaced.
     """
+    output = part.with_name(output.name)  # a relative one may lead elsewhere by now
     (part / WORK / PLACING).touch()
     if (part / FINISHED).exists():
+        sync_tree(part / FINISHED)
         put(part / FINISHED, output, part / WORK / OLD, overwrite)
+        sync_folder(output.parent)
     remove(part)
 
 
@@ -297,5 +268,7 @@ def put(new: Path, output: Path, old: Path, overwrite: bool) -> None:
 
 def is_placed(output: Path) -> bool:
     """Return whether a run was killed after it renamed its output, before OUTPUT.part was gone."""
+    output = absolute(output)
     part = part_folder(output)
-    return (part / WORK / PLACING).is_file() and not (part / FINISHED).exists() and output.exists()
+    placing = os.path.isfile(part / WORK / PLACING)
+    return placing and not os.path.exists(part / FINISHED) and os.path.exists(output)

@@ -53,12 +53,13 @@ def check_ours(folder: Path, output: Path) -> None:
         UserError: it contains a foreign file, a mount point or the working folder.
     """
     check_kind(folder)
-    if identity(folder) in chain(Path.cwd()):
+    if identity(folder) in chain(Path(".")):
         raise UserError(
             f"output: {output} is or contains the working folder; run obsdiff in another one"
         )
     try:
         point, found = mounted(folder), stranger(folder)
+        fixed = unremovable(folder)
     except OSError as error:
         raise UserError(f"output: {error.filename} can't be read: {error.strerror}") from None
     if point:
@@ -66,12 +67,27 @@ def check_ours(folder: Path, output: Path) -> None:
             f"output: {point} is a mount point, which can't be replaced; "
             "choose a new folder, such as one in it"
         )
+    if fixed:
+        raise UserError(
+            f"output: {output} can't be replaced: no permission to delete what is in {fixed}; "
+            "choose another folder"
+        )
     if found:
         raise UserError(
             f"output: {output} holds {found.relative_to(folder)}, which obsdiff did not write, "
             "or which has changed since; --overwrite replaces only what obsdiff wrote; "
             "choose another folder, or move the file away"
         )
+
+
+def unremovable(folder: Path) -> Path | None:
+    """Return the first folder whose files this process may not delete; None without any."""
+    above, own = folder.absolute().parent, os.geteuid()
+    sticky = above.stat()
+    if sticky.st_mode & stat.S_ISVTX and own not in (0, sticky.st_uid, folder.stat().st_uid):
+        return above
+    places = (Path(root) for root, _, _ in os.walk(folder))
+    return next((place for place in places if not os.access(place, os.W_OK | os.X_OK)), None)
 
 
 def mounted(folder: Path) -> Path | None:

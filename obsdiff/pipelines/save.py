@@ -20,6 +20,7 @@ from ..runtime.file_hashing import file_hashes
 from ..runtime.json_files import write_json
 from ..runtime.whole_files import set_modes, sync_folder, sync_tree, write_whole
 from .model_card import CARD, model_card
+from .output_path import absolute
 from .partial_output import check_output, put
 from .record import RECORD, PruningReport
 
@@ -115,16 +116,17 @@ def whole_folder(output: Path, overwrite: bool, inputs: Iterable[Path] = ()) -> 
     Raises:
         UserError: `output` can't be written or may not be replaced.
     """
+    output = absolute(output)
     check_output(output, overwrite, inputs)
-    output.absolute().parent.mkdir(parents=True, exist_ok=True)
-    beside = Path(tempfile.mkdtemp(prefix=f".{output.name}-", dir=output.absolute().parent))
+    output.parent.mkdir(parents=True, exist_ok=True)
+    beside = Path(tempfile.mkdtemp(prefix=".obsdiff-", dir=output.parent))
     inside = beside / "new"
     inside.mkdir()
     try:
         yield inside
         sync_tree(inside)
         put(inside, output, beside / "old", overwrite)
-        sync_folder(output.absolute().parent)
+        sync_folder(output.parent)
         shutil.rmtree(beside / "old", ignore_errors=True)
     finally:  # an old folder that could not be moved back is kept
         shutil.rmtree(inside, ignore_errors=True)

@@ -49,7 +49,7 @@ def whole_file(file: Path) -> Iterator[Path]:
         OSError: it can't be written; the former file is as it was.
     """
     beside = file.with_name(f".obsdiff-{secrets.token_hex(8)}.part")
-    mode = created_mode(beside)
+    mode = stat.S_IMODE(created(beside).st_mode)
     try:
         yield beside
         set_mode(beside, mode)
@@ -73,13 +73,29 @@ def remove_unfinished(folder: Path) -> None:
             Path(root, name).unlink(missing_ok=True)
 
 
-def created_mode(file: Path) -> int:
-    """Create a file that does not exist, and return its permissions."""
+def created(file: Path) -> os.stat_result:
+    """Create a file that does not exist, and return its status."""
     opened = os.open(file, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
     try:
-        return stat.S_IMODE(os.fstat(opened).st_mode)
+        return os.fstat(opened)
     finally:
         os.close(opened)
+
+
+def tried(folder: Path) -> os.stat_result:
+    """Return the status of a file that this process made in a folder, and removed again."""
+    probe = folder / f".obsdiff-{secrets.token_hex(8)}.part"
+    status = created(probe)
+    probe.unlink()
+    return status
+
+
+def owner_of_files(folder: Path) -> int:
+    """Return the user id of the files that this process makes in a folder.
+
+    It is not that of the process where a file system maps users.
+    """
+    return tried(folder).st_uid
 
 
 def set_mode(file: Path, mode: int) -> None:
@@ -91,9 +107,7 @@ def set_mode(file: Path, mode: int) -> None:
 
 def set_modes(folder: Path) -> None:
     """Give all files in and below a folder the permissions of new files."""
-    probe = folder / f".obsdiff-{secrets.token_hex(8)}.part"
-    mode = created_mode(probe)
-    probe.unlink()
+    mode = stat.S_IMODE(tried(folder).st_mode)
     for root, _, files in os.walk(folder):
         for name in files:
             if not os.path.islink(file := Path(root, name)):

@@ -15,6 +15,7 @@ from obsdiff.cli.main import main
 from obsdiff.errors import UserError
 from obsdiff.evaluation.report.page import write_page
 from obsdiff.pipelines.overlap import check_place
+from obsdiff.pipelines.part_owner import MARKER
 from obsdiff.pipelines.partial_output import FINISHED, check_output, finish, open_part, put_in_place
 from obsdiff.pipelines.replaceable import RESULTS, WORK, check_ours
 from obsdiff.pipelines.save import whole_folder
@@ -501,7 +502,8 @@ def test_a_run_killed_while_it_clears_another_can_be_started_again(
         except KeyboardInterrupt:
             assert killed_at < 3
     with open_part(output, {"seed": 2}, resume=True, overwrite=False) as part:
-        assert sorted(p.name for p in (part / WORK).iterdir() if p.name != "lock") == ["job.json"]
+        left = {p.name for p in (part / WORK).iterdir()}
+        assert left == {"lock", "job.json", MARKER}
 
 
 def test_a_report_replaces_its_own_pages_alone(tmp_path, capsys):
@@ -556,3 +558,17 @@ def test_the_command_line_replaces_its_own_outputs_and_keeps_the_rest(
     assert main([*prune, *sizes, "--overwrite"]) == 0
     assert sorted(p.name for p in (tmp_path / "several").iterdir()) == ["0.30", "0.40"]
     check_ours(tmp_path / "several", tmp_path / "several")
+
+
+def test_a_folder_whose_files_may_not_be_deleted_is_known_before_a_run(tmp_path, monkeypatch):
+    out = pruned(tmp_path / "out")
+    monkeypatch.setattr(os, "access", lambda place, _mode: Path(place).name != "unet")
+    refused(out, "no permission to delete what is in .*out/unet")
+
+
+def test_a_folder_of_another_user_in_a_shared_one_is_not_replaced(tmp_path, monkeypatch):
+    out = pruned(tmp_path / "out")
+    check_output(out, overwrite=True)
+    tmp_path.chmod(0o1777)
+    monkeypatch.setattr(os, "geteuid", lambda: out.stat().st_uid + 1)
+    refused(out, "no permission to delete")

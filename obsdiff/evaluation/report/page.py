@@ -12,15 +12,15 @@ Reads JSON and pictures only; imports neither torch nor diffusers.
 import base64
 import hashlib
 import os
-import tempfile
 from pathlib import Path
 from typing import Any
 
 from ...errors import UserError
-from ...pipelines.partial_output import check_writable
+from ...pipelines.output_path import absolute, check_writable
 from ...pipelines.record import RECORD
 from ...pipelines.replaceable import RESULTS, WORK, is_page
 from ...runtime.json_files import read_json
+from ...runtime.whole_files import whole_file
 from .merge import Comparison, merge
 from .noise import DENSE_NAME, LEGEND, reasons
 from .pictures import picture_rows
@@ -43,7 +43,7 @@ def check_page(page: Path, overwrite: bool) -> None:
     Raises:
         UserError: the path is not that of a page, is not writable, or exists.
     """
-    if page.is_dir() or page.suffix not in (".html", ".htm"):
+    if os.path.isdir(page) or page.suffix not in (".html", ".htm"):
         raise UserError(
             f"output: expected the name of a page that ends in .html, found {str(page)!r}"
         )
@@ -78,7 +78,7 @@ def write_page(folders: list[Path], page: Path, overwrite: bool = True) -> None:
         UserError: a folder has no valid results.json or occurs twice, a picture cannot be read,
             the page would be too large, or the file may not be replaced.
     """
-    folders = [Path(folder) for folder in folders]
+    page, folders = absolute(page), [Path(folder) for folder in folders]
     places = [folder.resolve() for folder in folders]
     twice = [
         str(folder)
@@ -92,11 +92,9 @@ def write_page(folders: list[Path], page: Path, overwrite: bool = True) -> None:
         )
     html = page_within_limit(merge([(folder, read_results(folder)) for folder in folders]))
     page.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".obsdiff-", dir=page.parent) as beside:
-        new = Path(beside) / "page"
-        new.write_text(html, encoding="utf-8", errors="replace")
+    with whole_file(page) as beside:
+        beside.write_text(html, encoding="utf-8", errors="replace")
         check_existing(page, overwrite)  # again, since another process may have written it
-        new.replace(page)
 
 
 def read_results(folder: Path) -> dict[str, Any]:
