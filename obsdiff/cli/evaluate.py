@@ -34,9 +34,9 @@ def evaluate_command(args: argparse.Namespace) -> None:
         whole(name, getattr(args, name), least)
     given = {name: getattr(args, name) for name in CALL_SETTINGS if hasattr(args, name)}
     config = config_of(argparse.Namespace(seed=args.seed, **given))
-    inputs = given_inputs(args.against, args.config, *args.runs)
-    inputs += given_files(args.prompts, *(getattr(args, name) for name in JUDGES))
-    check_output(args.output, args.overwrite, inputs)
+    check_output(args.output, args.overwrite, given_inputs(args.against, args.config, *args.runs))
+    others = given_files(args.prompts, *(getattr(args, name) for name in JUDGES))
+    check_output(args.output, args.overwrite, others)
     dense = open_model(args.against, args.config, variant=args.variant)
     dense.require_text()
     runs = named_runs([open_folder(existing(path)) for path in args.runs])

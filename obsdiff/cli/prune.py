@@ -70,11 +70,11 @@ def prune_command(args: argparse.Namespace) -> None:
     targets = prune_targets(args)
     placed = args.resume and is_placed(args.output)
     if not placed:
-        inputs = given_inputs(args.model, args.config) + given_files(args.prompts)
-        check_output(args.output, args.overwrite, inputs)
+        check_output(args.output, args.overwrite, given_inputs(args.model, args.config))
     folder = open_model(args.model, args.config, variant=args.variant)
     if not placed:
-        check_output(args.output, args.overwrite, [folder.path, folder.source])
+        inputs = [folder.path, folder.source, *given_files(args.prompts)]
+        check_output(args.output, args.overwrite, inputs)
     folder.require_text()
     targets = [replace(t, config=with_recommended(t.config, folder, args)) for t in targets]
     prompts = calibration_prompts(args.prompts, folder)
