@@ -47,6 +47,7 @@ FLAGS = (
     "--keep-first-last", "--no-compensation", "--component", "--dtype", "--device",
     "--offload-device", "--prompts", "--json", "--config", "--paper-count", "--nonsense",
     "--preset", "--refine", "--allocation", "--allocation-prompts", "--target-latency",
+    "--variant", "--quiet",
 )  # fmt: skip
 
 WORDS = (

@@ -16,6 +16,7 @@ from ..pipelines.load import load_pipeline
 from ..pipelines.save import whole_folder, write_pruned
 from ..pipelines.stored_formats import saved_as_stored
 from ..prune import prune_
+from ..runtime.display import current
 from ..runtime.progress import say
 
 DEMO_MODEL = "emoji-sd3"
@@ -47,6 +48,9 @@ def run_demo(output: Path, overwrite: bool = False) -> None:
     prompts = read_prompts(path / "evaluation_prompts.txt")[:EVALUATION_PROMPTS]
     seeds = [FIRST_SEED + i for i in range(len(prompts))]
     began = time.perf_counter()
+    phases = current()
+    phases.repeats = len(VARIANTS)
+    phases.expect("dense pass", "solving", "measuring")
     with whole_folder(output, overwrite, [path.parent]) as inside:
         say("one dense pass over the calibration prompts, which all six share")
         configs = {

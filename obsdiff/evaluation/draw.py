@@ -98,6 +98,9 @@ def draw_missing(evaluation: Evaluation, name: str, part: Path) -> list[str]:
         with counting(drawing_phase(name), len(paths) - drawn) as advance:
             for i in missing:
                 advance(draw_batch(pipe, evaluation, name, i, part))
+    else:  # a resumed run has them
+        current().complete(drawing_phase(name))
+        current().strike(LOADING, 1)
     return paths
 
 

@@ -56,4 +56,4 @@ def plan_phases(plan: PruningPlan, dense: DensePass | None, executor: Executor) 
     if config.permute:
         phases.plan(PERMUTATION)
     phases.plan(SOLVING, executor.work_left, again=executor.work)
-    phases.drop_unplanned()
+    phases.drop_unplanned(DENSE_PASS, CALIBRATION, ALLOCATION, PERMUTATION)

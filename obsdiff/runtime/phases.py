@@ -126,10 +126,17 @@ class Phases:
         old = self.all.get(name)
         self.all[name] = Phase(name, unit, old.model if old else None, units, units, 1)
 
-    def drop_unplanned(self) -> None:
-        """Forget the expected phases that nobody has planned: they will not run."""
-        for name in [name for name, phase in self.all.items() if not phase.turns]:
-            del self.all[name]
+    def strike(self, name: str, units: float) -> None:
+        """Take units that will not run out of a phase's plan."""
+        if (phase := self.all.get(name)) and phase.total is not None:
+            phase.total -= units
+            phase.planned -= units
+
+    def drop_unplanned(self, *names: str) -> None:
+        """Forget those of some expected phases that nobody has planned: they will not run."""
+        for name in names:
+            if name in self.all and not self.all[name].turns:
+                del self.all[name]
 
     # what happens
 
@@ -175,9 +182,8 @@ class Phases:
         self.spend()
         if phase.entered:
             self.reach(name, phase.planned)
-        elif phase.total is not None:
-            phase.total -= phase.planned - phase.done
-            phase.planned = phase.done
+        else:
+            self.strike(name, phase.planned - phase.done)
         phase.ended = phase.total is None
 
     def drawn(self, prompts: int, step: int, steps: int) -> None:
