@@ -17,6 +17,10 @@ class CallAudit:
         layers: calls of each tapped layer.
         present: denoiser calls in which each tapped layer was called.
         last: the denoiser call in which each tapped layer was called last.
+        steps: steps of all pictures in which the denoiser was called, batch by batch.
+        at: batch and step of the last denoiser call.
+        ran: of these steps the number in which each tapped layer was called.
+        ran_last: the last of these steps in which each tapped layer was called.
     """
 
     denoiser: int = 0
@@ -25,6 +29,23 @@ class CallAudit:
     layers: Counter = field(default_factory=Counter)
     present: Counter = field(default_factory=Counter)
     last: dict[str, int] = field(default_factory=dict)
+    steps: int = 0
+    at: tuple[int, int] | None = None
+    ran: Counter = field(default_factory=Counter)
+    ran_last: dict[str, int] = field(default_factory=dict)
+
+    def begin(self, batch: int, step: int) -> None:
+        """Count a call of the denoiser.
+
+        Args:
+            batch: the number of its batch.
+            step: its step.
+        """
+        self.denoiser += 1
+        self.per_step[step] += 1
+        if self.at != (batch, step):
+            self.at = (batch, step)
+            self.steps += 1
 
     def count(self, layer: str) -> None:
         """Count a call of a tapped layer."""
@@ -32,13 +53,17 @@ class CallAudit:
         if self.last.get(layer) != self.denoiser:
             self.last[layer] = self.denoiser
             self.present[layer] += 1
+        if self.ran_last.get(layer) != self.steps:
+            self.ran_last[layer] = self.steps
+            self.ran[layer] += 1
 
     def check(self, expected: list[str], steps: int, ranks: int = 1) -> None:
         """Check that the calls are those of a complete calibration.
 
-        Every layer was called in every denoiser call, equally often in each, and every step has
-        the same number of denoiser calls, except steps in which only another denoiser ran. An
-        expert receives the tokens routed to it: one process may never call it, all together must.
+        Every layer was called in every step in which the denoiser was, equally often in each call
+        that it took part in: guidance may leave layers out of a part of the calls, and call the
+        denoiser more often in a part of the steps. Every step has a call of a denoiser. An expert
+        receives the tokens routed to it: one process may never call it, all together must.
 
         Raises:
             CalibrationError: a count differs, with the names of the layers.
@@ -60,7 +85,7 @@ class CallAudit:
         missed = [
             f"{name} ({self.layers[name]})"
             for name in always
-            if self.present[name] != self.denoiser or self.layers[name] % max(self.denoiser, 1)
+            if self.ran[name] != self.steps or self.layers[name] % max(self.present[name], 1)
         ]
         if missed or not self.denoiser:
             raise CalibrationError(
@@ -68,9 +93,12 @@ class CallAudit:
                 f"{', '.join(missed[:8]) or 'all'}; "
                 "for layers that this model skips on purpose, pass --exclude"
             )
-        counts = [self.per_step[s] for s in range(steps) if self.per_step[s] or not self.others[s]]
-        if len(set(counts)) > 1:
-            raise CalibrationError(f"the number of denoiser calls differs between steps: {counts}")
+        idle_steps = [s + 1 for s in range(steps) if not self.per_step[s] and not self.others[s]]
+        if idle_steps:
+            raise CalibrationError(
+                f"of {steps} steps no denoiser ran in step {idle_steps[0]} and "
+                f"{len(idle_steps) - 1} others: the pipeline leaves steps out"
+            )
 
 
 def is_expert(layer: str) -> bool:

@@ -10,8 +10,12 @@ tensor.
 Each of two denoisers may run in a part of the steps. T and the step weights are those of the
 schedule.
 
-A tapped layer that misses a denoiser call, a step with another number of calls, or an input with
-inf or NaN raises an error with the layer's name.
+Guidance may call the denoiser more often in a part of the steps, or leave layers out of a part of
+the calls; each call has the weight of its step. Where a part of the schedule runs (image to image),
+T is the number of steps that run.
+
+A tapped layer that misses a step, or an input with inf or NaN, raises an error with the layer's
+name.
 """
 
 import contextlib
@@ -141,8 +145,7 @@ def denoiser_hook(run: Run, audit: CallAudit, on_call: Callable[[int], None]) ->
     """Return a hook that counts the denoiser's calls."""
 
     def hook(*_: Any) -> None:
-        audit.denoiser += 1
-        audit.per_step[run.step] += 1
+        audit.begin(run.batch, run.step)
         on_call(run.prompts)
 
     return hook
@@ -173,6 +176,7 @@ class SharedInput:
         reader: the layer that read the tensor first.
         tensor: the tensor; None once every layer has read it.
         readers: number of layers that have read it.
+        call: the denoiser call in which they read it.
     """
 
     layers: int
@@ -180,6 +184,7 @@ class SharedInput:
     reader: str = ""
     tensor: Tensor | None = None
     readers: int = 0
+    call: int = 0
 
 
 def layer_hook(
@@ -200,8 +205,9 @@ def layer_hook(
         audit.count(layer)
         x = args[0]
         # A new pass, even if not all layers read the last tensor: the audit reports those.
-        if shared.tensor is None or shared.reader == layer:
+        if shared.tensor is None or shared.reader == layer or shared.call != audit.denoiser:
             shared.reader, shared.tensor, shared.readers = layer, x, 0
+            shared.call = audit.denoiser
             numbers = x.detach().float()
             require_summable(numbers, layer, run.step + 1)
             alpha = weights.at(run.step, run.steps)

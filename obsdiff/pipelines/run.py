@@ -16,8 +16,10 @@ import torch
 from diffusers import SchedulerMixin
 from torch.utils.hooks import RemovableHandle
 
-from ..errors import UserError
+from ..errors import RunFailed, UserError
 from .call import Prompt, absent_encoders, arguments_of
+from .errors_below import one_line_errors
+from .part_of_schedule import runs_in_part, schedule_of, uncomputed
 
 
 def denoiser_call(
@@ -52,6 +54,7 @@ def denoiser_call(
     with (
         hooked([handle]),
         contextlib.suppress(StopPipeline),
+        one_line_errors(pipe, StopPipeline),
         refused(pipe),
         torch.no_grad(),
     ):
@@ -69,7 +72,7 @@ class Run:
     """A prepared pipeline and the position of its current call.
 
     The position is set by `latents`, or by a replay: `recorded` sets the number of steps, `at_call`
-    the step and the number of prompts of the call that is replayed.
+    the position of the call that is replayed.
 
     Attributes:
         pipe: the pipeline.
@@ -78,6 +81,9 @@ class Run:
         prompts: number of prompts in the batch.
         memory: encoded text by the arguments of encode_prompt.
         recorded_steps: T of the recording that is replayed; None outside a replay.
+        batch: number of pipeline calls so far.
+        counted: T of schedules of which a part runs, by their arguments.
+        part: T of the current call if a part of its schedule runs, else None.
     """
 
     pipe: Any
@@ -86,23 +92,29 @@ class Run:
     prompts: int = 0
     memory: dict[str, Any] = field(default_factory=dict)
     recorded_steps: int | None = None
+    batch: int = 0
+    counted: dict[str, int] = field(default_factory=dict)
+    part: int | None = None
 
     @property
     def steps(self) -> int:
-        """T, the number of time steps of the schedule, or of the recording in a replay.
+        """T, the number of time steps that run, or of the recording in a replay.
 
         The denoiser may be called more often: 2T - 1 times for Heun, T + 1 times for PNDM.
         """
-        return self.recorded_steps or len(getattr(self.pipe, self.scheduler).timesteps)
+        return self.recorded_steps or self.part or len(getattr(self.pipe, self.scheduler).timesteps)
 
-    def at_call(self, step: int, prompts: int) -> None:
+    def at_call(self, step: int, prompts: int, batch: int = 0, steps: int | None = None) -> None:
         """Set the position to a recorded call of the denoiser.
 
         Args:
             step: number of completed steps before the call.
             prompts: number of prompts in its batch.
+            batch: the number of its batch.
+            steps: T of its batch, if it differs from that of the recording.
         """
-        self.step, self.prompts = step, prompts
+        self.step, self.prompts, self.batch = step, prompts, batch
+        self.recorded_steps = steps or self.recorded_steps
 
     @contextlib.contextmanager
     def recorded(self, steps: int) -> Iterator[None]:
@@ -132,24 +144,56 @@ class Run:
 
         Raises:
             UserError: the pipeline refuses its arguments.
-            RuntimeError: the scheduler's steps could not be counted.
+            RunFailed: the scheduler's steps could not be counted, or the pipeline raised an error.
         """
-        self.at_call(0, len(prompts))
-        device = getattr(self.pipe, "_execution_device", None) or self.pipe.device
-        generators = [torch.Generator(device).manual_seed(seed) for seed in seeds]
-        source = generators[0] if isinstance(prompts[0], dict) else generators
-        arguments = settings | arguments_of(prompts) | {"generator": source}
+        self.at_call(0, len(prompts), self.batch + 1)
+        arguments = settings | arguments_of(prompts)
         output = inspect.signature(self.pipe.__call__).parameters.get("output_type")
         if output and output.default != "pt":  # the default of priors, which return tensors
             arguments["output_type"] = "latent"
-        with refused(self.pipe, lambda: self.step == 0), torch.no_grad():
-            out = self.pipe(**arguments, return_dict=False)
+        self.part = self.counted_part(arguments, prompts, seeds)
+        out = self.call(arguments, prompts, seeds)
         if self.step != self.steps:
-            raise RuntimeError(
-                f"counted {self.step} steps of the scheduler, expected {self.steps}: "
-                "its steps can't be followed"
+            raise RunFailed(
+                f"{type(self.pipe).__name__}: counted {self.step} steps of its scheduler, expected "
+                f"{self.steps}: its steps can't be followed; set num_inference_steps, and no "
+                "argument that leaves steps out"
             )
         return out[0] if isinstance(out, tuple) else out
+
+    def call(self, arguments: dict[str, Any], prompts: list[Prompt], seeds: list[int]) -> Any:
+        """Call the pipeline with a generator for each seed, without gradients."""
+        device = getattr(self.pipe, "_execution_device", None) or self.pipe.device
+        generators = [torch.Generator(device).manual_seed(seed) for seed in seeds]
+        source = generators[0] if isinstance(prompts[0], dict) else generators
+        with (
+            one_line_errors(self.pipe),
+            refused(self.pipe, lambda: self.step == 0),
+            torch.no_grad(),
+        ):
+            return self.pipe(**arguments | {"generator": source}, return_dict=False)
+
+    def counted_part(
+        self, arguments: dict[str, Any], prompts: list[Prompt], seeds: list[int]
+    ) -> int | None:
+        """Return T if a part of the schedule may run, else None; counted once for each schedule.
+
+        Raises:
+            UserError: no step runs.
+        """
+        if not runs_in_part(self.pipe, arguments):
+            return None
+        schedule = schedule_of(arguments)
+        if schedule not in self.counted:
+            with uncomputed(self.pipe):
+                self.call(arguments, prompts, seeds)
+            self.counted[schedule], self.step = self.step, 0
+        if not self.counted[schedule]:
+            raise UserError(
+                f"{type(self.pipe).__name__} runs no step with these prompts and settings: raise "
+                "strength, or num_inference_steps"
+            )
+        return self.counted[schedule]
 
 
 @contextlib.contextmanager

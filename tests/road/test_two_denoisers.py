@@ -202,9 +202,9 @@ def counted(per_step: dict[int, int], others: dict[int, int]) -> CallAudit:
 
 def test_only_steps_of_another_denoiser_may_be_left_out():
     counted({0: 2, 1: 2, 3: 2}, {2: 2}).check(["a"], 4)
-    for wrong, steps in ((counted({0: 2, 1: 2, 3: 2}, {}), 4), (counted({0: 4, 1: 2}, {2: 2}), 3)):
-        with pytest.raises(CalibrationError, match="differs between steps"):
-            wrong.check(["a"], steps)
+    counted({0: 4, 1: 2}, {2: 2}).check(["a"], 3)  # guidance in a part of the steps
+    with pytest.raises(CalibrationError, match="no denoiser ran in step 3"):
+        counted({0: 2, 1: 2, 3: 2}, {}).check(["a"], 4)
 
 
 class TwoSD3(StableDiffusion3Pipeline):

@@ -102,11 +102,15 @@ class Call:
         step: the index of its step.
         prompts: the number of prompts in it.
         inputs: (args, kwargs), with CachedTensor for tensors.
+        batch: the number of its batch.
+        steps: T of its batch.
     """
 
     step: int
     prompts: int
     inputs: Any
+    batch: int = 0
+    steps: int | None = None
 
 
 @dataclass
@@ -133,7 +137,8 @@ class Recording:
             self.stored(x, before[i] if i < len(before) else None) if isinstance(x, Tensor) else x
             for i, x in enumerate(leaves)
         ]
-        self.calls.append(Call(run.step, run.prompts, tree_unflatten(kept, spec)))
+        inputs = tree_unflatten(kept, spec)
+        self.calls.append(Call(run.step, run.prompts, inputs, run.batch, run.steps))
 
     def stored(self, tensor: Tensor, before: Any) -> CachedTensor:
         """Return the cached tensor of the call before if it is equal, else a new one."""
@@ -166,14 +171,14 @@ class Trajectory:
     Attributes:
         recording: the calls.
         order: the segments that the calls run through.
-        until: for each segment the index of the last segment that reads its output.
+        until: for each call, for each segment the index of the last that reads its output.
         outputs: for each call the cached outputs, by the index of their segment.
         why_not: why the trajectory cannot be replayed, or None.
     """
 
     recording: Recording
     order: CallOrder
-    until: list[int] = field(default_factory=list)
+    until: list[list[int]] = field(default_factory=list)
     outputs: list[dict[int, Any]] = field(default_factory=list)
     why_not: str | None = None
 
@@ -210,7 +215,7 @@ def rerun(context: CalibrationContext, trajectory: Trajectory, index: int, span:
     run, denoiser = context.run, context.denoiser
     call: Call = trajectory.recording.calls[index]
     cache, order = trajectory.recording.cache, trajectory.order
-    outputs, until = trajectory.outputs[index], trajectory.until
+    outputs, until = trajectory.outputs[index], trajectory.until[index]
 
     def answer(place: int) -> Any:
         if place not in outputs and until[place] >= span.start:
@@ -232,7 +237,7 @@ def rerun(context: CalibrationContext, trajectory: Trajectory, index: int, span:
     )
     answers: dict[int, Callable[[], Any]] = {i: partial(answer, i) for i in range(span.start)}
     answers |= dict.fromkeys(range(span.last + 1, len(order.names)), stop)
-    run.at_call(call.step, call.prompts)
+    run.at_call(call.step, call.prompts, call.batch, call.steps)
     args, kwargs = cache.get_all(call.inputs)
     with (
         hooked(hooks),

@@ -44,9 +44,18 @@ def record_trajectory(
     recording.steps, recording.others = context.run.steps, audit.others
     trajectory = Trajectory(recording, order, why_not=order.why_not())
     if not trajectory.why_not:
-        first = cache.get_all(recording.calls[0].inputs)
-        trajectory.until = needed_until(context.denoiser, order, first)
+        trajectory.until = all_until(context.denoiser, order, recording)
     return trajectory, inputs
+
+
+def all_until(denoiser: nn.Module, order: CallOrder, recording: Recording) -> list[list[int]]:
+    """Return `needed_until` of every call, computed once for calls of the same segments."""
+    found: dict[tuple[str, ...], list[int]] = {}
+    for number, (names, call) in enumerate(zip(order.calls, recording.calls, strict=True)):
+        if tuple(names) not in found:
+            inputs = recording.cache.get_all(call.inputs)
+            found[tuple(names)] = needed_until(denoiser, order, inputs, number)
+    return [found[tuple(names)] for names in order.calls]
 
 
 def package_spans(packages: list[Package], trajectory: Trajectory) -> list[tuple[int, int]]:

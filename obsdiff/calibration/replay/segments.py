@@ -37,6 +37,7 @@ class CallOrder:
         layers: the number of calls of each layer.
         calls: the names of the segments in the order of each denoiser call.
         shapes: the outputs of the segments in each call, as tensors of one number.
+        longest: the number of calls so far, and the first of those with the most segments.
     """
 
     def __init__(self, blocks: list[Block]) -> None:
@@ -45,11 +46,14 @@ class CallOrder:
         self.layers: Counter[str] = Counter({layer: 0 for b in blocks for layer in b.layers})
         self.calls: list[list[str]] = []
         self.shapes: list[list[Any]] = []
+        self.longest: tuple[int, list[str]] = (0, [])
 
     @property
     def names(self) -> list[str]:
-        """The segments in the order of the first call."""
-        return self.calls[0]
+        """The segments in the order of the first call that has the most of them."""
+        if self.longest[0] != len(self.calls):
+            self.longest = len(self.calls), max(self.calls, key=len)
+        return self.longest[1]
 
     @contextlib.contextmanager
     def watched(self, denoiser: nn.Module) -> Iterator[None]:
@@ -80,18 +84,26 @@ class CallOrder:
 
     def why_not(self) -> str | None:
         """Return why the segments cannot run one by one; None if they can."""
-        if sorted(self.names) != sorted(self.candidates):
+        names = self.names
+        if sorted(names) != sorted(self.candidates):
             return "its blocks are not called once each"
-        if any(call != self.names for call in self.calls):
+        if any(call != [name for name in names if name in call] for call in self.calls):
             return "its blocks are not called in the same order every time"
         return None
 
     def stand_in(self, call: int, segment: int, value: float = 0.0) -> Any:
-        """Return tensors of the shapes of a segment's output in a call, filled with one value."""
+        """Return tensors of the shapes of a segment's output in a call, filled with one value.
+
+        Args:
+            call: the index of the call.
+            segment: the index of the segment in `names`; it runs in this call.
+            value: of floating-point tensors; others are zero.
+        """
+        place = self.calls[call].index(self.names[segment])
         return tree_map_only(
             Tensor,
             lambda x: x.new_full(x.shape, value if x.is_floating_point() else 0),
-            self.shapes[call][segment],
+            self.shapes[call][place],
         )
 
 
@@ -118,13 +130,16 @@ def answering(
         yield
 
 
-def needed_until(denoiser: nn.Module, order: CallOrder, inputs: tuple[tuple, dict]) -> list[int]:
+def needed_until(
+    denoiser: nn.Module, order: CallOrder, inputs: tuple[tuple, dict], call: int = 0
+) -> list[int]:
     """Return for each segment the index of the last that reads its output: i + 1 in a chain.
 
     Args:
         denoiser: the model; no segment computes.
         order: the recorded calls.
-        inputs: (args, kwargs) of the first call.
+        inputs: (args, kwargs) of the call.
+        call: its index; a segment that it leaves out is needed by itself alone.
     """
     modules, found = [denoiser.get_submodule(name) for name in order.names], []
     for poisoned in range(len(modules)):
@@ -134,7 +149,7 @@ def needed_until(denoiser: nn.Module, order: CallOrder, inputs: tuple[tuple, dic
             for i, module in enumerate(modules)
         )
         answers = {
-            i: partial(order.stand_in, 0, i, float("nan") if i == poisoned else 1.0)
+            i: partial(order.stand_in, call, i, float("nan") if i == poisoned else 1.0)
             for i in range(len(modules))
         }
         with hooked(hooks), answering(denoiser, order.names, answers), torch.no_grad():

@@ -36,7 +36,7 @@ def test_calls_are_written_down_and_what_stays_the_same_is_kept_once(room):
         def forward(self, x, t, text=None):
             return x + t
 
-    run, denoiser, text = Run(None), Denoiser(), torch.ones(1000)
+    run, denoiser, text = Run(None, recorded_steps=2), Denoiser(), torch.ones(1000)
     with open_scratch(room) as scratch:
         recording = Recording(TensorCache(scratch))
         with recorded(run, denoiser, recording):

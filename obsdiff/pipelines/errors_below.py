@@ -1,0 +1,47 @@
+"""Errors from below a pipeline's call, as one line that says who raised them."""
+
+import contextlib
+import traceback
+from collections.abc import Iterator
+from types import TracebackType
+from typing import Any
+
+from ..errors import RunFailed, UserError
+
+ERROR_SHOWN = 200  # characters of an error's own message
+
+
+@contextlib.contextmanager
+def one_line_errors(pipe: Any, *passing: type[Exception]) -> Iterator[None]:
+    """Turn any error of a pipeline's call into RunFailed.
+
+    Args:
+        pipe: the pipeline that is called inside.
+        passing: errors that are raised on purpose.
+
+    Raises:
+        RunFailed: the pipeline, its scheduler or a model raised an error; with its class, its
+            message, and who raised it. A lack of memory remains as it is.
+    """
+    try:
+        yield
+    except Exception as error:
+        if isinstance(error, (UserError, RunFailed, MemoryError, *passing)):
+            raise
+        if "memory" in str(error):
+            raise
+        reason = " ".join(str(error).split())[:ERROR_SHOWN] or "no message"
+        raise RunFailed(
+            f"{type(pipe).__name__}: {raiser(error.__traceback__, pipe)} raised "
+            f"{type(error).__name__}: {reason}"
+        ) from error
+
+
+def raiser(trace: TracebackType | None, pipe: Any) -> str:
+    """Return the innermost method of a diffusers or transformers object, as Class.method."""
+    found = f"{type(pipe).__name__}.__call__"
+    for frame, _ in traceback.walk_tb(trace):
+        owner = type(frame.f_locals.get("self"))
+        if owner.__module__.startswith(("diffusers.", "transformers.")):
+            found = f"{owner.__name__}.{frame.f_code.co_name}"
+    return found
