@@ -12,7 +12,7 @@ import math
 import os
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
 from rich.console import Console, Group
@@ -25,6 +25,7 @@ from .outlet import OUTLET
 from .phases import Phase, Phases
 
 REDRAWN = 0.25  # seconds between two drawings
+FIRST_DRAWING = 0.5  # seconds that a run waits for it, at most
 LINE_SECONDS, LINE_PERCENT = 30.0, 5.0  # between two plain lines, at least
 BAR = 24  # characters
 MINUTE, HOUR = 60, 3600
@@ -137,18 +138,56 @@ def watching(show: bool | None = None, repeats: int = 1) -> Iterator[Phases]:
     phases.repeats = repeats
     _current.append(phases)
     displays = [] if show is False or is_later_rank() else chosen_displays()
-    stop = threading.Event()
-    thread = threading.Thread(target=redraw, args=(phases, displays, stop), daemon=True)
+    drawing = Drawing(phases, displays)
     if displays:
-        thread.start()
+        phases.on_first = drawing.begin
     try:
         yield phases
     finally:
         phases.finish()
-        stop.set()
-        if displays:
-            thread.join()
+        drawing.end()
         _current.remove(phases)
+
+
+class Drawing:
+    """A thread that draws phases until it is told to end.
+
+    Args:
+        phases: the phases.
+        displays: where they are drawn; one that can't be written to is given up.
+    """
+
+    def __init__(self, phases: Phases, displays: list[Display]) -> None:
+        self.phases, self.displays = phases, displays
+        self.stop, self.drawn = threading.Event(), threading.Event()
+        self.thread = threading.Thread(target=self.run, daemon=True)
+
+    def begin(self) -> None:
+        """Start the thread, and wait for its first drawing: imports would let it wait for them."""
+        self.thread.start()
+        self.drawn.wait(FIRST_DRAWING)
+
+    def run(self) -> None:
+        """Draw again and again."""
+        while not self.stop.is_set():
+            self.each(lambda display: display.draw(self.phases))
+            self.drawn.set()
+            self.stop.wait(REDRAWN)
+        self.each(lambda display: display.close())
+
+    def each(self, act: Callable[[Display], None]) -> None:
+        """Do something with every display."""
+        for display in list(self.displays):
+            try:
+                act(display)
+            except (OSError, ValueError):  # nobody reads stderr any more: no reason to stop a run
+                self.displays.remove(display)
+
+    def end(self) -> None:
+        """Close the displays, if something was drawn."""
+        self.stop.set()
+        if self.thread.is_alive():
+            self.thread.join()
 
 
 def chosen_displays() -> list[Display]:
@@ -163,16 +202,6 @@ def chosen_displays() -> list[Display]:
     else:
         return [PlainDisplay(printed=True)]
     return [drawn, PlainDisplay(printed=False)] if OUTLET.log else [drawn]
-
-
-def redraw(phases: Phases, displays: list[Display], stop: threading.Event) -> None:
-    """Draw until the run ends; nothing before its first phase begins."""
-    while not stop.wait(REDRAWN):
-        if phases.started:
-            for display in displays:
-                display.draw(phases)
-    for display in displays:
-        display.close()
 
 
 def in_notebook() -> bool:

@@ -85,6 +85,7 @@ class Phases:
         self.highest = 0.0
         self.batch = (0, 0, 1)  # prompts of the present batch, its last step, number of steps
         self.started = self.ended = False
+        self.on_first: Callable[[], object] = lambda: None  # called when the first phase begins
 
     # the plan
 
@@ -150,10 +151,13 @@ class Phases:
         """
         self.spend()
         phase = self.all.get(name) or self.hidden.setdefault(name, Phase(name))
-        phase.entered = self.started = True
+        phase.entered = True
         self.batch = (0, 0, 1)
         self.active.append(phase)
         try:
+            if not self.started:
+                self.started = True
+                self.on_first()
             yield
             self.end_batch(phase)
         finally:

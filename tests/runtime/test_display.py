@@ -223,3 +223,24 @@ def test_a_log_on_a_full_disk_costs_no_work(tmp_path, capsys):
         err = capsys.readouterr().err
     assert err.count("No space left on device") == 1
     assert err.endswith("two\n")
+
+
+def test_the_first_drawing_is_there_before_the_work_begins(monkeypatch):
+    drawn = []
+    shown = types.SimpleNamespace(draw=drawn.append, close=lambda: None)
+    monkeypatch.setattr(display, "chosen_displays", lambda: [shown])
+    with watching() as phases:
+        assert drawn == []
+        with phases.within("loading"):
+            assert drawn[0] is phases
+
+
+def test_a_display_that_nobody_can_write_to_is_given_up(monkeypatch):
+    def broken(*_):
+        raise BrokenPipeError
+
+    shown = types.SimpleNamespace(draw=broken, close=broken)
+    monkeypatch.setattr(display, "chosen_displays", lambda: [shown])
+    with watching() as phases, phases.within("loading"):
+        pass
+    assert phases.ended
