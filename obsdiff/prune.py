@@ -92,6 +92,7 @@ def prune_(
         pipe.to(plan.config.device)
     ranks = Ranks.here()
     stored = ranks.from_rank_zero(lambda: open_journal(journal, pipe, plan))
+    report.fingerprint = stored.fingerprint
     plan, budget = meet_target(pipe, plan, stored, report)
     tasks = tasks_of(plan.packages, plan.groups)
     prune_task_ = prune_structured_ if plan.groups else prune_layers_

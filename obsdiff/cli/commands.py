@@ -112,6 +112,8 @@ def verify_command(args: argparse.Namespace) -> None:
     from ..pipelines.verify import verify_folder
 
     found = verify_folder(args.folder)
+    if not found.sealed:
+        say(f"{args.folder}: its record is of an older version, and has no hash of its own content")
     print(f"{args.folder}: as recorded: {found.files} files, {found.layers} layers")
 
 

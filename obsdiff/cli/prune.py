@@ -5,7 +5,7 @@ import contextlib
 import shutil
 import time
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
@@ -34,13 +34,14 @@ from ..runtime.scratch import disk_errors
 from ..runtime.whole_files import sync_folder, sync_tree
 from .commands import (
     GENERAL_PROMPTS,
-    config_of,
     given_files,
     given_inputs,
     quiet,
     show_json,
     with_recommended,
 )
+from .resume import Records, finished_already, finished_records, is_complete, unfinished
+from .targets import PruneTarget, prune_targets
 
 if TYPE_CHECKING:
     from ..runtime.distributed import Ranks
@@ -56,19 +57,11 @@ IN_FLOAT32 = (
 )
 
 
-@dataclass(frozen=True)
-class PruneTarget:
-    """One pruning of a run."""
-
-    name: str  # 0.30; with several patterns unstructured-0.30 or 2-4
-    config: PruningConfig
-    folder: Path  # of the pruned pipeline, relative to OUTPUT: name, or . if it is the only one
-
-
 def prune_command(args: argparse.Namespace) -> None:
     """Prune MODEL to every pattern and sparsity that was given, and write OUTPUT."""
     targets = prune_targets(args)
-    placed = args.resume and is_placed(args.output)
+    complete = args.resume and is_complete(args.output, targets)
+    placed = (args.resume and is_placed(args.output)) or (complete and not args.overwrite)
     if not placed:
         check_output(args.output, args.overwrite, given_inputs(args.model, args.config))
     folder = open_model(args.model, args.config, variant=args.variant)
@@ -91,15 +84,26 @@ def prune_command(args: argparse.Namespace) -> None:
         check_devices(targets[0].config)
         quiet()
     with process_group(args.timeout_minutes) as ranks, contextlib.ExitStack() as held:
+        if ranks.from_rank_zero(lambda: complete) and (
+            records := ranks.from_rank_zero(
+                lambda: finished_already(folder, prompts, targets, args.output, args.overwrite)
+            )
+        ):
+            if ranks.rank == 0:
+                show_finished(args, records)
+            return
         job = {"command": "prune", "outputs": [target.name for target in targets]}
         part = ranks.from_rank_zero(
             lambda: held.enter_context(open_part(args.output, job, args.resume, args.overwrite))
         )
         # a run can be killed after its output got its name
         if ranks.from_rank_zero(lambda: is_placed(args.output)):
+            records = ranks.from_rank_zero(
+                lambda: finished_records(folder, prompts, targets, args.output)
+            )
             if ranks.rank == 0:
                 put_in_place(part, args.output, args.overwrite)
-                say(f"{args.output}: was finished already")
+                show_finished(args, records)
             return
         with cleared_if_in_vain(part, args.resume or ranks.rank > 0):
             for target, report, seconds in prune_all(folder, prompts, targets, part, ranks):
@@ -108,8 +112,19 @@ def prune_command(args: argparse.Namespace) -> None:
         if ranks.rank == 0:
             records = [read_json(part / FINISHED / t.folder / RECORD) for t in targets]
             put_in_place(part, args.output, args.overwrite)
-            if args.json:
-                show_json(records[0] if len(records) == 1 else records)
+            show_records(args, records)
+
+
+def show_records(args: argparse.Namespace, records: Records) -> None:
+    """Print the record of each target as JSON, if that was asked for."""
+    if args.json:
+        show_json(records[0] if len(records) == 1 else records)
+
+
+def show_finished(args: argparse.Namespace, records: Records) -> None:
+    """Say that an earlier run has written the output, and print its records."""
+    say(f"{args.output}: was finished already")
+    show_records(args, records)
 
 
 @contextlib.contextmanager
@@ -121,62 +136,6 @@ def cleared_if_in_vain(part: Path, resumed: bool) -> Iterator[None]:
         if not resumed and not isinstance(error, RunStopped):
             remove(part)
         raise
-
-
-def prune_targets(args: argparse.Namespace) -> list[PruneTarget]:
-    """Return one target for each pattern and sparsity that was given."""
-    configs = all_configs(args)
-    names = folder_names(configs)
-    return [
-        PruneTarget(name, config, Path(name) if len(configs) > 1 else Path())
-        for name, config in zip(names, configs, strict=True)
-    ]
-
-
-def all_configs(args: argparse.Namespace) -> list[PruningConfig]:
-    """Return one config for each pattern and sparsity; an N:M pattern has one, without sparsity."""
-    sparsities, patterns = (getattr(args, name, None) or [None] for name in ("sparsity", "pattern"))
-    for name, values in (("sparsity", sparsities), ("pattern", patterns)):
-        if len(set(values)) < len(values):
-            raise UserError(
-                f"{name}: expected different values, found the same twice: "
-                f"{' '.join(map(str, values))}"
-            )
-    given = [{} if pattern is None else {"pattern": pattern} for pattern in patterns]
-    mixed = len(patterns) > 1
-    return [
-        config_of(args, **one, sparsity=s)
-        for one in given
-        for s in ([None] if mixed and ":" in one["pattern"] else sparsities)
-    ]
-
-
-def folder_names(configs: list[PruningConfig]) -> list[str]:
-    """Return a folder name for each config.
-
-    Args:
-        configs: the prunings of the run.
-
-    Returns:
-        0.30 ..., or with several patterns unstructured-0.30, 2-4 ...
-
-    Raises:
-        UserError: two have the same name.
-    """
-    mixed = len({config.pattern for config in configs}) > 1
-    names = [f"{config.removed:.2f}" for config in configs]
-    if mixed:
-        names = [
-            c.pattern.replace(":", "-") if c.group else f"{c.pattern}-{name}"
-            for c, name in zip(configs, names, strict=True)
-        ]
-    if len(set(names)) < len(names):
-        found = " ".join(f"{config.removed:g}" for config in configs)
-        raise UserError(
-            "sparsity: several values are written into folders named by two decimals, so expected "
-            f"values that differ there; found {found}"
-        )
-    return names
 
 
 def prune_all(
@@ -204,7 +163,8 @@ def prune_all(
     from ..prune import prune_
     from ..runtime.hashing import model_hashes
 
-    missing = [targets[i] for i in ranks.from_rank_zero(lambda: unfinished(targets, part))]
+    left = ranks.from_rank_zero(lambda: unfinished(folder, prompts, targets, part))
+    missing = [targets[i] for i in left]
     model, dense, phases = None, None, current()
     phases.repeats = len(missing)
     phases.plan(LOADING, 1)
@@ -252,12 +212,6 @@ def phase_names(config: PruningConfig) -> list[str]:
         SAVING: True,
     }
     return [name for name, runs in found.items() if runs]
-
-
-def unfinished(targets: list[PruneTarget], part: Path) -> list[int]:
-    """Return the indices of the targets that have no record in the part."""
-    records = [part / FINISHED / target.folder / RECORD for target in targets]
-    return [i for i, record in enumerate(records) if not record.is_file()]
 
 
 def say_all(lines: Iterable[str]) -> None:

@@ -40,6 +40,11 @@ FINGERPRINT = "fingerprint.json"
 class NullJournal:
     """A journal that stores nothing, for a run without a folder."""
 
+    fingerprint: dict[str, Any]
+
+    def __init__(self) -> None:
+        self.fingerprint = {}
+
     def recall(self, name: str) -> dict[str, Any] | None:
         """Return the value stored under a name; None if there is none."""
         return None

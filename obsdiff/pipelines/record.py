@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import UserError
+from ..runtime.hashed_json import content_hash
 from ..runtime.json_files import read_json
 from ..runtime.version import VERSION
 
@@ -96,8 +97,10 @@ class PruningReport:
         memory: anonymous memory of the process before the run and at its peak, in bytes.
         warnings: the warnings of the run.
         threads: number of CPU threads.
-        hashes: SHA-256 of the prompts with their seeds, and of every other file of the folder.
+        hashes: SHA-256 of the prompts with their seeds, of every other file of the folder, of the
+            model card as it was written, and of the record itself.
         versions: versions of Python, of the libraries, and of a built-in model that was pruned.
+        fingerprint: what the run was of (layerwise/fingerprint.py); empty without a journal.
     """
 
     config: dict[str, Any]
@@ -119,6 +122,7 @@ class PruningReport:
     threads: int = 0
     hashes: dict[str, Any] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=lambda: versions())
+    fingerprint: dict[str, Any] = field(default_factory=dict)
 
     def add(self, layers: list[LayerRecord], groups: list[GroupRecord]) -> None:
         """Add the records of pruned layers and groups."""
@@ -158,6 +162,27 @@ def read_record(folder: Path) -> dict[str, Any]:
     if not file.is_file():
         raise UserError(f"{folder}: expected a folder that obsdiff prune wrote, found no {RECORD}")
     return read_json(file)
+
+
+def sealed(record: dict[str, Any]) -> dict[str, Any]:
+    """Return a record with the hash of its own content.
+
+    Args:
+        record: the content of obsdiff.json; a former hash of it is replaced.
+    """
+    return record | {"hashes": record.get("hashes", {}) | {"record": own_hash(record)}}
+
+
+def own_hash(record: dict[str, Any]) -> str:
+    """Return the SHA-256 of a record's content, without this hash."""
+    hashes = {name: value for name, value in record["hashes"].items() if name != "record"}
+    return content_hash(record | {"hashes": hashes})
+
+
+def is_sealed(record: dict[str, Any]) -> bool:
+    """Return whether a record has the hash of its own content, and the right one."""
+    hashes = record.get("hashes")
+    return isinstance(hashes, dict) and hashes.get("record") == own_hash(record)
 
 
 def leaving(groups: list[dict[str, Any]]) -> dict[str, dict[str, int]]:

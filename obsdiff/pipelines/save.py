@@ -16,13 +16,13 @@ from torch import nn
 
 from ..errors import RunFailed
 from ..models.adapters import require_unwrapped
-from ..runtime.file_hashing import file_hashes
+from ..runtime.file_hashing import file_hash, file_hashes
 from ..runtime.json_files import write_json
 from ..runtime.whole_files import set_modes, sync_folder, sync_tree, write_whole
 from .model_card import CARD, model_card
 from .output_path import absolute
 from .partial_output import check_output, put
-from .record import RECORD, PruningReport
+from .record import RECORD, PruningReport, sealed
 
 
 def cast_(pipe: Any, formats: dict[str, str]) -> None:
@@ -98,7 +98,8 @@ def write_pruned(pipe: Any, folder: Path, report: PruningReport) -> None:
     set_modes(folder)
     report.hashes["files"] = file_hashes(folder)  # without the card, which its owner may edit
     write_whole(folder / CARD, model_card(type(pipe).__name__, report))
-    write_json(folder / RECORD, report.to_dict())
+    report.hashes["card"] = file_hash(folder / CARD)  # to see after a crash that it is whole
+    write_json(folder / RECORD, sealed(report.to_dict()))
 
 
 @contextlib.contextmanager

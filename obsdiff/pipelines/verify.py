@@ -1,5 +1,12 @@
-"""Check a pruned folder against its record: hashes of files; shape, zeros, pattern of layers."""
+"""Check a pruned folder against its record: hashes of files; shape, zeros, pattern of layers.
 
+The record is checked first, by the hash of its own content. Every file of the folder is in the
+record, but for the record itself and the model card.
+"""
+
+import os
+import re
+import stat
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,9 +18,10 @@ from ..config import PruningConfig
 from ..errors import RunFailed, UserError
 from ..runtime.file_hashing import file_hash
 from ..runtime.json_files import check_json, check_shapes
-from ..runtime.regular_files import is_special
+from ..runtime.regular_files import refuse_folder
 from .model_card import CARD
-from .record import RECORD, RECORD_SCHEMA, read_record
+from .prompt_records import prompts_hash
+from .record import RECORD, RECORD_SCHEMA, is_sealed, read_record
 
 WANTED = {
     "schema": int,
@@ -34,11 +42,13 @@ class Findings:
         files: number of checked files.
         layers: number of checked layers.
         wrong: the differences from the record, in words.
+        sealed: whether the record has a hash of its own content; those of older versions have none.
     """
 
     files: int = 0
     layers: int = 0
     wrong: list[str] = field(default_factory=list)
+    sealed: bool = True
 
     def note(self, good: bool, text: str) -> None:
         """Add a difference unless `good`."""
@@ -62,6 +72,7 @@ def verify_folder(folder: Path) -> Findings:
     record = read_record(folder)
     check_record(record, folder / RECORD)
     found = Findings()
+    check_content(record, found)
     check_files(folder, record["hashes"]["files"], found)
     if not found.wrong:
         check_layers(folder / record["component"], record, found)
@@ -82,28 +93,87 @@ def check_record(record: dict[str, Any], file: Path) -> None:
         ) from None
     if record["schema"] != RECORD_SCHEMA:
         raise UserError(f"{file} has schema {record['schema']}: expected {RECORD_SCHEMA}")
+    if not re.fullmatch(r"\w{1,100}", record["component"]):
+        raise UserError(
+            f"{file}: component: expected the name of a folder beside it, "
+            f"found {record['component']!r}; it can't be verified"
+        )
+
+
+def check_content(record: dict[str, Any], found: Findings) -> None:
+    """Check a record by the hashes in it: of its own content, and of prompts and seeds.
+
+    Args:
+        record: the checked record.
+        found: receives the differences, and whether the record has a hash of its content.
+    """
+    hashes, prompts, seeds = record["hashes"], record.get("prompts"), record.get("seeds")
+    found.sealed = "record" in hashes or "fingerprint" in record  # newer ones have both
+    found.note(not found.sealed or is_sealed(record), f"{RECORD} has changed")
+    if isinstance(prompts, list) and isinstance(seeds, list) and "prompts" in hashes:
+        same = prompts_hash(prompts, seeds) == hashes["prompts"]
+        found.note(same, f"{RECORD} has other prompts or seeds than those of its hash")
 
 
 def check_files(folder: Path, hashes: dict[str, str], found: Findings) -> None:
-    """Check that every recorded file exists unchanged, and that no other weights do.
+    """Check that every recorded file exists unchanged, and that there is no other.
 
     Args:
         folder: the pruned folder; files outside it are not read.
         hashes: the recorded SHA-256 of each file, by its path in the folder.
         found: receives the differences.
+
+    Raises:
+        UserError: a folder in it can't be read.
     """
-    here = {
-        path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()
-    }
+    here = files_below(folder)
     for name, wanted in hashes.items():
         found.files += 1
-        file = here.get(name)
-        found.note(file is not None, f"{name} is missing")
-        found.note(file is None or file_hash(file) == wanted, f"{name} has changed")
-    for path in sorted(folder.rglob("*")):
-        found.note(not is_special(path), f"{path.relative_to(folder)} is no file: a pipe or device")
-    for name in sorted(set(here) - set(hashes) - {RECORD, CARD}):
-        found.note(not name.endswith(".safetensors"), f"{name} is not in the record")
+        if name not in here:
+            found.note(False, f"{name} is missing")
+        elif odd := oddity(folder, here[name]):
+            found.note(False, f"{name} {odd}")
+        else:
+            found.note(hash_or_none(here[name]) == wanted, f"{name} has changed")
+    for name in sorted(here.keys() - hashes.keys()):
+        odd = oddity(folder, here[name])
+        known = name in (RECORD, CARD) and not odd
+        found.note(known, f"{name} {odd or 'is not in the record'}")
+
+
+def files_below(folder: Path) -> dict[str, Path]:
+    """Return everything below a folder but folders, by its path in it; links are not followed."""
+    found: dict[str, Path] = {}
+    for root, folders, files in os.walk(folder, onerror=refuse_folder):
+        links = [name for name in folders if Path(root, name).is_symlink()]
+        for path in (Path(root, name) for name in files + links):
+            found[path.relative_to(folder).as_posix()] = path
+    return found
+
+
+def oddity(folder: Path, file: Path) -> str | None:
+    """Return why a path is no plain file of its folder, or None; a hub's cache consists of links.
+
+    Args:
+        folder: the pruned folder.
+        file: a path below it.
+    """
+    mode = file.lstat().st_mode
+    if stat.S_ISREG(mode):
+        return None
+    if not stat.S_ISLNK(mode):
+        return "is no file: a pipe or device"
+    stored = folder.resolve().parent.parent / "blobs"
+    cached = folder.resolve().parent.name == "snapshots" and file.resolve().parent == stored
+    return None if cached and file.is_file() else "is a link"
+
+
+def hash_or_none(file: Path) -> str | None:
+    """Return the SHA-256 of a file; None if it can't be read."""
+    try:
+        return file_hash(file)
+    except OSError:
+        return None
 
 
 def check_layers(component: Path, record: dict[str, Any], found: Findings) -> None:

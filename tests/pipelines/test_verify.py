@@ -1,6 +1,7 @@
 """`obsdiff verify`: an unchanged folder passes, any change fails."""
 
 import json
+import os
 
 import pytest
 import torch
@@ -9,7 +10,7 @@ from safetensors.torch import load_file, save_file
 import obsdiff
 from obsdiff import PruningConfig
 from obsdiff.cli.main import main
-from obsdiff.pipelines.record import RECORD
+from obsdiff.pipelines.record import RECORD, sealed
 from obsdiff.runtime.file_hashing import file_hash
 
 from ..conftest import PROMPTS, sd3
@@ -36,7 +37,7 @@ def change_weights(folder, change):
     save_file(weights, folder / WEIGHTS, {"format": "pt"})
     record = json.loads((folder / RECORD).read_text())
     record["hashes"]["files"][WEIGHTS] = file_hash(folder / WEIGHTS)
-    (folder / RECORD).write_text(json.dumps(record))
+    (folder / RECORD).write_text(json.dumps(sealed(record)))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
@@ -65,6 +66,145 @@ def test_every_file_and_every_byte_counts_but_for_the_card(capsys, tmp_path):
     (folder / "transformer" / "more.safetensors").write_bytes(b"")
     assert main(["verify", str(folder)]) == 1
     assert "more.safetensors is not in the record" in capsys.readouterr().err
+
+
+def change_record(folder, **changes):
+    """Change entries of the record, and leave its hash as it is."""
+    record = json.loads((folder / RECORD).read_text())
+    (folder / RECORD).write_text(json.dumps(record | changes))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"prompts": ["other", "prompts"]},
+        {"seeds": [7, 8]},
+        {"versions": {"torch": "1.0"}},
+        {"layers": []},
+        {"settings": {}},
+        {"fingerprint": {"prompts": "0"}},
+        {"more": 1},
+    ],
+)
+def test_every_entry_of_the_record_counts(capsys, tmp_path, changes):
+    folder = saved(tmp_path)
+    change_record(folder, **changes)
+    assert main(["verify", str(folder)]) == 1
+    assert f"{RECORD} has changed" in capsys.readouterr().err
+
+
+def test_the_hashes_in_the_record_count_too(capsys, tmp_path):
+    folder = saved(tmp_path)
+    hashes = json.loads((folder / RECORD).read_text())["hashes"]
+    for changed in (
+        hashes | {"prompts": "0"},
+        hashes | {"card": "0"},
+        {name: value for name, value in hashes.items() if name != "record"},
+    ):
+        change_record(folder, hashes=changed)
+        assert main(["verify", str(folder)]) == 1
+        assert f"{RECORD} has changed" in capsys.readouterr().err
+    record = json.loads((folder / RECORD).read_text())
+    (folder / RECORD).write_text(json.dumps(sealed(record | {"hashes": hashes, "seeds": [3, 4]})))
+    assert main(["verify", str(folder)]) == 1
+    assert "other prompts or seeds" in capsys.readouterr().err
+
+
+def test_another_layout_of_the_record_is_the_same_record(tmp_path):
+    folder = saved(tmp_path)
+    record = json.loads((folder / RECORD).read_text())
+    (folder / RECORD).write_text(json.dumps(record, indent=4, sort_keys=True))
+    assert main(["verify", str(folder)]) == 0
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "scheduler/evil.py",
+        "None.py",
+        "transformer/diffusion_pytorch_model.bin",
+        "transformer/diffusion_pytorch_model.safetensors.index.json",
+        "text_encoder/README.md",
+        ".hidden",
+        "new/folder/file",
+    ],
+)
+def test_a_file_that_is_not_in_the_record_is_named(capsys, tmp_path, name):
+    folder = saved(tmp_path)
+    (folder / "empty" / "folders").mkdir(parents=True)
+    assert main(["verify", str(folder)]) == 0
+    (folder / name).parent.mkdir(parents=True, exist_ok=True)
+    (folder / name).write_text("{}")
+    assert main(["verify", str(folder)]) == 1
+    assert f"{name} is not in the record" in capsys.readouterr().err
+
+
+def link_file(folder, outside):
+    (folder / WEIGHTS).rename(outside)
+    (folder / WEIGHTS).symlink_to(outside)
+    return f"{WEIGHTS} is a link"
+
+
+def link_folder(folder, outside):
+    (folder / "vae").rename(outside)
+    (folder / "vae").symlink_to(outside)
+    return "vae is a link"
+
+
+def link_card(folder, outside):
+    (folder / "README.md").rename(outside)
+    (folder / "README.md").symlink_to(outside)
+    return "README.md is a link"
+
+
+def pipe_in_place(folder, outside):
+    (folder / WEIGHTS).unlink()
+    os.mkfifo(folder / WEIGHTS)
+    return f"{WEIGHTS} is no file: a pipe or device"
+
+
+@pytest.mark.parametrize("change", [link_file, link_folder, link_card, pipe_in_place])
+def test_places_outside_the_folder_and_pipes_are_named(capsys, tmp_path, change):
+    folder = saved(tmp_path)
+    words = change(folder, tmp_path / "outside")
+    assert main(["verify", str(folder)]) == 1
+    assert words in capsys.readouterr().err
+
+
+def test_the_links_of_a_hubs_cache_are_followed(capsys, tmp_path):
+    folder = saved(tmp_path)
+    (tmp_path / "blobs").mkdir()
+    cached = tmp_path / "snapshots" / "abc"
+    cached.parent.mkdir()
+    folder.rename(cached)
+    for i, file in enumerate(sorted(file for file in cached.rglob("*") if file.is_file())):
+        file.rename(tmp_path / "blobs" / str(i))
+        file.symlink_to(tmp_path / "blobs" / str(i))
+    assert main(["verify", str(cached)]) == 0
+    (tmp_path / "blobs" / "3").write_text("")
+    assert main(["verify", str(cached)]) == 1
+
+
+@pytest.mark.parametrize("component", ["../out/transformer", "/tmp", "transformer/..", ".", ""])
+def test_a_component_outside_the_folder_is_refused(capsys, tmp_path, component):
+    folder = saved(tmp_path)
+    record = json.loads((folder / RECORD).read_text())
+    (folder / RECORD).write_text(json.dumps(sealed(record | {"component": component})))
+    assert main(["verify", str(folder)]) == 2
+    assert "expected the name of a folder beside it" in capsys.readouterr().err
+
+
+def test_a_record_of_an_older_version_is_verified_without_its_own_hash(capsys, tmp_path):
+    folder = saved(tmp_path)
+    record = json.loads((folder / RECORD).read_text())
+    del record["fingerprint"], record["hashes"]["record"], record["hashes"]["card"]
+    (folder / RECORD).write_text(json.dumps(record))
+    capsys.readouterr()
+    assert main(["verify", str(folder)]) == 0
+    out, err = capsys.readouterr()
+    assert "as recorded" in out
+    assert "no hash of its own content" in err
+    assert err.count("\n") == 1
 
 
 def fill_one_group(weights):
