@@ -72,7 +72,7 @@ def allocate(
         context: the calibration context.
         plan: the pruning; a uniform one needs no allocation.
         dense: a dense pass made before (None: one is made if it is needed).
-        journal: stores the allocation; a resumed run reads it.
+        journal: stores every measurement and the allocation; a resumed run reads them.
         report: records sensitivities, latency and time.
         budget: what has to be saved (None: as much as uniform pruning saves).
 
@@ -90,8 +90,8 @@ def allocate(
         with seconds(report, "allocation"):
             if plan.groups:
                 spend = budget.spend(context, plan) if budget else None
-                return kept_of_groups(context, plan, own, spend)
-            return layer_sparsities(context, plan, own)
+                return kept_of_groups(context, plan, own, journal, spend)
+            return layer_sparsities(context, plan, own, journal)
 
     found = journal.once("allocation", find, context.ranks)
     current().complete(ALLOCATION)

@@ -12,7 +12,7 @@ N items of a group, D columns of one item, R resources.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
@@ -24,8 +24,8 @@ from ..calibration.groups import PrunableGroup
 from ..calibration.plan import PruningPlan
 from ..config import PruningConfig
 from ..errors import NotPositiveDefinite
+from ..layerwise.journal import NullJournal
 from ..layerwise.problem import named
-from ..layerwise.run_phases import DRAWN_FIRST
 from ..models.geometry import columns
 from ..models.linear_view import matrix
 from ..models.structure import Group
@@ -35,6 +35,7 @@ from ..solvers.problem import squared_error
 from .layer_sensitivity import LEAST_ERROR, effect_of, first_latents
 from .prices import cheapest_steps
 from .savings import of_an_item
+from .trials import Trial, all_measured
 
 
 @dataclass(frozen=True)
@@ -60,6 +61,11 @@ class LossCurve:
     effect: float = 0.0
     movable: bool = True
 
+    @classmethod
+    def of(cls, figures: dict[str, Any]) -> "LossCurve":
+        """Return the curve of the figures that a trial stored."""
+        return cls(**figures | {"saved": tuple(figures["saved"])})
+
     @property
     def at_uniform(self) -> float:
         """The error of uniform pruning, or inf if the curve ends before it."""
@@ -72,7 +78,11 @@ Spend = Callable[[Mapping[str, LossCurve]], dict[str, Any]]
 
 
 def kept_of_groups(
-    context: CalibrationContext, plan: PruningPlan, dense: DensePass, spend: Spend | None = None
+    context: CalibrationContext,
+    plan: PruningPlan,
+    dense: DensePass,
+    journal: NullJournal,
+    spend: Spend | None = None,
 ) -> dict[str, Any]:
     """Return the items that every group keeps.
 
@@ -80,33 +90,34 @@ def kept_of_groups(
         context: the calibration context; each process measures the groups of its taps.
         plan: the pruning.
         dense: the Hessians.
+        journal: stores the measurements.
         spend: allocates to a budget (None: to the saving of uniform pruning).
 
     Returns:
         {"shares": items that every group keeps, "sensitivity": the relative latent error of pruning
         it alone, if measured}, and the further entries of `spend`.
     """
-    base = first_latents(context, plan.config)
     tap_of = {layer: tap for tap in plan.taps for layer in tap.layers}
-    ranks, owners = context.ranks, context.owners
-    mine = [
-        prunable
-        for prunable in plan.groups
-        if owners.get(tap_of[prunable.group.consumers[0]], 0) == ranks.rank
-    ]
-    own: dict[str, LossCurve] = {}
     saved = savings_of(context, [prunable.group for prunable in plan.groups])
-    for i, prunable in enumerate(mine):
-        context.on_trial(i + (DRAWN_FIRST if base is not None else 0))
-        inputs = dense.of(tuple({tap_of[name]: 0 for name in prunable.group.consumers}))
-        curve = curve_of(context, prunable, inputs, plan.config, base)
+
+    def trial(prunable: PrunableGroup) -> Trial:
+        taps = tuple({tap_of[name]: 0 for name in prunable.group.consumers})
         item = tuple(part[prunable.name] for part in saved)
-        own[prunable.name] = replace(curve, saved=item)
-    gathered: dict[str, LossCurve] = ranks.gather_dicts(own)
-    curves = {prunable.name: gathered[prunable.name] for prunable in plan.groups}
-    effects = {name: curve.effect for name, curve in curves.items()} if base is not None else {}
+
+        def measure(base: Tensor | None) -> dict[str, Any]:
+            curve = curve_of(context, prunable, dense.of(taps), plan.config, base)
+            return asdict(replace(curve, saved=item))
+
+        return Trial(prunable.name, context.owners.get(taps[0], 0), measure)
+
+    rows = all_measured(
+        context, journal, [trial(prunable) for prunable in plan.groups], first_latents, plan.config
+    )
+    curves = {prunable.name: LossCurve.of(rows[prunable.name]) for prunable in plan.groups}
+    drawn = plan.config.allocation == "sensitivity"
+    effects = {name: curve.effect for name, curve in curves.items()} if drawn else {}
     if spend:
-        return ranks.from_rank_zero(lambda: spend(curves)) | {"sensitivity": effects}
+        return context.ranks.from_rank_zero(lambda: spend(curves)) | {"sensitivity": effects}
     shares = dict(zip(curves, share_out(list(curves.values())), strict=True))
     return {"shares": shares, "sensitivity": effects}
 

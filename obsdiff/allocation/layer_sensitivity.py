@@ -10,7 +10,7 @@ that has one.
 import contextlib
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +21,7 @@ from ..calibration.plan import PruningPlan
 from ..config import PruningConfig
 from ..errors import CalibrationError, UserError
 from ..evaluation.metrics import relative_latent_error
+from ..layerwise.journal import NullJournal
 from ..layerwise.problem import named
 from ..layerwise.run_phases import DRAWN_FIRST
 from ..models.linear_view import layer_at, matrix
@@ -30,6 +31,7 @@ from ..solvers.problem import Inputs, Solution, Target, squared_error
 from .alpha_pruning import by_spectrum, tail_exponent
 from .equal_price import GRID, by_loss
 from .owl import by_outliers, outlier_ratio
+from .trials import Trial, all_measured
 
 LEAST_ERROR = 1e-7  # layer errors up to this have no measurable effect on the latents
 SAME_DRAWING = 1e-6  # relative latent error up to which two drawings are the same
@@ -64,7 +66,7 @@ class TapEffect:
 
 
 def layer_sparsities(
-    context: CalibrationContext, plan: PruningPlan, dense: DensePass
+    context: CalibrationContext, plan: PruningPlan, dense: DensePass, journal: NullJournal
 ) -> dict[str, dict[str, float]]:
     """Return the sparsity of every layer.
 
@@ -72,20 +74,23 @@ def layer_sparsities(
         context: the calibration context; each process measures its own taps.
         plan: the pruning.
         dense: the Hessians.
+        journal: stores the measurements.
 
     Returns:
         {"shares": the sparsity of every layer, "sensitivity": the relative latent error of pruning
         its tap alone, if measured}.
     """
     taps, config = plan.taps, plan.config
-    rows: dict[str, TapEffect] = {}
-    mine = [tap for tap in taps if context.owners.get(tap, 0) == context.ranks.rank]
-    base = first_latents(context, config)
-    for i, tap in enumerate(mine):
-        context.on_trial(i + (DRAWN_FIRST if base is not None else 0))
-        rows[tap.layers[0]] = measured_sensitivity(context, tap, dense, config, base)
-    rows = context.ranks.gather_dicts(rows)
-    figures = [rows[tap.layers[0]] for tap in taps]
+
+    def trial(tap: Tap) -> Trial:
+        return Trial(
+            tap.layers[0],
+            context.owners.get(tap, 0),
+            lambda base: asdict(measured_sensitivity(context, tap, dense, config, base)),
+        )
+
+    rows = all_measured(context, journal, [trial(tap) for tap in taps], first_latents, config)
+    figures = [TapEffect(**rows[tap.layers[0]]) for tap in taps]
     sizes = torch.tensor(
         [
             sum(matrix(context.denoiser.get_submodule(layer)).numel() for layer in tap.layers)
@@ -104,7 +109,7 @@ def layer_sparsities(
         },
         "sensitivity": {},
     }
-    if base is not None:
+    if config.allocation == "sensitivity":
         found["sensitivity"] = {
             layer: row.effect
             for tap, row in zip(taps, figures, strict=True)

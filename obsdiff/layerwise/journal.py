@@ -35,6 +35,7 @@ from .fingerprint import fingerprint, require_same
 from .tasks import Task, TaskResult
 
 FINGERPRINT = "fingerprint.json"
+TRIALS = "trials"  # folder with a file for each layer or group that an allocation has measured
 
 
 class NullJournal:
@@ -51,6 +52,13 @@ class NullJournal:
 
     def note(self, name: str, value: dict[str, Any]) -> None:
         """Store a value that was found once for the whole run, as JSON."""
+
+    def recall_trial(self, number: int, name: str) -> dict[str, Any] | None:
+        """Return the figures of a trial of the allocation; None if there are none."""
+        return None
+
+    def note_trial(self, number: int, name: str, figures: dict[str, Any]) -> None:
+        """Store the figures of a trial as JSON."""
 
     def read(self, task: Task) -> TaskResult | None:
         """Return the result of a task; None if it was not solved, or its file is damaged."""
@@ -151,6 +159,25 @@ class Journal(NullJournal):
         if not isinstance(found, dict) or content_hash(found) != self.notes[name]:
             raise RunFailed(f"{self.folder / name}.json was changed during the run")
         return found
+
+    def recall_trial(self, number: int, name: str) -> dict[str, Any] | None:
+        """Return the figures of a trial of the allocation; None if there are none, or changed ones.
+
+        Args:
+            number: its index among all trials, the name of its file.
+            name: the layer or group.
+        """
+        found = read_hashed(self.folder / TRIALS / f"{number:06}.json")
+        here = {"name": name, "after": self.basis}
+        if not isinstance(found, dict) or {key: found.get(key) for key in here} != here:
+            return None
+        return found["figures"]
+
+    def note_trial(self, number: int, name: str, figures: dict[str, Any]) -> None:
+        """Store the figures of a trial, which depend on the notes so far; see recall_trial."""
+        file = self.folder / TRIALS / f"{number:06}.json"
+        with disk_errors(file):
+            write_hashed(file, {"name": name, "after": self.basis, "figures": figures})
 
     def file(self, task: Task) -> Path:
         """Return the file of a task."""
