@@ -15,6 +15,8 @@ from ..pipelines.replaceable import WORK
 from ..pipelines.run import refused, replaced
 from ..runtime.display import current
 from ..runtime.progress import counting
+from ..runtime.scratch import disk_errors
+from ..runtime.whole_files import whole_file
 from .inputs import Evaluation
 
 LOADING = "loading"  # the name of a phase
@@ -110,17 +112,21 @@ def drawing_phase(name: str) -> str:
 
 
 def draw_batch(pipe: Any, evaluation: Evaluation, name: str, first: int, part: Path) -> int:
-    """Draw and store the batch that starts at prompt `first`; return its number of prompts."""
+    """Draw and store the batch that starts at prompt `first`; return its number of prompts.
+
+    Raises:
+        RunStopped: its pictures and latents can't be written.
+    """
     batch = slice(first, first + evaluation.batch_size)
     prompts = evaluation.prompts[batch]
     images, latents = draw(
         pipe, prompts, evaluation.seeds[batch], evaluation.settings, evaluation.batch_size
     )
-    save_images(images, part, image_paths(evaluation, name)[batch])
     file = latents_file(latents_folder(evaluation, name, part), first)
-    unfinished = file.with_suffix(".part")
-    save_file({"latents": latents.contiguous()}, unfinished)
-    unfinished.rename(file)
+    with disk_errors(part):
+        save_images(images, part, image_paths(evaluation, name)[batch])
+        with whole_file(file) as beside:
+            save_file({"latents": latents.contiguous()}, beside)
     return len(prompts)
 
 
@@ -146,7 +152,8 @@ def load_latents(evaluation: Evaluation, name: str, part: Path) -> Tensor:
 
 
 def save_images(images: list[Image], folder: Path, paths: list[str]) -> None:
-    """Write pictures to their paths below `folder`."""
+    """Write pictures as PNG to their paths below `folder`, each file whole."""
     for image, path in zip(images, paths, strict=True):
         (folder / path).parent.mkdir(parents=True, exist_ok=True)
-        image.save(folder / path)
+        with whole_file(folder / path) as beside:
+            image.save(beside, format="PNG")

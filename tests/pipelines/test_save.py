@@ -1,6 +1,8 @@
 """Saved pipelines: whole or not at all, in their stored format, open in plain diffusers."""
 
 import json
+import os
+import stat
 from pathlib import Path
 
 import pytest
@@ -150,3 +152,38 @@ def test_weights_in_another_memory_order_are_saved_and_stay_so(tmp_path):
     again = DiffusionPipeline.from_pretrained(folder)
     assert torch.equal(again.unet.conv_in.weight, pipe.unet.conv_in.weight)
     assert pipe.unet.conv_in.weight.is_contiguous(memory_format=torch.channels_last)
+
+
+@pytest.mark.parametrize("umask", [0o022, 0o077])
+def test_every_file_has_the_modes_of_the_umask(tmp_path, umask):
+    before = os.umask(umask)
+    try:
+        pipe = sd3()
+        config = PruningConfig(method="magnitude", **QUICK)
+        save_pruned(pipe, tmp_path / "out", prune_(pipe, PROMPTS[:1], config))
+    finally:
+        os.umask(before)
+    files = [file for file in (tmp_path / "out").rglob("*") if file.is_file()]
+    assert {oct(stat.S_IMODE(file.stat().st_mode)) for file in files} == {oct(0o666 & ~umask)}
+    folders = [tmp_path / "out", *(p for p in (tmp_path / "out").rglob("*") if p.is_dir())]
+    assert {oct(stat.S_IMODE(p.stat().st_mode)) for p in folders} == {oct(0o777 & ~umask)}
+
+
+def test_all_files_are_on_the_disk_before_the_output_has_its_name(tmp_path, monkeypatch):
+    output, before, after = tmp_path / "out", set(), []
+    sync = os.fsync
+
+    def noted(opened):
+        sync(opened)
+        if output.exists():
+            after.append(os.fstat(opened).st_ino)
+        else:
+            before.add(os.fstat(opened).st_ino)
+
+    monkeypatch.setattr(os, "fsync", noted)
+    with whole_folder(output, overwrite=False) as inside:
+        (inside / "deep").mkdir()
+        (inside / "deep" / "weights").write_text("x")
+    written = [output, output / "deep", output / "deep" / "weights"]
+    assert {place.stat().st_ino for place in written} <= before
+    assert after == [tmp_path.stat().st_ino]
