@@ -15,7 +15,7 @@ from pathlib import Path
 
 from safetensors import SafetensorError
 
-from ..errors import RunStopped
+from ..errors import RunStopped, UserError
 from .locking import held_lock
 
 SCRATCH_PREFIX = "obsdiff-"  # of the names of temporary folders
@@ -83,10 +83,11 @@ def open_scratch(room: float) -> Iterator[Scratch]:
         room: memory budget in bytes.
 
     Raises:
+        UserError: there is no temporary folder, or its path is not UTF-8.
         RunStopped: the temporary folder can't be written.
     """
     with contextlib.ExitStack() as stack:
-        with disk_errors(Path(tempfile.gettempdir())):
+        with disk_errors(temporary_folder()):
             folder = Path(
                 stack.enter_context(
                     tempfile.TemporaryDirectory(prefix=SCRATCH_PREFIX, ignore_cleanup_errors=True)
@@ -96,6 +97,18 @@ def open_scratch(room: float) -> Iterator[Scratch]:
             stack.enter_context(held_lock(folder / SCRATCH_LOCK))
         remove_abandoned(folder)
         yield Scratch(room, folder)
+
+
+def temporary_folder() -> Path:
+    """Return the parent folder of scratch storage; UserError without a usable one."""
+    try:
+        place = tempfile.gettempdir()
+        place.encode()
+    except OSError as error:
+        raise UserError(f"TMPDIR: expected a folder that can be written: {error}") from None
+    except UnicodeEncodeError:
+        raise UserError(f"TMPDIR: expected a path in UTF-8, found {place!a}") from None
+    return Path(place)
 
 
 def remove_abandoned(own: Path) -> None:

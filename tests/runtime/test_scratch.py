@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from obsdiff.errors import RunStopped
+from obsdiff.errors import RunStopped, UserError
 from obsdiff.runtime.locking import held_lock
 from obsdiff.runtime.scratch import (
     GRACE_SECONDS,
@@ -134,4 +134,16 @@ def test_without_locks_a_run_has_its_storage_and_deletes_no_other(tmpdir_here, m
 def test_a_temporary_folder_that_cannot_be_written_is_one_line(tmpdir_here, monkeypatch):
     monkeypatch.setattr("tempfile.tempdir", str(tmpdir_here / "gone"))
     with pytest.raises(RunStopped, match="gone can't be written"), open_scratch(0):
+        pass
+
+
+def test_a_temporary_folder_that_is_no_utf8_is_one_line(tmpdir_here, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", str(tmpdir_here / "caf\udce9"))
+    with pytest.raises(UserError, match="TMPDIR: expected a path in UTF-8"), open_scratch(0):
+        pass
+
+
+def test_without_a_temporary_folder_it_is_one_line(monkeypatch):
+    monkeypatch.setattr("tempfile.gettempdir", failing(errno.ENOENT))
+    with pytest.raises(UserError, match="TMPDIR: expected a folder"), open_scratch(0):
         pass
