@@ -4,6 +4,7 @@ Only JSON and the headers of safetensors files are read. A component with pickle
 refused, because unpickling runs code.
 """
 
+import os
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +16,13 @@ from ..runtime.regular_files import is_special, require_regular_inside
 from .denoisers import DENOISERS
 from .finite_configs import require_finite, require_finite_files
 from .headers import Tensors, read_component, shortened
+from .own_code import (
+    is_class_name,
+    require_known_class,
+    require_own_code,
+    require_own_code_files,
+)
+from .pipeline_arguments import taken_components
 from .weight_files import stem_of, unknown_variant
 
 FUSE_FOLDER = (
@@ -33,6 +41,7 @@ class Folder:
         components: tensors of each component that has a config.json, by the component's name.
         left_out: components that model_index.json declares as null.
         classes: library and class of each component.
+        ignored: components that model_index.json names and the pipeline's class does not take.
         single_file: a checkpoint that holds the weights, in its authors' layout; `path` then has
             the configs.
     """
@@ -43,6 +52,7 @@ class Folder:
     left_out: tuple[str, ...] = ()
     classes: dict[str, tuple[str, str]] = field(default_factory=dict)
     single_file: Path | None = None
+    ignored: tuple[str, ...] = ()
 
     @property
     def source(self) -> Path:
@@ -83,6 +93,11 @@ class Folder:
             what = f"{self.source}: uses the {variant or 'plain'} files of {', '.join(names)}"
             lines.append(
                 what + (f"; there are {others} files, too" if others else "; there are no others")
+            )
+        if self.ignored:
+            lines.append(
+                f"{self.path}: {', '.join(self.ignored)} left alone: {self.pipeline} takes no such "
+                "component"
             )
         lines += [
             f"{self.path / name}: {shortened(tensors.strays)} not read: none of its weights"
@@ -155,7 +170,7 @@ def open_folder(path: Path, weights: bool = True, variant: str | None = None) ->
         UserError: the folder is no pipeline, incomplete or damaged; the message names the part.
     """
     file = path / "model_index.json"
-    if not file.is_file():
+    if not os.path.lexists(file):
         lora = path / "pytorch_lora_weights.safetensors"
         what = (
             f"it has {lora.name} alone, a LoRA; load it into its pipeline and {FUSE_FOLDER}"
@@ -165,25 +180,55 @@ def open_folder(path: Path, weights: bool = True, variant: str | None = None) ->
         raise UserError(f"{path} is no diffusers pipeline: {what}")
     index = read_json(file)
     pipeline = index.get("_class_name")
-    if not isinstance(pipeline, str):
-        raise UserError(f"{file}: expected a pipeline class in _class_name, found {pipeline!r}")
-    named = {n: v for n, v in index.items() if not n.startswith("_") and isinstance(v, list)}
+    if not isinstance(pipeline, str) or not is_class_name(pipeline):
+        raise UserError(f"{file}: expected a pipeline class in _class_name, found {pipeline!r:.80}")
+    require_own_code(index, str(file))
+    require_finite(index, str(file))
+    named, ignored = named_components(index, file)
+    folders = {n: component_folder(path, n) for n, value in named.items() if value[0] is not None}
+    for name in folders:
+        require_known_class(file, name, named[name])
+    require_own_code_files(folders.values())
+    require_finite_files(folders.values())
     components: dict[str, Tensors] = {}
     classes: dict[str, tuple[str, str]] = {}
-    left_out = []
-    for name, value in named.items():
-        if value[:1] == [None]:
-            left_out.append(name)
-        elif (component_folder(path, name) / "config.json").is_file():
-            if len(value) != 2 or not all(isinstance(part, str) for part in value):
-                raise UserError(f"{file}: expected [library, class] for {name}, found {value!r}")
-            stem = stem_of(value[0], path / name)
-            components[name] = read_component(path / name, stem, weights, variant)
-            classes[name] = (value[0], value[1])
-    require_finite(index, str(file))
-    require_finite_files(path / name for name in named if name not in left_out)
+    for name, folder in folders.items():
+        if (folder / "config.json").is_file():
+            stem = stem_of(named[name][0], folder)
+            components[name] = read_component(folder, stem, weights, variant)
+            classes[name] = (named[name][0], named[name][1])
     require_variant(components, variant)
-    return Folder(path, pipeline, components, tuple(left_out), classes)
+    left_out = tuple(name for name in named if name not in folders)
+    return Folder(path, pipeline, components, left_out, classes, ignored=ignored)
+
+
+def named_components(
+    index: dict[str, Any], file: Path
+) -> tuple[dict[str, list[Any]], tuple[str, ...]]:
+    """Return the components that a model_index.json names, and those that its class does not take.
+
+    diffusers ignores what the class does not take.
+
+    Args:
+        index: the contents of the file.
+        file: the file, for the message.
+
+    Returns:
+        The entries of the components that the class takes, or of all if the class is not known;
+        and the names of the others that have a class.
+
+    Raises:
+        UserError: a name is no name of a component.
+    """
+    named = {n: v for n, v in index.items() if not n.startswith("_") and isinstance(v, list) and v}
+    for name in named:
+        if not re.fullmatch(r"\w{1,100}", name):
+            raise UserError(f"{file}: expected the names of components, found {name!r:.80}")
+    taken = taken_components(index["_class_name"])
+    if taken is None:
+        return named, ()
+    ignored = (name for name, value in named.items() if name not in taken and value[0] is not None)
+    return {name: value for name, value in named.items() if name in taken}, tuple(ignored)
 
 
 def require_variant(components: dict[str, Tensors], variant: str | None) -> None:
@@ -204,7 +249,7 @@ def require_variant(components: dict[str, Tensors], variant: str | None) -> None
 def component_folder(path: Path, name: str) -> Path:
     """Return the folder of a component that model_index.json names; UserError if it is empty."""
     folder = path / name
-    if not re.fullmatch(r"\w{1,100}", name) or not folder.is_dir():
+    if not folder.is_dir():
         raise UserError(
             f"{path}: model_index.json names the component {name!r}, but there is no such folder"
         )

@@ -8,6 +8,7 @@ from typing import Any
 from ...errors import UserError
 from ...pipelines.builtin import EMOJI_CLIP, builtin_info, find_models
 from ...pipelines.headers import read_component, read_header
+from ...pipelines.own_code import require_own_code_files
 from ...pipelines.weight_files import TRANSFORMERS
 from ...runtime.json_files import read_json
 from ...runtime.regular_files import require_regular_inside
@@ -74,6 +75,7 @@ def find_clip(flag: str, value: str, kinds: tuple[str, ...] = ("clip",)) -> Path
     """
     folder = find_folder(flag, value)
     require_regular_inside(folder)
+    require_own_code_files([folder])
     kind = read_json(folder / "config.json").get("model_type")
     if kind not in kinds:
         raise UserError(
@@ -160,6 +162,7 @@ def find_image_reward(value: str) -> Path:
     """Return the folder of ImageReward: its weights, med_config.json and a BERT tokenizer."""
     folder = find_folder("image-reward", value)
     require_regular_inside(folder)
+    require_own_code_files([folder])
     if not reward_weights(folder):
         raise UserError(
             f"image-reward: expected ImageReward.safetensors or ImageReward.pt in {folder}, found "
