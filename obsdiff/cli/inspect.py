@@ -1,8 +1,10 @@
 """The plan of a pruning: layers, packages, memory, number of denoiser calls. Nothing is run."""
 
+import contextlib
 import inspect
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 from ..allocation.budget import size_budget
@@ -18,7 +20,7 @@ from ..calibration.packages import (
 from ..calibration.selection import select, select_groups
 from ..config import PruningConfig
 from ..config.choices import CALL_SETTINGS
-from ..errors import UserError
+from ..errors import RunFailed, UserError
 from ..models.call_shapes import (
     guidance_passes,
     pixels_per_latent,
@@ -27,7 +29,12 @@ from ..models.call_shapes import (
     text_tokens,
 )
 from ..models.discovery import require_blocks, uncovered
-from ..models.meta_device import build_on_meta, example_inputs, layers_of_config
+from ..models.meta_device import (
+    build_on_meta,
+    example_inputs,
+    layers_of_config,
+    require_fitting,
+)
 from ..models.structure import Block, Shape, Tap
 from ..pipelines.denoisers import chosen_denoiser, other_denoisers
 from ..pipelines.folder import Folder
@@ -56,7 +63,17 @@ def describe(
         UserError: a run would refuse the model or the settings.
     """
     component = folder.denoiser(config.component)
+    with config_errors(folder.path / component / "config.json"):
+        return plan_of(folder, component, config, prompts, paper_count)
+
+
+def plan_of(
+    folder: Folder, component: str, config: PruningConfig, prompts: int, paper_count: bool
+) -> InspectionPlan:
+    """Plan a pruning of one component; the other arguments are those of describe."""
     tensors = folder.components[component]
+    if tensors.shapes and not tensors.original:
+        require_fitting(folder.config(component), tensors.shapes, f"{folder.path / component}")
     shapes = tensors.layers(config.target) or layers_of_config(
         folder.config(component), config.target
     )
@@ -96,6 +113,27 @@ def describe(
         prediction=prediction(folder, config, settings, paper_count) if structured else None,
         config=config,
     )
+
+
+@contextlib.contextmanager
+def config_errors(file: Path) -> Iterator[None]:
+    """Turn the errors of a plan that a config's values cause into one line.
+
+    Args:
+        file: the config, for the message.
+
+    Raises:
+        UserError: for an error about types and values, of Python or torch.
+    """
+    try:
+        yield
+    except (UserError, RunFailed):
+        raise
+    except (TypeError, ValueError, LookupError, ArithmeticError, RuntimeError) as error:
+        raise UserError(
+            f"{file}: no plan can be made with these settings, or with those of the components "
+            f"beside it: {type(error).__name__}: {' '.join(str(error).split())[:160]}"
+        ) from error
 
 
 def package_row(

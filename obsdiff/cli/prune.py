@@ -83,6 +83,7 @@ def prune_command(args: argparse.Namespace) -> None:
 
         check_devices(targets[0].config)
         quiet()
+        check_config(folder, targets[0].config)
     with process_group(args.timeout_minutes) as ranks, contextlib.ExitStack() as held:
         if ranks.from_rank_zero(lambda: complete) and (
             records := ranks.from_rank_zero(
@@ -269,6 +270,24 @@ def calibration_prompts(file: Path | None, folder: Folder) -> list[str]:
     """Return the prompts of the file, else a built-in's own, else the captions of obsdiff."""
     own = folder.path / "calibration_prompts.txt" if builtin_info(folder.path) else GENERAL_PROMPTS
     return read_prompts(file or own)
+
+
+def check_config(folder: Folder, config: PruningConfig) -> None:
+    """Check that the denoiser's config.json describes its weights; not those of a single file.
+
+    Args:
+        folder: the model.
+        config: the settings of the pruning.
+
+    Raises:
+        UserError: they contradict each other.
+    """
+    from ..models.meta_device import require_fitting
+
+    name = folder.denoiser(config.component)
+    tensors = folder.components[name]
+    if not tensors.original:
+        require_fitting(folder.config(name), tensors.shapes, str(folder.path / name))
 
 
 def check_plan(folder: Folder, config: PruningConfig) -> None:

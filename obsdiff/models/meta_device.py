@@ -15,11 +15,13 @@ from torch import nn
 
 from ..errors import UserError
 from .call_shapes import ARGUMENTS, CallArguments
+from .discovery import find_blocks
 from .linear_view import layer_shapes
 from .macs import Macs, count_macs
 from .pruned_classes import CLASS_PREFIX, pruned_class
 from .structure import Shape
 
+OLD_ATTENTION = (".query.weight", ".proj_attn.weight")  # names in old checkpoints
 LONGEST_REASON = 160  # characters of torch's or diffusers' own error that are quoted
 
 
@@ -72,6 +74,54 @@ def build_on_meta(config: Mapping[str, Any]) -> nn.Module:
     ) as error:
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"{cls.__name__} can't be built from this config.json: {reason}") from None
+
+
+def require_fitting(
+    config: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]], where: str
+) -> None:
+    """Check that a config describes the model whose weights are beside it.
+
+    Args:
+        config: the contents of the config.json.
+        shapes: the shape of each stored tensor, by its name.
+        where: the folder of both, for the message.
+
+    Raises:
+        UserError: they contradict each other; the message names the first tensor.
+    """
+    described = {name: tuple(w.shape) for name, w in build_on_meta(config).state_dict().items()}
+    stored_layers, own_layers = block_layers(shapes), block_layers(described)
+    more, lacking = sorted(stored_layers - own_layers), sorted(own_layers - stored_layers)
+    old_names = any(name.endswith(OLD_ATTENTION) for name in shapes)  # which diffusers renames
+    if more:
+        raise UserError(
+            f"{where}: its weights have {more[0]}, and config.json describes no such layer; "
+            "fetch both again"
+        )
+    if lacking and not old_names:
+        raise UserError(
+            f"{where}: its weights lack {lacking[0]}, which config.json describes; fetch both again"
+        )
+    for name, shape in described.items():
+        if shapes.get(name, shape) != shape:
+            raise UserError(
+                f"{where}: config.json describes {name} as {shape}, and the weights have "
+                f"{shapes[name]}; fetch both again"
+            )
+
+
+def block_layers(shapes: Mapping[str, tuple[int, ...]]) -> set[str]:
+    """Return the linear layers of the blocks among some tensors."""
+    return {layer for block in find_blocks(matrices(shapes)) for layer in block.layers}
+
+
+def matrices(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Shape]:
+    """Return the layers (O, I) among stored tensors."""
+    return {
+        name.removesuffix(".weight"): (shape[0], shape[1])
+        for name, shape in shapes.items()
+        if name.endswith(".weight") and len(shape) == 2
+    }
 
 
 def layers_of_config(config: Mapping[str, Any], target: str = "linear") -> dict[str, Shape]:

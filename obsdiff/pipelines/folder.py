@@ -13,6 +13,7 @@ from typing import Any
 from ..errors import UserError
 from ..runtime.json_files import read_json
 from ..runtime.regular_files import is_special, require_regular_inside
+from .config_sizes import check_config_sizes
 from .denoisers import DENOISERS
 from .finite_configs import require_finite, require_finite_files
 from .headers import Tensors, read_component, shortened
@@ -196,6 +197,7 @@ def open_folder(path: Path, weights: bool = True, variant: str | None = None) ->
         if (folder / "config.json").is_file():
             stem = stem_of(named[name][0], folder)
             components[name] = read_component(folder, stem, weights, variant)
+            check_config_sizes(folder / "config.json", components[name])
             classes[name] = (named[name][0], named[name][1])
     require_variant(components, variant)
     left_out = tuple(name for name in named if name not in folders)

@@ -14,6 +14,7 @@ from pathlib import Path
 from ..errors import UserError
 from ..runtime.regular_files import require_regular
 from .builtin import BUILTINS
+from .config_sizes import check_config_sizes
 from .denoisers import DENOISERS
 from .folder import FUSE_FOLDER, Folder, open_folder
 from .headers import Tensors, read_header, shortened
@@ -99,6 +100,8 @@ def open_single_file(file: Path, config: Path | None) -> Folder:
     # the denoiser first, so that its error is the one that is raised
     names = sorted(folder.components, key=lambda name: name != denoiser)
     components = {name: stored_part(file, header, folder, name, name == denoiser) for name in names}
+    for name, tensors in components.items():
+        check_config_sizes(folder.path / name / "config.json", tensors)
     found = {name: tensors for name, tensors in components.items() if tensors.shapes}
     left_out = (*folder.left_out, *(name for name in components if name not in found))
     return dataclasses.replace(folder, components=found, left_out=left_out, single_file=file)

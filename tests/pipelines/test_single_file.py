@@ -352,7 +352,7 @@ def test_a_second_denoiser_is_not_loaded_from_the_same_file(sd_file, tmp_path):
     two = Path(shutil.copytree(config, tmp_path / "two"))
     index = json.loads((two / "model_index.json").read_text())
     (two / "model_index.json").write_text(
-        json.dumps(index | {"decoder": ["diffusers", "UNet2DConditionModel"]})
+        json.dumps(index | {"_class_name": "Own", "decoder": ["diffusers", "UNet2DConditionModel"]})
     )
     shutil.copytree(two / "unet", two / "decoder")
     with pytest.raises(UserError, match="no weights for decoder"):
