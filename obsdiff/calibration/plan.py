@@ -24,6 +24,7 @@ from ..pipelines.call import (
     denoiser_name,
     scheduler_name,
 )
+from ..pipelines.known_words import require_known_words
 from ..runtime.distributed import Ranks
 from .calibration_set import CalibrationSet
 from .groups import PrunableGroup, counted_groups
@@ -103,6 +104,7 @@ def plan_pruning(pipe: Any, prompts: Sequence[Prompt], config: PruningConfig) ->
     require_finite_weights(denoiser, layers)
     chosen, seeds = choose_prompts(prompts, config)
     check_prompts(pipe, chosen)
+    require_known_words(pipe, chosen)
     weights = StepWeights(config.step_weighting, config.step_weight_min, config.step_weight_max)
     ranks = Ranks.here()
     count = config.calibrating_of(len(chosen))

@@ -24,6 +24,7 @@ from .own_code import (
     require_own_code_files,
 )
 from .pipeline_arguments import taken_components
+from .vocabularies import require_vocabularies
 from .weight_files import stem_of, unknown_variant
 
 FUSE_FOLDER = (
@@ -190,6 +191,7 @@ def open_folder(path: Path, weights: bool = True, variant: str | None = None) ->
     for name in folders:
         require_known_class(file, name, named[name])
     require_own_code_files(folders.values())
+    require_vocabularies((folder, named[name][1]) for name, folder in folders.items())
     require_finite_files(folders.values())
     components: dict[str, Tensors] = {}
     classes: dict[str, tuple[str, str]] = {}

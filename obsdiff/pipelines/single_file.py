@@ -19,6 +19,7 @@ from .denoisers import DENOISERS
 from .folder import FUSE_FOLDER, Folder, open_folder
 from .headers import Tensors, read_header, shortened
 from .hub import find_model
+from .single_file_marks import check_marks
 from .strict_header import BITS, TensorInfo
 from .weight_files import PICKLED
 
@@ -91,6 +92,7 @@ def open_single_file(file: Path, config: Path | None) -> Folder:
             f"load it into its pipeline and {FUSE_FOLDER}"
         )
     folder = open_configs(file, config)
+    check_marks(file, header, folder.path)
     denoiser = next((name for name in DENOISERS if name in folder.components), None)
     if denoiser is None:
         raise UserError(
