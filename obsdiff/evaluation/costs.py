@@ -15,7 +15,7 @@ from ..pipelines.load import load_pipeline
 from ..pipelines.record import RECORD, leaving, read_record
 from ..pipelines.replaceable import WORK
 from ..pipelines.run import denoiser_call
-from ..runtime.json_files import kept_json, write_json
+from ..runtime.hashed_json import read_hashed, write_hashed
 from ..runtime.progress import say
 from ..runtime.timing import compared, interleaved
 from .inputs import Evaluation
@@ -34,10 +34,11 @@ def resumable_cost(evaluation: Evaluation, name: str, part: Path) -> dict[str, A
         part: the folder that the run fills; stores the cost, because timing is slow.
     """
     file = part / WORK / "costs" / f"{evaluation.key(name)}.json"
-    cost = kept_json(file)
-    if cost is None:
-        cost = measured_cost(evaluation, name)
-        write_json(file, cost)
+    stored = read_hashed(file)
+    if isinstance(stored, dict):
+        return stored
+    cost = measured_cost(evaluation, name)
+    write_hashed(file, cost)
     return cost
 
 

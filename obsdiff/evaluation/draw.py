@@ -7,17 +7,17 @@ from typing import Any
 
 import torch
 from PIL.Image import Image
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from ..errors import RunStopped
 from ..pipelines.load import load_pipeline
 from ..pipelines.replaceable import WORK
 from ..pipelines.run import refused, replaced
 from ..runtime.display import current
 from ..runtime.progress import counting
 from ..runtime.scratch import disk_errors
-from ..runtime.whole_files import whole_file
 from .inputs import Evaluation
+from .stored_batch import read_batch, write_batch
 
 LOADING = "loading"  # the name of a phase
 
@@ -84,12 +84,10 @@ def draw_missing(evaluation: Evaluation, name: str, part: Path) -> list[str]:
     """
     paths = image_paths(evaluation, name)
     folder = latents_folder(evaluation, name, part)
-    folder.mkdir(parents=True, exist_ok=True)
     missing, drawn = [], 0
     for i in range(0, len(paths), evaluation.batch_size):
         images = paths[i : i + evaluation.batch_size]
-        files = [latents_file(folder, i), *(part / path for path in images)]
-        if all(file.exists() for file in files):
+        if read_batch(latents_file(folder, i), part, images):
             drawn += len(images)
         else:
             missing.append(i)
@@ -123,10 +121,9 @@ def draw_batch(pipe: Any, evaluation: Evaluation, name: str, first: int, part: P
         pipe, prompts, evaluation.seeds[batch], evaluation.settings, evaluation.batch_size
     )
     file = latents_file(latents_folder(evaluation, name, part), first)
+    paths = image_paths(evaluation, name)[batch]
     with disk_errors(part):
-        save_images(images, part, image_paths(evaluation, name)[batch])
-        with whole_file(file) as beside:
-            save_file({"latents": latents.contiguous()}, beside)
+        write_batch(file, {"latents": latents}, images, part, paths)
     return len(prompts)
 
 
@@ -146,14 +143,16 @@ def latents_file(folder: Path, first: int) -> Path:
 
 
 def load_latents(evaluation: Evaluation, name: str, part: Path) -> Tensor:
-    """Return the final latents (N, C, h, w) of a pipeline's stored batches."""
-    files = sorted(latents_folder(evaluation, name, part).glob("*.safetensors"))
-    return torch.cat([load_file(file)["latents"] for file in files])
+    """Return the final latents (N, C, h, w) of a pipeline's stored batches.
 
-
-def save_images(images: list[Image], folder: Path, paths: list[str]) -> None:
-    """Write pictures as PNG to their paths below `folder`, each file whole."""
-    for image, path in zip(images, paths, strict=True):
-        (folder / path).parent.mkdir(parents=True, exist_ok=True)
-        with whole_file(folder / path) as beside:
-            image.save(beside, format="PNG")
+    Raises:
+        RunStopped: a batch was changed during the run.
+    """
+    folder, paths = latents_folder(evaluation, name, part), image_paths(evaluation, name)
+    found = []
+    for i in range(0, len(paths), evaluation.batch_size):
+        batch = read_batch(latents_file(folder, i), part, paths[i : i + evaluation.batch_size])
+        if batch is None:
+            raise RunStopped(f"{latents_file(folder, i)}, or a picture of it, changed meanwhile")
+        found.append(batch["latents"])
+    return torch.cat(found)

@@ -6,7 +6,7 @@ import stat
 import pytest
 from PIL import Image
 
-from obsdiff.evaluation.draw import save_images
+from obsdiff.evaluation.stored_batch import save_images
 
 
 @pytest.fixture(params=[0o022, 0o077])

@@ -161,6 +161,10 @@ def test_a_killed_run_resumes(argv, tmp_path, capsys, monkeypatch):
     (
         tmp_path / "run.part" / "images" / "00-dense" / "002.png"
     ).unlink()  # lost, with its batch's latents still there
+    latents = tmp_path / "run.part" / ".work" / "latents" / "00-dense" / "000000.safetensors"
+    raw = bytearray(latents.read_bytes())
+    raw[-2] ^= 255
+    latents.write_bytes(raw)
     drawn.clear()
     monkeypatch.setattr(
         draw_module,
@@ -168,7 +172,7 @@ def test_a_killed_run_resumes(argv, tmp_path, capsys, monkeypatch):
         lambda pipe, prompts, *rest: drawn.append(prompts) or draw(pipe, prompts, *rest),
     )
     assert main([*argv, "--rounds", "0", "--resume"]) == 0
-    assert len(drawn) == 4  # of 6 batches: two were whole
+    assert len(drawn) == 5  # of 6 batches: one was whole
     again = json.loads((tmp_path / "run" / "results.json").read_text())
     assert [r["metrics"] for r in again["runs"]] == [r["metrics"] for r in whole["runs"]]
     assert not (tmp_path / "run.part").exists()
