@@ -32,12 +32,14 @@ def as_text(plan: InspectionPlan) -> str:
 
 def model_lines(plan: InspectionPlan) -> Iterator[str]:
     """Yield the lines about the model and the layers to prune."""
+    # without weights, neither their format nor their size is known
+    stored = f" in {plan.dtype}, {plan.bytes / 1e6:.1f} MB" if plan.bytes else ""
     kinds = Counter(block.kind for block in plan.blocks)
     conv = plan.config.target == "conv"
     layers = "linear layers and convolutions" if conv else "linear layers"
     yield (
         f"{plan.path}: {plan.pipeline}, {plan.component} of {plan.parameters / 1e6:.2f} M "
-        f"parameters in {plan.dtype}, {plan.bytes / 1e6:.1f} MB"
+        f"parameters{stored}"
     )
     yield f"blocks      {', '.join(f'{count} x {kind}' for kind, count in kinds.items())}"
     yield (

@@ -176,3 +176,14 @@ def test_a_download_that_breaks_off_continues(repository, tmp_path):
         out, _ = opened(hub, tmp_path / "cache")
         assert "('vae', None, True)" in out
         assert "transformer/config.json" not in hub.sent
+
+
+@pytest.mark.slow
+def test_the_plan_of_a_model_on_the_hub_names_no_format(repository, tmp_path):
+    code = "import sys; from obsdiff.cli.main import main; sys.exit(main(['inspect', 'ab/model']))"
+    with fake_hub({"ab/model": repository}) as hub:
+        done = hub.run(code, tmp_path / "cache")
+        assert not [name for name in hub.sent if not name.endswith(".json")]
+    assert done.returncode == 0, done.stderr
+    assert " parameters\n" in done.stdout
+    assert "None" not in done.stdout
