@@ -25,6 +25,7 @@ from ..pipelines.call import (
     scheduler_name,
 )
 from ..pipelines.known_words import require_known_words
+from ..pipelines.saveable import require_saveable
 from ..runtime.distributed import Ranks
 from .calibration_set import CalibrationSet
 from .groups import PrunableGroup, counted_groups
@@ -102,6 +103,7 @@ def plan_pruning(pipe: Any, prompts: Sequence[Prompt], config: PruningConfig) ->
     producers = [layer for prunable in groups for layer in prunable.group.producers]
     require_own_weights(pipe, name, dict.fromkeys(layers + producers))
     require_finite_weights(denoiser, layers)
+    require_saveable(pipe, name)
     chosen, seeds = choose_prompts(prompts, config)
     check_prompts(pipe, chosen)
     require_known_words(pipe, chosen)

@@ -103,8 +103,7 @@ def require_unshared(pipe: Any, changed: set[str]) -> None:
             raise UserError(
                 f"{before.name} and {tensor.name}: expected weights of their own, found that both "
                 "share one memory; untie them with "
-                "layer.weight = nn.Parameter(layer.weight.detach().clone()), "
-                "or leave both out with --exclude"
+                "layer.weight = nn.Parameter(layer.weight.detach().clone())"
             )
         if before is None or tensor.end > before.end:
             widest = tensor
