@@ -3,7 +3,10 @@
 from collections.abc import Iterable
 
 # names that pipelines use for denoisers; the first is pruned unless `component` names another
-DENOISERS = ("transformer", "unet", "decoder", "prior", "transformer_2")
+DENOISERS = (
+    *("transformer", "unet", "decoder", "prior", "transformer_2"),
+    "unconditional_transformer",  # of Ideogram 4: the other half of its guidance
+)
 
 
 def other_denoisers(components: Iterable[str], component: str) -> list[str]:

@@ -1,6 +1,7 @@
 """Pipelines with two denoisers: which one is pruned, and calls in a part of the steps."""
 
 import json
+import warnings
 from collections import Counter
 
 import pytest
@@ -381,3 +382,54 @@ def test_prior_and_unet_through_the_command_line(prompts_file, tmp_path, capsys)
     assert (
         pipe.unet.mid_block.attentions[0].transformer_blocks[0].ff.net[2].weight == 0
     ).float().mean() > 0.4
+
+
+class GuidedByAnother(StableDiffusion3Pipeline):
+    """SD3 with a second transformer that runs in every step, as the guidance of Ideogram 4."""
+
+    def __init__(
+        self,
+        transformer,
+        unconditional_transformer,
+        scheduler,
+        vae,
+        text_encoder,
+        tokenizer,
+        text_encoder_2,
+        tokenizer_2,
+        text_encoder_3,
+        tokenizer_3,
+        image_encoder=None,
+        feature_extractor=None,
+    ):
+        super().__init__(
+            transformer,
+            scheduler,
+            vae,
+            text_encoder,
+            tokenizer,
+            text_encoder_2,
+            tokenizer_2,
+            text_encoder_3,
+            tokenizer_3,
+        )
+        self.register_modules(unconditional_transformer=unconditional_transformer)
+
+
+@pytest.mark.parametrize("component", [None, "unconditional_transformer"])
+def test_an_unconditional_transformer_is_a_denoiser_of_its_own(component):
+    pipe = GuidedByAnother(**sd3().components, unconditional_transformer=sd3().transformer)
+    other = pipe.unconditional_transformer
+    pipe.transformer.register_forward_pre_hook(
+        lambda _, args, kwargs: other(*args, **kwargs) and None, with_kwargs=True
+    )
+    pruned = component or "transformer"
+    config = PruningConfig(component=component, num_inference_steps=2, height=16, width=16)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        report = prune_(pipe, PROMPTS[:1], config)
+    noted = any("unconditional_transformer stays dense" in str(w.message) for w in caught)
+    assert noted == (component is None)
+    for name in ("transformer", "unconditional_transformer"):
+        weight = getattr(pipe, name).get_submodule(report.layers[0].name).weight
+        assert ((weight == 0).float().mean() > 0.4) == (name == pruned)
