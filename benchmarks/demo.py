@@ -14,7 +14,7 @@ from typing import Any
 from obsdiff import UserError, builtin_path
 from obsdiff.cli.demo import DEMO_MODEL, VARIANTS
 from obsdiff.evaluation.report.schema import check_results
-from obsdiff.pipelines.folder import read_prompts
+from obsdiff.pipelines.prompt_files import read_prompts
 from obsdiff.runtime.json_files import read_json, write_json
 
 from .conditions import RESULTS, model_version

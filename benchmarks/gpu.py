@@ -296,8 +296,9 @@ def pruned(
         The pipeline and its report.
     """
     from obsdiff import builtin_path, prune_
-    from obsdiff.pipelines.folder import open_folder, read_prompts
+    from obsdiff.pipelines.folder import open_folder
     from obsdiff.pipelines.load import load_pipeline
+    from obsdiff.pipelines.prompt_files import read_prompts
 
     folder = builtin_path(model)
     pipe, _ = load_pipeline(open_folder(folder), dtype, str(device))

@@ -22,8 +22,9 @@ from obsdiff.evaluation.costs import step_macs
 from obsdiff.evaluation.draw import draw
 from obsdiff.evaluation.metrics import relative_latent_error
 from obsdiff.pipelines.builtin import builtin_info
-from obsdiff.pipelines.folder import open_folder, read_prompts
+from obsdiff.pipelines.folder import open_folder
 from obsdiff.pipelines.load import load_pipeline
+from obsdiff.pipelines.prompt_files import read_prompts
 from obsdiff.pipelines.record import in_words, leaving
 from obsdiff.pipelines.run import denoiser_call
 from obsdiff.runtime.json_files import read_json, write_json

@@ -46,8 +46,9 @@ from obsdiff.models.pruned_classes import mark_pruned_
 from obsdiff.models.structure import Tap
 from obsdiff.pipelines.builtin import builtin_info
 from obsdiff.pipelines.call import choose_prompts
-from obsdiff.pipelines.folder import open_folder, read_prompts
+from obsdiff.pipelines.folder import open_folder
 from obsdiff.pipelines.load import load_pipeline
+from obsdiff.pipelines.prompt_files import read_prompts
 from obsdiff.pipelines.record import GroupRecord, LayerRecord, PruningReport
 from obsdiff.pipelines.run import denoiser_call, prepared
 from obsdiff.runtime.scratch import open_scratch

@@ -14,8 +14,9 @@ from tokenizers import pre_tokenizers
 from transformers import CLIPTextConfig, CLIPTextModelWithProjection, CLIPTokenizer
 
 from obsdiff import builtin_path
-from obsdiff.pipelines.folder import open_folder, read_prompts
+from obsdiff.pipelines.folder import open_folder
 from obsdiff.pipelines.load import load_pipeline
+from obsdiff.pipelines.prompt_files import read_prompts
 
 TOKENS = 77  # of the CLIPs; the absent T5 adds 256 zero tokens
 HEAD = 64

@@ -124,7 +124,7 @@ def add_pictures(p: argparse.ArgumentParser) -> None:
         "--prompts",
         metavar="FILE",
         type=Path,
-        help="prompts, UTF-8, one a line "
+        help="prompts, UTF-8: one a line, or the captions of .json, .jsonl, .csv or .tsv "
         "(default: a built-in's evaluation prompts, else general captions of obsdiff)",
     )
     numbers = {

@@ -12,8 +12,9 @@ from pathlib import Path
 from ..config import PruningConfig
 from ..errors import UserError
 from ..pipelines.builtin import BUILTINS, builtin_info, builtin_path
-from ..pipelines.folder import Folder, read_prompts
+from ..pipelines.folder import Folder
 from ..pipelines.partial_output import check_output
+from ..pipelines.prompt_files import prompts_line, read_prompts
 from ..pipelines.replaceable import INDEX
 from ..pipelines.single_file import open_model
 from ..runtime.extras import require_extra
@@ -73,6 +74,17 @@ def given_files(*places: str | Path | None) -> list[Path]:
     return [Path(place) for place in places if place is not None and os.path.lexists(place)]
 
 
+def calibration_file(given: Path | None, folder: Folder) -> Path:
+    """Return the file of the calibration prompts.
+
+    Args:
+        given: the value of --prompts; None for a built-in's own, else the captions of obsdiff.
+        folder: the model.
+    """
+    own = folder.path / "calibration_prompts.txt" if builtin_info(folder.path) else GENERAL_PROMPTS
+    return given or own
+
+
 def inspect_command(args: argparse.Namespace) -> None:
     """Print the plan of a pruning, as text or as JSON."""
     config = config_of(args)
@@ -85,12 +97,14 @@ def inspect_command(args: argparse.Namespace) -> None:
         )
     folder = open_model(args.model, args.config, weights=False, variant=args.variant)
     config = with_recommended(config, folder, args)
-    prompts = len(read_prompts(args.prompts)) if args.prompts else config.num_prompts
+    file = calibration_file(args.prompts, folder)
+    prompts = len(read_prompts(file))
 
     from .inspect import describe
     from .inspect_text import as_text
 
     plan = describe(folder, config, min(prompts, config.num_prompts), args.paper_count)
+    say(prompts_line(file, prompts, config.num_prompts))
     if args.json:
         show_json(plan.to_dict())
     else:

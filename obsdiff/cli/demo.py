@@ -11,8 +11,9 @@ from ..evaluation.evaluate import Evaluation, evaluate
 from ..evaluation.judges.files import find_judges
 from ..evaluation.report.page import write_page
 from ..pipelines.builtin import builtin_info, builtin_path
-from ..pipelines.folder import Folder, open_folder, read_prompts
+from ..pipelines.folder import Folder, open_folder
 from ..pipelines.load import load_pipeline
+from ..pipelines.prompt_files import read_prompts
 from ..pipelines.save import whole_folder, write_pruned
 from ..pipelines.stored_formats import saved_as_stored
 from ..prune import prune_

@@ -8,8 +8,9 @@ from ..config.values import whole
 from ..errors import UserError
 from ..evaluation.judges.files import find_judges
 from ..pipelines.builtin import builtin_info
-from ..pipelines.folder import Folder, open_folder, read_prompts
+from ..pipelines.folder import Folder, open_folder
 from ..pipelines.partial_output import check_output
+from ..pipelines.prompt_files import prompts_line, read_prompts
 from ..pipelines.record import RECORD
 from ..pipelines.single_file import open_model
 from ..runtime.extras import require_extra
@@ -42,7 +43,9 @@ def evaluate_command(args: argparse.Namespace) -> None:
     runs = named_runs([open_folder(existing(path)) for path in args.runs])
     require_one_class(dense, runs)
     component = dense.denoiser(args.component or pruned_component(runs))
-    prompts = evaluation_prompts(args.prompts, dense)[: args.num_prompts]
+    file = evaluation_file(args.prompts, dense)
+    found = read_prompts(file)
+    prompts = found[: args.num_prompts]
     config = with_recommended(config, dense, args)
     judges = find_judges({name: getattr(args, name) for name in JUDGES}, dense.path)
 
@@ -68,6 +71,7 @@ def evaluate_command(args: argparse.Namespace) -> None:
         judges=judges,
     )
     results = run_job(job, args.output, args.resume, args.overwrite)
+    say(prompts_line(file, len(found), args.num_prompts))
     show_json(results) if args.json else print(results_table(results))
     say(
         f"{args.output}: pictures and results.json; "
@@ -141,10 +145,14 @@ def named_runs(folders: list[Folder]) -> dict[str, Folder]:
     return dict(zip(names, folders, strict=True))
 
 
-def evaluation_prompts(file: Path | None, dense: Folder) -> list[str]:
-    """Return the prompts of the file, else a built-in's evaluation prompts, else general captions.
+def evaluation_file(given: Path | None, dense: Folder) -> Path:
+    """Return the file of the evaluation prompts.
 
-    None of them is a calibration prompt of the same source.
+    No prompt of a built-in or of the general captions is a calibration prompt of the same source.
+
+    Args:
+        given: the value of --prompts; None for a built-in's own, else general captions.
+        dense: the dense pipeline.
     """
     own = dense.path if builtin_info(dense.path) else GENERAL_PROMPTS.parent
-    return read_prompts(file or own / "evaluation_prompts.txt")
+    return given or own / "evaluation_prompts.txt"

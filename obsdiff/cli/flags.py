@@ -30,7 +30,7 @@ SEVERAL = {  # flags of prune with several values: what these write
 }
 WILDCARDS = ("include", "exclude")
 PROMPTS_HELP = (
-    "calibration prompts, UTF-8, one a line "
+    "calibration prompts, UTF-8: one a line, or the captions of .json, .jsonl, .csv or .tsv "
     "(default: a built-in's own, else 120 general captions of obsdiff)"
 )
 

@@ -14,8 +14,7 @@ from ..calibration.packages import plan_packages
 from ..config import PruningConfig
 from ..errors import RunFailed, RunStopped, UserError
 from ..models.discovery import require_blocks
-from ..pipelines.builtin import builtin_info
-from ..pipelines.folder import Folder, read_prompts
+from ..pipelines.folder import Folder
 from ..pipelines.partial_output import (
     FINISHED,
     check_output,
@@ -24,16 +23,18 @@ from ..pipelines.partial_output import (
     put_in_place,
     remove,
 )
+from ..pipelines.prompt_files import prompts_line, read_prompts
 from ..pipelines.record import RECORD, PruningReport
 from ..pipelines.replaceable import WORK
 from ..pipelines.single_file import open_model
 from ..runtime.display import current
 from ..runtime.json_files import read_json
+from ..runtime.launcher import is_one_of_several
 from ..runtime.progress import say
 from ..runtime.scratch import disk_errors
 from ..runtime.whole_files import sync_folder, sync_tree
 from .commands import (
-    GENERAL_PROMPTS,
+    calibration_file,
     given_files,
     given_inputs,
     quiet,
@@ -60,6 +61,7 @@ IN_FLOAT32 = (
 def prune_command(args: argparse.Namespace) -> None:
     """Prune MODEL to every pattern and sparsity that was given, and write OUTPUT."""
     targets = prune_targets(args)
+    is_one_of_several()
     complete = args.resume and is_complete(args.output, targets)
     placed = (args.resume and is_placed(args.output)) or (complete and not args.overwrite)
     if not placed:
@@ -70,7 +72,9 @@ def prune_command(args: argparse.Namespace) -> None:
         check_output(args.output, args.overwrite, inputs)
     folder.require_text()
     targets = [replace(t, config=with_recommended(t.config, folder, args)) for t in targets]
-    prompts = calibration_prompts(args.prompts, folder)
+    file = calibration_file(args.prompts, folder)
+    prompts = read_prompts(file)
+    known = prompts_line(file, len(prompts), targets[0].config.num_prompts)
     for target in targets:
         check_plan(folder, target.config)
 
@@ -109,6 +113,8 @@ def prune_command(args: argparse.Namespace) -> None:
         with cleared_if_in_vain(part, args.resume or ranks.rank > 0):
             for target, report, seconds in prune_all(folder, prompts, targets, part, ranks):
                 if ranks.rank == 0:
+                    # not before a pruning is done: prompts that are refused are one line
+                    say_all([known] if target == targets[0] else [])
                     say(summary(args.output / target.folder, report, seconds))
         if ranks.rank == 0:
             records = [read_json(part / FINISHED / t.folder / RECORD) for t in targets]
@@ -264,12 +270,6 @@ def summary(output: Path, report: PruningReport, seconds: float) -> str:
         f"{output}: {done}, layer error median {median(errors):.4f} largest {errors[-1]:.4f}"
         f"{held_out}, {seconds:.0f} s"
     )
-
-
-def calibration_prompts(file: Path | None, folder: Folder) -> list[str]:
-    """Return the prompts of the file, else a built-in's own, else the captions of obsdiff."""
-    own = folder.path / "calibration_prompts.txt" if builtin_info(folder.path) else GENERAL_PROMPTS
-    return read_prompts(file or own)
 
 
 def check_config(folder: Folder, config: PruningConfig) -> None:

@@ -1,8 +1,10 @@
 """Peak memory of drawing one picture, measured in a process of its own.
 
-    python -m obsdiff.evaluation.peak_memory FOLDER SETTINGS_JSON PROMPT [FILE]
+    python -m obsdiff.evaluation.peak_memory < INPUT
 
-FILE is a single-file checkpoint whose configs are in FOLDER. On a CPU the peak is that of anonymous
+INPUT is one JSON object on stdin, since a prompt may be longer than a command line: {"folder",
+"settings", "prompt", "single_file"}; the last is null, or a single-file checkpoint whose configs
+are in the folder. On a CPU the peak is that of anonymous
 memory (RssAnon of /proc), since the ordinary peak also counts the pages of mapped files; the
 weights are first copied out of their mapped files, so that they count. On a GPU the peak is that of
 torch's allocator.
@@ -34,10 +36,22 @@ def peak_memory(
     """
     if not STATUS.exists() and not has_gpu():
         return not_measured("this system has no /proc to read a process's memory from")
-    arguments = [str(folder), json.dumps(settings), prompt]
-    arguments += [str(single_file)] if single_file else []
-    command = python_command("obsdiff.evaluation.peak_memory", *arguments)
-    done = subprocess.run(command, capture_output=True, text=True, env=child_environment())
+    given = json.dumps(
+        {
+            "folder": str(folder),
+            "settings": settings,
+            "prompt": prompt,
+            "single_file": str(single_file) if single_file else None,
+        }
+    )
+    done = subprocess.run(
+        python_command("obsdiff.evaluation.peak_memory"),
+        input=given,
+        capture_output=True,
+        encoding="utf-8",
+        errors="replace",
+        env=child_environment(),
+    )
     if done.returncode:
         lines = done.stderr.strip().splitlines()
         return not_measured(
@@ -101,4 +115,8 @@ def pipeline_of(folder: Path, single_file: str | None) -> Any:
 
 
 if __name__ == "__main__":
-    print(json.dumps(measure_here(Path(sys.argv[1]), json.loads(sys.argv[2]), *sys.argv[3:])))
+    given = json.load(sys.stdin)
+    found = measure_here(
+        Path(given["folder"]), given["settings"], given["prompt"], given["single_file"]
+    )
+    print(json.dumps(found))

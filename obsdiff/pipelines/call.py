@@ -18,6 +18,7 @@ from .prompt_records import described_prompts
 
 Prompt = str | dict[str, Any]  # text, or arguments of the pipeline's call
 ARGUMENTS_SHOWN = 12  # of a pipeline's call, in an error message
+VALUE_SHOWN = 60  # characters of a wrong prompt, in an error message
 
 
 def modules_of(pipe: Any) -> list[str]:
@@ -137,16 +138,33 @@ def choose_prompts(
             "prompts: expected a list of strings, or of dicts with pipeline arguments; "
             f"found {type(prompts).__name__}"
         )
-    prompts = list(prompts)
-    kinds = {type(p) for p in prompts}
-    if not prompts or not kinds <= {str, dict} or len(kinds) > 1:
-        raise UserError(
-            "prompts: expected a list of strings, or of dicts with pipeline arguments; "
-            f"found {'an empty list' if not prompts else prompts[0]!r}"
-        )
+    prompts = plain_prompts(prompts)
     if len(prompts) > config.num_prompts:
         prompts = random.Random(config.seed).sample(prompts, config.num_prompts)
     return prompts, [config.seed + i for i in range(len(prompts))]
+
+
+def plain_prompts(prompts: Iterable[Any]) -> list[Prompt]:
+    """Return prompts as plain strings, or as plain dicts; those of numpy are strings, too.
+
+    Raises:
+        UserError: there are none, or one is of another type; the message names the first such.
+    """
+    expected = "prompts: expected a list of strings, or of dicts with pipeline arguments"
+    try:
+        found = list(prompts)
+    except TypeError as error:
+        raise UserError(f"{expected}; found {type(prompts).__name__}: {error}") from None
+    if not found:
+        raise UserError(f"{expected}; found an empty list")
+    kind = dict if isinstance(found[0], dict) else str
+    for i, prompt in enumerate(found):
+        if not isinstance(prompt, kind):
+            others = "" if i == 0 else f", where those before it are {kind.__name__}"
+            value = repr(prompt)
+            value = value if len(value) <= VALUE_SHOWN else value[:VALUE_SHOWN] + "..."
+            raise UserError(f"{expected}; found {value} as prompts[{i}]{others}")
+    return [kind(prompt) for prompt in found]
 
 
 def check_prompts(pipe: Any, prompts: list[Prompt]) -> None:

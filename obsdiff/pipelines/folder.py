@@ -12,7 +12,7 @@ from typing import Any
 
 from ..errors import UserError
 from ..runtime.json_files import read_json
-from ..runtime.regular_files import is_special, require_regular_inside
+from ..runtime.regular_files import require_regular_inside
 from .config_sizes import check_config_sizes
 from .denoisers import DENOISERS
 from .finite_configs import require_finite, require_finite_files
@@ -264,26 +264,3 @@ def component_folder(path: Path, name: str) -> Path:
             "fetch the pipeline again"
         )
     return folder
-
-
-def read_prompts(file: Path) -> list[str]:
-    """Read prompts from a UTF-8 text file, one a line; blank lines are skipped.
-
-    Raises:
-        UserError: the file can't be read, is not UTF-8, or has no prompt.
-    """
-    if is_special(file):
-        raise UserError(f"prompts: expected a text file, found a pipe or device: {file}")
-    try:
-        lines = file.read_text(encoding="utf-8-sig").splitlines()
-    except UnicodeDecodeError as error:
-        raise UserError(
-            f"prompts: {file} is not UTF-8: "
-            f"byte {error.start} is {error.object[error.start]:#04x}; save it as UTF-8"
-        ) from None
-    except OSError as error:
-        raise UserError(f"prompts: {file} can't be read: {error.strerror}") from None
-    prompts = [line.strip() for line in lines if line.strip()]
-    if not prompts:
-        raise UserError(f"prompts: {file} has no prompt: expected one a line")
-    return prompts

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from ..errors import UserError
 from ..runtime.hashing import tensors_hash
+from .prompt_files import half_of_pair
 
 JSON_SCALARS = (str, bool, int, float, type(None))
 
@@ -30,6 +31,8 @@ def described(value: Any, name: str = "prompt") -> Any:
     Raises:
         UserError: the value is of another type.
     """
+    if isinstance(value, str) and (half := half_of_pair(value)):
+        raise UserError(f"prompts: {name} has {half!a}, half of a surrogate pair; remove it")
     if isinstance(value, JSON_SCALARS):
         return value
     if isinstance(value, Tensor) and value.layout == torch.strided and not value.is_meta:

@@ -19,6 +19,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from ..errors import RunFailed, RunStopped, UserError
+from .launcher import is_one_of_several
 
 REDUCE_ELEMENTS = 2**24  # entries of a Hessian in one reduction
 LOST = "another process of this job has ended, or does not answer"
@@ -140,9 +141,29 @@ def collective() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        raise RunStopped(
-            f"process {Ranks.here().rank}: {LOST} ({str(error).strip().splitlines()[0][:120]})"
-        ) from error
+        raise RunStopped(f"process {Ranks.here().rank}: {LOST} ({first_line(error)})") from error
+
+
+def first_line(error: Exception) -> str:
+    """Return the first line of an error's text, cut after 120 characters, or its type."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:120]
+
+
+def local_device() -> int:
+    """Return the number of this process's GPU, LOCAL_RANK.
+
+    Raises:
+        UserError: LOCAL_RANK is missing beside several GPUs, or there are fewer GPUs.
+    """
+    count, given = torch.cuda.device_count(), os.environ.get("LOCAL_RANK")
+    if given is None and count == 1:
+        return 0
+    if given is None or int(given) >= count:
+        raise UserError(
+            f"LOCAL_RANK: expected the number of one of this machine's {count} GPUs, from 0, found "
+            f"{given or 'none'}; start at most {count} processes on it"
+        )
+    return int(given)
 
 
 @contextlib.contextmanager
@@ -154,17 +175,27 @@ def process_group(timeout_minutes: float) -> Iterator[Ranks]:
 
     Yields:
         The ranks; a single process without a launcher.
+
+    Raises:
+        UserError: a variable of the launcher is missing or wrong.
+        RunFailed: the processes did not meet.
     """
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1 or dist.is_initialized():
+    if dist.is_initialized() or not is_one_of_several():
         yield Ranks.here()
         return
     cuda = torch.cuda.is_available()
     if cuda:
-        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
-    with collective():
+        torch.cuda.set_device(local_device())
+    try:
         dist.init_process_group(
             "cpu:gloo,cuda:nccl" if cuda else "gloo", timeout=timedelta(minutes=timeout_minutes)
         )
+    except (RuntimeError, ValueError) as error:
+        place = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
+        raise RunFailed(
+            f"process {os.environ['RANK']}: the {os.environ['WORLD_SIZE']} processes of this job "
+            f"did not meet at {place} ({first_line(error)})"
+        ) from error
     before = signal.signal(signal.SIGTERM, raise_stopped)
     try:
         yield Ranks.here()

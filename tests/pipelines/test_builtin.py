@@ -14,8 +14,9 @@ from obsdiff.config.choices import METHODS
 from obsdiff.evaluation.draw import draw
 from obsdiff.evaluation.metrics import relative_latent_error
 from obsdiff.pipelines.builtin import BUILTINS, builtin_info, builtin_version
-from obsdiff.pipelines.folder import open_folder, read_prompts
+from obsdiff.pipelines.folder import open_folder
 from obsdiff.pipelines.load import load_pipeline
+from obsdiff.pipelines.prompt_files import read_prompts
 from training.third_encoder import READ
 
 SMALL = {"num_inference_steps": 6, "guidance_scale": 4.0, "height": 64, "width": 64}

@@ -1,11 +1,12 @@
 """Prompts and settings that do not fit a pipeline's call, and pipelines that run others."""
 
+import numpy as np
 import pytest
 import torch
 from diffusers import DDPMPipeline, DDPMScheduler, KandinskyV22CombinedPipeline, UNet2DModel
 
 from obsdiff import PruningConfig, UserError, prune_
-from obsdiff.pipelines.call import check_prompts, denoiser_name
+from obsdiff.pipelines.call import check_prompts, choose_prompts, denoiser_name
 
 from ..cli.test_main import refused
 from ..conftest import sd, sd3
@@ -66,3 +67,25 @@ def test_pipelines_that_run_others_are_refused():
     vars(pipe)["prior_pipe"] = sd3()
     with pytest.raises(UserError, match="runs other pipelines, StableDiffusion3Pipeline"):
         denoiser_name(pipe, None)
+
+
+@pytest.mark.parametrize(
+    ("prompts", "words"),
+    [
+        (["a cat", "a dog", None], r"found None as prompts\[2\]"),
+        (["a cat", {"prompt": "a dog"}], r"found {'prompt': 'a dog'} as prompts\[1\]"),
+        ([{"prompt": "a dog"}, "a cat"], r"found 'a cat' as prompts\[1\]"),
+        ([np.bytes_(b"a")], r"prompts\[0\]"),
+        ([], "empty list"),
+        ("a cat", "found str"),
+        (np.array("a cat"), "found ndarray"),
+    ],
+)
+def test_the_first_prompt_of_a_wrong_type_is_named(prompts, words):
+    with pytest.raises(UserError, match=words):
+        choose_prompts(prompts, PruningConfig())
+
+
+def test_prompts_of_numpy_are_strings():
+    found, _ = choose_prompts(np.array(["a cat", "a dog"]), PruningConfig())
+    assert [type(prompt) for prompt in found] == [str, str]

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from obsdiff.errors import UserError
-from obsdiff.pipelines.folder import open_folder, read_prompts
+from obsdiff.pipelines.folder import open_folder
 from obsdiff.pipelines.headers import read_header
 from obsdiff.pipelines.partial_output import check_output
 
@@ -230,20 +230,6 @@ def test_a_variant_is_used_where_it_is(model):
     plain.with_suffix(".fp16.safetensors").unlink()
     with pytest.raises(UserError, match="plain files only; found 'fp16'"):
         open_folder(model, variant="fp16")
-
-
-def test_prompts(tmp_path):
-    file = tmp_path / "p.txt"
-    file.write_text("one\n\n  två \r\n", encoding="utf-8")
-    assert read_prompts(file) == ["one", "två"]
-    file.write_text("\n \n")
-    with pytest.raises(UserError, match="no prompt"):
-        read_prompts(file)
-    file.write_bytes(b"caf\xe9\n")
-    with pytest.raises(UserError, match="not UTF-8: byte 3 is 0xe9"):
-        read_prompts(file)
-    with pytest.raises(UserError, match="No such file"):
-        read_prompts(tmp_path / "nowhere")
 
 
 def test_outputs(tmp_path):
