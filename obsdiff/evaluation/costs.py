@@ -18,6 +18,7 @@ from ..pipelines.run import denoiser_call
 from ..runtime.hashed_json import read_hashed, write_hashed
 from ..runtime.progress import say
 from ..runtime.timing import compared, interleaved
+from .flaws import remove_checkers_
 from .inputs import Evaluation
 from .peak_memory import peak_memory
 from .report.noise import DENSE_NAME
@@ -64,8 +65,9 @@ def measured_cost(evaluation: Evaluation, name: str) -> dict[str, Any]:
 
 
 def load_silent(folder: Folder) -> Any:
-    """Return the pipeline of a folder, its progress bar disabled."""
+    """Return the pipeline of a folder, without progress bar and safety checkers."""
     pipe, _ = load_pipeline(folder)
+    remove_checkers_(pipe)
     pipe.set_progress_bar_config(disable=True)
     return pipe
 

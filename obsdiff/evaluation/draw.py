@@ -1,7 +1,11 @@
-"""Draw pictures with one seed a prompt, and record the final latents; resumable by batches."""
+"""Draw pictures with one seed a prompt, and record the final latents; resumable by batches.
+
+Pictures that the denoiser did not draw are marked; see flaws.py.
+"""
 
 import contextlib
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +20,25 @@ from ..pipelines.run import refused, replaced
 from ..runtime.display import current
 from ..runtime.progress import counting
 from ..runtime.scratch import disk_errors
+from .flaws import finite, flaws_of, marked, remove_checkers_
 from .inputs import Evaluation
 from .stored_batch import read_batch, write_batch
 
 LOADING = "loading"  # the name of a phase
+
+
+@dataclass
+class Drawn:
+    """Pictures, and what is known of each."""
+
+    images: list[Image] = field(default_factory=list)  # N
+    latents: list[Tensor] = field(default_factory=list)  # (B, C, h, w), as the VAE decodes them
+    sound: list[Tensor] = field(default_factory=list)  # (B,) whether the decoded values are finite
+    flagged: list[bool] = field(default_factory=list)  # N, or none without a safety checker
+
+    def flaws(self) -> Tensor:
+        """Return the Flaw of each picture, (N,) uint8."""
+        return flaws_of(torch.cat(self.latents), torch.cat(self.sound), self.flagged)
 
 
 def draw(
@@ -40,32 +59,47 @@ def draw(
     Raises:
         UserError: the pipeline refuses its arguments.
     """
-    images: list[Image] = []
-    latents: list[Tensor] = []
+    drawn = draw_checked(pipe, prompts, seeds, settings, batch_size)
+    return drawn.images, torch.cat(drawn.latents)
+
+
+def draw_checked(
+    pipe: Any, prompts: list[str], seeds: list[int], settings: dict[str, Any], batch_size: int = 4
+) -> Drawn:
+    """Draw as `draw` does, and find the pictures that are flawed, which are marked."""
+    drawn = Drawn()
     pipe.set_progress_bar_config(disable=True)
-    with recorded_latents(pipe, latents), refused(pipe), torch.no_grad():
+    with recorded_latents(pipe, drawn), refused(pipe), torch.no_grad():
         for i in range(0, len(prompts), batch_size):
             generators = [
                 torch.Generator(pipe.device).manual_seed(s) for s in seeds[i : i + batch_size]
             ]
-            images += pipe(
-                prompt=prompts[i : i + batch_size], generator=generators, **settings
-            ).images
-    return images, torch.cat(latents)
+            output = pipe(prompt=prompts[i : i + batch_size], generator=generators, **settings)
+            drawn.images += output.images
+            drawn.flagged += getattr(output, "nsfw_content_detected", None) or []
+    flaws = drawn.flaws().tolist()
+    drawn.images = [
+        marked(image) if flaw else image for image, flaw in zip(drawn.images, flaws, strict=True)
+    ]
+    return drawn
 
 
 @contextlib.contextmanager
-def recorded_latents(pipe: Any, latents: list[Tensor]) -> Iterator[None]:
-    """Append the VAE's inputs (B, C, h, w) to `latents`.
+def recorded_latents(pipe: Any, drawn: Drawn) -> Iterator[None]:
+    """Record the VAE's inputs (B, C, h, w), and whether its outputs are finite.
 
-    These are the final latents but for the VAE's scale and shift, to which the relative latent
-    error is invariant.
+    The inputs are the final latents but for the VAE's scale and shift, to which the relative latent
+    error is invariant. Outputs that are not finite become 0, which makes a picture in any pipeline.
     """
     decode = pipe.vae.decode
 
     def recording(z: Tensor, *args: Any, **kwargs: Any) -> Any:
-        latents.append(z.detach().float().cpu())
-        return decode(z, *args, **kwargs)
+        drawn.latents.append(z.detach().float().cpu())
+        output = decode(z, *args, **kwargs)
+        decoded = output[0].detach()
+        drawn.sound.append(finite(decoded))
+        torch.nan_to_num_(decoded, 0.0, 0.0, 0.0)
+        return output
 
     with replaced(pipe.vae, "decode", recording):
         yield
@@ -94,6 +128,7 @@ def draw_missing(evaluation: Evaluation, name: str, part: Path) -> list[str]:
     if missing:
         with current().within(LOADING):
             pipe, _ = load_pipeline(evaluation.folders[name])
+            remove_checkers_(pipe)
         current().advance(LOADING)
         with counting(drawing_phase(name), len(paths) - drawn) as advance:
             for i in missing:
@@ -117,13 +152,14 @@ def draw_batch(pipe: Any, evaluation: Evaluation, name: str, first: int, part: P
     """
     batch = slice(first, first + evaluation.batch_size)
     prompts = evaluation.prompts[batch]
-    images, latents = draw(
+    drawn = draw_checked(
         pipe, prompts, evaluation.seeds[batch], evaluation.settings, evaluation.batch_size
     )
     file = latents_file(latents_folder(evaluation, name, part), first)
     paths = image_paths(evaluation, name)[batch]
+    stored = {"latents": torch.cat(drawn.latents).contiguous(), "flaws": drawn.flaws()}
     with disk_errors(part):
-        write_batch(file, {"latents": latents}, images, part, paths)
+        write_batch(file, stored, drawn.images, part, paths)
     return len(prompts)
 
 
@@ -142,8 +178,8 @@ def latents_file(folder: Path, first: int) -> Path:
     return folder / f"{first:06}.safetensors"
 
 
-def load_latents(evaluation: Evaluation, name: str, part: Path) -> Tensor:
-    """Return the final latents (N, C, h, w) of a pipeline's stored batches.
+def load_drawn(evaluation: Evaluation, name: str, part: Path) -> tuple[Tensor, Tensor]:
+    """Return a pipeline's final latents (N, C, h, w) and the Flaw of each picture (N,).
 
     Raises:
         RunStopped: a batch was changed during the run.
@@ -154,5 +190,6 @@ def load_latents(evaluation: Evaluation, name: str, part: Path) -> Tensor:
         batch = read_batch(latents_file(folder, i), part, paths[i : i + evaluation.batch_size])
         if batch is None:
             raise RunStopped(f"{latents_file(folder, i)}, or a picture of it, changed meanwhile")
-        found.append(batch["latents"])
-    return torch.cat(found)
+        found.append(batch)
+    latents, flaws = (torch.cat([batch[key] for batch in found]) for key in ("latents", "flaws"))
+    return latents, flaws

@@ -25,13 +25,16 @@ from ..runtime.display import current, watching
 from ..runtime.json_files import read_json, write_json
 from ..runtime.progress import counting, say
 from .costs import record_of, resumable_cost
-from .draw import LOADING, draw_missing, drawing_phase, load_latents
+from .draw import LOADING, draw_missing, drawing_phase, load_drawn
+from .flaws import flawed_pictures, problem
 from .inputs import Evaluation
 from .judges.scores import Scores, all_figures
 from .metrics import Figure
 from .picture_files import read_picture
 from .report.noise import DENSE_NAME
 from .report.schema import SCHEMA_VERSION
+from .report.values import without_text
+from .weights import weight_hashes
 
 REDRAW = "remove it, then continue with --resume"  # about a damaged picture
 
@@ -48,6 +51,8 @@ class PipelineResult:
     images: list[str]  # paths of its pictures, relative to the folder of the run
     cost: dict[str, Any]  # as costs.measured_cost returns it
     metrics: dict[str, Figure]  # by name of the metric
+    flawed: list[dict[str, Any]]  # pictures that the denoiser did not draw
+    weights: dict[str, str]  # SHA-256 of each component
 
 
 def evaluate(
@@ -81,18 +86,26 @@ def evaluate(
 def run_stages(evaluation: Evaluation, part: Path) -> dict[str, Any]:
     """Draw and measure what `part` does not contain yet; return the content of results.json."""
     plan_phases(evaluation)
+    if evaluation.checkers:
+        say(f"{without_text(evaluation.checkers)}: every picture is the denoiser's own")
     images = {name: draw_missing(evaluation, name, part) for name in evaluation.folders}
-    latents = {name: load_latents(evaluation, name, part) for name in evaluation.folders}
+    drawn = {name: load_drawn(evaluation, name, part) for name in evaluation.folders}
     with counting(MEASURING, 1 + len(evaluation.folders), unit="") as advance:
-        metrics = score_pictures(evaluation, images, latents, part)
+        metrics = score_pictures(evaluation, images, drawn, part)
         advance(1)
         costs = {}
         for name in evaluation.folders:
             costs[name] = resumable_cost(evaluation, name, part)
             advance(1)
     found = {
-        name: PipelineResult(images[name], costs[name], metrics[name])
-        for name in evaluation.folders
+        name: PipelineResult(
+            images[name],
+            costs[name],
+            metrics[name],
+            flawed_pictures(drawn[name][1]),
+            weight_hashes(folder),
+        )
+        for name, folder in evaluation.folders.items()
     }
     return results_of(evaluation, found, part.parent)
 
@@ -110,15 +123,29 @@ def plan_phases(evaluation: Evaluation) -> None:
 
 
 def score_pictures(
-    evaluation: Evaluation, images: dict[str, list[str]], latents: dict[str, Tensor], part: Path
+    evaluation: Evaluation,
+    images: dict[str, list[str]],
+    drawn: dict[str, tuple[Tensor, Tensor]],
+    part: Path,
 ) -> Scores:
-    """Return the figures of every pipeline, computed from the saved pictures."""
+    """Return the figures of every pipeline, computed from the saved pictures.
+
+    Args:
+        evaluation: prompts and judges.
+        images: paths of each pipeline's pictures.
+        drawn: latents and flaws of each pipeline.
+        part: the folder that the run fills.
+    """
+    for name, (_, flaws) in drawn.items():
+        if why := problem(flaws):
+            say(f"{name}: {why}: figures of them are not computed")
     say(f"measuring the pictures of {len(images)} pipelines")
     pictures = {
         name: [read_picture(part / file, REDRAW) for file in files]
         for name, files in images.items()
     }
-    return all_figures(pictures, latents, DENSE_NAME, evaluation.prompts, evaluation.judges)
+    latents, flaws = ({name: each[i] for name, each in drawn.items()} for i in (0, 1))
+    return all_figures(pictures, latents, DENSE_NAME, evaluation.prompts, evaluation.judges, flaws)
 
 
 def results_of(
@@ -129,13 +156,16 @@ def results_of(
     return {
         "schema": SCHEMA_VERSION,
         "dense": evaluation.label or str(evaluation.dense.source),
+        "dense_weights": dense.weights,
         "dense_images": dense.images,
+        "dense_flawed": dense.flawed,
         "dense_cost": dense.cost,
         "dense_metrics": dense.metrics,
         "runs": [run_entry(evaluation, name, found[name], near) for name in evaluation.runs],
         "prompts": evaluation.prompts,
         "seeds": evaluation.seeds,
         "settings": evaluation.settings,
+        "without": evaluation.checkers,
         "judges": evaluation.judges.record(),
         "threads": evaluation.threads,
         "versions": versions() | builtin_version(evaluation.dense.path),
@@ -165,6 +195,8 @@ def run_entry(
         "prompts_calibrated_on": len(set(evaluation.prompts) & calibrated_on),
         "layers": record.get("layers", []),
         "images": found.images,
+        "flawed": found.flawed,
+        "weights": found.weights,
     }
 
 

@@ -10,6 +10,7 @@ import torch
 
 from ..pipelines.folder import Folder
 from ..pipelines.record import versions
+from .flaws import checkers_of
 from .judges.files import Judges
 from .report.noise import DENSE_NAME
 
@@ -36,6 +37,11 @@ class Evaluation:
     def folders(self) -> dict[str, Folder]:
         """All pipelines by name, the dense one first."""
         return {DENSE_NAME: self.dense, **self.runs}
+
+    @property
+    def checkers(self) -> list[str]:
+        """Names of the safety checkers of all pipelines; they are left out of every call."""
+        return sorted({name for folder in self.folders.values() for name in checkers_of(folder)})
 
     @property
     def inputs(self) -> list[Path]:

@@ -49,7 +49,15 @@ def not_run(why: str) -> Figure:
 
 
 def figure_of(value: float, low: float, high: float, per_prompt: np.ndarray) -> Figure:
-    """Return a measured figure, per_prompt (N,), as JSON values."""
+    """Return a measured figure, per_prompt (N,), as JSON values.
+
+    JSON has no NaN and no infinity: a figure with one has no value, but the reason.
+    """
+    wrong = int((~np.isfinite(per_prompt)).sum())
+    if wrong:
+        return not_run(f"{wrong} of {len(per_prompt)} values are NaN or infinite")
+    if not np.isfinite([value, low, high]).all():
+        return not_run(f"the figure is {float(value)}, its interval {float(low)} to {float(high)}")
     return {
         "value": float(value),
         "low": float(low),
@@ -66,6 +74,8 @@ def mean_of(per_prompt: np.ndarray, seed: int = 0) -> Figure:
         per_prompt: one number a prompt (N,).
         seed: of the bootstrap.
     """
+    if not np.isfinite(per_prompt).all():
+        return figure_of(np.nan, np.nan, np.nan, per_prompt)
     low, high = bootstrap_interval(lambda picks: per_prompt[picks].mean(1), len(per_prompt), seed)
     return figure_of(per_prompt.mean(), low, high, per_prompt)
 
@@ -92,6 +102,8 @@ def relative_latent_error(pruned: Tensor, dense: Tensor, seed: int = 0) -> Figur
         The figure; a prompt's number is its mean((x - d)^2) over the common denominator.
     """
     top, bottom = squared_errors(pruned, dense)
+    if not bottom.sum():
+        return not_run("all latents of the dense pipeline are equal")
     low, high = bootstrap_interval(
         lambda picks: top[picks].mean(1) / bottom[picks].mean(1), len(top), seed
     )

@@ -107,9 +107,11 @@ def pipeline_of(folder: Path, single_file: str | None) -> Any:
     from ..pipelines.folder import open_folder
     from ..pipelines.load import load_pipeline
     from ..pipelines.single_file import open_single_file
+    from .flaws import remove_checkers_
 
     opened = open_single_file(Path(single_file), folder) if single_file else open_folder(folder)
     pipe, _ = load_pipeline(opened)
+    remove_checkers_(pipe)
     pipe.set_progress_bar_config(disable=True)
     return pipe
 

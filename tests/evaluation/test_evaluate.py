@@ -18,7 +18,7 @@ from obsdiff import PruningConfig, builtin_path, prune_, save_pruned
 from obsdiff.cli.main import main
 from obsdiff.evaluation import draw as draw_module
 from obsdiff.evaluation.costs import step_macs
-from obsdiff.evaluation.draw import draw
+from obsdiff.evaluation.draw import draw, draw_checked
 from obsdiff.evaluation.judges.clip import Clip
 from obsdiff.evaluation.metrics import relative_latent_error
 from obsdiff.evaluation.peak_memory import peak_memory
@@ -145,9 +145,9 @@ def test_a_killed_run_resumes(argv, tmp_path, capsys, monkeypatch):
         if len(drawn) == 3:
             raise KeyboardInterrupt
         drawn.append(prompts)
-        return draw(pipe, prompts, *rest)
+        return draw_checked(pipe, prompts, *rest)
 
-    monkeypatch.setattr(draw_module, "draw", dying)
+    monkeypatch.setattr(draw_module, "draw_checked", dying)
     assert main([*argv, "--rounds", "0"]) == 1
     assert "continue with --resume" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
@@ -168,8 +168,8 @@ def test_a_killed_run_resumes(argv, tmp_path, capsys, monkeypatch):
     drawn.clear()
     monkeypatch.setattr(
         draw_module,
-        "draw",
-        lambda pipe, prompts, *rest: drawn.append(prompts) or draw(pipe, prompts, *rest),
+        "draw_checked",
+        lambda pipe, prompts, *rest: drawn.append(prompts) or draw_checked(pipe, prompts, *rest),
     )
     assert main([*argv, "--rounds", "0", "--resume"]) == 0
     assert len(drawn) == 5  # of 6 batches: one was whole

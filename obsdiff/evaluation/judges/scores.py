@@ -8,6 +8,7 @@ from PIL import Image
 from safetensors import SafetensorError
 from torch import Tensor
 
+from ..flaws import latent_problem, problem
 from ..metrics import Figure, fid, kid, mean_of, not_run, psnr, relative_latent_error, ssim
 from .clip import Clip, as_tensor
 from .features import NO_REAL, features_of, open_extractor, real_features
@@ -32,9 +33,16 @@ MODEL_ERRORS = (
 
 
 def all_figures(
-    pictures: Pictures, latents: dict[str, Tensor], dense: str, prompts: list[str], judges: Judges
+    pictures: Pictures,
+    latents: dict[str, Tensor],
+    dense: str,
+    prompts: list[str],
+    judges: Judges,
+    flaws: dict[str, Tensor] | None = None,
 ) -> Scores:
     """Return every metric of every pipeline; of `dense` those that need no dense pictures.
+
+    A figure over pictures or latents of which some are flawed has the reason instead of a value.
 
     Args:
         pictures: N pictures of each pipeline.
@@ -42,34 +50,82 @@ def all_figures(
         dense: name of the dense pipeline.
         prompts: N prompts.
         judges: paths of the metric models.
+        flaws: the Flaw of each picture, (N,), of each pipeline; None if all are sound.
     """
-    models = model_figures(pictures, dense, prompts, judges)
-    reference = torch.stack([as_tensor(image) for image in pictures[dense]])
-    scores = {}
-    for name, images in pictures.items():
-        drawn = torch.stack([as_tensor(image) for image in images])
-        near = {
-            "relative_latent_error": relative_latent_error(latents[name], latents[dense]),
-            "psnr": psnr(drawn, reference),
-            "ssim": ssim(drawn, reference),
-        }
-        scores[name] = models[name] if name == dense else near | models[name]
+    flaws = flaws or {name: torch.zeros(len(images)) for name, images in pictures.items()}
+    problems = {name: problem(each) for name, each in flaws.items()}
+    scores = model_figures(pictures, dense, prompts, judges, problems)
+    for name in pictures.keys() - {dense}:
+        of_latents = {key: latent_problem(flaws[key]) for key in (name, dense)}
+        why = pair_problem(of_latents, name, dense)
+        error = not_run(why) if why else relative_latent_error(latents[name], latents[dense])
+        why = pair_problem(problems, name, dense)
+        near = picture_figures(pictures[name], pictures[dense], why)
+        scores[name] = {"relative_latent_error": error} | near | scores[name]
     return scores
 
 
-def model_figures(pictures: Pictures, dense: str, prompts: list[str], judges: Judges) -> Scores:
-    """Return the metrics that need a model, as all_figures does; LPIPS of the pruned ones only."""
+def picture_figures(
+    images: list[Image.Image], references: list[Image.Image], why_not: str
+) -> dict[str, Figure]:
+    """Return PSNR and SSIM of N pictures against dense's; without a value if there is a reason."""
+    if why_not:
+        return {"psnr": not_run(why_not), "ssim": not_run(why_not)}
+    drawn, dense = (torch.stack([as_tensor(i) for i in each]) for each in (images, references))
+    return {"psnr": psnr(drawn, dense), "ssim": ssim(drawn, dense)}
+
+
+def pair_problem(problems: dict[str, str], name: str, dense: str) -> str:
+    """Return why a pipeline's pictures can't be compared with dense's; "" if they can.
+
+    Args:
+        problems: what is wrong with the pictures of each pipeline.
+        name: of the pipeline.
+        dense: name of the dense pipeline.
+    """
+    of_dense = f"of the dense pipeline {problems[dense]}" if problems[dense] else ""
+    return "; ".join(why for why in (problems[name], of_dense) if why)
+
+
+def model_figures(
+    pictures: Pictures,
+    dense: str,
+    prompts: list[str],
+    judges: Judges,
+    problems: dict[str, str] | None = None,
+) -> Scores:
+    """Return the metrics that need a model, as all_figures does; LPIPS of the pruned ones only.
+
+    Args:
+        pictures: N pictures of each pipeline.
+        dense: name of the dense pipeline.
+        prompts: N prompts.
+        judges: paths of the metric models.
+        problems: what is wrong with the pictures of each pipeline, "" for sound ones; None if all
+            are sound.
+    """
+    problems = problems or dict.fromkeys(pictures, "")
     scores: Scores = {name: {} for name in pictures}
     for metrics, measure in MEASURES.items():
+        whys = {
+            name: pair_problem(problems, name, dense) if measure is perceptual else problems[name]
+            for name in pictures
+        }
+        for name, why in whys.items():
+            if why:
+                scores[name] |= {metric: not_run(why) for metric in metrics}
+        sound = {name: images for name, images in pictures.items() if not whys[name]}
+        if not sound:
+            continue
         try:
-            found = measure(pictures, dense, prompts, judges)
+            found = measure(sound, dense, prompts, judges)
         except MODEL_ERRORS as error:
             why = (
                 str(error)
                 if isinstance(error, MetricUnavailable)
                 else f"{type(error).__name__}: {error}"
             )
-            found = {name: {metric: not_run(why) for metric in metrics} for name in pictures}
+            found = {name: {metric: not_run(why) for metric in metrics} for name in sound}
         for name, figures in found.items():
             scores[name] |= figures
     scores[dense].pop("lpips", None)

@@ -1,9 +1,11 @@
 """Merge several results.json into as few comparisons as possible.
 
 Two results belong to one comparison if they have the same dense model, prompts, seeds, settings
-and judges. Otherwise they become separate comparisons, with the reason.
+and judges. Otherwise they become separate comparisons, with the reason. A dense model is known by
+the hashes of its weights; in results of older versions, which have none, by its path.
 """
 
+import os
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -55,7 +57,7 @@ def merge(sets: list[tuple[Path, Results]]) -> list[Comparison]:
 
 def setting_differences(a: Results, b: Results) -> list[str]:
     """Return the differences that keep b from being compared with a, as texts."""
-    found = [] if a["dense"] == b["dense"] else [f"dense model {b['dense']}, not {a['dense']}"]
+    found = model_differences(a, b)
     sizes = [results.get("dense_cost", {}) for results in (a, b)]
     for key in ("parameters", "zeros"):
         if all(sizes) and sizes[0][key] != sizes[1][key]:
@@ -75,6 +77,18 @@ def setting_differences(a: Results, b: Results) -> list[str]:
         for key in judges[0]
         if judges[1].get(key) not in (None, judges[0][key])
     ]
+
+
+def model_differences(a: Results, b: Results) -> list[str]:
+    """Return the differences of two dense models: of their weights, else of their paths."""
+    paths = [os.path.normpath(results["dense"]) for results in (a, b)]
+    names = f"dense model {b['dense']}" + (f", not {a['dense']}" if paths[0] != paths[1] else "")
+    weights = [results.get("dense_weights", {}) for results in (a, b)]
+    if not all(weights):
+        return [names] if paths[0] != paths[1] else []
+    keys = weights[0] | weights[1]
+    other = [name for name in keys if weights[0].get(name) != weights[1].get(name)]
+    return [f"{names}: other weights of {', '.join(other)}"] if other else []
 
 
 def list_difference(title: str, a: list[Any], b: list[Any]) -> str:
@@ -97,6 +111,8 @@ def union(members: list[tuple[Path, Results]]) -> Results:
     """Return one results.json of several: all runs, and the first measurements of dense."""
     first = members[0][1]
     merged = first | {"runs": [run for _, results in members for run in results["runs"]]}
+    known = [results["dense_weights"] for _, results in members if results.get("dense_weights")]
+    merged["dense_weights"] = known[0] if known else {}
     for key in ("dense_metrics", "dense_cost", "judges"):
         merged[key] = {
             name: value

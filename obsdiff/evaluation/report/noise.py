@@ -104,18 +104,22 @@ def inside_noise(a: dict[str, Any], b: dict[str, Any], seed: int = 0) -> bool:
 
 
 def reasons(results: dict[str, Any]) -> list[str]:
-    """Return one line for each metric that was not measured: which, for which run, and why.
+    """Return one line for each metric that was not measured: which, for which pipeline, and why.
 
-    A reason that all runs share is one line without a run.
+    A reason that all runs share is one line without a pipeline.
     """
     lines = []
+    rows = {
+        DENSE_NAME: results.get("dense_metrics", {}),
+        **{run["name"]: run["metrics"] for run in results["runs"]},
+    }
     for key, metric in METRICS.items():
         why = {
-            run["name"]: run["metrics"][key]["why_not"]
-            for run in results["runs"]
-            if key in run["metrics"] and run["metrics"][key]["why_not"]
+            name: row[key]["why_not"]
+            for name, row in rows.items()
+            if row.get(key) and row[key]["why_not"]
         }
-        if len(set(why.values())) == 1 and len(why) == len(results["runs"]):
+        if len(set(why.values())) == 1 and all(run["name"] in why for run in results["runs"]):
             lines.append(f"{metric.title}: not run: {next(iter(why.values()))}")
         else:
             lines += [

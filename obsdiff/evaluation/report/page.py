@@ -27,7 +27,7 @@ from .pictures import picture_rows
 from .plots import plots
 from .schema import SCHEMA_VERSION, check_results
 from .tables import config_table, cost_table, quality_table
-from .values import unmeasured_costs
+from .values import drawing_notes, unmeasured_costs
 
 LARGEST_PAGE = 10_000_000  # bytes of a page
 MARGIN = 50_000  # bytes for the notes on pictures, which are added last
@@ -200,6 +200,7 @@ def section(comparison: Comparison) -> dict[str, Any]:
         "cost": cost_table(comparison),
         "config": config_table(comparison),
         "legend": LEGEND,
+        "drawing": drawing_notes(results),
         "reasons": reasons(results),
         "cost_reasons": unmeasured_costs(results),
         "plots": plots(comparison),

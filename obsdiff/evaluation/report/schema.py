@@ -33,6 +33,8 @@ MEASURED = {
 COST = {"parameters": int, "zeros": int, "bytes_on_disk": int} | MEASURED
 METRIC = {f"{name}?": FIGURE for name in METRICS}
 LAYER_SCHEMA = {"shape": [int], "sparsity": float, "error": float, "held_out_error?": NUMBER}
+FLAWED = [{"picture": int, "why": str}]
+HASHES = {"*": str}
 RUN = {
     "name": str,
     "path?": str,
@@ -42,11 +44,15 @@ RUN = {
     "prompts_calibrated_on?": int,
     "layers": [LAYER_SCHEMA],
     "images": [str],
+    "flawed?": FLAWED,
+    "weights?": HASHES,
 }
 RESULTS_SCHEMA = {
     "schema": int,
     "dense": str,
+    "dense_weights?": HASHES,
     "dense_images?": [str],
+    "dense_flawed?": FLAWED,
     "dense_cost?": dict,
     "dense_metrics?": METRIC,
     "runs": [RUN],
@@ -54,6 +60,7 @@ RESULTS_SCHEMA = {
     "seeds": [int],
     "settings?": {"*": object},
     "judges?": {"*": (str,)},
+    "without?": [str],
     "threads?": NUMBER,
     "versions?": {"*": str},
 }

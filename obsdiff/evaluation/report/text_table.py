@@ -9,6 +9,7 @@ from .values import (
     Interval,
     amount,
     costs_of,
+    drawing_notes,
     quality_intervals,
     speed_interval,
     unmeasured_costs,
@@ -142,4 +143,5 @@ def notes(results: dict[str, Any]) -> list[str]:
         lines.append(
             "one prompt has no spread: its intervals have no width, and do not cover other prompts"
         )
-    return [*lines, LEGEND, *reasons(results), *unmeasured_costs(results)]
+    lines += [LEGEND, *drawing_notes(results)]
+    return [*lines, *reasons(results), *unmeasured_costs(results)]

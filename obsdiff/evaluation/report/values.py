@@ -1,5 +1,6 @@
 """Values of results.json that the page's tables and the text table both show."""
 
+from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
@@ -56,6 +57,30 @@ def amount(cost: dict[str, Any], path: str) -> Any:
     for key in path.split("."):
         value = (value or {}).get(key)
     return value
+
+
+def without_text(names: list[str]) -> str:
+    """Return what the pictures were drawn without, in words."""
+    return f"drawn and measured without {', '.join(names)}"
+
+
+def drawing_notes(results: dict[str, Any]) -> list[str]:
+    """Return the lines about pictures that are not as a user of the pipeline would get them.
+
+    What was left out of the calls, and for each pipeline how many of its pictures are flawed.
+    """
+    lines = [without_text(results["without"])] if results.get("without") else []
+    flawed = {
+        DENSE_NAME: results.get("dense_flawed", []),
+        **{run["name"]: run.get("flawed", []) for run in results["runs"]},
+    }
+    for name, pictures in flawed.items():
+        counts = Counter(picture["why"] for picture in pictures)
+        lines += [
+            f"{name}: {count} of {len(results['prompts'])} pictures {why}; they are crossed out"
+            for why, count in counts.items()
+        ]
+    return lines
 
 
 def unmeasured_costs(results: dict[str, Any]) -> list[str]:

@@ -370,6 +370,47 @@ def test_incomparable_runs_have_their_own_section_with_the_reason(run, changes, 
     assert f"Not merged with the runs of {run.name}: {why}." in page
 
 
+@pytest.mark.parametrize(
+    ("first", "second", "why"),
+    [
+        (("model", {"unet": "1", "vae": "2"}), ("./model/", {"unet": "1", "vae": "2"}), ""),
+        (("a/model", {"unet": "1"}), ("/b/model", {"unet": "1"}), ""),
+        (
+            ("model", {"unet": "1", "vae": "2"}),
+            ("model", {"unet": "3", "vae": "2"}),
+            "dense model model: other weights of unet",
+        ),
+        (("model", {"unet": "1"}), ("m", {"unet": "3"}), "dense model m, not model: other weights"),
+        (("model", {}), ("./model", {}), ""),
+        (("model", {}), ("./model", {"unet": "1"}), ""),
+        (("model", {"unet": "1"}), ("other", {}), "dense model other, not model"),
+    ],
+)
+def test_a_dense_model_is_known_by_its_weights(run, first, second, why):
+    change(run, dense=first[0], dense_weights=first[1])
+    page = page_of(run, another(run, "second", dense=second[0], dense_weights=second[1]))
+    assert page.count("<section") == (2 if why else 1)
+    assert why in page
+
+
+def test_a_result_without_hashes_compares_with_one_weight_only(run):
+    change(run, dense_weights={})
+    known, other = ({"dense_weights": {"unet": each}} for each in "12")
+    page = page_of(run, another(run, "second", **known), another(run, "third", **other))
+    assert page.count("<section") == 2
+
+
+def test_flawed_pictures_and_what_was_left_out_are_said(run):
+    flawed = [{"picture": 1, "why": "have NaN or infinite latents"}]
+    gone = {"value": None, "low": None, "high": None, "why_not": "1 of 2 pictures have NaN"}
+    runs = [renamed(run, "bad", metrics={"ssim": gone}, flawed=flawed), renamed(run, "good")]
+    change(run, runs=runs, dense_flawed=flawed, without=["safety_checker"])
+    page = page_of(run)
+    assert "drawn and measured without safety_checker" in page
+    assert page.count("1 of 2 pictures have NaN or infinite latents; they are crossed out") == 2
+    assert "SSIM of bad: not run: 1 of 2 pictures have NaN" in page
+
+
 def test_only_settings_that_differ_are_in_the_table(run):
     config = {
         "method": "obs",
