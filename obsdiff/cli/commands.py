@@ -17,6 +17,7 @@ from ..pipelines.partial_output import check_output
 from ..pipelines.prompt_files import prompts_line, read_prompts
 from ..pipelines.replaceable import INDEX
 from ..pipelines.single_file import open_model
+from ..runtime.console import put, shown
 from ..runtime.extras import require_extra
 from ..runtime.progress import say
 from ..runtime.strict_json import json_text
@@ -34,7 +35,7 @@ def config_of(args: argparse.Namespace, **changes: object) -> PruningConfig:
 
 def show_json(value: object) -> None:
     """Print a JSON value on stdout."""
-    print(json_text(value))
+    put(json_text(value))
 
 
 def quiet() -> None:
@@ -108,7 +109,7 @@ def inspect_command(args: argparse.Namespace) -> None:
     if args.json:
         show_json(plan.to_dict())
     else:
-        print(as_text(plan))
+        put(as_text(plan))
 
 
 def report_command(args: argparse.Namespace) -> None:
@@ -128,7 +129,7 @@ def verify_command(args: argparse.Namespace) -> None:
     found = verify_folder(args.folder)
     if not found.sealed:
         say(f"{args.folder}: its record is of an older version, and has no hash of its own content")
-    print(f"{args.folder}: as recorded: {found.files} files, {found.layers} layers")
+    put(f"{shown(str(args.folder))}: as recorded: {found.files} files, {found.layers} layers")
 
 
 def demo_command(args: argparse.Namespace) -> None:

@@ -13,6 +13,7 @@ from ..pipelines.partial_output import check_output
 from ..pipelines.prompt_files import prompts_line, read_prompts
 from ..pipelines.record import RECORD
 from ..pipelines.single_file import open_model
+from ..runtime.console import put
 from ..runtime.extras import require_extra
 from ..runtime.json_files import read_json
 from ..runtime.progress import say
@@ -72,7 +73,7 @@ def evaluate_command(args: argparse.Namespace) -> None:
     )
     results = run_job(job, args.output, args.resume, args.overwrite)
     say(prompts_line(file, len(found), args.num_prompts))
-    show_json(results) if args.json else print(results_table(results))
+    show_json(results) if args.json else put(results_table(results))
     say(
         f"{args.output}: pictures and results.json; "
         f"obsdiff report {args.output} --output page.html shows them"

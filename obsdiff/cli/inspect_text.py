@@ -6,6 +6,7 @@ from typing import Any
 
 from ..allocation.savings import UNITS
 from ..pipelines.record import in_words
+from ..runtime.console import shown
 from .inspection_plan import InspectionPlan, MemoryRow, PackageRow
 
 
@@ -27,7 +28,7 @@ def as_text(plan: InspectionPlan) -> str:
         if plan.uncovered
         else "every layer of the blocks is covered",
     ]
-    return "\n".join(lines)
+    return "\n".join(map(shown, lines))
 
 
 def model_lines(plan: InspectionPlan) -> Iterator[str]:

@@ -1,15 +1,24 @@
-"""The command line. Arguments and files are checked before torch or diffusers are imported."""
+"""The command line. Arguments and files are checked before torch or diffusers are imported.
 
+Every error but a bug of obsdiff is one line. With OBSDIFF_TRACEBACK=1 in the environment errors of
+the system and of other libraries keep their tracebacks.
+"""
+
+import argparse
 import logging
 import os
 import sys
 
 from ..errors import RunFailed, RunStopped, UserError
+from ..pipelines.partial_output import part_folder
+from ..pipelines.replaceable import WORK
+from ..runtime.console import discard, lenient_streams, lost, settle, tell
 from ..runtime.display import watching
 from ..runtime.outlet import shown_as
 from .arguments import parse
 from .arguments import parser as parser
 from .evaluate import evaluate_command
+from .foreign_errors import foreign_line, raised_by, system_line, wants_traceback
 from .prune import prune_command
 
 CONTINUE = "; continue with --resume"
@@ -24,43 +33,82 @@ def main(argv: list[str] | None = None) -> int:
     Returns:
         The exit code: 0 done, 2 the input is wrong, 1 the run failed.
     """
+    lenient_streams()
     quiet_imports()
-    args = None
     try:
-        args = parse(sys.argv[1:] if argv is None else argv)
+        code = run_words(sys.argv[1:] if argv is None else argv)
+    except SystemExit:  # after --help and --version
+        if (error := settle()) is None:
+            raise
+        code = 0
+    else:
+        error = settle()
+    if error is not None:
+        tell(f"failed: {lost(error)}")
+        return code or 1
+    return code
+
+
+def run_words(argv: list[str]) -> int:
+    """Run a command and return the exit code; errors are printed.
+
+    Args:
+        argv: the words after the program's name.
+    """
+    args: argparse.Namespace | None = None
+    try:
+        args = parse(argv)
         with shown_as(getattr(args, "quiet", False), getattr(args, "log_file", None)), watching():
             args.run(args)
     except UserError as error:
         complain(f"error: {error}", error)
         return 2
     except RunFailed as error:
-        complain(f"failed: {error}{CONTINUE if isinstance(error, RunStopped) else ''}", error)
+        more = CONTINUE if isinstance(error, RunStopped) and can_continue(args) else ""
+        complain(f"failed: {error}{more}", error)
         return 1
     except KeyboardInterrupt:
         resumable = args is not None and args.run in (evaluate_command, prune_command)
         ending = CONTINUE if resumable else "; nothing was written"
-        print(f"interrupted{ending}", file=sys.stderr)
+        tell(f"interrupted{ending}")
         return 1
     except BrokenPipeError:  # the reader closed the pipe
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        discard(sys.stdout)
         return 1
-    except (MemoryError, RuntimeError) as error:
-        if not is_of_memory(error):
+    except Exception as error:
+        line = other_line(error)
+        if not line or wants_traceback():
             raise
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else "MemoryError"
-        print(
-            f"failed: out of memory ({reason[:160]}); "
-            f"set a smaller --memory-budget-gib or --batch-size{CONTINUE}",
-            file=sys.stderr,
-        )
+        tell(f"failed: {line}{CONTINUE if can_continue(args) else ''}")
         return 1
     return 0
+
+
+def other_line(error: Exception) -> str:
+    """Return the line about a lack of memory, or an error of the system or of a library.
+
+    Returns:
+        The line; "" for any other error, which is a bug of obsdiff.
+    """
+    if is_of_memory(error):
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else "MemoryError"
+        return f"out of memory ({reason[:160]}); set a smaller --memory-budget-gib or --batch-size"
+    if library := raised_by(error):
+        return foreign_line(error, library)
+    return system_line(error) if isinstance(error, OSError) else ""
+
+
+def can_continue(args: argparse.Namespace | None) -> bool:
+    """Return whether the command left something that --resume continues."""
+    if args is None or args.run not in (evaluate_command, prune_command):
+        return False
+    return (part_folder(args.output) / WORK).is_dir()
 
 
 def complain(line: str, error: Exception) -> None:
     """Print a line on stderr, unless another process of the job has printed it."""
     if not getattr(error, "reported", False):
-        print(line, file=sys.stderr)
+        tell(" ".join(line.splitlines()))
 
 
 def is_of_memory(error: Exception) -> bool:

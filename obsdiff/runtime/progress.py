@@ -1,10 +1,10 @@
 """Lines for people."""
 
 import contextlib
-import sys
 from collections.abc import Callable, Iterator
 from functools import partial
 
+from .console import tell
 from .display import current
 from .outlet import OUTLET
 
@@ -16,7 +16,7 @@ def say(text: str) -> None:
     """
     OUTLET.note(text)
     if not OUTLET.quiet:
-        print(text, file=sys.stderr, flush=True)
+        tell(text)
 
 
 @contextlib.contextmanager

@@ -20,6 +20,7 @@ from ...pipelines.output_path import absolute, check_writable
 from ...pipelines.record import RECORD
 from ...pipelines.replaceable import RESULTS, WORK, is_page
 from ...runtime.json_files import read_json
+from ...runtime.scratch import disk_errors
 from ...runtime.whole_files import whole_file
 from .merge import Comparison, merge
 from .noise import DENSE_NAME, LEGEND, reasons
@@ -92,7 +93,7 @@ def write_page(folders: list[Path], page: Path, overwrite: bool = True) -> None:
         )
     html = page_within_limit(merge([(folder, read_results(folder)) for folder in folders]))
     page.parent.mkdir(parents=True, exist_ok=True)
-    with whole_file(page) as beside:
+    with disk_errors(page), whole_file(page) as beside:
         beside.write_text(html, encoding="utf-8", errors="replace")
         check_existing(page, overwrite)  # again, since another process may have written it
 

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ...pipelines.record import KINDS
+from ...runtime.console import shown
 from .noise import DENSE_NAME, LEGEND, METRICS, measured_metrics, reasons
 from .values import (
     Interval,
@@ -38,7 +39,8 @@ def results_table(results: dict[str, Any]) -> str:
         ["run", *(title for title, _ in COLUMNS)],
         *([name, *(text(cost, dense) for _, text in COLUMNS)] for name, cost in costs.items()),
     ]
-    return "\n".join([*aligned(above), "", *aligned(below), "", *notes(results)])
+    lines = [*aligned(above), "", *aligned(below), "", *notes(results)]
+    return "\n".join(map(shown, lines))
 
 
 def aligned(rows: list[Row]) -> list[str]:
@@ -60,14 +62,14 @@ def quality_texts(results: dict[str, Any], metric: str) -> dict[str, str]:
         DENSE_NAME: METRICS[metric].of_dense + " ",
         **{run["name"]: "" for run in results["runs"]},
     }
-    for name, shown in quality_intervals(results, metric).items():
-        texts[name] = interval_text(shown) + ("~" if shown.near_best else " ")
+    for name, interval in quality_intervals(results, metric).items():
+        texts[name] = interval_text(interval) + ("~" if interval.near_best else " ")
     return texts
 
 
-def interval_text(shown: Interval, unit: str = "") -> str:
+def interval_text(interval: Interval, unit: str = "") -> str:
     """Return "value (low to high)"."""
-    return f"{shown.value}{unit} ({shown.low} to {shown.high})"
+    return f"{interval.value}{unit} ({interval.low} to {interval.high})"
 
 
 def removed_text(kind: str) -> CostText:
@@ -109,8 +111,8 @@ def speed_text(timed: str) -> CostText:
     """Return the column of measured speeds of a "step" or "picture", as a multiple of dense's."""
 
     def text(cost: Cost, dense: Cost) -> str:
-        shown = speed_interval(cost, timed)
-        return interval_text(shown, "x") if shown else ""
+        interval = speed_interval(cost, timed)
+        return interval_text(interval, "x") if interval else ""
 
     return text
 
