@@ -22,7 +22,6 @@ from ..config import PruningConfig
 from ..config.choices import CALL_SETTINGS
 from ..errors import RunFailed, UserError
 from ..models.call_shapes import (
-    guidance_passes,
     pixels_per_latent,
     reads_text,
     tap_tokens,
@@ -39,6 +38,7 @@ from ..models.structure import Block, Shape, Tap
 from ..pipelines.denoisers import chosen_denoiser, other_denoisers
 from ..pipelines.folder import Folder
 from ..runtime.json_files import read_json
+from .guidance import latent_frames, step_passes
 from .inspection_plan import BlockRow, InspectionPlan, MemoryRow, PackageRow, TapRow
 from .prediction import as_the_paper_counts, predict
 
@@ -256,6 +256,18 @@ def prediction(
     return found
 
 
+def pipeline_class(folder: Folder) -> Any:
+    """Return the pipeline's class; UserError if the installed diffusers has none of its name."""
+    import diffusers
+
+    pipeline = getattr(diffusers, folder.pipeline, None)
+    if pipeline is None:
+        raise UserError(
+            f"{folder.path}: the installed diffusers has no pipeline {folder.pipeline!r}"
+        )
+    return pipeline
+
+
 def call_defaults(folder: Folder, config: PruningConfig) -> dict[str, Any]:
     """Return steps, guidance and size: as configured, else the pipeline's defaults.
 
@@ -269,13 +281,7 @@ def call_defaults(folder: Folder, config: PruningConfig) -> dict[str, Any]:
     Raises:
         UserError: the installed diffusers has no such pipeline.
     """
-    import diffusers
-
-    pipeline = getattr(diffusers, folder.pipeline, None)
-    if pipeline is None:
-        raise UserError(
-            f"{folder.path}: the installed diffusers has no pipeline {folder.pipeline!r}"
-        )
+    pipeline = pipeline_class(folder)
     known = inspect.signature(pipeline.__call__).parameters
     settings: dict[str, Any] = {}
     for name in CALL_SETTINGS:
@@ -301,8 +307,12 @@ def latents_of(folder: Folder, settings: dict[str, Any]) -> tuple[int, int]:
 
 def pixels_of_latent(folder: Folder) -> int:
     """Return the number of pixels for each latent along a side."""
-    vae = folder.config("vae") if "vae" in folder.components else None
-    return pixels_per_latent(folder.pipeline, vae)
+    return pixels_per_latent(folder.pipeline, vae_config(folder))
+
+
+def vae_config(folder: Folder) -> dict[str, Any] | None:
+    """Return the config.json of the autoencoder; None if there is none."""
+    return folder.config("vae") if "vae" in folder.components else None
 
 
 def prompt_tokens(folder: Folder) -> int | None:
@@ -324,11 +334,16 @@ def tokens_per_call(folder: Folder, component: str, settings: dict[str, Any]) ->
         the number is not known.
     """
     config, text = folder.config(component), prompt_tokens(folder)
-    known = settings["height"] and settings["width"]
+    pipeline = pipeline_class(folder)
+    frames = latent_frames(pipeline, vae_config(folder))
+    known = settings["height"] and settings["width"] and frames
     latents = latents_of(folder, settings) if known else None
+    passes = step_passes(pipeline, folder, component, settings["guidance_scale"])
 
     def tokens(tap: Tap) -> int | None:
-        each = tap_tokens(tap, folder.pipeline, config, latents, text) if latents else None
-        return each and guidance_passes(config, settings["guidance_scale"]) * each
+        if not latents or not frames:
+            return None
+        each = tap_tokens(tap, folder.pipeline, config, latents, text, frames)
+        return each and passes * each
 
     return tokens

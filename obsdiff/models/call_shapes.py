@@ -89,6 +89,9 @@ def pixels_per_latent(pipeline: str, vae: Config | None) -> int:
     """
     if family_of(pipeline).in_pixels:
         return 1
+    stated = (vae or {}).get("scale_factor_spatial")
+    if isinstance(stated, int) and stated > 0:
+        return stated
     levels = (vae or {}).get("block_out_channels", [0] * VAE_LEVELS)
     return 2 ** (len(levels) - 1)
 
@@ -103,6 +106,16 @@ def latents_per_token(pipeline: str, denoiser: Config) -> int:
     packing = family_of(pipeline).packing
     patch = denoiser.get("patch_size", 1) if packing is None else packing
     return patch if isinstance(patch, int) else 1
+
+
+def video_patch(denoiser: Config) -> tuple[int, int]:
+    """Return frames and side of the latents of one image token of a model of videos, else 1, 1."""
+    patch = denoiser.get("patch_size")
+    if isinstance(patch, list | tuple) and len(patch) == 3:
+        frames, *_, side = patch
+        if all(isinstance(each, int) and each > 0 for each in (frames, side)):
+            return frames, side
+    return 1, 1
 
 
 def halvings(layer: str, denoiser: Config) -> int:
@@ -124,7 +137,12 @@ def halvings(layer: str, denoiser: Config) -> int:
 
 
 def tap_tokens(
-    tap: Tap, pipeline: str, denoiser: Config, latents: tuple[int, int], text: int | None
+    tap: Tap,
+    pipeline: str,
+    denoiser: Config,
+    latents: tuple[int, int],
+    text: int | None,
+    frames: int = 1,
 ) -> int | None:
     """Count the tokens that a tap reads in one forward for one picture.
 
@@ -134,12 +152,14 @@ def tap_tokens(
         denoiser: the config.json of its denoiser.
         latents: height and width of the latents.
         text: text tokens, None if unknown.
+        frames: frames of latents.
 
     Returns:
         Tokens; None (or 0) if the tap reads text and its number is unknown.
     """
-    side = latents_per_token(pipeline, denoiser) * 2 ** halvings(tap.layers[0], denoiser)
-    image = (latents[0] // side) * (latents[1] // side)
+    each, patch = video_patch(denoiser)
+    side = latents_per_token(pipeline, denoiser) * patch * 2 ** halvings(tap.layers[0], denoiser)
+    image = (latents[0] // side) * (latents[1] // side) * (frames // each)
     return {"image": image, "text": text, "joint": text and image + text}[tap.stream]
 
 
