@@ -8,12 +8,13 @@ from .record import PruningReport
 CARD = "README.md"
 
 
-def model_card(pipeline: str, report: PruningReport) -> str:
+def model_card(pipeline: str, report: PruningReport, code: list[str]) -> str:
     """Return the README.md of a pruned folder: what was pruned, how, and how to load it.
 
     Args:
         pipeline: name of the pipeline's class.
         report: the report of the run, with at least one layer.
+        code: the lines of Python that open the folder.
     """
     lines = [
         "---",
@@ -26,10 +27,7 @@ def model_card(pipeline: str, report: PruningReport) -> str:
         removed_in_words(report),
         "",
         "```python",
-        *(["import obsdiff  # defines the pruned classes"] if report.groups else []),
-        f"from diffusers import {pipeline}",
-        "",
-        f'pipe = {pipeline}.from_pretrained("PATH OF THIS FOLDER")',
+        *code,
         "```",
         "",
         *table(report),

@@ -19,6 +19,7 @@ from ..models.adapters import require_unwrapped
 from ..runtime.file_hashing import file_hash, file_hashes
 from ..runtime.json_files import write_json
 from ..runtime.whole_files import set_modes, sync_folder, sync_tree, write_whole
+from .loading_code import loading_code
 from .model_card import CARD, model_card
 from .output_path import absolute
 from .partial_output import check_output, put
@@ -97,7 +98,7 @@ def write_pruned(pipe: Any, folder: Path, report: PruningReport) -> None:
     pipe.save_pretrained(folder, safe_serialization=True)
     set_modes(folder)
     report.hashes["files"] = file_hashes(folder)  # without the card, which its owner may edit
-    write_whole(folder / CARD, model_card(type(pipe).__name__, report))
+    write_whole(folder / CARD, model_card(type(pipe).__name__, report, loading_code(folder, pipe)))
     report.hashes["card"] = file_hash(folder / CARD)  # to see after a crash that it is whole
     write_json(folder / RECORD, sealed(report.to_dict()))
 

@@ -1,0 +1,71 @@
+"""The Python code that opens a saved pipeline, for its model card."""
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import diffusers
+from torch import nn
+
+from ..runtime.json_files import read_json
+
+PLACE = "PATH OF THIS FOLDER"
+
+
+def loading_code(folder: Path, pipe: Any) -> list[str]:
+    """Return the lines of code that open a saved pipeline as it was stored.
+
+    They import obsdiff if model_index.json names it, state the number formats, since diffusers
+    opens in float32 otherwise, and pass None for components that the pipeline requires and lacks.
+
+    Args:
+        folder: the saved pipeline.
+        pipe: the same pipeline in memory.
+    """
+    index = read_json(folder / "model_index.json")
+    parts = {name: value for name, value in index.items() if isinstance(value, list)}
+    name = type(pipe).__name__
+    kind = name if hasattr(diffusers, name) else "DiffusionPipeline"
+    formats = formats_of(pipe)
+    optional = getattr(pipe, "_optional_components", [])
+    absent = [part for part, value in parts.items() if value[:1] == [None] and part not in optional]
+    arguments = [f'"{PLACE}"']
+    arguments += [f"dtype={dtype_code(formats)}"] if formats else []
+    arguments += [f"{part}=None" for part in absent]
+    call = f"pipe = {kind}.from_pretrained("
+    pruned = any(value[:1] == ["obsdiff"] for value in parts.values())
+    return [
+        *(["import obsdiff  # defines the pruned classes"] if pruned else []),
+        *(["import torch"] if formats else []),
+        f"from diffusers import {kind}",
+        "",
+        *([f"{call}{arguments[0]})"] if len(arguments) == 1 else [call]),
+        *([f"    {argument}," for argument in arguments] + [")"] if len(arguments) > 1 else []),
+    ]
+
+
+def formats_of(pipe: Any) -> dict[str, str]:
+    """Return the number format of most weights of each component that has any, by its name."""
+    found = {}
+    for name, part in pipe.components.items():
+        counts: Counter[str] = Counter()
+        for weight in part.parameters() if isinstance(part, nn.Module) else ():
+            if weight.is_floating_point():
+                counts[str(weight.dtype).removeprefix("torch.")] += weight.numel()
+        if counts:
+            found[name] = counts.most_common(1)[0][0]
+    return found
+
+
+def dtype_code(formats: dict[str, str]) -> str:
+    """Return the value of from_pretrained's `dtype`: one format, or one for each component.
+
+    Args:
+        formats: component -> number format; at least one.
+    """
+    (most, _), *_ = Counter(formats.values()).most_common(1)
+    others = {name: dtype for name, dtype in formats.items() if dtype != most}
+    if not others:
+        return f"torch.{most}"
+    each = [f'"{name}": torch.{dtype}' for name, dtype in {"default": most, **others}.items()]
+    return "{" + ", ".join(each) + "}"
