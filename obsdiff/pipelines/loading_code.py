@@ -1,13 +1,15 @@
 """The Python code that opens a saved pipeline, for its model card."""
 
+import math
 from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import diffusers
-from torch import nn
 
 from ..runtime.json_files import read_json
+from .headers import SAFETENSORS_DTYPES, read_header
 
 PLACE = "PATH OF THIS FOLDER"
 
@@ -26,7 +28,7 @@ def loading_code(folder: Path, pipe: Any) -> list[str]:
     parts = {name: value for name, value in index.items() if isinstance(value, list)}
     name = type(pipe).__name__
     kind = name if hasattr(diffusers, name) else "DiffusionPipeline"
-    formats = formats_of(pipe)
+    formats = formats_in(folder, parts)
     optional = getattr(pipe, "_optional_components", [])
     absent = [part for part, value in parts.items() if value[:1] == [None] and part not in optional]
     arguments = [f'"{PLACE}"']
@@ -44,14 +46,20 @@ def loading_code(folder: Path, pipe: Any) -> list[str]:
     ]
 
 
-def formats_of(pipe: Any) -> dict[str, str]:
-    """Return the number format of most weights of each component that has any, by its name."""
+def formats_in(folder: Path, parts: Iterable[str]) -> dict[str, str]:
+    """Return the number format of most stored weights of each component that has any, by its name.
+
+    Args:
+        folder: the saved pipeline.
+        parts: names of components.
+    """
     found = {}
-    for name, part in pipe.components.items():
+    for name in parts:
         counts: Counter[str] = Counter()
-        for weight in part.parameters() if isinstance(part, nn.Module) else ():
-            if weight.is_floating_point():
-                counts[str(weight.dtype).removeprefix("torch.")] += weight.numel()
+        for file in (folder / name).glob("*.safetensors"):
+            for info in read_header(file).values():
+                if info["dtype"] in SAFETENSORS_DTYPES:
+                    counts[SAFETENSORS_DTYPES[info["dtype"]]] += math.prod(info["shape"])
         if counts:
             found[name] = counts.most_common(1)[0][0]
     return found

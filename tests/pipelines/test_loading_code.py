@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from obsdiff import PruningConfig, prune_, save_pruned
+from obsdiff.cli.main import main
 from obsdiff.pipelines.loading_code import PLACE, dtype_code
 
 from ..conftest import PROMPTS, ddpm, flux, sd, sd3, sdxl
@@ -82,3 +83,14 @@ def test_one_format_or_one_for_each_component():
     assert dtype_code({"a": "float16", "b": "float32", "c": "float16"}) == (
         '{"default": torch.float16, "b": torch.float32}'
     )
+
+
+@pytest.mark.slow
+def test_the_code_of_the_command_line_states_what_is_stored(tmp_path, sd3_folder, prompts_file):
+    """On a CPU half precision is computed in float32, and saved as it was stored."""
+    flags = ["--num-prompts", "1", "--num-inference-steps", "2", "--prompts", prompts_file]
+    assert main(["prune", sd3_folder, "--output", str(tmp_path / "out"), *flags]) == 0
+    code, again = opened(tmp_path / "out")
+    assert "dtype=torch.float16" in code
+    assert "text_encoder_3=None" in code
+    assert again.transformer.dtype == torch.float16
