@@ -136,15 +136,16 @@ def score_pictures(
         drawn: latents and flaws of each pipeline.
         part: the folder that the run fills.
     """
-    for name, (_, flaws) in drawn.items():
-        if why := problem(flaws):
+    latents = {name: each for name, (each, _) in drawn.items()}
+    flaws = {name: each for name, (_, each) in drawn.items()}
+    for name, each in flaws.items():
+        if why := problem(each):
             say(f"{name}: {why}: figures of them are not computed")
     say(f"measuring the pictures of {len(images)} pipelines")
     pictures = {
         name: [read_picture(part / file, REDRAW) for file in files]
         for name, files in images.items()
     }
-    latents, flaws = ({name: each[i] for name, each in drawn.items()} for i in (0, 1))
     return all_figures(pictures, latents, DENSE_NAME, evaluation.prompts, evaluation.judges, flaws)
 
 
