@@ -17,6 +17,7 @@ from ..errors import RunStopped
 from ..pipelines.load import load_pipeline
 from ..pipelines.replaceable import WORK
 from ..pipelines.run import refused, replaced
+from ..runtime.console import shown
 from ..runtime.display import current
 from ..runtime.progress import counting
 from ..runtime.scratch import disk_errors
@@ -141,7 +142,7 @@ def draw_missing(evaluation: Evaluation, name: str, part: Path) -> list[str]:
 
 def drawing_phase(name: str) -> str:
     """Return the name of the phase in which a pipeline draws."""
-    return f"drawing {name}"
+    return f"drawing {shown(name)}"
 
 
 def draw_batch(pipe: Any, evaluation: Evaluation, name: str, first: int, part: Path) -> int:

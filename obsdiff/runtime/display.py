@@ -10,7 +10,6 @@ import contextlib
 import importlib
 import math
 import os
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any, Protocol
@@ -21,6 +20,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from .console import tell
 from .outlet import OUTLET
 from .phases import Phase, Phases
 
@@ -104,8 +104,7 @@ class PlainDisplay:
         line = plain_line(phases)
         OUTLET.note(line)
         if self.printed:
-            with contextlib.suppress(OSError, ValueError):  # nobody reads: no reason to stop
-                print(line, file=sys.stderr, flush=True)
+            tell(line)
 
     def close(self) -> None:
         """Nothing is left to do."""

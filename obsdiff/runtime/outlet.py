@@ -8,7 +8,6 @@ import contextlib
 import os
 import re
 import stat
-import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import TextIO
 
 from ..errors import UserError
+from .console import shown, tell
 
 STAMP = "%Y-%m-%d %H:%M:%S"
 BEGINNING = re.compile(rb"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d ")
@@ -40,16 +40,12 @@ class Outlet:
         if self.log is None or self.failure:
             return
         try:
-            self.log.write(f"{time.strftime(STAMP)} {' '.join(text.splitlines())}\n")
+            self.log.write(f"{time.strftime(STAMP)} {shown(' '.join(text.splitlines()))}\n")
             self.log.flush()
         except (OSError, ValueError) as error:
             self.failure = getattr(error, "strerror", None) or str(error)
             if not self.quiet:
-                with contextlib.suppress(OSError, ValueError):
-                    print(
-                        f"log-file: can't be written ({self.failure}); the run goes on without it",
-                        file=sys.stderr,
-                    )
+                tell(f"log-file: can't be written ({self.failure}); the run goes on without it")
 
 
 OUTLET = Outlet()
