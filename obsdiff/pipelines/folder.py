@@ -24,6 +24,7 @@ from .own_code import (
     require_own_code_files,
 )
 from .pipeline_arguments import taken_components
+from .prompt_files import read_prompts as read_prompts
 from .vocabularies import require_vocabularies
 from .weight_files import stem_of, unknown_variant
 
