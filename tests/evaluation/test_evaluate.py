@@ -308,7 +308,7 @@ def test_both_draw_with_one_scheduler(models, prompts_file, tmp_path, capsys):
     )
     refused("class FlowMatchEulerDiscreteScheduler", "FlowMatchHeunDiscreteScheduler")
     index.write_text(json.dumps(whole_index | {"scheduler": ["mine", "MyScheduler"]}))
-    refused("scheduler of diffusers", "MyScheduler")
+    refused("scheduler", "diffusers", "mine")
     index.write_text(json.dumps(whole_index))
     file.rename(file.with_name("config_of_old.json"))
     refused("scheduler_config.json is missing")
