@@ -2,6 +2,7 @@
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from ..config.choices import CALL_SETTINGS
 from ..config.values import whole
@@ -9,9 +10,10 @@ from ..errors import UserError
 from ..evaluation.judges.files import find_judges
 from ..pipelines.builtin import builtin_info
 from ..pipelines.folder import Folder, open_folder
-from ..pipelines.partial_output import check_output
+from ..pipelines.partial_output import check_output, part_folder
 from ..pipelines.prompt_files import prompts_line, read_prompts
 from ..pipelines.record import RECORD
+from ..pipelines.replaceable import RESULTS
 from ..pipelines.single_file import open_model
 from ..runtime.console import put
 from ..runtime.extras import require_extra
@@ -28,6 +30,9 @@ from .commands import (
     with_recommended,
 )
 
+if TYPE_CHECKING:
+    from ..evaluation.inputs import Evaluation
+
 
 def evaluate_command(args: argparse.Namespace) -> None:
     """Evaluate pruned pipelines against the dense one, and print the table or results.json."""
@@ -36,9 +41,9 @@ def evaluate_command(args: argparse.Namespace) -> None:
         whole(name, getattr(args, name), least)
     given = {name: getattr(args, name) for name in CALL_SETTINGS if hasattr(args, name)}
     config = config_of(argparse.Namespace(seed=args.seed, **given))
-    check_output(args.output, args.overwrite, given_inputs(args.against, args.config, *args.runs))
-    others = given_files(args.prompts, *(getattr(args, name) for name in JUDGES))
-    check_output(args.output, args.overwrite, others)
+    finished = args.resume and is_in_place(args.output)
+    if args.overwrite or not finished:
+        check_place(args)
     dense = open_model(args.against, args.config, variant=args.variant)
     dense.require_text()
     runs = named_runs([open_folder(existing(path)) for path in args.runs])
@@ -71,13 +76,45 @@ def evaluate_command(args: argparse.Namespace) -> None:
         args.against,
         judges=judges,
     )
-    results = run_job(job, args.output, args.resume, args.overwrite)
-    say(prompts_line(file, len(found), args.num_prompts))
+    results = finished_already(job, args) if finished else None
+    if results is None:
+        results = run_job(job, args.output, args.resume, args.overwrite)
+        say(prompts_line(file, len(found), args.num_prompts))
     show_json(results) if args.json else put(results_table(results))
     say(
         f"{args.output}: pictures and results.json; "
         f"obsdiff report {args.output} --output page.html shows them"
     )
+
+
+def is_in_place(output: Path) -> bool:
+    """Return whether an output holds the results of a run, and no part of a run lies beside it."""
+    return (output / RESULTS).is_file() and not part_folder(output).exists()
+
+
+def finished_already(job: "Evaluation", args: argparse.Namespace) -> dict[str, Any] | None:
+    """Return the results of a finished run, and say so; None for another's that is replaced.
+
+    Raises:
+        UserError: the output is of another evaluation, and may not be replaced.
+    """
+    from ..evaluation.finished_run import finished_results
+
+    try:
+        results = finished_results(job, args.output)
+    except UserError:
+        if args.overwrite:
+            return None
+        raise
+    say(f"{args.output}: was finished already")
+    return results
+
+
+def check_place(args: argparse.Namespace) -> None:
+    """Check that the output can be written, and overlaps nothing that is read."""
+    check_output(args.output, args.overwrite, given_inputs(args.against, args.config, *args.runs))
+    others = given_files(args.prompts, *(getattr(args, name) for name in JUDGES))
+    check_output(args.output, args.overwrite, others)
 
 
 def existing(path: Path) -> Path:

@@ -4,10 +4,9 @@
 
 INPUT is one JSON object on stdin, since a prompt may be longer than a command line: {"folder",
 "settings", "prompt", "single_file"}; the last is null, or a single-file checkpoint whose configs
-are in the folder. On a CPU the peak is that of anonymous
-memory (RssAnon of /proc), since the ordinary peak also counts the pages of mapped files; the
-weights are first copied out of their mapped files, so that they count. On a GPU the peak is that of
-torch's allocator.
+are in the folder. On a CPU the peak is that of anonymous memory (RssAnon of /proc), since the
+ordinary peak also counts the pages of mapped files; the weights are first copied out of their
+mapped files, so that they count. On a GPU the peak is that of torch's allocator.
 """
 
 import json

@@ -178,6 +178,39 @@ def test_a_killed_run_resumes(argv, tmp_path, capsys, monkeypatch):
     assert not (tmp_path / "run.part").exists()
 
 
+def test_a_finished_run_says_so(argv, tmp_path, capsys, monkeypatch):
+    argv = [*argv, "--rounds", "0"]
+    assert main(argv) == 0
+    file = tmp_path / "run" / "results.json"
+    whole = file.read_bytes()
+    drawn = []
+
+    def counted(pipe, prompts, *rest):
+        drawn.append(prompts)
+        return draw_checked(pipe, prompts, *rest)
+
+    monkeypatch.setattr(draw_module, "draw_checked", counted)
+    capsys.readouterr()
+    assert main([*argv, "--resume", "--json"]) == 0
+    out, err = capsys.readouterr()
+    assert "was finished already" in err
+    assert json.loads(out) == json.loads(whole)
+    assert main([*argv, "--resume", "--seed", "7"]) == 2
+    assert "other seeds" in capsys.readouterr().err
+    file.write_text(json.dumps(json.loads(whole) | {"runs": 5}))
+    assert main([*argv, "--resume"]) == 2
+    assert "results.json is damaged: runs" in capsys.readouterr().err
+    file.write_bytes(whole)
+    picture = tmp_path / "run" / "images" / "00-dense" / "001.png"
+    picture.unlink()
+    assert main([*argv, "--resume"]) == 2
+    assert "00-dense/001.png is missing" in capsys.readouterr().err
+    assert not drawn
+    assert main([*argv, "--resume", "--overwrite"]) == 0
+    assert drawn
+    assert picture.is_file()
+
+
 def test_pipelines_that_cannot_be_compared_are_refused_in_one_line(
     argv, models, tmp_path, capsys, prompts_file
 ):
