@@ -1,6 +1,7 @@
 """The evaluate command: the same prompts with the same seeds through all pipelines."""
 
 import argparse
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +11,7 @@ from ..errors import UserError
 from ..evaluation.judges.files import find_judges
 from ..pipelines.builtin import builtin_info
 from ..pipelines.folder import Folder, open_folder
+from ..pipelines.output_path import absolute
 from ..pipelines.partial_output import check_output, part_folder
 from ..pipelines.prompt_files import prompts_line, read_prompts
 from ..pipelines.record import RECORD
@@ -88,8 +90,13 @@ def evaluate_command(args: argparse.Namespace) -> None:
 
 
 def is_in_place(output: Path) -> bool:
-    """Return whether an output holds the results of a run, and no part of a run lies beside it."""
-    return (output / RESULTS).is_file() and not part_folder(output).exists()
+    """Return whether an output holds the results of a run, and no part of a run lies beside it.
+
+    Raises:
+        UserError: the output is no name of a folder.
+    """
+    output = absolute(output)
+    return os.path.isfile(output / RESULTS) and not os.path.lexists(part_folder(output))
 
 
 def finished_already(job: "Evaluation", args: argparse.Namespace) -> dict[str, Any] | None:

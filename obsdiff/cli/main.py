@@ -102,7 +102,8 @@ def can_continue(args: argparse.Namespace | None) -> bool:
     """Return whether the command left something that --resume continues."""
     if args is None or args.run not in (evaluate_command, prune_command):
         return False
-    return (part_folder(args.output) / WORK).is_dir()
+    output = args.output
+    return bool(output.name) and os.path.isdir(part_folder(output) / WORK)
 
 
 def complain(line: str, error: Exception) -> None:

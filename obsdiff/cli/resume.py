@@ -1,5 +1,6 @@
 """What an earlier run has finished: taken if it is of the same run and not damaged."""
 
+import os
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import Any
 from ..errors import RunFailed, UserError
 from ..pipelines.finished import damaged_file, read_finished
 from ..pipelines.folder import Folder
+from ..pipelines.output_path import absolute
 from ..pipelines.partial_output import FINISHED, part_folder
 from ..pipelines.record import RECORD
 from ..runtime.progress import say
@@ -17,9 +19,14 @@ Records = list[dict[str, Any]]
 
 
 def is_complete(output: Path, targets: Sequence[PruneTarget]) -> bool:
-    """Return whether an output is in its place, with a record of each target, and no part of it."""
+    """Return whether an output is in its place, with a record of each target, and no part of it.
+
+    Raises:
+        UserError: the output is no name of a folder.
+    """
+    output = absolute(output)
     records = [output / target.folder / RECORD for target in targets]
-    return not part_folder(output).exists() and all(record.is_file() for record in records)
+    return not os.path.lexists(part_folder(output)) and all(map(os.path.isfile, records))
 
 
 def finished_already(

@@ -1,5 +1,6 @@
 """Whether a pipeline can be saved: tried before a run, so that no work is lost at its end."""
 
+import copy
 import json
 from collections.abc import Iterable
 from typing import Any
@@ -43,8 +44,10 @@ def named(model: nn.Module) -> Iterable[tuple[str, nn.Module]]:
 
 def require_config(name: str, part: ConfigMixin) -> None:
     """Refuse a config that can't be written as JSON and read back."""
+    probe = copy.copy(part)  # to_json_string adds entries to the config
+    probe._internal_dict = type(part.config)(part.config)
     try:
-        json.loads(part.to_json_string())
+        json.loads(probe.to_json_string())
     except (TypeError, ValueError, AttributeError, KeyError, RecursionError) as error:
         raise UserError(
             f"{name}: expected a config that can be saved as JSON, found that "

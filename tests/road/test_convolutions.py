@@ -1,12 +1,13 @@
 """Convolutions of UNets, from the table to saved folders."""
 
+import functools
 import json
 import warnings
 from pathlib import Path
 
 import pytest
 import torch
-from diffusers import DDIMPipeline, DiffusionPipeline
+from diffusers import DDIMPipeline, DiffusionPipeline, UNet2DModel
 from torch import nn
 
 from obsdiff import PruningConfig, UserError, prune_, save_pruned
@@ -208,9 +209,18 @@ def test_the_default_target_leaves_convolutions_alone():
     assert not [row.name for row in report.layers if "conv" in row.name]
 
 
+class Grouped(UNet2DModel):
+    """A UNet with a convolution of four groups."""
+
+    @functools.wraps(UNet2DModel.__init__)
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.down_blocks[0].resnets[0].conv2 = nn.Conv2d(16, 16, 3, padding=1, groups=4)
+
+
 def test_what_can_not_be_unfolded_is_refused_by_name():
     pipe = ddpm()
-    pipe.unet.down_blocks[0].resnets[0].conv2 = nn.Conv2d(16, 16, 3, padding=1, groups=4)
+    pipe.unet = Grouped.from_config(pipe.unet.config)
     with pytest.raises(
         UserError,
         match=r"down_blocks\.0\.resnets\.0\.conv2: expected .* found 4 groups; "
