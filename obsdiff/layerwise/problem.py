@@ -69,12 +69,14 @@ class LayerProblem:
 
     def error(self, pruned: Tensor) -> float:
         """Return the layer error of a pruned weight (O, I) on the calibration prompts."""
-        return layer_error(self.target, pruned, self.hessian)
+        with named(self.name):
+            return layer_error(self.target, pruned, self.hessian)
 
     def held_out_error(self, pruned: Tensor) -> float:
         """Return the layer error of a pruned weight (O, I) on the held-out prompts."""
         assert self.held_out is not None
-        return layer_error(self.target, pruned, self.held_out)
+        with named(self.name):
+            return layer_error(self.target, pruned, self.held_out)
 
     def close_(
         self, solution: Solution, config: PruningConfig, sparsity: float | None = None

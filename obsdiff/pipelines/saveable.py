@@ -45,7 +45,7 @@ def named(model: nn.Module) -> Iterable[tuple[str, nn.Module]]:
 def require_config(name: str, part: ConfigMixin) -> None:
     """Refuse a config that can't be written as JSON and read back."""
     probe = copy.copy(part)  # to_json_string adds entries to the config
-    probe._internal_dict = type(part.config)(part.config)
+    vars(probe)["_internal_dict"] = type(part.config)(part.config)
     try:
         json.loads(probe.to_json_string())
     except (TypeError, ValueError, AttributeError, KeyError, RecursionError) as error:

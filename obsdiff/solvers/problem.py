@@ -15,9 +15,12 @@ References:
         2023. https://arxiv.org/abs/2301.00774
 """
 
+import math
 from dataclasses import dataclass
 
 from torch import Tensor
+
+from ..errors import NotPositiveDefinite
 
 ERROR_ROWS = 256  # rows of a weight, and columns of the Hessian, that one product covers
 
@@ -81,8 +84,15 @@ def layer_error(weight: Tensor, pruned: Tensor, hessian: Tensor) -> float:
 
     Returns:
         The error, at least 0; 0.0 if the layer's outputs have no energy.
+
+    Raises:
+        NotPositiveDefinite: the energy is no finite number.
     """
     energy = squared_error(weight, None, hessian)
+    if not math.isfinite(energy):
+        raise NotPositiveDefinite(
+            f"the energy of the layer's outputs is {energy}: its Hessian or weight has inf or NaN"
+        )
     return squared_error(weight, pruned, hessian) / energy if energy > 0 else 0.0
 
 
