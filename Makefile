@@ -7,6 +7,9 @@ VENV ?= .venv
 CONSTRAINTS ?= constraints.txt
 TORCH_INDEX ?=
 OUTPUT ?= obsdiff-demo
+# Processes that run tests, one thread each. A process takes up to 2 GB.
+WORKERS ?= 2
+PYTEST = $(VENV)/bin/python -m pytest -q -n $(WORKERS) --dist worksteal
 PIP := $(VENV)/bin/python -m pip --disable-pip-version-check install --quiet \
 	--constraint $(CONSTRAINTS)
 INSTALLED := $(VENV)/.installed
@@ -31,14 +34,14 @@ demo: $(INSTALLED)
 	$(VENV)/bin/obsdiff demo --output $(OUTPUT) --overwrite
 	@echo "now open $(OUTPUT)/demo.html"
 
-# The quick lane, before a commit: about two minutes. `test` runs the tests marked slow, too.
+# The quick lane, before a commit. `test` runs the tests marked slow, too.
 check: $(INSTALLED)
 	$(CHECKS)
-	$(VENV)/bin/python -m pytest -q -m "not slow"
+	$(PYTEST) -m "not slow"
 
 test: $(INSTALLED)
 	$(CHECKS)
-	$(VENV)/bin/python -m pytest -q --durations=10
+	$(PYTEST) --durations=10
 
 # The lowest versions that pyproject.toml promises, installed together, and quick tests with them.
 # torch 2.6 comes with its CUDA libraries: 5 GB.

@@ -1,6 +1,8 @@
 """Tiny pipelines of the supported kinds, built from configs with random weights; nothing is
 downloaded."""
 
+import os
+
 import pytest
 import torch
 from diffusers import (
@@ -39,6 +41,12 @@ PROMPTS = [
     "snow",
     "fish",
 ]
+
+
+def pytest_configure(config) -> None:
+    """One thread for every process of the tests and those they start: `make test` runs several."""
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
 
 
 def tokenizer(length: int = 24) -> CLIPTokenizer:
