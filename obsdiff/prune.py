@@ -18,6 +18,7 @@ References:
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -104,6 +105,8 @@ def prune_(
         watched() as report.memory,
         marked_if_interrupted(pipe, plan),
     ):
+        if ranks.size == 1:
+            context = replace(context, recording=stored.recording)
         executor = Executor.of(context, plan, tasks, stored)
         plan_phases(plan, dense, executor)
         allocation, dense = allocate(context, plan, dense, stored, report, budget)

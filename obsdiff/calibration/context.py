@@ -17,6 +17,7 @@ from ..runtime.scratch import Scratch
 from .calibrated_input import CalibratedInput
 from .calibration_set import CalibrationSet
 from .plan import PruningPlan
+from .recording_place import RecordingPlace
 
 ALLOCATION = "allocation"  # the name of its phase
 CalibratedInputs = dict[Tap, CalibratedInput]
@@ -38,6 +39,7 @@ class CalibrationContext:
         ranks: the processes of this run.
         owners: the process that solves each tap (none: every process).
         asymmetric: whether replay sums the cross moments with the dense model's inputs.
+        recording: where a replay stores its recording, or None.
     """
 
     run: Run
@@ -51,6 +53,7 @@ class CalibrationContext:
     ranks: Ranks = field(default_factory=Ranks)
     owners: Mapping[Tap, int] = field(default_factory=dict)
     asymmetric: bool = False
+    recording: RecordingPlace | None = None
 
     def reduced(self, inputs: CalibratedInputs) -> CalibratedInputs:
         """Add the sums of all processes, each at the owner of its tap, or in every process.

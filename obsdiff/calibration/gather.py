@@ -28,7 +28,8 @@ from .hooks import calibrate
 from .packages import Package
 from .plan import PruningPlan
 from .replay.dense_model import DenseModel
-from .replay.recording import Trajectory
+from .replay.kept_recording import read_recording, write_recording
+from .replay.recording import TensorCache, Trajectory
 from .replay.run import package_spans, record_trajectory, replay_packages
 
 DENSE_PASS = "dense pass"  # the name of its phase
@@ -127,7 +128,7 @@ def replay(
         yield from ({} for _ in packages)
         return
     first, begin = () if done else packages[0].taps, max(1, done)
-    own = dense or gather_dense(context, list(first), "replay")
+    own = dense or recorded_before(context, done) or recorded_now(context, packages, first)
     assert own.trajectory is not None  # require_fitting checks a dense pass made before
     with contextlib.ExitStack() as stack:
         dense_model = None
@@ -142,6 +143,31 @@ def replay(
         yield from ({} for _ in packages[1:done])
         for found in replay_packages(context, own.trajectory, packages, begin, dense_model):
             yield context.reduced(found)
+
+
+def recorded_before(context: CalibrationContext, done: int) -> DensePass | None:
+    """Return the trajectory that the run has stored before it was killed, without Hessians.
+
+    None while the first package is not solved: its Hessians are those of the dense pass.
+    """
+    if not done or context.recording is None:
+        return None
+    cache = TensorCache(context.scratch, context.device)
+    trajectory = read_recording(context.recording, cache, context.blocks)
+    if trajectory is None:
+        return None
+    current().complete(DENSE_PASS)
+    return DensePass(context.calibration_set, trajectory=trajectory)
+
+
+def recorded_now(
+    context: CalibrationContext, packages: list[Package], first: tuple[Tap, ...]
+) -> DensePass:
+    """Return a new dense pass with its trajectory, which is stored if later packages read it."""
+    found = gather_dense(context, list(first), "replay")
+    if context.recording and found.trajectory and len(packages) > 1:
+        write_recording(context.recording, found.trajectory)
+    return found
 
 
 def leading(packages: list[Package], solved: Set[str]) -> int:

@@ -6,6 +6,7 @@ A file is written whole; one that was damaged all the same is ignored, and its t
 What is found once for the whole run (a budget, a latency, the allocation, the orders of inputs) is
 a note: a JSON file with a hash. Notes are a chain: each holds the hash of those before it, and a
 task's file that of all of them. A note that was changed is found again, and so is what follows it.
+A replay stores its recording, too (calibration/replay/kept_recording.py).
 
 The fingerprint identifies the run: the model's weights, prompts, settings and versions. A run with
 another fingerprint is refused.
@@ -22,6 +23,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from ..calibration.plan import PruningPlan
+from ..calibration.recording_place import RecordingPlace
 from ..errors import RunFailed
 from ..pipelines.record import GroupRecord, LayerRecord
 from ..runtime.distributed import Ranks
@@ -35,6 +37,7 @@ from .fingerprint import fingerprint, require_same
 from .tasks import Task, TaskResult
 
 FINGERPRINT = "fingerprint.json"
+RECORDING = "recording"  # folder of the recording that a replay reads
 TRIALS = "trials"  # folder with a file for each layer or group that an allocation has measured
 
 
@@ -45,6 +48,11 @@ class NullJournal:
 
     def __init__(self) -> None:
         self.fingerprint = {}
+
+    @property
+    def recording(self) -> RecordingPlace | None:
+        """Where a replay stores its recording; None for nowhere."""
+        return None
 
     def recall(self, name: str) -> dict[str, Any] | None:
         """Return the value stored under a name; None if there is none."""
@@ -137,6 +145,11 @@ class Journal(NullJournal):
     def basis(self) -> str:
         """The hash of all notes: a task's result depends on them."""
         return content_hash(list(self.notes.items()))
+
+    @property
+    def recording(self) -> RecordingPlace:
+        """Where a replay stores its recording."""
+        return RecordingPlace(self.folder / RECORDING, content_hash(self.fingerprint))
 
     def recall(self, name: str) -> dict[str, Any] | None:
         """Return the value stored under a name; None if there is none, or it was changed."""

@@ -53,11 +53,16 @@ class Scratch:
         Returns:
             None if the tensor fits into the memory budget, else the file to write it to.
         """
-        if self.used + size <= self.room:
-            self.used += size
+        if self.reserve(size):
             return None
         self.on_disk += size
         return self.file()
+
+    def reserve(self, size: int) -> bool:
+        """Reserve memory for a tensor if it fits into the budget; return whether it does."""
+        fits = self.used + size <= self.room
+        self.used += size * fits
+        return fits
 
     def file(self) -> Path:
         """Return a new file name in the folder."""

@@ -17,13 +17,15 @@ from obsdiff.errors import RunStopped
 from obsdiff.layerwise.fingerprint import differences, fingerprint, parts
 from obsdiff.layerwise.journal import (
     FINGERPRINT,
+    RECORDING,
     Journal,
     JournalPlace,
     NullJournal,
     open_journal,
 )
-from obsdiff.layerwise.tasks import Task, TaskResult
+from obsdiff.layerwise.tasks import Task, TaskResult, tasks_of
 from obsdiff.pipelines.record import LayerRecord
+from obsdiff.pipelines.run import Run
 from obsdiff.runtime.distributed import Ranks
 from obsdiff.runtime.hashing import model_hashes, tensors_hash
 
@@ -109,8 +111,7 @@ def test_killed_three_times_it_ends_with_the_same_bits(tmp_path, monkeypatch, ma
             killed_after(patched, tasks)
             with pytest.raises(Killed):
                 obsdiff.prune_(make(), PROMPTS[:3], config, journal=tmp_path)
-    solved = len(list(tmp_path.glob("*.safetensors")))
-    assert solved == 5
+    assert len(list(tmp_path.glob("*.safetensors"))) == 5
     pipe = make()
     assert_same(
         weights_and_layers(pipe, obsdiff.prune_(pipe, PROMPTS[:3], config, journal=tmp_path)),
@@ -124,6 +125,56 @@ def test_killed_three_times_it_ends_with_the_same_bits(tmp_path, monkeypatch, ma
         expected,
     )
     assert not calls  # all of it was there
+
+
+def first_package_done(tmp_path, monkeypatch, make, config) -> None:
+    """A run that is killed as soon as the first of its packages is solved."""
+    pipe = make()
+    plan = plan_pruning(pipe, PROMPTS[:3], config)
+    tasks = [t for t in tasks_of(plan.packages, plan.groups) if t.taps[0] in plan.packages[0].taps]
+    with monkeypatch.context() as patched:
+        killed_after(patched, len(tasks))
+        with pytest.raises(Killed):
+            obsdiff.prune_(pipe, PROMPTS[:3], config, journal=tmp_path)
+
+
+def drawn(monkeypatch) -> list[int]:
+    """The number of prompts of every batch that a pipeline draws from now on."""
+    real, counts = Run.latents, []
+
+    def counted(self: Run, prompts, *args):
+        counts.append(len(prompts))
+        return real(self, prompts, *args)
+
+    monkeypatch.setattr(Run, "latents", counted)
+    return counts
+
+
+@pytest.mark.parametrize(
+    ("make", "run", "room"),
+    [(sd3, "replay", 1e9), (sd, "structured replay", 1e9), (flux, "asymmetric", 0)],
+)
+def test_a_resumed_replay_reads_its_recording(tmp_path, monkeypatch, make, run, room):
+    """Also if memory had no room for it."""
+    monkeypatch.setattr("obsdiff.prune.scratch_room", lambda *_: room)
+    config, pipe = PruningConfig(**STEPS | RUNS[run]), make()
+    expected = weights_and_layers(pipe, obsdiff.prune_(pipe, PROMPTS[:3], config))
+    first_package_done(tmp_path, monkeypatch, make, config)
+    batches, pipe = drawn(monkeypatch), make()
+    found = obsdiff.prune_(pipe, PROMPTS[:3], config, journal=tmp_path)
+    assert_same(weights_and_layers(pipe, found), expected)
+    assert not batches
+
+
+def test_a_damaged_recording_is_drawn_again(tmp_path, monkeypatch):
+    config, pipe = PruningConfig(**STEPS | RUNS["replay"]), sd3()
+    expected = weights_and_layers(pipe, obsdiff.prune_(pipe, PROMPTS[:3], config))
+    first_package_done(tmp_path, monkeypatch, sd3, config)
+    (tmp_path / RECORDING / "000000.safetensors").write_bytes(b"")
+    batches, pipe = drawn(monkeypatch), sd3()
+    found = obsdiff.prune_(pipe, PROMPTS[:3], config, journal=tmp_path)
+    assert_same(weights_and_layers(pipe, found), expected)
+    assert sum(batches) == 3
 
 
 def half_done(tmp_path, monkeypatch, config):

@@ -66,6 +66,14 @@ class TensorCache:
             size,
         )
 
+    def adopt(self, tensor: Tensor, file: Path, home: torch.device) -> CachedTensor:
+        """Return a tensor that a file stores: in memory if there is room, else in that file."""
+        size = tensor.numel() * tensor.element_size()
+        in_memory = self.scratch.reserve(size)
+        return CachedTensor(
+            tensor.to(self.device or home, copy=True) if in_memory else file, home, size
+        )
+
     def get(self, kept: CachedTensor) -> Tensor:
         """Return the tensor, contiguous.
 
