@@ -15,6 +15,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from ..pipelines.folder import Folder, open_folder
+from ..pipelines.single_file import open_single_file
 from ..runtime.child_process import child_environment, python_command
 from ..runtime.memory import STATUS, Watch, anonymous
 
@@ -75,10 +77,11 @@ def measure_here(
     folder: Path, settings: dict[str, Any], prompt: str, single_file: str | None = None
 ) -> dict[str, Any]:
     """Load the pipeline, draw one picture and return its peak memory, in this process."""
-    import torch
+    opened = open_single_file(Path(single_file), folder) if single_file else open_folder(folder)
+    import torch  # a folder that can't be opened is refused before
 
     before = anonymous() if STATUS.exists() else 0
-    pipe = pipeline_of(folder, single_file)
+    pipe = pipeline_of(opened)
     parts = [c for c in pipe.components.values() if isinstance(c, torch.nn.Module)]
     parameters = [p for part in parts for p in part.parameters()]
     weights = sum(p.numel() * p.element_size() for p in parameters)
@@ -101,15 +104,12 @@ def measure_here(
     }
 
 
-def pipeline_of(folder: Path, single_file: str | None) -> Any:
-    """Return the pipeline of a folder, or of a single-file checkpoint with its configs there."""
-    from ..pipelines.folder import open_folder
+def pipeline_of(folder: Folder) -> Any:
+    """Return the pipeline of a folder, or of a single-file checkpoint, ready to draw."""
     from ..pipelines.load import load_pipeline
-    from ..pipelines.single_file import open_single_file
     from .flaws import remove_checkers_
 
-    opened = open_single_file(Path(single_file), folder) if single_file else open_folder(folder)
-    pipe, _ = load_pipeline(opened)
+    pipe, _ = load_pipeline(folder)
     remove_checkers_(pipe)
     pipe.set_progress_bar_config(disable=True)
     return pipe

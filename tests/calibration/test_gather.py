@@ -33,6 +33,7 @@ def test_with_one_package_all_calibrations_are_the_same(make, pattern):
         assert [row.error for row in same.layers] == [row.error for row in report.layers]
 
 
+@pytest.mark.slow
 def test_replay_repairs_what_earlier_packages_broke_much_as_live_does():
     single, _ = pruned(sd3, calibration="single")
     live, _ = pruned(sd3, calibration="live", packages=4)

@@ -128,6 +128,7 @@ def test_a_strength_that_runs_no_step_is_one_line():
         prune(img2img(), [part(0.1)], "single", num_inference_steps=5)
 
 
+@pytest.mark.slow
 def test_inpainting_and_the_parts_of_two_experts():
     pipe = StableDiffusionInpaintPipeline(**sd().components, requires_safety_checker=False)
     mask = Image.new("L", (16, 16), 255)

@@ -5,6 +5,8 @@ import pytest
 from obsdiff.cli.main import main
 from obsdiff.runtime.display import watching
 
+from ..support.lanes import first_quick
+
 QUICK = ["--num-inference-steps", "2", "--guidance-scale", "3", "--num-prompts", "2"]
 
 
@@ -36,12 +38,14 @@ def test_a_log_that_cannot_be_written_is_one_line_and_nothing_runs(argv, tmp_pat
 
 @pytest.mark.parametrize(
     ("flags", "names", "passes"),
-    [
-        (["--sparsity", "0.3", "0.5"], ["dense pass"], 1),
-        (["--sparsity", "0.3", "0.5", "--allocation", "obs"], ["dense pass", "allocation"], 1),
-        (["--calibration", "live", "--packages", "2"], ["calibration"], 2),
-        (["--calibration", "replay", "--packages", "2"], ["dense pass", "calibration"], 1),
-    ],
+    first_quick(
+        [
+            (["--sparsity", "0.3", "0.5"], ["dense pass"], 1),
+            (["--sparsity", "0.3", "0.5", "--allocation", "obs"], ["dense pass", "allocation"], 1),
+            (["--calibration", "live", "--packages", "2"], ["calibration"], 2),
+            (["--calibration", "replay", "--packages", "2"], ["dense pass", "calibration"], 1),
+        ]
+    ),
 )
 def test_all_phases_of_all_prunings_are_planned_and_done(argv, flags, names, passes):
     with watching(show=False) as phases:

@@ -14,6 +14,8 @@ from safetensors.torch import load_file
 from obsdiff.cli.main import main
 from obsdiff.errors import RunFailed, RunStopped
 
+from ..support.lanes import first_quick
+
 QUICK = ["--num-inference-steps", "2", "--guidance-scale", "3"]
 PLAIN = """
 import sys, torch
@@ -157,7 +159,9 @@ def test_checks_take_no_heavy_import(sd3_folder, tmp_path, argv):
     )
 
 
-@pytest.mark.parametrize(("pattern", "n", "m"), [("2:4", 2, 4), ("4:8", 4, 8), ("1:4", 1, 4)])
+@pytest.mark.parametrize(
+    ("pattern", "n", "m"), first_quick([("2:4", 2, 4), ("4:8", 4, 8), ("1:4", 1, 4)])
+)
 def test_groups_on_disk(sd3_folder, prompts_file, tmp_path, pattern, n, m):
     out = tmp_path / "out"
     assert (
@@ -267,6 +271,7 @@ def test_several_sparsities_make_several_folders(sd3_folder, prompts_file, tmp_p
     assert found == {"0.30": pytest.approx(0.3, abs=2e-3), "0.60": pytest.approx(0.6, abs=2e-3)}
 
 
+@pytest.mark.slow
 def test_several_patterns_share_one_calibration(tmp_path, sd3_folder, prompts_file):
     out = tmp_path / "out"
     common = [
@@ -403,7 +408,7 @@ def test_a_run_of_another_schema_or_half_written_makes_no_page(capsys, tmp_path)
 
 
 @pytest.mark.parametrize("method", ["wanda", "dsnot", "magnitude"])
-@pytest.mark.parametrize("pattern", ["unstructured", "2:4", "4:8"])
+@pytest.mark.parametrize("pattern", first_quick(["unstructured", "2:4", "4:8"]))
 def test_baselines_from_the_command_line(sd3_folder, prompts_file, tmp_path, method, pattern):
     """The record has the settings, and the kept weights are the dense ones, bit by bit."""
     out = tmp_path / "out"

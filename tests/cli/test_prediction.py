@@ -14,6 +14,7 @@ from obsdiff.models.macs import count_macs
 from obsdiff.models.meta_device import build_on_meta, example_inputs, macs_or_why_not
 
 from ..conftest import PROMPTS, flux, sd, sd3
+from ..support.lanes import first_quick
 
 QUICK = {"num_inference_steps": 2, "guidance_scale": 3.0, "height": 16, "width": 16}
 MAKES = {"sd3": sd3, "sd3-dual": lambda: sd3(dual=(0, 1)), "sd": sd, "flux": flux}
@@ -124,7 +125,7 @@ def test_the_papers_models_are_counted_as_the_paper_counts(name):
 
 
 @pytest.mark.filterwarnings("ignore::obsdiff.errors.CalibrationWarning")
-@pytest.mark.parametrize("make", MAKES.values(), ids=MAKES.keys())
+@pytest.mark.parametrize("make", first_quick(MAKES.values()), ids=MAKES.keys())
 def test_a_run_leaves_what_was_predicted(make):
     pipe = make()
     denoiser = getattr(pipe, "transformer", None) or pipe.unet

@@ -81,6 +81,12 @@ def argv(models, prompts_file, tmp_path) -> list[str]:
     ]
 
 
+@pytest.fixture
+def one_run(argv, models) -> list[str]:
+    """The structured pipeline alone, and nothing is timed."""
+    return [word for word in argv if word != str(models["sparse"])] + ["--rounds", "0"]
+
+
 @pytest.mark.slow
 def test_figures_are_those_of_the_pipelines(argv, models, tmp_path, capsys):
     assert main([*argv, "--rounds", "1", "--json"]) == 0
@@ -135,8 +141,8 @@ def test_the_error_is_that_of_drawing_by_hand(argv, models, tmp_path, capsys):
     assert "speed of a step" not in table  # what was not measured has no column
 
 
-def test_a_killed_run_resumes(argv, tmp_path, capsys, monkeypatch):
-    assert main([*argv, "--rounds", "0"]) == 0
+def test_a_killed_run_resumes(one_run, tmp_path, capsys, monkeypatch):
+    assert main(one_run) == 0
     whole = json.loads((tmp_path / "run" / "results.json").read_text())
     shutil.rmtree(tmp_path / "run")
     drawn = []
@@ -148,12 +154,12 @@ def test_a_killed_run_resumes(argv, tmp_path, capsys, monkeypatch):
         return draw_checked(pipe, prompts, *rest)
 
     monkeypatch.setattr(draw_module, "draw_checked", dying)
-    assert main([*argv, "--rounds", "0"]) == 1
+    assert main(one_run) == 1
     assert "continue with --resume" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
-    assert main([*argv, "--rounds", "0"]) == 2
+    assert main(one_run) == 2
     assert "--resume" in capsys.readouterr().err
-    assert main([*argv, "--rounds", "0", "--seed", "7", "--resume"]) == 2
+    assert main([*one_run, "--seed", "7", "--resume"]) == 2
     assert "begun with other seeds" in capsys.readouterr().err
     file = tmp_path / "run.part" / ".work" / "costs" / "00-dense.json"
     file.parent.mkdir(exist_ok=True)
@@ -171,16 +177,15 @@ def test_a_killed_run_resumes(argv, tmp_path, capsys, monkeypatch):
         "draw_checked",
         lambda pipe, prompts, *rest: drawn.append(prompts) or draw_checked(pipe, prompts, *rest),
     )
-    assert main([*argv, "--rounds", "0", "--resume"]) == 0
-    assert len(drawn) == 5  # of 6 batches: one was whole
+    assert main([*one_run, "--resume"]) == 0
+    assert len(drawn) == 3  # of 4 batches: one was whole
     again = json.loads((tmp_path / "run" / "results.json").read_text())
     assert [r["metrics"] for r in again["runs"]] == [r["metrics"] for r in whole["runs"]]
     assert not (tmp_path / "run.part").exists()
 
 
-def test_a_finished_run_says_so(argv, tmp_path, capsys, monkeypatch):
-    argv = [*argv, "--rounds", "0"]
-    assert main(argv) == 0
+def test_a_finished_run_says_so(one_run, tmp_path, capsys, monkeypatch):
+    assert main(one_run) == 0
     file = tmp_path / "run" / "results.json"
     whole = file.read_bytes()
     drawn = []
@@ -191,22 +196,22 @@ def test_a_finished_run_says_so(argv, tmp_path, capsys, monkeypatch):
 
     monkeypatch.setattr(draw_module, "draw_checked", counted)
     capsys.readouterr()
-    assert main([*argv, "--resume", "--json"]) == 0
+    assert main([*one_run, "--resume", "--json"]) == 0
     out, err = capsys.readouterr()
     assert "was finished already" in err
     assert json.loads(out) == json.loads(whole)
-    assert main([*argv, "--resume", "--seed", "7"]) == 2
+    assert main([*one_run, "--resume", "--seed", "7"]) == 2
     assert "other seeds" in capsys.readouterr().err
     file.write_text(json.dumps(json.loads(whole) | {"runs": 5}))
-    assert main([*argv, "--resume"]) == 2
+    assert main([*one_run, "--resume"]) == 2
     assert "results.json is damaged: runs" in capsys.readouterr().err
     file.write_bytes(whole)
     picture = tmp_path / "run" / "images" / "00-dense" / "001.png"
     picture.unlink()
-    assert main([*argv, "--resume"]) == 2
+    assert main([*one_run, "--resume"]) == 2
     assert "00-dense/001.png is missing" in capsys.readouterr().err
     assert not drawn
-    assert main([*argv, "--resume", "--overwrite"]) == 0
+    assert main([*one_run, "--resume", "--overwrite"]) == 0
     assert drawn
     assert picture.is_file()
 
@@ -590,8 +595,8 @@ def test_fid_kid_and_clip_score_are_torchmetrics_called_directly(argv, tmp_path)
         )
 
 
-def test_the_table_warns_that_one_prompt_has_no_interval(argv, capsys):
-    assert main([*argv, "--num-prompts", "1", "--rounds", "0"]) == 0
+def test_the_table_warns_that_one_prompt_has_no_interval(one_run, capsys):
+    assert main([*one_run, "--num-prompts", "1"]) == 0
     assert "one prompt has no spread" in capsys.readouterr().out
 
 

@@ -12,6 +12,7 @@ from tests.calibration.test_gather import SMALL, pruned
 from tests.calibration.test_hooks import denoiser_of
 
 from ..conftest import PROMPTS, flux, sd, sd3
+from ..support.lanes import first_quick
 
 MAGNITUDE = {
     "method": "magnitude",
@@ -97,7 +98,7 @@ def test_a_pruned_layer_gives_the_dense_mean_for_the_dense_inputs():
 @pytest.mark.parametrize(
     "settings", [MAGNITUDE, STRUCTURED, {"pattern": "2:4"}], ids=["magnitude", "structured", "2:4"]
 )
-@pytest.mark.parametrize("make", [sd3, sd, flux])
+@pytest.mark.parametrize("make", first_quick([sd3, sd, flux]))
 def test_biases_alone_change(make, settings):
     plain, _ = pruned(make, calibration="single", **settings)
     corrected, report = pruned(make, calibration="single", correct_bias=True, **settings)

@@ -31,6 +31,7 @@ from tests.layerwise.test_journal import (
 )
 
 from ..conftest import PROMPTS, flux, sd, sd3
+from ..support.lanes import first_quick
 
 pytestmark = pytest.mark.filterwarnings("ignore::obsdiff.errors.CalibrationWarning")
 QUICK = {"num_inference_steps": 2, "guidance_scale": 3.0, "height": 16, "width": 16}
@@ -59,7 +60,7 @@ def weight_of(outputs: int = 24, count: int = 32):
     )
 
 
-@pytest.mark.parametrize("make", [sd3, sd, flux])
+@pytest.mark.parametrize("make", first_quick([sd3, sd, flux]))
 def test_they_touch_no_hessian_but_their_own(make):
     """To the bit that of the other prompts alone, and theirs that of a run on them alone."""
     with obsdiff.dense_pass(make(), PROMPTS[:4], [PruningConfig(**HELD)]) as both:
@@ -86,7 +87,8 @@ def test_they_touch_no_hessian_but_their_own(make):
 
 
 @pytest.mark.parametrize(
-    "more", [{}, {"pattern": "2:4", "method": "alps", "include": "*.0.attn.*"}, STRUCTURED]
+    "more",
+    first_quick([{}, {"pattern": "2:4", "method": "alps", "include": "*.0.attn.*"}, STRUCTURED]),
 )
 def test_a_layer_that_stays_repaired_is_what_the_other_prompts_alone_give(more):
     pipe, alone = sd3(), sd3()
@@ -107,11 +109,13 @@ def test_a_layer_that_stays_repaired_is_what_the_other_prompts_alone_give(more):
 
 @pytest.mark.parametrize(
     "more",
-    [
-        {},
-        {"method": "alps", "pattern": "2:4", "include": "*.0.attn.*"},
-        {"method": "magnitude", "refine": "lstsq", "blocks": "0"},
-    ],
+    first_quick(
+        [
+            {},
+            {"method": "alps", "pattern": "2:4", "include": "*.0.attn.*"},
+            {"method": "magnitude", "refine": "lstsq", "blocks": "0"},
+        ]
+    ),
 )
 def test_the_damping_is_the_best_of_those_tried_for_every_tap(more):
     config, pipe = PruningConfig(choose_damping=True, **HELD | more), sd3()
@@ -256,7 +260,7 @@ def test_a_layer_whose_repair_does_harm_keeps_its_weights_and_the_run_says_so():
         assert not any("unrepaired" in line for line in report.warnings)
 
 
-@pytest.mark.parametrize("make", [sd3, sd, flux])
+@pytest.mark.parametrize("make", first_quick([sd3, sd, flux]))
 @pytest.mark.parametrize("choose", [False, True])
 def test_structured_the_columns_that_are_left_are_judged(make, choose):
     pipe, dense = make(), make()
@@ -320,7 +324,7 @@ def blocks_of(denoiser):
     return find_blocks(layer_shapes(denoiser))
 
 
-@pytest.mark.parametrize("more", [{}, STRUCTURED])
+@pytest.mark.parametrize("more", first_quick([{}, STRUCTURED]))
 def test_a_killed_run_goes_on_to_the_same_bits(tmp_path, monkeypatch, more):
     config = PruningConfig(choose_damping=True, **HELD | more)
     pipe = sd3()

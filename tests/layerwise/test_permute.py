@@ -26,6 +26,7 @@ from tests.layerwise.test_journal import (
 
 from ..conftest import PROMPTS, flux, sd, sd3
 from ..coverage_of_models import build, results
+from ..support.lanes import first_quick
 
 QUICK = {
     "pattern": "2:4",
@@ -95,7 +96,7 @@ def test_what_m_does_not_divide_stays():
     assert {mine.group.kind for mine in shuffled_(model, 16)[0]} == {"neurons"}
 
 
-@pytest.mark.parametrize("make", [sd3, sd, flux])
+@pytest.mark.parametrize("make", first_quick([sd3, sd, flux]))
 def test_pruned_in_another_order(make):
     pipe = make()
     report = prune_(pipe, PROMPTS, PruningConfig(permute=True, **QUICK))
@@ -114,10 +115,10 @@ def test_by_default_nothing_moves():
     assert "permutation" not in report.seconds
 
 
-@pytest.mark.parametrize("after", [0, 3])
-@pytest.mark.parametrize("method", ["obs", "alps"])
+@pytest.mark.parametrize("after", first_quick([0, 3]))
+@pytest.mark.parametrize("method", first_quick(["obs", "alps"]))
 def test_a_killed_run_goes_on_to_the_same_bits(monkeypatch, tmp_path, method, after):
-    config = PruningConfig(permute=True, method=method, **QUICK)
+    config = PruningConfig(permute=True, method=method, blocks="1", **QUICK)
     pipe = sd3()
     whole = prune_(pipe, PROMPTS, config)
     expected = weights_and_layers(pipe, whole)
@@ -134,7 +135,7 @@ def test_a_killed_run_goes_on_to_the_same_bits(monkeypatch, tmp_path, method, af
 
 
 def test_a_shared_pass_stays_as_it_is():
-    with_, without = PruningConfig(permute=True, **QUICK), PruningConfig(**QUICK)
+    with_, without = (PruningConfig(permute=on, blocks="1", **QUICK) for on in (True, False))
     alone = [
         weights_and_layers(pipe, prune_(pipe, PROMPTS, config))
         for config, pipe in ((with_, sd3()), (without, sd3()))
@@ -151,8 +152,8 @@ def test_a_shared_pass_stays_as_it_is():
 
 def test_a_memory_budget_gives_the_same_kept_scores():
     reports = [
-        prune_(sd3(), PROMPTS, PruningConfig(permute=True, calibration="single", **budget, **QUICK))
-        for budget in ({}, {"memory_budget_gib": 1.0})
+        prune_(sd3(), PROMPTS, PruningConfig(permute=True, blocks="1", **budget, **QUICK))
+        for budget in ({"calibration": "single"}, {"calibration": "single", "memory_budget_gib": 1})
     ]
     assert reports[0].permutation == reports[1].permutation
 

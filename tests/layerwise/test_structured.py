@@ -16,6 +16,7 @@ from obsdiff.models.discovery import find_blocks
 from obsdiff.models.linear_view import layer_shapes
 
 from ..conftest import PROMPTS, flux, sd, sd3
+from ..support.lanes import first_quick
 
 pytestmark = pytest.mark.filterwarnings("ignore::obsdiff.errors.CalibrationWarning")
 QUICK = {"num_inference_steps": 2, "guidance_scale": 3.0, "height": 16, "width": 16}
@@ -81,7 +82,7 @@ def test_the_shapes_are_those_of_the_layout(make, method):
     assert latents(pipe).isfinite().all()
 
 
-@pytest.mark.parametrize("make", [sd3, sd, flux])
+@pytest.mark.parametrize("make", first_quick([sd3, sd, flux]))
 def test_a_saved_one_opens_with_plain_from_pretrained_and_saves_again(make, tmp_path):
     pipe = make()
     folder = save_pruned(

@@ -18,6 +18,7 @@ from obsdiff.models.adapters import pruned_shapes
 from obsdiff.models.linear_view import layer_shapes
 
 from ..conftest import PROMPTS, flux, randomise, sd, sd3
+from ..support.lanes import first_quick
 
 pytestmark = pytest.mark.filterwarnings("ignore::obsdiff.errors.CalibrationWarning")
 QUICK = {"num_inference_steps": 2, "guidance_scale": 3.0, "height": 16, "width": 16}
@@ -102,7 +103,7 @@ def one_line(error) -> str:
     return text
 
 
-@pytest.mark.parametrize("make", MAKES)
+@pytest.mark.parametrize("make", first_quick(MAKES))
 def test_the_pruned_shapes_are_those_of_the_model_with_and_without_adapters(make):
     pytest.importorskip("peft")
     pipe = pruned(make)
@@ -115,7 +116,7 @@ def test_the_pruned_shapes_are_those_of_the_model_with_and_without_adapters(make
     assert pruned_shapes(denoiser_of(pipe)) == expected
 
 
-@pytest.mark.parametrize("make", [sd3, sd])
+@pytest.mark.parametrize("make", first_quick([sd3, sd]))
 def test_a_lora_for_the_dense_shapes_is_refused_and_leaves_no_trace(make):
     pytest.importorskip("peft")
     pipe = pruned(make)
@@ -158,7 +159,7 @@ def test_every_way_to_load_a_lora_is_guarded(layers, tmp_path):
         pipe.load_lora_weights(weights, adapter_name="mine", hotswap=True)
 
 
-@pytest.mark.parametrize("make", MAKES)
+@pytest.mark.parametrize("make", first_quick(MAKES))
 def test_a_lora_for_the_pruned_shapes_works_and_can_be_fused(make):
     pytest.importorskip("peft")
     pipe = pruned(make)

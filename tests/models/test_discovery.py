@@ -126,6 +126,7 @@ def test_the_cost_of_finding_blocks_is_linear_in_their_number():
     assert looks(400) <= 4 * looks(100)
 
 
+@pytest.mark.slow
 def test_eight_thousand_blocks_are_found_and_packed_in_seconds():
     layers = ("to_q", "to_k", "to_v", "to_out.0")
     linears = {f"transformer_blocks.{i}.attn.{x}": (4, 4) for i in range(8000) for x in layers}

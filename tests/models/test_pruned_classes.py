@@ -14,6 +14,7 @@ import obsdiff
 from obsdiff import PruningConfig, UserError, prune_, save_pruned
 
 from ..conftest import PROMPTS, flux, sd, sd3
+from ..support.lanes import first_quick
 
 pytestmark = pytest.mark.filterwarnings("ignore::obsdiff.errors.CalibrationWarning")
 QUICK = {"num_inference_steps": 2, "guidance_scale": 3.0, "height": 16, "width": 16}
@@ -33,7 +34,7 @@ def folders(tmp_path_factory) -> dict[str, Path]:
     return saved
 
 
-@pytest.fixture(params=["sd3", "sd", "flux"])
+@pytest.fixture(params=first_quick(["sd3", "sd", "flux"]))
 def folder(folders, request) -> Path:
     return folders[request.param]
 

@@ -111,6 +111,7 @@ def test_a_plan_fetches_json_and_a_run_the_rest(repository, tmp_path):
         assert "('text_encoder', None, True)" in out
 
 
+@pytest.mark.slow
 def test_gated_unknown_and_pickled(repository, tmp_path):
     with fake_hub({"ab/model": repository}) as hub:
         hub.gated.add("ab/model")
@@ -140,6 +141,7 @@ def test_a_config_that_is_wrong_is_refused_before_the_weights(repository, tmp_pa
         assert not [name for name in hub.sent if name.endswith(".safetensors")]
 
 
+@pytest.mark.slow
 def test_without_a_network(repository, tmp_path):
     cache = tmp_path / "cache"
     with fake_hub({"ab/model": repository}) as hub:

@@ -11,6 +11,7 @@ from obsdiff.cli.main import main
 from obsdiff.pipelines.loading_code import PLACE, dtype_code
 
 from ..conftest import PROMPTS, ddpm, flux, sd, sd3, sdxl
+from ..support.lanes import first_quick
 
 pytestmark = pytest.mark.filterwarnings("ignore::obsdiff.errors.CalibrationWarning")
 QUICK = {"num_inference_steps": 2, "packages": 1}
@@ -40,7 +41,7 @@ def assert_equal(pipe, again):
             )
 
 
-@pytest.mark.parametrize("make", [sd, sdxl, sd3, flux], ids=lambda make: make.__name__)
+@pytest.mark.parametrize("make", first_quick([sd, sdxl, sd3, flux]), ids=lambda make: make.__name__)
 @pytest.mark.parametrize("settings", [{}, STRUCTURED], ids=["zeros", "structured"])
 def test_the_code_opens_every_kind_of_result(make, settings, tmp_path):
     pipe = make()

@@ -233,6 +233,7 @@ def test_other_files_are_refused_by_their_names(name, words, tmp_path):
     assert "expected a pipeline folder or a .safetensors file" in str(error.value)
 
 
+@pytest.mark.slow
 def test_bad_single_files_are_refused_before_torch_is_imported(sd_file, tmp_path):
     file, config = sd_file
     (tmp_path / "cut.safetensors").write_bytes(file.read_bytes()[:-10])

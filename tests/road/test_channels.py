@@ -19,6 +19,7 @@ from obsdiff.models.surgery import shrink_, shrink_to_
 from obsdiff.solvers.problem import layer_error
 
 from ..conftest import PROMPTS, ddpm, sd
+from ..support.lanes import first_quick
 from .test_convolutions import QUICK, picture
 
 pytestmark = pytest.mark.filterwarnings("ignore::obsdiff.errors.CalibrationWarning")
@@ -76,7 +77,7 @@ def test_shrunk_equals_masked(make):
     )
 
 
-@pytest.mark.parametrize("make", MAKES.values(), ids=MAKES.keys())
+@pytest.mark.parametrize("make", first_quick(MAKES.values()), ids=MAKES.keys())
 @pytest.mark.parametrize("method", ["obs", "l1"])
 def test_the_shapes_are_those_of_the_layout_and_open_again(make, method, tmp_path):
     pipe = make()
@@ -142,6 +143,7 @@ def test_only_targeted_blocks_and_whole_norm_groups_leave():
     assert report.gone() == "12 of 32 channels are gone"
 
 
+@pytest.mark.slow
 def test_obs_repairs_conv2():
     """Smaller layer errors than without the repair, and a picture nearer to the dense one than with
     L1."""
@@ -212,6 +214,7 @@ def test_a_lora_on_dense_convolutions_is_refused():
     require_lora_fits(pipe.unet, lora, prefix="unet")
 
 
+@pytest.mark.slow
 def test_what_would_be_left_is_predicted(tmp_path, capsys):
     pipe = ddpm()
     pipe.save_pretrained(tmp_path / "ddpm")

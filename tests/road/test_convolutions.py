@@ -178,6 +178,7 @@ def test_sparsity_is_exact_and_nothing_else_moves(kind, method, pattern, tmp_pat
     torch.testing.assert_close(picture(again), picture(pipe))
 
 
+@pytest.mark.slow
 def test_repair_pays():
     def drift(**settings) -> float:
         pipe = ddpm()
@@ -192,6 +193,7 @@ def test_repair_pays():
     assert drift() < 0.8 * drift(method="magnitude")
 
 
+@pytest.mark.slow
 def test_a_call_may_draw_several_pictures_and_ddim_calibrates_too():
     pipe = ddpm()
     report = prune_(pipe, [{"batch_size": 3}, {"batch_size": 2}], config("ddpm", packages=1))
@@ -249,6 +251,7 @@ def test_headers_give_the_shapes_of_the_modules(sd_folder):
     assert stored.layers("linear") == stored.layers() == layer_shapes(sd().unet, "linear")
 
 
+@pytest.mark.slow
 def test_the_command_line(sd_folder, prompts_file, tmp_path, capsys):
     flags = [
         "--target",

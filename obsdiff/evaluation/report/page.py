@@ -12,8 +12,9 @@ Reads JSON and pictures only; imports neither torch nor diffusers.
 import base64
 import hashlib
 import os
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ...errors import UserError
 from ...pipelines.output_path import absolute, check_writable
@@ -29,6 +30,9 @@ from .plots import plots
 from .schema import SCHEMA_VERSION, check_results
 from .tables import config_table, cost_table, quality_table
 from .values import drawing_notes, unmeasured_costs
+
+if TYPE_CHECKING:
+    from jinja2 import Template
 
 LARGEST_PAGE = 10_000_000  # bytes of a page
 MARGIN = 50_000  # bytes for the notes on pictures, which are added last
@@ -173,13 +177,19 @@ def page_within_limit(comparisons: list[Comparison]) -> str:
 
 def rendered(sections: list[dict[str, Any]]) -> str:
     """Return page.html with the sections filled in."""
+    return template().render(sections=sections)
+
+
+@cache
+def template() -> "Template":
+    """Return page.html, compiled once."""
     from jinja2 import Environment, FileSystemLoader
 
     page = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True)
     page.filters["sha256"] = lambda text: base64.b64encode(
         hashlib.sha256(str(text).encode()).digest()
     ).decode()
-    return page.get_template("page.html").render(sections=sections)
+    return page.get_template("page.html")
 
 
 def section(comparison: Comparison) -> dict[str, Any]:

@@ -26,6 +26,7 @@ from ...conftest import flux, sd, sd3
 from ...coverage_of_models import build
 from ...support.contexts import context_of
 from ...support.direct import DirectPipeline
+from ...support.lanes import first_quick
 
 MAKERS = [sd3, lambda: sd3(dual=(0, 1)), sd, flux]
 
@@ -74,7 +75,7 @@ def replay_all(
 
 
 @pytest.mark.parametrize(("room", "wanted"), [(0, None), (1e9, None), (1e9, "1-2")])
-@pytest.mark.parametrize("make", MAKERS)
+@pytest.mark.parametrize("make", first_quick(MAKERS))
 def test_nothing_pruned_gives_the_hessians_of_one_dense_pass(make, room, wanted):
     """Also where the first block stays dense."""
     pipe = make()
@@ -88,7 +89,7 @@ def test_nothing_pruned_gives_the_hessians_of_one_dense_pass(make, room, wanted)
         assert other.distinct == pytest.approx(hessian.distinct, rel=0.01)
 
 
-@pytest.mark.parametrize("make", MAKERS)
+@pytest.mark.parametrize("make", first_quick(MAKERS))
 @pytest.mark.parametrize("packages", [2, 5])
 def test_later_packages_see_the_changed_model_on_the_recorded_inputs(make, packages):
     pipe = make()
