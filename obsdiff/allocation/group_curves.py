@@ -32,7 +32,9 @@ from ..models.structure import Group
 from ..pipelines.run import denoiser_call
 from ..solvers.obs_structured import Consumer, obs_heads, obs_neurons
 from ..solvers.problem import squared_error
-from .layer_sensitivity import LEAST_ERROR, effect_of, first_latents
+from .candidates import candidates
+from .jacobian import effects_of
+from .layer_sensitivity import LEAST_ERROR, MEASURED, effect_of, first_latents
 from .prices import cheapest_steps
 from .savings import of_an_item
 from .trials import Trial, all_measured
@@ -100,22 +102,26 @@ def kept_of_groups(
     tap_of = {layer: tap for tap in plan.taps for layer in tap.layers}
     saved = savings_of(context, [prunable.group for prunable in plan.groups])
 
-    def trial(prunable: PrunableGroup) -> Trial:
-        taps = tuple({tap_of[name]: 0 for name in prunable.group.consumers})
-        item = tuple(part[prunable.name] for part in saved)
+    by_name = {prunable.name: prunable for prunable in plan.groups}
+    taps = {
+        name: tuple({tap_of[layer]: 0 for layer in prunable.group.consumers})
+        for name, prunable in by_name.items()
+    }
+    owners = {name: context.owners.get(some[0], 0) for name, some in taps.items()}
 
-        def measure(base: Tensor | None) -> dict[str, Any]:
-            curve = curve_of(context, prunable, dense.of(taps), plan.config, base)
-            return asdict(replace(curve, saved=item))
+    def sweep(prunable: PrunableGroup) -> SweptGroup:
+        return sweep_of(context, prunable, dense.of(taps[prunable.name]), plan.config)
 
-        return Trial(prunable.name, context.owners.get(taps[0], 0), measure)
-
-    rows = all_measured(
-        context, journal, [trial(prunable) for prunable in plan.groups], first_latents, plan.config
-    )
-    curves = {prunable.name: LossCurve.of(rows[prunable.name]) for prunable in plan.groups}
-    drawn = plan.config.allocation == "sensitivity"
-    effects = {name: curve.effect for name, curve in curves.items()} if drawn else {}
+    if plan.config.allocation == "sensitivity":
+        curves = first_order(context, plan.config, journal, by_name, owners, sweep)
+    else:
+        curves = one_by_one(context, plan.config, journal, by_name, owners, sweep)
+    curves = {
+        name: replace(curve, saved=tuple(part[name] for part in saved))
+        for name, curve in curves.items()
+    }
+    measured = plan.config.allocation in MEASURED
+    effects = {name: curve.effect for name, curve in curves.items()} if measured else {}
     if spend:
         return context.ranks.from_rank_zero(lambda: spend(curves)) | {"sensitivity": effects}
     shares = dict(zip(curves, share_out(list(curves.values())), strict=True))
@@ -161,21 +167,99 @@ def share_out(curves: list[LossCurve]) -> list[int]:
     return left
 
 
+@dataclass(frozen=True)
+class SweptGroup:
+    """The loss curve of a group, and what is tried of it.
+
+    Attributes:
+        curve: the layer errors.
+        error: the layer error of the trial; 0 if no step has an effect.
+        weights: the weight (O, I) of each consumer there.
+    """
+
+    curve: LossCurve
+    error: float
+    weights: dict[str, Tensor]
+
+    def scaled(self, effect: float) -> LossCurve:
+        """Return the curve scaled to the effect of the trial on the latents."""
+        factor = effect / self.error if self.error else 0.0
+        return replace(
+            self.curve, errors=[factor * error for error in self.curve.errors], effect=effect
+        )
+
+
+Sweep = Callable[[PrunableGroup], SweptGroup]
+
+
+def first_order(
+    context: CalibrationContext,
+    config: PruningConfig,
+    journal: NullJournal,
+    groups: Mapping[str, PrunableGroup],
+    owners: Mapping[str, int],
+    sweep: Sweep,
+) -> dict[str, LossCurve]:
+    """Return the curve of every group, scaled by the gradients of a few prompts."""
+
+    def swept(prunable: PrunableGroup) -> tuple[SweptGroup, dict[str, Tensor]]:
+        found = sweep(prunable)
+        return replace(found, weights={}), found.weights
+
+    with candidates(context, groups, owners, swept) as (found, changes):
+        effects = effects_of(context, journal, changes, config)
+    return {name: found[name].scaled(effects.get(name, 0.0)) for name in groups}
+
+
+def one_by_one(
+    context: CalibrationContext,
+    config: PruningConfig,
+    journal: NullJournal,
+    groups: Mapping[str, PrunableGroup],
+    owners: Mapping[str, int],
+    sweep: Sweep,
+) -> dict[str, LossCurve]:
+    """Return the curve of every group, each a trial of its own."""
+
+    def trial(name: str) -> Trial:
+        return Trial(
+            name,
+            owners[name],
+            lambda base: asdict(curve_of(context, groups[name], sweep, base, config)),
+        )
+
+    rows = all_measured(context, journal, [trial(name) for name in groups], first_latents, config)
+    return {name: LossCurve.of(rows[name]) for name in groups}
+
+
 def curve_of(
+    context: CalibrationContext,
+    prunable: PrunableGroup,
+    sweep: Sweep,
+    base: Tensor | None,
+    config: PruningConfig,
+) -> LossCurve:
+    """Return the loss curve of one group, scaled to its drawn effect if there are dense latents."""
+    found = sweep(prunable)
+    if base is None:
+        return found.curve
+    effect = effect_of(context, found.weights, base, config) if found.error else 0.0
+    return found.scaled(effect)
+
+
+def sweep_of(
     context: CalibrationContext,
     prunable: PrunableGroup,
     inputs: CalibratedInputs,
     config: PruningConfig,
-    base: Tensor | None,
-) -> LossCurve:
+) -> SweptGroup:
     """Return the loss curve of one group; the model is unchanged.
 
     Args:
-        context: the model, and how it draws.
+        context: the model.
         prunable: the group.
         inputs: the sums of its consumers' taps; unchanged.
         config: the settings.
-        base: the dense latents, to scale the curve to the effect on them (None: layer errors).
     """
     sweep = GroupSweep.of(context, prunable.group, inputs, config)
     stride, steps = prunable.step, prunable.most // prunable.step
@@ -183,7 +267,8 @@ def curve_of(
         stride, steps = prunable.uniform, int(prunable.uniform > 0)
     tried = min(max(prunable.uniform, stride), steps * stride)  # items removed in the trial
     left, errors = columns(context.denoiser, prunable.group, prunable.total), [0.0]
-    trial: tuple[float, dict[str, Tensor]] | None = None
+    error = 0.0
+    weights: dict[str, Tensor] = {}
     for k in range(1, steps + 1):
         try:
             left = left[sweep.remove(left, stride)]
@@ -192,23 +277,13 @@ def curve_of(
                 raise
             break  # no more items can be removed
         errors.append(sweep.error())
-        if trial is None and k * stride >= tried and errors[-1] > LEAST_ERROR:
-            trial = errors[-1], sweep.weights()
+        if not weights and k * stride >= tried and errors[-1] > LEAST_ERROR:
+            error, weights = errors[-1], sweep.weights()
     sweep.finish()  # drawing needs its memory
-    effect = 0.0
-    if base is not None and trial is None:
-        errors = [0.0 for _ in errors]
-    elif base is not None and trial is not None:
-        effect = effect_of(context, trial[1], base, config)
-        errors = [effect * error / trial[0] for error in errors]
-    return LossCurve(
-        prunable.total,
-        prunable.step,
-        prunable.uniform,
-        errors,
-        effect=effect,
-        movable=prunable.movable,
+    curve = LossCurve(
+        prunable.total, prunable.step, prunable.uniform, errors, movable=prunable.movable
     )
+    return SweptGroup(curve, error, weights)
 
 
 @dataclass

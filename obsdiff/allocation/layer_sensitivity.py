@@ -1,10 +1,14 @@
 """The effect of pruning each layer: on its own output, and alone on the final latents.
 
-A layer is a tap. One factor of its Hessian serves the sweeps at every sparsity of the GRID. For the
-sensitivity, taps are pruned one at a time at the target's sparsity, the pipeline draws the latents
-of a few calibration prompts, and the weight is restored. If the target's sparsity has next to no
-effect on a layer, because it has that many zeros already, the layer is tried at the lowest sparsity
-that has one.
+A layer is a tap. One factor of its Hessian serves the sweeps at every sparsity of the GRID. The
+effect on the latents is measured at one sparsity, and taken as proportional to the layer error. If
+that sparsity has next to no effect on a layer, because it has that many zeros already, the layer is
+tried at the lowest sparsity that has one.
+
+sensitivity   all taps at once, each to first order (jacobian.py), at the sparsity REFERENCE: the
+              ratio of effect to layer error then serves every target of one dense pass
+drawn         taps are pruned one at a time at the target's sparsity, the pipeline draws the latents
+              of a few calibration prompts, and the weight is restored
 """
 
 import contextlib
@@ -29,10 +33,14 @@ from ..models.structure import Tap
 from ..solvers.obs import obs_each
 from ..solvers.problem import Inputs, Solution, Target, squared_error
 from .alpha_pruning import by_spectrum, tail_exponent
-from .equal_price import GRID, by_loss
+from .candidates import candidates
+from .equal_price import GRID, by_loss, interpolated
+from .jacobian import effects_of, group_offloaded
 from .owl import by_outliers, outlier_ratio
 from .trials import Trial, all_measured
 
+MEASURED = ("sensitivity", "drawn")  # allocations by the effect on the latents
+REFERENCE = 0.5  # sparsity at which the effect of a tap is taken to first order
 LEAST_ERROR = 1e-7  # layer errors up to this have no measurable effect on the latents
 SAME_DRAWING = 1e-6  # relative latent error up to which two drawings are the same
 
@@ -81,6 +89,38 @@ def layer_sparsities(
         its tap alone, if measured}.
     """
     taps, config = plan.taps, plan.config
+    if config.allocation == "sensitivity":
+        rows = first_order(context, plan, dense, journal)
+    else:
+        rows = one_by_one(context, plan, dense, journal)
+    sizes = torch.tensor(
+        [
+            sum(matrix(context.denoiser.get_submodule(layer)).numel() for layer in tap.layers)
+            for tap in taps
+        ],
+        dtype=torch.float64,
+    )
+    values = torch.tensor([row.basis for row in rows], dtype=torch.float64)
+    spread = {"owl": by_outliers, "alpha": by_spectrum}.get(config.allocation, by_loss)
+    shares = spread(values, sizes, config.removed).tolist()
+    found = {
+        "shares": {
+            layer: share for tap, share in zip(taps, shares, strict=True) for layer in tap.layers
+        },
+        "sensitivity": {},
+    }
+    if config.allocation in MEASURED:
+        found["sensitivity"] = {
+            layer: row.effect for tap, row in zip(taps, rows, strict=True) for layer in tap.layers
+        }
+    return found
+
+
+def one_by_one(
+    context: CalibrationContext, plan: PruningPlan, dense: DensePass, journal: NullJournal
+) -> list[TapEffect]:
+    """Return the measurements of every tap, each a trial of its own."""
+    taps, config = plan.taps, plan.config
 
     def trial(tap: Tap) -> Trial:
         return Trial(
@@ -90,32 +130,51 @@ def layer_sparsities(
         )
 
     rows = all_measured(context, journal, [trial(tap) for tap in taps], first_latents, config)
-    figures = [TapEffect(**rows[tap.layers[0]]) for tap in taps]
-    sizes = torch.tensor(
-        [
-            sum(matrix(context.denoiser.get_submodule(layer)).numel() for layer in tap.layers)
-            for tap in taps
-        ],
-        dtype=torch.float64,
+    return [TapEffect(**rows[tap.layers[0]]) for tap in taps]
+
+
+def first_order(
+    context: CalibrationContext, plan: PruningPlan, dense: DensePass, journal: NullJournal
+) -> list[TapEffect]:
+    """Return the measurements of every tap, by the gradients of a few prompts.
+
+    The ratios of effect and layer error are kept with the dense pass, for its other prunings.
+    """
+    taps, config = plan.taps, replace(plan.config, sparsity=REFERENCE)
+    key = repr(
+        (
+            [tap.layers for tap in taps],
+            config.allocation_prompts,
+            config.damping,
+            config.compensation,
+        )
     )
-    values = torch.tensor([row.basis for row in figures], dtype=torch.float64)
-    spread = {"obs": by_loss, "sensitivity": by_loss, "owl": by_outliers, "alpha": by_spectrum}[
-        config.allocation
-    ]
-    shares = spread(values, sizes, config.removed).tolist()
-    found = {
-        "shares": {
-            layer: share for tap, share in zip(taps, shares, strict=True) for layer in tap.layers
-        },
-        "sensitivity": {},
-    }
-    if config.allocation == "sensitivity":
-        found["sensitivity"] = {
-            layer: row.effect
-            for tap, row in zip(taps, figures, strict=True)
-            for layer in tap.layers
-        }
-    return found
+    known = dense.ratios.get(key)
+
+    def sweep(tap: Tap) -> tuple[SweepTrial | None, dict[str, Tensor]]:
+        weights = [matrix(context.denoiser.get_submodule(layer)) for layer in tap.layers]
+        tried = try_visibly(tap, weights, inputs_of(tap, dense), config)
+        if tried is None:
+            return None, {}
+        return replace(tried, weights={}), {} if known else tried.weights
+
+    by_name = {tap.layers[0]: tap for tap in taps}
+    owners = {name: context.owners.get(tap, 0) for name, tap in by_name.items()}
+    with candidates(context, by_name, owners, sweep) as (sweeps, changes):
+        if known is None:
+            effects = effects_of(context, journal, changes, config)
+            known = {name: effect / sweeps[name].error for name, effect in effects.items()}
+            dense.ratios[key] = known
+    share = torch.tensor([plan.config.removed], dtype=torch.float64)
+
+    def row(name: str) -> TapEffect:
+        if name not in known:
+            return TapEffect(0.0, [0.0 for _ in GRID])
+        basis = [known[name] * error for error in sweeps[name].errors]
+        at_target = interpolated(torch.tensor([basis], dtype=torch.float64), share)
+        return TapEffect(at_target.item(), basis)
+
+    return [row(name) for name in by_name]
 
 
 def measured_sensitivity(
@@ -130,24 +189,39 @@ def measured_sensitivity(
     if config.allocation == "alpha":
         known = [exponent for exponent in map(tail_exponent, weights) if math.isfinite(exponent)]
         return TapEffect(0.0, sum(known) / len(known) if known else math.inf)
-    hessian = dense.of((tap,))[tap]
-    inputs = Inputs(hessian.matrix(), hessian.mean(), hessian.variance())
+    inputs = inputs_of(tap, dense)
     if config.allocation == "owl":
         ratios = [outlier_ratio(w, inputs.hessian) for w in weights]
         return TapEffect(0.0, sum(ratios) / len(weights))
-    tried = try_out(tap, weights, inputs, config)
     if base is None:
-        return TapEffect(0.0, tried.errors)
-    if tried.error <= LEAST_ERROR:
-        visible = [
-            share for share, error in zip(GRID, tried.errors, strict=True) if error > LEAST_ERROR
-        ]
-        if not visible:
-            return TapEffect(0.0, [0.0 for _ in GRID])
-        tried = try_out(tap, weights, inputs, replace(config, sparsity=visible[0]))
-    del inputs, hessian  # drawing needs its memory
+        return TapEffect(0.0, try_out(tap, weights, inputs, config).errors)
+    tried = try_visibly(tap, weights, inputs, config)
+    del inputs  # drawing needs its memory
+    if tried is None:
+        return TapEffect(0.0, [0.0 for _ in GRID])
     effect = effect_of(context, tried.weights, base, config)
     return TapEffect(effect, [effect * error / tried.error for error in tried.errors])
+
+
+def inputs_of(tap: Tap, dense: DensePass) -> Inputs:
+    """Return the statistics of the inputs of a tap."""
+    calibrated = dense.of((tap,))[tap]
+    return Inputs(calibrated.matrix(), calibrated.mean(), calibrated.variance())
+
+
+def try_visibly(
+    tap: Tap, weights: list[Tensor], inputs: Inputs, config: PruningConfig
+) -> SweepTrial | None:
+    """Return the sweep of a tap at the config's sparsity, or the lowest with an effect, if any."""
+    tried = try_out(tap, weights, inputs, config)
+    if tried.error > LEAST_ERROR:
+        return tried
+    visible = [
+        share for share, error in zip(GRID, tried.errors, strict=True) if error > LEAST_ERROR
+    ]
+    if not visible:
+        return None
+    return try_out(tap, weights, inputs, replace(config, sparsity=visible[0]))
 
 
 def try_out(tap: Tap, weights: list[Tensor], inputs: Inputs, config: PruningConfig) -> SweepTrial:
@@ -209,20 +283,18 @@ def first_latents(context: CalibrationContext, config: PruningConfig) -> Tensor 
         UserError: offloading hooks would restore the dense weights.
         CalibrationError: the pipeline does not draw the same latents twice.
     """
-    if config.allocation != "sensitivity":
+    if config.allocation != "drawn":
         return None
-    registries = [getattr(m, "_diffusers_hook", None) for m in context.denoiser.modules()]
-    hooks = [name for registry in registries if registry for name in registry.hooks]
-    if any("group_offloading" in name for name in hooks):
+    if group_offloaded(context.denoiser):
         raise UserError(
-            "allocation sensitivity: group offloading restores the weights that are tried; "
+            "allocation drawn: group offloading restores the weights that are tried; "
             "use allocation obs, or another offload"
         )
     base, again = (latents(context, config.allocation_prompts) for _ in range(DRAWN_FIRST))
     different = relative_latent_error(again, base)["value"]
     if not different < SAME_DRAWING:
         raise CalibrationError(
-            "allocation sensitivity: the same prompts and seeds drawn twice differ "
+            "allocation drawn: the same prompts and seeds drawn twice differ "
             f"(relative error {different:.1e}), so no layer's effect can be seen"
         )
     return base

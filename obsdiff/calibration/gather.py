@@ -45,12 +45,14 @@ class DensePass:
         inputs: the sums by layer.
         trajectory: the recorded trajectory, for replay.
         seconds: the time of the pass.
+        ratios: effect on the latents by layer error, of the layers of an allocation.
     """
 
     calibration_set: CalibrationSet
     inputs: dict[str, CalibratedInput] = field(default_factory=dict)
     trajectory: Trajectory | None = None
     seconds: float = 0.0
+    ratios: dict[str, dict[str, float]] = field(default_factory=dict)
 
     def of(self, taps: tuple[Tap, ...]) -> CalibratedInputs:
         """Return the sums of some taps; UserError if the pass did not sum one of them."""

@@ -21,6 +21,7 @@ from ..calibration.selection import select, select_groups
 from ..config import PruningConfig
 from ..config.choices import CALL_SETTINGS
 from ..errors import RunFailed, UserError
+from ..layerwise.run_phases import DRAWN_FIRST, GRADIENT_RUNS
 from ..models.call_shapes import (
     pixels_per_latent,
     reads_text,
@@ -168,16 +169,20 @@ def inspection_notes(folder: Folder, component: str, config: PruningConfig) -> l
 def drawings(blocks: list[Block], packages: list[Package], config: PruningConfig) -> int:
     """Return the number of prompts that the allocation draws beside the calibration's.
 
-    Sensitivity draws its prompts once for every layer input or group, and twice before.
+    "drawn" draws its prompts once for every layer input or group, and twice before; "sensitivity"
+    once in all, with gradients.
     """
-    if config.allocation != "sensitivity":
+    prompts = min(config.allocation_prompts, config.num_prompts - config.held_out)
+    if config.allocation == "sensitivity":
+        return GRADIENT_RUNS * prompts
+    if config.allocation != "drawn":
         return 0
     tried = (
         select_groups(blocks, config)
         if config.pattern == "structured"
         else [tap for package in packages for tap in package.taps]
     )
-    return (len(tried) + 2) * min(config.allocation_prompts, config.num_prompts - config.held_out)
+    return (len(tried) + DRAWN_FIRST) * prompts
 
 
 def planned_memory(

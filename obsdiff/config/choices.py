@@ -17,10 +17,10 @@ NO_HESSIAN = {"magnitude", "l1", "random"}
 STEP_WEIGHTINGS = ("log_decrease", "log_increase", "linear_decrease", "linear_increase", "uniform")
 CALIBRATIONS = ("live", "replay", "single")
 REFINEMENTS = ("none", "lstsq", "swaps")
-ALLOCATIONS = ("uniform", "obs", "sensitivity", "owl", "alpha")
+ALLOCATIONS = ("uniform", "obs", "sensitivity", "drawn", "owl", "alpha")
 ALLOCATIONS_OF = {  # kind of pattern -> its allocations
     "unstructured": ALLOCATIONS,
-    "structured": ("uniform", "obs", "sensitivity"),
+    "structured": ("uniform", "obs", "sensitivity", "drawn"),
     "n:m": ("uniform",),
 }
 TARGETS = {  # target -> the parts of a block that it prunes, as in Tap.part

@@ -82,15 +82,16 @@ class Settings:
         AMOUNT,
         None,
         "sparsity of each layer: the same for all (uniform), by layer error (obs), by the effect "
-        "on the final latents (sensitivity); unstructured only: by outliers (owl), by the spectrum "
-        "of the weights (alpha)",
+        "on the final latents, from gradients of all layers at once (sensitivity) or from "
+        "drawings with one layer pruned after the other (drawn); unstructured only: by outliers "
+        "(owl), by the spectrum of the weights (alpha)",
         otherwise="uniform, or obs for a target of parameters, MACs or bytes",
         choices=ALLOCATIONS,
     )
     allocation_prompts: int = setting(
         AMOUNT,
         None,
-        "calibration prompts drawn to measure the sensitivity of each layer or group",
+        "calibration prompts with which allocation measures the effects on the final latents",
         metavar="N",
     )
     num_prompts: int = setting(

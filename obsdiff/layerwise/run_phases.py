@@ -2,9 +2,12 @@
 
 dense pass    prompts
 calibration   prompts of every package: live all of them, replay those after the first
-allocation    trials: layers or groups that are pruned alone; each draws some prompts
+allocation    trials: layers or groups that are pruned alone, each draws some prompts; or the
+              prompts whose gradients measure all of them
 solving       multiplications, approximately
 """
+
+from typing import Any
 
 from ..calibration.context import ALLOCATION
 from ..calibration.gather import DENSE_PASS, DensePass
@@ -16,6 +19,8 @@ from .executor import SOLVING, Executor
 CALIBRATION = "calibration"
 PERMUTATION = "permutation"
 DRAWN_FIRST = 2  # drawings of the allocation before its first trial
+# a prompt with gradients, in prompts without: forward, again from checkpoints, and backward
+GRADIENT_RUNS = 4
 
 
 def plan_phases(plan: PruningPlan, dense: DensePass | None, executor: Executor) -> None:
@@ -45,15 +50,22 @@ def plan_phases(plan: PruningPlan, dense: DensePass | None, executor: Executor) 
                 again=later * prompts,
             )
     if config.allocation != "uniform":
-        drawn = config.allocation == "sensitivity"
-        trials = len(plan.groups or plan.taps) / executor.context.ranks.size
-        phases.plan(
-            ALLOCATION,
-            round(trials) + DRAWN_FIRST * drawn,
-            unit="trials",
-            model=(DENSE_PASS, min(config.allocation_prompts, prompts)) if drawn else None,
-        )
+        phases.plan(ALLOCATION, **allocation_units(plan, executor.context.ranks.size))
     if config.permute:
         phases.plan(PERMUTATION)
     phases.plan(SOLVING, executor.work_left, again=executor.work)
     phases.drop_unplanned(DENSE_PASS, CALIBRATION, ALLOCATION, PERMUTATION)
+
+
+def allocation_units(plan: PruningPlan, processes: int) -> dict[str, Any]:
+    """Return units and cost of the allocation, as arguments of the display."""
+    config = plan.config
+    prompts = min(config.allocation_prompts, len(plan.calibration_set.prompts))
+    if config.allocation == "sensitivity":
+        model = (DENSE_PASS, float(GRADIENT_RUNS))
+        return {"units": -(-prompts // processes), "unit": "prompts", "model": model}
+    trials = round(len(plan.groups or plan.taps) / processes)
+    if config.allocation == "drawn":
+        model = (DENSE_PASS, float(prompts))
+        return {"units": trials + DRAWN_FIRST, "unit": "trials", "model": model}
+    return {"units": trials, "unit": "trials"}

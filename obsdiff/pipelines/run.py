@@ -84,6 +84,7 @@ class Run:
         batch: number of pipeline calls so far.
         counted: T of schedules of which a part runs, by their arguments.
         part: T of the current call if a part of its schedule runs, else None.
+        draw: calls the pipeline for `latents`, with the arguments of `call` (None: `call`).
     """
 
     pipe: Any
@@ -95,6 +96,7 @@ class Run:
     batch: int = 0
     counted: dict[str, int] = field(default_factory=dict)
     part: int | None = None
+    draw: Callable[[dict[str, Any], list[Prompt], list[int]], Any] | None = None
 
     @property
     def steps(self) -> int:
@@ -152,7 +154,7 @@ class Run:
         if output and output.default != "pt":  # the default of priors, which return tensors
             arguments["output_type"] = "latent"
         self.part = self.counted_part(arguments, prompts, seeds)
-        out = self.call(arguments, prompts, seeds)
+        out = (self.draw or self.call)(arguments, prompts, seeds)
         if self.step != self.steps:
             raise RunFailed(
                 f"{type(self.pipe).__name__}: counted {self.step} steps of its scheduler, expected "
@@ -163,15 +165,21 @@ class Run:
 
     def call(self, arguments: dict[str, Any], prompts: list[Prompt], seeds: list[int]) -> Any:
         """Call the pipeline with a generator for each seed, without gradients."""
-        device = getattr(self.pipe, "_execution_device", None) or self.pipe.device
-        generators = [torch.Generator(device).manual_seed(seed) for seed in seeds]
-        source = generators[0] if isinstance(prompts[0], dict) else generators
+        source = self.noise_source(prompts, seeds)
         with (
             one_line_errors(self.pipe),
             refused(self.pipe, lambda: self.step == 0),
             torch.no_grad(),
         ):
             return self.pipe(**arguments | {"generator": source}, return_dict=False)
+
+    def noise_source(
+        self, prompts: list[Prompt], seeds: list[int]
+    ) -> torch.Generator | list[torch.Generator]:
+        """Return a generator for each seed, or for a dict of arguments a single one."""
+        device = getattr(self.pipe, "_execution_device", None) or self.pipe.device
+        generators = [torch.Generator(device).manual_seed(seed) for seed in seeds]
+        return generators[0] if isinstance(prompts[0], dict) else generators
 
     def counted_part(
         self, arguments: dict[str, Any], prompts: list[Prompt], seeds: list[int]

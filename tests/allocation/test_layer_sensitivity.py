@@ -29,18 +29,18 @@ QUICK = {
 
 @pytest.mark.slow
 @pytest.mark.parametrize("make", [sd3, sd])
-@pytest.mark.parametrize("allocation", ["obs", "sensitivity", "owl", "alpha"])
+@pytest.mark.parametrize("allocation", ["obs", "sensitivity", "drawn", "owl", "alpha"])
 def test_the_budget_is_kept_and_layers_differ(make, allocation):
     report = prune_(make(), PROMPTS, PruningConfig(sparsity=0.4, allocation=allocation, **QUICK))
     assert report.sparsity == pytest.approx(0.4, abs=0.003)
     shares = {round(row.sparsity, 2) for row in report.layers}
     assert len(shares) > 3
-    assert bool(report.sensitivity) == (allocation == "sensitivity")
+    assert bool(report.sensitivity) == (allocation in ("sensitivity", "drawn"))
 
 
 @pytest.mark.slow
 def test_sensitivity_is_the_error_of_a_model_with_one_tap_pruned():
-    pipe, config = sd3(), PruningConfig(sparsity=0.5, allocation="sensitivity", **QUICK)
+    pipe, config = sd3(), PruningConfig(sparsity=0.5, allocation="drawn", **QUICK)
     dense = copy.deepcopy(pipe.transformer)
     with dense_pass(pipe, PROMPTS, [config]) as gathered:
         calibrated = gathered.inputs["transformer_blocks.1.ff.net.2"]
@@ -93,7 +93,7 @@ def test_weights_are_put_back_whatever_happens():
         ({"pattern": "2:4"}, "allocation: pattern 2:4 does uniform; found obs"),
         (
             {"pattern": "structured", "allocation": "owl"},
-            "allocation: pattern structured does uniform, obs, sensitivity; found owl",
+            "allocation: pattern structured does uniform, obs, sensitivity, drawn; found owl",
         ),
         ({"calibration": "live"}, "calibration single; found live"),
         ({"packages": 4}, "calibration single; found live"),
@@ -107,7 +107,7 @@ def test_what_can_not_be_allocated_is_refused(wrong, words):
 
 @pytest.mark.slow
 def test_a_run_that_goes_on_finds_its_allocation(tmp_path, monkeypatch):
-    config = PruningConfig(allocation="sensitivity", **QUICK)
+    config = PruningConfig(allocation="drawn", **QUICK)
     pipes = [sd3(), sd3()]
     whole = prune_(pipes[0], PROMPTS, config, journal=tmp_path)
     for file in sorted(tmp_path.glob("*.safetensors"))[3:]:
@@ -124,7 +124,7 @@ def test_what_a_scheduler_draws_by_itself_is_the_same_for_every_layer():
     """A sampler with noise of its own does not drown the effects."""
     pipe = sd3()
     pipe.scheduler.register_to_config(stochastic_sampling=True)
-    report = prune_(pipe, PROMPTS, PruningConfig(sparsity=0.1, allocation="sensitivity", **QUICK))
+    report = prune_(pipe, PROMPTS, PruningConfig(sparsity=0.1, allocation="drawn", **QUICK))
     assert min(report.sensitivity.values()) < 0.01 * max(report.sensitivity.values())
 
 
@@ -133,7 +133,7 @@ def test_a_pipeline_that_never_draws_the_same_is_refused(monkeypatch):
     layer = pipe.transformer.proj_out
     layer.register_forward_hook(lambda module, args, output: output + 0.01 * next(draws))
     with pytest.raises(CalibrationError, match="the same prompts and seeds drawn twice differ"):
-        prune_(pipe, PROMPTS, PruningConfig(allocation="sensitivity", **QUICK))
+        prune_(pipe, PROMPTS, PruningConfig(allocation="drawn", **QUICK))
 
 
 def test_latents_that_are_no_numbers_name_the_layer(monkeypatch):
@@ -144,7 +144,7 @@ def test_latents_that_are_no_numbers_name_the_layer(monkeypatch):
         match=r"transformer_blocks\.0\.attn\.to_q: "
         "the latents have inf or NaN when it is pruned alone",
     ):
-        prune_(sd3(), PROMPTS, PruningConfig(allocation="sensitivity", **QUICK))
+        prune_(sd3(), PROMPTS, PruningConfig(allocation="drawn", **QUICK))
 
 
 @pytest.mark.slow
@@ -183,14 +183,19 @@ def test_one_dense_pass_serves_several_allocations():
         ]
 
 
-def test_inspect_counts_the_drawings(capsys):
-    assert (
-        main(["inspect", "emoji-sd3", "--preset", "fast", "--num-inference-steps", "5", "--json"])
-        == 0
-    )
+@pytest.mark.parametrize(
+    ("settings", "prompts"),
+    [
+        (["--preset", "fast"], lambda taps: 4),
+        (["--preset", "best"], lambda taps: 16),
+        (["--allocation", "drawn", "--allocation-prompts", "2"], lambda taps: 2 * (taps + 2)),
+    ],
+)
+def test_inspect_counts_the_drawings(capsys, settings, prompts):
+    assert main(["inspect", "emoji-sd3", *settings, "--num-inference-steps", "5", "--json"]) == 0
     plan = json.loads(capsys.readouterr().out)
     taps = sum(len(package["taps"]) for package in plan["packages"])
-    assert plan["allocation_passes"] == (taps + 2) * 5
+    assert plan["allocation_passes"] == prompts(taps) * 5
     assert main(["inspect", "emoji-sd3"]) == 0
     assert "allocation" not in capsys.readouterr().out
 

@@ -24,10 +24,10 @@ QUICK = {
 FEW = {"blocks": "0", "include": ("*.attn.to_out.0", "*.ff.net.2", "*.ff_context.net.2")}
 HALF = {"pattern": "structured", "sparsity": 0.5, "round_to": 1, "keep_first_last": False}
 RUNS = {
-    "sensitivity": {"allocation": "sensitivity"} | FEW,
+    "drawn": {"allocation": "drawn"} | FEW,
     "obs": {"allocation": "obs"} | FEW,
     "alpha": {"allocation": "alpha"} | FEW,
-    "groups": {"allocation": "sensitivity", "blocks": "1-2"} | HALF,
+    "groups": {"allocation": "drawn", "blocks": "1-2"} | HALF,
     "budget": {"allocation": "obs", "target_parameters": 0.8}
     | {name: value for name, value in HALF.items() if name != "sparsity"},
 }

@@ -1,0 +1,259 @@
+"""Effects of all layers from one backward pass: the gradient is right, and nothing else changes."""
+
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+
+from obsdiff import PruningConfig, dense_pass, prune_
+from obsdiff.allocation import jacobian
+from obsdiff.allocation.jacobian import effects_of, prompt_figures, signs
+from obsdiff.allocation.probes import Probes, probed
+from obsdiff.calibration.calibration_set import CalibrationSet
+from obsdiff.calibration.context import CalibrationContext
+from obsdiff.errors import CalibrationError, RunFailed, UserError
+from obsdiff.layerwise.journal import TRIALS, NullJournal
+from obsdiff.models.discovery import find_blocks
+from obsdiff.models.linear_view import layer_at, layer_shapes
+from obsdiff.pipelines.differentiable import differentiable
+from obsdiff.pipelines.run import prepared
+from obsdiff.runtime.scratch import open_scratch
+
+from ..conftest import PROMPTS, ddpm, flux, sd, sd3
+
+CALL = {"num_inference_steps": 2, "height": 16, "width": 16, "guidance_scale": 3.0}
+QUICK = CALL | {"num_prompts": 3, "allocation_prompts": 2}
+SENSITIVITY = QUICK | {"allocation": "sensitivity", "blocks": "0-1"}
+
+
+def denoiser_of(pipe) -> torch.nn.Module:
+    return getattr(pipe, "transformer", None) or pipe.unet
+
+
+def changes_of(denoiser, size: float = 0.02, every: int = 5) -> dict[str, dict[str, torch.Tensor]]:
+    """A random change of every few layers of the blocks."""
+    noise = torch.Generator().manual_seed(0)
+    layers = [layer for block in find_blocks(layer_shapes(denoiser)) for layer in block.layers]
+    return {
+        layer: {layer: size * torch.randn(weight.shape, generator=noise).to(weight)}
+        for layer in layers[::every]
+        for weight in [layer_at(denoiser, layer).weight]
+    }
+
+
+class Measuring:
+    """A pipeline prepared to measure effects."""
+
+    def __init__(self, pipe, call=CALL, prompts=PROMPTS[:3], **settings):
+        self.pipe, self.denoiser, self.call = pipe, denoiser_of(pipe), call
+        self.prompts, self.settings = prompts, settings
+
+    def __enter__(self) -> CalibrationContext:
+        self.scratch, self.run = open_scratch(1e9), prepared(self.pipe)
+        seeds = list(range(5, 5 + len(self.prompts)))
+        return CalibrationContext(
+            self.run.__enter__(),
+            self.denoiser,
+            find_blocks(layer_shapes(self.denoiser)),
+            CalibrationSet(self.prompts, seeds, self.call, **self.settings),
+            self.scratch.__enter__(),
+        )
+
+    def __exit__(self, *error) -> None:
+        self.run.__exit__(*error)
+        self.scratch.__exit__(*error)
+
+
+@pytest.mark.parametrize(
+    ("make", "call", "prompt"),
+    [(sd, CALL, PROMPTS[0]), (ddpm, {"num_inference_steps": 2}, {"batch_size": 2})],
+)
+def test_the_sums_are_the_derivative_of_the_latents(make, call, prompt):
+    pipe = make().to(torch.float64)
+    changes = changes_of(denoiser_of(pipe), every=3)
+    layer = list(changes)[1]
+    with Measuring(pipe, call, [prompt]) as context, torch.no_grad():
+        run, denoiser = context.run, context.denoiser
+        probes = Probes({layer: changes[layer][layer]}, lambda: run.step)
+        weight = layer_at(denoiser, layer).weight
+        with differentiable(run, denoiser, context.blocks), probed(denoiser, probes):
+            latents = run.latents([prompt], [5], call)
+            v = signs(latents, 1)
+            latents.backward(v)
+            moved = []
+            for sign in (1, -1):
+                weight.add_(sign * 1e-4 * changes[layer][layer])
+                moved.append(run.latents([prompt], [5], call).detach())
+                weight.sub_(sign * 1e-4 * changes[layer][layer])
+    slope = ((moved[0] - moved[1]) * v).sum() / 2e-4
+    assert probes.sums[layer].sum().item() == pytest.approx(slope.item(), rel=1e-4)
+    assert probes.passed == {0, 1}
+
+
+@pytest.mark.parametrize("make", [sd3, flux])
+def test_the_latents_are_those_of_the_pipeline_and_it_is_left_as_it_was(make):
+    pipe = make()
+    denoiser, before = denoiser_of(pipe), torch.get_rng_state()
+    denoiser.train()
+    frozen = next(denoiser.parameters()).requires_grad_(False)
+    flags = [p.requires_grad for p in denoiser.parameters()]
+    with Measuring(pipe, prompts=PROMPTS[:1]) as context:
+        plain = context.run.latents(PROMPTS[:1], [5], CALL)
+        figures = prompt_figures(context, changes_of(denoiser), 0)
+        again = context.run.latents(PROMPTS[:1], [5], CALL)
+    assert torch.equal(plain, again)
+    assert not again.requires_grad
+    assert figures["sum"] == pytest.approx(plain.double().sum().item(), rel=1e-5)
+    assert min(figures["effects"].values()) > 0
+    assert denoiser.training
+    assert not frozen.requires_grad
+    assert flags == [p.requires_grad for p in denoiser.parameters()]
+    assert all(p.grad is None for p in denoiser.parameters())
+    assert not any("forward" in vars(m) or m._forward_hooks for m in denoiser.modules())
+    assert torch.equal(before, torch.get_rng_state())
+
+
+def test_a_small_change_has_the_effect_that_the_rows_sum_to():
+    """Rows of random signs: the mean effect over many signs is the sum over the rows."""
+    pipe = sd()
+    changes = {
+        "all": {k: v for one in changes_of(pipe.unet, 1e-3, 9).values() for k, v in one.items()}
+    }
+    with Measuring(pipe) as context:
+        few = replace(context, calibration_set=replace(context.calibration_set))
+        effect = effects_of(few, NullJournal(), changes, PruningConfig(allocation_prompts=3))["all"]
+        base, drawn = draw(context), []
+        for i in range(6):
+            noise = torch.Generator().manual_seed(i)
+            for layer, change in changes["all"].items():
+                weight = layer_at(pipe.unet, layer).weight
+                flips = 2.0 * torch.randint(0, 2, (len(weight), 1), generator=noise) - 1
+                weight.data += flips * change
+                changes["all"][layer] = change
+                drawn.append((weight, flips * change))
+        # every layer has been changed six times, by independent signs: six times the effect
+        found = (draw(context) - base).square().sum() / (base - base.mean()).square().sum()
+        for weight, change in drawn:
+            weight.data -= change
+    assert found.item() / 6 == pytest.approx(effect, rel=0.6)
+
+
+def draw(context: CalibrationContext) -> torch.Tensor:
+    few = context.calibration_set
+    return torch.cat(
+        [context.run.latents([p], [s], CALL) for p, s in zip(few.prompts, few.seeds, strict=True)]
+    )
+
+
+def test_batch_size_and_number_of_processes_change_nothing():
+    found = []
+    for settings in (
+        {"batch_size": 1},
+        {"batch_size": 3},
+        {"batch_size": 1, "rank": 1, "ranks": 2},
+    ):
+        pipe = sd3()
+        with Measuring(pipe, **settings) as context:
+            found.append(prompt_figures(context, changes_of(pipe.transformer), 1))
+    assert found[0] == found[1] == found[2]
+
+
+@pytest.mark.parametrize(("dtype", "near"), [(torch.bfloat16, 0.2), (torch.float16, 0.1)])
+def test_half_precision_sees_nearly_the_same(dtype, near):
+    figures = []
+    for kind in (torch.float32, dtype):
+        pipe = sd3().to(kind)
+        with Measuring(pipe, prompts=PROMPTS[:1]) as context:
+            figures.append(prompt_figures(context, changes_of(pipe.transformer), 0)["effects"])
+    for name, effect in figures[0].items():
+        assert figures[1][name] == pytest.approx(effect, rel=near), name
+
+
+def test_gradients_that_do_not_come_back_are_one_line():
+    pipe, step = sd3(), type(sd3().scheduler).step
+
+    def detached(self, *args, **kwargs):
+        out = step(self, *args, **kwargs)
+        return (out[0].detach() if self.step_index == 1 else out[0],)
+
+    scheduler = type("Detaching", (type(pipe.scheduler),), {"step": detached})
+    pipe.scheduler = scheduler.from_config(pipe.scheduler.config)
+    with pytest.raises(UserError, match=r"come back to 1 of 2 denoising steps.*allocation drawn"):
+        prune_(pipe, PROMPTS, PruningConfig(**SENSITIVITY))
+
+    def in_numpy(self, *args, **kwargs):
+        out = step(self, *args, **kwargs)
+        return (torch.from_numpy(out[0].numpy()),)
+
+    scheduler = type("InNumpy", (type(pipe.scheduler),), {"step": in_numpy})
+    pipe.scheduler = scheduler.from_config(pipe.scheduler.config)
+    with pytest.raises(RunFailed, match="runs it with gradients: use allocation drawn"):
+        prune_(pipe, PROMPTS, PruningConfig(**SENSITIVITY))
+
+
+def test_gradients_that_are_no_numbers_name_the_layer(monkeypatch):
+    monkeypatch.setattr(jacobian, "signs", lambda latents, seed: latents * float("nan"))
+    with pytest.raises(CalibrationError, match=r"transformer_blocks\.0\.attn.* has inf or NaN"):
+        prune_(sd3(), PROMPTS, PruningConfig(**SENSITIVITY))
+
+
+def test_group_offloading_is_one_line():
+    pipe = sd3()
+    pipe.transformer.enable_group_offload("cpu", "cpu", "leaf_level")
+    with pytest.raises(UserError, match="group offloading moves weights away before the gradients"):
+        prune_(pipe, PROMPTS, PruningConfig(**SENSITIVITY))
+
+
+@pytest.mark.parametrize("settings", [{}, {"pattern": "structured", "sparsity": 0.3}])
+def test_a_killed_run_measures_only_the_missing_prompts(tmp_path, monkeypatch, settings):
+    config = PruningConfig(**SENSITIVITY | settings)
+    expected, real, seen = prune_(sd3(), PROMPTS, config), jacobian.prompt_figures, []
+
+    def dying(context, changes, number):
+        if number:
+            raise ZeroDivisionError
+        return real(context, changes, number)
+
+    def noting(context, changes, number):
+        seen.append(number)
+        return real(context, changes, number)
+
+    monkeypatch.setattr(jacobian, "prompt_figures", dying)
+    with pytest.raises(ZeroDivisionError):
+        prune_(sd3(), PROMPTS, config, journal=tmp_path)
+    assert len(list((tmp_path / TRIALS).iterdir())) == 1
+    monkeypatch.setattr(jacobian, "prompt_figures", noting)
+    found = prune_(sd3(), PROMPTS, config, journal=tmp_path)
+    assert seen == [1]
+    assert found.sensitivity == expected.sensitivity
+    assert [row.error for row in found.layers] == [row.error for row in expected.layers]
+    assert json.dumps(found.to_dict()["config"]) == json.dumps(expected.to_dict()["config"])
+
+
+def test_several_sparsities_of_one_dense_pass_are_measured_once(monkeypatch):
+    real, seen = jacobian.prompt_figures, []
+    monkeypatch.setattr(
+        jacobian, "prompt_figures", lambda *args: seen.append(args[2]) or real(*args)
+    )
+    configs = [PruningConfig(sparsity=share, **SENSITIVITY) for share in (0.3, 0.6)]
+    pipe = sd3()
+    with dense_pass(pipe, PROMPTS, configs) as dense:
+        shared = [prune_(sd3(), PROMPTS, config, dense=dense) for config in configs]
+    assert seen == [0, 1]
+    alone = prune_(sd3(), PROMPTS, configs[1])
+    assert [row.sparsity for row in alone.layers] == [row.sparsity for row in shared[1].layers]
+    assert sum(shared[0].sensitivity.values()) < sum(shared[1].sensitivity.values())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("pattern", ["unstructured", "structured"])
+def test_offloading_and_a_memory_budget_change_nothing(pattern):
+    config = PruningConfig(pattern=pattern, sparsity=0.4, **SENSITIVITY)
+    plain = prune_(sd3(), PROMPTS, config)
+    pipe = sd3()
+    pipe.enable_model_cpu_offload(device="cpu")
+    offloaded = prune_(pipe, PROMPTS, config)
+    assert offloaded.sensitivity == plain.sensitivity
+    budget = PruningConfig(**config.to_dict() | {"memory_budget_gib": 0.001})
+    assert prune_(sd3(), PROMPTS, budget).sensitivity == plain.sensitivity
