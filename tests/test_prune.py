@@ -8,6 +8,7 @@ from obsdiff import PruningConfig, UserError, prune_
 from obsdiff.solvers.problem import layer_error
 
 from .conftest import PROMPTS, flux, sd, sd3
+from .support.lanes import first_quick
 
 pytestmark = pytest.mark.filterwarnings("ignore::obsdiff.errors.CalibrationWarning")
 QUICK = {"num_inference_steps": 2, "guidance_scale": 3.0, "height": 16, "width": 16}
@@ -18,7 +19,7 @@ def weights(pipe) -> dict[str, torch.Tensor]:
     return {name: p.detach().clone() for name, p in denoiser.named_parameters()}
 
 
-@pytest.mark.parametrize("make", [sd3, lambda: sd3(dual=(0, 1)), sd, flux])
+@pytest.mark.parametrize("make", first_quick([sd3, lambda: sd3(dual=(0, 1)), sd, flux]))
 @pytest.mark.parametrize(
     ("method", "pattern"),
     [
@@ -47,7 +48,7 @@ def test_every_layer_has_its_sparsity_and_nothing_else_moved(make, pattern, meth
 
 
 @pytest.mark.parametrize("pattern", ["unstructured", "2:4"])
-@pytest.mark.parametrize("make", [sd3, sd, flux])
+@pytest.mark.parametrize("make", first_quick([sd3, sd, flux]))
 def test_the_baselines_on_input_statistics_go_the_same_road(make, pattern):
     """Wanda and DSnoT have other masks than magnitude and each other; kept weights stay."""
     masks = {}

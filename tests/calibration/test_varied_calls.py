@@ -16,6 +16,7 @@ from obsdiff.calibration.hooks import calibrate
 
 from ..conftest import PROMPTS, sd, sd3, sdxl
 from ..support.contexts import context_of
+from ..support.lanes import first_quick
 from .test_hooks import taps_of
 
 pytestmark = pytest.mark.filterwarnings("ignore::obsdiff.errors.CalibrationWarning")
@@ -39,7 +40,7 @@ def skipping(**changes):
 
 
 @pytest.mark.parametrize("calibration", CALIBRATIONS)
-@pytest.mark.parametrize("pattern", ["unstructured", "structured"])
+@pytest.mark.parametrize("pattern", first_quick(["unstructured", "structured"]))
 def test_layers_that_a_part_of_the_calls_leaves_out(calibration, pattern):
     more = {"round_to": 1} if pattern == "structured" else {}
     report = prune(sd3(), [skipping()], calibration, num_inference_steps=4, pattern=pattern, **more)

@@ -11,6 +11,7 @@ from obsdiff.layerwise import structured
 from obsdiff.models import surgery
 
 from ..conftest import PROMPTS, sd, sd3
+from ..support.lanes import first_quick
 
 pytestmark = pytest.mark.filterwarnings("ignore::obsdiff.errors.CalibrationWarning")
 QUICK = {"num_inference_steps": 2, "height": 16, "width": 16}
@@ -33,7 +34,7 @@ def test_a_hook_that_keeps_a_layer_dense_is_found_at_the_end():
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, MemoryError, RuntimeError])
-@pytest.mark.parametrize("calibration", ["live", "replay", "single"])
+@pytest.mark.parametrize("calibration", first_quick(["live", "replay", "single"]))
 @pytest.mark.parametrize("place", [(structured, "solve_groups", 3), (surgery, "update_sizes_", 9)])
 def test_an_interrupted_structured_model_can_be_saved_and_opened(
     calibration, error, place, monkeypatch, tmp_path

@@ -83,6 +83,7 @@ def mean_output(pipe, layer: str, weight: torch.Tensor, bias: torch.Tensor) -> t
     return torch.cat(seen).mean(0) @ weight.T + bias
 
 
+@pytest.mark.slow
 def test_a_pruned_layer_gives_the_dense_mean_for_the_dense_inputs():
     pipe, (after, _) = sd3(), pruned(sd3, calibration="single", correct_bias=True, **MAGNITUDE)
     bare, _ = pruned(sd3, calibration="single", **MAGNITUDE)

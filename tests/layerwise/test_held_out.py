@@ -345,6 +345,7 @@ def test_a_killed_run_goes_on_to_the_same_bits(tmp_path, monkeypatch, more):
         prune_(sd3(), PROMPTS[:4], dataclasses.replace(config, held_out=2), journal=tmp_path)
 
 
+@pytest.mark.slow
 def test_several_prunings_share_a_pass_and_what_it_held_out():
     some = HELD | {"blocks": "1"}
     configs = [

@@ -11,6 +11,7 @@ from obsdiff import PruningConfig, UserError, prune_
 from obsdiff.models.state import require_ready
 
 from ..conftest import PROMPTS, flux, sd, sd3
+from ..support.lanes import first_quick
 
 pytestmark = pytest.mark.filterwarnings("ignore::obsdiff.errors.CalibrationWarning")
 QUICK = {"num_inference_steps": 2, "height": 16, "width": 16, "include": ("*.1.*",)}
@@ -106,7 +107,7 @@ def test_other_models_of_the_pipeline_may_be_compiled_but_not_offloaded_to_disk(
         require_ready(pipe, "transformer")
 
 
-@pytest.mark.parametrize("level", ["block_level", "leaf_level"])
+@pytest.mark.parametrize("level", first_quick(["block_level", "leaf_level"]))
 @pytest.mark.parametrize("pattern", ["unstructured", "structured"])
 def test_group_offload_in_memory_prunes_the_model_itself(level, pattern):
     pipe, plain = sd3(), sd3()

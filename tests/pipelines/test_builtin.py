@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from obsdiff import PruningConfig, builtin_path, prune_
+from obsdiff import PruningConfig, builtin_path, dense_pass, prune_
 from obsdiff.cli.main import main
 from obsdiff.config.choices import METHODS
 from obsdiff.evaluation.draw import draw
@@ -21,15 +21,17 @@ from training.third_encoder import READ
 
 SMALL = {"num_inference_steps": 6, "guidance_scale": 4.0, "height": 64, "width": 64}
 FLAGS = ["--num-prompts", "6", "--num-inference-steps", "6"]
+SHORT = ["--num-prompts", "2", "--num-inference-steps", "3"]
 PLAIN = """
 import sys, torch
 from diffusers import StableDiffusion3Pipeline, StableDiffusionPipeline
-kind = StableDiffusion3Pipeline if sys.argv[2] == "sd3" else StableDiffusionPipeline
-pipe = kind.from_pretrained(sys.argv[1], dtype=torch.float32)
-noise = torch.Generator().manual_seed(0)
-image = pipe("red apple, noto style", num_inference_steps=2, generator=noise).images[0]
+for folder in sys.argv[1:]:
+    kind = StableDiffusionPipeline if folder.endswith("unet") else StableDiffusion3Pipeline
+    pipe = kind.from_pretrained(folder, dtype=torch.float32)
+    noise = torch.Generator().manual_seed(0)
+    image = pipe("red apple, noto style", num_inference_steps=2, generator=noise).images[0]
+    print(image.size)
 assert "obsdiff" not in sys.modules
-print(image.size)
 """
 slow = pytest.mark.slow
 ENOUGH = {
@@ -37,6 +39,12 @@ ENOUGH = {
     "emoji-unet": 64,
 }  # calibration prompts: the only inputs of a UNet's cross-attention keys are their few words
 SHARED = ("vae", "tokenizer")  # components that emoji-unet shares with emoji-sd3
+
+
+def drawn_by_plain_diffusers(*folders) -> list[str]:
+    """The sizes of the pictures that a process without obsdiff draws."""
+    argv = [sys.executable, "-c", PLAIN, *map(str, folders)]
+    return subprocess.run(argv, capture_output=True, text=True, check=True).stdout.splitlines()
 
 
 def size(folder) -> int:
@@ -140,15 +148,9 @@ def test_unknown_words_are_spelled_in_bytes(path):
 
 
 @slow
-@pytest.mark.parametrize("model", BUILTINS)
-def test_plain_diffusers_draws_with_a_builtin(model):
-    done = subprocess.run(
-        [sys.executable, "-c", PLAIN, str(builtin_path(model)), model.removeprefix("emoji-")],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert done.stdout.strip() == "(64, 64)"
+def test_plain_diffusers_draws_with_the_builtins():
+    folders = map(builtin_path, BUILTINS)
+    assert drawn_by_plain_diffusers(*folders) == ["(64, 64)"] * len(BUILTINS)
 
 
 def test_inspect_prints_its_path(path, capsys):
@@ -177,111 +179,77 @@ def test_inspect_counts_the_blocks_of_emoji_unet(capsys):
 
 
 @slow
-@pytest.mark.parametrize(
-    ("method", "pattern"),
-    [(m, p.replace("n:m", "2:4")) for m, patterns in METHODS.items() for p in patterns],
-    ids=lambda value: value.replace(":", "of"),
-)
-def test_every_method_prunes_emoji_unet_in_every_pattern(tmp_path, method, pattern, capsys):
-    """Pruned by the command line, opened again, and drawn through evaluate."""
-    out, share = tmp_path / "out", [] if ":" in pattern else ["--sparsity", "0.3"]
-    short = ["--num-prompts", "2", "--num-inference-steps", "3"]
-    assert (
-        main(
-            [
-                "prune",
-                "emoji-unet",
-                "--output",
-                str(out),
-                "--method",
-                method,
-                "--pattern",
-                pattern,
-                *share,
-                *short,
-            ]
-        )
-        == 0
-    )
-    record = json.loads((out / "obsdiff.json").read_text())
-    assert record["versions"] | builtin_version(builtin_path("emoji-unet")) == record["versions"]
-    wanted = 0.5 if ":" in pattern else 0.3
-    assert record["sparsity"] == pytest.approx(
-        wanted, abs=0.05 if pattern == "structured" else 1e-3
-    )
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_prunes_emoji_unet_in_every_pattern(tmp_path, method, capsys):
+    """Pruned by one call of the command line, opened again, and drawn through evaluate."""
+    out, patterns = tmp_path / "out", [p.replace("n:m", "2:4") for p in METHODS[method]]
+    flags = ["--method", method, "--pattern", *patterns, "--sparsity", "0.3"]
+    assert main(["prune", "emoji-unet", "--output", str(out), *flags, *SHORT]) == 0
+    places = [out] if len(patterns) == 1 else sorted(out.iterdir())
+    assert len(places) == len(patterns)
+    for place in places:
+        record = json.loads((place / "obsdiff.json").read_text())
+        version = builtin_version(builtin_path("emoji-unet"))
+        assert record["versions"] | version == record["versions"]
+        structured = record["config"]["pattern"] == "structured"
+        wanted = 0.5 if ":" in record["config"]["pattern"] else 0.3
+        assert record["sparsity"] == pytest.approx(wanted, abs=0.05 if structured else 1e-3)
     capsys.readouterr()
-    assert (
-        main(
-            [
-                "evaluate",
-                str(out),
-                "--against",
-                "emoji-unet",
-                "--output",
-                str(tmp_path / "run"),
-                *short,
-                "--rounds",
-                "0",
-                "--json",
-            ]
-        )
-        == 0
-    )
+    run = [*map(str, places), "--against", "emoji-unet", "--output", str(tmp_path / "run")]
+    assert main(["evaluate", *run, *SHORT, "--rounds", "0", "--json"]) == 0
     results = json.loads(capsys.readouterr().out)
-    (run,) = results["runs"]
-    assert 0 < run["metrics"]["relative_latent_error"]["value"] < 2
-    assert (run["cost"]["parameters"] < results["dense_cost"]["parameters"]) == (
-        pattern == "structured"
-    )
+    assert len(results["runs"]) == len(places)
+    for run in results["runs"]:
+        assert 0 < run["metrics"]["relative_latent_error"]["value"] < 2
+        smaller = run["cost"]["parameters"] < results["dense_cost"]["parameters"]
+        assert smaller == (run["config"]["pattern"] == "structured")
 
 
 @slow
-@pytest.mark.parametrize(
-    ("flags", "group"), [(["--sparsity", "0.5"], None), (["--pattern", "2:4"], (2, 4))]
-)
-def test_the_command_line_prunes_emoji_sd3(path, tmp_path, flags, group):
-    out = tmp_path / "out"
-    assert main(["prune", "emoji-sd3", "--output", str(out), *flags, *FLAGS]) == 0
-    weights = load_file(out / "transformer" / "diffusion_pytorch_model.safetensors")
-    record = json.loads((out / "obsdiff.json").read_text())
-    assert len(record["layers"]) == 45
-    for row in record["layers"]:
-        w = weights[row["name"] + ".weight"]
-        assert w.dtype == torch.float16
-        assert (w == 0).float().mean() == pytest.approx(0.5, abs=1e-3)
-        assert not group or (w.unflatten(1, (-1, group[1])) != 0).sum(2).max() <= group[0]
-    done = subprocess.run(
-        [sys.executable, "-c", PLAIN, str(out), "sd3"], capture_output=True, text=True, check=True
-    )
-    assert done.stdout.strip() == "(64, 64)"
+def test_the_command_line_prunes_emoji_sd3(path, tmp_path):
+    folders = {None: tmp_path / "half", 4: tmp_path / "two-of-four"}
+    for group, out in folders.items():
+        flags = ["--pattern", "2:4"] if group else ["--sparsity", "0.5"]
+        assert main(["prune", "emoji-sd3", "--output", str(out), *flags, *SHORT]) == 0
+        weights = load_file(out / "transformer" / "diffusion_pytorch_model.safetensors")
+        record = json.loads((out / "obsdiff.json").read_text())
+        assert len(record["layers"]) == 45
+        for row in record["layers"]:
+            w = weights[row["name"] + ".weight"]
+            assert w.dtype == torch.float16
+            assert (w == 0).float().mean() == pytest.approx(0.5, abs=1e-3)
+            assert not group or (w.unflatten(1, (-1, group)) != 0).sum(2).max() <= 2
+    assert drawn_by_plain_diffusers(*folders.values()) == ["(64, 64)"] * 2
 
 
 @slow
-@pytest.mark.parametrize("pattern", ["unstructured", "2:4"])
 @pytest.mark.parametrize("model", BUILTINS)
-def test_obs_is_ahead_of_magnitude(model, pattern):
+def test_obs_is_ahead_of_magnitude(model):
     """A smaller relative latent error, on prompts and noise of no calibration. With so few prompts
     the lead is small: 0.86 of magnitude's for emoji-sd3 at 50 %."""
     path = builtin_path(model)
     folder = open_folder(path)
+    calibrate_on = read_prompts(path / "calibration_prompts.txt")
     prompts = read_prompts(path / "evaluation_prompts.txt")[:8]
     seeds = [10_000 + i for i in range(8)]
-    latents = {}
-    for method in (None, "magnitude", "obs"):
-        pipe, _ = load_pipeline(folder, device="cpu")
-        if method:
-            prune_(
-                pipe,
-                read_prompts(path / "calibration_prompts.txt"),
-                PruningConfig(
-                    method=method, pattern=pattern, num_prompts=ENOUGH[model], packages=2, **SMALL
-                ),
-            )
-        _, latents[method] = draw(pipe, prompts, seeds, SMALL)
-    errors = {
-        m: relative_latent_error(latents[m], latents[None])["value"] for m in ("magnitude", "obs")
+    configs = {
+        (method, pattern): PruningConfig(
+            method=method, pattern=pattern, num_prompts=ENOUGH[model], **SMALL
+        )
+        for method in ("magnitude", "obs")
+        for pattern in ("unstructured", "2:4")
     }
-    assert 0 < errors["obs"] < errors["magnitude"]
+    whole, _ = load_pipeline(folder, device="cpu")
+    _, latents = draw(whole, prompts, seeds, SMALL)
+    errors = {}
+    with dense_pass(whole, calibrate_on, list(configs.values())) as dense:
+        for run, config in configs.items():
+            pipe, _ = load_pipeline(folder, device="cpu")
+            prune_(pipe, calibrate_on, config, dense=dense)
+            found = relative_latent_error(draw(pipe, prompts, seeds, SMALL)[1], latents)
+            errors[run] = found["value"]
+    for pattern in ("unstructured", "2:4"):
+        assert 0 < errors["obs", pattern] < errors["magnitude", pattern], pattern
 
 
 @slow

@@ -15,6 +15,7 @@ from obsdiff.pipelines.headers import Tensors
 from ..tiny_models import TINY
 
 HUGE = 10**6
+OFTEN = {"FluxTransformer2DModel", "SD3Transformer2DModel", "UNet2DConditionModel", "UNet2DModel"}
 WRONG = [
     ("transformer", "num_layers", HUGE),
     ("transformer", "num_layers", 1e6),
@@ -86,7 +87,14 @@ def test_numbers_that_build_nothing_are_left_alone(model):
     open_folder(model)
 
 
-@pytest.mark.parametrize("name", [name for name in TINY if name != "Transformer2DModel"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        name if name in OFTEN else pytest.param(name, marks=pytest.mark.slow)
+        for name in TINY
+        if name != "Transformer2DModel"
+    ],
+)
 def test_configs_of_good_models_fit(name, tmp_path):
     """With the defaults of the class, and with weights or without."""
     built = build_on_meta(TINY[name][0] | {"_class_name": name})

@@ -79,6 +79,7 @@ def test_sizes_for_people():
     ]
 
 
+@pytest.mark.slow
 def test_a_plan_fetches_json_and_a_run_the_rest(repository, tmp_path):
     with fake_hub({"ab/model": repository}) as hub:
         out, said = opened(hub, tmp_path / "cache", weights=False)

@@ -1,7 +1,9 @@
 """`obsdiff verify`: an unchanged folder passes, any change fails."""
 
+import copy
 import json
 import os
+from functools import cache
 
 import pytest
 import torch
@@ -24,9 +26,14 @@ RUNS = [
 ]
 
 
-def saved(folder, dtype=torch.float32, **settings):
+@cache
+def pruned(settings):
     pipe = sd3()
-    report = obsdiff.prune_(pipe, PROMPTS[:2], PruningConfig(**QUICK | settings))
+    return pipe, obsdiff.prune_(pipe, PROMPTS[:2], PruningConfig(**QUICK | dict(settings)))
+
+
+def saved(folder, dtype=torch.float32, **settings):
+    pipe, report = copy.deepcopy(pruned(tuple(settings.items())))
     return obsdiff.save_pruned(pipe.to(dtype), folder / "out", report)
 
 

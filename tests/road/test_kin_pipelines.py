@@ -8,6 +8,7 @@ from diffusers import DiffusionPipeline
 from obsdiff import PruningConfig, UserError, prune_, save_pruned
 
 from ..support import kin_pipelines as kin
+from ..support.lanes import first_quick
 
 pytestmark = pytest.mark.filterwarnings("ignore::obsdiff.errors.CalibrationWarning")
 PICTURE = {
@@ -58,7 +59,7 @@ def opened(folder):
 
 
 @EVERY
-@pytest.mark.parametrize("pattern", ["unstructured", "structured"])
+@pytest.mark.parametrize("pattern", first_quick(["unstructured", "structured"]))
 def test_pruned_saved_opened_called(make, pattern, tmp_path):
     arguments, _, layers, heads, neurons = CALLS[make]
     pipe = make()

@@ -22,15 +22,18 @@ MODELS = {"sdxl": sdxl, "flux": flux}
 LAYERS = {"sdxl": 8 * 10, "flux": 2 * 12 + 2 * 5}
 DRAW = """
 import sys
-if sys.argv[2] == "structured": import obsdiff
+if sys.argv[1] == "structured": import obsdiff
 import torch
 from diffusers import DiffusionPipeline
-pipe = DiffusionPipeline.from_pretrained(sys.argv[1])
 settings = dict(num_inference_steps=2, height=16, width=16, output_type="np")
-picture = pipe("fish", **settings, generator=torch.Generator().manual_seed(0)).images[0]
-assert picture.shape == (16, 16, 3) and ("obsdiff" in sys.modules) == (sys.argv[2] == "structured")
-print(type(pipe).__name__)
+for folder in sys.argv[2:]:
+    pipe = DiffusionPipeline.from_pretrained(folder)
+    picture = pipe("fish", **settings, generator=torch.Generator().manual_seed(0)).images[0]
+    assert picture.shape == (16, 16, 3)
+    print(type(pipe).__name__)
+assert ("obsdiff" in sys.modules) == (sys.argv[1] == "structured")
 """
+CLASSES = {"sdxl": "StableDiffusionXLPipeline", "flux": "FluxPipeline"}
 
 
 @pytest.fixture(scope="module")
@@ -42,56 +45,36 @@ def folders(tmp_path_factory) -> dict[str, Path]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("pattern", ["unstructured", "2:4", "structured"])
-@pytest.mark.parametrize("name", MODELS)
-def test_from_disk_to_a_drawing(folders, prompts_file, tmp_path, name, pattern):
-    argv = [
-        "prune",
-        str(folders[name]),
-        "--output",
-        str(tmp_path / "out"),
-        "--prompts",
-        prompts_file,
-        "--pattern",
-        pattern,
-    ]
-    quick = [
-        "--num-prompts",
-        "2",
-        "--num-inference-steps",
-        "2",
-        "--height",
-        "16",
-        "--width",
-        "16",
-        "--packages",
-        "2",
-    ]
-    assert (
-        main(
-            [
-                *argv,
-                *quick,
-                *(["--no-keep-first-last", "--round-to", "1"] if pattern == "structured" else []),
-            ]
-        )
-        == 0
-    )
-    record = json.loads((tmp_path / "out" / "obsdiff.json").read_text())
-    if pattern == "structured":
-        assert {(g["kind"], g["kept"] / g["total"]) for g in record["groups"]} == {
-            ("heads", 0.5),
-            ("neurons", 0.5),
-        }
-    else:
-        assert len(record["layers"]) == LAYERS[name]
-        assert record["sparsity"] == pytest.approx(0.5, abs=0.01)
-    done = subprocess.run(
-        [sys.executable, "-c", DRAW, str(tmp_path / "out"), pattern], capture_output=True, text=True
-    )
-    assert (
-        done.stdout.strip() == {"sdxl": "StableDiffusionXLPipeline", "flux": "FluxPipeline"}[name]
-    ), done.stderr
+@pytest.mark.parametrize("patterns", [["unstructured", "2:4"], ["structured"]])
+def test_from_disk_to_a_drawing(folders, prompts_file, tmp_path, patterns):
+    """Pruned by the command line, and all of them drawn by one process of diffusers."""
+    runs = {
+        (name, pattern): tmp_path / f"{name} {pattern}" for name in MODELS for pattern in patterns
+    }
+    for (name, pattern), out in runs.items():
+        prune(folders[name], out, prompts_file, pattern)
+        record = json.loads((out / "obsdiff.json").read_text())
+        if pattern == "structured":
+            assert {(g["kind"], g["kept"] / g["total"]) for g in record["groups"]} == {
+                ("heads", 0.5),
+                ("neurons", 0.5),
+            }
+        else:
+            assert len(record["layers"]) == LAYERS[name]
+            assert record["sparsity"] == pytest.approx(0.5, abs=0.01)
+    argv = [sys.executable, "-c", DRAW, patterns[0], *map(str, runs.values())]
+    done = subprocess.run(argv, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines() == [CLASSES[name] for name, _ in runs]
+
+
+def prune(model: Path, out: Path, prompts: str, pattern: str) -> None:
+    """Prune two packages on two small pictures."""
+    argv = ["prune", str(model), "--output", str(out), "--prompts", prompts, "--pattern", pattern]
+    quick = ["--num-prompts", "2", "--num-inference-steps", "2", "--packages", "2"]
+    size = ["--height", "16", "--width", "16"]
+    whole = ["--no-keep-first-last", "--round-to", "1"] if pattern == "structured" else []
+    assert main([*argv, *quick, *size, *whole]) == 0
 
 
 def test_a_denoiser_that_the_table_does_not_know(sd3_folder, tmp_path, capsys):

@@ -15,6 +15,7 @@ from obsdiff.solvers.obs_structured import Consumer, obs_heads, obs_neurons
 from obsdiff.solvers.problem import Inputs, Target, layer_error
 
 from ..conftest import PROMPTS, sd3
+from ..support.lanes import first_quick
 
 
 def problem(
@@ -100,7 +101,7 @@ LIVE = (
 
 
 @pytest.mark.filterwarnings("ignore::obsdiff.errors.CalibrationWarning")
-@pytest.mark.parametrize("packages", [1, 2])
+@pytest.mark.parametrize("packages", first_quick([1, 2]))
 @pytest.mark.parametrize(
     "pattern", [{}, {"pattern": "2:4"}, {"pattern": "structured", "sparsity": 0.25}]
 )
