@@ -34,7 +34,9 @@ def flip(raw: bytes) -> bytes:
 
 @pytest.mark.parametrize("name", [*PATHS, LATENTS])
 @pytest.mark.parametrize(
-    "damage", [lambda raw: b"", lambda raw: raw[: len(raw) // 2], flip, None], ids=str
+    "damage",
+    [lambda raw: b"", lambda raw: raw[: len(raw) // 2], flip, None],
+    ids=["empty", "cut", "flipped", "gone"],
 )
 def test_a_damaged_file_voids_its_batch(tmp_path, batch, name, damage):
     file = tmp_path / name
