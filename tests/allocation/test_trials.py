@@ -60,7 +60,10 @@ def outcome(report):
     return rows, report.groups, report.sensitivity
 
 
-@pytest.mark.parametrize("run", RUNS)
+@pytest.mark.parametrize(
+    "run",
+    [run if run in ("obs", "alpha") else pytest.param(run, marks=pytest.mark.slow) for run in RUNS],
+)
 def test_only_the_missing_ones_are_measured_and_the_result_is_the_same(tmp_path, monkeypatch, run):
     config = PruningConfig(**QUICK | RUNS[run])
     with monkeypatch.context() as patched:

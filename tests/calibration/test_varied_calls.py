@@ -39,7 +39,7 @@ def skipping(**changes):
     }  # fmt: skip
 
 
-@pytest.mark.parametrize("calibration", CALIBRATIONS)
+@pytest.mark.parametrize("calibration", first_quick(CALIBRATIONS))
 @pytest.mark.parametrize("pattern", first_quick(["unstructured", "structured"]))
 def test_layers_that_a_part_of_the_calls_leaves_out(calibration, pattern):
     more = {"round_to": 1} if pattern == "structured" else {}
@@ -98,7 +98,7 @@ def part(strength):
     return {"prompt": "red apple", "image": PICTURE, "strength": strength}
 
 
-@pytest.mark.parametrize("calibration", CALIBRATIONS)
+@pytest.mark.parametrize("calibration", first_quick(CALIBRATIONS))
 def test_pictures_that_run_different_parts_of_the_schedule(calibration):
     report = prune(img2img(), [part(0.6), part(0.4)], calibration, num_inference_steps=5)
     assert report.layers

@@ -58,6 +58,7 @@ def test_all_phases_of_all_prunings_are_planned_and_done(argv, flags, names, pas
         assert phases.percent < 100
 
 
+@pytest.mark.slow
 def test_an_evaluation_plans_its_phases_and_a_resumed_one_what_is_left(
     argv, sd3_folder, prompts_file, tmp_path, monkeypatch
 ):

@@ -407,7 +407,7 @@ def test_a_run_of_another_schema_or_half_written_makes_no_page(capsys, tmp_path)
     assert not (tmp_path / "page.html").exists()
 
 
-@pytest.mark.parametrize("method", ["wanda", "dsnot", "magnitude"])
+@pytest.mark.parametrize("method", first_quick(["wanda", "dsnot", "magnitude"]))
 @pytest.mark.parametrize("pattern", first_quick(["unstructured", "2:4", "4:8"]))
 def test_baselines_from_the_command_line(sd3_folder, prompts_file, tmp_path, method, pattern):
     """The record has the settings, and the kept weights are the dense ones, bit by bit."""

@@ -134,6 +134,7 @@ def test_a_killed_run_goes_on_to_the_same_bits(monkeypatch, tmp_path, method, af
     assert_same(weights_and_layers(pipe, prune_(pipe, PROMPTS, config, journal=tmp_path)), expected)
 
 
+@pytest.mark.slow
 def test_a_shared_pass_stays_as_it_is():
     with_, without = (PruningConfig(permute=on, blocks="1", **QUICK) for on in (True, False))
     alone = [

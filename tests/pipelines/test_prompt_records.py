@@ -15,6 +15,7 @@ from obsdiff.pipelines.prompt_records import described, described_prompts, promp
 from obsdiff.pipelines.record import read_record
 
 from ..conftest import sd, sd3
+from ..support.lanes import first_quick
 
 SMALL = {"num_inference_steps": 2, "height": 16, "width": 16, "num_prompts": 1}
 
@@ -126,7 +127,7 @@ def encoded() -> dict[str, torch.Tensor]:
     return {"prompt_embeds": text, "pooled_prompt_embeds": pooled}
 
 
-@pytest.mark.parametrize("kind", ["picture", "array", "tensors"])
+@pytest.mark.parametrize("kind", first_quick(["picture", "array", "tensors"]))
 def test_a_run_on_such_prompts_is_saved_and_resumed(kind, tmp_path):
     """The record describes them; the journal accepts equal ones and refuses others."""
 

@@ -21,6 +21,8 @@ from obsdiff.pipelines.replaceable import RESULTS, WORK, check_ours
 from obsdiff.pipelines.save import whole_folder
 from obsdiff.runtime.json_files import write_json
 
+from ..support.lanes import first_quick
+
 PAGE = "<!doctype html>\n<html><head>\n<title>obsdiff: dense and pruned</title>\n</head></html>\n"
 PRUNE = ["--num-prompts", "2", "--num-inference-steps", "2", "--height", "16", "--width", "16"]
 
@@ -310,7 +312,7 @@ def test_mount_points_are_refused_before_the_run(tmp_path, monkeypatch, below):
     refused(out, "is a mount point")
 
 
-@pytest.mark.parametrize("below", ["", "/a/b c"])
+@pytest.mark.parametrize("below", first_quick(["", "/a/b c"]))
 @pytest.mark.parametrize("kind", ["-t tmpfs tmpfs", "--bind other"])
 def test_real_mounts_are_refused(tmp_path, kind, below):
     """In a new mount namespace; ismount does not detect a bind mount on the same file system."""
