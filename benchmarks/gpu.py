@@ -234,47 +234,49 @@ def noise_of_a_cpu() -> Iterator[None]:
 # -------------------------------------------------- a change to calibration/hessian.py, proposed
 
 
-def fast_update(self: Any, tokens: torch.Tensor, weight: float = 1.0) -> None:
-    """Hessian.update without merging equal tokens and without counting distinct ones.
+def fast_update(
+    self: Any, tokens: torch.Tensor, weight: float = 1.0, represented: float | None = None
+) -> None:
+    """Hessian.update in bands, without counting distinct tokens.
 
     BAND rows of the lower triangle are added at once: products of half-precision operands with
-    float32 sums where the pipeline has them, else of float32.
+    float32 sums where the tokens are half-precision, else of float32.
     """
     rows = tokens.reshape(-1, self.columns)
+    count = len(rows) if represented is None else represented
+    each = weight * count / max(1, len(rows))
     if rows.dtype == torch.float32:
         rows = rows.to(self.xx)
     for top in range(0, self.columns, BAND):
         stop = min(top + BAND, self.columns)
         tile, left, right = self.xx[top:stop, :stop], rows[:, top:stop].T, rows[:, :stop]
         if rows.dtype == torch.float32:
-            tile.addmm_(left, right, alpha=weight)
+            tile.addmm_(left, right, alpha=each)
         else:
-            tile.add_(torch.mm(left, right, out_dtype=torch.float32), alpha=weight)
-    self.x.add_(rows.sum(0, dtype=torch.float32), alpha=weight)
-    self.samples += len(rows)
-    self.alpha += weight * len(rows)
+            tile.add_(torch.mm(left, right, out_dtype=torch.float32), alpha=each)
+    self.x.add_(rows.sum(0, dtype=torch.float32), alpha=each)
+    self.samples += count
+    self.kept += len(rows)
+    self.alpha += weight * count
 
 
 @contextlib.contextmanager
 def proposed_sums() -> Iterator[None]:
-    """Calibration by `fast_update`; only the inputs of the first step are checked for inf."""
-    from obsdiff.calibration import hooks
+    """Calibration by `fast_update` of bfloat16 copies of the tokens."""
     from obsdiff.calibration.hessian import Hessian
 
-    real = Hessian.update, hooks.require_summable, hooks.tokens
+    real = Hessian.update
 
-    def summable(numbers: torch.Tensor, layer: str, step: int) -> None:
-        if step == 1:  # no waiting for the GPU in the other steps
-            real[1](numbers, layer, step)
+    def update(
+        self: Any, tokens: torch.Tensor, weight: float = 1.0, represented: float | None = None
+    ) -> None:
+        fast_update(self, tokens.to(torch.bfloat16), weight, represented)
 
-    def tokens(layer: torch.nn.Module, x: torch.Tensor) -> Iterator[torch.Tensor]:
-        yield from real[2](layer, x.to(torch.bfloat16))  # x is a float32 copy of bfloat16 numbers
-
-    Hessian.update, hooks.require_summable, hooks.tokens = fast_update, summable, tokens
+    Hessian.update = update  # type: ignore[method-assign]
     try:
         yield
     finally:
-        Hessian.update, hooks.require_summable, hooks.tokens = real
+        Hessian.update = real  # type: ignore[method-assign]
 
 
 # ------------------------------------------------------------------------------------ pipelines

@@ -37,18 +37,22 @@ class CalibratedInput:
         """Distinct tokens per input column, counted up to a limit."""
         return self.hessian.distinct / self.hessian.columns
 
-    def update_cross(self, tokens: Tensor, weight: float, dense: Tensor) -> None:
+    def update_cross(
+        self, tokens: Tensor, weight: float, dense: Tensor, represented: float | None = None
+    ) -> None:
         """Add the cross sums of one denoising step.
 
         Args:
             tokens: (B, T, I) or (T, I).
             weight: alpha of the step.
             dense: the same tokens in the dense model.
+            represented: the number of tokens that they stand for (None: themselves).
         """
         assert self.cross is not None
         columns = self.hessian.columns
         rows = tokens.reshape(-1, columns).to(self.hessian.xx)
-        self.cross.addmm_((dense.reshape(-1, columns).to(rows) - rows).T, rows, alpha=weight)
+        each = weight if represented is None else weight * (represented / len(rows))
+        self.cross.addmm_((dense.reshape(-1, columns).to(rows) - rows).T, rows, alpha=each)
 
     def reduce_(self, ranks: Ranks, owner: int | None) -> None:
         """Add the sums of all processes, at `owner` or, for None, in every process."""

@@ -23,6 +23,7 @@ class CalibrationSet:
         rank: the index of this process.
         ranks: the number of processes that share the prompts.
         held_out: prompts that run afterwards, for Hessians of their own.
+        tokens_per_column: tokens that each Hessian keeps per column, at least; None for all.
     """
 
     prompts: list[Prompt]
@@ -33,6 +34,7 @@ class CalibrationSet:
     rank: int = 0
     ranks: int = 1
     held_out: "CalibrationSet | None" = None
+    tokens_per_column: float | None = None
 
     @property
     def parts(self) -> list["CalibrationSet"]:

@@ -19,6 +19,7 @@ class CallAudit:
         last: the denoiser call in which each tapped layer was called last.
         steps: steps of all pictures in which the denoiser was called, batch by batch.
         at: batch and step of the last denoiser call.
+        within: the number of that call within its batch and step, from 0.
         ran: of these steps the number in which each tapped layer was called.
         ran_last: the last of these steps in which each tapped layer was called.
     """
@@ -31,6 +32,7 @@ class CallAudit:
     last: dict[str, int] = field(default_factory=dict)
     steps: int = 0
     at: tuple[int, int] | None = None
+    within: int = 0
     ran: Counter = field(default_factory=Counter)
     ran_last: dict[str, int] = field(default_factory=dict)
 
@@ -43,8 +45,9 @@ class CallAudit:
         """
         self.denoiser += 1
         self.per_step[step] += 1
+        self.within += 1
         if self.at != (batch, step):
-            self.at = (batch, step)
+            self.at, self.within = (batch, step), 0
             self.steps += 1
 
     def count(self, layer: str) -> None:

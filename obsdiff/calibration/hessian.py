@@ -9,8 +9,10 @@ divides by the number of tokens, as in the paper; the mean and the variance of a
 sum alpha, else a variance could be negative.
 
 Products and sums are float32. xx is symmetric: only its lower triangle is summed, in tiles, and
-`matrix` mirrors it. Equal tokens of an image (mostly null text tokens) are multiplied once, times
-their number.
+`matrix` mirrors it. Tokens may represent others that were left out (thinning.py): they are summed
+with a greater weight, and counted as many times.
+
+Nothing here waits for the device: distinct tokens are counted when their number is read.
 
 I inputs of the layer, T tokens, B images.
 
@@ -22,6 +24,7 @@ References:
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -36,8 +39,6 @@ COUNTED_PER_COLUMN = 32  # distinct tokens are counted up to this many per colum
 MIX = 0.6180339887498949  # row sums weigh columns by fractional multiples of the golden ratio
 TILE = (256, 512)  # rows and columns of xx that are summed together
 SPLIT = 256  # rows whose sums are computed together
-FEW = 64  # images with fewer tokens than this are not searched for equal ones
-REPEATED = 0.9  # equal tokens of an image are merged if a smaller share than this is distinct
 
 
 @dataclass
@@ -47,18 +48,21 @@ class Hessian:
     Attributes:
         xx: sum of alpha x x^T (I, I); only the lower triangle is summed.
         x: sum of alpha x (I,).
-        samples: number of tokens.
+        samples: number of tokens, those that were left out included.
         alpha: sum of alpha over the tokens.
         shared: several prunings read the sums, so none may use up their memory.
-        seen: one number for each distinct token, up to COUNTED_PER_COLUMN per column.
+        kept: number of tokens that were summed.
+        row_sums: a number for each summed token, equal for equal tokens; about twice
+            COUNTED_PER_COLUMN per column at most.
     """
 
     xx: Tensor
     x: Tensor
-    samples: int = 0
+    samples: float = 0
     alpha: float = 0.0
     shared: bool = False
-    seen: set[float] = field(default_factory=set, repr=False)
+    kept: int = 0
+    row_sums: list[Tensor] = field(default_factory=list, repr=False)
 
     @classmethod
     def zeros(
@@ -91,28 +95,38 @@ class Hessian:
 
     @property
     def distinct(self) -> int:
-        """The number of distinct tokens, at most COUNTED_PER_COLUMN per column.
+        """The number of distinct tokens among those summed, at most COUNTED_PER_COLUMN per column.
 
         Padding and null text tokens repeat, and add no information.
         """
-        return len(self.seen)
+        self.merge_row_sums()
+        return sum(len(sums) for sums in self.row_sums)
 
-    def update(self, tokens: Tensor, weight: float = 1.0) -> None:
-        """Add the tokens of one denoising step.
+    @property
+    def most_counted(self) -> int:
+        """The largest number of distinct tokens that is counted."""
+        return COUNTED_PER_COLUMN * self.columns
+
+    def update(self, tokens: Tensor, weight: float = 1.0, represented: float | None = None) -> None:
+        """Add tokens of one denoising step.
 
         Args:
-            tokens: (B, T, I), or (T, I) if their images are unknown.
+            tokens: (B, T, I) or (T, I).
             weight: alpha of the step.
+            represented: the number of tokens that they stand for (None: themselves).
         """
-        sums = row_sums(tokens.reshape(-1, self.columns))
-        self.count(sums)
         rows = tokens.reshape(-1, self.columns).to(self.xx)
-        a, b = factors(rows, sums, tokens.shape[1]) if tokens.dim() == 3 else (rows, rows)
+        if not len(rows):
+            return
+        count = len(rows) if represented is None else represented
+        each = weight * (count / len(rows))
+        self.count(row_sums(rows))
         for tile, left, right in self.tiles():
-            tile.addmm_(a[:, left].T, b[:, right], alpha=weight)
-        self.x.add_(rows.sum(0), alpha=weight)
-        self.samples += len(rows)
-        self.alpha += weight * len(rows)
+            tile.addmm_(rows[:, left].T, rows[:, right], alpha=each)
+        self.x.add_(rows.sum(0), alpha=each)
+        self.samples += count
+        self.kept += len(rows)
+        self.alpha += weight * count
 
     def tiles(self) -> Iterator[tuple[Tensor, slice, slice]]:
         """Yield views of xx that cover its lower triangle, with their rows and columns."""
@@ -123,10 +137,18 @@ class Hessian:
                 yield self.xx[rows, columns], rows, columns
 
     def count(self, sums: Tensor) -> None:
-        """Count distinct tokens by their row sums (T,)."""
-        room = COUNTED_PER_COLUMN * self.columns - len(self.seen)
-        if room > 0:
-            self.seen.update(sums.unique()[:room].tolist())
+        """Count tokens by their row sums (T,)."""
+        counted = sum(len(some) for some in self.row_sums)
+        if counted == self.most_counted:
+            return
+        self.row_sums.append(sums)
+        if counted + len(sums) > 2 * self.most_counted:
+            self.merge_row_sums()
+
+    def merge_row_sums(self) -> None:
+        """Drop repeated row sums, and those beyond the largest number that is counted."""
+        if self.row_sums:
+            self.row_sums = [torch.cat(self.row_sums).unique()[: self.most_counted]]
 
     def matrix(self) -> Tensor:
         """Return H (I, I): twice the weighted mean of x x^T, both triangles."""
@@ -169,15 +191,18 @@ class Hessian:
         if ranks.size == 1:
             return
         numbers = torch.tensor(
-            [self.samples, self.alpha], dtype=torch.float64, device=self.x.device
+            [self.samples, self.alpha, self.kept], dtype=torch.float64, device=self.x.device
         )
-        seen: list[Any] = [None] * ranks.size
+        self.merge_row_sums()
+        everywhere: list[Any] = [None] * ranks.size
         reduce_sums([self.xx, self.x], owner)
         with collective():
             dist.all_reduce(numbers)
-            dist.all_gather_object(seen, self.seen)
-        self.samples, self.alpha = round(numbers[0].item()), numbers[1].item()
-        self.seen = set().union(*seen)
+            dist.all_gather_object(everywhere, [sums.cpu() for sums in self.row_sums])
+        self.samples, self.alpha = numbers[0].item(), numbers[1].item()
+        self.kept = round(numbers[2].item())
+        self.row_sums = [sums for some in everywhere for sums in some]
+        self.merge_row_sums()
         if owner not in (None, ranks.rank):
             self.xx = self.xx.new_empty(0, 0)
 
@@ -195,52 +220,13 @@ def reduce_sums(sums: list[Tensor], owner: int | None) -> None:
 def row_sums(rows: Tensor) -> Tensor:
     """Return a number for each row (T,): equal for equal rows, and almost never for others."""
     numbers = rows if rows.dtype == torch.float64 else rows.float()
-    mix = (
-        torch.arange(1, rows.shape[1] + 1, device=rows.device, dtype=torch.float64)
-        .mul_(MIX)
-        .frac_()
-    )
-    mix, found, mixed = (
-        mix.to(numbers),
-        numbers.new_empty(len(rows)),
-        numbers.new_empty(min(len(rows), SPLIT), rows.shape[1]),
-    )
-    for top in range(0, len(rows), SPLIT):  # in one buffer: its allocation costs more than the sum
-        part = numbers[top : top + SPLIT]
-        torch.sum(torch.mul(part, mix, out=mixed[: len(part)]), 1, out=found[top : top + SPLIT])
-    return found
+    mix = mixing(rows.shape[1], numbers.dtype, str(rows.device))
+    parts = [(part * mix).sum(1) for part in numbers.split(SPLIT)]
+    return torch.cat(parts) if len(parts) > 1 else parts[0]
 
 
-def factors(rows: Tensor, sums: Tensor, image: int) -> tuple[Tensor, Tensor]:
-    """Return two matrices a, b with a^T b = sum of x x^T over the rows.
-
-    Args:
-        rows: the tokens (T, I) of several images.
-        sums: the row sums (T,).
-        image: the number of tokens of one image.
-    """
-    if image < FEW:
-        return rows, rows
-    pairs = [
-        merged(part, own) for part, own in zip(rows.split(image), sums.split(image), strict=True)
-    ]
-    if all(a is b for a, b in pairs):
-        return rows, rows
-    return torch.cat([a for a, _ in pairs]), torch.cat([b for _, b in pairs])
-
-
-def merged(image: Tensor, sums: Tensor) -> tuple[Tensor, Tensor]:
-    """Return two matrices a, b with a^T b = x^T x, in which equal tokens are merged.
-
-    Args:
-        image: the tokens x (T, I) of one image.
-        sums: their row sums (T,).
-    """
-    distinct, which, times = sums.unique(return_inverse=True, return_counts=True)
-    if len(distinct) > REPEATED * len(image):
-        return image, image
-    one = torch.empty_like(distinct, dtype=torch.long).scatter_(
-        0, which, torch.arange(len(image), device=image.device)
-    )
-    rows = image[one]
-    return (rows * times.unsqueeze(1), rows) if torch.equal(rows[which], image) else (image, image)
+@lru_cache(maxsize=256)
+def mixing(columns: int, dtype: torch.dtype, device: str) -> Tensor:
+    """Return the weight (I,) of each column in the row sums."""
+    numbers = torch.arange(1, columns + 1, dtype=torch.float64).mul_(MIX).frac_()
+    return numbers.to(device, dtype)

@@ -14,14 +14,16 @@ Guidance may call the denoiser more often in a part of the steps, or leave layer
 the calls; each call has the weight of its step. Where a part of the schedule runs (image to image),
 T is the number of steps that run.
 
+A calibration set with a target of tokens per column keeps a part of the tokens (thinning.py); what
+is not kept is never converted or unfolded.
+
 A tapped layer that misses a step, or an input with inf or NaN, raises an error with the layer's
-name.
+name, at the end of the step: no hook waits for the device.
 """
 
 import contextlib
-import math
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
 
@@ -29,20 +31,19 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import CalibrationError
-from ..models.linear_view import matrix, tokens
+from ..models.linear_view import matrix
 from ..models.structure import Tap
 from ..pipelines.denoisers import DENOISERS
 from ..pipelines.run import Run, hooked
 from ..runtime.scratch import Scratch
 from .calibrated_input import CalibratedInput
 from .calibration_set import CalibrationSet
-from .call_audit import CallAudit
+from .call_audit import CallAudit, is_expert
 from .context import CalibratedInputs, CalibrationContext
 from .hessian import Hessian
+from .input_checks import InputChecks
 from .packages import bytes_of
-
-# The squares of inputs in this range, and sums of thousands of them, are finite in float32.
-LARGEST_INPUT, SMALLEST_INPUT = 1e15, 1e-15
+from .thinning import KeptTokens, Thinning, parts_of
 
 
 def calibrate(
@@ -71,12 +72,21 @@ def calibrate(
     calibration_set = calibration_set or context.calibration_set
     inputs = new_inputs(context, taps, scratch)
     audit = audit or CallAudit()
-    with tapped(context, inputs, audit):
+    with tapped(context, inputs, audit, calibration_set=calibration_set):
         for prompts, seeds in calibration_set.batches():
-            context.run.latents(prompts, seeds, calibration_set.settings)
+            require_finite(context.run.latents(prompts, seeds, calibration_set.settings))
     layers = [layer for tap in taps for layer in tap.layers]
     audit.check(layers, context.run.steps, calibration_set.ranks)
     return inputs
+
+
+def require_finite(latents: Any) -> None:
+    """Raise CalibrationError for final latents with inf or NaN."""
+    if isinstance(latents, Tensor) and not latents.isfinite().all():
+        raise CalibrationError(
+            "the latents of the calibration prompts have inf or NaN; try another --dtype "
+            "(float16 overflows where bfloat16 does not)"
+        )
 
 
 def new_inputs(
@@ -111,6 +121,7 @@ def tapped(
     inputs: CalibratedInputs,
     audit: CallAudit,
     dense: Mapping[Tap, list[Tensor]] = MappingProxyType({}),
+    calibration_set: CalibrationSet | None = None,
 ) -> Iterator[None]:
     """Hook the denoiser and the tapped layers; remove the hooks at the end.
 
@@ -119,33 +130,71 @@ def tapped(
         inputs: the sums that the hooks add to.
         audit: counts the calls.
         dense: the inputs of the dense model's taps in the same calls, for cross sums; used up.
+        calibration_set: the prompts (default: those of the context).
+
+    Raises:
+        CalibrationError: for inputs that are not finite, or not shared as the block table states.
     """
+    calibration_set = calibration_set or context.calibration_set
     run, denoiser = context.run, context.denoiser
-    hooks = [
-        (denoiser, denoiser_hook(run, audit, context.on_call)),
-        *(
-            (other, other_denoiser_hook(run, audit))
-            for other in other_denoiser_modules(run, denoiser)
-        ),
+    others = other_denoiser_modules(run, denoiser)
+    thinning = Thinning(
+        calibration_set.tokens_per_column,
+        len(calibration_set.prompts),
+        run,
+        1 + len(others),
+    )
+    calls = Calls(run, calibration_set, audit, thinning)
+    hooks: list[tuple[nn.Module, Callable]] = [
+        (other, other_denoiser_hook(run, audit)) for other in others
     ]
     for tap, calibrated in inputs.items():
         shared = SharedInput(len(tap.layers), dense.get(tap))
         hooks += [
-            (
-                denoiser.get_submodule(layer),
-                layer_hook(context, audit, layer, calibrated, shared),
-            )
+            (denoiser.get_submodule(layer), layer_hook(calls, layer, calibrated, shared))
             for layer in tap.layers
         ]
-    with hooked(module.register_forward_pre_hook(hook) for module, hook in hooks):
+    with (
+        denoiser.register_forward_pre_hook(denoiser_hook(calls, context.on_call), with_kwargs=True),
+        hooked(module.register_forward_pre_hook(hook) for module, hook in hooks),
+    ):
         yield
+        calls.checks.settle()
 
 
-def denoiser_hook(run: Run, audit: CallAudit, on_call: Callable[[int], None]) -> Callable:
-    """Return a hook that counts the denoiser's calls."""
+@dataclass
+class Calls:
+    """What the hooks of one calibration share.
 
-    def hook(*_: Any) -> None:
+    Attributes:
+        run: the position of the current call.
+        calibration_set: the prompts, with the step weights.
+        audit: counts the calls.
+        thinning: draws the tokens that are kept.
+        checks: what was found of the inputs of this step.
+    """
+
+    run: Run
+    calibration_set: CalibrationSet
+    audit: CallAudit
+    thinning: Thinning
+    checks: InputChecks = field(default_factory=InputChecks)
+
+    @property
+    def weight(self) -> float:
+        """Alpha of the current step."""
+        return self.calibration_set.step_weights.at(self.run.step, self.run.steps)
+
+
+def denoiser_hook(calls: Calls, on_call: Callable[[int], None]) -> Callable:
+    """Return a hook that counts the denoiser's calls, and checks the inputs of the last step."""
+    run, audit = calls.run, calls.audit
+
+    def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         audit.begin(run.batch, run.step)
+        if not audit.within:
+            calls.checks.settle()
+        calls.thinning.begin(audit.within, args, kwargs)
         on_call(run.prompts)
 
     return hook
@@ -188,40 +237,25 @@ class SharedInput:
 
 
 def layer_hook(
-    context: CalibrationContext,
-    audit: CallAudit,
-    layer: str,
-    calibrated: CalibratedInput,
-    shared: SharedInput,
+    calls: Calls, layer: str, calibrated: CalibratedInput, shared: SharedInput
 ) -> Callable:
     """Return a hook for one layer of a tap.
 
     The layer that is called first adds its input to the sums; the others check that theirs is the
     same tensor.
     """
-    run, weights = context.run, context.calibration_set.step_weights
+    audit = calls.audit
 
     def hook(module: nn.Module, args: tuple[Tensor, ...]) -> None:
         audit.count(layer)
-        x = args[0]
+        x = args[0].detach()
         # A new pass, even if not all layers read the last tensor: the audit reports those.
         if shared.tensor is None or shared.reader == layer or shared.call != audit.denoiser:
             shared.reader, shared.tensor, shared.readers = layer, x, 0
             shared.call = audit.denoiser
-            numbers = x.detach().float()
-            require_summable(numbers, layer, run.step + 1)
-            alpha = weights.at(run.step, run.steps)
-            for part, *dense in zip(
-                tokens(module, numbers), *dense_tokens(module, layer, numbers, shared), strict=True
-            ):
-                calibrated.hessian.update(part, alpha)
-                if dense:
-                    calibrated.update_cross(part, alpha, dense[0])
-        elif not same_tensor(x, shared.tensor):
-            raise CalibrationError(
-                f"{layer} and {shared.reader}: expected one tensor as the input of both, "
-                "found that their inputs differ"
-            )
+            add_input(calls, layer, module, x, calibrated, shared)
+        else:
+            calls.checks.same(x, shared.tensor, layer, shared.reader)
         shared.readers += 1
         if shared.readers == shared.layers:
             shared.tensor, shared.readers = None, 0
@@ -229,41 +263,49 @@ def layer_hook(
     return hook
 
 
+def add_input(
+    calls: Calls,
+    layer: str,
+    module: nn.Module,
+    x: Tensor,
+    calibrated: CalibratedInput,
+    shared: SharedInput,
+) -> None:
+    """Add the input of a layer to the sums of its tap.
+
+    Args:
+        calls: what all hooks share.
+        layer: the layer.
+        module: the same as a module.
+        x: its input.
+        calibrated: the sums.
+        shared: the tap, with the dense model's inputs for cross sums.
+    """
+    columns = matrix(module).shape[1]
+    kept = calls.thinning.kept(module, x, columns, is_expert(layer))
+    alpha = calls.weight
+    dense = dense_tokens(module, layer, x, shared, kept)
+    for part, represented in parts_of(module, x if kept else x.float(), kept):
+        rows = part.float()
+        calls.checks.summable(rows, layer, calls.run.step + 1)
+        if represented is None:
+            calibrated.hessian.update(rows, alpha)
+        else:
+            calibrated.hessian.update(rows, alpha, represented)
+        if dense:
+            calibrated.update_cross(rows, alpha, next(dense).float(), represented)
+
+
 def dense_tokens(
-    module: nn.Module, layer: str, numbers: Tensor, shared: SharedInput
-) -> list[Iterator[Tensor]]:
-    """Return the tokens of the dense model's tap for the same input; [] without cross sums."""
+    module: nn.Module, layer: str, x: Tensor, shared: SharedInput, kept: KeptTokens | None
+) -> Iterator[Tensor] | None:
+    """Return the same tokens of the dense model's tap, in parts; None without cross sums."""
     if shared.dense is None:
-        return []
-    if not shared.dense or shared.dense[0].shape != numbers.shape:
+        return None
+    if not shared.dense or shared.dense[0].shape != x.shape:
         raise CalibrationError(
             f"asymmetric: {layer} reads other tokens than in the dense model, "
             f"so they can't be compared; leave it out with --exclude '{layer}'"
         )
-    return [tokens(module, shared.dense.pop(0).float())]
-
-
-def require_summable(numbers: Tensor, layer: str, step: int) -> None:
-    """Raise CalibrationError for inputs with inf or NaN, or whose squares float32 cannot sum."""
-    least, most = torch.stack(torch.aminmax(numbers)).tolist() if numbers.numel() else (0.0, 0.0)
-    size = max(abs(least), abs(most))
-    if not math.isfinite(size) or math.isnan(least):
-        raise CalibrationError(
-            f"{layer}: the input of step {step} has inf or NaN; try another --dtype "
-            "(float16 overflows where bfloat16 does not)"
-        )
-    if size > LARGEST_INPUT or 0 < size < SMALLEST_INPUT:
-        raise CalibrationError(
-            f"{layer}: the input of step {step} is up to {size:.1e}: expected between "
-            f"{SMALLEST_INPUT:g} and {LARGEST_INPUT:g}, or its squares are lost; "
-            f"leave the layer out with --exclude '{layer}'"
-        )
-
-
-def same_tensor(x: Tensor, other: Tensor) -> bool:
-    """Return whether two tensors share memory or are equal (one may be cast to a dtype)."""
-    return (
-        x is other
-        or (x.data_ptr(), x.shape, x.stride()) == (other.data_ptr(), other.shape, other.stride())
-        or torch.equal(x, other)
-    )
+    dense = shared.dense.pop(0)
+    return (part for part, _ in parts_of(module, dense if kept else dense.float(), kept))

@@ -91,18 +91,97 @@ def tokens(layer: nn.Module, x: Tensor, at_once: int = UNFOLD_ELEMENTS) -> Itera
     if not isinstance(layer, nn.Conv2d):
         yield x.flatten(1, -2) if x.dim() > 2 else x
         return
-    down, across = (int(pad) for pad in layer.padding)  # unfolding_refusal excludes "same"
-    x = F.pad(x if x.dim() == 4 else x.unsqueeze(0), (across, across, down, down))
-    height, width = (
-        (side - span) // stride + 1
-        for side, span, stride in zip(x.shape[2:], reach(layer), layer.stride, strict=True)
-    )
+    x = x if x.dim() == 4 else x.unsqueeze(0)
+    height, width = output_size(layer, x)
+    down, across = padding(layer)
+    x = F.pad(x, (across, across, down, down))
     rows = max(1, at_once // (width * layer.weight[0].numel()))
     for picture, first in itertools.product(x.split(1), range(0, height, rows)):
         last = min(first + rows, height)
         top, bottom = first * layer.stride[0], (last - 1) * layer.stride[0] + reach(layer)[0]
         band = picture[:, :, top:bottom]
         yield F.unfold(band, layer.kernel_size, layer.dilation, 0, layer.stride).transpose(1, 2)
+
+
+def token_count(layer: nn.Module, x: Tensor) -> int:
+    """Return the number of tokens of a layer's input.
+
+    Args:
+        layer: a linear layer or convolution.
+        x: its input, as in `tokens`.
+    """
+    if isinstance(layer, nn.Conv2d):
+        height, width = output_size(layer, x)
+        return height * width * (len(x) if x.dim() == 4 else 1)
+    return x.numel() // max(1, x.shape[-1])
+
+
+def tokens_at(
+    layer: nn.Module, x: Tensor, index: Tensor, at_once: int = UNFOLD_ELEMENTS
+) -> Iterator[Tensor]:
+    """Yield some tokens of a layer's input, in parts; of a convolution only these are unfolded.
+
+    Args:
+        layer: a linear layer or convolution.
+        x: its input, as in `tokens`.
+        index: flat indices (n,) of the tokens, in the order in which `tokens` yields them.
+        at_once: entries of unfolded patches in memory, at most; a patch is never split.
+
+    Yields:
+        Tokens (T, I).
+    """
+    if not isinstance(layer, nn.Conv2d):
+        yield x.reshape(-1, x.shape[-1])[index]
+        return
+    x = x if x.dim() == 4 else x.unsqueeze(0)
+    for part in index.split(max(1, at_once // layer.weight[0].numel())):
+        yield patches_at(layer, x, part)
+
+
+def patches_at(layer: nn.Conv2d, x: Tensor, index: Tensor) -> Tensor:
+    """Return the patches (n, C kh kw) that some output positions of a convolution read.
+
+    Args:
+        layer: the convolution.
+        x: its input (B, C, H, W).
+        index: flat indices (n,) of output positions, image by image.
+    """
+    height, width = output_size(layer, x)
+    picture, place = index // (height * width), index % (height * width)
+    down, inside_down = read_along(layer, 0, place // width, x.shape[2])
+    across, inside_across = read_along(layer, 1, place % width, x.shape[3])
+    read = x[picture.view(-1, 1, 1), :, down.unsqueeze(2), across.unsqueeze(1)]  # (n, kh, kw, C)
+    padded = ~(inside_down.unsqueeze(2) & inside_across.unsqueeze(1))
+    return read.masked_fill(padded.unsqueeze(3), 0).permute(0, 3, 1, 2).flatten(1)
+
+
+def read_along(layer: nn.Conv2d, dimension: int, place: Tensor, side: int) -> tuple[Tensor, Tensor]:
+    """Return the rows or columns (n, k) of the input that output positions (n,) read.
+
+    Returns:
+        Their indices, those in the padding moved inside, and which of them are inside.
+    """
+    steps = torch.arange(layer.kernel_size[dimension], device=place.device)
+    first = place * layer.stride[dimension] - padding(layer)[dimension]
+    found = first.unsqueeze(1) + steps * layer.dilation[dimension]
+    return found.clamp(0, side - 1), (found >= 0) & (found < side)
+
+
+def padding(layer: nn.Conv2d) -> tuple[int, int]:
+    """Return the zeros above and beside the input."""
+    down, across = (int(pad) for pad in layer.padding)  # unfolding_refusal excludes "same"
+    return down, across
+
+
+def output_size(layer: nn.Conv2d, x: Tensor) -> tuple[int, int]:
+    """Return height and width of a convolution's output for the input (..., C, H, W)."""
+    height, width = (
+        (side + 2 * pad - span) // stride + 1
+        for side, pad, span, stride in zip(
+            x.shape[-2:], padding(layer), reach(layer), layer.stride, strict=True
+        )
+    )
+    return height, width
 
 
 def reach(layer: nn.Conv2d) -> tuple[int, int]:

@@ -8,7 +8,7 @@ restored, also after an error.
 import contextlib
 import copy
 import inspect
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -79,6 +79,7 @@ class Run:
         scheduler: name of the scheduler whose steps are counted.
         step: number of completed steps, 0 ... T.
         prompts: number of prompts in the batch.
+        seeds: the noise seed of each of them.
         memory: encoded text by the arguments of encode_prompt.
         recorded_steps: T of the recording that is replayed; None outside a replay.
         batch: number of pipeline calls so far.
@@ -91,6 +92,7 @@ class Run:
     scheduler: str = "scheduler"
     step: int = 0
     prompts: int = 0
+    seeds: tuple[int, ...] = ()
     memory: dict[str, Any] = field(default_factory=dict)
     recorded_steps: int | None = None
     batch: int = 0
@@ -106,7 +108,14 @@ class Run:
         """
         return self.recorded_steps or self.part or len(getattr(self.pipe, self.scheduler).timesteps)
 
-    def at_call(self, step: int, prompts: int, batch: int = 0, steps: int | None = None) -> None:
+    def at_call(
+        self,
+        step: int,
+        prompts: int,
+        batch: int = 0,
+        steps: int | None = None,
+        seeds: Sequence[int] = (),
+    ) -> None:
         """Set the position to a recorded call of the denoiser.
 
         Args:
@@ -114,8 +123,9 @@ class Run:
             prompts: number of prompts in its batch.
             batch: the number of its batch.
             steps: T of its batch, if it differs from that of the recording.
+            seeds: the noise seed of each prompt.
         """
-        self.step, self.prompts, self.batch = step, prompts, batch
+        self.step, self.prompts, self.batch, self.seeds = step, prompts, batch, tuple(seeds)
         self.recorded_steps = steps or self.recorded_steps
 
     @contextlib.contextmanager
@@ -148,7 +158,7 @@ class Run:
             UserError: the pipeline refuses its arguments.
             RunFailed: the scheduler's steps could not be counted, or the pipeline raised an error.
         """
-        self.at_call(0, len(prompts), self.batch + 1)
+        self.at_call(0, len(prompts), self.batch + 1, seeds=seeds)
         arguments = settings | arguments_of(prompts)
         output = inspect.signature(self.pipe.__call__).parameters.get("output_type")
         if output and output.default != "pt":  # the default of priors, which return tensors

@@ -77,10 +77,10 @@ def test_they_touch_no_hessian_but_their_own(make):
         ):
             assert torch.equal(mine.xx, other.xx)
             assert torch.equal(mine.x, other.x)
-            assert (mine.samples, mine.alpha, mine.seen, mine.shared) == (
+            assert (mine.samples, mine.alpha, mine.distinct, mine.shared) == (
                 other.samples,
                 other.alpha,
-                other.seen,
+                other.distinct,
                 True,
             )
         assert first.inputs[layer].held_out is None

@@ -112,6 +112,7 @@ class Call:
         inputs: (args, kwargs), with CachedTensor for tensors.
         batch: the number of its batch.
         steps: T of its batch.
+        seeds: the noise seed of each prompt.
     """
 
     step: int
@@ -119,6 +120,7 @@ class Call:
     inputs: Any
     batch: int = 0
     steps: int | None = None
+    seeds: tuple[int, ...] = ()
 
 
 @dataclass
@@ -146,7 +148,7 @@ class Recording:
             for i, x in enumerate(leaves)
         ]
         inputs = tree_unflatten(kept, spec)
-        self.calls.append(Call(run.step, run.prompts, inputs, run.batch, run.steps))
+        self.calls.append(Call(run.step, run.prompts, inputs, run.batch, run.steps, run.seeds))
 
     def stored(self, tensor: Tensor, before: Any) -> CachedTensor:
         """Return the cached tensor of the call before if it is equal, else a new one."""
@@ -245,7 +247,7 @@ def rerun(context: CalibrationContext, trajectory: Trajectory, index: int, span:
     )
     answers: dict[int, Callable[[], Any]] = {i: partial(answer, i) for i in range(span.start)}
     answers |= dict.fromkeys(range(span.last + 1, len(order.names)), stop)
-    run.at_call(call.step, call.prompts, call.batch, call.steps)
+    run.at_call(call.step, call.prompts, call.batch, call.steps, call.seeds)
     args, kwargs = cache.get_all(call.inputs)
     with (
         hooked(hooks),

@@ -1,0 +1,206 @@
+"""Tokens per column that a calibration needs: the error of the pictures against the kept tokens.
+
+    python -m benchmarks.tokens emoji-unet [emoji-sd3] [--seeds 0 1 2] [--prompts 48] [--threads 1]
+    python -m benchmarks.tokens --summary
+
+One dense pass feeds a Hessian for every target at once: all tokens, and about 32, 16, 8 and 4 kept
+tokens per column. Each prunes the model by obs and alps to 50 %, obs to 2:4 and obs structured to
+30 %; the relative latent error is that of the tuning prompts, never of the evaluation's. Rows are
+kept in benchmarks/results/tokens-MODEL.json; a killed measurement continues with the next row.
+
+The summary compares each target with all tokens: the ratio of the two errors, prompts and
+calibration seed paired, averaged over models, methods and seeds, with its 95 % interval over these.
+"""
+
+import argparse
+import json
+import math
+import statistics
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+
+from obsdiff import PruningConfig
+from obsdiff.calibration.calibration_set import CalibrationSet
+from obsdiff.calibration.call_audit import CallAudit
+from obsdiff.calibration.hessian import Hessian
+from obsdiff.calibration.thinning import Thinning, parts_of
+from obsdiff.models.structure import Tap
+from obsdiff.pipelines.builtin import BUILTINS
+from obsdiff.pipelines.call import choose_prompts
+from obsdiff.pipelines.run import Run, hooked
+from obsdiff.runtime.json_files import write_json
+
+from .conditions import RESULTS, conditions, model_version
+from .paper.lab import Lab
+
+TARGETS = (None, 32.0, 16.0, 8.0, 4.0)
+METHODS: dict[str, dict[str, Any]] = {
+    "obs 50%": {"method": "obs", "sparsity": 0.5},
+    "alps 50%": {"method": "alps", "sparsity": 0.5},
+    "obs 2:4": {"method": "obs", "pattern": "2:4"},
+    "structured 30%": {"pattern": "structured", "sparsity": 0.3},
+}
+DRAWN = 24  # tuning prompts
+Hessians = dict[str, Hessian]
+
+
+class Several:
+    """The sums of one tap for every target."""
+
+    def __init__(self, columns: int, run: Run, prompts: int, steps: Any) -> None:
+        self.columns, self.steps = columns, steps
+        self.hessians = {target: Hessian.zeros(columns) for target in TARGETS}
+
+    def add(self, module: torch.nn.Module, x: torch.Tensor, draws: dict, alpha: float) -> None:
+        for target, hessian in self.hessians.items():
+            kept = draws[target].kept(module, x, self.columns)
+            for part, represented in parts_of(module, x, kept):
+                hessian.update(part.float(), alpha, represented)
+
+
+def gathered(lab: Lab, prompts: int, seed: int) -> dict[float | None, Hessians]:
+    """The Hessians of every target by layer, from one dense pass."""
+    config = PruningConfig(num_prompts=prompts, seed=seed)
+    chosen, seeds = choose_prompts(lab.calibration, config)
+    calibration_set = CalibrationSet(chosen, seeds, lab.settings)
+    audit, taps = CallAudit(), lab.taps(config)
+    with lab.calibrating(calibration_set) as context:
+        run = context.run
+        draws = {target: Thinning(target, len(chosen), run) for target in TARGETS}
+        sums: dict[Tap, Several] = {
+            tap: Several(lab.shapes[tap.layers[0]][1], run, len(chosen), lab.steps) for tap in taps
+        }
+
+        def begin(_: torch.nn.Module, args: tuple, kwargs: dict) -> None:
+            audit.begin(run.batch, run.step)
+            for draw in draws.values():
+                draw.begin(audit.within, args, kwargs)
+
+        def hook(several: Several) -> Any:
+            def add(module: torch.nn.Module, args: tuple[torch.Tensor, ...]) -> None:
+                alpha = calibration_set.step_weights.at(run.step, run.steps)
+                several.add(module, args[0].detach(), draws, alpha)
+
+            return add
+
+        with (
+            lab.dense.register_forward_pre_hook(begin, with_kwargs=True),
+            hooked(
+                lab.dense.get_submodule(tap.layers[0]).register_forward_pre_hook(hook(several))
+                for tap, several in sums.items()
+            ),
+        ):
+            for some, their in calibration_set.batches():
+                run.latents(some, their, lab.settings)
+    found: dict[float | None, Hessians] = {target: {} for target in TARGETS}
+    for tap, several in sums.items():
+        for target, hessian in several.hessians.items():
+            hessian.shared = True
+            found[target] |= dict.fromkeys(tap.layers, hessian)
+    return found
+
+
+def name_of(method: str, target: float | None, seed: int) -> str:
+    kept = "all" if target is None else f"{target:g}"
+    return f"{method}, {kept} tokens, seed {seed}"
+
+
+def measured(
+    lab: Lab, method: str, hessians: Hessians, target: float | None, seed: int
+) -> dict[str, Any]:
+    """One row: prune and draw."""
+    config = PruningConfig(**METHODS[method])
+    denoiser, _, _, seconds = lab.pruned(config, hessians)
+    error = lab.error_of(denoiser, "tuning")
+    each = {layer: hessians[layer] for layer in hessians}.values()
+    kept = sorted(h.kept / h.columns for h in each)
+    return {
+        "method": method,
+        "target": target,
+        "seed": seed,
+        "error": error["value"],
+        "per_prompt": [round(value, 6) for value in error["per_prompt"]],
+        "kept_per_column": {"least": kept[0], "median": statistics.median(kept), "most": kept[-1]},
+        "solve_seconds": round(seconds, 2),
+    }
+
+
+def measure(model: str, prompts: int, seeds: list[int]) -> None:
+    """Measure the missing rows of a model."""
+    lab = Lab(model, prompts=DRAWN, prompt_set="tuning")
+    file = RESULTS / f"tokens-{model}.json"
+    rows: dict[str, Any] = json.loads(file.read_text())["rows"] if file.exists() else {}
+    about = {
+        "model": model,
+        "model_version": model_version(model),
+        "settings": lab.settings,
+        "calibration_prompts": prompts,
+        "tuning_prompts": DRAWN,
+    } | conditions("benchmarks.tokens")
+    for seed in seeds:
+        wanted = [
+            (method, target)
+            for method in METHODS
+            for target in TARGETS
+            if name_of(method, target, seed) not in rows
+        ]
+        if not wanted:
+            continue
+        hessians = gathered(lab, prompts, seed)
+        for method, target in wanted:
+            name = name_of(method, target, seed)
+            rows[name] = measured(lab, method, hessians[target], target, seed)
+            write_json(file, about | {"rows": rows})
+            print(f"{model}: {name}: {rows[name]['error']:.4f}", flush=True)
+
+
+def ratios(target: float, method: str | None = None) -> Iterator[float]:
+    """The error with a target over that with all tokens, for each model, method and seed."""
+    for file in sorted(RESULTS.glob("tokens-*.json")):
+        rows = json.loads(file.read_text())["rows"].values()
+        base = {(r["method"], r["seed"]): r["error"] for r in rows if r["target"] is None}
+        for row in rows:
+            key = (row["method"], row["seed"])
+            if row["target"] == target and key in base and method in (None, row["method"]):
+                yield row["error"] / base[key]
+
+
+def summary() -> None:
+    """Print the mean ratio of each target to all tokens."""
+    for target in TARGETS[1:]:
+        assert target is not None
+        for method in (None, *METHODS):
+            found = list(ratios(target, method))
+            if found:
+                print(f"{target:4g} tokens per column, {method or 'all methods':14}: {line(found)}")
+
+
+def line(found: list[float]) -> str:
+    """The mean of some ratios as a change, with its 95 % interval, in percent."""
+    mean = statistics.fmean(found) - 1
+    if len(found) < 2:
+        return f"{100 * mean:+.1f} %"
+    wide = 1.96 * statistics.stdev(found) / math.sqrt(len(found))
+    return f"{100 * mean:+.1f} % (+-{100 * wide:.1f}, {len(found)} pairs)"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("models", nargs="*", choices=[*BUILTINS], metavar="MODEL")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--prompts", type=int, default=48, help="calibration prompts")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--summary", action="store_true", help="print the stored rows alone")
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    for model in () if args.summary else args.models:
+        measure(model, args.prompts, args.seeds)
+    summary()
+
+
+if __name__ == "__main__":
+    main()
