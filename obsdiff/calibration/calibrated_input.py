@@ -34,8 +34,13 @@ class CalibratedInput:
 
     @property
     def tokens_per_column(self) -> float:
-        """Distinct tokens per input column, counted up to a limit."""
+        """Distinct kept tokens per input column, counted up to a limit."""
         return self.hessian.distinct / self.hessian.columns
+
+    @property
+    def tokens(self) -> tuple[int, int]:
+        """The number of tokens that were read, and of those that the Hessian sums."""
+        return round(self.hessian.samples), self.hessian.kept
 
     def update_cross(
         self, tokens: Tensor, weight: float, dense: Tensor, represented: float | None = None

@@ -101,7 +101,7 @@ def first_packages(plan: PruningPlan) -> list[Package]:
 
 SHARED_SETTINGS = (
     *("num_prompts", "held_out", *CALL_SETTINGS, "batch_size", "seed"),
-    *("step_weighting", "step_weight_min", "step_weight_max"),
+    *("step_weighting", "step_weight_min", "step_weight_max", "tokens_per_column"),
     *("target", "component", "dtype", "device", "offload_device"),
 )
 

@@ -118,6 +118,7 @@ def plan_pruning(pipe: Any, prompts: Sequence[Prompt], config: PruningConfig) ->
         weights,
         ranks.rank,
         ranks.size,
+        tokens_per_column=config.kept_tokens,
     )
     if config.held_out:
         calibration_set = replace(

@@ -21,7 +21,7 @@ from ..config.fields import CALIBRATION, SECTIONS, help_of
 from ..config.values import parse_group
 from ..errors import UserError
 from ..pipelines.builtin import BUILTINS
-from .parsing import decimal_number, read_share, whole_number
+from .parsing import decimal_number, number_or_all, read_share, whole_number
 
 SEVERAL = {  # flags of prune with several values: what these write
     "sparsity": "; several values write DIR/0.30, DIR/0.40 ... and share one calibration, "
@@ -96,6 +96,8 @@ def reader_of(name: str, kind: object) -> Callable[[str], Any]:
     if name in SHARES:
         return read_share
     kinds = alternatives(kind)
+    if name == "tokens_per_column":
+        return number_or_all
     return whole_number if int in kinds else decimal_number if float in kinds else str
 
 

@@ -5,7 +5,7 @@ import inspect
 import math
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from ..allocation.budget import size_budget
 from ..calibration.groups import at_sparsity, prunable_groups
@@ -18,6 +18,7 @@ from ..calibration.packages import (
     work_bytes,
 )
 from ..calibration.selection import select, select_groups
+from ..calibration.thinning import kept_of_image
 from ..config import PruningConfig
 from ..config.choices import CALL_SETTINGS
 from ..errors import RunFailed, UserError
@@ -43,7 +44,20 @@ from .guidance import latent_frames, step_passes
 from .inspection_plan import BlockRow, InspectionPlan, MemoryRow, PackageRow, TapRow
 from .prediction import as_the_paper_counts, predict
 
-TokensOf = Callable[[Tap], int | None]  # tokens of a tap's input from one prompt in one step
+
+class StepTokens(NamedTuple):
+    """Tokens of a tap's input from one prompt in one denoising step.
+
+    Attributes:
+        each: tokens in one guidance half.
+        halves: number of guidance halves.
+    """
+
+    each: int
+    halves: int
+
+
+TokensOf = Callable[[Tap], StepTokens | None]  # None if the number is not known
 
 
 def describe(
@@ -102,7 +116,7 @@ def plan_of(
         blocks=[BlockRow(block.name, block.entry) for block in blocks],
         layers=len(pruned),
         units=len(units),
-        packages=[package_row(package, shapes, tokens, seen) for package in packages],
+        packages=[package_row(p, shapes, tokens, seen, config.kept_tokens) for p in packages],
         settings=settings,
         prompts=prompts,
         calibrating=config.calibrating,
@@ -138,21 +152,30 @@ def config_errors(file: Path) -> Iterator[None]:
 
 
 def package_row(
-    package: Package, shapes: Mapping[str, Shape], tokens: TokensOf, calls: int | None
+    package: Package,
+    shapes: Mapping[str, Shape],
+    tokens: TokensOf,
+    calls: int | None,
+    target: float | None = None,
 ) -> PackageRow:
     """Return the row of a package.
 
     Args:
         package: the package.
         shapes: layer -> (O, I).
-        tokens: tokens of a tap's input from one prompt in one denoising step.
+        tokens: tokens of a tap's input from one prompt in one denoising step, by guidance half.
         calls: denoising steps of all calibrating prompts; None if unknown.
+        target: tokens that each Hessian keeps per column; None for all.
     """
 
     def tap_row(tap: Tap) -> TapRow:
-        columns, each = shapes[tap.layers[0]][1], tokens(tap)
-        known = round(each * calls / columns, 2) if each and calls else None
-        return TapRow(list(tap.layers), columns, known)
+        columns, found = shapes[tap.layers[0]][1], tokens(tap)
+        if not found or not calls:
+            return TapRow(list(tap.layers), columns, None, None)
+        each, images = found.each, found.halves * calls
+        kept = each if target is None else kept_of_image(each, target * columns, images)
+        per_column = [round(count * images / columns, 2) for count in (each, kept)]
+        return TapRow(list(tap.layers), columns, *per_column)
 
     taps = [tap_row(tap) for tap in package.taps]
     return PackageRow(package.hessian_bytes / GIB, len(package.layers), taps)
@@ -335,8 +358,7 @@ def tokens_per_call(folder: Folder, component: str, settings: dict[str, Any]) ->
         settings: the settings of the pipeline call.
 
     Returns:
-        Tap -> tokens of one prompt in one denoising step, both halves of the guidance; None if
-        the number is not known.
+        Tap -> tokens of one prompt in one denoising step; None if the number is not known.
     """
     config, text = folder.config(component), prompt_tokens(folder)
     pipeline = pipeline_class(folder)
@@ -345,10 +367,10 @@ def tokens_per_call(folder: Folder, component: str, settings: dict[str, Any]) ->
     latents = latents_of(folder, settings) if known else None
     passes = step_passes(pipeline, folder, component, settings["guidance_scale"])
 
-    def tokens(tap: Tap) -> int | None:
+    def tokens(tap: Tap) -> StepTokens | None:
         if not latents or not frames:
             return None
         each = tap_tokens(tap, folder.pipeline, config, latents, text, frames)
-        return each and passes * each
+        return StepTokens(each, passes) if each else None
 
     return tokens

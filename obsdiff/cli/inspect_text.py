@@ -17,13 +17,14 @@ def as_text(plan: InspectionPlan) -> str:
         *run_lines(plan),
         memory_line(plan.memory),
         "",
-        "package  layers  Hessians GiB  tokens per column  first layer",
+        "package  layers  Hessians GiB  tokens per column      kept  first layer",
         *(package_line(i + 1, package) for i, package in enumerate(plan.packages)),
         *(prediction_lines(plan.prediction) if plan.prediction else []),
         *budget_lines(plan),
         "",
         *plan.notes,
         "tokens per column: the fewest in the package, repeats counted; a run counts distinct ones",
+        "kept: the fewest per column that a Hessian of the package sums; see --tokens-per-column",
         f"not covered by any table entry, stay dense: {', '.join(plan.uncovered)}"
         if plan.uncovered
         else "every layer of the blocks is covered",
@@ -74,10 +75,17 @@ def memory_line(found: MemoryRow) -> str:
 
 def package_line(number: int, package: PackageRow) -> str:
     """Return the line of a package in the table."""
-    known = [tap.tokens_per_column for tap in package.taps if tap.tokens_per_column is not None]
-    fewest = f"{min(known):.1f}" if known else "?"
+    seen = fewest([tap.tokens_per_column for tap in package.taps])
+    kept = fewest([tap.kept_per_column for tap in package.taps])
     first = package.taps[0].layers[0]
-    return f"{number:7}  {package.layers:6}  {package.hessian_gib:12.4f}  {fewest:>17}  {first}"
+    numbers = f"{number:7}  {package.layers:6}  {package.hessian_gib:12.4f}  {seen:>17}  {kept:>8}"
+    return f"{numbers}  {first}"
+
+
+def fewest(numbers: list[float | None]) -> str:
+    """Return the least of some numbers as text; "?" if none is known."""
+    known = [number for number in numbers if number is not None]
+    return f"{min(known):.1f}" if known else "?"
 
 
 def budget_lines(plan: InspectionPlan) -> Iterator[str]:

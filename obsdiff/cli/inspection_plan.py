@@ -22,6 +22,7 @@ class TapRow:
     layers: list[str]
     columns: int  # of their weights as matrices
     tokens_per_column: float | None  # of the calibration, repeats counted; None if unknown
+    kept_per_column: float | None  # of these, those that the Hessian sums
 
 
 @dataclass(frozen=True)

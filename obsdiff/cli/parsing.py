@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from functools import partial
 from itertools import takewhile
 
+from ..config.choices import ALL_TOKENS
 from ..config.values import did_you_mean, parse_share
 from ..errors import UserError
 
@@ -82,6 +83,18 @@ def decimal_number(text: str) -> float:
         return float(text)
     except ValueError:
         raise argparse.ArgumentTypeError(f"expected a number, found {text!r}") from None
+
+
+def number_or_all(text: str) -> float | str:
+    """Convert the value of a flag to a float, or return the word all."""
+    if text == ALL_TOKENS:
+        return text
+    try:
+        return float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(
+            f"expected a number or {ALL_TOKENS}, found {text!r}"
+        ) from None
 
 
 def read_share(text: str) -> float:

@@ -15,6 +15,7 @@ REPAIRING = {"obs", "alps"}  # methods that change the weights that they keep
 # methods whose choice is independent of the calibration, which only measures the layer errors
 NO_HESSIAN = {"magnitude", "l1", "random"}
 STEP_WEIGHTINGS = ("log_decrease", "log_increase", "linear_decrease", "linear_increase", "uniform")
+ALL_TOKENS = "all"  # the value of tokens_per_column that keeps every token
 CALIBRATIONS = ("live", "replay", "single")
 REFINEMENTS = ("none", "lstsq", "swaps")
 ALLOCATIONS = ("uniform", "obs", "sensitivity", "drawn", "owl", "alpha")
@@ -36,6 +37,7 @@ DEFAULTS: dict[str, Any] = {  # of fields that a preset may fill in
     "refine": "none",
     "allocation": "uniform",
     "allocation_prompts": 4,
+    "tokens_per_column": ALL_TOKENS,
     "permute": False,
     "asymmetric": False,
     "correct_bias": False,
@@ -48,7 +50,10 @@ BEST: dict[str, dict[str, Any]] = {  # kind of pattern -> fields
     "structured": {"method": "obs", "calibration": "single", "allocation": "sensitivity"},
 }
 PRESETS: dict[str, dict[str, dict[str, Any]]] = {
-    "paper": {kind: {"method": "obs", "calibration": "live"} for kind in BEST},
+    "paper": {
+        kind: {"method": "obs", "calibration": "live", "tokens_per_column": ALL_TOKENS}
+        for kind in BEST
+    },
     "best": BEST,
     "fast": {kind: fields | {"allocation_prompts": 1} for kind, fields in BEST.items()},
 }

@@ -7,6 +7,7 @@ import math
 
 from ..errors import UserError
 from .choices import (
+    ALL_TOKENS,
     ALLOCATIONS,
     BUDGETS,
     CALIBRATIONS,
@@ -80,6 +81,13 @@ def check_calibration(c: Settings) -> None:
         )
 
 
+def check_tokens(c: Settings) -> None:
+    """Check the tokens that each Hessian keeps."""
+    if c.tokens_per_column != ALL_TOKENS:
+        wanted = f"a number above 0, or {ALL_TOKENS}"
+        number("tokens_per_column", c.tokens_per_column, 0, math.inf, wanted)
+
+
 def check_selection(c: Settings) -> None:
     """Check component, target, blocks; PruningConfig has read the wildcards already."""
     parse_blocks(c.blocks)
@@ -113,6 +121,7 @@ VALUES = (
     check_amount,
     check_calls,
     check_calibration,
+    check_tokens,
     check_selection,
     check_solver,
     check_resources,

@@ -10,6 +10,7 @@ from typing import Any
 
 from ..errors import UserError
 from .choices import (
+    ALL_TOKENS,
     ALLOCATIONS,
     BUDGETS,
     CALIBRATIONS,
@@ -135,6 +136,14 @@ class Settings:
         0,
         "seed for the choice of prompts and for the noise: prompt i starts from seed + i",
         metavar="SEED",
+    )
+    tokens_per_column: float | str = setting(
+        CALIBRATION,
+        None,
+        "tokens that the Hessian of each input keeps per column, about, drawn evenly from every "
+        "prompt, step, guidance half and stream, and weighted for those left out; "
+        f"{ALL_TOKENS}: every token",
+        metavar="N",
     )
     step_weighting: str = setting(
         CALIBRATION,
@@ -308,6 +317,12 @@ class Settings:
             if (share := getattr(self, name)) is not None:
                 return name.removeprefix("target_"), float(share)
         return None
+
+    @property
+    def kept_tokens(self) -> float | None:
+        """Tokens that each Hessian keeps per column; None for every token."""
+        value = self.tokens_per_column
+        return None if isinstance(value, str) else float(value)
 
     @property
     def calibrating(self) -> str:

@@ -47,10 +47,11 @@ class LayerProblem:
         held_out: the Hessian (I, I) of the held-out prompts, None without any.
         mean: the weighted mean (I,) of its inputs.
         variance: their weighted variance (I,).
-        tokens_per_column: distinct tokens per input column.
+        tokens_per_column: distinct kept tokens per input column.
         damping: the damping used for W*.
         package: the index of its package.
         together: the number of layers that share the time of this problem.
+        tokens: number of tokens that were read, and of those that the Hessian sums.
         began: when the problem was set up, by time.perf_counter.
     """
 
@@ -65,6 +66,7 @@ class LayerProblem:
     damping: float = 0.0
     package: int = 0
     together: int = 1
+    tokens: tuple[int, int] = (0, 0)
     began: float = field(default_factory=time.perf_counter)
 
     def error(self, pruned: Tensor) -> float:
@@ -120,6 +122,7 @@ class LayerProblem:
             (time.perf_counter() - self.began) / self.together,
             held_out,
             repaired,
+            *self.tokens,
         )
 
 
@@ -167,6 +170,7 @@ def problems_of(
                 damping,
                 package,
                 len(inputs),
+                calibrated.tokens,
                 began,
             )
     return {name: found[name] for name in inputs}

@@ -29,11 +29,13 @@ class LayerRecord:
         loss: sum of the saliencies of the removed weights.
         error: tr(D H D^T) / tr(W H W^T) on the calibration prompts.
         damping: added to H's diagonal for its factor, in units of H's mean diagonal.
-        tokens_per_column: distinct calibration tokens divided by I.
+        tokens_per_column: distinct kept calibration tokens divided by I.
         seconds: time to solve the layer.
         held_out_error: `error` with the Hessian of the held-out prompts; None without any.
         repaired: whether the kept weights were changed; False if the held-out prompts rejected the
             change; None if they were not consulted.
+        tokens: calibration tokens that the layer read.
+        kept_tokens: those of them that its Hessian sums.
     """
 
     name: str
@@ -47,6 +49,8 @@ class LayerRecord:
     seconds: float
     held_out_error: float | None = None
     repaired: bool | None = None
+    tokens: int = 0
+    kept_tokens: int = 0
 
 
 @dataclass(frozen=True)

@@ -7,12 +7,15 @@ import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from obsdiff import PruningConfig, UserError, dense_pass, prune_
 from obsdiff.calibration.call_audit import CallAudit
 from obsdiff.calibration.hessian import Hessian
 from obsdiff.calibration.hooks import calibrate, new_inputs, tapped
 from obsdiff.calibration.thinning import Thinning, batch_rows, kept_of_image, parts_of
+from obsdiff.cli.inspect import describe
 from obsdiff.models.linear_view import matrix, tokens, tokens_at
 from obsdiff.models.structure import Tap
+from obsdiff.pipelines.folder import open_folder
 from obsdiff.pipelines.run import Run, denoiser_call
 
 from ..conftest import PROMPTS, sd, sd3
@@ -21,6 +24,7 @@ from ..support.contexts import context_of
 from .replay.test_run import replay_all
 from .test_hooks import calibration_set, gather, taps_of
 
+pytestmark = pytest.mark.filterwarnings("ignore::obsdiff.errors.CalibrationWarning")
 WAITING = {"_local_scalar_dense", "item", "equal", "is_nonzero", "_unique2", "nonzero"}
 
 
@@ -255,3 +259,30 @@ def test_replay_keeps_the_tokens_of_the_dense_pass(make):
         hessian, other = calibrated.hessian, found[tap.layers[0]]
         assert (other.xx - hessian.xx).norm() < 1e-5 * hessian.xx.norm()
         assert (other.samples, other.kept) == (hessian.samples, hessian.kept)
+
+
+@pytest.mark.parametrize("pattern", ["unstructured", "structured"])
+def test_a_pruning_keeps_as_many_tokens_as_its_plan_says_and_records_them(pattern, tmp_path):
+    pipe = sd3()
+    pipe.set_progress_bar_config(disable=True)
+    pipe.save_pretrained(tmp_path / "model")
+    size = {"height": 16, "width": 16, "num_inference_steps": 2, "guidance_scale": 3.0}
+    config = PruningConfig(num_prompts=3, tokens_per_column=1.5, pattern=pattern, **size)
+    plan = describe(open_folder(tmp_path / "model"), config, 3)
+    planned = {layer: tap for p in plan.packages for tap in p.taps for layer in tap.layers}
+    report = prune_(pipe, PROMPTS[:3], config)
+    assert any(row.kept_tokens < row.tokens for row in report.layers)
+    for row in report.layers:
+        tap, columns = planned[row.name], row.shape[1]
+        assert row.kept_tokens / columns == pytest.approx(tap.kept_per_column, abs=0.01)
+        assert row.tokens / columns == pytest.approx(tap.tokens_per_column, abs=0.01)
+        assert row.tokens_per_column <= tap.kept_per_column + 0.01
+
+
+def test_a_dense_pass_of_other_tokens_is_refused():
+    few, more = (PruningConfig(num_inference_steps=2, tokens_per_column=n) for n in (1, 2))
+    with (
+        pytest.raises(UserError, match="tokens_per_column has to be the same"),
+        dense_pass(sd3(), PROMPTS[:1], [few, more]),
+    ):
+        pass

@@ -148,6 +148,7 @@ def test_a_misspelt_word_has_a_suggestion(capsys, line, words):
         ("inspect emoji-sd3 --sparsity half", "--sparsity: expected a share .*, found 'half'"),
         ("inspect emoji-sd3 --num-prompts many", "expected a whole number, found 'many'"),
         ("inspect emoji-sd3 --damping x", "expected a number, found 'x'"),
+        ("inspect emoji-sd3 --tokens-per-column x", "expected a number or all, found 'x'"),
     ],
 )
 def test_wrong_arguments_are_one_line(line, words):
@@ -226,6 +227,12 @@ def test_percentages_and_short_formats_are_recorded_in_full():
         "bfloat16",
         False,
     )
+
+
+@pytest.mark.parametrize(("text", "kept"), [("all", None), ("16", 16.0), ("0.5", 0.5)])
+def test_tokens_per_column_are_a_number_or_all(text, kept):
+    args = parse(["inspect", "emoji-sd3", "--tokens-per-column", text])
+    assert config_of(args).kept_tokens == kept
 
 
 def test_every_field_of_the_config_is_a_flag():

@@ -69,10 +69,11 @@ def test_tokens_per_column_are_those_of_a_run(kind, tmp_path):
     pipe.set_progress_bar_config(disable=True)
     pipe.save_pretrained(tmp_path / "model")
     size = {"height": 16, "width": 16, "num_inference_steps": 2}
-    config = PruningConfig(num_prompts=2, **size | settings)
+    config = PruningConfig(num_prompts=2, tokens_per_column="all", **size | settings)
     plan = describe(open_folder(tmp_path / "model"), config, 2)
     taps = {tap.layers[0]: tap for package in plan.packages for tap in package.taps}
     name = next(name for name in taps if name.endswith(("attn.to_q", "attn1.to_q")))
+    assert taps[name].kept_per_column == taps[name].tokens_per_column
     layer = getattr(pipe, plan.component).get_submodule(name)
     seen: list[int] = []
     layer.register_forward_pre_hook(lambda _, args: seen.append(args[0][..., 0].numel()))

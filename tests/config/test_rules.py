@@ -70,6 +70,9 @@ def test_a_saved_config_makes_the_same_config():
         ({"damping": -1.0}, "-1.0"),
         ({"damping": float("inf")}, "inf"),
         ({"step_weighting": "cosine"}, "'cosine'"),
+        ({"tokens_per_column": 0}, "expected a number above 0, or all, found 0"),
+        ({"tokens_per_column": "every"}, "expected a number above 0, or all, found 'every'"),
+        ({"tokens_per_column": float("inf")}, "found inf"),
         ({"step_weight_min": 1.3}, "1.3"),
         ({"step_weight_min": 0.0}, "0.0"),
         (
@@ -142,6 +145,8 @@ def test_a_given_setting_overrides_the_preset():
 
 def test_the_paper_preset_is_the_papers_algorithm():
     c = PruningConfig(preset="paper")
+    assert c.kept_tokens is None
+    assert PruningConfig(preset="paper", tokens_per_column=8).kept_tokens == 8
     assert (
         c.method,
         c.calibrating,
