@@ -56,7 +56,6 @@ TINY_FLUX = {
     "num_layers": 1, "num_single_layers": 1, "attention_head_dim": 16, "num_attention_heads": 4,
     "joint_attention_dim": 32, "pooled_projection_dim": 48, "axes_dims_rope": (4, 6, 6),
 }  # fmt: skip
-BAND = 2048  # rows of the lower triangle that the proposed sums add together
 PATIENCE = 10  # seconds after which a step that ignored the alarm is interrupted again
 LEAST = 2  # seconds that must be left to start a step
 
@@ -239,17 +238,18 @@ def fast_update(
 ) -> None:
     """Hessian.update in bands, without counting distinct tokens.
 
-    BAND rows of the lower triangle are added at once: products of half-precision operands with
+    A band of the lower triangle is added at once: products of half-precision operands with
     float32 sums where the tokens are half-precision, else of float32.
     """
+    from obsdiff.calibration.packed import bands
+
     rows = tokens.reshape(-1, self.columns)
     count = len(rows) if represented is None else represented
     each = weight * count / max(1, len(rows))
     if rows.dtype == torch.float32:
-        rows = rows.to(self.xx)
-    for top in range(0, self.columns, BAND):
-        stop = min(top + BAND, self.columns)
-        tile, left, right = self.xx[top:stop, :stop], rows[:, top:stop].T, rows[:, :stop]
+        rows = rows.to(self.packed)
+    for tile, among in bands(self.packed, self.columns):
+        left, right = rows[:, among].T, rows[:, : among.stop]
         if rows.dtype == torch.float32:
             tile.addmm_(left, right, alpha=each)
         else:

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from obsdiff import PruningConfig
 from obsdiff.calibration.calibration_set import CalibrationSet
+from obsdiff.calibration.packed import packed_of
 from obsdiff.models.structure import Tap
 from obsdiff.pipelines.call import choose_prompts
 from obsdiff.pipelines.run import hooked, prepared, replaced
@@ -93,7 +94,7 @@ class Weighing:
         )
         for way, of in WAYS.items():
             weighted, sums = tokens * of(weights).nan_to_num().unsqueeze(1), self.sums[tap][way]
-            sums.xx.addmm_(weighted.T, tokens)
+            sums.packed.add_(packed_of(weighted.T @ tokens))
             sums.x.add_(weighted.sum(0))
             sums.samples += len(tokens)
             sums.alpha += of(weights).nan_to_num().sum().item()

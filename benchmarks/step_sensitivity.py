@@ -64,10 +64,7 @@ class ByHalf:
         total = Sums.zeros(self.sums[0][0].columns)
         for a, pair in zip(alpha, self.sums, strict=True):
             for beta, part in zip(halves, pair, strict=True):
-                total.xx.add_(part.xx, alpha=a * beta)
-                total.x.add_(part.x, alpha=a * beta)
-                total.samples += part.samples
-                total.alpha += a * beta * part.alpha
+                total.add_(part, a * beta)
         return total
 
 

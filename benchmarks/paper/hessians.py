@@ -21,6 +21,7 @@ from obsdiff.calibration.call_audit import CallAudit
 from obsdiff.calibration.context import CalibratedInputs, CalibrationContext
 from obsdiff.calibration.hessian import Hessian
 from obsdiff.calibration.hooks import tapped
+from obsdiff.calibration.packed import packed_of, tiles
 from obsdiff.calibration.step_weights import step_weight
 from obsdiff.models.linear_view import layer_shapes
 from obsdiff.models.structure import Tap
@@ -38,7 +39,8 @@ class Sums(Hessian):
 
     def update(self, tokens: torch.Tensor, weight: float = 1.0) -> None:
         tokens = tokens.reshape(-1, self.columns)
-        self.xx.add_(tokens.T @ tokens, alpha=weight)
+        for tile, left, right in tiles(self.packed, self.columns):
+            tile.addmm_(tokens[:, left].T, tokens[:, right], alpha=weight)
         self.x.add_(tokens.sum(0), alpha=weight)
         self.samples += len(tokens)
         self.alpha += weight * len(tokens)
@@ -65,10 +67,7 @@ class ByStep:
         total = Sums.zeros(self.steps[0].columns)
         for t, part in enumerate(self.steps):
             alpha = step_weight(kind, t, len(self.steps), LOW, HIGH)
-            total.xx.add_(part.xx, alpha=alpha)
-            total.x.add_(part.x, alpha=alpha)
-            total.samples += part.samples
-            total.alpha += alpha * part.alpha
+            total.add_(part, alpha)
         return total
 
 
@@ -129,7 +128,7 @@ def read(file: Path) -> Hessians:
         for name, about in stored.metadata().items():
             samples, alpha = about.split()
             hessian = Sums(
-                stored.get_tensor(f"{name}:xx"),
+                packed_of(stored.get_tensor(f"{name}:xx")),
                 stored.get_tensor(f"{name}:x"),
                 int(samples),
                 float(alpha),

@@ -55,7 +55,7 @@ class CalibratedInput:
         """
         assert self.cross is not None
         columns = self.hessian.columns
-        rows = tokens.reshape(-1, columns).to(self.hessian.xx)
+        rows = tokens.reshape(-1, columns).to(self.cross)
         each = weight if represented is None else weight * (represented / len(rows))
         self.cross.addmm_((dense.reshape(-1, columns).to(rows) - rows).T, rows, alpha=each)
 
@@ -100,11 +100,11 @@ class CalibratedInput:
         return self.placed(self.hessian.variance())
 
     def take_(self) -> Tensor:
-        """Return H (I, I), in the memory of its sums unless they are shared."""
+        """Return H (I, I); releases the memory of its sums, unless they are shared."""
         return self.placed(self.hessian.take_())
 
     def take_held_out_(self) -> Tensor | None:
-        """Return G (I, I), in the memory of its sums unless they are shared; None without any."""
+        """Return G (I, I), or None; releases the memory of its sums, unless they are shared."""
         return self.placed(self.held_out.take_()) if self.held_out else None
 
     def take_cross_(self) -> Tensor:

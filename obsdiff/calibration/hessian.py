@@ -8,9 +8,9 @@ the division follows once, at the end. So the sums of batches and processes are 
 divides by the number of tokens, as in the paper; the mean and the variance of an input divide by
 sum alpha, else a variance could be negative.
 
-Products and sums are float32. xx is symmetric: only its lower triangle is summed, in tiles, and
-`matrix` mirrors it. Tokens may represent others that were left out (thinning.py): they are summed
-with a greater weight, and counted as many times.
+Products and sums are float32. xx is symmetric: only its lower triangle is summed and stored
+(packed.py), and `matrix` mirrors it. Tokens may represent others that were left out (thinning.py):
+they are summed with a greater weight, and counted as many times.
 
 Nothing here waits for the device: distinct tokens are counted when their number is read.
 
@@ -22,7 +22,6 @@ References:
 """
 
 import os
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -34,10 +33,10 @@ from torch import Tensor
 
 from ..runtime.distributed import REDUCE_ELEMENTS, Ranks, collective
 from ..runtime.scratch import disk_errors
+from .packed import diagonal, packed_size, tiles, unpacked
 
 COUNTED_PER_COLUMN = 32  # distinct tokens are counted up to this many per column
 MIX = 0.6180339887498949  # row sums weigh columns by fractional multiples of the golden ratio
-TILE = (256, 512)  # rows and columns of xx that are summed together
 SPLIT = 256  # rows whose sums are computed together
 
 
@@ -46,7 +45,7 @@ class Hessian:
     """Raw weighted sums of the inputs of one tap.
 
     Attributes:
-        xx: sum of alpha x x^T (I, I); only the lower triangle is summed.
+        packed: the lower triangle of xx, the sum of alpha x x^T (I, I).
         x: sum of alpha x (I,).
         samples: number of tokens, those that were left out included.
         alpha: sum of alpha over the tokens.
@@ -56,7 +55,7 @@ class Hessian:
             COUNTED_PER_COLUMN per column at most.
     """
 
-    xx: Tensor
+    packed: Tensor
     x: Tensor
     samples: float = 0
     alpha: float = 0.0
@@ -70,7 +69,7 @@ class Hessian:
     ) -> "Hessian":
         """Return the sums of no tokens."""
         return cls(
-            torch.zeros(columns, columns, device=device, dtype=dtype),
+            torch.zeros(packed_size(columns), device=device, dtype=dtype),
             torch.zeros(columns, device=device, dtype=dtype),
         )
 
@@ -80,18 +79,22 @@ class Hessian:
 
         The file is allocated at once: if the disk filled up later, the process would be killed.
         """
+        size = packed_size(columns)
         with disk_errors(file), file.open("wb") as opened:
             if hasattr(os, "posix_fallocate"):
-                os.posix_fallocate(opened.fileno(), 0, 4 * columns * columns)
-        xx = torch.from_file(
-            str(file), shared=True, size=columns * columns, dtype=torch.float32
-        ).view(columns, columns)
-        return cls(xx, torch.zeros(columns))
+                os.posix_fallocate(opened.fileno(), 0, 4 * size)
+        packed = torch.from_file(str(file), shared=True, size=size, dtype=torch.float32)
+        return cls(packed, torch.zeros(columns))
 
     @property
     def columns(self) -> int:
         """I, the number of inputs."""
         return self.x.shape[0]
+
+    @property
+    def xx(self) -> Tensor:
+        """The sum of alpha x x^T (I, I), a copy with both triangles."""
+        return unpacked(self.packed, self.columns)
 
     @property
     def distinct(self) -> int:
@@ -115,26 +118,28 @@ class Hessian:
             weight: alpha of the step.
             represented: the number of tokens that they stand for (None: themselves).
         """
-        rows = tokens.reshape(-1, self.columns).to(self.xx)
+        rows = tokens.reshape(-1, self.columns).to(self.packed)
         if not len(rows):
             return
         count = len(rows) if represented is None else represented
         each = weight * (count / len(rows))
         self.count(row_sums(rows))
-        for tile, left, right in self.tiles():
+        for tile, left, right in tiles(self.packed, self.columns):
             tile.addmm_(rows[:, left].T, rows[:, right], alpha=each)
         self.x.add_(rows.sum(0), alpha=each)
         self.samples += count
         self.kept += len(rows)
         self.alpha += weight * count
 
-    def tiles(self) -> Iterator[tuple[Tensor, slice, slice]]:
-        """Yield views of xx that cover its lower triangle, with their rows and columns."""
-        for top in range(0, self.columns, TILE[0]):
-            rows = slice(top, min(top + TILE[0], self.columns))
-            for left in range(0, rows.stop, TILE[1]):
-                columns = slice(left, min(left + TILE[1], rows.stop))
-                yield self.xx[rows, columns], rows, columns
+    def add_(self, other: "Hessian", weight: float = 1.0) -> None:
+        """Add the sums of other tokens, with all their alphas times `weight`."""
+        self.packed.add_(other.packed, alpha=weight)
+        self.x.add_(other.x, alpha=weight)
+        self.samples += other.samples
+        self.kept += other.kept
+        self.alpha += weight * other.alpha
+        for sums in other.row_sums:
+            self.count(sums)
 
     def count(self, sums: Tensor) -> None:
         """Count tokens by their row sums (T,)."""
@@ -152,27 +157,18 @@ class Hessian:
 
     def matrix(self) -> Tensor:
         """Return H (I, I): twice the weighted mean of x x^T, both triangles."""
-        return self.write(torch.empty_like(self.xx))
+        return unpacked(self.packed, self.columns, 2.0 / max(1, self.samples))
 
     def take_(self) -> Tensor:
-        """Return H (I, I) in the memory of xx, which is empty afterwards; a copy of shared sums."""
-        if self.shared:
-            return self.matrix()
-        square = self.write(self.xx)
-        self.xx = square.new_empty(0, 0)
+        """Return H (I, I); the memory of the sums is released, unless they are shared."""
+        square = self.matrix()
+        if not self.shared:
+            self.packed = self.packed.new_empty(0)
         return square
 
     def diagonal(self) -> Tensor:
         """Return the diagonal of H (I,)."""
-        return self.xx.diagonal() * (2.0 / max(1, self.samples))
-
-    def write(self, square: Tensor) -> Tensor:
-        """Write both triangles of H into `square` (I, I), which may be xx."""
-        for tile, rows, columns in self.tiles():
-            part = tile * (2.0 / max(1, self.samples))
-            square[rows, columns] = part
-            square[columns, rows] = part.T
-        return square
+        return diagonal(self.packed, self.columns) * (2.0 / max(1, self.samples))
 
     def mean(self) -> Tensor:
         """Return the weighted mean (I,) of every input: sum alpha x / sum alpha, or 0."""
@@ -180,13 +176,17 @@ class Hessian:
 
     def variance(self) -> Tensor:
         """Return the weighted variance (I,) of every input about its `mean`, at least zero."""
-        square = self.xx.diagonal() / self.alpha if self.samples else torch.zeros_like(self.x)
+        square = (
+            diagonal(self.packed, self.columns) / self.alpha
+            if self.samples
+            else torch.zeros_like(self.x)
+        )
         return (square - self.mean().square()).clamp_(min=0)
 
     def reduce_(self, ranks: Ranks, owner: int | None) -> None:
         """Add the sums of all processes, at `owner` or, for None, in every process.
 
-        Elsewhere xx is empty afterwards.
+        Elsewhere the sums are empty afterwards.
         """
         if ranks.size == 1:
             return
@@ -195,7 +195,7 @@ class Hessian:
         )
         self.merge_row_sums()
         everywhere: list[Any] = [None] * ranks.size
-        reduce_sums([self.xx, self.x], owner)
+        reduce_sums([self.packed, self.x], owner)
         with collective():
             dist.all_reduce(numbers)
             dist.all_gather_object(everywhere, [sums.cpu() for sums in self.row_sums])
@@ -204,7 +204,7 @@ class Hessian:
         self.row_sums = [sums for some in everywhere for sums in some]
         self.merge_row_sums()
         if owner not in (None, ranks.rank):
-            self.xx = self.xx.new_empty(0, 0)
+            self.packed = self.packed.new_empty(0)
 
 
 def reduce_sums(sums: list[Tensor], owner: int | None) -> None:

@@ -27,7 +27,6 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from ..errors import CalibrationError
@@ -110,7 +109,7 @@ def new_inputs(
             if file
             else Hessian.zeros(columns, context.device or weight.device)
         )
-        cross = torch.zeros_like(hessian.xx) if crossed else None
+        cross = hessian.x.new_zeros(columns, columns) if crossed else None
         found[tap] = CalibratedInput(hessian, cross=cross)
     return found
 

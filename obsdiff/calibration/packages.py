@@ -17,6 +17,7 @@ from ..config import PruningConfig
 from ..errors import UserError
 from ..models.discovery import segments
 from ..models.structure import Block, Shape, Tap, Unit
+from .packed import packed_size
 from .selection import select
 
 GIB = 2**30
@@ -41,8 +42,8 @@ class Package:
 
 
 def bytes_of(columns: int) -> int:
-    """Return the bytes of one Hessian and its sum of inputs in float32: 4 (I I + I)."""
-    return 4 * (columns * columns + columns)
+    """Return the bytes of one packed Hessian and its sum of inputs in float32: about 2 I I."""
+    return 4 * (packed_size(columns) + columns)
 
 
 def hessian_bytes(tap: Tap, shapes: Mapping[str, Shape]) -> int:
@@ -50,8 +51,8 @@ def hessian_bytes(tap: Tap, shapes: Mapping[str, Shape]) -> int:
     return bytes_of(shapes[tap.layers[0]][1])
 
 
-# Solving one tap: bytes per entry (I, I) beside the Hessian it reads. A copy of H if several
-# prunings share it (4); the factor in float32 or, by its condition, float64, and its inverse (10).
+# Solving one tap: bytes per entry (I, I) beside the packed Hessian it reads. H itself (4); its
+# factor, in float32 or, by its condition, float64, and its inverse (10).
 SQUARE_BYTES = 14
 HELD_OUT_SQUARE_BYTES = 4  # a copy of the held-out Hessian
 REMOVED_SQUARE_BYTES = 4  # structured: the rows of what has been removed
@@ -144,7 +145,7 @@ def plan_packages(
     units = select(blocks, config, shapes)
     if config.calibrating == "single":
         require_work(units, shapes, config)
-        return [package_of(taps_of(units), shapes, matrices_per_tap(config))]
+        return [package_of(taps_of(units), shapes, config)]
     if config.memory_budget_gib is not None:
         return by_budget(units, shapes, config)
     if config.packages is not None and config.packages > len(units):
@@ -156,10 +157,7 @@ def plan_packages(
     edges = [round(i * len(units) / count) for i in range(count + 1)]
     if config.calibrating == "replay":
         edges = snapped(edges, units, segments(blocks))
-    return [
-        package_of(taps_of(units[a:b]), shapes, matrices_per_tap(config))
-        for a, b in pairwise(edges)
-    ]
+    return [package_of(taps_of(units[a:b]), shapes, config) for a, b in pairwise(edges)]
 
 
 def require_work(units: list[Unit], shapes: Mapping[str, Shape], config: PruningConfig) -> None:
@@ -206,16 +204,15 @@ def by_budget(
     assert config.memory_budget_gib is not None
     work = work_bytes((tap for unit in units for tap in unit), shapes, config)
     budget = config.memory_budget_gib * GIB - work
-    matrices = matrices_per_tap(config)
     parts: list[Unit] = []
     for unit in units:
-        fits = package_of(unit, shapes, matrices).hessian_bytes <= budget
+        fits = package_of(unit, shapes, config).hessian_bytes <= budget
         parts += [unit] if fits or config.pattern == "structured" else [(tap,) for tap in unit]
     packages: list[Package] = []
     open_taps: list[Tap] = []
     open_bytes = 0
     for part in parts:
-        size = package_of(part, shapes, matrices).hessian_bytes
+        size = package_of(part, shapes, config).hessian_bytes
         if size > budget:
             needed = f"{size / GIB:.3g} GiB, and solving {work / GIB:.3g}"
             raise UserError(
@@ -223,11 +220,11 @@ def by_budget(
                 f"found a budget of {config.memory_budget_gib:g}"
             )
         if open_taps and open_bytes + size > budget:
-            packages.append(package_of(open_taps, shapes, matrices))
+            packages.append(package_of(open_taps, shapes, config))
             open_taps, open_bytes = [], 0
         open_taps += part
         open_bytes += size
-    return [*packages, package_of(open_taps, shapes, matrices)]
+    return [*packages, package_of(open_taps, shapes, config)]
 
 
 def taps_of(units: Iterable[Unit]) -> tuple[Tap, ...]:
@@ -235,11 +232,9 @@ def taps_of(units: Iterable[Unit]) -> tuple[Tap, ...]:
     return tuple(tap for unit in units for tap in unit)
 
 
-def matrices_per_tap(config: PruningConfig) -> int:
-    """Return the number of matrices (I, I) that are summed for a tap: H, held-out or cross sums."""
-    return 1 + (config.held_out > 0) + config.asymmetric
-
-
-def package_of(taps: Sequence[Tap], shapes: Mapping[str, Shape], sets: int) -> Package:
-    """Return a package with `sets` matrices (I, I) for each tap."""
-    return Package(tuple(taps), sets * sum(hessian_bytes(tap, shapes) for tap in taps))
+def package_of(taps: Sequence[Tap], shapes: Mapping[str, Shape], config: PruningConfig) -> Package:
+    """Return a package: for each tap a Hessian, one of held-out prompts, cross sums."""
+    columns = [shapes[tap.layers[0]][1] for tap in taps]
+    summed = (1 + (config.held_out > 0)) * sum(map(bytes_of, columns))
+    crossed = config.asymmetric * sum(4 * each * each for each in columns)
+    return Package(tuple(taps), summed + crossed)

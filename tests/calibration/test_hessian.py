@@ -115,14 +115,29 @@ def test_no_token_adds_nothing():
     assert (h.samples, h.kept, h.distinct) == (0, 0, 0)
 
 
+def test_sums_of_two_hessians_are_those_of_all_tokens():
+    x = torch.randn(50, 6)
+    whole, parts = Hessian.zeros(6), [Hessian.zeros(6) for _ in range(2)]
+    whole.update(x[:20], 0.9 * 2)
+    whole.update(x[20:], 1.1)
+    parts[0].update(x[:20], 0.9)
+    parts[1].update(x[20:], 1.1)
+    total = Hessian.zeros(6)
+    total.add_(parts[0], 2.0)
+    total.add_(parts[1])
+    torch.testing.assert_close(total.matrix(), whole.matrix())
+    torch.testing.assert_close(total.variance(), whole.variance())
+    assert (total.samples, total.kept, total.distinct) == (50, 50, 50)
+
+
 @pytest.mark.parametrize("columns", [2, 7, 256, 300, 1100])
-def test_taken_it_is_the_same_matrix_in_the_memory_of_the_sums(columns):
+def test_taken_it_is_the_same_matrix_and_the_sums_are_released(columns):
     h = Hessian.zeros(columns)
     h.update(torch.randn(40, columns), 1.1)
-    expected, where, mean = h.matrix(), h.xx.data_ptr(), h.mean()
+    expected, mean = h.matrix(), h.mean()
     found = h.take_()
     assert torch.equal(found, expected)
-    assert found.data_ptr() == where
+    assert h.packed.numel() == 0
     assert torch.equal(h.mean(), mean)
     assert (h.columns, h.samples) == (columns, 40)
     with pytest.raises(RuntimeError):

@@ -86,7 +86,7 @@ def test_layers_that_share_an_input_share_its_hessian():
     assert torch.equal(found["k"].mean, mean)
     assert torch.equal(found["k"].variance, variance)
     assert found["k"].tokens_per_column == 40 / COLUMNS
-    assert shared.hessian.xx.numel() == 0
+    assert shared.hessian.packed.numel() == 0
 
 
 def test_the_target_of_asymmetric_calibration_gives_the_dense_outputs():
@@ -106,7 +106,7 @@ def test_the_target_of_asymmetric_calibration_gives_the_dense_outputs():
 
 def test_a_hessian_that_is_not_finite_is_named_by_the_first_layer_that_reads_it():
     calibrated = calibrated_input(crossed=True)
-    calibrated.hessian.xx[0, 0] = math.inf
+    calibrated.hessian.packed[0] = math.inf
     with pytest.raises(NotPositiveDefinite, match=r"^k: "):
         problems_of(model(), {"k": calibrated, "q": calibrated}, PruningConfig(), 0)
 

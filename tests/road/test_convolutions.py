@@ -139,7 +139,7 @@ def test_every_call_of_a_convolution_is_in_its_hessian(kind):
         assert ((w @ seen.matrix().double()) * w).sum().item() == pytest.approx(
             2 * energy / seen.samples, rel=1e-4
         )
-        assert seen.xx.nbytes + seen.x.nbytes == hessian_bytes(tap, shapes)
+        assert seen.packed.nbytes + seen.x.nbytes == hessian_bytes(tap, shapes)
 
 
 @pytest.mark.slow
