@@ -71,9 +71,11 @@ def calibrate(
     calibration_set = calibration_set or context.calibration_set
     inputs = new_inputs(context, taps, scratch)
     audit = audit or CallAudit()
-    with tapped(context, inputs, audit, calibration_set=calibration_set):
+    with tapped(context, inputs, audit, calibration_set=calibration_set) as checks:
         for prompts, seeds in calibration_set.batches():
-            require_finite(context.run.latents(prompts, seeds, calibration_set.settings))
+            latents = context.run.latents(prompts, seeds, calibration_set.settings)
+            checks.settle()
+            require_finite(latents)
     layers = [layer for tap in taps for layer in tap.layers]
     audit.check(layers, context.run.steps, calibration_set.ranks)
     return inputs
@@ -121,7 +123,7 @@ def tapped(
     audit: CallAudit,
     dense: Mapping[Tap, list[Tensor]] = MappingProxyType({}),
     calibration_set: CalibrationSet | None = None,
-) -> Iterator[None]:
+) -> Iterator[InputChecks]:
     """Hook the denoiser and the tapped layers; remove the hooks at the end.
 
     Args:
@@ -130,6 +132,9 @@ def tapped(
         audit: counts the calls.
         dense: the inputs of the dense model's taps in the same calls, for cross sums; used up.
         calibration_set: the prompts (default: those of the context).
+
+    Yields:
+        The checks of the inputs, which are read at the latest at the end.
 
     Raises:
         CalibrationError: for inputs that are not finite, or not shared as the block table states.
@@ -157,7 +162,7 @@ def tapped(
         denoiser.register_forward_pre_hook(denoiser_hook(calls, context.on_call), with_kwargs=True),
         hooked(module.register_forward_pre_hook(hook) for module, hook in hooks),
     ):
-        yield
+        yield calls.checks
         calls.checks.settle()
 
 
