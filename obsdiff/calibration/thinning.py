@@ -109,10 +109,10 @@ class Thinning:
         """Return the numbers (images, k) of this call, each row from its own seed."""
         if (images, k) not in self.uniforms:
             run, generator, rows = self.run, torch.Generator(), []
-            seeds = run.seeds or range(run.prompts)
+            assert run.seeds, "the position of a call has the seeds of its prompts"
             for image in range(images):
-                half, prompt = divmod(image, len(seeds))
-                generator.manual_seed(seed_of(seeds[prompt], run.step, self.number, half))
+                half, prompt = divmod(image, len(run.seeds))
+                generator.manual_seed(seed_of(run.seeds[prompt], run.step, self.number, half))
                 rows.append(torch.rand(k, generator=generator, dtype=torch.float64))
             self.uniforms[images, k] = torch.stack(rows)
         return self.uniforms[images, k]

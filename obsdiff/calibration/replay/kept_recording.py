@@ -57,7 +57,8 @@ def write_recording(place: RecordingPlace, trajectory: Trajectory) -> None:
         if trajectory.why_not:
             return
         calls = [
-            {name: getattr(call, name) for name in CALL} | {"inputs": plain(call.inputs, numbers)}
+            {name: getattr(call, name) for name in CALL}
+            | {"seeds": list(call.seeds), "inputs": plain(call.inputs, numbers)}
             for call in recording.calls
         ]
         shapes = plain(order.shapes, {})
@@ -115,7 +116,11 @@ def read_recording(
     except (SafetensorError, OSError, LookupError, ValueError):
         return None
     calls = [
-        Call(inputs=restored(row["inputs"], tensors), **{name: row[name] for name in CALL})
+        Call(
+            inputs=restored(row["inputs"], tensors),
+            seeds=tuple(row["seeds"]),
+            **{name: row[name] for name in CALL},
+        )
         for row in found["calls"]
     ]
     order = CallOrder(blocks)
