@@ -2,6 +2,7 @@
 
     python -m benchmarks.tokens emoji-unet [emoji-sd3] [--seeds 0 1 2] [--prompts 48] [--threads 1]
     python -m benchmarks.tokens --summary
+    python -m benchmarks.tokens --cost emoji-unet emoji-sd3 [--rounds 3]
 
 One dense pass feeds a Hessian for every target at once: all tokens, and about 32, 16, 8 and 4 kept
 tokens per column. Each prunes the model by obs and alps to 50 %, obs to 2:4 and obs structured to
@@ -10,13 +11,18 @@ kept in benchmarks/results/tokens-MODEL.json; a killed measurement continues wit
 
 The summary compares each target with all tokens: the ratio of the two errors, prompts and
 calibration seed paired, averaged over models, methods and seeds, with its 95 % interval over these.
+
+The cost is CPU time of a dense pass over that of plain inference of the same prompts, in turn in
+one process. A few prompts stand for a whole run: they keep the share of the tokens that each of
+RUN_PROMPTS keeps.
 """
 
 import argparse
 import json
 import math
 import statistics
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -25,11 +31,12 @@ from obsdiff import PruningConfig
 from obsdiff.calibration.calibration_set import CalibrationSet
 from obsdiff.calibration.call_audit import CallAudit
 from obsdiff.calibration.hessian import Hessian
+from obsdiff.calibration.hooks import calibrate
 from obsdiff.calibration.thinning import Thinning, parts_of
 from obsdiff.models.structure import Tap
 from obsdiff.pipelines.builtin import BUILTINS
 from obsdiff.pipelines.call import choose_prompts
-from obsdiff.pipelines.run import Run, hooked
+from obsdiff.pipelines.run import hooked
 from obsdiff.runtime.json_files import write_json
 
 from .conditions import RESULTS, conditions, model_version
@@ -43,14 +50,15 @@ METHODS: dict[str, dict[str, Any]] = {
     "structured 30%": {"pattern": "structured", "sparsity": 0.3},
 }
 DRAWN = 24  # tuning prompts
+TIMED, RUN_PROMPTS = 4, 64
 Hessians = dict[str, Hessian]
 
 
 class Several:
     """The sums of one tap for every target."""
 
-    def __init__(self, columns: int, run: Run, prompts: int, steps: Any) -> None:
-        self.columns, self.steps = columns, steps
+    def __init__(self, columns: int) -> None:
+        self.columns = columns
         self.hessians = {target: Hessian.zeros(columns) for target in TARGETS}
 
     def add(self, module: torch.nn.Module, x: torch.Tensor, draws: dict, alpha: float) -> None:
@@ -69,9 +77,7 @@ def gathered(lab: Lab, prompts: int, seed: int) -> dict[float | None, Hessians]:
     with lab.calibrating(calibration_set) as context:
         run = context.run
         draws = {target: Thinning(target, len(chosen), run) for target in TARGETS}
-        sums: dict[Tap, Several] = {
-            tap: Several(lab.shapes[tap.layers[0]][1], run, len(chosen), lab.steps) for tap in taps
-        }
+        sums: dict[Tap, Several] = {tap: Several(lab.shapes[tap.layers[0]][1]) for tap in taps}
 
         def begin(_: torch.nn.Module, args: tuple, kwargs: dict) -> None:
             audit.begin(run.batch, run.step)
@@ -186,6 +192,32 @@ def line(found: list[float]) -> str:
     return f"{100 * mean:+.1f} % (+-{100 * wide:.1f}, {len(found)} pairs)"
 
 
+def cost(model: str, rounds: int) -> None:
+    """Print the CPU time of a dense pass over that of plain inference, for each target."""
+    lab = Lab(model, prompts=TIMED, prompt_set="tuning")
+    prompts, seeds = lab.calibration[:TIMED], list(range(TIMED))
+    found: dict[float | None, list[float]] = {target: [] for target in TARGETS}
+    for _ in range(rounds):
+        for target, times in found.items():
+            share = None if target is None else target * TIMED / RUN_PROMPTS
+            drawn = CalibrationSet(prompts, seeds, lab.settings, tokens_per_column=share)
+            with lab.calibrating(drawn) as context:
+                taps = lab.taps(PruningConfig())
+                plain = cpu_seconds(lambda: context.run.latents(prompts, seeds, lab.settings))
+                times.append(cpu_seconds(lambda: calibrate(context, taps)) / plain)  # noqa: B023
+    for target, times in found.items():
+        kept = "all" if target is None else f"{target:g}"
+        each = ", ".join(f"{one:.2f}" for one in times)
+        print(f"{model}: {kept} tokens per column: {statistics.median(times):.2f} ({each})")
+
+
+def cpu_seconds(call: Callable[[], Any]) -> float:
+    """CPU time of a call."""
+    began = time.process_time()
+    call()
+    return time.process_time() - began
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -194,12 +226,18 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--prompts", type=int, default=48, help="calibration prompts")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--rounds", type=int, default=3, help="of --cost")
+    parser.add_argument("--cost", action="store_true", help="measure the cost of the dense pass")
     parser.add_argument("--summary", action="store_true", help="print the stored rows alone")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    for model in () if args.summary else args.models:
-        measure(model, args.prompts, args.seeds)
-    summary()
+    for model in args.models:
+        if args.cost:
+            cost(model, args.rounds)
+        elif not args.summary:
+            measure(model, args.prompts, args.seeds)
+    if not args.cost:
+        summary()
 
 
 if __name__ == "__main__":
