@@ -33,7 +33,8 @@ from torch import Tensor
 
 from ..runtime.distributed import REDUCE_ELEMENTS, Ranks, collective
 from ..runtime.scratch import disk_errors
-from .packed import diagonal, packed_size, tiles, unpacked
+from .packed import diagonal, tiles, unpacked
+from .packed_layout import packed_size
 
 COUNTED_PER_COLUMN = 32  # distinct tokens are counted up to this many per column
 MIX = 0.6180339887498949  # row sums weigh columns by fractional multiples of the golden ratio

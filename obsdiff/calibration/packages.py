@@ -17,7 +17,7 @@ from ..config import PruningConfig
 from ..errors import UserError
 from ..models.discovery import segments
 from ..models.structure import Block, Shape, Tap, Unit
-from .packed import packed_size
+from .packed_layout import packed_size
 from .selection import select
 
 GIB = 2**30

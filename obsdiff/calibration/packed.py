@@ -10,19 +10,9 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-BAND = 256  # rows of a band
+from .packed_layout import band_rows, packed_size
+
 TILE = 512  # columns of a band that are summed together
-
-
-def band_rows(columns: int) -> Iterator[slice]:
-    """Yield the rows of each band of a matrix (I, I)."""
-    for top in range(0, columns, BAND):
-        yield slice(top, min(top + BAND, columns))
-
-
-def packed_size(columns: int) -> int:
-    """Return the number of stored entries of a matrix (I, I)."""
-    return sum((rows.stop - rows.start) * rows.stop for rows in band_rows(columns))
 
 
 def bands(packed: Tensor, columns: int) -> Iterator[tuple[Tensor, slice]]:

@@ -7,10 +7,10 @@ from obsdiff.calibration.packed import (
     bands,
     diagonal,
     packed_of,
-    packed_size,
     tiles,
     unpacked,
 )
+from obsdiff.calibration.packed_layout import packed_size
 
 SIZES = [1, 7, 256, 257, 700, 1100]
 
