@@ -70,13 +70,13 @@ def candidates(
     kept, ranks = Kept(context.scratch), context.ranks
     own: dict[str, Change] = {}
     figures: dict[str, Any] = {}
-    for name, thing in things.items():
-        if owners[name] == ranks.rank:
-            figures[name], weights = sweep(thing)
-            own[name] = {
-                layer: kept.keep(change_of(context, layer, weights[layer])) for layer in weights
-            }
     try:
+        for name, thing in things.items():
+            if owners[name] == ranks.rank:
+                figures[name], weights = sweep(thing)
+                own[name] = {
+                    layer: kept.keep(change_of(context, layer, weights[layer])) for layer in weights
+                }
         figures = ranks.gather_dicts(figures)
         changes = own if ranks.size == 1 else shared(context, own, owners, kept)
         yield figures, {name: changes[name] for name in things if changes[name]}

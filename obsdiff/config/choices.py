@@ -55,7 +55,7 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
         for kind in BEST
     },
     "best": BEST,
-    "fast": {kind: fields | {"allocation_prompts": 1} for kind, fields in BEST.items()},
+    "fast": {kind: fields | {"allocation_prompts": 2} for kind, fields in BEST.items()},
 }
 SIZE_TARGETS = ("target_parameters", "target_macs", "target_bytes")
 # settings that state a share of the dense denoiser instead of a sparsity

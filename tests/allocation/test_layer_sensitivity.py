@@ -186,7 +186,7 @@ def test_one_dense_pass_serves_several_allocations():
 @pytest.mark.parametrize(
     ("settings", "prompts"),
     [
-        (["--preset", "fast"], lambda taps: 4),
+        (["--preset", "fast"], lambda taps: 8),
         (["--preset", "best"], lambda taps: 16),
         (["--allocation", "drawn", "--allocation-prompts", "2"], lambda taps: 2 * (taps + 2)),
     ],
