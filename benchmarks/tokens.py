@@ -1,13 +1,14 @@
 """Tokens per column that a calibration needs: the error of the pictures against the kept tokens.
 
     python -m benchmarks.tokens emoji-unet [emoji-sd3] [--seeds 0 1 2] [--prompts 48] [--threads 1]
+        [--targets all 32 16 8 4]
     python -m benchmarks.tokens --summary
     python -m benchmarks.tokens --cost emoji-unet emoji-sd3 [--rounds 3]
 
-One dense pass feeds a Hessian for every target at once: all tokens, and about 32, 16, 8 and 4 kept
-tokens per column. Each prunes the model by obs and alps to 50 %, obs to 2:4 and obs structured to
-30 %; the relative latent error is that of the tuning prompts, never of the evaluation's. Rows are
-kept in benchmarks/results/tokens-MODEL.json; a killed measurement continues with the next row.
+One dense pass feeds a Hessian for every target at once: all tokens, and so many kept per column.
+Each prunes the model by obs and alps to 50 %, obs to 2:4 and obs structured to 30 %; the relative
+latent error is that of the tuning prompts, never of the evaluation's. Rows are kept in
+benchmarks/results/tokens-MODEL-PROMPTS.json; a killed measurement continues with the next row.
 
 The summary compares each target with all tokens: the ratio of the two errors, prompts and
 calibration seed paired, averaged over models, methods and seeds, with its 95 % interval over these.
@@ -23,6 +24,7 @@ import math
 import statistics
 import time
 from collections.abc import Callable, Iterator
+from itertools import product
 from typing import Any
 
 import torch
@@ -42,7 +44,9 @@ from obsdiff.runtime.json_files import write_json
 from .conditions import RESULTS, conditions, model_version
 from .paper.lab import Lab
 
-TARGETS = (None, 32.0, 16.0, 8.0, 4.0)
+ALL = "all"
+TARGETS = (ALL, "32", "16", "8", "4")
+Target = float | None  # None: all tokens
 METHODS: dict[str, dict[str, Any]] = {
     "obs 50%": {"method": "obs", "sparsity": 0.5},
     "alps 50%": {"method": "alps", "sparsity": 0.5},
@@ -57,9 +61,9 @@ Hessians = dict[str, Hessian]
 class Several:
     """The sums of one tap for every target."""
 
-    def __init__(self, columns: int) -> None:
+    def __init__(self, columns: int, targets: list[Target]) -> None:
         self.columns = columns
-        self.hessians = {target: Hessian.zeros(columns) for target in TARGETS}
+        self.hessians = {target: Hessian.zeros(columns) for target in targets}
 
     def add(self, module: torch.nn.Module, x: torch.Tensor, draws: dict, alpha: float) -> None:
         for target, hessian in self.hessians.items():
@@ -68,7 +72,7 @@ class Several:
                 hessian.update(part.float(), alpha, represented)
 
 
-def gathered(lab: Lab, prompts: int, seed: int) -> dict[float | None, Hessians]:
+def gathered(lab: Lab, prompts: int, seed: int, targets: list[Target]) -> dict[Target, Hessians]:
     """The Hessians of every target by layer, from one dense pass."""
     config = PruningConfig(num_prompts=prompts, seed=seed)
     chosen, seeds = choose_prompts(lab.calibration, config)
@@ -76,8 +80,10 @@ def gathered(lab: Lab, prompts: int, seed: int) -> dict[float | None, Hessians]:
     audit, taps = CallAudit(), lab.taps(config)
     with lab.calibrating(calibration_set) as context:
         run = context.run
-        draws = {target: Thinning(target, len(chosen), run) for target in TARGETS}
-        sums: dict[Tap, Several] = {tap: Several(lab.shapes[tap.layers[0]][1]) for tap in taps}
+        draws = {target: Thinning(target, len(chosen), run) for target in targets}
+        sums: dict[Tap, Several] = {
+            tap: Several(lab.shapes[tap.layers[0]][1], targets) for tap in taps
+        }
 
         def begin(_: torch.nn.Module, args: tuple, kwargs: dict) -> None:
             audit.begin(run.batch, run.step)
@@ -100,7 +106,7 @@ def gathered(lab: Lab, prompts: int, seed: int) -> dict[float | None, Hessians]:
         ):
             for some, their in calibration_set.batches():
                 run.latents(some, their, lab.settings)
-    found: dict[float | None, Hessians] = {target: {} for target in TARGETS}
+    found: dict[Target, Hessians] = {target: {} for target in targets}
     for tap, several in sums.items():
         for target, hessian in several.hessians.items():
             hessian.shared = True
@@ -108,13 +114,13 @@ def gathered(lab: Lab, prompts: int, seed: int) -> dict[float | None, Hessians]:
     return found
 
 
-def name_of(method: str, target: float | None, seed: int) -> str:
-    kept = "all" if target is None else f"{target:g}"
+def name_of(method: str, target: Target, seed: int) -> str:
+    kept = ALL if target is None else f"{target:g}"
     return f"{method}, {kept} tokens, seed {seed}"
 
 
 def measured(
-    lab: Lab, method: str, hessians: Hessians, target: float | None, seed: int
+    lab: Lab, method: str, hessians: Hessians, target: Target, seed: int
 ) -> dict[str, Any]:
     """One row: prune and draw."""
     config = PruningConfig(**METHODS[method])
@@ -133,10 +139,10 @@ def measured(
     }
 
 
-def measure(model: str, prompts: int, seeds: list[int]) -> None:
+def measure(model: str, prompts: int, seeds: list[int], targets: list[Target]) -> None:
     """Measure the missing rows of a model."""
     lab = Lab(model, prompts=DRAWN, prompt_set="tuning")
-    file = RESULTS / f"tokens-{model}.json"
+    file = RESULTS / f"tokens-{model}-{prompts}.json"
     rows: dict[str, Any] = json.loads(file.read_text())["rows"] if file.exists() else {}
     about = {
         "model": model,
@@ -149,12 +155,12 @@ def measure(model: str, prompts: int, seeds: list[int]) -> None:
         wanted = [
             (method, target)
             for method in METHODS
-            for target in TARGETS
+            for target in targets
             if name_of(method, target, seed) not in rows
         ]
         if not wanted:
             continue
-        hessians = gathered(lab, prompts, seed)
+        hessians = gathered(lab, prompts, seed, targets)
         for method, target in wanted:
             name = name_of(method, target, seed)
             rows[name] = measured(lab, method, hessians[target], target, seed)
@@ -162,9 +168,9 @@ def measure(model: str, prompts: int, seeds: list[int]) -> None:
             print(f"{model}: {name}: {rows[name]['error']:.4f}", flush=True)
 
 
-def ratios(target: float, method: str | None = None) -> Iterator[float]:
+def ratios(target: float, prompts: int, method: str | None = None) -> Iterator[float]:
     """The error with a target over that with all tokens, for each model, method and seed."""
-    for file in sorted(RESULTS.glob("tokens-*.json")):
+    for file in sorted(RESULTS.glob(f"tokens-*-{prompts}.json")):
         rows = json.loads(file.read_text())["rows"].values()
         base = {(r["method"], r["seed"]): r["error"] for r in rows if r["target"] is None}
         for row in rows:
@@ -175,12 +181,14 @@ def ratios(target: float, method: str | None = None) -> Iterator[float]:
 
 def summary() -> None:
     """Print the mean ratio of each target to all tokens."""
-    for target in TARGETS[1:]:
-        assert target is not None
-        for method in (None, *METHODS):
-            found = list(ratios(target, method))
+    for prompts in sorted({int(f.stem.rpartition("-")[2]) for f in RESULTS.glob("tokens-*.json")}):
+        for target, method in product((64, 32, 16, 8, 4), (None, *METHODS)):
+            found = list(ratios(target, prompts, method))
             if found:
-                print(f"{target:4g} tokens per column, {method or 'all methods':14}: {line(found)}")
+                what = (
+                    f"{prompts} prompts, {target:2} tokens per column, {method or 'all methods':14}"
+                )
+                print(f"{what}: {line(found)}")
 
 
 def line(found: list[float]) -> str:
@@ -192,11 +200,11 @@ def line(found: list[float]) -> str:
     return f"{100 * mean:+.1f} % (+-{100 * wide:.1f}, {len(found)} pairs)"
 
 
-def cost(model: str, rounds: int) -> None:
+def cost(model: str, rounds: int, targets: list[Target]) -> None:
     """Print the CPU time of a dense pass over that of plain inference, for each target."""
     lab = Lab(model, prompts=TIMED, prompt_set="tuning")
     prompts, seeds = lab.calibration[:TIMED], list(range(TIMED))
-    found: dict[float | None, list[float]] = {target: [] for target in TARGETS}
+    found: dict[Target, list[float]] = {target: [] for target in targets}
     for _ in range(rounds):
         for target, times in found.items():
             share = None if target is None else target * TIMED / RUN_PROMPTS
@@ -206,7 +214,7 @@ def cost(model: str, rounds: int) -> None:
                 plain = cpu_seconds(lambda: context.run.latents(prompts, seeds, lab.settings))
                 times.append(cpu_seconds(lambda: calibrate(context, taps)) / plain)  # noqa: B023
     for target, times in found.items():
-        kept = "all" if target is None else f"{target:g}"
+        kept = ALL if target is None else f"{target:g}"
         each = ", ".join(f"{one:.2f}" for one in times)
         print(f"{model}: {kept} tokens per column: {statistics.median(times):.2f} ({each})")
 
@@ -229,13 +237,15 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3, help="of --cost")
     parser.add_argument("--cost", action="store_true", help="measure the cost of the dense pass")
     parser.add_argument("--summary", action="store_true", help="print the stored rows alone")
+    parser.add_argument("--targets", nargs="+", default=list(TARGETS), help="all, or numbers")
     args = parser.parse_args()
+    targets = [None if text == ALL else float(text) for text in args.targets]
     torch.set_num_threads(args.threads)
     for model in args.models:
         if args.cost:
-            cost(model, args.rounds)
+            cost(model, args.rounds, targets)
         elif not args.summary:
-            measure(model, args.prompts, args.seeds)
+            measure(model, args.prompts, args.seeds, targets)
     if not args.cost:
         summary()
 
