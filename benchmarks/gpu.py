@@ -758,6 +758,7 @@ def kernels_of_a_call(prompts: list[dict[str, Any]], config: Any) -> None:
         torch.no_grad(),
     ):
         inputs = new_inputs(context, list(plan.taps))
+        context.run.at_call(0, 1, 1, 2, (0,))
         with context.run.recorded(2), tapped(context, inputs, CallAudit()):
             hooked = kernels(lambda: pipe.transformer(**call))
     found = f"{bare[0]}, {hooked[0]}"

@@ -37,7 +37,7 @@ DEFAULTS: dict[str, Any] = {  # of fields that a preset may fill in
     "refine": "none",
     "allocation": "uniform",
     "allocation_prompts": 4,
-    "tokens_per_column": ALL_TOKENS,
+    "tokens_per_column": 256.0,  # measured, see docs/calibration.md
     "permute": False,
     "asymmetric": False,
     "correct_bias": False,
