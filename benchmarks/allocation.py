@@ -31,7 +31,7 @@ TARGETS: dict[str, dict[str, Any]] = {
 ALLOCATIONS = {
     "drawn": {"allocation": "drawn", "allocation_prompts": 4},
     "sensitivity": {"allocation": "sensitivity", "allocation_prompts": 4},
-    "sensitivity, one prompt": {"allocation": "sensitivity", "allocation_prompts": 1},
+    "sensitivity, two prompts": {"allocation": "sensitivity", "allocation_prompts": 2},
     "layer errors": {"allocation": "obs"},
 }
 SAMPLES = 2000  # of the bootstrap

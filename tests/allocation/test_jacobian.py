@@ -3,6 +3,7 @@
 import json
 from dataclasses import replace
 
+import diffusers
 import pytest
 import torch
 
@@ -112,6 +113,26 @@ def test_the_latents_are_those_of_the_pipeline_and_it_is_left_as_it_was(make):
     assert all(p.grad is None for p in denoiser.parameters())
     assert not any("forward" in vars(m) or m._forward_hooks for m in denoiser.modules())
     assert torch.equal(before, torch.get_rng_state())
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "EulerAncestralDiscreteScheduler",
+        "HeunDiscreteScheduler",
+        "PNDMScheduler",
+        "UniPCMultistepScheduler",
+    ],
+)
+def test_samplers_of_other_orders_pass_gradients(name):
+    pipe, call = sd(), CALL | {"num_inference_steps": 4}
+    pipe.scheduler = getattr(diffusers, name).from_config(pipe.scheduler.config)
+    with Measuring(pipe, call, PROMPTS[:1]) as context:
+        torch.manual_seed(5)
+        latents = context.run.latents(PROMPTS[:1], [5], call)
+        figures = prompt_figures(context, changes_of(pipe.unet), 0)
+    assert figures["sum"] == pytest.approx(latents.double().sum().item(), rel=1e-4)
+    assert min(figures["effects"].values()) > 0
 
 
 def test_a_small_change_has_the_effect_that_the_rows_sum_to():
