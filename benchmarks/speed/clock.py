@@ -21,7 +21,7 @@ OTHER = "other"
 # phase, module, name in it. A name with a dot is that of a class's method.
 PLACES = [
     ("Hessian", "obsdiff.calibration.hessian", "Hessian.update"),
-    ("Hessian", "obsdiff.calibration.hessian", "Hessian.write"),
+    ("Hessian", "obsdiff.calibration.hessian", "unpacked"),
     ("factor", "obsdiff.solvers.obs", "inverse_factor"),
     ("factor", "obsdiff.solvers.obs_structured", "inverse_factor"),
     ("sweep", "obsdiff.solvers.obs", "sweep_"),
