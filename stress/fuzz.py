@@ -47,7 +47,7 @@ FLAGS = (
     "--keep-first-last", "--no-compensation", "--component", "--dtype", "--device",
     "--offload-device", "--prompts", "--json", "--config", "--paper-count", "--nonsense",
     "--preset", "--refine", "--allocation", "--allocation-prompts", "--target-latency",
-    "--variant", "--quiet", "--log-file", "--resume", "--refine", "--permute",
+    "--variant", "--quiet", "--log-file", "--resume", "--permute", "--tokens-per-column",
 )  # fmt: skip
 
 WORDS = (

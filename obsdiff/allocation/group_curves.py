@@ -112,10 +112,8 @@ def kept_of_groups(
     def sweep(prunable: PrunableGroup) -> SweptGroup:
         return sweep_of(context, prunable, dense.of(taps[prunable.name]), plan.config)
 
-    if plan.config.allocation == "sensitivity":
-        curves = first_order(context, plan.config, journal, by_name, owners, sweep)
-    else:
-        curves = one_by_one(context, plan.config, journal, by_name, owners, sweep)
+    measure = first_order if plan.config.allocation == "sensitivity" else one_by_one
+    curves = measure(context, plan.config, journal, by_name, owners, sweep)
     curves = {
         name: replace(curve, saved=tuple(part[name] for part in saved))
         for name, curve in curves.items()

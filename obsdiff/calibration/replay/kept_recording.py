@@ -111,9 +111,12 @@ def read_recording(
     found = read_hashed(place.folder / INDEX)
     if not isinstance(found, dict) or found.get("run") != place.run:
         return None
+    tensors: list[CachedTensor] = []
     try:
-        tensors = [opened(place.file(i), cache, row) for i, row in enumerate(found["tensors"])]
+        for number, row in enumerate(found["tensors"]):
+            tensors.append(opened(place.file(number), cache, row))
     except (SafetensorError, OSError, LookupError, ValueError):
+        cache.drop_all([kept for kept in tensors if isinstance(kept.held, Tensor)])
         return None
     calls = [
         Call(
@@ -133,6 +136,8 @@ def read_recording(
 
 def opened(file: Path, cache: TensorCache, row: dict[str, str]) -> CachedTensor:
     """Return a stored tensor; ValueError if it is not as recorded."""
+    if not file.is_file():
+        raise ValueError(f"{file} is no file")
     tensor = load_file(file)["x"]
     if tensors_hash([("x", tensor)]) != row["sha256"]:
         raise ValueError(f"{file} is not as recorded")

@@ -89,7 +89,9 @@ def test_a_damaged_recording_is_not_read(tmp_path, name, damage):
         write_recording(place, trajectory)
         assert read_recording(place, cache, context.blocks)
         damage(tmp_path / name)
+        used = context.scratch.used
         assert read_recording(place, cache, context.blocks) is None
+        assert context.scratch.used == used  # what was read before it takes no room
 
 
 def stored(tree) -> list[CachedTensor]:
