@@ -37,7 +37,9 @@ Hessians = dict[str, Hessian]  # by layer; layers of one tap share theirs
 class Sums(Hessian):
     """Raw sums of one step. Distinct tokens are not counted, to save memory."""
 
-    def update(self, tokens: torch.Tensor, weight: float = 1.0) -> None:
+    def update(
+        self, tokens: torch.Tensor, weight: float = 1.0, represented: float | None = None
+    ) -> None:
         tokens = tokens.reshape(-1, self.columns)
         for tile, left, right in tiles(self.packed, self.columns):
             tile.addmm_(tokens[:, left].T, tokens[:, right], alpha=weight)
@@ -59,7 +61,8 @@ class ByStep:
         """Itself: the hooks update it in place of a Hessian."""
         return self
 
-    def update(self, tokens: torch.Tensor, weight: float) -> None:
+    def update(self, tokens: torch.Tensor, weight: float, represented: float | None = None) -> None:
+        assert represented is None  # every token is kept
         self.steps[self.run.step].update(tokens)
 
     def weighted(self, kind: str) -> Hessian:

@@ -292,10 +292,7 @@ def add_input(
     for part, represented in parts_of(module, x if kept else x.float(), kept):
         rows = part.float()
         calls.checks.summable(rows, layer, calls.run.step + 1)
-        if represented is None:
-            calibrated.hessian.update(rows, alpha)
-        else:
-            calibrated.hessian.update(rows, alpha, represented)
+        calibrated.hessian.update(rows, alpha, represented)
         if dense:
             calibrated.update_cross(rows, alpha, next(dense).float(), represented)
 
