@@ -88,9 +88,9 @@ def prune_(
     """
     plan = plan_pruning(pipe, prompts, config or PruningConfig())
     require_fitting(dense, plan)
-    report = begin_report(pipe, plan, dense.seconds if dense else None)
     if plan.config.device:
         pipe.to(plan.config.device)
+    report = begin_report(pipe, plan, dense.seconds if dense else None)
     ranks = Ranks.here()
     stored = ranks.from_rank_zero(lambda: open_journal(journal, pipe, plan))
     report.fingerprint = stored.fingerprint

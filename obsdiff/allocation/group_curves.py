@@ -30,6 +30,7 @@ from ..models.geometry import columns
 from ..models.linear_view import matrix
 from ..models.structure import Group
 from ..pipelines.run import denoiser_call
+from ..runtime.precision import exact_products
 from ..solvers.obs_structured import Consumer, obs_heads, obs_neurons
 from ..solvers.problem import squared_error
 from .candidates import candidates
@@ -245,6 +246,7 @@ def curve_of(
     return found.scaled(effect)
 
 
+@exact_products()
 def sweep_of(
     context: CalibrationContext,
     prunable: PrunableGroup,

@@ -31,6 +31,7 @@ from ..models.linear_view import layer_at
 from ..models.structure import Group
 from ..models.surgery import shrink_
 from ..pipelines.run import hooked
+from ..runtime.machine import synchronise
 from ..runtime.timing import interleaved
 
 Reads = dict[str, tuple[int, ...]]  # layer -> shape of what it reads in one call
@@ -141,8 +142,10 @@ def repeats(call: Callable[[], Any]) -> int:
     """Return how often a call has to be repeated to last SHORTEST seconds."""
     with torch.no_grad():
         call()
+        synchronise()
         began = time.perf_counter()
         call()
+        synchronise()
     return max(1, math.ceil(SHORTEST / max(time.perf_counter() - began, 1e-6)))
 
 

@@ -30,6 +30,7 @@ from ..layerwise.problem import named
 from ..layerwise.run_phases import DRAWN_FIRST
 from ..models.linear_view import layer_at, matrix
 from ..models.structure import Tap
+from ..runtime.precision import exact_products
 from ..solvers.obs import obs_each
 from ..solvers.problem import Inputs, Solution, Target, squared_error
 from .alpha_pruning import by_spectrum, tail_exponent
@@ -224,6 +225,7 @@ def try_visibly(
     return try_out(tap, weights, inputs, replace(config, sparsity=visible[0]))
 
 
+@exact_products()
 def try_out(tap: Tap, weights: list[Tensor], inputs: Inputs, config: PruningConfig) -> SweepTrial:
     """Return the sweep of a tap at every sparsity of the GRID, and at the config's.
 

@@ -180,6 +180,7 @@ def prune_all(
         for target in missing:
             config = target.config
             began = time.perf_counter()
+            pipe = None  # the pruned one of the last target, before the next is loaded
             with phases.within(LOADING):
                 pipe, formats = load_pipeline(folder, config.dtype, config.device)
             phases.advance(LOADING)

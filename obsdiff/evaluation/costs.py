@@ -1,28 +1,32 @@
 """Cost of a pipeline: parameters, zeros, bytes on disk, MACs, peak memory, speed against dense."""
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
-import torch
 from torch import nn
 
 from ..models.meta_device import build_on_meta, macs_or_why_not
 from ..pipelines.folder import Folder
 from ..pipelines.headers import Tensors
-from ..pipelines.load import load_pipeline
+from ..pipelines.load import load_denoiser, load_pipeline
 from ..pipelines.record import RECORD, leaving, read_record
 from ..pipelines.replaceable import WORK
-from ..pipelines.run import denoiser_call
+from ..pipelines.run import denoiser_call, replaced
 from ..runtime.hashed_json import read_hashed, write_hashed
+from ..runtime.machine import empty_cache
 from ..runtime.progress import say
+from ..runtime.random_state import noise
 from ..runtime.timing import compared, interleaved
 from .flaws import remove_checkers_
 from .inputs import Evaluation
 from .peak_memory import peak_memory
 from .report.noise import DENSE_NAME
 
+NO_PARTS: Mapping[str, nn.Module] = MappingProxyType({})
 STEPS_PER_PICTURE = 4  # timed denoiser steps for each timed picture
 
 
@@ -55,9 +59,12 @@ def measured_cost(evaluation: Evaluation, name: str) -> dict[str, Any]:
         cost["seconds"] = record.get("seconds", {})
     if name != DENSE_NAME and evaluation.rounds:
         say(f"{name}: timing {evaluation.rounds} pictures, dense and pruned in turn")
-        cost |= measure_speed(load_silent(evaluation.dense), pipe, evaluation)
+        dense = load_denoiser(evaluation.dense, evaluation.component)
+        cost |= measure_speed(dense, pipe, evaluation)
+        del dense
     del pipe
     if evaluation.rounds:
+        empty_cache()  # the measuring process needs the room
         cost["memory"] = peak_memory(
             folder.path, evaluation.settings, evaluation.prompts[0], folder.single_file
         )
@@ -111,17 +118,19 @@ def step_macs(denoiser: nn.Module, inputs: dict[str, Any]) -> dict[str, Any]:
     """
     config: Any = denoiser.config  # a dict, which nn.Module's typing does not show
     copy = build_on_meta(dict(config) | {"_class_name": type(denoiser).__name__})
-    return macs_or_why_not(copy, inputs)
+    return macs_or_why_not(copy.to(next(denoiser.parameters()).dtype), inputs)
 
 
-def measure_speed(dense: Any, pruned: Any, evaluation: Evaluation) -> dict[str, Any]:
+def measure_speed(dense: nn.Module, pipe: Any, evaluation: Evaluation) -> dict[str, Any]:
     """Time one denoiser step and one whole picture, dense and pruned interleaved.
 
     A step is one denoiser call for one picture, both halves of classifier-free guidance included.
+    Both denoisers draw with the pruned pipeline's encoders and VAE, so that memory holds one of
+    each.
 
     Args:
-        dense: the dense pipeline.
-        pruned: the pruned pipeline.
+        dense: the dense denoiser.
+        pipe: the pruned pipeline.
         evaluation: denoiser, prompt, settings and number of rounds.
 
     Returns:
@@ -130,10 +139,11 @@ def measure_speed(dense: Any, pruned: Any, evaluation: Evaluation) -> dict[str, 
     prompt, settings = evaluation.prompts[0], evaluation.settings
     steps: dict[str, Callable[[], Any]] = {}
     pictures: dict[str, Callable[[], Any]] = {}
-    for name, pipe in {"dense": dense, "pruned": pruned}.items():
-        denoiser = getattr(pipe, evaluation.component)
-        steps[name] = partial(denoiser, **denoiser_call(pipe, denoiser, prompt, settings))
-        pictures[name] = partial(draw_one, pipe, prompt, settings)
+    pruned = getattr(pipe, evaluation.component)
+    for name, denoiser in {"dense": dense, "pruned": pruned}.items():
+        with replaced(pipe, evaluation.component, denoiser):
+            steps[name] = partial(denoiser, **denoiser_call(pipe, denoiser, prompt, settings))
+        pictures[name] = partial(draw_one, pipe, prompt, settings, {evaluation.component: denoiser})
     step_seconds = interleaved(steps, STEPS_PER_PICTURE * evaluation.rounds, warmup=2)
     picture_seconds = interleaved(pictures, evaluation.rounds)
     return {
@@ -142,6 +152,18 @@ def measure_speed(dense: Any, pruned: Any, evaluation: Evaluation) -> dict[str, 
     }
 
 
-def draw_one(pipe: Any, prompt: str, settings: dict[str, Any]) -> Any:
-    """Draw one picture from seed 0; return the pipeline's output."""
-    return pipe(prompt=prompt, generator=torch.Generator(pipe.device).manual_seed(0), **settings)
+def draw_one(
+    pipe: Any, prompt: str, settings: dict[str, Any], parts: Mapping[str, nn.Module] = NO_PARTS
+) -> Any:
+    """Draw one picture from seed 0; return the pipeline's output.
+
+    Args:
+        pipe: the pipeline.
+        prompt: of the picture.
+        settings: arguments of the pipeline's call.
+        parts: components that take the place of the pipeline's own, by their names.
+    """
+    with contextlib.ExitStack() as undo:
+        for name, part in parts.items():
+            undo.enter_context(replaced(pipe, name, part))
+        return pipe(prompt=prompt, generator=noise(0), **settings)

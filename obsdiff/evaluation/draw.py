@@ -20,6 +20,7 @@ from ..pipelines.run import refused, replaced
 from ..runtime.console import shown
 from ..runtime.display import current
 from ..runtime.progress import counting
+from ..runtime.random_state import noise
 from ..runtime.scratch import disk_errors
 from .flaws import finite, flaws_of, marked, remove_checkers_
 from .inputs import Evaluation
@@ -72,9 +73,7 @@ def draw_checked(
     pipe.set_progress_bar_config(disable=True)
     with recorded_latents(pipe, drawn), refused(pipe), torch.no_grad():
         for i in range(0, len(prompts), batch_size):
-            generators = [
-                torch.Generator(pipe.device).manual_seed(s) for s in seeds[i : i + batch_size]
-            ]
+            generators = [noise(seed) for seed in seeds[i : i + batch_size]]
             output = pipe(prompt=prompts[i : i + batch_size], generator=generators, **settings)
             drawn.images += output.images
             drawn.flagged += getattr(output, "nsfw_content_detected", None) or []

@@ -170,6 +170,7 @@ def results_of(
         "judges": evaluation.judges.record(),
         "threads": evaluation.threads,
         "versions": versions() | builtin_version(evaluation.dense.path),
+        "machine": evaluation.machine(),
     }
 
 

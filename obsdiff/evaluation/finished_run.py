@@ -74,6 +74,7 @@ def identity(evaluation: Evaluation) -> dict[str, Any]:
         "without": evaluation.checkers,
         "judges": evaluation.judges.record(),
         "versions": versions() | builtin_version(evaluation.dense.path),
+        "machine": evaluation.machine(),
     }
 
 

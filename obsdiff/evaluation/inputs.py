@@ -9,7 +9,9 @@ from typing import Any
 import torch
 
 from ..pipelines.folder import Folder
+from ..pipelines.load import default_device, loaded_format
 from ..pipelines.record import versions
+from ..runtime.machine import machine
 from .flaws import checkers_of
 from .judges.files import Judges
 from .report.noise import DENSE_NAME
@@ -72,7 +74,14 @@ class Evaluation:
             "batch_size": self.batch_size,
             "rounds": self.rounds,
             "versions": versions(),
+            "machine": self.machine(),
         }
+
+    def machine(self) -> dict[str, str]:
+        """Return what the pipelines compute on, as they are loaded without further settings."""
+        device = torch.device(default_device())
+        stored = self.dense.components[self.component].dtype
+        return machine(device, loaded_format(device.type, stored))
 
 
 def file_stamps(folder: Folder) -> dict[str, list[int]]:

@@ -19,6 +19,7 @@ from ..pipelines.folder import Folder, open_folder
 from ..pipelines.single_file import open_single_file
 from ..runtime.child_process import child_environment, python_command
 from ..runtime.memory import STATUS, Watch, anonymous
+from ..runtime.random_state import noise
 
 
 def peak_memory(
@@ -94,7 +95,7 @@ def measure_here(
         watch = Watch()
         watch.start()
     with torch.no_grad():
-        pipe(prompt=prompt, generator=torch.Generator(pipe.device).manual_seed(0), **settings)
+        pipe(prompt=prompt, generator=noise(0), **settings)
     peak = torch.cuda.max_memory_allocated() if on_gpu else watch.stop() - before
     return {
         "weights_bytes": weights,

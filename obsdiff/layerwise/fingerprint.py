@@ -6,6 +6,7 @@ from typing import Any
 
 from ..calibration.plan import PruningPlan
 from ..errors import UserError
+from ..pipelines.call import machine_of
 from ..pipelines.finite_configs import require_finite
 from ..pipelines.prompt_records import prompts_hash
 from ..pipelines.record import versions
@@ -37,6 +38,7 @@ def fingerprint(
         "config": plan.config.to_dict(),
         "settings": as_json(plan.calibration_set.settings),
         "versions": versions(),
+        "machine": machine_of(pipe, plan.component),
     }
 
 

@@ -9,6 +9,7 @@ from ..calibration.context import CalibratedInputs
 from ..config import PruningConfig
 from ..models.structure import Tap
 from ..pipelines.record import LayerRecord
+from ..runtime.precision import exact_products
 from ..solvers import SOLVERS
 from ..solvers.lstsq import refined
 from ..solvers.problem import Inputs, Solution, Target
@@ -18,6 +19,7 @@ from .problem import named, problems_of
 from .tasks import Allocation, Task, TaskResult
 
 
+@exact_products()
 def prune_layers_(
     denoiser: nn.Module,
     inputs: CalibratedInputs,

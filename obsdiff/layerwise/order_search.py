@@ -17,6 +17,7 @@ from ..models.geometry import columns, items, sections
 from ..models.linear_view import matrix
 from ..models.removable import order_refusal
 from ..models.structure import Block, Group
+from ..runtime.precision import exact_products
 from ..solvers.permutation import kept, permutation
 
 ROLES = {
@@ -128,6 +129,7 @@ def reached(
     return found, left
 
 
+@exact_products()
 def orders_of(
     context: CalibrationContext,
     blocks: list[Block],

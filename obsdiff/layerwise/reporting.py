@@ -13,7 +13,7 @@ from ..config import PruningConfig
 from ..errors import CalibrationWarning
 from ..models.discovery import uncovered
 from ..pipelines.builtin import builtin_version
-from ..pipelines.call import denoisers_besides
+from ..pipelines.call import denoisers_besides, machine_of
 from ..pipelines.denoisers import chosen_denoiser
 from ..pipelines.prompt_records import described_prompts, prompts_hash
 from ..pipelines.record import PruningReport
@@ -76,6 +76,7 @@ def begin_report(pipe: Any, plan: PruningPlan, dense_seconds: float | None = Non
     )
     report.versions |= builtin_version(getattr(pipe, "name_or_path", None) or "")
     report.threads = torch.get_num_threads()
+    report.machine = machine_of(pipe, plan.component)
     if dense_seconds is not None:
         report.seconds["shared dense pass"] = dense_seconds
     report.hashes["prompts"] = prompts_hash(report.prompts, seeds)

@@ -18,6 +18,7 @@ from ..models.geometry import columns, rows
 from ..models.linear_view import layer_at
 from ..models.surgery import shrink_
 from ..pipelines.record import GroupRecord, LayerRecord
+from ..runtime.precision import exact_products
 from ..solvers import BASELINES
 from ..solvers.lstsq import lstsq
 from ..solvers.obs_structured import Consumer, obs_heads, obs_neurons
@@ -31,6 +32,7 @@ GroupsSolved = tuple[dict[str, Solution], list[GroupRecord]]
 UNIFORM: Mapping[str, int] = MappingProxyType({})
 
 
+@exact_products()
 def prune_structured_(
     denoiser: nn.Module,
     inputs: CalibratedInputs,

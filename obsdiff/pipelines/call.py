@@ -13,6 +13,7 @@ from torch import nn
 from ..config import PruningConfig
 from ..config.choices import CALL_SETTINGS
 from ..errors import CalibrationWarning, UserError
+from ..runtime.machine import machine
 from .denoisers import DENOISERS, other_denoisers
 from .prompt_records import described_prompts
 
@@ -109,6 +110,21 @@ def usable_device(name: str, value: str) -> torch.device:
             f"{name}: torch can't use {value!r} here: {str(error).splitlines()[0]}"
         ) from None
     return device
+
+
+def execution_device(pipe: Any) -> torch.device:
+    """Return the device that a pipeline computes on; offloaded weights rest elsewhere."""
+    return getattr(pipe, "_execution_device", None) or pipe.device
+
+
+def machine_of(pipe: Any, component: str) -> dict[str, str]:
+    """Describe what the denoiser of a pipeline computes on; see `machine`.
+
+    Args:
+        pipe: a diffusers pipeline.
+        component: name of the denoiser.
+    """
+    return machine(execution_device(pipe), getattr(pipe, component).dtype)
 
 
 def check_devices(config: PruningConfig) -> None:

@@ -5,9 +5,10 @@ error that names the first missing keys. Every component is opened from the chec
 are looked up in diffusers, transformers and obsdiff alone.
 """
 
+import contextlib
 import importlib
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import diffusers
@@ -50,7 +51,7 @@ def open_pipeline(folder: Folder, types: dict[str, torch.dtype]) -> Any:
     Raises:
         UserError: diffusers can't open it, or weights are missing; one line.
     """
-    try:
+    with named_refusals(folder):
         parts: dict[str, nn.Module | None] = {
             name: load_component(folder, name, types[name])
             for name in folder.components
@@ -61,6 +62,13 @@ def open_pipeline(folder: Folder, types: dict[str, torch.dtype]) -> Any:
         if folder.single_file:
             return from_file(folder, parts, types)
         return from_folder(folder, parts, types)
+
+
+@contextlib.contextmanager
+def named_refusals(folder: Folder) -> Iterator[None]:
+    """Turn errors of diffusers and transformers about a checkpoint into one line, a UserError."""
+    try:
+        yield
     except UserError:
         raise
     except REFUSALS as error:
@@ -223,13 +231,44 @@ def load_pipeline(
     Raises:
         UserError: the pipeline can't be opened, or the device can't be used.
     """
-    where = usable_device("device", device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    where = usable_device("device", device or default_device())
     formats = {
         name: dtype or tensors.dtype or "float32" for name, tensors in folder.components.items()
     }
-    loaded = {
-        name: "float32" if where.type == "cpu" and dtype is None else f
-        for name, f in formats.items()
-    }
-    pipe = open_pipeline(folder, {name: getattr(torch, f) for name, f in loaded.items()})
-    return pipe.to(where), formats
+    loaded = {name: loaded_format(where.type, f, dtype) for name, f in formats.items()}
+    return open_pipeline(folder, loaded).to(where), formats
+
+
+def load_denoiser(folder: Folder, component: str) -> nn.Module:
+    """Open the denoiser of a pipeline alone, on the device and in the format of `load_pipeline`.
+
+    Args:
+        folder: the checked folder or single file.
+        component: name of the denoiser.
+
+    Raises:
+        UserError: it can't be opened.
+    """
+    if not loadable(folder, component):  # a single file is opened as a whole
+        return getattr(load_pipeline(folder)[0], component)
+    where = usable_device("device", default_device())
+    dtype = loaded_format(where.type, folder.components[component].dtype)
+    with named_refusals(folder):
+        return load_component(folder, component, dtype).eval().to(where)
+
+
+def default_device() -> str:
+    """Return the kind of device on which a pipeline is opened unless another is asked for."""
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def loaded_format(device_type: str, stored: str | None, dtype: str | None = None) -> torch.dtype:
+    """Return the number format that a component is loaded in.
+
+    Args:
+        device_type: the kind of device.
+        stored: torch name of the format of its weights; None without any.
+        dtype: torch name of the format that was asked for.
+    """
+    emulated = device_type == "cpu" and dtype is None
+    return getattr(torch, "float32" if emulated else dtype or stored or "float32")

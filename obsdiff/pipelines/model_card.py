@@ -64,7 +64,13 @@ def table(report: PruningReport) -> list[str]:
             f"| the same on {config['held_out']} held-out prompts | "
             f"{median(apart):.2e}, {apart[-1]:.2e} |"
         )
-    return [*lines, f"| seconds | {seconds} |", f"| versions | {versions} |"]
+    machine = ", ".join(f"{name} {value}" for name, value in report.machine.items())
+    return [
+        *lines,
+        f"| seconds | {seconds} |",
+        f"| computed on | {machine} |",
+        f"| versions | {versions} |",
+    ]
 
 
 def removed_in_words(report: PruningReport) -> str:

@@ -10,10 +10,10 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
+from ..runtime.random_state import random_state_kept
 from .denoisers import DENOISERS
 
 PARTS = ("strength", "denoising_start", "denoising_end")  # arguments that choose a part
@@ -50,7 +50,7 @@ def uncomputed(pipe: Any) -> Iterator[None]:
         if isinstance(part, nn.Module) and (name in DENOISERS or name.startswith(REPEATED))
     ]
     with contextlib.ExitStack() as undo:
-        undo.enter_context(torch.random.fork_rng(devices=range(torch.cuda.device_count())))
+        undo.enter_context(random_state_kept())
         for model in models:
             undo.enter_context(without_hooks(model))
             undo.enter_context(repeating(model))

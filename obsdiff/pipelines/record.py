@@ -104,6 +104,7 @@ class PruningReport:
         hashes: SHA-256 of the prompts with their seeds, of every other file of the folder, of the
             model card as it was written, and of the record itself.
         versions: versions of Python, of the libraries, and of a built-in model that was pruned.
+        machine: device, number format and precision of the run (runtime/machine.py).
         fingerprint: what the run was of (layerwise/fingerprint.py); empty without a journal.
     """
 
@@ -126,6 +127,7 @@ class PruningReport:
     threads: int = 0
     hashes: dict[str, Any] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=lambda: versions())
+    machine: dict[str, str] = field(default_factory=dict)
     fingerprint: dict[str, Any] = field(default_factory=dict)
 
     def add(self, layers: list[LayerRecord], groups: list[GroupRecord]) -> None:

@@ -17,6 +17,7 @@ from diffusers import SchedulerMixin
 from torch.utils.hooks import RemovableHandle
 
 from ..errors import RunFailed, UserError
+from ..runtime.random_state import noise, random_state_kept
 from .call import Prompt, absent_encoders, arguments_of
 from .errors_below import one_line_errors
 from .part_of_schedule import runs_in_part, schedule_of, uncomputed
@@ -49,7 +50,6 @@ def denoiser_call(
         found.append(dict(zip(names, args, strict=False)) | kwargs)
         raise StopPipeline
 
-    generator = torch.Generator(pipe.device).manual_seed(0)
     handle = denoiser.register_forward_pre_hook(hook, with_kwargs=True)
     with (
         hooked([handle]),
@@ -58,7 +58,7 @@ def denoiser_call(
         refused(pipe),
         torch.no_grad(),
     ):
-        pipe(**settings | arguments_of([prompt]), generator=generator)
+        pipe(**settings | arguments_of([prompt]), generator=noise(0))
     if not found:
         raise UserError(
             f"{type(pipe).__name__} draws without calling this {type(denoiser).__name__}: "
@@ -187,8 +187,7 @@ class Run:
         self, prompts: list[Prompt], seeds: list[int]
     ) -> torch.Generator | list[torch.Generator]:
         """Return a generator for each seed, or for a dict of arguments a single one."""
-        device = getattr(self.pipe, "_execution_device", None) or self.pipe.device
-        generators = [torch.Generator(device).manual_seed(seed) for seed in seeds]
+        generators = [noise(seed) for seed in seeds]
         return generators[0] if isinstance(prompts[0], dict) else generators
 
     def counted_part(
@@ -266,7 +265,7 @@ def prepared(pipe: Any, scheduler_name: str = "scheduler") -> Iterator[Run]:
     ]
     modes = [m.training for m in modules]
     with contextlib.ExitStack() as undo:
-        undo.enter_context(torch.random.fork_rng(devices=range(torch.cuda.device_count())))
+        undo.enter_context(random_state_kept())
         undo.callback(restore, pipe, schedulers, bar, modules, modes)
         for module in modules:
             module.training = False

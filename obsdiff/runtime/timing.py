@@ -11,6 +11,8 @@ from typing import Any
 
 import torch
 
+from .machine import synchronise
+
 
 def interleaved(
     calls: Mapping[str, Callable[[], Any]], rounds: int, warmup: int = 1
@@ -38,12 +40,6 @@ def interleaved(
                 synchronise()
                 seconds[name].append(time.perf_counter() - began)
     return seconds
-
-
-def synchronise() -> None:
-    """Block until the GPU, if there is one, has finished its work."""
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
 
 
 def compared(seconds: Mapping[str, list[float]], name: str, base: str) -> dict[str, Any]:

@@ -435,6 +435,18 @@ def test_macs_of_a_step_count_both_guidance_halves(sd3_pipe):
     assert two["total"] == 2 * one["total"] > 0
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_macs_of_half_precision_are_counted(sd3_pipe, dtype):
+    call = denoiser_call(sd3_pipe, sd3_pipe.transformer, "fish", QUICK)
+    half = {
+        name: value.to(dtype) if isinstance(value, torch.Tensor) else value
+        for name, value in call.items()
+    }
+    wanted = step_macs(sd3_pipe.transformer, call)
+    assert step_macs(sd3_pipe.transformer.to(dtype), half) == wanted
+    assert wanted["total"]
+
+
 def test_a_model_that_needs_data_has_a_reason_instead_of_macs(sd3_pipe):
     found = step_macs(sd3_pipe.vae, {"sample": torch.zeros(1, 5, 16, 16)})
     assert found["total"] is None

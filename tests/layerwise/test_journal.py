@@ -331,6 +331,7 @@ def test_a_fingerprint_does_not_depend_on_the_place_of_the_model(tmp_path):
         ({"config": {"damping": 0.1}}, r"another config\.damping \(0\.01 there, 0\.1 here\)"),
         ({"model": True}, r"another model\.transformer"),
         ({"version": "9.9"}, r"another versions\.torch"),
+        ({"device": "NVIDIA H200"}, r"another machine\.device \(NVIDIA H200 there, cpu here\)"),
     ],
 )
 def test_a_run_with_other_input_is_refused_and_says_what_differs(
@@ -338,11 +339,11 @@ def test_a_run_with_other_input_is_refused_and_says_what_differs(
 ):
     config = {**STEPS, "calibration": "live", "packages": 3}
     half_done(tmp_path, monkeypatch, PruningConfig(**config))
-    if "version" in changes:
-        file = tmp_path / FINGERPRINT
-        there = json.loads(file.read_text())
-        there["versions"]["torch"] = changes["version"]
-        file.write_text(json.dumps(there))
+    file = tmp_path / FINGERPRINT
+    there = json.loads(file.read_text())
+    there["versions"]["torch"] = changes.get("version", there["versions"]["torch"])
+    there["machine"]["device"] = changes.get("device", there["machine"]["device"])
+    file.write_text(json.dumps(there))
     pipe = sd3()
     if "model" in changes:
         pipe.transformer.proj_out.weight.data[0, 0] += 1

@@ -15,6 +15,12 @@ from .noise import DENSE_NAME
 
 Results = dict[str, Any]
 EVALUATED = "evaluated with "  # prefix of the settings of an evaluation
+# what pictures depend on: other devices and number formats draw others from the same seed
+MACHINE = {
+    "device": "device",
+    "format": "number format",
+    "float32_products": "float32 products",
+}
 
 
 @dataclass
@@ -70,6 +76,12 @@ def setting_differences(a: Results, b: Results) -> list[str]:
         f"{key} {settings[1].get(key)}, not {settings[0].get(key)}"
         for key in settings[0] | settings[1]
         if settings[0].get(key) != settings[1].get(key)
+    ]
+    machines = [results.get("machine", {}) for results in (a, b)]
+    found += [
+        f"computed with {MACHINE[key]} {machines[1][key]}, not {value}"
+        for key, value in machines[0].items()
+        if key in MACHINE and machines[1].get(key, value) != value
     ]
     judges = [results.get("judges", {}) for results in (a, b)]
     return found + [

@@ -63,6 +63,7 @@ RESULTS_SCHEMA = {
     "without?": [str],
     "threads?": NUMBER,
     "versions?": {"*": str},
+    "machine?": {"*": str},
 }
 
 

@@ -370,11 +370,12 @@ def test_names_that_are_the_same_in_every_folder_still_differ(tmp_path):
         ({"seeds": [1, 3]}, "other seeds: 1 of 2, the first is 3, not 2"),
         ({"settings": {"num_inference_steps": 4}}, "num_inference_steps 4, not 2"),
         ({"judges": {"clip": "b"}}, "clip judged by b, not a"),
+        ({"machine": {"device": "NVIDIA H200"}}, "computed with device NVIDIA H200, not cpu"),
     ],
 )
 @pytest.mark.usefixtures("without_plots")
 def test_incomparable_runs_have_their_own_section_with_the_reason(run, changes, why):
-    change(run, judges={"clip": "a"})
+    change(run, judges={"clip": "a"}, machine={"device": "cpu", "format": "float32"})
     page = page_of(
         run, another(run, "second", **changes), another(run, "third", versions={"torch": "3"})
     )
