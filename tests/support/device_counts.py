@@ -1,0 +1,87 @@
+"""What a pretend accelerator counts: launches, waits, copies, memory, and products on the CPU."""
+
+import sys
+import weakref
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import obsdiff
+
+OWN = str(Path(obsdiff.__file__).parent)
+LIBRARIES = ("/diffusers/", "/transformers/", "/accelerate/")
+LIBRARY = "a library"  # the place of what no line of obsdiff does itself
+
+
+@dataclass
+class Counts:
+    """Counts since the beginning of the pretence, or since `clear`.
+
+    Attributes:
+        launches: operators that run a kernel on the device, by the line of obsdiff.
+        waits: times that the host waits for the device, by the operator and the line of obsdiff.
+        to_device: bytes copied from the host to the device.
+        to_host: bytes copied back.
+        host_products: multiplications of matrix products and factorisations on the CPU, by line.
+        held: bytes of tensors on the device now.
+        peak: the largest `held`.
+    """
+
+    launches: Counter = field(default_factory=Counter)
+    waits: Counter = field(default_factory=Counter)
+    to_device: int = 0
+    to_host: int = 0
+    host_products: Counter = field(default_factory=Counter)
+    held: int = 0
+    peak: int = 0
+    storages: dict[int, int] = field(default_factory=dict, repr=False)  # tensors of each storage
+
+    def clear(self) -> None:
+        """Begin again; what is held stays counted."""
+        self.launches.clear()
+        self.waits.clear()
+        self.host_products.clear()
+        self.to_device = self.to_host = 0
+        self.peak = self.held
+
+    @property
+    def own_launches(self) -> int:
+        """Launches by lines of obsdiff."""
+        return self.launches.total() - self.launches[LIBRARY]
+
+    @property
+    def own_products(self) -> int:
+        """Multiplications on the CPU by lines of obsdiff."""
+        return self.host_products.total() - self.host_products[LIBRARY]
+
+    def waits_in(self, *files: str) -> int:
+        """Return the number of waits by lines of some files of obsdiff."""
+        return sum(n for (_, line), n in self.waits.items() if line.split(":")[0] in files)
+
+    def hold(self, tensor: object, storage: int, size: int) -> None:
+        """Count the bytes of a storage until the last of its tensors is deleted."""
+        if storage not in self.storages:
+            self.held += size
+            self.peak = max(self.peak, self.held)
+        self.storages[storage] = self.storages.get(storage, 0) + 1
+        weakref.finalize(tensor, self.release, storage, size)
+
+    def release(self, storage: int, size: int) -> None:
+        """Count one tensor less of a storage."""
+        self.storages[storage] -= 1
+        if not self.storages[storage]:
+            del self.storages[storage]
+            self.held -= size
+
+
+def line() -> str:
+    """Return the innermost file and line of obsdiff, or LIBRARY inside a library it calls."""
+    frame = sys._getframe(1)
+    while frame:
+        file = frame.f_code.co_filename
+        if file.startswith(OWN):
+            return f"{file.removeprefix(OWN)[1:]}:{frame.f_lineno}"
+        if any(library in file for library in LIBRARIES):
+            return LIBRARY
+        frame = frame.f_back
+    return LIBRARY
