@@ -43,6 +43,7 @@ from .models.pruned_classes import mark_pruned_
 from .pipelines.call import Prompt
 from .pipelines.record import PruningReport
 from .runtime.distributed import Ranks
+from .runtime.machine import device_watched
 from .runtime.memory import watched
 from .runtime.scratch import open_scratch
 from .runtime.torch_state import plain_torch
@@ -103,6 +104,7 @@ def prune_(
             pipe, plan, scratch, owners_of(tasks, plan.shapes, ranks), progress
         ) as context,
         watched() as report.memory,
+        device_watched(report.memory),
         marked_if_interrupted(pipe, plan),
     ):
         if ranks.size == 1:

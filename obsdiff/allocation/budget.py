@@ -8,7 +8,6 @@
    more or less to save, until the budget is met
 """
 
-import copy
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -22,7 +21,7 @@ from ..calibration.groups import PrunableGroup, at_sparsity
 from ..calibration.plan import PruningPlan
 from ..config import PruningConfig
 from ..errors import UserError
-from ..models.surgery import shrink_
+from ..models.surgery import sharing_weights, shrink_
 from ..pipelines.run import denoiser_call
 from .bisection import bisect
 from .group_curves import LossCurve, Spend
@@ -301,7 +300,7 @@ def corrected_by_timing(
 
 def shrunk_to(plan: PruningPlan, kept: Kept) -> nn.Module:
     """Return a copy of the denoiser whose groups keep their first items, as many as in `kept`."""
-    model = copy.deepcopy(plan.denoiser)
+    model = sharing_weights(plan.denoiser)
     for prunable in plan.groups:
         shrink_(model, prunable.group, list(range(kept[prunable.name])))
     return model

@@ -6,7 +6,6 @@ on which of them are removed. No layer's time is modelled: the whole step is mea
 allocation chooses the items of each group, budget.py meets the latency.
 """
 
-import copy
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -20,7 +19,7 @@ from ..calibration.plan import PruningPlan
 from ..config import PruningConfig
 from ..config.choices import MOST_ALLOCATED
 from ..errors import UserError
-from ..models.surgery import shrink_
+from ..models.surgery import sharing_weights, shrink_
 from ..pipelines.record import leaving
 from ..pipelines.run import denoiser_call
 from ..runtime.timing import interleaved
@@ -153,7 +152,7 @@ def shrunk(dense: nn.Module, config: PruningConfig) -> tuple[nn.Module, dict[str
     Returns:
         The copy, and the number of heads, neurons and channels removed.
     """
-    model = copy.deepcopy(dense)
+    model = sharing_weights(dense)
     rows = []
     for prunable in prunable_groups(model, config):
         each, kind = prunable.each, prunable.group.kind

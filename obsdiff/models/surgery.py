@@ -12,6 +12,7 @@ O outputs, I inputs, kh x kw kernel, K items that remain.
 """
 
 import contextlib
+import copy
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -131,6 +132,16 @@ def keep_(module: nn.Module, part: str, take: Tensor, of_columns: bool = False) 
     take, old = take.to(parameter.device), parameter.detach()
     new = old.flatten(1)[:, take].unflatten(1, (-1, *old.shape[2:])) if of_columns else old[take]
     setattr(module, part, nn.Parameter(new.clone(), requires_grad=parameter.requires_grad))
+
+
+def sharing_weights(model: nn.Module) -> nn.Module:
+    """Return a copy of a model that shares all its weights and buffers.
+
+    What `shrink_` takes out of the copy is new, so the model stays as it is, and memory holds one
+    model and the layers that have shrunk.
+    """
+    shared = [*model.parameters(), *model.buffers()]
+    return copy.deepcopy(model, {id(tensor): tensor for tensor in shared})
 
 
 def update_sizes_(layer: Layer) -> None:

@@ -98,7 +98,8 @@ class PruningReport:
             score that the N:M pattern keeps before and after.
         parameters: parameters of the whole component, before and after.
         seconds: duration of each phase.
-        memory: anonymous memory of the process before the run and at its peak, in bytes.
+        memory: anonymous memory of the process before the run and at its peak, and with CUDA the
+            peak on the device, in bytes.
         warnings: the warnings of the run.
         threads: number of CPU threads.
         hashes: SHA-256 of the prompts with their seeds, of every other file of the folder, of the

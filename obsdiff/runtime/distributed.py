@@ -140,6 +140,8 @@ def collective() -> Iterator[None]:
     """Turn the errors of gloo and NCCL inside, after the loss of a process, into RunStopped."""
     try:
         yield
+    except torch.OutOfMemoryError:
+        raise
     except RuntimeError as error:
         raise RunStopped(f"process {Ranks.here().rank}: {LOST} ({first_line(error)})") from error
 
@@ -183,12 +185,14 @@ def process_group(timeout_minutes: float) -> Iterator[Ranks]:
     if dist.is_initialized() or not is_one_of_several():
         yield Ranks.here()
         return
-    cuda = torch.cuda.is_available()
-    if cuda:
-        torch.cuda.set_device(local_device())
+    device = torch.device("cuda", local_device()) if torch.cuda.is_available() else None
+    if device:
+        torch.cuda.set_device(device)
     try:
         dist.init_process_group(
-            "cpu:gloo,cuda:nccl" if cuda else "gloo", timeout=timedelta(minutes=timeout_minutes)
+            "cpu:gloo,cuda:nccl" if device else "gloo",
+            timeout=timedelta(minutes=timeout_minutes),
+            device_id=device,  # else NCCL guesses by the rank, and warns
         )
     except (RuntimeError, ValueError) as error:
         place = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"

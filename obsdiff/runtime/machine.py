@@ -1,5 +1,8 @@
 """What a result was computed on: results of other devices or precisions are not the same."""
 
+import contextlib
+from collections.abc import Iterator
+
 import torch
 
 from .precision import product_precision
@@ -46,3 +49,20 @@ def empty_cache() -> None:
         module = getattr(torch, kind)
         if module.is_available():
             module.empty_cache()
+
+
+@contextlib.contextmanager
+def device_watched(found: dict[str, int]) -> Iterator[None]:
+    """Measure the peak memory of this process on its CUDA device inside.
+
+    Args:
+        found: gets "device_peak_bytes", what torch has allocated at most; nothing without CUDA.
+    """
+    if not torch.cuda.is_available():
+        yield
+        return
+    torch.cuda.reset_peak_memory_stats()
+    try:
+        yield
+    finally:
+        found["device_peak_bytes"] = torch.cuda.max_memory_allocated()

@@ -8,7 +8,7 @@ from obsdiff.models.discovery import find_blocks
 from obsdiff.models.geometry import columns, items, rows
 from obsdiff.models.linear_view import layer_shapes
 from obsdiff.models.removable import removal_refusal
-from obsdiff.models.surgery import shrink_, shrink_to_
+from obsdiff.models.surgery import sharing_weights, shrink_, shrink_to_
 
 from ..conftest import PROMPTS, flux, sd, sd3
 from ..coverage_of_models import build
@@ -114,6 +114,20 @@ def test_a_dense_model_is_shrunk_to_the_shapes_of_a_layout():
     shrink_to_(again, layout)
     assert layer_shapes(again) == layer_shapes(pruned)
     again.load_state_dict(pruned.state_dict())
+
+
+@pytest.mark.parametrize("make", [sd3, sd, flux])
+def test_a_shrunk_copy_shares_the_weights_that_did_not_shrink(make):
+    pipe = make()
+    model = getattr(pipe, "transformer", None) or pipe.unet
+    before = {name: p.clone() for name, p in model.named_parameters()}
+    copied, group = sharing_weights(model), groups_of(model)[0]
+    shrink_(copied, group, [0])
+    own = dict(copied.named_parameters())
+    changed = {name for name, p in model.named_parameters() if own[name] is not p}
+    assert changed
+    assert {name.rpartition(".")[0] for name in changed} <= {*group.producers, *group.consumers}
+    assert all(torch.equal(p, before[name]) for name, p in model.named_parameters())
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """Several processes: shares of the work, and a joint end; test_stress.py runs torchrun."""
 
 import pytest
+import torch
 
 from obsdiff import PruningConfig, UserError
 from obsdiff.calibration.hessian import Hessian
@@ -69,3 +70,8 @@ def test_a_lost_process_is_one_clear_line():
         collective(),
     ):
         raise RuntimeError("[gloo/transport/tcp/pair.cc:534] Connection closed by peer\nmore")
+
+
+def test_a_device_without_memory_is_not_a_lost_process():
+    with pytest.raises(torch.OutOfMemoryError), collective():
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
