@@ -186,7 +186,8 @@ def measured_sensitivity(
     base: Tensor | None,
 ) -> TapEffect:
     """Return the measurements that decide the sparsity of one tap."""
-    weights = [matrix(context.denoiser.get_submodule(layer)) for layer in tap.layers]
+    layers = [context.denoiser.get_submodule(layer) for layer in tap.layers]
+    weights = [matrix(layer).to(context.computing(layer)) for layer in layers]
     if config.allocation == "alpha":
         known = [exponent for exponent in map(tail_exponent, weights) if math.isfinite(exponent)]
         return TapEffect(0.0, sum(known) / len(known) if known else math.inf)

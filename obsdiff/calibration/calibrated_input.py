@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ..runtime.distributed import Ranks
 from .hessian import Hessian, reduce_sums
+from .products import add_product_
 
 
 @dataclass
@@ -54,10 +55,11 @@ class CalibratedInput:
             represented: the number of tokens that they stand for (None: themselves).
         """
         assert self.cross is not None
-        columns = self.hessian.columns
-        rows = tokens.reshape(-1, columns).to(self.cross)
+        x = self.hessian.x
+        rows = tokens.reshape(-1, len(x)).to(x)
         each = weight if represented is None else weight * (represented / len(rows))
-        self.cross.addmm_((dense.reshape(-1, columns).to(rows) - rows).T, rows, alpha=each)
+        change = dense.reshape(-1, len(x)).to(rows) - rows
+        add_product_(self.cross, change, rows, each)
 
     def reduce_(self, ranks: Ranks, owner: int | None) -> None:
         """Add the sums of all processes, at `owner` or, for None, in every process."""

@@ -6,9 +6,11 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
+import torch
 from torch import nn
 
 from ..errors import CalibrationError
+from ..models.linear_view import weight_of
 from ..models.structure import Block, Tap
 from ..pipelines.run import Run, prepared
 from ..runtime.display import watching
@@ -33,7 +35,7 @@ class CalibrationContext:
         blocks: its blocks, in forward order.
         calibration_set: the prompts, and how they run.
         scratch: storage for tensors that exceed the memory.
-        device: the device that stores Hessians (None: that of the layers).
+        device: the device that stores Hessians and recordings (None: the one that computes).
         on_call: called at each denoiser call with its number of prompts.
         on_trial: called by allocation with the number of trials done.
         ranks: the processes of this run.
@@ -54,6 +56,18 @@ class CalibrationContext:
     owners: Mapping[Tap, int] = field(default_factory=dict)
     asymmetric: bool = False
     recording: RecordingPlace | None = None
+
+    def computing(self, layer: nn.Module) -> torch.device:
+        """Return the device that computes with a layer's inputs.
+
+        It is that of the weight; for a weight that an offload keeps on the CPU, that of the call;
+        for a model on the CPU, an accelerator that stores the Hessians.
+        """
+        pipe = self.run.pipe
+        called = getattr(pipe, "_execution_device", None) or getattr(pipe, "device", None)
+        places = (weight_of(layer).device, called, self.device)
+        devices = [torch.device(place) for place in places if place is not None]
+        return next((device for device in devices if device.type != "cpu"), devices[0])
 
     def reduced(self, inputs: CalibratedInputs) -> CalibratedInputs:
         """Add the sums of all processes, each at the owner of its tap, or in every process.

@@ -8,11 +8,14 @@ the division follows once, at the end. So the sums of batches and processes are 
 divides by the number of tokens, as in the paper; the mean and the variance of an input divide by
 sum alpha, else a variance could be negative.
 
-Products and sums are float32. xx is symmetric: only its lower triangle is summed and stored
-(packed.py), and `matrix` mirrors it. Tokens may represent others that were left out (thinning.py):
-they are summed with a greater weight, and counted as many times.
+Sums are float32, of products that are exact or float32 (products.py). xx is symmetric: only its
+lower triangle is summed and stored (packed.py), and `matrix` mirrors it. Tokens may represent
+others that were left out (thinning.py): they are summed with a greater weight, and counted as many
+times.
 
-Nothing here waits for the device: distinct tokens are counted when their number is read.
+Products are computed on the device of x; the triangle may rest elsewhere, and what is read of it is
+on the device of x again. An update does not wait for that device, unless the triangle rests
+elsewhere: distinct tokens are counted when their number is read.
 
 I inputs of the layer, T tokens, B images.
 
@@ -33,8 +36,9 @@ from torch import Tensor
 
 from ..runtime.distributed import REDUCE_ELEMENTS, Ranks, collective
 from ..runtime.scratch import disk_errors
-from .packed import diagonal, tiles, unpacked
+from .packed import diagonal, unpacked
 from .packed_layout import packed_size
+from .products import add_products_, operands, product
 
 COUNTED_PER_COLUMN = 32  # distinct tokens are counted up to this many per column
 MIX = 0.6180339887498949  # row sums weigh columns by fractional multiples of the golden ratio
@@ -46,8 +50,8 @@ class Hessian:
     """Raw weighted sums of the inputs of one tap.
 
     Attributes:
-        packed: the lower triangle of xx, the sum of alpha x x^T (I, I).
-        x: sum of alpha x (I,).
+        packed: the lower triangle of xx, the sum of alpha x x^T (I, I), on any device.
+        x: sum of alpha x (I,), on the device that computes.
         samples: number of tokens, those that were left out included.
         alpha: sum of alpha over the tokens.
         shared: several prunings read the sums, so none may use up their memory.
@@ -66,26 +70,42 @@ class Hessian:
 
     @classmethod
     def zeros(
-        cls, columns: int, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
+        cls,
+        columns: int,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float32,
+        resting: torch.device | str | None = None,
     ) -> "Hessian":
-        """Return the sums of no tokens."""
+        """Return the sums of no tokens.
+
+        Args:
+            columns: I.
+            device: the device that computes.
+            dtype: the format of the sums.
+            resting: the device that stores the triangle (None: the one that computes).
+        """
         return cls(
-            torch.zeros(packed_size(columns), device=device, dtype=dtype),
+            torch.zeros(packed_size(columns), device=resting or device, dtype=dtype),
             torch.zeros(columns, device=device, dtype=dtype),
         )
 
     @classmethod
-    def mapped(cls, columns: int, file: Path) -> "Hessian":
-        """Return the sums of no tokens, in a new memory-mapped file (float32).
+    def mapped(cls, columns: int, file: Path, device: torch.device | str = "cpu") -> "Hessian":
+        """Return the sums of no tokens, with the triangle in a new memory-mapped file (float32).
 
         The file is allocated at once: if the disk filled up later, the process would be killed.
+
+        Args:
+            columns: I.
+            file: the file.
+            device: the device that computes.
         """
         size = packed_size(columns)
         with disk_errors(file), file.open("wb") as opened:
             if hasattr(os, "posix_fallocate"):
                 os.posix_fallocate(opened.fileno(), 0, 4 * size)
         packed = torch.from_file(str(file), shared=True, size=size, dtype=torch.float32)
-        return cls(packed, torch.zeros(columns))
+        return cls(packed, torch.zeros(columns, device=device))
 
     @property
     def columns(self) -> int:
@@ -95,7 +115,12 @@ class Hessian:
     @property
     def xx(self) -> Tensor:
         """The sum of alpha x x^T (I, I), a copy with both triangles."""
-        return unpacked(self.packed, self.columns)
+        return unpacked(self.here, self.columns)
+
+    @property
+    def here(self) -> Tensor:
+        """The packed triangle on the device that computes."""
+        return self.packed.to(self.x.device)
 
     @property
     def distinct(self) -> int:
@@ -119,22 +144,22 @@ class Hessian:
             weight: alpha of the step.
             represented: the number of tokens that they stand for (None: themselves).
         """
-        rows = tokens.reshape(-1, self.columns).to(self.packed)
+        rows = operands(tokens.reshape(-1, self.columns).to(self.x.device), self.x.dtype)
         if not len(rows):
             return
         count = len(rows) if represented is None else represented
         each = weight * (count / len(rows))
-        self.count(row_sums(rows))
-        for tile, left, right in tiles(self.packed, self.columns):
-            tile.addmm_(rows[:, left].T, rows[:, right], alpha=each)
-        self.x.add_(rows.sum(0), alpha=each)
+        if not self.counted_all:
+            self.count(row_sums(rows))
+        add_products_(self.packed, rows, each)
+        self.x.add_(rows.sum(0, dtype=self.x.dtype), alpha=each)
         self.samples += count
         self.kept += len(rows)
         self.alpha += weight * count
 
     def add_(self, other: "Hessian", weight: float = 1.0) -> None:
         """Add the sums of other tokens, with all their alphas times `weight`."""
-        self.packed.add_(other.packed, alpha=weight)
+        self.packed.add_(other.packed.to(self.packed.device), alpha=weight)
         self.x.add_(other.x, alpha=weight)
         self.samples += other.samples
         self.kept += other.kept
@@ -142,13 +167,17 @@ class Hessian:
         for sums in other.row_sums:
             self.count(sums)
 
+    @property
+    def counted_all(self) -> bool:
+        """Whether no further distinct token is counted."""
+        return sum(map(len, self.row_sums)) == self.most_counted
+
     def count(self, sums: Tensor) -> None:
         """Count tokens by their row sums (T,)."""
-        counted = sum(len(some) for some in self.row_sums)
-        if counted == self.most_counted:
+        if self.counted_all:
             return
         self.row_sums.append(sums)
-        if counted + len(sums) > 2 * self.most_counted:
+        if sum(map(len, self.row_sums)) > 2 * self.most_counted:
             self.merge_row_sums()
 
     def merge_row_sums(self) -> None:
@@ -158,7 +187,7 @@ class Hessian:
 
     def matrix(self) -> Tensor:
         """Return H (I, I): twice the weighted mean of x x^T, both triangles."""
-        return unpacked(self.packed, self.columns, 2.0 / max(1, self.samples))
+        return unpacked(self.here, self.columns, 2.0 / max(1, self.samples))
 
     def take_(self) -> Tensor:
         """Return H (I, I); the memory of the sums is released, unless they are shared."""
@@ -169,7 +198,11 @@ class Hessian:
 
     def diagonal(self) -> Tensor:
         """Return the diagonal of H (I,)."""
-        return diagonal(self.packed, self.columns) * (2.0 / max(1, self.samples))
+        return self.squares() * (2.0 / max(1, self.samples))
+
+    def squares(self) -> Tensor:
+        """Return the diagonal of xx (I,)."""
+        return diagonal(self.packed, self.columns).to(self.x.device)
 
     def mean(self) -> Tensor:
         """Return the weighted mean (I,) of every input: sum alpha x / sum alpha, or 0."""
@@ -177,11 +210,7 @@ class Hessian:
 
     def variance(self) -> Tensor:
         """Return the weighted variance (I,) of every input about its `mean`, at least zero."""
-        square = (
-            diagonal(self.packed, self.columns) / self.alpha
-            if self.samples
-            else torch.zeros_like(self.x)
-        )
+        square = self.squares() / self.alpha if self.samples else torch.zeros_like(self.x)
         return (square - self.mean().square()).clamp_(min=0)
 
     def reduce_(self, ranks: Ranks, owner: int | None) -> None:
@@ -220,6 +249,9 @@ def reduce_sums(sums: list[Tensor], owner: int | None) -> None:
 
 def row_sums(rows: Tensor) -> Tensor:
     """Return a number for each row (T,): equal for equal rows, and almost never for others."""
+    if rows.device.type != "cpu":
+        mix = mixing(rows.shape[1], rows.dtype, str(rows.device))
+        return product(rows, mix.unsqueeze(1)).flatten()
     numbers = rows if rows.dtype == torch.float64 else rows.float()
     mix = mixing(rows.shape[1], numbers.dtype, str(rows.device))
     parts = [(part * mix).sum(1) for part in numbers.split(SPLIT)]

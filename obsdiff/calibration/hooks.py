@@ -103,15 +103,14 @@ def new_inputs(
     found: CalibratedInputs = {}
     for tap in taps:
         layer = context.denoiser.get_submodule(tap.layers[0])
-        weight = matrix(layer)
-        columns = weight.shape[1]
+        columns, device = matrix(layer).shape[1], context.computing(layer)
         file = scratch.take(bytes_of(columns)) if scratch else None
         hessian = (
-            Hessian.mapped(columns, file)
+            Hessian.mapped(columns, file, device)
             if file
-            else Hessian.zeros(columns, context.device or weight.device)
+            else Hessian.zeros(columns, device, resting=context.device)
         )
-        cross = hessian.x.new_zeros(columns, columns) if crossed else None
+        cross = hessian.packed.new_zeros(columns, columns) if crossed else None
         found[tap] = CalibratedInput(hessian, cross=cross)
     return found
 
@@ -289,12 +288,17 @@ def add_input(
     kept = calls.thinning.kept(module, x, columns, is_expert(layer))
     alpha = calls.weight
     dense = dense_tokens(module, layer, x, shared, kept)
-    for part, represented in parts_of(module, x if kept else x.float(), kept):
-        rows = part.float()
+    for part, represented in parts_of(module, x if kept else summed(x), kept):
+        rows = summed(part)
         calls.checks.summable(rows, layer, calls.run.step + 1)
         calibrated.hessian.update(rows, alpha, represented)
         if dense:
-            calibrated.update_cross(rows, alpha, next(dense).float(), represented)
+            calibrated.update_cross(rows, alpha, next(dense), represented)
+
+
+def summed(x: Tensor) -> Tensor:
+    """Return an input in the format in which it is summed: a CPU sums float32."""
+    return x.float() if x.device.type == "cpu" else x
 
 
 def dense_tokens(
@@ -309,4 +313,4 @@ def dense_tokens(
             f"so they can't be compared; leave it out with --exclude '{layer}'"
         )
     dense = shared.dense.pop(0)
-    return (part for part, _ in parts_of(module, dense if kept else dense.float(), kept))
+    return (part for part, _ in parts_of(module, dense if kept else summed(dense), kept))

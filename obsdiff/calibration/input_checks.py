@@ -29,7 +29,8 @@ class InputChecks:
     def summable(self, tokens: Tensor, layer: str, step: int) -> None:
         """Check later that tokens have no inf or NaN, and squares that float32 can sum."""
         if tokens.numel():
-            largest = torch.linalg.vector_norm(tokens.detach().float(), math.inf)
+            wide = torch.promote_types(tokens.dtype, torch.float32)
+            largest = torch.linalg.vector_norm(tokens.detach(), math.inf, dtype=wide)
             self.pending.append((largest, lambda size: require_summable(size, layer, step)))
 
     def same(self, x: Tensor, other: Tensor, layer: str, reader: str) -> None:

@@ -42,7 +42,8 @@ class LayerProblem:
     Attributes:
         name: the layer.
         module: its Linear or Conv2d.
-        target: W* (O, I); without asymmetric calibration a view of the module's weight.
+        target: W* (O, I), on the device of H; without asymmetric calibration, and if the module is
+            there, a view of its weight.
         hessian: H (I, I).
         held_out: the Hessian (I, I) of the held-out prompts, None without any.
         mean: the weighted mean (I,) of its inputs.
@@ -155,7 +156,10 @@ def problems_of(
         modules = [denoiser.get_submodule(name) for name in names]
         with named(names[0]):
             targets, damping = targets_of(
-                [matrix(module) for module in modules], calibrated, hessian, config.damping
+                [matrix(module).to(hessian.device) for module in modules],
+                calibrated,
+                hessian,
+                config.damping,
             )
         for name, module, target in zip(names, modules, targets, strict=True):
             found[name] = LayerProblem(

@@ -167,7 +167,9 @@ def solve_by_baseline(
         )
         read = [consumer.weight[:, reads].transpose(0, 1) for consumer in readers]
         written = [
-            layer_at(denoiser, name).weight.detach()[rows(denoiser, group, name, prunable.total)]
+            layer_at(denoiser, name)
+            .weight.detach()[rows(denoiser, group, name, prunable.total)]
+            .to(readers[0].weight.device)
             for name in group.producers
         ]
         seed = config.seed ^ zlib.crc32(group.owner.encode())

@@ -48,9 +48,9 @@ def test_replay_repairs_what_earlier_packages_broke_much_as_live_does():
 def test_hessians_that_do_not_fit_wait_on_disk_and_change_nothing(monkeypatch):
     files, mapped = [], Hessian.mapped.__func__
 
-    def spied(cls, columns, file):
+    def spied(cls, columns, file, device):
         files.append(file)
-        return mapped(cls, columns, file)
+        return mapped(cls, columns, file, device)
 
     monkeypatch.setattr(Hessian, "mapped", classmethod(spied))
     roomy, _ = pruned(sd3, calibration="single")

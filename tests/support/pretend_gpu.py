@@ -47,7 +47,7 @@ NO_KERNEL = {
 PRODUCTS = {aten.mm, aten.addmm, aten.addmm_, aten.bmm, aten.baddbmm, aten.mv, aten.addmv}
 FACTORISATIONS = {
     *(aten.linalg_cholesky_ex, aten.cholesky_inverse, aten.linalg_solve_triangular),
-    *(aten.cholesky_solve, aten._linalg_eigh, aten.linalg_eigh),
+    *(aten.cholesky_solve, aten._linalg_eigh, aten._linalg_svd),
 }
 
 

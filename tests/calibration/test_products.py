@@ -1,0 +1,66 @@
+"""Products of an accelerator, added to a triangle that may rest elsewhere."""
+
+import pytest
+import torch
+
+from obsdiff.calibration.calibrated_input import CalibratedInput
+from obsdiff.calibration.hessian import Hessian
+from obsdiff.calibration.packed import bands
+from obsdiff.calibration.packed_layout import packed_size
+from obsdiff.calibration.products import WIDE, operands, sums_wide, wide_bands
+
+from ..support.pretend_gpu import NAME, pretend_gpu
+
+
+@pytest.mark.parametrize("columns", [5, 300, 700])
+@pytest.mark.parametrize("resting", [None, "cpu", "file"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_sums_of_an_accelerator_are_those_of_the_cpu(columns, resting, dtype, tmp_path):
+    tokens, there = torch.randn(2, 60, columns).to(dtype), Hessian.zeros(columns)
+    there.update(tokens, 0.9, 200)
+    with pretend_gpu() as counts:
+        here = (
+            Hessian.mapped(columns, tmp_path / "sums", NAME)
+            if resting == "file"
+            else Hessian.zeros(columns, NAME, resting=resting)
+        )
+        here.update(tokens.to(NAME), 0.9, 200)
+        assert here.packed.device.type == ("cpu" if resting else NAME)
+        for read in ("matrix", "diagonal", "mean", "variance"):
+            found, expected = getattr(here, read)(), getattr(there, read)()
+            assert found.device.type == NAME
+            torch.testing.assert_close(found.cpu(), expected, rtol=1e-5, atol=1e-5)
+        assert (here.samples, here.kept, here.distinct) == (200, 120, 120)
+        assert here.take_().device.type == NAME
+    assert not counts.host_products
+
+
+def test_half_precision_tokens_are_multiplied_as_they_are():
+    with pretend_gpu():
+        half = torch.randn(4, 3, device=NAME).half()
+        assert sums_wide(str(half.device), half.dtype)
+        assert operands(half, torch.float32) is half
+        assert operands(half, torch.float64).dtype == torch.float64
+    assert not sums_wide("cpu", torch.float16)
+    assert operands(torch.ones(2, 2).half(), torch.float32).dtype == torch.float32
+
+
+def test_wide_bands_are_all_bands_in_turn():
+    columns = 2 * WIDE + 300
+    packed = torch.empty(packed_size(columns), device="meta")
+    found = list(wide_bands(packed, columns))
+    assert [part[-1][1].stop - part[0][1].start for part in found] == [WIDE, WIDE, 300]
+    assert [rows for part in found for _, rows in part] == [r for _, r in bands(packed, columns)]
+
+
+@pytest.mark.parametrize("resting", [None, "cpu"])
+def test_cross_sums_of_an_accelerator_are_those_of_the_cpu(resting):
+    x, dense = torch.randn(50, 6), torch.randn(50, 6)
+    there = CalibratedInput(Hessian.zeros(6), cross=torch.zeros(6, 6))
+    there.update_cross(x, 0.9, dense, 100)
+    with pretend_gpu() as counts:
+        hessian = Hessian.zeros(6, NAME, resting=resting)
+        here = CalibratedInput(hessian, cross=hessian.packed.new_zeros(6, 6))
+        here.update_cross(x.to(NAME), 0.9, dense.to(NAME), 100)
+        torch.testing.assert_close(here.cross.cpu(), there.cross)
+    assert not counts.host_products
