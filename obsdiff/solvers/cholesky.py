@@ -11,7 +11,8 @@ suffice, both in place in one matrix. The inverse is computed by halves:
 H (I, I) Hessian, d damping in units of H's mean diagonal, R, L (I, I), I inputs.
 
 If a factorisation fails, d is raised along the LADDER. A float32 factor is used only if its error
-stays small: I cond(H) is below MAX_FLOAT32_ERROR. Otherwise H is factored in float64.
+stays small: I cond(H) is below MAX_FLOAT32_ERROR. Otherwise H is factored in float64, on the CPU
+for a device that has none.
 
 References:
     Frantar, Alistarh, "SparseGPT: Massive Language Models Can Be Accurately Pruned in One-Shot",
@@ -28,6 +29,8 @@ MAX_FLOAT32_ERROR = 1e7  # columns times condition number; above it, float32 mov
 LARGEST_FLOAT32 = 2048  # columns up to which a factorisation in float32 is tried
 SMALL = 128  # triangular matrices up to this size are inverted by solving for the identity
 PANEL = 512  # rows and columns of a triangular product that are computed together
+MOVED = SMALL * SMALL  # entries that a CPU moves together: they fit into its cache
+MOVED_BY_DEVICE = 2**22  # entries that an accelerator moves together: a launch costs more
 LADDER = (1, 10, 100, 1000)  # factors of the damping, tried in turn until H can be factored
 
 
@@ -72,24 +75,39 @@ def inverse_factor(hessian: Tensor, damping: float) -> tuple[Tensor, Tensor, flo
     dtypes = (hessian.dtype, torch.float64)[len(hessian) > LARGEST_FLOAT32 :]
     for step in LADDER:
         for dtype in dict.fromkeys(dtypes):
-            factor = factor_of_inverse(hessian, diagonal + damping * step * diagonal.mean(), dtype)
+            damped = diagonal + damping * step * diagonal.mean()
+            factor = factor_of_inverse(hessian, damped, dtype)
             if factor is not None and (
                 dtype == torch.float64
                 or len(hessian) * condition(hessian, factor) < MAX_FLOAT32_ERROR
             ):
-                return narrow_(factor, hessian.dtype), dead, damping * step
+                factor = narrow_(factor, hessian.dtype).to(hessian.device)
+                return factor, dead, damping * step
     raise ladder_failed(damping)
 
 
 def factor_of_inverse(hessian: Tensor, diagonal: Tensor, dtype: torch.dtype) -> Tensor | None:
-    """Return R (I, I) for H with another diagonal (I,), by (2); None if the factorisation fails."""
-    matrix = hessian.to(dtype, copy=True).contiguous()
+    """Return R (I, I) for H with another diagonal (I,), by (2); None if the factorisation fails.
+
+    It is on H's device, or on the CPU if that device has not this dtype.
+    """
+    device = hessian.device if has(hessian.device, dtype) else torch.device("cpu")
+    matrix = hessian.to(device).to(dtype, copy=True).contiguous()
     matrix.diagonal().copy_(diagonal)
     reverse_(matrix)
     if not cholesky_(matrix):
         return None
     factor = reverse_(invert_(matrix))
     return factor if is_finite(factor) else None
+
+
+def has(device: torch.device, dtype: torch.dtype) -> bool:
+    """Return whether a device computes in a dtype: Apple's has no float64."""
+    try:
+        torch.empty(0, dtype=dtype, device=device)
+    except (TypeError, RuntimeError):
+        return False
+    return True
 
 
 def condition(hessian: Tensor, factor: Tensor) -> float:
@@ -117,7 +135,7 @@ def narrow_(matrix: Tensor, dtype: torch.dtype) -> Tensor:
     """
     if dtype.itemsize >= matrix.dtype.itemsize:
         return matrix.to(dtype)
-    wide, step = matrix.view(-1), SMALL * SMALL
+    wide, step = matrix.view(-1), moved_together(matrix)
     narrow = wide.view(dtype)
     for i in range(0, len(wide), step):
         part = wide[i : i + step].to(dtype)
@@ -125,10 +143,15 @@ def narrow_(matrix: Tensor, dtype: torch.dtype) -> Tensor:
     return narrow[: len(wide)].view_as(matrix)
 
 
+def moved_together(matrix: Tensor) -> int:
+    """Return the number of entries that are moved in one operation."""
+    return MOVED if matrix.device.type == "cpu" else MOVED_BY_DEVICE
+
+
 def reverse_(matrix: Tensor) -> Tensor:
     """Compute J M J of a contiguous matrix (I, I) in place: all its entries in reverse order."""
     flat = matrix.view(-1)
-    half, step = len(flat) // 2, SMALL * SMALL
+    half, step = len(flat) // 2, moved_together(matrix)
     for start in range(0, half, step):
         stop = min(start + step, half)
         first, last = flat[start:stop], flat[len(flat) - stop : len(flat) - start]

@@ -44,7 +44,8 @@ from .wanda import masked, score, wanda_mask
 
 MAX_SWAPS = 50  # swaps in a row at most
 THRESHOLD = 0.1  # |E_r| that ends a row, in units of the layer's output
-CACHED_ROWS = 32  # independent rows that are swapped together and fit into the processor's cache
+CACHED_ROWS = 32  # independent rows that are swapped together and fit into a CPU's cache
+DEVICE_ROWS = 4096  # the same on an accelerator, where each operation has a price
 
 
 def dsnot(weights: list[Tensor], inputs: Inputs, target: Target) -> list[Solution]:
@@ -68,8 +69,9 @@ def dsnot(weights: list[Tensor], inputs: Inputs, target: Target) -> list[Solutio
         error = weight.to(mean) * mean  # c of (1)
         gain = torch.where(spread > 0, error / spread, 0)
         parts = []
-        for top in range(0, len(weight), CACHED_ROWS):
-            rows = slice(top, top + CACHED_ROWS)
+        together = CACHED_ROWS if kept.device.type == "cpu" else DEVICE_ROWS
+        for top in range(0, len(weight), together):
+            rows = slice(top, top + together)
             parts.append(grown_and_pruned(kept[rows], error[rows], gain[rows], scores[rows], m))
         solutions.append(masked(weight, scores, ~torch.cat(parts)))
     return solutions

@@ -9,6 +9,7 @@ from obsdiff.solvers.cholesky import MAX_FLOAT32_ERROR, condition, inverse_facto
 from obsdiff.solvers.obs import obs
 from obsdiff.solvers.problem import Target
 from tests.solvers.problems import problem, seen
+from tests.support.pretend_gpu import NAME, pretend_gpu
 
 
 def test_the_factor_is_that_of_the_inverse():
@@ -18,6 +19,22 @@ def test_the_factor_is_that_of_the_inverse():
     assert used == 0
     torch.testing.assert_close(factor.T @ factor, torch.linalg.inv(h))
     assert torch.equal(factor, factor.triu())
+
+
+@pytest.mark.parametrize("double", [False, True])
+def test_on_a_device_it_is_the_same_in_few_launches(double):
+    """A device without float64 leaves such a factor to the CPU."""
+    h = problem(1, 300)[1].float()
+    h[:40] = h[:, :40] = 0
+    h += 1e-5 * torch.eye(300)
+    expected, _, used = inverse_factor(h, 0.0)
+    with pretend_gpu(double=double) as counts:
+        factor, dead, there = inverse_factor(h.to(NAME), 0.0)
+        assert (factor.device.type, factor.dtype, there) == (NAME, torch.float32, used)
+        torch.testing.assert_close(factor.cpu(), expected, rtol=1e-3, atol=1e-2)
+        assert not dead.any()
+        assert counts.own_launches < 120
+        assert bool(counts.own_products) == (not double)
 
 
 def test_dead_inputs_leave_the_callers_hessian_alone():
