@@ -26,6 +26,7 @@ from typing import Any
 from .allocation.allocate import allocate, meet_target, record_budget
 from .calibration.context import prepared_run
 from .calibration.dense_pass import require_fitting
+from .calibration.devices import device_rooms
 from .calibration.gather import DensePass, gather
 from .calibration.packages import scratch_room
 from .calibration.plan import plan_pruning
@@ -98,8 +99,9 @@ def prune_(
     plan, budget = meet_target(pipe, plan, stored, report)
     tasks = tasks_of(plan.packages, plan.groups)
     prune_task_ = prune_structured_ if plan.groups else prune_layers_
+    room = ranks.least(scratch_room(plan.config, plan.packages, plan.shapes))
     with (
-        open_scratch(scratch_room(plan.config, plan.packages, plan.shapes)) as scratch,
+        open_scratch(room, device_rooms(pipe, [plan], ranks)) as scratch,
         prepared_run(
             pipe, plan, scratch, owners_of(tasks, plan.shapes, ranks), progress
         ) as context,

@@ -15,6 +15,7 @@ import math
 import torch
 from torch import Tensor
 
+from ..solvers.double_precision import where_double
 from .equal_price import centred
 
 TAIL = 0.5  # the share of the spectrum that is its tail
@@ -40,7 +41,9 @@ def by_spectrum(exponents: Tensor, sizes: Tensor, share: float) -> Tensor:
 
 def tail_exponent(weight: Tensor) -> float:
     """Return the tail exponent of a weight (O, I); inf if all nonzero eigenvalues are equal."""
-    values = torch.linalg.svdvals(weight.float()).double().sort(descending=True).values
+    values = (
+        where_double(torch.linalg.svdvals(weight.float())).double().sort(descending=True).values
+    )
     rounding = max(weight.shape) * torch.finfo(torch.float32).eps * values[:1]
     eigenvalues = values[values > rounding].square()
     count = int(TAIL * len(eigenvalues)) - 1

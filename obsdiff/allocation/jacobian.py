@@ -38,6 +38,7 @@ from ..layerwise.journal import NullJournal
 from ..models.linear_view import weight_of
 from ..pipelines.differentiable import differentiable
 from ..pipelines.errors_below import one_line_errors
+from ..solvers.double_precision import where_double
 from .probes import Probes, probed
 from .trials import Trial, all_measured
 
@@ -117,7 +118,7 @@ def prompt_figures(
                 f"{error}; allocation sensitivity runs it with gradients: use allocation drawn"
             ) from error
     require_passed(type(run.pipe).__name__, called, probes.passed)
-    z = latents.detach().double()
+    z = where_double(latents.detach()).double()
     return {
         "effects": {
             name: sum(squared_sum(layer, probes, scale) for layer in change)
@@ -148,7 +149,7 @@ def squared_sum(layer: str, probes: Probes, scale: float) -> float:
     """
     if layer not in probes.sums:
         return 0.0
-    found = (probes.sums[layer].double() / scale).square().sum().item()
+    found = (where_double(probes.sums[layer]).double() / scale).square().sum().item()
     if not math.isfinite(found):
         raise CalibrationError(
             f"{layer}: the gradient at its output has inf or NaN; try another --dtype, or "

@@ -12,6 +12,7 @@ References:
 import torch
 from torch import Tensor
 
+from ..solvers.double_precision import where_double
 from .equal_price import centred
 
 OUTLIER = 5.0  # M: an outlier is this many times the mean
@@ -34,4 +35,4 @@ def by_outliers(ratios: Tensor, sizes: Tensor, share: float) -> Tensor:
 def outlier_ratio(weight: Tensor, hessian: Tensor) -> float:
     """Return D, the share of |W| ||X|| above OUTLIER times their mean; W (O, I), H (I, I)."""
     scores = weight.to(hessian).abs() * hessian.diagonal().sqrt()
-    return (scores > OUTLIER * scores.mean()).double().mean().item()
+    return where_double(scores > OUTLIER * scores.mean()).double().mean().item()

@@ -10,7 +10,6 @@ import torch
 from torch import nn
 
 from ..errors import CalibrationError
-from ..models.linear_view import weight_of
 from ..models.structure import Block, Tap
 from ..pipelines.run import Run, prepared
 from ..runtime.display import watching
@@ -18,6 +17,7 @@ from ..runtime.distributed import Ranks
 from ..runtime.scratch import Scratch
 from .calibrated_input import CalibratedInput
 from .calibration_set import CalibrationSet
+from .devices import computing_device
 from .plan import PruningPlan
 from .recording_place import RecordingPlace
 
@@ -58,16 +58,8 @@ class CalibrationContext:
     recording: RecordingPlace | None = None
 
     def computing(self, layer: nn.Module) -> torch.device:
-        """Return the device that computes with a layer's inputs.
-
-        It is that of the weight; for a weight that an offload keeps on the CPU, that of the call;
-        for a model on the CPU, an accelerator that stores the Hessians.
-        """
-        pipe = self.run.pipe
-        called = getattr(pipe, "_execution_device", None) or getattr(pipe, "device", None)
-        places = (weight_of(layer).device, called, self.device)
-        devices = [torch.device(place) for place in places if place is not None]
-        return next((device for device in devices if device.type != "cpu"), devices[0])
+        """Return the device that computes with a layer's inputs."""
+        return computing_device(self.run.pipe, layer, self.device)
 
     def reduced(self, inputs: CalibratedInputs) -> CalibratedInputs:
         """Add the sums of all processes, each at the owner of its tap, or in every process.

@@ -12,10 +12,12 @@ from ..errors import UserError
 from ..pipelines.call import Prompt
 from ..pipelines.prompt_records import prompts_hash
 from ..runtime.display import current
+from ..runtime.distributed import Ranks
 from ..runtime.scratch import open_scratch
 from ..runtime.torch_state import plain_torch
 from .calibration_set import CalibrationSet
 from .context import prepared_run
+from .devices import device_rooms
 from .gather import DENSE_PASS, DensePass, gather_dense
 from .packages import Package, scratch_room
 from .plan import PruningPlan, plan_pruning
@@ -83,7 +85,9 @@ def one_pass(
         if wanted & set(tap.layers)
     ]
     room = min(scratch_room(plan.config, plan.packages, plan.shapes) for plan in plans)
-    scratch = files.enter_context(open_scratch(room))
+    ranks = Ranks.here()
+    rooms = device_rooms(pipe, plans, ranks)
+    scratch = files.enter_context(open_scratch(ranks.least(room), rooms))
     with prepared_run(pipe, first, scratch, progress=progress) as context:
         current().plan(DENSE_PASS, first.calibration_set.here, unit="prompts", repeats=1)
         began = time.perf_counter()

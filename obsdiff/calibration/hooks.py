@@ -24,6 +24,7 @@ name, at the end of the step: no hook waits for the device.
 import contextlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
@@ -34,6 +35,7 @@ from ..models.linear_view import matrix
 from ..models.structure import Tap
 from ..pipelines.denoisers import DENOISERS
 from ..pipelines.run import Run, hooked
+from ..runtime.device_memory import exact
 from ..runtime.scratch import Scratch
 from .calibrated_input import CalibratedInput
 from .calibration_set import CalibrationSet
@@ -98,17 +100,19 @@ def new_inputs(
 ) -> CalibratedInputs:
     """Return empty sums for each tap, with cross sums if `crossed`.
 
-    Hessians for which the scratch storage has no memory are memory-mapped files.
+    Hessians rest where the scratch storage has room: on their device, in host memory, or in
+    memory-mapped files.
     """
     found: CalibratedInputs = {}
     for tap in taps:
         layer = context.denoiser.get_submodule(tap.layers[0])
         columns, device = matrix(layer).shape[1], context.computing(layer)
-        file = scratch.take(bytes_of(columns)) if scratch else None
+        home = str(exact(context.device or device))
+        place = scratch.place(bytes_of(columns), home) if scratch else home
         hessian = (
-            Hessian.mapped(columns, file, device)
-            if file
-            else Hessian.zeros(columns, device, resting=context.device)
+            Hessian.mapped(columns, place, device)
+            if isinstance(place, Path)
+            else Hessian.zeros(columns, device, resting=place)
         )
         cross = hessian.packed.new_zeros(columns, columns) if crossed else None
         found[tap] = CalibratedInput(hessian, cross=cross)

@@ -17,6 +17,7 @@ from ..config import PruningConfig
 from ..errors import UserError
 from ..models.discovery import segments
 from ..models.structure import Block, Shape, Tap, Unit
+from ..runtime.launcher import local_processes
 from .packed_layout import packed_size
 from .selection import select
 
@@ -109,7 +110,7 @@ def scratch_room(
     """Return the memory budget of the scratch storage in bytes: for Hessians or a recording.
 
     With a memory budget: the budget less the memory of solving and, for replay, of the largest
-    package. Without one: half of the free memory.
+    package. Without one: half of the free memory, shared with the other processes of this machine.
 
     Args:
         config: the settings.
@@ -117,12 +118,20 @@ def scratch_room(
         shapes: (O, I) of every layer.
     """
     if config.memory_budget_gib is None:
-        return psutil.virtual_memory().available / 2
-    largest = (
-        max(package.hessian_bytes for package in packages) if config.calibrating != "single" else 0
-    )
+        return psutil.virtual_memory().available / 2 / local_processes()
+    largest = largest_package(config, packages)
     work = work_bytes((tap for package in packages for tap in package.taps), shapes, config)
     return max(0.0, config.memory_budget_gib * GIB - largest - work)
+
+
+def largest_package(config: PruningConfig, packages: list[Package]) -> int:
+    """Return the bytes of the Hessians of the largest package.
+
+    With single calibration 0: its Hessians are in the scratch storage.
+    """
+    if config.calibrating == "single":
+        return 0
+    return max(package.hessian_bytes for package in packages)
 
 
 def plan_packages(

@@ -18,6 +18,7 @@ from ..models.linear_view import matrix
 from ..models.removable import order_refusal
 from ..models.structure import Block, Group
 from ..runtime.precision import exact_products
+from ..solvers.double_precision import where_double
 from ..solvers.permutation import kept, permutation
 
 ROLES = {
@@ -163,7 +164,7 @@ def orders_of(
     for movable in found[context.ranks.rank :: context.ranks.size]:
         scores, name = scores_of(context.denoiser, movable, diagonals), movable.group.name
         order = permutation(scores, n, m, seed=config.seed)
-        whole = scores.sum(dtype=torch.float64)
+        whole = where_double(scores).sum(dtype=torch.float64).cpu()
         if whole > 0:  # else every order keeps the same sum
             shares[name] = [
                 (kept(scores, places, n, m).sum() / whole).item() for places in (None, order)

@@ -87,6 +87,15 @@ class Ranks:
             dist.all_gather_object(every, mine)
         return {key: value for part in every for key, value in part.items()}
 
+    def least(self, value: float) -> float:
+        """Return the least value of all processes, in all of them."""
+        if self.size == 1:
+            return value
+        every: list[Any] = [None] * self.size
+        with collective():
+            dist.all_gather_object(every, value)
+        return min(every)
+
     def broadcast(
         self, tensors: dict[str, Tensor] | None, notes: Any, owner: int, device: torch.device
     ) -> tuple[dict[str, Tensor], Any]:

@@ -32,6 +32,12 @@ def is_one_of_several() -> bool:
     return True
 
 
+def local_processes() -> int:
+    """Return how many processes of this job run on this machine, as far as a launcher says."""
+    several = is_one_of_several() and "LOCAL_WORLD_SIZE" in os.environ
+    return number("LOCAL_WORLD_SIZE", 1) if several else 1
+
+
 def variable(name: str) -> str:
     """Return a variable of the environment; UserError if it is missing or empty."""
     value = os.environ.get(name, "").strip()

@@ -1,6 +1,7 @@
 """Scratch storage: up to `room` bytes stay in memory; the rest goes to files in a temporary folder.
 
-It only counts the memory; the callers keep the tensors and write the files.
+Accelerators may have a room of their own: what exceeds it goes to host memory, then to files. It
+only counts the memory; the callers keep the tensors and write the files.
 """
 
 import contextlib
@@ -10,7 +11,7 @@ import stat
 import tempfile
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from safetensors import SafetensorError
@@ -18,6 +19,7 @@ from safetensors import SafetensorError
 from ..errors import RunStopped, UserError
 from .locking import held_lock
 
+HOST = "cpu"  # torch's name of host memory
 SCRATCH_PREFIX = "obsdiff-"  # of the names of temporary folders
 SCRATCH_LOCK = "lock"  # file that is locked while the folder is in use
 MARKER = "made-by-obsdiff"  # file without which a folder is never deleted
@@ -33,14 +35,18 @@ class Scratch:
     Attributes:
         room: memory budget in bytes.
         folder: the folder of the files.
+        devices: budgets of devices; the memory of others is counted with that of the host.
         used: bytes of memory in use.
+        used_on: the same on devices with a budget.
         on_disk: bytes in files.
         files: number of file names handed out so far.
     """
 
     room: float
     folder: Path
+    devices: dict[str, float] = field(default_factory=dict)
     used: int = 0
+    used_on: dict[str, int] = field(default_factory=dict)
     on_disk: int = 0
     files: int = 0
 
@@ -53,39 +59,62 @@ class Scratch:
         Returns:
             None if the tensor fits into the memory budget, else the file to write it to.
         """
-        if self.reserve(size):
-            return None
+        place = self.place(size)
+        return place if isinstance(place, Path) else None
+
+    def place(self, size: int, device: str = HOST) -> str | Path:
+        """Reserve storage for a tensor of a device.
+
+        Args:
+            size: its size in bytes.
+            device: torch's name of the device.
+
+        Returns:
+            The device, or else the host, if the tensor fits into its budget, else a file.
+        """
+        if found := self.reserve(size, device):
+            return found
         self.on_disk += size
         return self.file()
 
-    def reserve(self, size: int) -> bool:
-        """Reserve memory for a tensor if it fits into the budget; return whether it does."""
-        fits = self.used + size <= self.room
-        self.used += size * fits
-        return fits
+    def reserve(self, size: int, device: str = HOST) -> str | None:
+        """Reserve memory for a tensor; return the device, or the host, or None if none has room."""
+        if device in self.devices:
+            used = self.used_on.get(device, 0)
+            if used + size <= self.devices[device]:
+                self.used_on[device] = used + size
+                return device
+            device = HOST
+        if self.used + size > self.room:
+            return None
+        self.used += size
+        return device
 
     def file(self) -> Path:
         """Return a new file name in the folder."""
         self.files += 1
         return self.folder / f"{self.files:08}"
 
-    def give_back(self, size: int, file: Path | None = None) -> None:
-        """Release what `take` reserved, and delete its file."""
-        if file is None:
-            self.used -= size
-        else:
+    def give_back(self, size: int, place: str | Path | None = None) -> None:
+        """Release what `take` or `place` reserved, and delete its file."""
+        if isinstance(place, Path):
             self.on_disk -= size
-            file.unlink()
+            place.unlink()
+        elif place in self.devices:
+            self.used_on[str(place)] -= size
+        else:
+            self.used -= size
 
 
 @contextlib.contextmanager
-def open_scratch(room: float) -> Iterator[Scratch]:
+def open_scratch(room: float, devices: dict[str, float] | None = None) -> Iterator[Scratch]:
     """Open scratch storage in a new temporary folder, which is deleted at the end.
 
     TMPDIR sets the parent folder. Folders of killed runs are deleted, too.
 
     Args:
         room: memory budget in bytes.
+        devices: budgets of devices that have one of their own.
 
     Raises:
         UserError: there is no temporary folder, or its path is not UTF-8.
@@ -101,7 +130,7 @@ def open_scratch(room: float) -> Iterator[Scratch]:
             (folder / MARKER).write_text(MARK, encoding="utf-8")
             stack.enter_context(held_lock(folder / SCRATCH_LOCK))
         remove_abandoned(folder)
-        yield Scratch(room, folder)
+        yield Scratch(room, folder, devices or {})
 
 
 def temporary_folder() -> Path:

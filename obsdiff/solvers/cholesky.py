@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 
 from ..errors import NotPositiveDefinite
+from .double_precision import has
 
 MAX_FLOAT32_ERROR = 1e7  # columns times condition number; above it, float32 moves 0.1 % of the mask
 LARGEST_FLOAT32 = 2048  # columns up to which a factorisation in float32 is tried
@@ -99,15 +100,6 @@ def factor_of_inverse(hessian: Tensor, diagonal: Tensor, dtype: torch.dtype) -> 
         return None
     factor = reverse_(invert_(matrix))
     return factor if is_finite(factor) else None
-
-
-def has(device: torch.device, dtype: torch.dtype) -> bool:
-    """Return whether a device computes in a dtype: Apple's has no float64."""
-    try:
-        torch.empty(0, dtype=dtype, device=device)
-    except (TypeError, RuntimeError):
-        return False
-    return True
 
 
 def condition(hessian: Tensor, factor: Tensor) -> float:

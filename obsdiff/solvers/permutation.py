@@ -33,6 +33,8 @@ References:
 import torch
 from torch import Tensor
 
+from .double_precision import where_double
+
 PATIENCE = 12  # rounds with a negligible gain that end the search
 NEGLIGIBLE = 1e-5  # negligible gain of a round or an exchange, as a share of the scores involved
 MAX_EXCHANGES = 200  # rounds at most
@@ -64,7 +66,8 @@ def permutation(scores: Tensor, n: int, m: int, seed: int = 0) -> Tensor:
             break
     order = search.order.view(sets, width)
     better = kept(scores, order, n, m) >= kept(scores, None, n, m)  # over all rows
-    return torch.where(better.unsqueeze(1), order, torch.arange(width, device=order.device))
+    better = better.to(order.device).unsqueeze(1)
+    return torch.where(better, order, torch.arange(width, device=order.device))
 
 
 def sample(scores: Tensor) -> Tensor:
@@ -85,14 +88,14 @@ def kept(scores: Tensor, order: Tensor | None, n: int, m: int) -> Tensor:
         m: columns of a group.
 
     Returns:
-        The sums (K,), in float64.
+        The sums (K,), in float64 on the CPU.
     """
     sums = []
     for k, part in enumerate(scores):
         placed = part if order is None else part[:, order[k]]
         top = placed.unflatten(1, (-1, m)).topk(n, dim=2, sorted=False).values
-        sums.append(top.sum(dtype=torch.float64))
-    return torch.stack(sums)
+        sums.append(where_double(top).sum(dtype=torch.float64))
+    return torch.stack(sums).cpu()
 
 
 class Search:

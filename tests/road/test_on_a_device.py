@@ -5,16 +5,20 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
 
 from obsdiff import PruningConfig, prune_
+from obsdiff.calibration.calibration_set import CalibrationSet
+from obsdiff.calibration.hooks import calibrate
+from obsdiff.calibration.replay.run import record_trajectory
 from obsdiff.models.linear_view import matrix
 from obsdiff.pipelines.record import PruningReport
 
 from ..conftest import PROMPTS, sd3
-from ..support.direct import DirectPipeline
+from ..support.contexts import context_of
+from ..support.device_counts import LIBRARY
 from ..support.lanes import slow
 from ..support.pretend_gpu import NAME, pretend_gpu
+from ..support.sd3_alone import denoiser_alone
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore"),
@@ -90,21 +94,6 @@ SLOW = {
 }
 
 
-def arguments() -> dict[str, Tensor]:
-    """The arguments of one call of the denoiser, on the device."""
-    return {
-        "hidden_states": torch.randn(1, 4, 8, 8, device=NAME),
-        "encoder_hidden_states": torch.randn(1, 6, 32, device=NAME),
-        "pooled_projections": torch.randn(1, 32, device=NAME),
-        "timestep": torch.full((1,), 500.0, device=NAME),
-    }
-
-
-def denoiser_alone() -> DirectPipeline:
-    """Two blocks of SD3 on the device, without text encoders."""
-    return DirectPipeline(sd3(2).transformer.to(NAME), arguments)
-
-
 def settings(**changes: Any) -> PruningConfig:
     return PruningConfig(**{"num_prompts": 2, "blocks": "0", "seed": 0} | changes)
 
@@ -174,3 +163,25 @@ def test_a_whole_pipeline_runs_on_the_device():
         config = settings(num_inference_steps=2, height=16, width=16)
         require_as_recorded(pipe, prune_(pipe, PROMPTS, config, progress=False))
     assert counts.own_products == 0, counts.host_products
+
+
+@pytest.mark.parametrize(
+    "name", ["obs", "replay", "asymmetric", "permuted 2:4", "structured", "owl", "held-out"]
+)
+def test_a_device_without_float64(name):
+    with pretend_gpu(double=False):
+        pipe = denoiser_alone()
+        require_as_recorded(pipe, prune_(pipe, [{}] * 3, settings(**CASES[name]), progress=False))
+
+
+def test_a_calibration_waits_for_the_device_once_a_call():
+    """Once more a prompt, for its latents; a recording looks once more for repeated inputs."""
+    drawn = CalibrationSet([{}] * 3, [0, 1, 2], {}, 1)
+    with pretend_gpu() as counts, context_of(denoiser_alone(), drawn) as context:
+        taps = [tap for block in context.blocks for unit in block.units for tap in unit]
+        for gather, each in ((calibrate, 1), (record_trajectory, 2)):
+            counts.clear()
+            gather(context, taps)
+            once = (LIBRARY, "calibration/replay/segments.py")
+            own = sum(n for (_, at), n in counts.waits.items() if not at.startswith(once))
+            assert own <= 3 * 2 * each + 3, counts.waits

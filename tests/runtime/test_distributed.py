@@ -75,3 +75,12 @@ def test_a_lost_process_is_one_clear_line():
 def test_a_device_without_memory_is_not_a_lost_process():
     with pytest.raises(torch.OutOfMemoryError), collective():
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
+
+
+def test_the_least_value_of_all_processes(monkeypatch):
+    def gathered(every, mine):
+        every[:] = [mine, 3.0]
+
+    monkeypatch.setattr("torch.distributed.all_gather_object", gathered)
+    assert Ranks(0, 2).least(5.0) == Ranks(0, 2).least(3.0) == 3.0
+    assert Ranks().least(5.0) == 5.0

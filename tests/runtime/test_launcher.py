@@ -3,7 +3,7 @@
 import pytest
 
 from obsdiff import UserError
-from obsdiff.runtime.launcher import is_one_of_several
+from obsdiff.runtime.launcher import is_one_of_several, local_processes
 
 GOOD = {
     "WORLD_SIZE": "2",
@@ -63,3 +63,14 @@ def test_a_missing_one_is_named(monkeypatch, name):
     monkeypatch.delenv(name)
     with pytest.raises(UserError, match=name):
         is_one_of_several()
+
+
+def test_processes_of_this_machine(monkeypatch):
+    assert local_processes() == 1
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    assert local_processes() == 2
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "x")
+    with pytest.raises(UserError, match="LOCAL_WORLD_SIZE"):
+        local_processes()
+    monkeypatch.delenv("RANK")
+    assert local_processes() == 1

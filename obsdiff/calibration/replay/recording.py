@@ -1,7 +1,8 @@
 """A recorded dense trajectory: every denoiser call with its inputs, to run again block by block.
 
-Tensors are stored in a cache: in memory up to a limit, then in safetensors files. An input that
-equals that of the call before, such as the encoded text, is stored once.
+Tensors are stored in a cache: on their device and in host memory up to a limit each, then in
+safetensors files. An input that equals that of the call before, such as the encoded text, is stored
+once.
 """
 
 import contextlib
@@ -18,6 +19,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_map_only, tree_unflatten
 
 from ...pipelines.run import Run, hooked
+from ...runtime.device_memory import exact
 from ...runtime.scratch import Scratch, disk_errors
 from ..context import CalibrationContext
 from .segments import CallOrder, StopForward, answering
@@ -42,6 +44,8 @@ class CachedTensor:
 class TensorCache:
     """Tensors in memory or in files of the scratch storage; `get` returns them to their device.
 
+    The scratch storage decides: on the device, in host memory, or in a file.
+
     Attributes:
         scratch: counts the memory, and names the files.
         device: the device whose memory stores tensors (None: that of each tensor).
@@ -53,26 +57,23 @@ class TensorCache:
     def put(self, tensor: Tensor) -> CachedTensor:
         """Store a copy."""
         size = tensor.numel() * tensor.element_size()
-        file = self.scratch.take(size)
-        if file:
-            with disk_errors(file):
-                save_file({"x": tensor.detach().cpu().contiguous()}, file)
-        return CachedTensor(
-            file
-            or tensor.detach().to(
-                self.device or tensor.device, copy=True, memory_format=torch.contiguous_format
-            ),
-            tensor.device,
-            size,
-        )
+        place = self.scratch.place(size, self.home(tensor.device))
+        if isinstance(place, Path):
+            with disk_errors(place):
+                save_file({"x": tensor.detach().cpu().contiguous()}, place)
+            return CachedTensor(place, tensor.device, size)
+        copied = tensor.detach().to(place, copy=True, memory_format=torch.contiguous_format)
+        return CachedTensor(copied, tensor.device, size)
+
+    def home(self, device: torch.device) -> str:
+        """Return the name of the device that stores tensors of a device first."""
+        return str(exact(self.device or device))
 
     def adopt(self, tensor: Tensor, file: Path, home: torch.device) -> CachedTensor:
         """Return a tensor that a file stores: in memory if there is room, else in that file."""
         size = tensor.numel() * tensor.element_size()
-        in_memory = self.scratch.reserve(size)
-        return CachedTensor(
-            tensor.to(self.device or home, copy=True) if in_memory else file, home, size
-        )
+        place = self.scratch.reserve(size, self.home(home))
+        return CachedTensor(tensor.to(place, copy=True) if place else file, home, size)
 
     def get(self, kept: CachedTensor) -> Tensor:
         """Return the tensor, contiguous.
@@ -87,7 +88,8 @@ class TensorCache:
 
     def drop(self, kept: CachedTensor) -> None:
         """Release the storage of a tensor, which must not be used again."""
-        self.scratch.give_back(kept.size, kept.held if isinstance(kept.held, Path) else None)
+        held = kept.held
+        self.scratch.give_back(kept.size, held if isinstance(held, Path) else str(held.device))
 
     def put_all(self, tree: Any) -> Any:
         """Return a tree (tuples, lists, dicts) with its tensors stored."""
@@ -143,24 +145,38 @@ class Recording:
         """Record a call; inputs that equal those of the call before are stored once."""
         leaves, spec = tree_flatten((args, kwargs))
         before = tree_flatten(self.calls[-1].inputs)[0] if self.calls else []
+        again = self.repeated(leaves, before)
         kept = [
-            self.stored(x, before[i] if i < len(before) else None) if isinstance(x, Tensor) else x
+            again.get(i) or self.cache.put(x) if isinstance(x, Tensor) else x
             for i, x in enumerate(leaves)
         ]
         inputs = tree_unflatten(kept, spec)
         self.calls.append(Call(run.step, run.prompts, inputs, run.batch, run.steps, run.seeds))
 
-    def stored(self, tensor: Tensor, before: Any) -> CachedTensor:
-        """Return the cached tensor of the call before if it is equal, else a new one."""
-        if isinstance(before, CachedTensor):
-            other = self.cache.get(before)
-            if (other.shape, other.dtype, other.device) == (
-                tensor.shape,
-                tensor.dtype,
-                tensor.device,
-            ) and torch.equal(other, tensor):
-                return before
-        return self.cache.put(tensor)
+    def repeated(self, leaves: list[Any], before: list[Any]) -> dict[int, CachedTensor]:
+        """Return the cached tensors of the call before that equal those of a call, by their place.
+
+        The devices are waited for once.
+        """
+        found: dict[int, CachedTensor] = {}
+        differ: list[Tensor] = []
+        devices = [x.device for x in leaves if isinstance(x, Tensor)]
+        device = next((d for d in devices if d.type != "cpu"), torch.device("cpu"))
+        for i, (new, old) in enumerate(zip(leaves, before, strict=False)):
+            if isinstance(new, Tensor) and isinstance(old, CachedTensor):
+                other = self.cache.get(old)
+                if alike(new) == alike(other):
+                    found[i] = old
+                    differ.append((new != other).any().to(device))
+        if not found:
+            return {}
+        changed = torch.stack(differ).tolist()
+        return {i: found[i] for i, other in zip(found, changed, strict=True) if not other}
+
+
+def alike(tensor: Tensor) -> tuple[Any, ...]:
+    """Return what two equal tensors share beside their numbers."""
+    return tensor.shape, tensor.dtype, tensor.device
 
 
 @contextlib.contextmanager
