@@ -36,9 +36,9 @@ from torch import Tensor
 
 from ..runtime.distributed import REDUCE_ELEMENTS, Ranks, collective
 from ..runtime.scratch import disk_errors
-from .packed import diagonal, unpacked
-from .packed_layout import packed_size
-from .products import add_products_, operands, product
+from .packed import diagonal, packed_of, unpacked
+from .packed_layout import BAND, packed_size
+from .products import add_products_, add_sum_, operands, product
 
 COUNTED_PER_COLUMN = 32  # distinct tokens are counted up to this many per column
 MIX = 0.6180339887498949  # row sums weigh columns by fractional multiples of the golden ratio
@@ -54,6 +54,7 @@ class Hessian:
         x: sum of alpha x (I,), on the device that computes.
         samples: number of tokens, those that were left out included.
         alpha: sum of alpha over the tokens.
+        band: rows of the bands of the triangle.
         shared: several prunings read the sums, so none may use up their memory.
         kept: number of tokens that were summed.
         row_sums: a number for each summed token, equal for equal tokens; about twice
@@ -62,6 +63,7 @@ class Hessian:
 
     packed: Tensor
     x: Tensor
+    band: int = BAND
     samples: float = 0
     alpha: float = 0.0
     shared: bool = False
@@ -75,6 +77,7 @@ class Hessian:
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
         resting: torch.device | str | None = None,
+        band: int = BAND,
     ) -> "Hessian":
         """Return the sums of no tokens.
 
@@ -83,10 +86,12 @@ class Hessian:
             device: the device that computes.
             dtype: the format of the sums.
             resting: the device that stores the triangle (None: the one that computes).
+            band: rows of the bands of the triangle.
         """
         return cls(
-            torch.zeros(packed_size(columns), device=resting or device, dtype=dtype),
+            torch.zeros(packed_size(columns, band), device=resting or device, dtype=dtype),
             torch.zeros(columns, device=device, dtype=dtype),
+            band,
         )
 
     @classmethod
@@ -115,7 +120,7 @@ class Hessian:
     @property
     def xx(self) -> Tensor:
         """The sum of alpha x x^T (I, I), a copy with both triangles."""
-        return unpacked(self.here, self.columns)
+        return unpacked(self.here, self.columns, band=self.band)
 
     @property
     def here(self) -> Tensor:
@@ -151,15 +156,16 @@ class Hessian:
         each = weight * (count / len(rows))
         if not self.counted_all:
             self.count(row_sums(rows))
-        add_products_(self.packed, rows, each)
-        self.x.add_(rows.sum(0, dtype=self.x.dtype), alpha=each)
+        add_products_(self.packed, rows, each, self.band)
+        add_sum_(self.x, rows, each)
         self.samples += count
         self.kept += len(rows)
         self.alpha += weight * count
 
     def add_(self, other: "Hessian", weight: float = 1.0) -> None:
         """Add the sums of other tokens, with all their alphas times `weight`."""
-        self.packed.add_(other.packed.to(self.packed.device), alpha=weight)
+        packed = other.packed if other.band == self.band else packed_of(other.xx, self.band)
+        self.packed.add_(packed.to(self.packed.device), alpha=weight)
         self.x.add_(other.x, alpha=weight)
         self.samples += other.samples
         self.kept += other.kept
@@ -187,7 +193,7 @@ class Hessian:
 
     def matrix(self) -> Tensor:
         """Return H (I, I): twice the weighted mean of x x^T, both triangles."""
-        return unpacked(self.here, self.columns, 2.0 / max(1, self.samples))
+        return unpacked(self.here, self.columns, 2.0 / max(1, self.samples), self.band)
 
     def take_(self) -> Tensor:
         """Return H (I, I); the memory of the sums is released, unless they are shared."""
@@ -202,7 +208,7 @@ class Hessian:
 
     def squares(self) -> Tensor:
         """Return the diagonal of xx (I,)."""
-        return diagonal(self.packed, self.columns).to(self.x.device)
+        return diagonal(self.packed, self.columns, self.band).to(self.x.device)
 
     def mean(self) -> Tensor:
         """Return the weighted mean (I,) of every input: sum alpha x / sum alpha, or 0."""

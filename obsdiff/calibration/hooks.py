@@ -44,6 +44,7 @@ from .context import CalibratedInputs, CalibrationContext
 from .hessian import Hessian
 from .input_checks import InputChecks
 from .packages import bytes_of
+from .packed_layout import BAND, wide_band
 from .thinning import KeptTokens, Thinning, parts_of
 
 
@@ -108,11 +109,12 @@ def new_inputs(
         layer = context.denoiser.get_submodule(tap.layers[0])
         columns, device = matrix(layer).shape[1], context.computing(layer)
         home = str(exact(context.device or device))
-        place = scratch.place(bytes_of(columns), home) if scratch else home
+        band = wide_band(columns) if home in context.scratch.devices else BAND
+        place = scratch.place(bytes_of(columns, band), home) if scratch else home
         hessian = (
             Hessian.mapped(columns, place, device)
             if isinstance(place, Path)
-            else Hessian.zeros(columns, device, resting=place)
+            else Hessian.zeros(columns, device, resting=place, band=band if place == home else BAND)
         )
         cross = hessian.packed.new_zeros(columns, columns) if crossed else None
         found[tap] = CalibratedInput(hessian, cross=cross)

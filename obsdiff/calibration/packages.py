@@ -18,7 +18,7 @@ from ..errors import UserError
 from ..models.discovery import segments
 from ..models.structure import Block, Shape, Tap, Unit
 from ..runtime.launcher import local_processes
-from .packed_layout import packed_size
+from .packed_layout import BAND, packed_size
 from .selection import select
 
 GIB = 2**30
@@ -42,9 +42,14 @@ class Package:
         return tuple(layer for tap in self.taps for layer in tap.layers)
 
 
-def bytes_of(columns: int) -> int:
-    """Return the bytes of one packed Hessian and its sum of inputs in float32: about 2 I I."""
-    return 4 * (packed_size(columns) + columns)
+def bytes_of(columns: int, band: int = BAND) -> int:
+    """Return the bytes of one packed Hessian and its sum of inputs in float32: about 2 I I.
+
+    Args:
+        columns: I.
+        band: rows of its bands.
+    """
+    return 4 * (packed_size(columns, band) + columns)
 
 
 def hessian_bytes(tap: Tap, shapes: Mapping[str, Shape]) -> int:

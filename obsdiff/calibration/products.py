@@ -17,8 +17,8 @@ from torch import Tensor
 
 from ..runtime.precision import exact_products
 from .packed import bands, tiles
+from .packed_layout import BAND, WIDE
 
-WIDE = 2048  # rows of the triangle in one product of an accelerator, at most
 HALF = (torch.float16, torch.bfloat16)
 
 
@@ -50,6 +50,53 @@ def sums_wide(device: str, dtype: torch.dtype) -> bool:
     return True
 
 
+@lru_cache(maxsize=64)
+def sums_in_place(device: str, dtype: torch.dtype) -> bool:
+    """Return whether a device adds such a product in one operation; tried out on a small one.
+
+    torch 2.10 and newer does so on CUDA devices.
+    """
+    few = torch.ones(16, 16, dtype=dtype, device=device)
+    square = torch.ones(16, 16, device=device)
+    try:
+        add_half_(square, few, few, 2.0)
+    except (RuntimeError, TypeError, AttributeError):
+        return False
+    return bool((square == 33).all())
+
+
+def add_half_(square: Tensor, left: Tensor, right: Tensor, factor: float) -> None:
+    """Add a product of half-precision operands, summed in float32, to a matrix in place."""
+    add = torch.ops.aten.addmm.dtype_out
+    add(square, left, right, torch.float32, alpha=factor, out=square)
+
+
+def add_(square: Tensor, left: Tensor, right: Tensor, factor: float) -> None:
+    """Add a product of operands to a matrix on their device."""
+    if left.dtype not in HALF:
+        with exact_products():
+            square.addmm_(left, right, alpha=factor)
+    elif sums_in_place(str(left.device), left.dtype):
+        add_half_(square, left, right, factor)
+    else:
+        square.add_(product(left, right), alpha=factor)
+
+
+@lru_cache(maxsize=64)
+def ones(tokens: int, device: str, dtype: torch.dtype) -> Tensor:
+    """Return a one for each token (1, T)."""
+    return torch.ones(1, tokens, dtype=dtype, device=device)
+
+
+def add_sum_(x: Tensor, rows: Tensor, factor: float) -> None:
+    """Add the sum of operands (T, I) to a vector (I,) on their device."""
+    if rows.device.type == "cpu":
+        x.add_(rows.sum(0, dtype=x.dtype), alpha=factor)
+    else:
+        each = ones(len(rows), str(rows.device), rows.dtype)
+        add_(x.unsqueeze(0), each, rows, factor)
+
+
 def product(left: Tensor, right: Tensor) -> Tensor:
     """Return a product of operands, summed in float32 if they are half-precision."""
     if left.dtype in HALF:
@@ -58,24 +105,29 @@ def product(left: Tensor, right: Tensor) -> Tensor:
         return left @ right
 
 
-def add_products_(packed: Tensor, rows: Tensor, factor: float) -> None:
+def add_products_(packed: Tensor, rows: Tensor, factor: float, band: int = BAND) -> None:
     """Add the products of tokens to a packed triangle.
 
     Args:
         packed: the packed triangle (packed.py), on any device.
         rows: the operands (T, I).
         factor: what the products are multiplied with.
+        band: rows of its bands.
     """
     columns = rows.shape[1]
     if rows.device.type == "cpu":
-        for tile, left, right in tiles(packed, columns):
+        for tile, left, right in tiles(packed, columns, band):
             tile.addmm_(rows[:, left].T, rows[:, right], alpha=factor)
         return
-    for together in wide_bands(packed, columns):
+    if packed.device == rows.device and (band > BAND or columns <= BAND):
+        for part, among in bands(packed, columns, band):
+            add_(part, rows[:, among].T, rows[:, : among.stop], factor)
+        return
+    for together in wide_bands(packed, columns, band):
         first, last = together[0][1].start, together[-1][1].stop
         found = product(rows[:, first:last].T, rows[:, :last]).to(packed.device)
-        for band, among in together:
-            band.add_(found[among.start - first : among.stop - first, : among.stop], alpha=factor)
+        for part, among in together:
+            part.add_(found[among.start - first : among.stop - first, : among.stop], alpha=factor)
 
 
 def add_product_(square: Tensor, left: Tensor, right: Tensor, factor: float) -> None:
@@ -88,20 +140,21 @@ def add_product_(square: Tensor, left: Tensor, right: Tensor, factor: float) -> 
         factor: what the product is multiplied with.
     """
     if right.device == square.device:
-        with exact_products():
-            square.addmm_(left.T, right, alpha=factor)
+        add_(square, left.T, right, factor)
         return
     for part, columns in zip(square.split(WIDE), left.split(WIDE, 1), strict=True):
         part.add_(product(columns.T, right).to(square.device), alpha=factor)
 
 
-def wide_bands(packed: Tensor, columns: int) -> Iterator[list[tuple[Tensor, slice]]]:
+def wide_bands(
+    packed: Tensor, columns: int, band: int = BAND
+) -> Iterator[list[tuple[Tensor, slice]]]:
     """Yield consecutive bands of a packed triangle, each time up to WIDE rows."""
     together: list[tuple[Tensor, slice]] = []
-    for band, rows in bands(packed, columns):
+    for part, rows in bands(packed, columns, band):
         if together and rows.stop - together[0][1].start > WIDE:
             yield together
             together = []
-        together.append((band, rows))
+        together.append((part, rows))
     if together:
         yield together

@@ -51,7 +51,7 @@ def test_the_room_of_a_device_is_what_is_free_less_what_is_needed_there():
         assert rooms == {GPU: 10**9 - counts.held - 10**9 / 8}
         replayed = plan_of(pipe, calibration="replay", packages=1)
         less = device_rooms(pipe, [plan, replayed], Ranks())[GPU]
-        assert rooms[GPU] - less == replayed.packages[0].hessian_bytes
+        assert rooms[GPU] - less == pytest.approx(replayed.packages[0].hessian_bytes * 4 / 3)
     with pretend_gpu(memory=1000):
         assert device_rooms(denoiser_alone(1), [plan], Ranks()) == {GPU: 0}
 

@@ -6,14 +6,14 @@ import torch
 from obsdiff.calibration.calibrated_input import CalibratedInput
 from obsdiff.calibration.hessian import Hessian
 from obsdiff.calibration.packed import bands
-from obsdiff.calibration.packed_layout import packed_size
-from obsdiff.calibration.products import WIDE, operands, sums_wide, wide_bands
+from obsdiff.calibration.packed_layout import WIDE, packed_size, wide_band
+from obsdiff.calibration.products import operands, sums_in_place, sums_wide, wide_bands
 
 from ..support.pretend_gpu import NAME, pretend_gpu
 
 
 @pytest.mark.parametrize("columns", [5, 300, 700])
-@pytest.mark.parametrize("resting", [None, "cpu", "file"])
+@pytest.mark.parametrize("resting", [None, "wide", "cpu", "file"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_sums_of_an_accelerator_are_those_of_the_cpu(columns, resting, dtype, tmp_path):
     tokens, there = torch.randn(2, 60, columns).to(dtype), Hessian.zeros(columns)
@@ -22,10 +22,12 @@ def test_sums_of_an_accelerator_are_those_of_the_cpu(columns, resting, dtype, tm
         here = (
             Hessian.mapped(columns, tmp_path / "sums", NAME)
             if resting == "file"
+            else Hessian.zeros(columns, NAME, band=wide_band(columns))
+            if resting == "wide"
             else Hessian.zeros(columns, NAME, resting=resting)
         )
         here.update(tokens.to(NAME), 0.9, 200)
-        assert here.packed.device.type == ("cpu" if resting else NAME)
+        assert here.packed.device.type == ("cpu" if resting in ("cpu", "file") else NAME)
         for read in ("matrix", "diagonal", "mean", "variance"):
             found, expected = getattr(here, read)(), getattr(there, read)()
             assert found.device.type == NAME
@@ -39,6 +41,7 @@ def test_half_precision_tokens_are_multiplied_as_they_are():
     with pretend_gpu():
         half = torch.randn(4, 3, device=NAME).half()
         assert sums_wide(str(half.device), half.dtype)
+        assert sums_in_place(str(half.device), half.dtype)
         assert operands(half, torch.float32) is half
         assert operands(half, torch.float64).dtype == torch.float64
     assert not sums_wide("cpu", torch.float16)
@@ -64,3 +67,29 @@ def test_cross_sums_of_an_accelerator_are_those_of_the_cpu(resting):
         here.update_cross(x.to(NAME), 0.9, dense.to(NAME), 100)
         torch.testing.assert_close(here.cross.cpu(), there.cross)
     assert not counts.host_products
+
+
+def test_sums_in_bands_of_other_widths_are_added():
+    x = torch.randn(30, 700)
+    narrow, wide = Hessian.zeros(700), Hessian.zeros(700, band=wide_band(700))
+    narrow.update(x)
+    wide.update(x)
+    wide.add_(narrow, 2.0)
+    torch.testing.assert_close(wide.xx, 3 * narrow.xx)
+    torch.testing.assert_close(wide.matrix(), wide.matrix().T)
+
+
+@pytest.mark.parametrize(
+    ("columns", "dtype", "launches"),
+    [(1536, torch.bfloat16, 2), (6144, torch.bfloat16, 3), (1536, torch.float32, 2)],
+)
+def test_an_update_is_a_launch_a_band_and_one_for_the_sum(columns, dtype, launches, monkeypatch):
+    monkeypatch.setattr(Hessian, "counted_all", True)
+    with pretend_gpu() as counts:
+        hessian = Hessian.zeros(columns, NAME, band=wide_band(columns))
+        rows = torch.ones(2, columns, device=NAME, dtype=dtype)
+        hessian.update(rows)  # tries what the device can
+        counts.clear()
+        hessian.update(rows)
+        assert counts.launches.total() == launches + 1
+        assert not counts.waits

@@ -8,7 +8,10 @@ import torch
 
 from obsdiff import PruningConfig, prune_
 from obsdiff.calibration.calibration_set import CalibrationSet
-from obsdiff.calibration.hooks import calibrate
+from obsdiff.calibration.call_audit import CallAudit
+from obsdiff.calibration.hessian import Hessian
+from obsdiff.calibration.hooks import calibrate, new_inputs, tapped
+from obsdiff.calibration.packed_layout import band_rows, wide_band
 from obsdiff.calibration.replay.run import record_trajectory
 from obsdiff.models.linear_view import matrix
 from obsdiff.pipelines.record import PruningReport
@@ -185,3 +188,30 @@ def test_a_calibration_waits_for_the_device_once_a_call():
             once = (LIBRARY, "calibration/replay/segments.py")
             own = sum(n for (_, at), n in counts.waits.items() if not at.startswith(once))
             assert own <= 3 * 2 * each + 3, counts.waits
+
+
+def test_launches_of_a_call_at_the_size_of_sd3_medium(monkeypatch):
+    """At most 1,000 of ours once distinct tokens are counted: 142 taps of 1,536 columns, 47 of
+    6,144. Counted on two small blocks, with the launches of wider sums in the place of one."""
+    drawn = CalibrationSet([{}] * 2, [0, 1], {}, 1, tokens_per_column=0.1)
+    monkeypatch.setattr(Hessian, "counted_all", True)
+    with pretend_gpu() as counts:
+        pipe = denoiser_alone(dtype=torch.bfloat16)
+        with context_of(pipe, drawn) as context:
+            context.scratch.devices[f"{NAME}:0"] = 1e9
+            taps = [tap for block in context.blocks for unit in block.units for tap in unit]
+            inputs = new_inputs(context, taps)
+            with tapped(context, inputs, CallAudit()):
+                context.run.latents([{}], [0], {})  # tries what the device can
+            with tapped(context, inputs, CallAudit()):
+                counts.clear()
+                context.run.latents([{}], [1], {})
+    hooks = ("calibration/", "models/linear_view")
+    own = [n for place, n in counts.launches.items() if place.startswith(hooks)]
+    taps_called = 2 * len(taps)
+    each = sum(n // taps_called for n in own) - 1
+    of_calls = sum(n % taps_called for n in own) / 2
+    assert each == 3
+    assert of_calls < 6
+    bands = {columns: len(list(band_rows(columns, wide_band(columns)))) for columns in (1536, 6144)}
+    assert 142 * (each + bands[1536]) + 47 * (each + bands[6144]) + of_calls <= 1000
