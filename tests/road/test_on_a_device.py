@@ -16,7 +16,7 @@ from obsdiff.calibration.replay.run import record_trajectory
 from obsdiff.models.linear_view import matrix
 from obsdiff.pipelines.record import PruningReport
 
-from ..conftest import PROMPTS, sd3
+from ..conftest import PROMPTS, flux, sd, sd3
 from ..support.contexts import context_of
 from ..support.device_counts import LIBRARY
 from ..support.lanes import slow
@@ -165,6 +165,27 @@ def test_a_whole_pipeline_runs_on_the_device():
         pipe = sd3(1).to(NAME)
         config = settings(num_inference_steps=2, height=16, width=16)
         require_as_recorded(pipe, prune_(pipe, PROMPTS, config, progress=False))
+    assert counts.own_products == 0, counts.host_products
+
+
+@pytest.mark.parametrize(
+    ("make", "offloaded", "changes"),
+    [
+        (sd, False, {"target": "conv", "method": "wanda"}),
+        (sd, True, STRUCTURED | {"target": "conv"}),
+        (flux, True, {"method": "wanda", "blocks": "2"}),
+    ],
+)
+def test_other_models_run_on_the_device(make, offloaded, changes):
+    small = {"num_prompts": 1, "num_inference_steps": 1, "height": 16, "width": 16}
+    with pretend_gpu() as counts:
+        pipe = make()
+        if offloaded:
+            pipe.enable_model_cpu_offload(device=NAME)
+        else:
+            pipe.to(NAME)
+        report = prune_(pipe, PROMPTS, PruningConfig(**small | changes), progress=False)
+        assert report.layers
     assert counts.own_products == 0, counts.host_products
 
 
