@@ -22,9 +22,10 @@ OTHER = "other"
 PLACES = [
     ("Hessian", "obsdiff.calibration.hessian", "Hessian.update"),
     ("Hessian", "obsdiff.calibration.hessian", "unpacked"),
-    ("factor", "obsdiff.solvers.obs", "inverse_factor"),
+    ("factor", "obsdiff.solvers.upper_factor", "factored_"),
+    ("factor", "obsdiff.solvers.upper_factor", "mirror_"),
     ("factor", "obsdiff.solvers.obs_structured", "inverse_factor"),
-    ("sweep", "obsdiff.solvers.obs", "sweep_"),
+    ("sweep", "obsdiff.solvers.obs", "swept"),
     ("sweep", "obsdiff.layerwise.structured", "obs_heads"),
     ("sweep", "obsdiff.layerwise.structured", "obs_neurons"),
     ("errors", "obsdiff.layerwise.problem", "layer_error"),

@@ -15,6 +15,7 @@ References:
 
 from collections.abc import Sequence
 
+import numpy
 import torch
 from torch import Tensor
 
@@ -46,12 +47,15 @@ def lowest(scores: Tensor, count: int) -> Tensor:
 def kth_smallest(flat: Tensor, k: int) -> Tensor:
     """Return the k-th smallest value, a scalar tensor, of a vector (N,).
 
-    Two values of a sorted sample bracket it, and only the values between them are searched.
+    On a CPU numpy's partition is several times faster than torch's. Elsewhere two values of a
+    sorted sample bracket it, and only the values between them are searched.
 
     Args:
         flat: values (N,).
         k: rank, 1 to N; 1 is the smallest.
     """
+    if flat.device.type == "cpu" and flat.dtype in (torch.float32, torch.float64):
+        return torch.as_tensor(numpy.partition(flat.detach().numpy(), k - 1)[k - 1])
     sample = flat[:: len(flat) // SAMPLE + 1].sort().values
     place, margin = k * len(sample) // len(flat), SAMPLE // 16
     low, high = sample[max(place - margin, 0)], sample[min(place + margin, len(sample) - 1)]

@@ -9,9 +9,10 @@ import torch
 from benchmarks.plain.solve import solve as column_by_column
 from obsdiff.errors import NotPositiveDefinite
 from obsdiff.solvers import SOLVERS
-from obsdiff.solvers.cholesky import inverse_factor
-from obsdiff.solvers.obs import obs, sweep_
+from obsdiff.solvers.obs import obs
 from obsdiff.solvers.problem import Target, layer_error
+from obsdiff.solvers.sweep import Plan, swept
+from obsdiff.solvers.upper_factor import upper_factor
 from tests.solvers.problems import best_kept, problem, seen
 
 HALF = Target(0.5)
@@ -31,10 +32,9 @@ def test_the_weights_of_a_whole_last_block_are_the_constrained_least_squares_opt
     kept = torch.rand(8, 160, generator=torch.Generator().manual_seed(1)) > 0.5
     kept[:, 128:] = True
     columns = iter([kept[:, :128], kept[:, 128:]])
-    factor, _, _ = inverse_factor(h, 0.0)
-    swept = w.T.contiguous()
-    sweep_(swept, factor, lambda s: ~next(columns).T)
-    for before, after in zip(w, swept.T, strict=True):
+    with upper_factor(h, 0.0, w.dtype) as factor:
+        found = swept([w], factor, Plan(lambda s: ~next(columns).T, 128))
+    for before, after in zip(w, found.weights[0], strict=True):
         torch.testing.assert_close(
             after, best_kept(before, h, after, list(range(128, 160))), rtol=1e-9, atol=1e-9
         )
