@@ -29,7 +29,7 @@ from .calibration.dense_pass import require_fitting
 from .calibration.devices import device_rooms
 from .calibration.gather import DensePass, gather
 from .calibration.packages import scratch_room
-from .calibration.plan import plan_pruning
+from .calibration.plan import PruningPlan, plan_pruning
 from .config import PruningConfig
 from .layerwise.applied import marked_if_interrupted, require_applied
 from .layerwise.executor import Executor
@@ -42,6 +42,7 @@ from .layerwise.structured import prune_structured_
 from .layerwise.tasks import owners_of, tasks_of
 from .models.pruned_classes import mark_pruned_
 from .pipelines.call import Prompt
+from .pipelines.placement import placed
 from .pipelines.record import PruningReport
 from .runtime.distributed import Ranks
 from .runtime.machine import device_watched
@@ -90,8 +91,18 @@ def prune_(
     """
     plan = plan_pruning(pipe, prompts, config or PruningConfig())
     require_fitting(dense, plan)
-    if plan.config.device:
-        pipe.to(plan.config.device)
+    with placed(pipe, plan.component, plan.config):
+        return prune_planned(pipe, plan, dense, journal, progress)
+
+
+def prune_planned(
+    pipe: Any,
+    plan: PruningPlan,
+    dense: DensePass | None,
+    journal: Path | str | JournalPlace | None,
+    progress: bool | None,
+) -> PruningReport:
+    """Prune the denoiser of a placed pipeline; the other arguments are those of `prune_`."""
     report = begin_report(pipe, plan, dense.seconds if dense else None)
     ranks = Ranks.here()
     stored = ranks.from_rank_zero(lambda: open_journal(journal, pipe, plan))

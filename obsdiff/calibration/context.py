@@ -11,7 +11,9 @@ from torch import nn
 
 from ..errors import CalibrationError
 from ..models.structure import Block, Tap
+from ..pipelines.placement import is_offloaded
 from ..pipelines.run import Run, prepared
+from ..pipelines.text_first import encode_first
 from ..runtime.display import watching
 from ..runtime.distributed import Ranks
 from ..runtime.scratch import Scratch
@@ -99,6 +101,9 @@ def prepared_run(
         watching(progress if ranks.rank == 0 else False) as phases,
         prepared(pipe, plan.scheduler) as run,
     ):
+        if is_offloaded(pipe):
+            for part in plan.calibration_set.parts:
+                encode_first(run, part.batches(), part.settings)
         yield CalibrationContext(
             run,
             plan.denoiser,

@@ -10,6 +10,7 @@ from ..config import PruningConfig
 from ..config.choices import CALL_SETTINGS
 from ..errors import UserError
 from ..pipelines.call import Prompt
+from ..pipelines.placement import placed
 from ..pipelines.prompt_records import prompts_hash
 from ..runtime.display import current
 from ..runtime.distributed import Ranks
@@ -72,8 +73,6 @@ def one_pass(
     first = plans[0]
     for plan in plans:
         require_shared(plan.config, first.config)
-    if first.config.device:
-        pipe.to(first.config.device)
     wanted = {
         layer for plan in plans for package in first_packages(plan) for layer in package.layers
     }
@@ -86,13 +85,14 @@ def one_pass(
     ]
     room = min(scratch_room(plan.config, plan.packages, plan.shapes) for plan in plans)
     ranks = Ranks.here()
-    rooms = device_rooms(pipe, plans, ranks)
-    scratch = files.enter_context(open_scratch(ranks.least(room), rooms))
-    with prepared_run(pipe, first, scratch, progress=progress) as context:
-        current().plan(DENSE_PASS, first.calibration_set.here, unit="prompts", repeats=1)
-        began = time.perf_counter()
-        dense = gather_dense(context, taps, first.config.calibrating)
-        dense.seconds = time.perf_counter() - began
+    with placed(pipe, first.component, first.config):
+        rooms = device_rooms(pipe, plans, ranks)
+        scratch = files.enter_context(open_scratch(ranks.least(room), rooms))
+        with prepared_run(pipe, first, scratch, progress=progress) as context:
+            current().plan(DENSE_PASS, first.calibration_set.here, unit="prompts", repeats=1)
+            began = time.perf_counter()
+            dense = gather_dense(context, taps, first.config.calibrating)
+            dense.seconds = time.perf_counter() - began
     for calibrated in dense.inputs.values():
         calibrated.share()
     return dense
@@ -106,7 +106,7 @@ def first_packages(plan: PruningPlan) -> list[Package]:
 SHARED_SETTINGS = (
     *("num_prompts", "held_out", *CALL_SETTINGS, "batch_size", "seed"),
     *("step_weighting", "step_weight_min", "step_weight_max", "tokens_per_column"),
-    *("target", "component", "dtype", "device", "offload_device"),
+    *("target", "component", "dtype", "device", "offload", "offload_device"),
 )
 
 

@@ -16,6 +16,7 @@ REPAIRING = {"obs", "alps"}  # methods that change the weights that they keep
 NO_HESSIAN = {"magnitude", "l1", "random"}
 STEP_WEIGHTINGS = ("log_decrease", "log_increase", "linear_decrease", "linear_increase", "uniform")
 ALL_TOKENS = "all"  # the value of tokens_per_column that keeps every token
+OFFLOADS = ("none", "model", "group")  # from the most memory on the device to the least
 CALIBRATIONS = ("live", "replay", "single")
 REFINEMENTS = ("none", "lstsq", "swaps")
 ALLOCATIONS = ("uniform", "obs", "sensitivity", "drawn", "owl", "alpha")

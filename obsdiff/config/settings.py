@@ -19,6 +19,7 @@ from .choices import (
     DTYPES,
     METHODS,
     NO_HESSIAN,
+    OFFLOADS,
     PRESETS,
     REFINEMENTS,
     REPAIRING,
@@ -277,6 +278,14 @@ class Settings:
         "torch device that stores the Hessians",
         otherwise="the device of the model",
         metavar="DEVICE",
+    )
+    offload: str | None = setting(
+        RESOURCES,
+        None,
+        "weights that wait on the CPU until they run: none; model (text encoders, then the "
+        "denoiser); group (one block of the denoiser at a time)",
+        otherwise="prune takes what fits on the device; in Python none",
+        choices=OFFLOADS,
     )
     preset: str | None = setting(
         SOLVER,

@@ -14,6 +14,7 @@ from ..runtime.hashed_json import content_hash
 from ..runtime.hashing import model_hashes
 
 BOOKKEEPING = ("transformers_version", "dtype", "torch_dtype")  # settings that compute nothing
+PLACES = ("device", "offload", "offload_device")  # settings that change no number; see "machine"
 SHOWN = 3  # differences in an error message
 
 
@@ -35,7 +36,7 @@ def fingerprint(
         "scheduler": schedulers(pipe),
         "parts": parts(pipe),
         "prompts": prompts_hash(*plan.calibration_set.drawn),
-        "config": plan.config.to_dict(),
+        "config": {k: v for k, v in plan.config.to_dict().items() if k not in PLACES},
         "settings": as_json(plan.calibration_set.settings),
         "versions": versions(),
         "machine": machine_of(pipe, plan.component),

@@ -213,9 +213,9 @@ def require_keys(where: str, cls: str, missing: list[str]) -> None:
 
 
 def load_pipeline(
-    folder: Folder, dtype: str | None = None, device: str | None = None
+    folder: Folder, dtype: str | None = None, device: str | None = None, place: bool = True
 ) -> tuple[Any, dict[str, str]]:
-    """Open a pipeline on its device.
+    """Open a pipeline on its device, or for its device on the CPU.
 
     A CPU only emulates half precision, far slower and less exactly. There, weights stored in half
     precision are loaded in float32 unless `dtype` is given; `cast_` restores their format.
@@ -224,6 +224,7 @@ def load_pipeline(
         folder: the checked folder or single file.
         dtype: torch name of the dtype to load in; None loads in the stored one.
         device: torch name of the device; None selects cuda if present, else the CPU.
+        place: whether to move it there.
 
     Returns:
         The pipeline, and the format of each component's weights to save it in.
@@ -236,7 +237,8 @@ def load_pipeline(
         name: dtype or tensors.dtype or "float32" for name, tensors in folder.components.items()
     }
     loaded = {name: loaded_format(where.type, f, dtype) for name, f in formats.items()}
-    return open_pipeline(folder, loaded).to(where), formats
+    pipe = open_pipeline(folder, loaded)
+    return pipe.to(where) if place else pipe, formats
 
 
 def load_denoiser(folder: Folder, component: str) -> nn.Module:

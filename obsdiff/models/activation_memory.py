@@ -1,0 +1,101 @@
+"""The memory of a denoiser's activations, counted on the meta device.
+
+Every tensor that a forward makes is counted from its making to its end, so the largest sum is what
+an accelerator allocates at most, weights and workspaces of its kernels apart. Attention is counted
+as fused kernels compute it: without the weights of all queries by all keys.
+"""
+
+import weakref
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import scaled_dot_product_attention
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves, tree_map
+
+from .meta_device import on_meta
+
+
+class FusedAttention(TorchFunctionMode):
+    """Makes the result of attention alone, as a fused kernel does."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Call a function of torch; attention returns (B, H, L, E) of queries (B, H, L, D)."""
+        given = kwargs or {}
+        if func is not scaled_dot_product_attention:
+            return func(*args, **given)
+        query = args[0] if args else given["query"]
+        value = args[2] if len(args) > 2 else given["value"]
+        return query.new_empty(*query.shape[:-1], value.shape[-1])
+
+
+class HeldBytes(TorchDispatchMode):
+    """Counts the bytes of the tensors that are made inside.
+
+    Attributes:
+        now: bytes of those that still exist.
+        peak: the largest value of `now`.
+    """
+
+    def __init__(self, known: list[Tensor]) -> None:
+        """Begin with tensors that are not counted, such as weights."""
+        super().__init__()
+        self.now = self.peak = 0
+        self.sizes = {tensor.untyped_storage()._cdata: 0 for tensor in known}
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Call an operator, and count what it makes."""
+        made = func(*args, **kwargs or {})
+        for tensor in tree_leaves(made):
+            if isinstance(tensor, Tensor):
+                self.hold(tensor.untyped_storage())
+        return made
+
+    def hold(self, storage: torch.UntypedStorage) -> None:
+        """Count a storage until its end."""
+        key = storage._cdata
+        if key not in self.sizes:
+            self.sizes[key] = storage.nbytes()
+            self.now += storage.nbytes()
+            self.peak = max(self.peak, self.now)
+            weakref.finalize(storage, self.let_go, key)
+
+    def let_go(self, key: int) -> None:
+        """Stop counting a storage."""
+        self.now -= self.sizes.pop(key)
+
+
+def activation_bytes(model: nn.Module, arguments: Mapping[str, Any], images: int = 1) -> int:
+    """Count what one call of a model holds at most beside its weights, the arguments included.
+
+    Args:
+        model: the model on the meta device, in the number format in which it computes.
+        arguments: the keyword arguments of a call for one image, on any device.
+        images: rows of the batch: pictures times guidance halves.
+
+    Returns:
+        Bytes.
+
+    Raises:
+        RuntimeError, TypeError, ValueError: the arguments do not fit the model.
+    """
+    dtype = next(model.parameters()).dtype
+    batch = tree_map(lambda value: batched(value, images, dtype), on_meta(dict(arguments)))
+    weights = [*model.parameters(), *model.buffers()]
+    with torch.no_grad(), HeldBytes(weights) as held, FusedAttention():
+        for tensor in tree_leaves(batch):
+            if isinstance(tensor, Tensor):
+                held.hold(tensor.untyped_storage())
+        model(**batch)
+    return held.peak
+
+
+def batched(value: Any, images: int, dtype: torch.dtype) -> Any:
+    """Return an argument for several images: tensors of one row are repeated."""
+    if not isinstance(value, Tensor):
+        return value
+    value = value.to(dtype) if value.is_floating_point() else value
+    return value.repeat(images, *[1] * (value.dim() - 1)) if value.shape[:1] == (1,) else value
