@@ -58,6 +58,12 @@ def add_inspect(p: argparse.ArgumentParser) -> None:
         help='with --pattern structured: also count parameters and "TFLOPs" as the OBS-Diff paper '
         "does",
     )
+    group.add_argument(
+        "--vram",
+        metavar="GIB",
+        type=decimal_number,
+        help="plan for a GPU with this much free memory (default: the GPU that is here, if any)",
+    )
 
 
 def add_model(p: argparse.ArgumentParser) -> None:

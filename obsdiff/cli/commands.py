@@ -101,10 +101,14 @@ def inspect_command(args: argparse.Namespace) -> None:
     file = calibration_file(args.prompts, folder)
     prompts = len(read_prompts(file))
 
+    from .device_memory import device_plan, device_row, device_to_plan_for
     from .inspect import describe
     from .inspect_text import as_text
 
     plan = describe(folder, config, min(prompts, config.num_prompts), args.paper_count)
+    if memory := device_to_plan_for(args.vram):
+        needed = device_plan(folder, plan.config)
+        plan = dataclasses.replace(plan, device=device_row(needed, memory, config.offload))
     say(prompts_line(file, prompts, config.num_prompts))
     if args.json:
         show_json(plan.to_dict())

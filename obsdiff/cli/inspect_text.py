@@ -7,6 +7,7 @@ from typing import Any
 from ..allocation.savings import UNITS
 from ..pipelines.record import in_words
 from ..runtime.console import shown
+from .device_memory import device_line
 from .inspection_plan import InspectionPlan, MemoryRow, PackageRow
 
 
@@ -16,6 +17,7 @@ def as_text(plan: InspectionPlan) -> str:
         *model_lines(plan),
         *run_lines(plan),
         memory_line(plan.memory),
+        *device_lines(plan),
         "",
         "package  layers  Hessians GiB  tokens per column      kept  first layer",
         *(package_line(i + 1, package) for i, package in enumerate(plan.packages)),
@@ -71,6 +73,15 @@ def memory_line(found: MemoryRow) -> str:
         f"memory      Hessians {found.hessians_gib:.3g} GiB{disk}, solving at most "
         f"{found.solving_gib:.3g} GiB{budget}; model and activations apart"
     )
+
+
+def device_lines(plan: InspectionPlan) -> Iterator[str]:
+    """Yield the lines about the device, if there is one."""
+    if not plan.device:
+        return
+    yield device_line(plan.device)
+    if plan.dtype == "float32" and plan.config.dtype is None:
+        yield "            stored in float32: --dtype bfloat16 takes half of the weights' memory"
 
 
 def package_line(number: int, package: PackageRow) -> str:

@@ -45,6 +45,18 @@ class MemoryRow:
 
 
 @dataclass(frozen=True)
+class DeviceRow:
+    """What lies on a device in each phase of a run, in GiB."""
+
+    memory_gib: float  # of the device, free
+    offload: str  # the one that fits, or that was asked for
+    fits: bool
+    phases_gib: dict[str, float]  # text, drawing, solving
+    hessians_beside_gib: float  # of Hessians that do not fit there
+    activations_gib: float | None  # of the denoiser's call; None if they are not known
+
+
+@dataclass(frozen=True)
 class InspectionPlan:
     """The plan of a pruning. Fields that the pipeline does not state are None."""
 
@@ -71,6 +83,7 @@ class InspectionPlan:
     notes: list[str]  # choices between files and components
     prediction: dict[str, Any] | None  # structured: the sizes before and after, see prediction.py
     config: PruningConfig
+    device: DeviceRow | None = None  # of the device that is here, or was named
 
     def to_dict(self) -> dict[str, Any]:
         """Return the plan as JSON values; the keys are the names of the fields."""

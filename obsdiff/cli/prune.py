@@ -89,11 +89,15 @@ def prune_command(args: argparse.Namespace) -> None:
     with phases.within(LOADING, measured=False):  # imports happen once
         from ..pipelines.call import check_devices
         from ..runtime.distributed import process_group
+        from .device_memory import placed_config
 
         check_devices(targets[0].config)
         quiet()
         check_config(folder, targets[0].config)
     with process_group(args.timeout_minutes) as ranks, contextlib.ExitStack() as held:
+        placed = [placed_config(folder, target.config) for target in targets]
+        targets = [replace(t, config=c) for t, (c, _) in zip(targets, placed, strict=True)]
+        notes = [*dict.fromkeys(line for _, lines in placed for line in lines)]
         if ranks.from_rank_zero(lambda: complete) and (
             records := ranks.from_rank_zero(
                 lambda: finished_already(folder, prompts, targets, args.output, args.overwrite)
@@ -119,7 +123,7 @@ def prune_command(args: argparse.Namespace) -> None:
             for target, report, seconds in prune_all(folder, prompts, targets, part, ranks):
                 if ranks.rank == 0:
                     # not before a pruning is done: prompts that are refused are one line
-                    say_all([known] if target == targets[0] else [])
+                    say_all([known, *notes] if target == targets[0] else [])
                     say(summary(args.output / target.folder, report, seconds))
         if ranks.rank == 0:
             records = [read_json(part / FINISHED / t.folder / RECORD) for t in targets]
@@ -187,13 +191,13 @@ def prune_all(
             began = time.perf_counter()
             pipe = None  # the pruned one of the last target, before the next is loaded
             with phases.within(LOADING):
-                pipe, formats = load_pipeline(folder, config.dtype, config.device)
+                pipe, formats = load_pipeline(folder, config.dtype, config.device, place=False)
             phases.advance(LOADING)
             loaded = time.perf_counter() - began
             if model is None:
                 # not before the model is open: a model that can't be opened is one line
                 if ranks.rank == 0:
-                    say_all(folder.notes() + format_notes(pipe.device.type, formats, config.dtype))
+                    say_all(folder.notes() + format_notes(config.device, formats, config.dtype))
                 model = model_hashes(pipe)
             if len(missing) > 1 and dense is None and config.calibrating != "live":
                 dense = stack.enter_context(dense_pass(pipe, prompts, [t.config for t in missing]))
@@ -233,18 +237,18 @@ def say_all(lines: Iterable[str]) -> None:
         say(line)
 
 
-def format_notes(device_type: str, formats: dict[str, str], dtype: str | None) -> list[str]:
+def format_notes(device: str | None, formats: dict[str, str], dtype: str | None) -> list[str]:
     """Return a line if the model computes in float32 where it could do otherwise.
 
     Args:
-        device_type: the kind of device.
+        device: torch name of the device; None for a CPU.
         formats: component -> the number format of its stored weights.
         dtype: the number format that was asked for.
     """
     stored = set(formats.values())
     if dtype is not None:
         return []
-    if device_type == "cpu":
+    if device in (None, "cpu"):
         return [IN_FLOAT32] if stored & {"float16", "bfloat16"} else []
     return [AS_STORED] if stored == {"float32"} else []
 

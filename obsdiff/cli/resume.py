@@ -138,7 +138,7 @@ def require_same_run(
     from ..runtime.strict_json import as_written
 
     config = targets[0].config
-    pipe, _ = load_pipeline(folder, config.dtype, config.device)
+    pipe, _ = load_pipeline(folder, config.dtype, config.device, place=False)
     model = model_hashes(pipe)
     for target, record in zip(targets, records, strict=True):
         wanted = fingerprint(pipe, plan_pruning(pipe, prompts, target.config), model)

@@ -39,7 +39,7 @@ def fingerprint(
         "config": {k: v for k, v in plan.config.to_dict().items() if k not in PLACES},
         "settings": as_json(plan.calibration_set.settings),
         "versions": versions(),
-        "machine": machine_of(pipe, plan.component),
+        "machine": machine_of(pipe, plan.component, plan.config.device),
     }
 
 

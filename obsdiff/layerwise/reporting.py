@@ -76,7 +76,7 @@ def begin_report(pipe: Any, plan: PruningPlan, dense_seconds: float | None = Non
     )
     report.versions |= builtin_version(getattr(pipe, "name_or_path", None) or "")
     report.threads = torch.get_num_threads()
-    report.machine = machine_of(pipe, plan.component)
+    report.machine = machine_of(pipe, plan.component, plan.config.device)
     if dense_seconds is not None:
         report.seconds["shared dense pass"] = dense_seconds
     report.hashes["prompts"] = prompts_hash(report.prompts, seeds)

@@ -117,14 +117,16 @@ def execution_device(pipe: Any) -> torch.device:
     return getattr(pipe, "_execution_device", None) or pipe.device
 
 
-def machine_of(pipe: Any, component: str) -> dict[str, str]:
+def machine_of(pipe: Any, component: str, device: str | None = None) -> dict[str, str]:
     """Describe what the denoiser of a pipeline computes on; see `machine`.
 
     Args:
         pipe: a diffusers pipeline.
         component: name of the denoiser.
+        device: the device that it will be moved to; None for its own.
     """
-    return machine(execution_device(pipe), getattr(pipe, component).dtype)
+    where = torch.device(device) if device else execution_device(pipe)
+    return machine(where, getattr(pipe, component).dtype)
 
 
 def check_devices(config: PruningConfig) -> None:

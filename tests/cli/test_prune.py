@@ -9,6 +9,7 @@ from obsdiff.cli.prune import AS_STORED, IN_FLOAT32, format_notes
     ("device", "stored", "dtype", "lines"),
     [
         ("cpu", "bfloat16", None, [IN_FLOAT32]),
+        (None, "bfloat16", None, [IN_FLOAT32]),
         ("cpu", "float32", None, []),
         ("cpu", "bfloat16", "bfloat16", []),
         ("cuda", "float32", None, [AS_STORED]),

@@ -1,0 +1,110 @@
+"""What lies on the device in each phase of a pruning, in bytes, and the offload that fits.
+
+    none    text, drawing and solving with all components there
+    model   text: the largest encoder; drawing: the denoiser; solving: no model
+    group   the same, but of the denoiser the largest block, and what belongs to no block
+
+Hessians lie on the device while it draws and solves. Those that do not fit rest elsewhere.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from torch import nn
+
+from ..config.choices import OFFLOADS
+
+RESERVE = 0.06  # share of the device's memory for kernels, their workspaces and fragments
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Bytes of a denoiser's weights.
+
+    Attributes:
+        whole: all of them.
+        blocks: those of its blocks.
+        largest: those of its largest block.
+    """
+
+    whole: int
+    blocks: int
+    largest: int
+
+    @classmethod
+    def of(cls, denoiser: nn.Module) -> "Weights":
+        """Return the bytes of a model, which may be on the meta device.
+
+        Blocks are what diffusers' group offloading moves: members of its lists of modules.
+        """
+        lists = [m for m in denoiser.children() if isinstance(m, nn.ModuleList | nn.Sequential)]
+        sizes = [bytes_of_weights(block) for blocks in lists for block in blocks]
+        return cls(bytes_of_weights(denoiser), sum(sizes), max(sizes, default=0))
+
+
+def bytes_of_weights(model: nn.Module) -> int:
+    """Return the bytes of a model's parameters and buffers."""
+    return sum(tensor.nbytes for tensor in (*model.parameters(), *model.buffers()))
+
+
+@dataclass(frozen=True)
+class DevicePlan:
+    """The parts of a run that may lie on its device, in bytes.
+
+    Attributes:
+        denoiser: the weights of the component to prune.
+        encoders: weights of each other component that runs before it, by name.
+        others: weights of each component that does not run, such as the VAE, by name.
+        activations: of the denoiser's call, hooks included; None if they are not known.
+        hessians: of the largest package.
+        solving: of the largest layer, beside its Hessian.
+    """
+
+    denoiser: Weights
+    encoders: Mapping[str, int]
+    others: Mapping[str, int]
+    activations: int | None
+    hessians: int
+    solving: int
+
+    def phases(self, offload: str, hessians: bool = True) -> dict[str, int]:
+        """Return the bytes on the device in each phase.
+
+        Args:
+            offload: one of OFFLOADS.
+            hessians: whether the Hessians lie there.
+        """
+        summed, drawn = self.hessians * hessians, self.activations or 0
+        if offload == "none":
+            weights = self.denoiser.whole + sum((*self.encoders.values(), *self.others.values()))
+            return {
+                "text": weights,
+                "drawing": weights + drawn + summed,
+                "solving": weights + self.solving + summed,
+            }
+        blocks = self.denoiser.largest - self.denoiser.blocks if offload == "group" else 0
+        return {
+            "text": max(self.encoders.values(), default=0),
+            "drawing": self.denoiser.whole + blocks + drawn + summed,
+            "solving": self.solving + summed,
+        }
+
+    def peak(self, offload: str, hessians: bool = True) -> int:
+        """Return the most bytes of any phase."""
+        return max(self.phases(offload, hessians).values())
+
+    def choice(self, memory: int) -> str:
+        """Return the first offload that fits into some bytes, with its Hessians if one does.
+
+        The least demanding one if none fits.
+        """
+        room = memory * (1 - RESERVE)
+        for hessians in (True, False):
+            for offload in OFFLOADS:
+                if self.peak(offload, hessians) <= room:
+                    return offload
+        return OFFLOADS[-1]
+
+    def fits(self, offload: str, memory: int, hessians: bool = True) -> bool:
+        """Return whether an offload fits into some bytes."""
+        return self.peak(offload, hessians) <= memory * (1 - RESERVE)

@@ -1,0 +1,169 @@
+"""What a pruning needs on its device, from the files of a model, and the offload that fits."""
+
+import math
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import nn
+
+from ..calibration.device_plan import RESERVE, DevicePlan, Weights, bytes_of_weights
+from ..calibration.packages import GIB, plan_packages, work_bytes
+from ..config import PruningConfig
+from ..errors import UserError
+from ..models.activation_memory import activation_bytes
+from ..models.discovery import require_blocks
+from ..models.linear_view import layer_shapes
+from ..models.meta_device import build_on_meta, example_inputs
+from ..pipelines.call import usable_device
+from ..pipelines.folder import Folder
+from ..pipelines.load import default_device
+from .guidance import step_passes
+from .inspect import call_defaults, latents_of, pipeline_class, prompt_tokens
+from .inspection_plan import DeviceRow
+
+NO_TEXT = ("vae", "movq", "vqvae", "safety_checker", "image_processor")  # do not run before it
+UNSTORED = "bfloat16"  # the format that is assumed for a model without weights
+TO_SUM = 4 * 2048  # bytes for each column of the widest input: a band of products in float32
+
+
+def placed_config(folder: Folder, config: PruningConfig) -> tuple[PruningConfig, list[str]]:
+    """Return a config with the device that runs it and the offload that fits, and why.
+
+    Args:
+        folder: the model.
+        config: the settings of a pruning.
+
+    Returns:
+        The config, unchanged on a CPU; lines for the user.
+    """
+    device = usable_device("device", config.device or default_device())
+    if device.type != "cuda":
+        return config, []
+    config = replace(config, device=str(device))
+    if config.offload is not None:
+        return config, []
+    free, _ = torch.cuda.mem_get_info(device)
+    row = device_row(device_plan(folder, config), free)
+    return replace(config, offload=row.offload), [device_line(row)]
+
+
+def device_plan(folder: Folder, config: PruningConfig) -> DevicePlan:
+    """Return what a pruning needs on its device.
+
+    Args:
+        folder: the model; without weights its configs are enough.
+        config: the settings of the pruning.
+    """
+    component = folder.denoiser(config.component)
+    model = build_on_meta(folder.config(component))
+    nn.Module.to(model, format_of(folder, component, config))
+    shapes = layer_shapes(model, config.target)
+    packages = plan_packages(
+        require_blocks(shapes, f"{folder.path}/{component}", config.target), shapes, config
+    )
+    taps = [tap for package in packages for tap in package.taps]
+    sizes = {
+        name: component_bytes(folder, name, config)
+        for name in folder.components
+        if name != component
+    }
+    return DevicePlan(
+        Weights.of(model),
+        {name: size for name, size in sizes.items() if not name.startswith(NO_TEXT)},
+        {name: size for name, size in sizes.items() if name.startswith(NO_TEXT)},
+        activations(folder, component, model, config),
+        max(package.hessian_bytes for package in packages),
+        work_bytes(taps, shapes, config),
+    )
+
+
+def format_of(folder: Folder, name: str, config: PruningConfig) -> torch.dtype:
+    """Return the number format in which an accelerator holds a component."""
+    return getattr(torch, config.dtype or folder.components[name].dtype or UNSTORED)
+
+
+def component_bytes(folder: Folder, name: str, config: PruningConfig) -> int:
+    """Return the bytes of a component's weights on the device, from its files or its config."""
+    tensors = folder.components[name]
+    dtype = format_of(folder, name, config)
+    if tensors.shapes:
+        return sum(math.prod(shape) for shape in tensors.shapes.values()) * dtype.itemsize
+    found = built(folder, name)
+    return bytes_of_weights(nn.Module.to(found, dtype)) if found else 0
+
+
+def built(folder: Folder, name: str) -> nn.Module | None:
+    """Return a component without weights; None for one whose class is not known here."""
+    import transformers
+
+    library, cls = folder.classes.get(name, ("", ""))
+    if library == "diffusers":
+        return build_on_meta(folder.config(name) | {"_class_name": cls})
+    kind: Any = getattr(transformers, cls, None)
+    if not (isinstance(kind, type) and issubclass(kind, transformers.PreTrainedModel)):
+        return None
+    settings: Any = kind.config_class
+    with torch.device("meta"):
+        return kind(settings.from_dict(folder.config(name)))
+
+
+def activations(
+    folder: Folder, component: str, model: nn.Module, config: PruningConfig
+) -> int | None:
+    """Return the bytes of the denoiser's call with a batch, its hooks included; None if unknown."""
+    settings = call_defaults(folder, config)
+    if not settings["height"] or not settings["width"]:
+        return None
+    inputs = example_inputs(model, *latents_of(folder, settings), prompt_tokens(folder) or 0)
+    if inputs is None:
+        return None
+    halves = step_passes(pipeline_class(folder), folder, component, settings.get("guidance_scale"))
+    widest = max(shape[1] for shape in layer_shapes(model, config.target).values())
+    return activation_bytes(model, inputs, halves * config.batch_size) + TO_SUM * widest
+
+
+def device_row(plan: DevicePlan, memory: int, offload: str | None = None) -> DeviceRow:
+    """Return the row of a plan for a device with some free bytes.
+
+    Args:
+        plan: what a pruning needs.
+        memory: the bytes.
+        offload: the offload that was asked for; None for the one that fits.
+    """
+    offload = offload or plan.choice(memory)
+    whole = plan.fits(offload, memory)
+    return DeviceRow(
+        memory / GIB,
+        offload,
+        plan.fits(offload, memory, whole),
+        {name: size / GIB for name, size in plan.phases(offload, whole).items()},
+        0.0 if whole else plan.hessians / GIB,
+        plan.activations / GIB if plan.activations is not None else None,
+    )
+
+
+def device_line(row: DeviceRow) -> str:
+    """Return the line about a device."""
+    parts = ", ".join(f"{name} {size:.1f}" for name, size in row.phases_gib.items())
+    beside = row.hessians_beside_gib
+    elsewhere = f"; Hessians of {beside:.1f} GiB rest on the CPU or in files" if beside else ""
+    unknown = "" if row.activations_gib is not None else "; activations not known, not counted"
+    short = "" if row.fits else "too little even with "
+    return (
+        f"device      {row.memory_gib:.1f} GiB free, {RESERVE:.0%} of it kept in reserve: {short}"
+        f"--offload {row.offload}: GiB there for {parts}{elsewhere}{unknown}"
+    )
+
+
+def device_to_plan_for(vram: float | None) -> int | None:
+    """Return the bytes of the device that a plan is made for; None without one.
+
+    Args:
+        vram: GiB of a device; None for the free memory of the one that is here.
+    """
+    if vram is not None:
+        if not 0 < vram < math.inf:
+            raise UserError(f"vram: expected GiB above 0, found {vram:g}")
+        return round(vram * GIB)
+    return torch.cuda.mem_get_info()[0] if torch.cuda.is_available() else None

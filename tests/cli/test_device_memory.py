@@ -1,0 +1,161 @@
+"""What a pruning needs on a card, from public configs, and the offload that fits."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from obsdiff import PruningConfig
+from obsdiff.calibration.device_plan import DevicePlan, Weights
+from obsdiff.calibration.packages import GIB
+from obsdiff.cli.device_memory import device_plan, device_row
+from obsdiff.cli.main import main
+from obsdiff.pipelines.folder import open_folder
+
+from .test_prediction import SD3_MEDIUM, SD35_LARGE, SDXL
+
+# sizes of public text encoders and VAEs; everything else as transformers and diffusers default
+CLIP_L = {"hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12}
+CLIP_G = {"hidden_size": 1280, "intermediate_size": 5120, "num_hidden_layers": 32}
+T5_XXL = {
+    "d_model": 4096,
+    "d_ff": 10240,
+    "d_kv": 64,
+    "num_heads": 64,
+    "num_layers": 24,
+    "vocab_size": 32128,
+    "feed_forward_proj": "gated-gelu",
+    "is_encoder_decoder": False,
+    "use_cache": False,
+}
+VAE = {
+    "_class_name": "AutoencoderKL",
+    "block_out_channels": [128, 256, 512, 512],
+    "latent_channels": 16,
+    "layers_per_block": 2,
+    "down_block_types": ["DownEncoderBlock2D"] * 4,
+    "up_block_types": ["UpDecoderBlock2D"] * 4,
+}
+FLUX_DEV = {
+    "_class_name": "FluxTransformer2DModel",
+    "attention_head_dim": 128,
+    "guidance_embeds": True,
+    "in_channels": 64,
+    "joint_attention_dim": 4096,
+    "num_attention_heads": 24,
+    "num_layers": 19,
+    "num_single_layers": 38,
+    "patch_size": 1,
+    "pooled_projection_dim": 768,
+}
+CLIP = ("transformers", "CLIPTextModelWithProjection")
+ENCODERS = {
+    "SDXL": {"text_encoder": (CLIP, CLIP_L), "text_encoder_2": (CLIP, CLIP_G)},
+    "SD3": {
+        "text_encoder": (CLIP, CLIP_L),
+        "text_encoder_2": (CLIP, CLIP_G),
+        "text_encoder_3": (("transformers", "T5EncoderModel"), T5_XXL),
+    },
+    "FLUX": {
+        "text_encoder": (("transformers", "CLIPTextModel"), CLIP_L),
+        "text_encoder_2": (("transformers", "T5EncoderModel"), T5_XXL),
+    },
+}
+MODELS = {
+    "SDXL": ("StableDiffusionXLPipeline", "unet", SDXL, ENCODERS["SDXL"]),
+    "SD3-medium": ("StableDiffusion3Pipeline", "transformer", SD3_MEDIUM, ENCODERS["SD3"]),
+    "SD3.5-large": ("StableDiffusion3Pipeline", "transformer", SD35_LARGE, ENCODERS["SD3"]),
+    "FLUX.1-dev": ("FluxPipeline", "transformer", FLUX_DEV, ENCODERS["FLUX"]),
+}
+
+
+def folder_of(place, pipeline, component, model, encoders):
+    """Write the configs of a pipeline without weights."""
+    parts = {component: (("diffusers", model["_class_name"]), model)} | encoders
+    parts["vae"] = (("diffusers", "AutoencoderKL"), VAE)
+    for name, (_, config) in parts.items():
+        (place / name).mkdir(parents=True)
+        (place / name / "config.json").write_text(json.dumps(config))
+    (place / "tokenizer").mkdir()
+    (place / "tokenizer" / "tokenizer_config.json").write_text('{"model_max_length": 77}')
+    index = {"_class_name": pipeline} | {name: list(kind) for name, (kind, _) in parts.items()}
+    (place / "model_index.json").write_text(json.dumps(index))
+    return str(place)
+
+
+@pytest.fixture(scope="module")
+def plans(tmp_path_factory):
+    """The plan of each model at 1024 x 1024, four prompts a batch, in bfloat16."""
+    found = {}
+    for name, parts in MODELS.items():
+        place = folder_of(tmp_path_factory.mktemp("models") / name, *parts)
+        config = PruningConfig(height=1024, width=1024)
+        found[name] = device_plan(open_folder(Path(place), weights=False), config)
+    return found
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "billions", "encoders"),
+    [
+        ("SDXL", 2.57, {"text_encoder": 0.123, "text_encoder_2": 0.695}),
+        ("SD3-medium", 2.03, {"text_encoder_3": 4.76}),
+        ("SD3.5-large", 8.06, {"text_encoder_3": 4.76}),
+        ("FLUX.1-dev", 11.9, {"text_encoder_2": 4.76}),
+    ],
+)
+def test_weights_are_those_of_the_public_models(plans, name, billions, encoders):
+    plan = plans[name]
+    assert plan.denoiser.whole / 2e9 == pytest.approx(billions, rel=0.01)
+    for encoder, size in encoders.items():
+        assert plan.encoders[encoder] / 2e9 == pytest.approx(size, rel=0.01)
+    assert set(plan.others) == {"vae"}
+    assert plan.others["vae"] / 2e9 == pytest.approx(0.084, rel=0.02)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "vram", "offload", "beside"),
+    [
+        ("SDXL", 24, "none", False),
+        ("SDXL", 12, "model", False),
+        ("SD3-medium", 24, "none", False),
+        ("SD3-medium", 12, "model", False),
+        ("SD3.5-large", 80, "none", False),
+        ("SD3.5-large", 24, "group", False),
+        ("FLUX.1-dev", 80, "none", False),
+        ("FLUX.1-dev", 24, "group", True),
+    ],
+)
+def test_the_offload_that_fits_a_card(plans, name, vram, offload, beside):
+    row = device_row(plans[name], vram * GIB)
+    assert (row.offload, row.fits, bool(row.hessians_beside_gib)) == (offload, True, beside)
+    assert max(row.phases_gib.values()) < vram
+
+
+def test_phases_by_hand():
+    plan = DevicePlan(Weights(100, 90, 10), {"a": 30, "b": 50}, {"vae": 5}, 7, 20, 12)
+    assert plan.phases("none") == {"text": 185, "drawing": 212, "solving": 217}
+    assert plan.phases("model") == {"text": 50, "drawing": 127, "solving": 32}
+    assert plan.phases("group") == {"text": 50, "drawing": 47, "solving": 32}
+    assert plan.phases("group", hessians=False)["drawing"] == 27
+    # 6 % stay free
+    assert [plan.choice(n) for n in (231, 230, 136, 135, 54, 1)] == [
+        *("none", "model", "model", "group", "group", "group"),
+    ]
+
+
+@pytest.mark.slow
+def test_inspect_plans_for_a_card(tmp_path, capsys):
+    folder = folder_of(tmp_path / "flux", *MODELS["FLUX.1-dev"])
+    flags = ["--height", "1024", "--width", "1024"]
+    assert main(["inspect", folder, *flags, "--vram", "24"]) == 0
+    text = capsys.readouterr().out
+    assert "device      24.0 GiB free, 6% of it kept in reserve: --offload group" in text
+    assert "rest on the CPU or in files" in text
+    assert main(["inspect", folder, *flags, "--vram", "24", "--json"]) == 0
+    row = json.loads(capsys.readouterr().out)["device"]
+    assert row["offload"] == "group"
+    assert set(row["phases_gib"]) == {"text", "drawing", "solving"}
+    assert main(["inspect", folder, "--vram", "0"]) == 2
+    assert "vram: expected GiB above 0, found 0" in capsys.readouterr().err
