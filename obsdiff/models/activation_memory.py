@@ -5,6 +5,7 @@ an accelerator allocates at most, weights and workspaces of its kernels apart. A
 as fused kernels compute it: without the weights of all queries by all keys.
 """
 
+import contextlib
 import weakref
 from collections.abc import Mapping
 from typing import Any
@@ -68,13 +69,16 @@ class HeldBytes(TorchDispatchMode):
         self.now -= self.sizes.pop(key)
 
 
-def activation_bytes(model: nn.Module, arguments: Mapping[str, Any], images: int = 1) -> int:
+def activation_bytes(
+    model: nn.Module, arguments: Mapping[str, Any], images: int = 1, fused: bool = True
+) -> int:
     """Count what one call of a model holds at most beside its weights, the arguments included.
 
     Args:
         model: the model on the meta device, in the number format in which it computes.
         arguments: the keyword arguments of a call for one image, on any device.
         images: rows of the batch: pictures times guidance halves.
+        fused: whether attention is one kernel.
 
     Returns:
         Bytes.
@@ -85,7 +89,8 @@ def activation_bytes(model: nn.Module, arguments: Mapping[str, Any], images: int
     dtype = next(model.parameters()).dtype
     batch = tree_map(lambda value: batched(value, images, dtype), on_meta(dict(arguments)))
     weights = [*model.parameters(), *model.buffers()]
-    with torch.no_grad(), HeldBytes(weights) as held, FusedAttention():
+    attention = FusedAttention() if fused else contextlib.nullcontext()
+    with torch.no_grad(), HeldBytes(weights) as held, attention:
         for tensor in tree_leaves(batch):
             if isinstance(tensor, Tensor):
                 held.hold(tensor.untyped_storage())

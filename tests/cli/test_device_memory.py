@@ -1,17 +1,24 @@
 """What a pruning needs on a card, from public configs, and the offload that fits."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
+from diffusers import SD3Transformer2DModel
 
-from obsdiff import PruningConfig
+from obsdiff import PruningConfig, prune_
 from obsdiff.calibration.device_plan import DevicePlan, Weights
 from obsdiff.calibration.packages import GIB
 from obsdiff.cli.device_memory import device_plan, device_row
 from obsdiff.cli.main import main
+from obsdiff.models.activation_memory import activation_bytes
+from obsdiff.models.meta_device import build_on_meta, example_inputs
 from obsdiff.pipelines.folder import open_folder
 
+from ..conftest import PROMPTS, sd3
+from ..support.pretend_gpu import pretend_gpu
 from .test_prediction import SD3_MEDIUM, SD35_LARGE, SDXL
 
 # sizes of public text encoders and VAEs; everything else as transformers and diffusers default
@@ -159,3 +166,37 @@ def test_inspect_plans_for_a_card(tmp_path, capsys):
     assert set(row["phases_gib"]) == {"text", "drawing", "solving"}
     assert main(["inspect", folder, "--vram", "0"]) == 2
     assert "vram: expected GiB above 0, found 0" in capsys.readouterr().err
+
+
+def wide_sd3():
+    """The tiny pipeline with a transformer of width 512, so that weights and tokens count."""
+    pipe = sd3()
+    torch.manual_seed(0)
+    pipe.transformer = SD3Transformer2DModel(
+        sample_size=32, patch_size=2, in_channels=4, out_channels=4, num_layers=3,
+        attention_head_dim=64, num_attention_heads=8, joint_attention_dim=32,
+        caption_projection_dim=512, pooled_projection_dim=32, pos_embed_max_size=32,
+    ).eval()  # fmt: skip
+    return pipe
+
+
+@pytest.fixture(scope="module")
+def wide(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("wide") / "sd3"
+    wide_sd3().save_pretrained(folder)
+    return open_folder(folder)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::obsdiff.errors.CalibrationWarning")
+@pytest.mark.parametrize("offload", ["none", "model"])
+def test_the_planned_peak_is_the_counted_one(wide, offload):
+    """The pretend accelerator has no fused attention, so neither has the plan here."""
+    settings = {"num_prompts": 4, "num_inference_steps": 1, "height": 64, "width": 64}
+    config = PruningConfig(dtype="float32", method="magnitude", offload=offload, **settings)
+    model = build_on_meta(wide.config("transformer"))
+    drawn = activation_bytes(model, example_inputs(model, 32, 32, 280), 8, fused=False)
+    planned = replace(device_plan(wide, config), activations=drawn).phases(offload)["drawing"]
+    with pretend_gpu() as counts:
+        prune_(wide_sd3(), PROMPTS[:4], replace(config, device="pretend"))
+    assert counts.peak == pytest.approx(planned, rel=0.1)
