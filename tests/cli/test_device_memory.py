@@ -113,7 +113,7 @@ def plans(tmp_path_factory):
 )
 def test_weights_are_those_of_the_public_models(plans, name, billions, encoders):
     plan = plans[name]
-    assert plan.denoiser.whole / 2e9 == pytest.approx(billions, rel=0.01)
+    assert plan.denoiser.whole / 2e9 == pytest.approx(billions, rel=0.03)  # and position embeddings
     for encoder, size in encoders.items():
         assert plan.encoders[encoder] / 2e9 == pytest.approx(size, rel=0.01)
     assert set(plan.others) == {"vae"}
