@@ -95,7 +95,9 @@ def prune_command(args: argparse.Namespace) -> None:
         quiet()
         check_config(folder, targets[0].config)
     with process_group(args.timeout_minutes) as ranks, contextlib.ExitStack() as held:
-        placed = [placed_config(folder, target.config) for target in targets]
+        placed = ranks.from_rank_zero(
+            lambda: [placed_config(folder, target.config) for target in targets]
+        )
         targets = [replace(t, config=c) for t, (c, _) in zip(targets, placed, strict=True)]
         notes = [*dict.fromkeys(line for _, lines in placed for line in lines)]
         if ranks.from_rank_zero(lambda: complete) and (
