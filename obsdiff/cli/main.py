@@ -76,7 +76,7 @@ def run_words(argv: list[str]) -> int:
         discard(sys.stdout)
         return 1
     except Exception as error:
-        line = other_line(error)
+        line = other_line(error, args)
         if not line or wants_traceback():
             raise
         tell(f"failed: {line}{CONTINUE if can_continue(args) else ''}")
@@ -84,18 +84,34 @@ def run_words(argv: list[str]) -> int:
     return 0
 
 
-def other_line(error: Exception) -> str:
+def other_line(error: Exception, args: argparse.Namespace | None) -> str:
     """Return the line about a lack of memory, or an error of the system or of a library.
+
+    Args:
+        error: the error.
+        args: the command's arguments; None if they were not read yet.
 
     Returns:
         The line; "" for any other error, which is a bug of obsdiff.
     """
     if is_of_memory(error):
         reason = str(error).strip().splitlines()[0] if str(error).strip() else "MemoryError"
-        return f"out of memory ({reason[:160]}); set a smaller --memory-budget-gib or --batch-size"
+        return f"out of memory ({reason[:160]}); {memory_advice(reason, args)}"
     if library := raised_by(error):
         return foreign_line(error, library)
     return system_line(error) if isinstance(error, OSError) else ""
+
+
+def memory_advice(reason: str, args: argparse.Namespace | None) -> str:
+    """Return what to do about a lack of memory, of the host or, by torch's words, of a device."""
+    if args is None or args.run is not prune_command:
+        return "set a smaller --batch-size"
+    if "CUDA" in reason or "backend" in reason or "XPU" in reason:
+        return (
+            "set --offload model or group, a smaller --batch-size, or --calibration live with "
+            "more --packages"
+        )
+    return "set a smaller --memory-budget-gib or --batch-size"
 
 
 def can_continue(args: argparse.Namespace | None) -> bool:

@@ -481,6 +481,12 @@ def test_a_failed_run_ends_with_one_line(capsys, sd3_folder, prompts_file, tmp_p
             "failed: out of memory ([enforce fail] ",
         ),
         (
+            torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."),
+            "failed: out of memory (CUDA out of memory. Tried to allocate 2.00 GiB.); set "
+            "--offload model or group, a smaller --batch-size, or --calibration live with more "
+            "--packages; continue with --resume",
+        ),
+        (
             RunStopped("out.part can't be written: No space left on device"),
             "failed: out.part can't be written: No space left on device; continue with --resume",
         ),
