@@ -12,6 +12,7 @@ import contextlib
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 
 from torch import Tensor, nn
 
@@ -21,7 +22,7 @@ from ..errors import NotPositiveDefinite
 from ..models.linear_view import matrix, weight_of, write_
 from ..pipelines.record import LayerRecord
 from ..solvers.asymmetric import asymmetric
-from ..solvers.problem import Solution, layer_error
+from ..solvers.problem import Solution, output_energy, relative_error, squared_error
 from .bias_correction import correct_
 from .held_out import does_harm, unrepaired
 
@@ -70,16 +71,27 @@ class LayerProblem:
     tokens: tuple[int, int] = (0, 0)
     began: float = field(default_factory=time.perf_counter)
 
-    def error(self, pruned: Tensor) -> float:
-        """Return the layer error of a pruned weight (O, I) on the calibration prompts."""
+    def error(self, solution: Solution) -> float:
+        """Return the layer error of a solution on the calibration prompts."""
         with named(self.name):
-            return layer_error(self.target, pruned, self.hessian)
+            energy = output_energy(self.target, self.hessian)
+        found = solution.squared_error
+        if found is None:
+            found = squared_error(self.target, solution.weight, self.hessian)
+        return relative_error(found, energy)
 
     def held_out_error(self, pruned: Tensor) -> float:
         """Return the layer error of a pruned weight (O, I) on the held-out prompts."""
         assert self.held_out is not None
+        squared = squared_error(self.target, pruned, self.held_out)
+        return relative_error(squared, self.held_out_energy)
+
+    @cached_property
+    def held_out_energy(self) -> float:
+        """The energy of the layer's outputs on the held-out prompts."""
+        assert self.held_out is not None
         with named(self.name):
-            return layer_error(self.target, pruned, self.held_out)
+            return output_energy(self.target, self.held_out)
 
     def close_(
         self, solution: Solution, config: PruningConfig, sparsity: float | None = None
@@ -104,7 +116,7 @@ class LayerProblem:
             repaired = not does_harm(self.target, solution.weight, solution.kept, self.held_out)
             if not repaired:
                 solution = unrepaired(self.target, solution, self.hessian)
-        error = self.error(solution.weight)
+        error = self.error(solution)
         held_out = self.held_out_error(solution.weight) if self.held_out is not None else None
         if config.correct_bias:
             correct_(self.module, self.target, solution.weight, self.mean)

@@ -34,7 +34,7 @@ import torch
 from torch import Tensor
 
 from .masks import lowest, lowest_in_groups
-from .problem import Inputs, Solution, Target
+from .problem import Inputs, Solution, Target, undamped
 from .sweep import Choose, Plan, swept
 from .upper_factor import UpperFactor, upper_factor
 
@@ -87,15 +87,21 @@ def dtype_of(weights: list[Tensor]) -> torch.dtype:
 
 
 def solutions_of(weights: list[Tensor], factor: UpperFactor, target: Target) -> list[Solution]:
-    """Sweep matrices (O, I) that read the same input to one target."""
+    """Sweep matrices (O, I) that read the same input to one target.
+
+    The sweep has the squared error, too, of weights that are not rounded after it.
+    """
     sizes = [len(w) for w in weights]
     width, m = BLOCK, target.group[1] if target.group else None
     if m:
         width = -(-BLOCK // m) * m  # rounded up to whole groups
     found = swept(weights, factor, Plan(chooser(sizes, target), width, m, target.compensate))
+    exact = target.compensate and all(w.dtype == factor.matrix.dtype for w in weights)
+    figures = list(zip(found.losses, found.changes, strict=True))
+    errors = [undamped(*one, factor.added) if exact else None for one in figures]
+    parts = zip(found.weights, found.kept, found.losses, errors, strict=True)
     return [
-        Solution(weight, kept, loss, factor.damping)
-        for weight, kept, loss in zip(found.weights, found.kept, found.losses, strict=True)
+        Solution(weight, kept, loss, factor.damping, error) for weight, kept, loss, error in parts
     ]
 
 

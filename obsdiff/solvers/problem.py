@@ -22,6 +22,7 @@ from torch import Tensor
 
 from ..errors import NotPositiveDefinite
 
+LEAST_SHARE = 0.01  # of tr(D A D^T) that tr(D H D^T) has to have: then 1e-4 of it is rounding
 ERROR_ROWS = 256  # rows of a weight, and columns of the Hessian, that one product covers
 DEVICE_ERROR_ROWS = 2048  # the same on an accelerator
 
@@ -67,12 +68,14 @@ class Solution:
         kept: mask (O, I), True where a weight is kept.
         loss: sum of the removed saliencies, in the unit of (1) / 2.
         damping: damping used, in units of the Hessian's mean diagonal; 0 if none.
+        squared_error: the value of (1), if the solver has it; None: to be computed.
     """
 
     weight: Tensor
     kept: Tensor
     loss: float
     damping: float
+    squared_error: float | None = None
 
 
 def layer_error(weight: Tensor, pruned: Tensor, hessian: Tensor) -> float:
@@ -89,12 +92,44 @@ def layer_error(weight: Tensor, pruned: Tensor, hessian: Tensor) -> float:
     Raises:
         NotPositiveDefinite: the energy is no finite number.
     """
+    energy = output_energy(weight, hessian)
+    return relative_error(squared_error(weight, pruned, hessian), energy)
+
+
+def output_energy(weight: Tensor, hessian: Tensor) -> float:
+    """Return tr(W H W^T), the energy of the layer's outputs.
+
+    Raises:
+        NotPositiveDefinite: the energy is no finite number.
+    """
     energy = squared_error(weight, None, hessian)
     if not math.isfinite(energy):
         raise NotPositiveDefinite(
             f"the energy of the layer's outputs is {energy}: its Hessian or weight has inf or NaN"
         )
-    return squared_error(weight, pruned, hessian) / energy if energy > 0 else 0.0
+    return energy
+
+
+def relative_error(squared: float, energy: float) -> float:
+    """Return (2) from (1) and the energy of the outputs; 0.0 if they have none."""
+    return squared / energy if energy > 0 else 0.0
+
+
+def undamped(loss: float, change: float, added: float) -> float | None:
+    """Return the squared error (1) from the loss of a solver that repairs with A = H + d I.
+
+    Then tr(D A D^T) is twice the loss, and tr(D H D^T) = 2 loss - d ||D||^2.
+
+    Args:
+        loss: half of tr(D A D^T).
+        change: ||D||^2.
+        added: d.
+
+    Returns:
+        The squared error; None if the damping has so large a share that rounding decides.
+    """
+    squared = 2 * loss - added * change
+    return squared if squared > LEAST_SHARE * 2 * loss else None
 
 
 def squared_error(weight: Tensor, pruned: Tensor | None, hessian: Tensor) -> float:

@@ -146,7 +146,7 @@ def test_the_damping_is_the_best_of_those_tried_for_every_tap(more):
                 layer_error(w, found, apart), rel=1e-6
             )
             assert rows[layer].error == pytest.approx(
-                layer_error(w, found, inputs.hessian), rel=1e-6
+                layer_error(w, found, inputs.hessian), rel=1e-4
             )
     assert len({row.damping for row in report.layers}) > 1
 

@@ -130,7 +130,9 @@ def test_a_closed_problem_has_its_weight_in_the_model_and_its_record():
     problem, before = problem_of(layers), layers["q"].weight.clone()
     bias, solution = layers["q"].bias.clone(), masked(problem)
     error = layer_error(before, solution.weight, problem.hessian)
-    assert problem.error(solution.weight) == error
+    assert problem.error(solution) == error
+    known = dataclasses.replace(solution, squared_error=0.0)
+    assert problem.error(known) == 0.0
     row = problem.close_(solution, PruningConfig())
     assert torch.equal(layers["q"].weight, before * solution.kept)
     assert torch.equal(layers["q"].bias, bias)

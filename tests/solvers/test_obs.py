@@ -10,7 +10,7 @@ from benchmarks.plain.solve import solve as column_by_column
 from obsdiff.errors import NotPositiveDefinite
 from obsdiff.solvers import SOLVERS
 from obsdiff.solvers.obs import obs
-from obsdiff.solvers.problem import Target, layer_error
+from obsdiff.solvers.problem import Target, layer_error, squared_error
 from obsdiff.solvers.sweep import Plan, swept
 from obsdiff.solvers.upper_factor import upper_factor
 from tests.solvers.problems import best_kept, problem, seen
@@ -152,3 +152,23 @@ def test_float32_agrees_with_float64():
     assert layer_error(w, quick.weight, h) == pytest.approx(
         layer_error(w, exact.weight, h), rel=1e-3
     )
+
+
+@pytest.mark.parametrize("group", [None, (2, 4)])
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-9), (torch.float32, 1e-4)])
+def test_its_squared_error_is_that_of_the_weight(group, dtype, tolerance):
+    w, h = problem(40, 320)
+    solutions = obs([w.to(dtype), 3 * w.to(dtype)], seen(h.to(dtype)), Target(0.5, group))
+    for s, before in zip(solutions, (w, 3 * w), strict=True):
+        expected = squared_error(before, s.weight, h)
+        assert s.squared_error == pytest.approx(expected, rel=tolerance)
+
+
+def test_the_squared_error_is_unknown_without_repair_rounded_or_below_the_damping():
+    w, h = problem(8, 64)
+    unknown = [
+        obs([w], seen(h), replace(HALF, compensate=False)),
+        obs([w.bfloat16()], seen(h.float()), HALF),
+        obs([w], seen(h * 1e-6 + torch.eye(64)), replace(HALF, damping=1e6)),
+    ]
+    assert [s.squared_error for (s,) in unknown] == [None] * 3

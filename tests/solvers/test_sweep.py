@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from obsdiff.solvers.problem import squared_error
+from obsdiff.solvers.problem import squared_error, undamped
 from obsdiff.solvers.sweep import Plan, swept
 from obsdiff.solvers.upper_factor import upper_factor
 from tests.solvers.problems import problem
@@ -24,6 +24,8 @@ def test_loss_and_change_give_the_squared_error(columns, damping):
         assert found.changes[i] == pytest.approx(change.item())
         expected = squared_error(before, after, h) + factor.added * change.item()
         assert 2 * found.losses[i] == pytest.approx(expected)
+        known = undamped(found.losses[i], found.changes[i], factor.added)
+        assert known == pytest.approx(squared_error(before, after, h))
         assert torch.equal(after == 0, ~found.kept[i])
 
 
