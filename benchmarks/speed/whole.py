@@ -30,6 +30,7 @@ CONFIGS: dict[str, dict[str, Any]] = {  # row -> settings of obsdiff
     "whole/live-4": LIVE,
     "whole/replay-12": {"calibration": "replay", "packages": 12},
     "whole/structured": STRUCTURED,
+    "whole/best": {"preset": "best"},
 }
 AS_PLAIN: dict[str, dict[str, Any]] = {"plain": LIVE, "plain, structured": LIVE | STRUCTURED}
 ONCE = (

@@ -6,7 +6,8 @@ import pytest
 from benchmarks.plain.calibrate import draw
 from benchmarks.speed.clock import measured, places
 from benchmarks.speed.rows import ROWS, keep_rows, met
-from benchmarks.speed.whole import plain_seconds, rows_of
+from benchmarks.speed.whole import CONFIGS, plain_seconds, rows_of
+from obsdiff import PruningConfig
 
 from ..conftest import PROMPTS, sd3
 
@@ -14,6 +15,11 @@ from ..conftest import PROMPTS, sd3
 def test_every_phase_has_its_functions():
     for _, owner, name in places():
         assert callable(getattr(owner, name))
+
+
+def test_every_whole_pruning_has_its_row_and_valid_settings():
+    assert set(CONFIGS) == {name for name in ROWS if name.startswith("whole/")}
+    assert all(PruningConfig(**settings) for settings in CONFIGS.values())
 
 
 def test_phases_add_up_and_nothing_stays_wrapped():
