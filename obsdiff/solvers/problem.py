@@ -22,7 +22,7 @@ from torch import Tensor
 
 from ..errors import NotPositiveDefinite
 
-LEAST_SHARE = 0.01  # of tr(D A D^T) that tr(D H D^T) has to have: then 1e-4 of it is rounding
+LEAST_SHARE = 0.01  # of tr(D A D^T) that tr(D H D^T) has to have: then 2e-4 of it is rounding
 ERROR_ROWS = 256  # rows of a weight, and columns of the Hessian, that one product covers
 DEVICE_ERROR_ROWS = 2048  # the same on an accelerator
 
