@@ -38,7 +38,7 @@ KINDS = {
         2,
     ),
     "several": ("--sparsity", 0.3, 0.5),
-    "held out": ("--held-out", 2, "--choose-damping"),
+    "held out": ("--held-out", 4, "--choose-damping"),
     "budget": ("--pattern", "structured", "--target-macs", 0.8),
     "best": ("--preset", "best", "--allocation-prompts", 1),
 }
