@@ -24,6 +24,8 @@ from .inspection_plan import DeviceRow
 
 NO_TEXT = ("vae", "movq", "vqvae", "safety_checker", "image_processor")  # do not run before it
 UNSTORED = "bfloat16"  # the format that is assumed for a model without weights
+# errors of a model that cannot run without data, or not with these settings: a run names its own
+UNCOUNTED = (RuntimeError, TypeError, ValueError, ArithmeticError, LookupError)
 TO_SUM = 4 * 2048  # bytes for each column of the widest input: a band of products in float32
 
 
@@ -120,7 +122,11 @@ def activations(
         return None
     halves = step_passes(pipeline_class(folder), folder, component, settings.get("guidance_scale"))
     widest = max(shape[1] for shape in layer_shapes(model, config.target).values())
-    return activation_bytes(model, inputs, halves * config.batch_size) + TO_SUM * widest
+    try:
+        called = activation_bytes(model, inputs, halves * config.batch_size)
+    except UNCOUNTED:
+        return None
+    return called + TO_SUM * widest
 
 
 def device_row(plan: DevicePlan, memory: int, offload: str | None = None) -> DeviceRow:

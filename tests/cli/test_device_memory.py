@@ -11,7 +11,8 @@ from diffusers import SD3Transformer2DModel
 from obsdiff import PruningConfig, prune_
 from obsdiff.calibration.device_plan import DevicePlan, Weights
 from obsdiff.calibration.packages import GIB
-from obsdiff.cli.device_memory import device_plan, device_row
+from obsdiff.cli import device_memory
+from obsdiff.cli.device_memory import device_line, device_plan, device_row
 from obsdiff.cli.main import main
 from obsdiff.models.activation_memory import activation_bytes
 from obsdiff.models.meta_device import build_on_meta, example_inputs
@@ -200,3 +201,23 @@ def test_the_planned_peak_is_the_counted_one(wide, offload):
     with pretend_gpu() as counts:
         prune_(wide_sd3(), PROMPTS[:4], replace(config, device="pretend"))
     assert counts.peak == pytest.approx(planned, rel=0.1)
+
+
+def test_prune_takes_what_fits_on_a_card(sd3_folder, monkeypatch):
+    monkeypatch.setattr(device_memory, "usable_device", lambda *_: torch.device("cuda"))
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda *_: (2**30, 2**30))
+    folder, config = open_folder(Path(sd3_folder)), PruningConfig(height=16, width=16)
+    placed, lines = device_memory.placed_config(folder, config)
+    assert (placed.device, placed.offload) == ("cuda", "none")
+    assert "1.0 GiB free" in lines[0]
+    assert "--offload none" in lines[0]
+    asked = replace(config, offload="group")
+    assert device_memory.placed_config(folder, asked) == (replace(asked, device="cuda"), [])
+
+
+def test_activations_that_cannot_be_counted_are_not_known(sd3_folder):
+    """A picture larger than the model's positions; the run itself refuses it."""
+    config = PruningConfig(height=4096, width=4096)
+    plan = device_plan(open_folder(Path(sd3_folder)), config)
+    assert plan.activations is None
+    assert "activations not known" in device_line(device_row(plan, GIB))
