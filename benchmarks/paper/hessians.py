@@ -133,8 +133,8 @@ def read(file: Path) -> Hessians:
             hessian = Sums(
                 packed_of(stored.get_tensor(f"{name}:xx")),
                 stored.get_tensor(f"{name}:x"),
-                int(samples),
-                float(alpha),
+                samples=int(samples),
+                alpha=float(alpha),
             )
             found |= dict.fromkeys(name.split("+"), hessian)
     return found

@@ -25,7 +25,7 @@ References:
 """
 
 import os
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -63,6 +63,7 @@ class Hessian:
 
     packed: Tensor
     x: Tensor
+    _: KW_ONLY
     band: int = BAND
     samples: float = 0
     alpha: float = 0.0
@@ -91,7 +92,7 @@ class Hessian:
         return cls(
             torch.zeros(packed_size(columns, band), device=resting or device, dtype=dtype),
             torch.zeros(columns, device=device, dtype=dtype),
-            band,
+            band=band,
         )
 
     @classmethod
