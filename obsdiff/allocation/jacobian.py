@@ -29,13 +29,14 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..calibration.context import CalibrationContext
 from ..config import PruningConfig
 from ..errors import CalibrationError, RunFailed, UserError
 from ..layerwise.journal import NullJournal
 from ..models.linear_view import weight_of
+from ..models.offload_hooks import group_offloaded
 from ..pipelines.differentiable import differentiable
 from ..pipelines.errors_below import one_line_errors
 from ..solvers.double_precision import where_double
@@ -66,7 +67,11 @@ def effects_of(
         CalibrationError: a gradient has inf or NaN.
         RunFailed: the pipeline cannot be run with gradients.
     """
-    require_resident(context.denoiser)
+    if group_offloaded(context.denoiser):
+        raise UserError(
+            "allocation sensitivity: group offloading moves weights away before the gradients "
+            "need them; use allocation obs, or another offload"
+        )
     if not changes:
         return {}
     ranks, count = context.ranks, len(context.calibration_set.prompts[: config.allocation_prompts])
@@ -166,19 +171,3 @@ def require_passed(pipeline: str, called: set[int], passed: set[int]) -> None:
             f"of {len(called)} denoising steps (its scheduler may detach them): use allocation "
             "drawn"
         )
-
-
-def require_resident(denoiser: nn.Module) -> None:
-    """Raise UserError for group offloading, which moves weights that gradients still need."""
-    if group_offloaded(denoiser):
-        raise UserError(
-            "allocation sensitivity: group offloading moves weights away before the gradients "
-            "need them; use allocation obs, or another offload"
-        )
-
-
-def group_offloaded(denoiser: nn.Module) -> bool:
-    """Return whether a model is under diffusers' group offloading."""
-    registries = [getattr(module, "_diffusers_hook", None) for module in denoiser.modules()]
-    hooks = [name for registry in registries if registry for name in registry.hooks]
-    return any("group_offloading" in name for name in hooks)

@@ -29,6 +29,7 @@ from ..layerwise.journal import NullJournal
 from ..layerwise.problem import named
 from ..layerwise.run_phases import DRAWN_FIRST
 from ..models.linear_view import layer_at, matrix
+from ..models.offload_hooks import group_offloaded
 from ..models.structure import Tap
 from ..runtime.precision import exact_products
 from ..solvers.obs import obs_each
@@ -36,7 +37,7 @@ from ..solvers.problem import Inputs, Solution, Target, squared_error
 from .alpha_pruning import by_spectrum, tail_exponent
 from .candidates import candidates
 from .equal_price import GRID, by_loss, interpolated
-from .jacobian import effects_of, group_offloaded
+from .jacobian import effects_of
 from .owl import by_outliers, outlier_ratio
 from .trials import Trial, all_measured
 

@@ -14,7 +14,8 @@ import torch
 from torch import nn
 
 from ..models.linear_view import weight_of
-from ..models.state import group_offloads
+from ..models.offload_hooks import group_offloaded
+from ..pipelines.call import execution_device
 from ..runtime.device_memory import exact, free_bytes
 from ..runtime.distributed import Ranks
 from .packages import largest_package, work_bytes
@@ -35,8 +36,7 @@ def computing_device(pipe: Any, layer: nn.Module, stored: str | None = None) -> 
         layer: the layer.
         stored: the device that stores the Hessians, if it is set.
     """
-    called = getattr(pipe, "_execution_device", None) or getattr(pipe, "device", None)
-    places = (weight_of(layer).device, called, stored)
+    places = (weight_of(layer).device, execution_device(pipe), stored)
     devices = [torch.device(place) for place in places if place is not None]
     return next((device for device in devices if device.type != "cpu"), devices[0])
 
@@ -97,6 +97,6 @@ def waiting_bytes(pipe: Any) -> int:
     on_host = [
         sum(p.numel() * p.element_size() for p in model.parameters() if p.device.type == "cpu")
         for model in models
-        if not any(group_offloads(module) for module in model.modules())
+        if not group_offloaded(model)
     ]
     return max(on_host, default=0)

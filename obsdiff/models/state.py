@@ -5,7 +5,7 @@ that could be changed. Caches skip blocks, and fused projections leave the layer
 Each of these is refused by one line with the call to make.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -13,6 +13,7 @@ from diffusers.models.modeling_utils import ModelMixin
 from torch import nn
 
 from ..errors import UserError
+from .offload_hooks import GROUP_HOOK, accelerate_hooks, diffusers_hooks, group_hook
 
 WRAPPERS = {  # class name -> the attribute that holds the model inside
     "OptimizedModule": "_orig_mod",
@@ -22,7 +23,7 @@ WRAPPERS = {  # class name -> the attribute that holds the model inside
 }
 OPEN_AGAIN = "open the pipeline again with from_pretrained"
 PLAIN_HOOKS = (  # of diffusers: no block is skipped
-    *("layerwise_casting", "peft_autocast_disable", "group_offloading"),
+    *("layerwise_casting", "peft_autocast_disable", GROUP_HOOK),
     *("layer_execution_tracker", "lazy_prefetch_group_offloading"),
 )
 
@@ -81,7 +82,7 @@ def compiled(model: str, module: nn.Module) -> Reason:
 
 def offloaded(model: str, module: nn.Module) -> Reason:
     """Find weights that are elsewhere while the model does not run."""
-    if any(getattr(config, "stream", None) for config in group_offloads(module)):
+    if group_setting(module, "stream"):
         return "group offloading with a stream", f"{OPEN_AGAIN}, prune, then offload the result"
     if any(getattr(hook, "offload", False) for hook in accelerate_hooks(module)):
         return (
@@ -94,15 +95,14 @@ def offloaded(model: str, module: nn.Module) -> Reason:
 
 def on_disk(model: str, module: nn.Module) -> Reason:
     """Find group offloading to disk: the weights in memory have no values."""
-    if any(getattr(config, "offload_to_disk_path", None) for config in group_offloads(module)):
+    if group_setting(module, "offload_to_disk_path"):
         return "group offloading to disk", f"{OPEN_AGAIN}, prune, then offload the result"
     return None
 
 
-def group_offloads(module: nn.Module) -> list[Any]:
-    """Return the configs of diffusers' group offloading on a module."""
-    hooks = diffusers_hooks(module).items()
-    return [getattr(hook, "config", None) for name, hook in hooks if "group_offloading" in name]
+def group_setting(module: nn.Module, name: str) -> Any:
+    """Return a setting of diffusers' group offloading on a module; None without either."""
+    return getattr(getattr(group_hook(module), "config", None), name, None)
 
 
 def without_weights(model: str, module: nn.Module) -> Reason:
@@ -152,17 +152,3 @@ DENOISER_CHECKS: tuple[Check, ...] = (
     *(wrapped, compiled, offloaded, on_disk, without_weights, sharded, frozen),
     *(caching, fused),
 )
-
-
-def diffusers_hooks(module: nn.Module) -> dict[str, Any]:
-    """Return the hooks that diffusers has set on a module, by name."""
-    registry = getattr(module, "_diffusers_hook", None)
-    return dict(getattr(registry, "hooks", {}))
-
-
-def accelerate_hooks(module: nn.Module) -> Iterator[Any]:
-    """Yield the hooks that accelerate has set on a module."""
-    hook = getattr(module, "_hf_hook", None)
-    if hook is not None:
-        yield hook
-        yield from getattr(hook, "hooks", ())

@@ -20,8 +20,7 @@ from torch import nn
 from ..config import PruningConfig
 from ..config.choices import OFFLOADS
 from ..errors import UserError
-
-GROUP_HOOK = "group_offloading"  # diffusers' name of its hook
+from ..models.offload_hooks import GROUP_HOOK, accelerate_hooks, group_offloaded
 
 
 @contextlib.contextmanager
@@ -69,16 +68,9 @@ def require_offloadable(pipe: Any, device: torch.device) -> None:
 def is_offloaded(pipe: Any) -> bool:
     """Return whether components of a pipeline move to their device when they run."""
     return any(
-        hasattr(module, "_hf_hook") or group_hook(module)
+        group_offloaded(part) or any(any(accelerate_hooks(module)) for module in part.modules())
         for part in models_of(pipe).values()
-        for module in part.modules()
     )
-
-
-def group_hook(module: nn.Module) -> Any:
-    """Return diffusers' group offloading hook of a module, or None."""
-    registry: Any = getattr(module, "_diffusers_hook", None)
-    return registry.get_hook(GROUP_HOOK) if registry else None
 
 
 def models_of(pipe: Any) -> dict[str, nn.Module]:
