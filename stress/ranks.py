@@ -74,8 +74,13 @@ def start(size: int, given: list[str]) -> subprocess.Popen:
 
 
 def finished(process: subprocess.Popen, seconds: float = 900) -> str:
-    """stderr of a run that must succeed."""
-    _, err = process.communicate(timeout=seconds)
+    """stderr of a run that must succeed; TimeoutExpired, and none of its processes, after that."""
+    try:
+        _, err = process.communicate(timeout=seconds)
+    except subprocess.TimeoutExpired:
+        for one in (*psutil.Process(process.pid).children(recursive=True), process):
+            one.kill()
+        raise
     assert process.returncode == 0, f"exit code {process.returncode}: {err}"
     return err
 
