@@ -22,6 +22,7 @@ from obsdiff.models.geometry import columns, items
 from obsdiff.models.linear_view import layer_shapes
 from obsdiff.models.structure import Group
 from obsdiff.models.surgery import shrink_
+from obsdiff.pipelines.call import denoiser_name
 
 from .calibrate import gather
 from .hessian import RunningHessian
@@ -30,9 +31,9 @@ from .structured import remove_parts
 
 
 def prune_plain_(pipe: Any, prompts: list[str], config: PruningConfig) -> None:
-    """Prune the transformer of a pipeline, in place, unstructured, n:m or structured by config;
+    """Prune the denoiser of a pipeline, in place, unstructured, n:m or structured by config;
     steps and guidance from there, too."""
-    denoiser = pipe.transformer
+    denoiser = getattr(pipe, denoiser_name(pipe, None))
     shapes = layer_shapes(denoiser)
     blocks = require_blocks(shapes, type(denoiser).__name__)
     groups = select_groups(blocks, config) if config.pattern == "structured" else []

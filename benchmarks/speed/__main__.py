@@ -1,10 +1,10 @@
 """The cost of pruning compared with plain inference and the plain algorithm (benchmarks/plain), in
 one run, interleaved.
 
-    python -m benchmarks.speed [ROW ...] [--rounds 3] [--models sd3-8x768 emoji-sd3]  # make bench
+    python -m benchmarks.speed [ROW ...] [--rounds 3] [--models sd3-8x768 emoji-unet]  # make bench
 
 Ratios of process CPU time, medians of the rounds. Writes benchmarks/results/speed.json,
-speed-phases.json beside it, and docs/speed-*.png; rows that were not requested are unchanged. 4
+speed-phases.json beside it, and docs/speed-*.png; rows that were not requested are unchanged. 24
 prompts, 10 steps, guidance on, 50 % unstructured.
 """
 

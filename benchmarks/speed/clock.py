@@ -15,6 +15,8 @@ from functools import wraps
 from pathlib import Path
 from typing import Any
 
+from obsdiff.pipelines.call import denoiser_name
+
 PROC = Path("/proc/self")
 OTHER = "other"
 
@@ -101,9 +103,10 @@ def measured(pipe: Any, call: Callable[[], Any]) -> dict[str, Any]:
     phases in seconds."""
     with contextlib.ExitStack() as undo:
         clock = Clock()
-        blocks = getattr(pipe.transformer, "transformer_blocks", [])
+        denoiser = getattr(pipe, denoiser_name(pipe, None))
+        blocks = getattr(denoiser, "transformer_blocks", [])
         own = [("text", pipe, "encode_prompt"), ("VAE", pipe.vae, "decode")] + [
-            ("denoiser", m, "forward") for m in (pipe.transformer, *blocks)
+            ("denoiser", m, "forward") for m in (denoiser, *blocks)
         ]
         for phase, owner, name in [*own, *places()]:
             undo.enter_context(wrapped(clock, phase, owner, name))

@@ -1,6 +1,8 @@
-"""The two pipelines that speed is measured on, in float32: an SD3 of random weights, and the
-built-in emoji-sd3."""
+"""The pipelines that speed is measured on, in float32: an SD3 of random weights, and the built-in
+models."""
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -20,12 +22,9 @@ from obsdiff.pipelines.prompt_files import read_prompts
 
 TOKENS = 77  # of the CLIPs; the absent T5 adds 256 zero tokens
 HEAD = 64
-PROMPTS = [
-    "a red fox in the snow",
-    "two wooden boats on a lake",
-    "an old clock on a stone wall",
-    "a bowl of green apples",
-]
+THINGS = ("red fox", "wooden boat", "clock", "bowl of apples", "tall lighthouse", "sleeping cat")
+PLACES = ("in the snow", "on a lake", "beside a stone wall", "under a full moon")
+PROMPTS = [f"a {thing} {place}" for thing in THINGS for place in PLACES]
 
 
 def random_sd3(blocks: int, heads: int, side: int) -> StableDiffusion3Pipeline:
@@ -88,14 +87,19 @@ def sd3_8x768(shrink: int = 1) -> tuple[Any, list[str], dict[str, Any]]:
     )
 
 
-def emoji_sd3(shrink: int = 1) -> tuple[Any, list[str], dict[str, Any]]:
-    folder = builtin_path("emoji-sd3")
+def emoji(model: str, guidance: float, shrink: int = 1) -> tuple[Any, list[str], dict[str, Any]]:
+    """A built-in model, whole whatever `shrink`."""
+    folder = builtin_path(model)
     prompts = read_prompts(folder / "calibration_prompts.txt")[: len(PROMPTS)]
     return (
         load_pipeline(open_folder(folder), dtype="float32")[0],
         prompts,
-        {"height": 64, "width": 64, "guidance_scale": 4.0},
+        {"height": 64, "width": 64, "guidance_scale": guidance},
     )
 
 
-MODELS = {"sd3-8x768": sd3_8x768, "emoji-sd3": emoji_sd3}
+MODELS: dict[str, Callable[..., tuple[Any, list[str], dict[str, Any]]]] = {
+    "sd3-8x768": sd3_8x768,
+    "emoji-sd3": partial(emoji, "emoji-sd3", 4.0),
+    "emoji-unet": partial(emoji, "emoji-unet", 3.0),
+}

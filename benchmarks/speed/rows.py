@@ -89,7 +89,7 @@ def table(rows: list[dict[str, Any]]) -> str:
         spread = f"({min(runs):.2f} to {max(runs):.2f})"
         verdict = "" if met(name, row["value"]) else "  MISSED"
         lines.append(
-            f"{name:24} {row['plain']:7.2f} {sign:>3} {row['target']:5.1f} {row['value']:9.2f}  "
+            f"{name:24} {row['plain']:7.2f} {sign:>3} {row['target']:5.2f} {row['value']:9.2f}  "
             f"{spread:20}  {ROWS[name].what}{verdict}"
         )
     return "\n".join(lines)

@@ -18,6 +18,7 @@ from typing import Any
 from benchmarks.plain.calibrate import draw
 from benchmarks.plain.prune import prune_plain_
 from obsdiff import PruningConfig, prune_, save_pruned
+from obsdiff.pipelines.call import denoiser_name
 
 from .clock import measured
 from .rows import ROWS
@@ -45,7 +46,8 @@ Measured = dict[str, list[dict[str, Any]]]  # call -> one entry a round
 def measure(model: Model, rows: list[str], rounds: int, steps: int = STEPS) -> Measured:
     """Plain inference, obsdiff and the plain algorithm, as far as the rows need them."""
     pipe, prompts, settings = model
-    dense, settings = pipe.transformer, settings | {"num_inference_steps": steps}
+    component = denoiser_name(pipe, None)
+    dense, settings = getattr(pipe, component), settings | {"num_inference_steps": steps}
     pipe.set_progress_bar_config(disable=True)
     calls: dict[str, Callable[[], Any]] = {
         "inference": lambda: draw(pipe, prompts, list(range(len(prompts))), settings, "latent")
@@ -66,7 +68,7 @@ def measure(model: Model, rows: list[str], rounds: int, steps: int = STEPS) -> M
     for i in range(rounds):
         names = [*calls, *(once if i == 0 else ())]
         for name in names if i % 2 == 0 else reversed(names):
-            pipe.transformer = copy.deepcopy(dense)
+            setattr(pipe, component, copy.deepcopy(dense))
             figures = measured(pipe, (calls | once)[name])
             if figures["peak_bytes"]:
                 figures["peak_bytes"] -= spare
@@ -76,7 +78,7 @@ def measure(model: Model, rows: list[str], rounds: int, steps: int = STEPS) -> M
                 f"{figures['wall']:.1f} s",
                 flush=True,
             )
-    pipe.transformer = dense
+    setattr(pipe, component, dense)
     return found
 
 
@@ -94,7 +96,9 @@ def saving(model: Model) -> dict[str, float]:
     """CPU and wall seconds of saving a pruned pipeline, which no ratio counts. They do not depend
     on the mask."""
     pipe, prompts, settings = model
-    dense, pipe.transformer = pipe.transformer, copy.deepcopy(pipe.transformer)
+    component = denoiser_name(pipe, None)
+    dense = getattr(pipe, component)
+    setattr(pipe, component, copy.deepcopy(dense))
     report = prune(
         pipe, prompts[:1], PruningConfig(method="magnitude", num_inference_steps=1, **settings)
     )
@@ -102,7 +106,7 @@ def saving(model: Model) -> dict[str, float]:
         cpu, wall = time.process_time(), time.perf_counter()
         save_pruned(pipe, Path(folder) / "pruned", report)
         seconds = {"cpu": time.process_time() - cpu, "wall": time.perf_counter() - wall}
-    pipe.transformer = dense
+    setattr(pipe, component, dense)
     return seconds
 
 
