@@ -48,12 +48,13 @@ def paper_row(value: float) -> dict:
 
 def paper_rows() -> dict[str, dict]:
     """The rows of the paper's tables that the README shows, by table; `best` is the best."""
-    baselines = {"magnitude": 0.2, "wanda": 0.3}
+    baselines = {"magnitude": 0.2, "wanda": 0.3, "obs": 0.15}
+    groups = {"l1": 0.4, "random": 0.5, "obs": 0.35}
     presets = {"paper": 0.1, "best": 0.0125}
     return {
         "unstructured": {f"{m} {s}": paper_row(baselines[m]) for m in baselines for s in SHARES},
         "semistructured": {f"{m} 2:4": paper_row(baselines[m]) for m in baselines},
-        "structured": {"l1 20%": paper_row(0.4)},
+        "structured": {f"{m} {s}": paper_row(groups[m]) for m in groups for s in ("20%", "30%")},
         "presets": {
             f"{name}: {column}, seed {seed}": paper_row(value * (1 + seed))
             for name, value in presets.items()
@@ -158,13 +159,16 @@ def changed(root: Path, table: str, change) -> None:
 
 def test_the_lines_of_the_results(tmp_path):
     lines = results(repository(tmp_path, "") / "benchmarks" / "results").splitlines()
-    assert lines[-8:-4] == [
+    assert lines[-14:-7] == [
         "| `emoji-sd3`, `magnitude` | 0.2000 | 0.2000 | 0.2000 | | |",
         "| `wanda` | 0.3000 | 0.3000 | 0.3000 | | |",
+        "| `l1` | | | | 0.4000 | 0.4000 |",
+        "| `random` | | | | 0.5000 | 0.5000 |",
+        "| `obs` | 0.1500 | 0.1500 | 0.1500 | 0.3500 | 0.3500 |",
         f"| `--preset paper`{' | 0.2000' * 5} |",
         f"| `--preset best`{' | **0.0250**' * 5} |",
     ]
-    assert lines[-4].startswith("| `emoji-unet`, `magnitude` |")
+    assert lines[-7].startswith("| `emoji-unet`, `magnitude` |")
 
 
 def test_the_results_are_of_the_newest_version_with_all_tables(tmp_path):
@@ -173,7 +177,7 @@ def test_the_results_are_of_the_newest_version_with_all_tables(tmp_path):
     newer = folder / "paper" / "version-10"
     shutil.copytree(folder / PAPER, newer)
     assert newest(folder / "paper") == newer
-    file = newer / "emoji-unet-presets.json"
+    file = newer / "emoji-unet-structured.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | {"finished": False}))
     assert newest(folder / "paper") == folder / PAPER
     shutil.rmtree(folder / PAPER)
@@ -181,15 +185,28 @@ def test_the_results_are_of_the_newest_version_with_all_tables(tmp_path):
         results(folder)
 
 
-def test_the_line_off_is_shown_once_it_is_measured(tmp_path):
+def test_presets_are_shown_once_both_models_have_all_their_rows(tmp_path):
+    root = repository(tmp_path, "")
+    folder = root / "benchmarks" / "results"
+    assert "semistructured structured presets`" in " ".join(results(folder).split())
+    changed(root, "presets", lambda kept: kept.update(finished=False))
+    block = results(folder)
+    assert "semistructured structured`)" in " ".join(block.split())
+    first, second = block.split("| `emoji-unet`,")
+    assert "--preset" not in first
+    assert "three calibration sets" not in " ".join(first.split())
+    assert "| `obs` | **0.1500** |" in first
+    assert "`--preset best`" in second
+
+
+def test_the_line_off_is_shown_where_it_is_measured(tmp_path):
     root = repository(tmp_path, "")
     row = paper_row(0.001)
     changed(root, "unstructured", lambda kept: kept["rows"].update({"off 50%": row}))
     changed(root, "structured", lambda kept: kept["rows"].update({"off 20%": row, "off 15%": row}))
     block = results(root / "benchmarks" / "results")
-    assert "| `emoji-sd3`, `off` | **0.0010** | | | **0.0010** | |\n| `magnitude` |" in block
+    assert "| `emoji-sd3`, `off` | | **0.0010** | | **0.0010** | |\n| `magnitude` |" in block
     assert "| `emoji-unet`, `magnitude` |" in block
-    assert "`off` switches whole attentions and FFNs off" in " ".join(block.split())
 
 
 def test_the_results_need_one_version_one_prompt_set_and_all_rows(tmp_path):
@@ -199,9 +216,12 @@ def test_the_results_need_one_version_one_prompt_set_and_all_rows(tmp_path):
     with pytest.raises(NotMeasured, match="different model_version: 1, 2"):
         results(folder)
     changed(root, "presets", lambda kept: kept.update(model_version=1, prompts={"evaluation": 64}))
-    assert "64 evaluation prompts, version 1" in results(folder)
+    assert "64 evaluation prompts, version 1" in " ".join(results(folder).split())
     changed(root, "presets", lambda kept: kept["rows"].pop("best: 2:4, seed 2"))
     with pytest.raises(NotMeasured, match=r"no row best: 2:4, seed 2.*presets --model emoji-sd3"):
+        results(folder)
+    changed(root, "semistructured", lambda kept: kept["rows"].pop("wanda 2:4"))
+    with pytest.raises(NotMeasured, match=r"no row wanda 2:4.*semistructured --model emoji-sd3"):
         results(folder)
 
 

@@ -9,16 +9,20 @@ from obsdiff.pipelines.builtin import BUILTINS
 from .markdown import caption, grid
 from .stored import Kept, NotMeasured, agreed, prompts_of, read, row_of, version_of
 
-TABLES = ("unstructured", "semistructured", "presets")
+TABLES = ("unstructured", "semistructured", "structured")
+PRESETS = "presets"  # shown once it has all rows
 COMMAND = f"python -m benchmarks.paper {' '.join(TABLES)}"
 SEEDS = (0, 1, 2)  # of the calibration sets of the presets
 COLUMNS = {  # of TARGETS in benchmarks/paper/tables.py -> table and label of one method alone
+    "2:4": ("semistructured", "2:4"),
     "50%": ("unstructured", "50%"),
     "60%": ("unstructured", "60%"),
-    "2:4": ("semistructured", "2:4"),
     "structured 20%": ("structured", "20%"),
     "structured 30%": ("structured", "30%"),
 }
+SINGLE = ("magnitude", "wanda")  # methods of the columns of single weights and N:M
+GROUPS = ("l1", "random")  # methods of the structured columns
+OURS = "obs"  # in every column, with equal shares
 Errors = dict[str, float]  # by column
 
 
@@ -30,14 +34,17 @@ def results(folder: Path) -> str:
     version = agreed(map(version_of, files), "model_version", COMMAND)
     prompts = agreed(map(prompts_of, files), "prompts", COMMAND)
     lines = [line for model, tables in stored.items() for line in lines_of(model, tables)]
+    shown_presets = all(PRESETS in tables for tables in stored.values())
+    command = f"{COMMAND} {PRESETS}" if shown_presets else COMMAND
     text = (
         "Relative latent error against the dense pipeline (0 is the same picture, about 2 an "
-        f"unrelated one), mean over three calibration sets, {prompts}, version {version} of the "
-        f"models (`{COMMAND}`); `magnitude` and `wanda` from one"
+        f"unrelated one), {prompts}, version {version} of the models (`{command}`). `off` switches "
+        "whole attentions and FFNs of that size off, without calibration. `obs` is the default, "
+        "the same share in every layer"
     )
-    if any("`off`" in line[0] for line in lines):
-        text += "; `off` switches whole attentions and FFNs off, without calibration"
-    return caption(text + ":") + "\n\n" + grid(["", *(spaced(name) for name in COLUMNS)], lines)
+    if shown_presets:
+        text += "; presets are means over three calibration sets"
+    return caption(text + ".") + "\n\n" + grid(["", *(spaced(name) for name in COLUMNS)], lines)
 
 
 def newest(folder: Path) -> Path:
@@ -49,26 +56,25 @@ def newest(folder: Path) -> Path:
     found = sorted(folder.glob("version-*"), key=lambda f: int(f.name.removeprefix("version-")))
     for version in reversed(found):
         files = [version / f"{model}-{table}.json" for model in BUILTINS for table in TABLES]
-        if all(file.exists() and read(file, COMMAND).get("finished") for file in files):
+        if all(map(finished, files)):
             return version
     raise NotMeasured(COMMAND)
 
 
+def finished(file: Path) -> bool:
+    """Whether a stored table has all its rows."""
+    return file.exists() and bool(read(file, COMMAND).get("finished"))
+
+
 def tables_of(folder: Path, model: str) -> dict[str, Kept]:
     """The stored tables of a model that the block shows."""
-    found = {
-        table: read(
-            folder / f"{model}-{table}.json",
-            f"python -m benchmarks.paper {table} --model {model}",
+    names = [*TABLES, *([PRESETS] if finished(folder / f"{model}-{PRESETS}.json") else [])]
+    return {
+        name: read(
+            folder / f"{model}-{name}.json", f"python -m benchmarks.paper {name} --model {model}"
         )
-        for table in TABLES
+        for name in names
     }
-    structured = folder / f"{model}-structured.json"
-    if structured.exists():
-        kept = read(structured, "")
-        if any(name.startswith("off ") for name in kept["rows"]):
-            found["structured"] = kept
-    return found
 
 
 def lines_of(model: str, tables: dict[str, Kept]) -> Iterator[list[str]]:
@@ -85,26 +91,28 @@ def lines_of(model: str, tables: dict[str, Kept]) -> Iterator[list[str]]:
 
 def rows_of(model: str, tables: dict[str, Kept]) -> dict[str, Errors]:
     """The errors of each line."""
-    return {
-        "`off`": off(tables),
-        "`magnitude`": baseline(model, tables, "magnitude"),
-        "`wanda`": baseline(model, tables, "wanda"),
-        "`--preset paper`": preset(model, tables["presets"], "paper"),
-        "`--preset best`": preset(model, tables["presets"], "best"),
-    }
+    single = {column for column, (table, _) in COLUMNS.items() if table != "structured"}
+    columns = dict.fromkeys(SINGLE, single) | dict.fromkeys(GROUPS, set(COLUMNS) - single)
+    found = {"`off`": off(tables)}
+    for name, some in (columns | {OURS: set(COLUMNS)}).items():
+        found[f"`{name}`"] = one_method(model, tables, name, some)
+    if PRESETS in tables:
+        for name in ("paper", "best"):
+            found[f"`--preset {name}`"] = preset(model, tables[PRESETS], name)
+    return found
 
 
 def off(tables: dict[str, Kept]) -> Errors:
-    """The errors after whole attentions and FFNs are switched off; empty unless measured."""
+    """The errors after whole attentions and FFNs are switched off, where such a row is stored."""
     return {
         column: error_of(tables[table]["rows"][f"off {label}"])
         for column, (table, label) in COLUMNS.items()
-        if table in tables and f"off {label}" in tables[table]["rows"]
+        if f"off {label}" in tables[table]["rows"]
     }
 
 
-def baseline(model: str, tables: dict[str, Kept], method: str) -> Errors:
-    """The errors of a method for single weights, with one calibration set."""
+def one_method(model: str, tables: dict[str, Kept], method: str, columns: set[str]) -> Errors:
+    """The errors of a method in some columns, with one calibration set."""
     return {
         column: error_of(
             row_of(
@@ -114,13 +122,13 @@ def baseline(model: str, tables: dict[str, Kept], method: str) -> Errors:
             )
         )
         for column, (table, label) in COLUMNS.items()
-        if table != "structured"
+        if column in columns
     }
 
 
 def preset(model: str, kept: Kept, name: str) -> Errors:
     """The mean errors of a preset over the calibration sets."""
-    command = f"python -m benchmarks.paper presets --model {model}"
+    command = f"python -m benchmarks.paper {PRESETS} --model {model}"
     return {
         column: statistics.fmean(
             error_of(row_of(kept, f"{name}: {column}, seed {seed}", command)) for seed in SEEDS
