@@ -25,7 +25,7 @@ from obsdiff.pipelines.builtin import builtin_info
 from obsdiff.pipelines.folder import open_folder
 from obsdiff.pipelines.load import load_pipeline
 from obsdiff.pipelines.prompt_files import read_prompts
-from obsdiff.pipelines.record import in_words, leaving
+from obsdiff.pipelines.removed import in_words, leaving
 from obsdiff.pipelines.run import denoiser_call
 from obsdiff.runtime.json_files import read_json, write_json
 

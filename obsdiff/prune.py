@@ -31,6 +31,7 @@ from .calibration.gather import DensePass, gather
 from .calibration.packages import scratch_room
 from .calibration.plan import PruningPlan, plan_pruning
 from .config import PruningConfig
+from .config.given import config_of
 from .layerwise.applied import marked_if_interrupted, require_applied
 from .layerwise.executor import Executor
 from .layerwise.journal import JournalPlace, open_journal
@@ -42,6 +43,7 @@ from .layerwise.structured import prune_structured_
 from .layerwise.tasks import owners_of, tasks_of
 from .models.pruned_classes import mark_pruned_
 from .pipelines.call import Prompt
+from .pipelines.general_prompts import general_prompts
 from .pipelines.placement import placed
 from .pipelines.record import PruningReport
 from .runtime.distributed import Ranks
@@ -54,12 +56,13 @@ from .runtime.torch_state import plain_torch
 @plain_torch()
 def prune_(
     pipe: Any,
-    prompts: Sequence[Prompt],
+    prompts: Sequence[Prompt] | None = None,
     config: PruningConfig | None = None,
     *,
     dense: DensePass | None = None,
     journal: Path | str | JournalPlace | None = None,
     progress: bool | None = None,
+    **settings: Any,
 ) -> PruningReport:
     """Prune the denoiser of a diffusers pipeline in place.
 
@@ -72,13 +75,15 @@ def prune_(
     Args:
         pipe: the diffusers pipeline.
         prompts: the calibration prompts: strings, or dicts with the keyword arguments of one
-            pipeline call each. config.num_prompts of them are sampled.
-        config: the settings (default: PruningConfig()).
+            pipeline call each. config.num_prompts of them are sampled. Default: obsdiff's general
+            captions; captions like those that will be drawn are better.
+        config: the settings (default: PruningConfig(**settings)).
         dense: a dense pass that `dense_pass` made with this config, for several prunings.
         journal: a folder that stores what is solved, from which a killed run resumes, to the same
             result.
         progress: False shows nothing. True and None show the phases and the time left on stderr:
             on a terminal or in a notebook in place, else as a line from time to time.
+        settings: settings of PruningConfig, such as sparsity=0.5, instead of `config`.
 
     Returns:
         The record of the pruning, which `save_pruned` stores.
@@ -89,7 +94,8 @@ def prune_(
         NotPositiveDefinite: a Hessian cannot be factored, with the layer's name.
         RunFailed: at the end a layer is not as recorded.
     """
-    plan = plan_pruning(pipe, prompts, config or PruningConfig())
+    given = general_prompts() if prompts is None else prompts
+    plan = plan_pruning(pipe, given, config_of(config, settings))
     require_fitting(dense, plan)
     with placed(pipe, plan.component, plan.config):
         return prune_planned(pipe, plan, dense, journal, progress)

@@ -5,6 +5,7 @@ import torch
 
 import obsdiff
 from obsdiff import PruningConfig, UserError, prune_
+from obsdiff.pipelines.general_prompts import general_prompts
 from obsdiff.solvers.problem import layer_error
 
 from .conftest import PROMPTS, flux, sd, sd3
@@ -221,3 +222,18 @@ def test_public_names_are_there():
     assert all(getattr(obsdiff, name) is not None for name in obsdiff.__all__)
     with pytest.raises(AttributeError):
         _ = obsdiff.no_such_name
+
+
+def test_settings_and_prompts_need_not_be_given():
+    one, other = sd3(), sd3()
+    given = general_prompts()
+    report = obsdiff.prune_(one, sparsity=0.4, num_prompts=2, num_inference_steps=2)
+    assert set(report.prompts) <= set(given)
+    config = PruningConfig(sparsity=0.4, num_prompts=2, num_inference_steps=2)
+    obsdiff.prune_(other, given, config)
+    assert all(
+        torch.equal(weight, other.transformer.state_dict()[name])
+        for name, weight in one.transformer.state_dict().items()
+    )
+    with pytest.raises(UserError, match="sparsty: expected a setting"):
+        obsdiff.prune_(one, sparsty=0.4)

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 from obsdiff.evaluation.report.noise import METRICS, near_best
-from obsdiff.pipelines.record import in_words
+from obsdiff.pipelines.removed import in_words
 
 from ..tables.markdown import grid
 

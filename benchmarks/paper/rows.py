@@ -13,7 +13,7 @@ import torch
 
 from obsdiff import PruningConfig, prune_
 from obsdiff.calibration.gather import DensePass
-from obsdiff.pipelines.record import leaving
+from obsdiff.pipelines.removed import leaving
 from obsdiff.runtime.json_files import write_json
 
 from ..conditions import RESULTS as STORED

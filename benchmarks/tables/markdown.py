@@ -4,7 +4,7 @@ import textwrap
 from typing import Any
 
 from obsdiff.evaluation.report.noise import near_best
-from obsdiff.pipelines.record import KINDS
+from obsdiff.pipelines.removed import KINDS
 
 WIDTH = 100  # columns of prose
 SMALL = 0.02  # errors below it have one more decimal

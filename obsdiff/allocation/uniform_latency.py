@@ -20,7 +20,7 @@ from ..config import PruningConfig
 from ..config.choices import MOST_ALLOCATED
 from ..errors import UserError
 from ..models.surgery import sharing_weights, shrink_
-from ..pipelines.record import leaving
+from ..pipelines.removed import leaving
 from ..pipelines.run import denoiser_call
 from ..runtime.timing import interleaved
 from .bisection import bisect

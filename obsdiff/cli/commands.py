@@ -13,6 +13,7 @@ from ..config import PruningConfig
 from ..errors import UserError
 from ..pipelines.builtin import BUILTINS, builtin_info, builtin_path
 from ..pipelines.folder import Folder
+from ..pipelines.general_prompts import CALIBRATION_FILE
 from ..pipelines.partial_output import check_output
 from ..pipelines.prompt_files import prompts_line, read_prompts
 from ..pipelines.replaceable import INDEX
@@ -23,7 +24,6 @@ from ..runtime.progress import say
 from ..runtime.strict_json import json_text
 
 JUDGES = ("clip", "features", "real", "lpips", "pickscore", "image_reward")
-GENERAL_PROMPTS = Path(__file__).parent / "prompts.txt"
 
 
 def config_of(args: argparse.Namespace, **changes: object) -> PruningConfig:
@@ -82,7 +82,7 @@ def calibration_file(given: Path | None, folder: Folder) -> Path:
         given: the value of --prompts; None for a built-in's own, else the captions of obsdiff.
         folder: the model.
     """
-    own = folder.path / "calibration_prompts.txt" if builtin_info(folder.path) else GENERAL_PROMPTS
+    own = folder.path / "calibration_prompts.txt" if builtin_info(folder.path) else CALIBRATION_FILE
     return given or own
 
 

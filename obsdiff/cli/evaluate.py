@@ -11,6 +11,7 @@ from ..errors import UserError
 from ..evaluation.judges.files import find_judges
 from ..pipelines.builtin import builtin_info
 from ..pipelines.folder import Folder, open_folder
+from ..pipelines.general_prompts import EVALUATION_FILE
 from ..pipelines.output_path import absolute
 from ..pipelines.partial_output import check_output, part_folder
 from ..pipelines.prompt_files import prompts_line, read_prompts
@@ -22,7 +23,6 @@ from ..runtime.extras import require_extra
 from ..runtime.json_files import read_json
 from ..runtime.progress import say
 from .commands import (
-    GENERAL_PROMPTS,
     JUDGES,
     config_of,
     given_files,
@@ -199,5 +199,5 @@ def evaluation_file(given: Path | None, dense: Folder) -> Path:
         given: the value of --prompts; None for a built-in's own, else general captions.
         dense: the dense pipeline.
     """
-    own = dense.path if builtin_info(dense.path) else GENERAL_PROMPTS.parent
-    return given or own / "evaluation_prompts.txt"
+    own = dense.path / "evaluation_prompts.txt" if builtin_info(dense.path) else EVALUATION_FILE
+    return given or own

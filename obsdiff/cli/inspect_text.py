@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from ..allocation.savings import UNITS
-from ..pipelines.record import in_words
+from ..pipelines.removed import in_words
 from ..runtime.console import shown
 from .device_memory import device_line
 from .inspection_plan import InspectionPlan, MemoryRow, PackageRow

@@ -13,7 +13,8 @@ from ..models.meta_device import build_on_meta, macs_or_why_not
 from ..pipelines.folder import Folder
 from ..pipelines.headers import Tensors
 from ..pipelines.load import load_denoiser, load_pipeline
-from ..pipelines.record import RECORD, leaving, read_record
+from ..pipelines.record import RECORD, read_record
+from ..pipelines.removed import leaving
 from ..pipelines.replaceable import WORK
 from ..pipelines.run import denoiser_call, replaced
 from ..runtime.hashed_json import read_hashed, write_hashed

@@ -3,6 +3,7 @@
 import dataclasses
 import platform
 from dataclasses import dataclass, field
+from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -11,10 +12,11 @@ from ..errors import UserError
 from ..runtime.hashed_json import content_hash
 from ..runtime.json_files import read_json
 from ..runtime.version import VERSION
+from .record_words import html_of, lines_of
+from .removed import in_words, leaving
 
 RECORD_SCHEMA = 1  # version of the layout of obsdiff.json
 RECORD = "obsdiff.json"
-KINDS = ("heads", "neurons", "channels")  # that structured pruning removes
 
 
 @dataclass(frozen=True)
@@ -77,7 +79,7 @@ class GroupRecord:
     package: int
 
 
-@dataclass
+@dataclass(repr=False)
 class PruningReport:
     """The result of prune_: resolved settings, every layer, seconds of each phase.
 
@@ -140,7 +142,8 @@ class PruningReport:
     def sparsity(self) -> float:
         """Share of the pruned layers' weights that are zero, or of their columns removed."""
         total = sum(row.shape[0] * row.shape[1] for row in self.layers)
-        return sum(row.sparsity * row.shape[0] * row.shape[1] for row in self.layers) / total
+        gone = sum(row.sparsity * row.shape[0] * row.shape[1] for row in self.layers)
+        return gone / total if total else 0.0
 
     @property
     def layout(self) -> dict[str, dict[str, int]]:
@@ -153,6 +156,28 @@ class PruningReport:
     def gone(self) -> str:
         """Return "8 of 20 heads and 3072 of 10240 neurons are gone"."""
         return f"{in_words(leaving([dataclasses.asdict(group) for group in self.groups]))} are gone"
+
+    def __repr__(self) -> str:
+        """Return the report in a few lines."""
+        return "\n".join(f"{name}: {text}" for name, text in lines_of(self.to_dict()))
+
+    def _repr_html_(self) -> str:
+        """Return what a notebook shows: the few lines, and the layers with the largest errors."""
+        return html_of(self.to_dict())
+
+    def to_frame(self) -> Any:
+        """Return a pandas.DataFrame with a row for each layer, and the attributes of LayerRecord.
+
+        Raises:
+            UserError: pandas is not installed.
+        """
+        try:
+            pandas = import_module("pandas")
+        except ImportError as error:
+            raise UserError("to_frame needs pandas: pip install pandas") from error
+        rows = [dataclasses.asdict(row) for row in self.layers]
+        names = [field.name for field in dataclasses.fields(LayerRecord)]
+        return pandas.DataFrame(rows, columns=names).set_index("name")
 
     def to_dict(self) -> dict[str, Any]:
         """Return the content of obsdiff.json."""
@@ -190,32 +215,6 @@ def is_sealed(record: dict[str, Any]) -> bool:
     """Return whether a record has the hash of its own content, and the right one."""
     hashes = record.get("hashes")
     return isinstance(hashes, dict) and hashes.get("record") == own_hash(record)
-
-
-def leaving(groups: list[dict[str, Any]]) -> dict[str, dict[str, int]]:
-    """Count the removed heads, neurons and channels.
-
-    Args:
-        groups: group records as dicts.
-
-    Returns:
-        {kind: {"removed", "total"}}, for the kinds that occur.
-    """
-    found: dict[str, dict[str, int]] = {}
-    for group in groups:
-        row = found.setdefault(group["kind"], {"removed": 0, "total": 0})
-        row["removed"] += group["total"] - group["kept"]
-        row["total"] += group["total"]
-    return found
-
-
-def in_words(counts: dict[str, dict[str, int]]) -> str:
-    """Return the counts of `leaving` as "8 of 20 heads and 3072 of 10240 neurons"."""
-    return " and ".join(
-        f"{row['removed']} of {row['total']} {kind}"
-        for kind in KINDS
-        if (row := counts.get(kind)) and row["total"]
-    )
 
 
 def versions() -> dict[str, str]:

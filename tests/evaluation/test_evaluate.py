@@ -399,13 +399,10 @@ def test_a_folder_with_two_variants_is_counted_once(models, tmp_path):
 
 
 def test_general_prompts_to_evaluate_are_not_those_to_calibrate():
-    from obsdiff.cli.commands import GENERAL_PROMPTS
+    from obsdiff.pipelines.general_prompts import EVALUATION_FILE, general_prompts
     from obsdiff.pipelines.prompt_files import read_prompts
 
-    calibration, evaluation = (
-        set(read_prompts(GENERAL_PROMPTS.with_name(name)))
-        for name in ("prompts.txt", "evaluation_prompts.txt")
-    )
+    calibration, evaluation = set(general_prompts()), set(read_prompts(EVALUATION_FILE))
     assert len(evaluation) >= 64
     assert not calibration & evaluation
 

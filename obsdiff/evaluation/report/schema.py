@@ -7,7 +7,7 @@ number.
 
 from typing import Any
 
-from ...pipelines.record import KINDS
+from ...pipelines.removed import KINDS
 from ...runtime.json_files import check_json, check_shapes
 from .noise import METRICS
 

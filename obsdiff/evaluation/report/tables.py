@@ -7,7 +7,7 @@ from collections.abc import Callable
 from statistics import median
 from typing import Any
 
-from ...pipelines.record import KINDS, in_words
+from ...pipelines.removed import KINDS, in_words
 from .configuration import configuration, setting_text
 from .merge import EVALUATED, Comparison
 from .noise import DENSE_NAME, METRICS, figures_of, measured_metrics

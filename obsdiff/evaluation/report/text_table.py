@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
-from ...pipelines.record import KINDS
+from ...pipelines.removed import KINDS
 from ...runtime.console import shown
 from .noise import DENSE_NAME, LEGEND, METRICS, measured_metrics, reasons
 from .values import (
