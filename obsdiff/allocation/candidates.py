@@ -85,9 +85,12 @@ def candidates(
 
 
 def change_of(context: CalibrationContext, layer: str, weight: Tensor) -> Tensor:
-    """Return how a new weight (O, I) of a layer differs from its own, in the shape of that."""
+    """Return how a new weight (O, I) of a layer differs from its own.
+
+    It has the shape of that, and rests where that does: all changes are as large as the model.
+    """
     own = weight_of(context.denoiser.get_submodule(layer)).detach()
-    return (weight.view(own.shape) - own.to(weight)).to(own.dtype)
+    return (weight.view(own.shape) - own.to(weight)).to(own)
 
 
 def shared(

@@ -36,7 +36,6 @@ from ..config import PruningConfig
 from ..errors import CalibrationError, RunFailed, UserError
 from ..layerwise.journal import NullJournal
 from ..models.linear_view import weight_of
-from ..models.offload_hooks import group_offloaded
 from ..pipelines.differentiable import differentiable
 from ..pipelines.errors_below import one_line_errors
 from ..solvers.double_precision import where_double
@@ -67,11 +66,6 @@ def effects_of(
         CalibrationError: a gradient has inf or NaN.
         RunFailed: the pipeline cannot be run with gradients.
     """
-    if group_offloaded(context.denoiser):
-        raise UserError(
-            "allocation sensitivity: group offloading moves weights away before the gradients "
-            "need them; use allocation obs, or another offload"
-        )
     if not changes:
         return {}
     ranks, count = context.ranks, len(context.calibration_set.prompts[: config.allocation_prompts])

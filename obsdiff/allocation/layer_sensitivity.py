@@ -23,13 +23,12 @@ from ..calibration.context import CalibrationContext
 from ..calibration.gather import DensePass
 from ..calibration.plan import PruningPlan
 from ..config import PruningConfig
-from ..errors import CalibrationError, UserError
+from ..errors import CalibrationError
 from ..evaluation.metrics import relative_latent_error
 from ..layerwise.journal import NullJournal
 from ..layerwise.problem import named
 from ..layerwise.run_phases import DRAWN_FIRST
 from ..models.linear_view import layer_at, matrix
-from ..models.offload_hooks import group_offloaded
 from ..models.structure import Tap
 from ..runtime.precision import exact_products
 from ..solvers.obs import obs_each
@@ -284,16 +283,10 @@ def first_latents(context: CalibrationContext, config: PruningConfig) -> Tensor 
     """Return the dense latents that sensitivities are measured against; None for other allocations.
 
     Raises:
-        UserError: offloading hooks would restore the dense weights.
         CalibrationError: the pipeline does not draw the same latents twice.
     """
     if config.allocation != "drawn":
         return None
-    if group_offloaded(context.denoiser):
-        raise UserError(
-            "allocation drawn: group offloading restores the weights that are tried; "
-            "use allocation obs, or another offload"
-        )
     base, again = (latents(context, config.allocation_prompts) for _ in range(DRAWN_FIRST))
     different = relative_latent_error(again, base)["value"]
     if not different < SAME_DRAWING:

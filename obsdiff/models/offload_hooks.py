@@ -27,6 +27,12 @@ def group_hook(module: nn.Module) -> Any:
     return diffusers_hooks(module).get(GROUP_HOOK)
 
 
+def group_hooks(model: nn.Module) -> list[Any]:
+    """Return diffusers' group offloading hooks of a model and its parts."""
+    found = [group_hook(module) for module in model.modules()]
+    return [hook for hook in found if hook is not None]
+
+
 def group_offloaded(model: nn.Module) -> bool:
     """Return whether a model, or a part of it, is under diffusers' group offloading."""
-    return any(group_hook(module) is not None for module in model.modules())
+    return bool(group_hooks(model))

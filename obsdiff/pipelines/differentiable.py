@@ -4,6 +4,7 @@ Pipelines forbid gradients by a decorator of their call, which is taken off. The
 last step of the scheduler, whose result is the final latents, so that nothing is decoded. The
 denoiser is checkpointed by call and, inside a call, by block: between the steps of the backward
 pass only latents are stored, and during one the inputs of its blocks and the activations of one.
+Of a group-offloaded denoiser the weights of one block are on the device, or of two.
 """
 
 import contextlib
@@ -20,6 +21,7 @@ from ..models.structure import Block
 from .call import Prompt
 from .errors_below import one_line_errors
 from .run import Run, refused, replaced
+from .weight_copies import copied_weights
 
 
 class LastStep(Exception):
@@ -48,7 +50,9 @@ def differentiable(run: Run, denoiser: nn.Module, blocks: list[Block]) -> Iterat
     with contextlib.ExitStack() as undo:
         undo.callback(free_offloaded, run.pipe)
         undo.enter_context(frozen(run.pipe))
-        for module in (denoiser, *checkpointed_parts(denoiser, [block.name for block in blocks])):
+        parts = checkpointed_parts(denoiser, [block.name for block in blocks])
+        undo.enter_context(copied_weights(denoiser, parts))
+        for module in (denoiser, *parts):
             undo.enter_context(checkpointing(module))
         undo.enter_context(replaced(run, "draw", partial(call_with_gradients, run)))
         yield

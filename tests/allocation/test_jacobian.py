@@ -6,6 +6,7 @@ from dataclasses import replace
 import diffusers
 import pytest
 import torch
+from diffusers.hooks import apply_group_offloading
 
 from obsdiff import PruningConfig, dense_pass, prune_
 from obsdiff.allocation import jacobian
@@ -18,12 +19,17 @@ from obsdiff.layerwise.journal import TRIALS, NullJournal
 from obsdiff.models.discovery import find_blocks
 from obsdiff.models.linear_view import layer_at, layer_shapes
 from obsdiff.pipelines.differentiable import differentiable
+from obsdiff.pipelines.placement import placed
 from obsdiff.pipelines.run import prepared
 from obsdiff.runtime.scratch import open_scratch
 
 from ..conftest import PROMPTS, ddpm, flux, sd, sd3
+from ..support.pretend_gpu import NAME, pretend_gpu
+from ..support.pretend_offload import group_offloading
 
 CALL = {"num_inference_steps": 2, "height": 16, "width": 16, "guidance_scale": 3.0}
+ONE_STEP = CALL | {"num_inference_steps": 1}
+CPU = torch.device("cpu")
 QUICK = CALL | {"num_prompts": 3, "allocation_prompts": 2}
 SENSITIVITY = QUICK | {"allocation": "sensitivity", "blocks": "0-1"}
 
@@ -219,11 +225,43 @@ def test_gradients_that_are_no_numbers_name_the_layer(monkeypatch):
         prune_(sd3(), PROMPTS, PruningConfig(**SENSITIVITY))
 
 
-def test_group_offloading_is_one_line():
-    pipe = sd3()
-    pipe.transformer.enable_group_offload("cpu", "cpu", "leaf_level")
-    with pytest.raises(UserError, match="group offloading moves weights away before the gradients"):
-        prune_(pipe, PROMPTS, PruningConfig(**SENSITIVITY))
+@pytest.mark.parametrize(
+    ("make", "level", "blocks"),
+    [(sd3, "block_level", 2), (sd3, "leaf_level", None), (sd, "block_level", 1)],
+)
+def test_group_offloading_changes_nothing(make, level, blocks):
+    """The effects of diffusers' own hooks from the CPU to the CPU."""
+    found = []
+    for offloaded in (False, True):
+        pipe = make()
+        model = denoiser_of(pipe)
+        if offloaded:
+            apply_group_offloading(model, CPU, CPU, level, num_blocks_per_group=blocks)
+        with Measuring(pipe, prompts=PROMPTS[:1]) as context:
+            found.append(prompt_figures(context, changes_of(model), 0))
+            plain = context.run.latents(PROMPTS[:1], [5], CALL)  # the hooks work again
+        assert found[-1]["sum"] == pytest.approx(plain.double().sum().item(), rel=1e-5)
+    assert found[0] == found[1]
+
+
+def test_group_offloading_on_a_device_has_few_blocks_there_at_a_time():
+    """The weights rest on the host while the gradients of other blocks are computed."""
+    figures, peaks = [], []
+    for offload in ("none", "group"):
+        with pretend_gpu() as counts, group_offloading():
+            pipe = sd3(6)
+            config = PruningConfig(device=NAME, offload=offload)
+            with placed(pipe, "transformer", config), Measuring(pipe, ONE_STEP) as context:
+                own = [p.device.type for p in pipe.transformer.parameters()]
+                counts.clear()
+                figures.append(prompt_figures(context, changes_of(pipe.transformer), 0))
+                peaks.append(counts.peak)
+                assert [p.device.type for p in pipe.transformer.parameters()] == own
+            assert set(own) == {"cpu" if offload == "group" else NAME}
+            blocks = sum(p.nbytes for p in pipe.transformer.transformer_blocks.parameters())
+        assert counts.own_products == 0, counts.host_products
+    assert figures[0] == figures[1]
+    assert peaks[0] - peaks[1] > blocks * 3 / 6
 
 
 @pytest.mark.parametrize("settings", [{}, {"pattern": "structured", "sparsity": 0.3}])

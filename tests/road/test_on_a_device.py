@@ -21,6 +21,7 @@ from ..support.contexts import context_of
 from ..support.device_counts import LIBRARY
 from ..support.lanes import slow
 from ..support.pretend_gpu import NAME, pretend_gpu
+from ..support.pretend_offload import group_offloading
 from ..support.sd3_alone import denoiser_alone
 
 pytestmark = [
@@ -84,6 +85,13 @@ OFFLOADED: dict[str, dict[str, Any]] = {
     "structured": STRUCTURED,
     "alpha": {"allocation": "alpha"},
 }
+BY_BLOCK: dict[str, dict[str, Any]] = {
+    "obs": {},
+    "replay": REPLAY,
+    "sensitivity": {"allocation": "sensitivity", "allocation_prompts": 1},
+    "structured, sensitivity": STRUCTURED | {"allocation": "sensitivity", "allocation_prompts": 1},
+    "drawn": {"allocation": "drawn", "allocation_prompts": 1, "include": "*.attn.*"},
+}
 SLOW = {
     "alps",
     "held-out",
@@ -145,6 +153,18 @@ def test_weights_that_rest_on_the_host_are_pruned_on_the_device(name):
         config = settings(num_inference_steps=2, height=16, width=16, **OFFLOADED[name])
         report = prune_(pipe, PROMPTS, config, progress=False)
         require_as_recorded(pipe, report)
+    assert counts.own_products == 0, counts.host_products
+
+
+@pytest.mark.parametrize("name", some(BY_BLOCK))
+def test_blocks_that_come_to_the_device_in_turn_are_pruned_there(name):
+    with pretend_gpu() as counts, group_offloading():
+        pipe = sd3(2)
+        small = {"num_inference_steps": 1, "height": 16, "width": 16}
+        config = settings(device=NAME, offload="group", **small | BY_BLOCK[name])
+        report = prune_(pipe, PROMPTS, config, progress=False)
+        require_as_recorded(pipe, report)
+        assert {p.device.type for p in pipe.transformer.parameters()} == {"cpu"}
     assert counts.own_products == 0, counts.host_products
 
 

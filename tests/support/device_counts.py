@@ -58,13 +58,13 @@ class Counts:
         """Return the number of waits by lines of some files of obsdiff."""
         return sum(n for (_, line), n in self.waits.items() if line.split(":")[0] in files)
 
-    def hold(self, tensor: object, storage: int, size: int) -> None:
-        """Count the bytes of a storage until the last of its tensors is deleted."""
+    def hold(self, tensor: object, storage: int, size: int) -> weakref.finalize:
+        """Count the bytes of a storage until the last of its tensors is deleted, or is let go."""
         if storage not in self.storages:
             self.held += size
             self.peak = max(self.peak, self.held)
         self.storages[storage] = self.storages.get(storage, 0) + 1
-        weakref.finalize(tensor, self.release, storage, size)
+        return weakref.finalize(tensor, self.release, storage, size)
 
     def release(self, storage: int, size: int) -> None:
         """Count one tensor less of a storage."""

@@ -15,7 +15,7 @@ It has no streams, no time, and no rounding of its own. Blocking copies wait, in
 
 import contextlib
 import functools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -72,9 +72,18 @@ STATE = State()
 
 
 class PretendTensor(Tensor):
-    """A tensor of the device; `numbers` is the tensor that holds its numbers."""
+    """A tensor of the device.
+
+    Attributes:
+        numbers: the tensor that holds its numbers.
+        resting: whether they are the host's now, after `tensor.data = tensor.data.cpu()`: operators
+            then see a tensor of the host, as they do on a real device.
+        counted: counts the memory until it is called.
+    """
 
     numbers: Tensor
+    resting: bool
+    counted: Callable[[], Any]
     __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]
 
     @staticmethod
@@ -88,14 +97,14 @@ class PretendTensor(Tensor):
             layout=numbers.layout,
             device=torch.device(NAME, 0),
         )
-        self.numbers = numbers
+        self.numbers, self.resting = numbers, False
         self.held()
         return self
 
     def held(self) -> None:
         """Count the memory of its numbers."""
         storage = self.numbers.untyped_storage()
-        STATE.counts.hold(self, storage._cdata, storage.nbytes())
+        self.counted = STATE.counts.hold(self, storage._cdata, storage.nbytes())
 
     def __repr__(self, **_: Any) -> str:  # type: ignore[override]
         return f"PretendTensor({tuple(self.shape)}, {self.dtype})"
@@ -119,15 +128,20 @@ class PretendTensor(Tensor):
         raise TypeError("can't convert a tensor of a device to numpy: copy it to the host first")
 
     @property
+    def device(self) -> torch.device:  # type: ignore[override]
+        return torch.device("cpu") if self.resting else torch.device(NAME, 0)
+
+    @property
     def data(self) -> Tensor:  # type: ignore[override]
         return self.detach()
 
     @data.setter
     def data(self, other: Tensor) -> None:
-        if not isinstance(other, PretendTensor):
-            raise RuntimeError("expected the data of a tensor of the device, found the host's")
-        self.numbers = other.numbers
-        self.held()
+        self.counted()
+        self.resting = not isinstance(other, PretendTensor)
+        self.numbers = other.numbers if isinstance(other, PretendTensor) else other
+        if not self.resting:
+            self.held()
 
     @classmethod
     def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -152,6 +166,7 @@ class Operator:
     """
 
     def __init__(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        args, kwargs = tree_map(on_host, (args, kwargs))
         self.func, self.args, self.kwargs = func, args, kwargs
         self.packet = func.overloadpacket
         tensors = [x for x in tree_leaves((args, kwargs)) if isinstance(x, Tensor)]
@@ -279,6 +294,11 @@ def placed(value: Any, own: dict[int, PretendTensor]) -> Any:
     if not isinstance(value, Tensor):
         return value
     return own.get(id(value)) if id(value) in own else PretendTensor(value)
+
+
+def on_host(value: Any) -> Any:
+    """Return the host's tensor for one of the device that rests there."""
+    return value.numbers if isinstance(value, PretendTensor) and value.resting else value
 
 
 def numbers_of(value: Any) -> Any:
