@@ -4,7 +4,9 @@
     model   text: the largest encoder; drawing: the denoiser; solving: no model
     group   the same, but of the denoiser the largest block, and what belongs to no block
 
-Hessians lie on the device while it draws and solves. Those that do not fit rest elsewhere.
+Allocation sensitivity draws with gradients. The changes that it tries rest where the weights do.
+Hessians lie on the device while it draws, allocates and solves. Those that do not fit rest
+elsewhere.
 """
 
 from collections.abc import Mapping
@@ -56,8 +58,11 @@ class DevicePlan:
         encoders: weights of each other component that runs before it, by name.
         others: weights of each component that does not run, such as the VAE, by name.
         activations: of the denoiser's call, hooks included; None if they are not known.
-        hessians: of the largest package.
+        hessians: of the largest package, there: in wide bands, or narrow ones with a budget.
+        beside: the same on the host, in narrow bands.
         solving: of the largest layer, beside its Hessian.
+        gradients: activations of a call with its backward pass; None without one, or not known.
+        changes: of the layers to prune, as many as their weights, if there is a backward pass.
     """
 
     denoiser: Weights
@@ -65,7 +70,10 @@ class DevicePlan:
     others: Mapping[str, int]
     activations: int | None
     hessians: int
+    beside: int
     solving: int
+    gradients: int | None = None
+    changes: int = 0
 
     def phases(self, offload: str, hessians: bool = True) -> dict[str, int]:
         """Return the bytes on the device in each phase.
@@ -80,14 +88,21 @@ class DevicePlan:
             return {
                 "text": weights,
                 "drawing": weights + drawn + summed,
+                **self.allocating(weights + self.changes + summed),
                 "solving": weights + self.solving + summed,
             }
         blocks = self.denoiser.largest - self.denoiser.blocks if offload == "group" else 0
+        one = self.denoiser.whole + blocks
         return {
             "text": max(self.encoders.values(), default=0),
-            "drawing": self.denoiser.whole + blocks + drawn + summed,
+            "drawing": one + drawn + summed,
+            **self.allocating(one + summed),
             "solving": self.solving + summed,
         }
+
+    def allocating(self, beside: int) -> dict[str, int]:
+        """Return the phase of gradients, if there is one, with what lies beside them."""
+        return {} if self.gradients is None else {"allocating": beside + self.gradients}
 
     def peak(self, offload: str, hessians: bool = True) -> int:
         """Return the most bytes of any phase."""

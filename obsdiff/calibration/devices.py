@@ -21,7 +21,6 @@ from ..runtime.distributed import Ranks
 from .packages import largest_package, work_bytes
 from .plan import PruningPlan
 
-WIDENED = 4 / 3  # bytes of a Hessian in wide bands, in narrow ones, at most
 ACTIVATIONS = 1 / 8  # of the memory of a device, for the activations of a call
 
 
@@ -83,7 +82,7 @@ def room_on(device: torch.device, pipe: Any, plan: PruningPlan) -> float | None:
     if memory is None:
         return None
     free, most = memory
-    own = WIDENED * largest_package(plan.config, plan.packages)
+    own = largest_package(plan.config, plan.packages, on_accelerator=True)
     working = max(work_bytes(plan.taps, plan.shapes, plan.config), ACTIVATIONS * most)
     return max(0.0, free - waiting_bytes(pipe) - own - working)
 

@@ -110,7 +110,8 @@ def new_inputs(
         columns, device = matrix(layer).shape[1], context.computing(layer)
         home = str(exact(context.device or device))
         band = wide_band(columns) if home in context.scratch.devices else BAND
-        place = scratch.place(bytes_of(columns, band), home) if scratch else home
+        sizes = bytes_of(columns, band), bytes_of(columns)
+        place = scratch.place(sizes[0], home, sizes[1]) if scratch else home
         hessian = (
             Hessian.mapped(columns, place, device)
             if isinstance(place, Path)

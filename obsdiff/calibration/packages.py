@@ -7,7 +7,7 @@ O outputs, I inputs of a layer.
 """
 
 from bisect import bisect_left
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -18,7 +18,7 @@ from ..errors import UserError
 from ..models.discovery import segments
 from ..models.structure import Block, Shape, Tap, Unit
 from ..runtime.launcher import local_processes
-from .packed_layout import BAND, packed_size
+from .packed_layout import BAND, packed_size, wide_band
 from .selection import select
 
 GIB = 2**30
@@ -31,10 +31,12 @@ class Package:
     Attributes:
         taps: the taps, in forward order.
         hessian_bytes: the bytes of all that is summed for them.
+        bytes_there: the same on an accelerator with room for it, in wide bands.
     """
 
     taps: tuple[Tap, ...]
     hessian_bytes: int
+    bytes_there: int
 
     @property
     def layers(self) -> tuple[str, ...]:
@@ -129,14 +131,21 @@ def scratch_room(
     return max(0.0, config.memory_budget_gib * GIB - largest - work)
 
 
-def largest_package(config: PruningConfig, packages: list[Package]) -> int:
+def largest_package(
+    config: PruningConfig, packages: list[Package], on_accelerator: bool = False
+) -> int:
     """Return the bytes of the Hessians of the largest package.
 
     With single calibration 0: its Hessians are in the scratch storage.
+
+    Args:
+        config: the settings.
+        packages: all packages.
+        on_accelerator: whether they lie on one that has room for wide bands.
     """
     if config.calibrating == "single":
         return 0
-    return max(package.hessian_bytes for package in packages)
+    return max(p.bytes_there if on_accelerator else p.hessian_bytes for p in packages)
 
 
 def plan_packages(
@@ -249,6 +258,10 @@ def taps_of(units: Iterable[Unit]) -> tuple[Tap, ...]:
 def package_of(taps: Sequence[Tap], shapes: Mapping[str, Shape], config: PruningConfig) -> Package:
     """Return a package: for each tap a Hessian, one of held-out prompts, cross sums."""
     columns = [shapes[tap.layers[0]][1] for tap in taps]
-    summed = (1 + (config.held_out > 0)) * sum(map(bytes_of, columns))
     crossed = config.asymmetric * sum(4 * each * each for each in columns)
-    return Package(tuple(taps), summed + crossed)
+
+    def summed(band_of: Callable[[int], int]) -> int:
+        each = (bytes_of(count, band_of(count)) for count in columns)
+        return (1 + (config.held_out > 0)) * sum(each) + crossed
+
+    return Package(tuple(taps), summed(lambda _: BAND), summed(wide_band))

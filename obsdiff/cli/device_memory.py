@@ -1,20 +1,24 @@
 """What a pruning needs on its device, from the files of a model, and the offload that fits."""
 
 import math
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
 from torch import nn
 
+from ..allocation.gradient_memory import gradient_bytes
 from ..calibration.device_plan import RESERVE, DevicePlan, Weights, bytes_of_weights
 from ..calibration.packages import GIB, plan_packages, work_bytes
 from ..config import PruningConfig
 from ..errors import UserError
 from ..models.activation_memory import activation_bytes
 from ..models.discovery import require_blocks
-from ..models.linear_view import layer_shapes
+from ..models.linear_view import layer_at, layer_shapes
 from ..models.meta_device import build_on_meta, example_inputs
+from ..models.structure import Tap
 from ..pipelines.call import usable_device
 from ..pipelines.folder import Folder
 from ..pipelines.load import default_device
@@ -61,23 +65,40 @@ def device_plan(folder: Folder, config: PruningConfig) -> DevicePlan:
     model = build_on_meta(folder.config(component))
     nn.Module.to(model, format_of(folder, component, config))
     shapes = layer_shapes(model, config.target)
-    packages = plan_packages(
-        require_blocks(shapes, f"{folder.path}/{component}", config.target), shapes, config
-    )
+    blocks = require_blocks(shapes, f"{folder.path}/{component}", config.target)
+    packages = plan_packages(blocks, shapes, config)
     taps = [tap for package in packages for tap in package.taps]
+    budget = config.memory_budget_gib is not None
     sizes = {
         name: component_bytes(folder, name, config)
         for name in folder.components
         if name != component
     }
+    weights = Weights.of(model)
+    by_gradients = config.allocation == "sensitivity"
+    count = partial(counted, folder, component, model, config)
+    drawn = count(
+        lambda inputs, halves: activation_bytes(model, inputs, halves * config.batch_size)
+    )
+    widest = max(shape[1] for shape in shapes.values())
     return DevicePlan(
-        Weights.of(model),
+        weights,
         {name: size for name, size in sizes.items() if not name.startswith(NO_TEXT)},
         {name: size for name, size in sizes.items() if name.startswith(NO_TEXT)},
-        activations(folder, component, model, config),
+        None if drawn is None else drawn + TO_SUM * widest,
+        max(p.hessian_bytes if budget else p.bytes_there for p in packages),
         max(package.hessian_bytes for package in packages),
         work_bytes(taps, shapes, config),
+        count(lambda inputs, halves: gradient_bytes(model, inputs, blocks, halves))
+        if by_gradients
+        else None,
+        by_gradients * layer_bytes(model, taps),
     )
+
+
+def layer_bytes(model: nn.Module, taps: list[Tap]) -> int:
+    """Return the bytes of the weights of some layers."""
+    return sum(layer_at(model, layer).weight.nbytes for tap in taps for layer in tap.layers)
 
 
 def format_of(folder: Folder, name: str, config: PruningConfig) -> torch.dtype:
@@ -110,10 +131,22 @@ def built(folder: Folder, name: str) -> nn.Module | None:
         return kind(settings.from_dict(folder.config(name)))
 
 
-def activations(
-    folder: Folder, component: str, model: nn.Module, config: PruningConfig
+def counted(
+    folder: Folder,
+    component: str,
+    model: nn.Module,
+    config: PruningConfig,
+    count: Callable[[dict[str, Any], int], int],
 ) -> int | None:
-    """Return the bytes of the denoiser's call with a batch, its hooks included; None if unknown."""
+    """Return the bytes that a call of the denoiser holds; None if they are not known.
+
+    Args:
+        folder: the model.
+        component: name of the denoiser.
+        model: the denoiser on the meta device.
+        config: the settings of the pruning.
+        count: counts them, of the arguments for one picture, and the guidance halves of a picture.
+    """
     settings = call_defaults(folder, config)
     if not settings["height"] or not settings["width"]:
         return None
@@ -121,12 +154,10 @@ def activations(
     if inputs is None:
         return None
     halves = step_passes(pipeline_class(folder), folder, component, settings.get("guidance_scale"))
-    widest = max(shape[1] for shape in layer_shapes(model, config.target).values())
     try:
-        called = activation_bytes(model, inputs, halves * config.batch_size)
+        return count(inputs, halves)
     except UNCOUNTED:
         return None
-    return called + TO_SUM * widest
 
 
 def device_row(plan: DevicePlan, memory: int, offload: str | None = None) -> DeviceRow:
@@ -144,7 +175,7 @@ def device_row(plan: DevicePlan, memory: int, offload: str | None = None) -> Dev
         offload,
         plan.fits(offload, memory, whole),
         {name: size / GIB for name, size in plan.phases(offload, whole).items()},
-        0.0 if whole else plan.hessians / GIB,
+        0.0 if whole else plan.beside / GIB,
         plan.activations / GIB if plan.activations is not None else None,
     )
 

@@ -2,12 +2,13 @@
 
 Every tensor that a forward makes is counted from its making to its end, so the largest sum is what
 an accelerator allocates at most, weights and workspaces of its kernels apart. Attention is counted
-as fused kernels compute it: without the weights of all queries by all keys.
+as fused kernels compute it: without the weights of all queries by all keys. A backward pass is
+counted in the same way.
 """
 
 import contextlib
 import weakref
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
@@ -28,9 +29,30 @@ class FusedAttention(TorchFunctionMode):
         given = kwargs or {}
         if func is not scaled_dot_product_attention:
             return func(*args, **given)
-        query = args[0] if args else given["query"]
-        value = args[2] if len(args) > 2 else given["value"]
-        return query.new_empty(*query.shape[:-1], value.shape[-1])
+        named = dict(zip(("query", "key", "value"), args, strict=False)) | given
+        return FusedResult.apply(named["query"], named["key"], named["value"])
+
+
+class FusedResult(torch.autograd.Function):
+    """The result of fused attention, without values."""
+
+    @staticmethod
+    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        """Make the result, and save what the backward pass of a fused kernel needs."""
+        out = query.new_empty(*query.shape[:-1], value.shape[-1])
+        ctx.save_for_backward(query, key, value, out)
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, *_: Tensor) -> tuple[Tensor, ...]:
+        """Make the gradients of queries, keys and values."""
+        return tuple(torch.empty_like(tensor) for tensor in ctx.saved_tensors[:3])
+
+
+def fused_call(forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    """Call a function with fused attention; a mode around a backward pass would not reach it."""
+    with FusedAttention():
+        return forward(*args, **kwargs)
 
 
 class HeldBytes(TorchDispatchMode):
@@ -70,7 +92,12 @@ class HeldBytes(TorchDispatchMode):
 
 
 def activation_bytes(
-    model: nn.Module, arguments: Mapping[str, Any], images: int = 1, fused: bool = True
+    model: nn.Module,
+    arguments: Mapping[str, Any],
+    images: int = 1,
+    fused: bool = True,
+    backward: bool = False,
+    known: Iterable[Tensor] = (),
 ) -> int:
     """Count what one call of a model holds at most beside its weights, the arguments included.
 
@@ -79,6 +106,8 @@ def activation_bytes(
         arguments: the keyword arguments of a call for one image, on any device.
         images: rows of the batch: pictures times guidance halves.
         fused: whether attention is one kernel.
+        backward: whether gradients are computed afterwards.
+        known: other tensors on the meta device that are not counted.
 
     Returns:
         Bytes.
@@ -88,14 +117,21 @@ def activation_bytes(
     """
     dtype = next(model.parameters()).dtype
     batch = tree_map(lambda value: batched(value, images, dtype), on_meta(dict(arguments)))
-    weights = [*model.parameters(), *model.buffers()]
+    weights = [*model.parameters(), *model.buffers(), *known]
     attention = FusedAttention() if fused else contextlib.nullcontext()
-    with torch.no_grad(), HeldBytes(weights) as held, attention:
-        for tensor in tree_leaves(batch):
-            if isinstance(tensor, Tensor):
-                held.hold(tensor.untyped_storage())
-        model(**batch)
+    with torch.set_grad_enabled(backward), HeldBytes(weights) as held, attention:
+        for tensor in tensors_of(batch):
+            held.hold(tensor.untyped_storage())
+            tensor.requires_grad_(backward and tensor.is_floating_point())
+        made = [tensor for tensor in tensors_of(model(**batch)) if tensor.requires_grad]
+        if backward:
+            torch.autograd.backward(made, [torch.empty_like(tensor) for tensor in made])
     return held.peak
+
+
+def tensors_of(value: Any) -> list[Tensor]:
+    """Return the tensors in arguments, or in a result."""
+    return [leaf for leaf in tree_leaves(value) if isinstance(leaf, Tensor)]
 
 
 def batched(value: Any, images: int, dtype: torch.dtype) -> Any:

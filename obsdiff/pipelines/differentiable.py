@@ -4,7 +4,7 @@ Pipelines forbid gradients by a decorator of their call, which is taken off. The
 last step of the scheduler, whose result is the final latents, so that nothing is decoded. The
 denoiser is checkpointed by call and, inside a call, by block: between the steps of the backward
 pass only latents are stored, and during one the inputs of its blocks and the activations of one.
-Of a group-offloaded denoiser the weights of one block are on the device, or of two.
+Of a group-offloaded denoiser the weights of one block are on the device.
 """
 
 import contextlib

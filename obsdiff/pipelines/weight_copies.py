@@ -56,12 +56,17 @@ def with_copies(
     try:
         for table, name, own in slots:
             if id(own) not in copies:
-                copies[id(own)] = own.detach().to(device)
+                copies[id(own)] = copy_of(own, device)
             table[name] = copies[id(own)]
         return forward(*args, **kwargs)
     finally:
         for table, name, own in slots:
             table[name] = own
+
+
+def copy_of(tensor: Tensor, device: torch.device) -> Tensor:
+    """Return a tensor on a device, without gradients."""
+    return tensor.detach().to(device)
 
 
 def slots_of(module: nn.Module, apart: Sequence[nn.Module]) -> list[Slot]:

@@ -62,22 +62,23 @@ class Scratch:
         place = self.place(size)
         return place if isinstance(place, Path) else None
 
-    def place(self, size: int, device: str = HOST) -> str | Path:
+    def place(self, size: int, device: str = HOST, elsewhere: int | None = None) -> str | Path:
         """Reserve storage for a tensor of a device.
 
         Args:
             size: its size in bytes.
             device: torch's name of the device.
+            elsewhere: its size on the host and in a file, if it is another one there.
 
         Returns:
             The device, or else the host, if the tensor fits into its budget, else a file.
         """
-        if found := self.reserve(size, device):
+        if found := self.reserve(size, device, elsewhere):
             return found
-        self.on_disk += size
+        self.on_disk += size if elsewhere is None else elsewhere
         return self.file()
 
-    def reserve(self, size: int, device: str = HOST) -> str | None:
+    def reserve(self, size: int, device: str = HOST, elsewhere: int | None = None) -> str | None:
         """Reserve memory for a tensor; return the device, or the host, or None if none has room."""
         if device in self.devices:
             used = self.used_on.get(device, 0)
@@ -85,6 +86,7 @@ class Scratch:
                 self.used_on[device] = used + size
                 return device
             device = HOST
+            size = size if elsewhere is None else elsewhere
         if self.used + size > self.room:
             return None
         self.used += size

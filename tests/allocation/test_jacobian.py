@@ -245,11 +245,11 @@ def test_group_offloading_changes_nothing(make, level, blocks):
 
 
 def test_group_offloading_on_a_device_has_few_blocks_there_at_a_time():
-    """The weights rest on the host while the gradients of other blocks are computed."""
+    """The backward pass finds the weights on the device; the parameters rest on the host."""
     figures, peaks = [], []
     for offload in ("none", "group"):
         with pretend_gpu() as counts, group_offloading():
-            pipe = sd3(6)
+            pipe = sd3(5)
             config = PruningConfig(device=NAME, offload=offload)
             with placed(pipe, "transformer", config), Measuring(pipe, ONE_STEP) as context:
                 own = [p.device.type for p in pipe.transformer.parameters()]
@@ -261,7 +261,7 @@ def test_group_offloading_on_a_device_has_few_blocks_there_at_a_time():
             blocks = sum(p.nbytes for p in pipe.transformer.transformer_blocks.parameters())
         assert counts.own_products == 0, counts.host_products
     assert figures[0] == figures[1]
-    assert peaks[0] - peaks[1] > blocks * 3 / 6
+    assert peaks[0] - peaks[1] > blocks * 2 / 5
 
 
 @pytest.mark.parametrize("settings", [{}, {"pattern": "structured", "sparsity": 0.3}])

@@ -9,8 +9,10 @@ from obsdiff import PruningConfig, prune_
 from obsdiff.calibration.calibration_set import CalibrationSet
 from obsdiff.calibration.devices import computing_device, device_rooms, waiting_bytes
 from obsdiff.calibration.hooks import new_inputs
+from obsdiff.calibration.packages import plan_packages
 from obsdiff.calibration.plan import plan_pruning
 from obsdiff.calibration.replay.recording import TensorCache
+from obsdiff.models.linear_view import layer_shapes
 from obsdiff.runtime.distributed import Ranks
 from obsdiff.runtime.scratch import open_scratch
 
@@ -51,7 +53,7 @@ def test_the_room_of_a_device_is_what_is_free_less_what_is_needed_there():
         assert rooms == {GPU: 10**9 - counts.held - 10**9 / 8}
         replayed = plan_of(pipe, calibration="replay", packages=1)
         less = device_rooms(pipe, [plan, replayed], Ranks())[GPU]
-        assert rooms[GPU] - less == pytest.approx(replayed.packages[0].hessian_bytes * 4 / 3)
+        assert rooms[GPU] - less == replayed.packages[0].bytes_there
     with pretend_gpu(memory=1000):
         assert device_rooms(denoiser_alone(1), [plan], Ranks()) == {GPU: 0}
 
@@ -73,6 +75,33 @@ def test_a_cpu_and_a_budget_have_no_room_of_their_own():
     with pretend_gpu():
         pipe = sd3(1).to(NAME)
         assert device_rooms(pipe, [plan_of(pipe, memory_budget_gib=1.0)], Ranks()) == {}
+
+
+@pytest.mark.parametrize("budget", [None, 1.0])
+def test_planned_hessians_are_those_of_a_run(budget):
+    """In wide bands on a device that has room, in narrow ones on the host and with a budget."""
+    config = PruningConfig(num_prompts=1, memory_budget_gib=budget)
+    with pretend_gpu():
+        pipe = denoiser_alone(1)
+        wide_ffn_(pipe.transformer)
+        for room in (0.0, 1e9):
+            with context_of(pipe, CalibrationSet([{}], [0], {})) as context:
+                (package,) = plan_packages(context.blocks, layer_shapes(pipe.transformer), config)
+                assert package.bytes_there > package.hessian_bytes
+                scratch = context.scratch
+                scratch.devices.update({} if budget else {GPU: room})
+                found = new_inputs(context, list(package.taps), scratch).values()
+                there = bool(room and not budget)
+                planned = package.bytes_there if there else package.hessian_bytes
+                assert sum(i.hessian.packed.nbytes + i.hessian.x.nbytes for i in found) == planned
+                assert (scratch.used_on.get(GPU, 0) if there else scratch.used) == planned
+
+
+def wide_ffn_(model) -> None:
+    """Give the only block an FFN that is wider than a narrow band."""
+    ff = model.transformer_blocks[0].ff.net
+    ff[0].proj = torch.nn.Linear(32, 600, device=NAME)
+    ff[2] = torch.nn.Linear(600, 32, device=NAME)
 
 
 def test_hessians_and_recordings_fill_the_device_then_the_host_then_files():

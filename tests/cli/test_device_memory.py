@@ -7,18 +7,27 @@ from pathlib import Path
 import pytest
 import torch
 from diffusers import SD3Transformer2DModel
+from diffusers.hooks import apply_group_offloading
 
 from obsdiff import PruningConfig, prune_
+from obsdiff.allocation.gradient_memory import gradient_bytes
+from obsdiff.allocation.jacobian import prompt_figures
+from obsdiff.calibration.calibration_set import CalibrationSet
 from obsdiff.calibration.device_plan import DevicePlan, Weights
 from obsdiff.calibration.packages import GIB
 from obsdiff.cli import device_memory
 from obsdiff.cli.device_memory import device_line, device_plan, device_row
 from obsdiff.cli.main import main
-from obsdiff.models.activation_memory import activation_bytes
+from obsdiff.models.activation_memory import HeldBytes, activation_bytes
+from obsdiff.models.discovery import find_blocks
+from obsdiff.models.linear_view import layer_at, layer_shapes
 from obsdiff.models.meta_device import build_on_meta, example_inputs
+from obsdiff.pipelines import weight_copies
 from obsdiff.pipelines.folder import open_folder
+from obsdiff.pipelines.text_first import encode_first
 
 from ..conftest import PROMPTS, sd3
+from ..support.contexts import context_of
 from ..support.pretend_gpu import pretend_gpu
 from .test_prediction import SD3_MEDIUM, SD35_LARGE, SDXL
 
@@ -126,7 +135,8 @@ def test_weights_are_those_of_the_public_models(plans, name, billions, encoders)
     ("name", "vram", "offload", "beside"),
     [
         ("SDXL", 24, "none", False),
-        ("SDXL", 12, "model", False),
+        ("SDXL", 16, "none", False),
+        ("SDXL", 12, "group", False),
         ("SD3-medium", 24, "none", False),
         ("SD3-medium", 12, "model", False),
         ("SD3.5-large", 80, "none", False),
@@ -142,7 +152,7 @@ def test_the_offload_that_fits_a_card(plans, name, vram, offload, beside):
 
 
 def test_phases_by_hand():
-    plan = DevicePlan(Weights(100, 90, 10), {"a": 30, "b": 50}, {"vae": 5}, 7, 20, 12)
+    plan = DevicePlan(Weights(100, 90, 10), {"a": 30, "b": 50}, {"vae": 5}, 7, 20, 16, 12)
     assert plan.phases("none") == {"text": 185, "drawing": 212, "solving": 217}
     assert plan.phases("model") == {"text": 50, "drawing": 127, "solving": 32}
     assert plan.phases("group") == {"text": 50, "drawing": 47, "solving": 32}
@@ -151,6 +161,16 @@ def test_phases_by_hand():
     assert [plan.choice(n) for n in (231, 230, 136, 135, 54, 1)] == [
         *("none", "model", "model", "group", "group", "group"),
     ]
+
+
+def test_gradients_are_a_phase_of_their_own():
+    weights = Weights(100, 90, 10)
+    plan = DevicePlan(weights, {"a": 30}, {"vae": 5}, 7, 20, 16, 12, gradients=9, changes=80)
+    assert plan.phases("none")["allocating"] == 135 + 80 + 9 + 20
+    assert plan.phases("model")["allocating"] == 100 + 9 + 20
+    assert plan.phases("group")["allocating"] == 100 - 90 + 10 + 9 + 20
+    assert plan.choice(260) == "none"
+    assert plan.choice(250) == "model"
 
 
 @pytest.mark.slow
@@ -201,6 +221,38 @@ def test_the_planned_peak_is_the_counted_one(wide, offload):
     with pretend_gpu() as counts:
         prune_(wide_sd3(), PROMPTS[:4], replace(config, device="pretend"))
     assert counts.peak == pytest.approx(planned, rel=0.1)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("offload", ["model", "group"])
+def test_the_planned_peak_of_gradients_is_the_counted_one(wide, offload, monkeypatch):
+    """On the CPU: what is made there beside the weights; with group offloading, their copies.
+
+    The plan is above it: the meta device adds no gradient in place.
+    """
+    monkeypatch.setattr(weight_copies, "copy_of", lambda tensor, _: tensor.detach().clone())
+    call = {"num_inference_steps": 1, "height": 64, "width": 64}
+    config = PruningConfig(dtype="float32", allocation="sensitivity", **call)
+    model = build_on_meta(wide.config("transformer"))
+    blocks = find_blocks(layer_shapes(model))
+    counted = gradient_bytes(model, example_inputs(model, 32, 32, 280), blocks, 2)
+    plan = replace(device_plan(wide, config), gradients=counted)
+    planned = plan.phases(offload, hessians=False)["allocating"]
+    pipe, cpu = wide_sd3(), torch.device("cpu")
+    model = pipe.transformer
+    if offload == "group":
+        apply_group_offloading(model, cpu, cpu, "block_level", num_blocks_per_group=1)
+    else:
+        planned -= plan.denoiser.whole
+    layers = [layer for block in blocks for layer in block.layers]
+    changes = {layer: {layer: torch.zeros_like(layer_at(model, layer).weight)} for layer in layers}
+    known = [tensor for change in changes.values() for tensor in change.values()]
+    known += [*model.parameters(), *model.buffers()]
+    with context_of(pipe, CalibrationSet(PROMPTS[:1], [0], call)) as context:
+        encode_first(context.run, context.calibration_set.batches(), call)
+        with HeldBytes(known) as held:
+            prompt_figures(context, changes, 0)
+    assert held.peak <= planned < 1.2 * held.peak
 
 
 def test_prune_takes_what_fits_on_a_card(sd3_folder, monkeypatch):

@@ -5,6 +5,7 @@ import torch
 from diffusers.hooks import apply_group_offloading
 from torch import nn
 
+from obsdiff.pipelines import weight_copies
 from obsdiff.pipelines.weight_copies import copied_weights, slots_of
 
 CPU = torch.device("cpu")
@@ -50,6 +51,19 @@ def test_the_weights_of_one_block_and_of_no_block_are_copied_at_a_time():
         model(torch.ones(2, 3))
         assert model.seen == [rest | of_blocks[0], rest | of_blocks[1]]
         assert not model.copied()
+
+
+def test_a_backward_pass_reads_the_copies_alone(monkeypatch):
+    """They are all that it needs once the parameters are away."""
+    monkeypatch.setattr(weight_copies, "copy_of", lambda tensor, _: tensor.detach().clone())
+    model, x = offloaded().requires_grad_(False), torch.ones(2, 3, requires_grad=True)
+    (wanted,) = torch.autograd.grad(model(x).square().sum(), x)
+    with copied_weights(model, list(model.blocks)):
+        out = model(x)
+        for parameter in model.parameters():
+            parameter.data.fill_(torch.nan)
+        (found,) = torch.autograd.grad(out.square().sum(), x)
+    assert torch.equal(found, wanted)
 
 
 def test_the_parameters_come_back_after_an_error():

@@ -88,9 +88,7 @@ OFFLOADED: dict[str, dict[str, Any]] = {
 BY_BLOCK: dict[str, dict[str, Any]] = {
     "obs": {},
     "replay": REPLAY,
-    "sensitivity": {"allocation": "sensitivity", "allocation_prompts": 1},
-    "structured, sensitivity": STRUCTURED | {"allocation": "sensitivity", "allocation_prompts": 1},
-    "drawn": {"allocation": "drawn", "allocation_prompts": 1, "include": "*.attn.*"},
+    "drawn": {"allocation": "drawn", "allocation_prompts": 1, "include": "*.attn.to_q"},
 }
 SLOW = {
     "alps",

@@ -358,6 +358,11 @@ class Module(backend_registration._DummyBackendModule):
         STATE.counts.waits["synchronize", line()] += 1
 
     @staticmethod
+    def get_amp_supported_dtype() -> list[torch.dtype]:
+        """Return the formats of autocast; checkpoints ask for them, once torch knows the device."""
+        return [torch.float16, torch.bfloat16]
+
+    @staticmethod
     def empty_cache() -> None:
         """Do nothing: unused memory is not counted."""
 
