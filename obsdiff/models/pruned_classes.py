@@ -13,6 +13,7 @@ from functools import cache
 from typing import Any
 
 import diffusers
+import torch
 from diffusers import ConfigMixin
 from diffusers.configuration_utils import LegacyConfigMixin
 from diffusers.models.modeling_utils import ModelMixin
@@ -20,9 +21,14 @@ from torch import nn
 
 from ..errors import UserError
 from .adapters import guarded
+from .discovery import find_blocks
+from .geometry import items
+from .head_marker import add_marker_
+from .linear_view import layer_shapes
 from .surgery import Layout, layout_of, shrink_to_
 
 CLASS_PREFIX = "Pruned"
+OWN_SETTINGS = ("pruned_layout", "head_marker")  # in the config, beside those of the dense class
 
 
 @cache
@@ -85,18 +91,31 @@ def diffusers_class(cls: type) -> type[ModelMixin] | None:
 
 
 def constructor(base: type[ModelMixin]) -> Any:
-    """Return the `__init__` of a pruned class: the dense model's, then its layers shrink."""
+    """Return the `__init__` of a pruned class: the dense model's, then its layers shrink.
+
+    A config without `head_marker` is that of an older file, which has no marker.
+    """
 
     def __init__(  # noqa: N807 - becomes a method
-        self: Any, *args: Any, pruned_layout: Mapping[str, Any] | None = None, **kwargs: Any
+        self: Any,
+        *args: Any,
+        pruned_layout: Mapping[str, Any] | None = None,
+        head_marker: bool | None = None,
+        **kwargs: Any,
     ) -> None:
         base.__init__(self, *args, **kwargs)
         shrink_to_(self, pruned_layout or {})
         self.register_to_config(pruned_layout=dict(pruned_layout or {}))
+        if head_marker is True:
+            add_marker_(self)
+            self.register_to_config(head_marker=True)
 
-    own = inspect.Parameter("pruned_layout", inspect.Parameter.KEYWORD_ONLY, default=None)
+    own = [
+        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None)
+        for name in OWN_SETTINGS
+    ]
     signature = inspect.signature(base.__init__)
-    signature = signature.replace(parameters=[*signature.parameters.values(), own])
+    signature = signature.replace(parameters=[*signature.parameters.values(), *own])
     vars(__init__)["__signature__"] = signature  # diffusers reads a config by it
     return __init__
 
@@ -134,4 +153,46 @@ def mark_pruned_(model: nn.Module, layout: Layout) -> nn.Module:
     model.__class__ = pruned_class(name if name.startswith(CLASS_PREFIX) else CLASS_PREFIX + name)
     assert isinstance(model, ConfigMixin)
     model.register_to_config(pruned_layout=merged)
+    mark_heads_(model)
     return model
+
+
+def mark_heads_(model: nn.Module) -> None:
+    """Add the marker to a model of a pruned class, and to its config, if it lacks heads."""
+    assert isinstance(model, ConfigMixin)
+    if lacks_heads(model):
+        add_marker_(model)
+        model.register_to_config(head_marker=True)
+
+
+def lacks_heads(model: nn.Module) -> bool:
+    """Return whether a model of a pruned class has fewer heads somewhere than its dense class."""
+    left = {owner: kinds["heads"] for owner, kinds in layout_of(model).items() if "heads" in kinds}
+    if not left:
+        return False
+    dense = dense_on_meta(model)
+    groups = [group for block in find_blocks(layer_shapes(dense)) for group in block.groups]
+    return any(
+        items(dense, group) > left[group.owner]
+        for group in groups
+        if group.kind == "heads" and group.owner in left
+    )
+
+
+def dense_on_meta(model: nn.Module) -> nn.Module:
+    """Return the dense model that a model of a pruned class was, without weights."""
+    base, config = dense_class(model), model.config
+    assert isinstance(config, Mapping)  # nn.Module types its attributes as Tensor | Module
+    plain = {key: value for key, value in config.items() if key not in OWN_SETTINGS}
+    with torch.device("meta"):
+        # not base.from_config: diffusers opens some old classes as newer ones
+        dense = vars(ConfigMixin)["from_config"].__func__(base, plain)
+    assert isinstance(dense, nn.Module)  # from_config is typed for all kinds of configs
+    return dense
+
+
+def dense_class(model: nn.Module) -> type[ModelMixin]:
+    """Return the class of diffusers of which a model's class is the pruned one."""
+    base = getattr(diffusers, type(model).__name__.removeprefix(CLASS_PREFIX))
+    assert issubclass(base, ModelMixin)
+    return base

@@ -1,20 +1,28 @@
 """The model card of a pruned pipeline."""
 
+from collections.abc import Collection
 from statistics import median
 from typing import Any
 
+from .card_clients import opens_in
 from .record import PruningReport
 
 CARD = "README.md"
 
 
-def model_card(pipeline: str, report: PruningReport, code: list[str]) -> str:
+def model_card(
+    pipeline: str,
+    report: PruningReport,
+    code: list[str],
+    removed: Collection[str],
+) -> str:
     """Return the README.md of a pruned folder: what was pruned, how, and how to load it.
 
     Args:
         pipeline: name of the pipeline's class.
         report: the report of the run, with at least one layer.
         code: the lines of Python that open the folder.
+        removed: what was removed from the denoiser: heads, neurons, channels.
     """
     lines = [
         "---",
@@ -29,6 +37,10 @@ def model_card(pipeline: str, report: PruningReport, code: list[str]) -> str:
         "```python",
         *code,
         "```",
+        "",
+        *opens_in(removed),
+        "",
+        "## Figures",
         "",
         *table(report),
         "",

@@ -16,6 +16,9 @@ from torch import nn
 
 from ..errors import RunFailed
 from ..models.adapters import require_unwrapped
+from ..models.head_marker import is_marked
+from ..models.pruned_classes import mark_heads_
+from ..models.surgery import layout_of
 from ..runtime.file_hashing import file_hash, file_hashes
 from ..runtime.json_files import write_json
 from ..runtime.whole_files import set_modes, sync_folder, sync_tree, write_whole
@@ -95,12 +98,21 @@ def write_pruned(pipe: Any, folder: Path, report: PruningReport) -> None:
         UserError: a LoRA is attached to the denoiser.
     """
     require_unwrapped(pipe)
+    if layout_of(denoiser := getattr(pipe, report.component)):
+        mark_heads_(denoiser)  # one pruned by an older version has no marker
     pipe.save_pretrained(folder, safe_serialization=True)
     set_modes(folder)
     report.hashes["files"] = file_hashes(folder)  # without the card, which its owner may edit
-    write_whole(folder / CARD, model_card(type(pipe).__name__, report, loading_code(folder, pipe)))
+    code, kinds = loading_code(folder, pipe), removed_kinds(denoiser)
+    write_whole(folder / CARD, model_card(type(pipe).__name__, report, code, kinds))
     report.hashes["card"] = file_hash(folder / CARD)  # to see after a crash that it is whole
     write_json(folder / RECORD, sealed(report.to_dict()))
+
+
+def removed_kinds(denoiser: nn.Module) -> set[str]:
+    """Return what was removed from a denoiser, now or before: heads, neurons, channels."""
+    kinds = {kind for owner in layout_of(denoiser).values() for kind in owner}
+    return kinds if is_marked(denoiser) else kinds - {"heads"}  # else all heads are left
 
 
 @contextlib.contextmanager

@@ -7,11 +7,13 @@ import diffusers
 import pytest
 import torch
 from diffusers import DiffusionPipeline
+from diffusers.configuration_utils import FrozenDict
 
 import obsdiff
 from obsdiff import PruningConfig, UserError, prune_, save_pruned
 from obsdiff.cli.main import main
 from obsdiff.layerwise.journal import FINGERPRINT, Journal
+from obsdiff.pipelines import save
 from obsdiff.pipelines.folder import open_folder
 from obsdiff.pipelines.load import load_pipeline
 from obsdiff.pipelines.partial_output import open_part
@@ -64,12 +66,22 @@ CONFIG = {
 }
 
 
+def unmark_(model) -> None:
+    """Make a model one of a version that did not mark removed heads."""
+    del model._modules["model"]
+    kept = {name: value for name, value in model.config.items() if name != "head_marker"}
+    model._internal_dict = FrozenDict(kept)
+
+
 @pytest.mark.filterwarnings("ignore::obsdiff.errors.CalibrationWarning")
-def test_a_folder_pruned_by_an_older_version_opens(tmp_path):
+def test_a_folder_pruned_by_an_older_version_opens(tmp_path, monkeypatch):
     """Byte by byte that version's folder: verify compares the two files with the hashes of ours."""
     pipe = sd3()
     config = PruningConfig(method="random", pattern="structured", packages=1, **SMALL)
-    folder = save_pruned(pipe, tmp_path / "out", prune_(pipe, PROMPTS[:1], config))
+    report = prune_(pipe, PROMPTS[:1], config)
+    unmark_(pipe.transformer)
+    monkeypatch.setattr(save, "mark_heads_", lambda denoiser: None)
+    folder = save_pruned(pipe, tmp_path / "out", report)
     for name, content in (("model_index.json", INDEX), ("transformer/config.json", CONFIG)):
         (folder / name).unlink()
         (folder / name).write_text(json.dumps(content, indent=2, sort_keys=True) + "\n")
@@ -81,6 +93,7 @@ def test_a_folder_pruned_by_an_older_version_opens(tmp_path):
     ):
         assert type(opened.transformer) is obsdiff.PrunedSD3Transformer2DModel
         weights = opened.transformer.state_dict()
+        assert weights.keys() == pipe.transformer.state_dict().keys()
         for name, weight in pipe.transformer.state_dict().items():
             assert torch.equal(weights[name], weight)
 

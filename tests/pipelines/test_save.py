@@ -187,3 +187,35 @@ def test_all_files_are_on_the_disk_before_the_output_has_its_name(tmp_path, monk
     written = [output, output / "deep", output / "deep" / "weights"]
     assert {place.stat().st_ino for place in written} <= before
     assert after == [tmp_path.stat().st_ino]
+
+
+@pytest.mark.parametrize(
+    ("settings", "opens", "refuses"),
+    [
+        ({}, "diffusers, without obsdiff", None),
+        ({"pattern": "structured", "target": "ffn"}, "ComfyUI, where its linear layers", "alone"),
+        ({"pattern": "structured"}, "after `import obsdiff`", "Could not detect model type"),
+    ],
+)
+def test_the_card_says_which_programs_open_the_folder(settings, opens, refuses, tmp_path):
+    pipe = sd3()
+    config = PruningConfig(method="random" if settings else "magnitude", **settings, **QUICK)
+    card = save_pruned(pipe, tmp_path / "out", prune_(pipe, PROMPTS[:1], config)) / "README.md"
+    lines = card.read_text().split("## Opens in")[1].split("## Figures")[0]
+    assert opens in lines
+    assert refuses is None or refuses in lines
+    assert ("Not in" in lines) == bool(settings)
+
+
+def test_a_folder_of_an_older_version_is_marked_when_it_is_saved_again(tmp_path):
+    pipe = sd3()
+    structured = PruningConfig(method="random", pattern="structured", packages=1, **QUICK)
+    prune_(pipe, PROMPTS[:1], structured)
+    config = {k: v for k, v in pipe.transformer.config.items() if k != "head_marker"}
+    older = type(pipe.transformer).from_config(config)  # without the marker
+    older.load_state_dict(pipe.transformer.state_dict(), strict=False)
+    pipe.transformer = older
+    report = prune_(pipe, PROMPTS[:1], PruningConfig(method="magnitude", **QUICK))
+    folder = save_pruned(pipe, tmp_path / "out", report)
+    assert json.loads((folder / "transformer" / "config.json").read_text())["head_marker"] is True
+    assert "Could not detect model type" in (folder / "README.md").read_text()

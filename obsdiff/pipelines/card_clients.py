@@ -1,0 +1,44 @@
+"""The part of a model card that says which programs open the folder, and why others refuse it.
+
+docs/clients.md has the table of what was tried, with versions. No torch.
+"""
+
+from collections.abc import Collection
+
+HEADING = "## Opens in"
+ZEROS = [
+    "- diffusers, without obsdiff.",
+    "- Every program that opens the dense model: names and shapes of all tensors are the same.",
+]
+WITH_OBSDIFF = [
+    "- diffusers, after `import obsdiff`.",
+    "- Not in diffusers alone, which has no class for these shapes. Do not pass "
+    "`ignore_mismatched_sizes=True`: it replaces every layer of another shape by random weights.",
+]
+WITHOUT_HEADS = [
+    "- Not in ComfyUI, which stops with `Could not detect model type`. Its numbers of heads are "
+    "constants, so it would compute another attention without an error; a marker in the weights "
+    "prevents that.",
+    "- Not in other programs that read head counts from anywhere but this folder's `config.json`.",
+]
+WITH_ALL_HEADS = [
+    "- ComfyUI, where its linear layers take their shapes from the file (dynamic VRAM); else it "
+    "stops with `size mismatch`.",
+]
+WITHOUT_CHANNELS = [
+    "- Not in ComfyUI, which stops with `size mismatch`: channels of convolutions were removed.",
+]
+
+
+def opens_in(kinds: Collection[str]) -> list[str]:
+    """Return the lines of a card on the programs that open the folder.
+
+    Args:
+        kinds: what was removed from the denoiser; nothing for zeros.
+    """
+    if not kinds:
+        return [HEADING, "", *ZEROS]
+    if "heads" in kinds:
+        return [HEADING, "", *WITH_OBSDIFF, *WITHOUT_HEADS]
+    comfyui = WITHOUT_CHANNELS if "channels" in kinds else WITH_ALL_HEADS
+    return [HEADING, "", *WITH_OBSDIFF, *comfyui]
