@@ -22,6 +22,7 @@ from ..models.surgery import layout_of
 from ..runtime.file_hashing import file_hash, file_hashes
 from ..runtime.json_files import write_json
 from ..runtime.whole_files import set_modes, sync_folder, sync_tree, write_whole
+from .copied_parts import forget_places
 from .loading_code import loading_code
 from .model_card import CARD, model_card
 from .output_path import absolute
@@ -101,6 +102,7 @@ def write_pruned(pipe: Any, folder: Path, report: PruningReport) -> None:
     if layout_of(denoiser := getattr(pipe, report.component)):
         mark_heads_(denoiser)  # one pruned by an older version has no marker
     pipe.save_pretrained(folder, safe_serialization=True)
+    forget_places(folder)
     set_modes(folder)
     report.hashes["files"] = file_hashes(folder)  # without the card, which its owner may edit
     code, kinds = loading_code(folder, pipe), removed_kinds(denoiser)

@@ -1,6 +1,7 @@
 """Number formats of a saved pipeline: those of the files that it was opened from, tensor by tensor.
 
-A component that no pruning changes is saved by copying its files, so it is equal in every bit,
+A component that no pruning changes is saved by copying its files (copied_parts.py those without
+weights), so it is equal in every bit,
 whatever format the computation used. In the pruned component a tensor that the pruning left alone
 is written as its file has it, and a changed one in that file's format.
 """
@@ -19,6 +20,7 @@ from safetensors import safe_open
 from torch import Tensor, nn
 
 from ..errors import RunFailed
+from .copied_parts import copied_as_stored
 from .folder import Folder
 from .headers import SAFETENSORS_DTYPES, Tensors, read_header
 from .run import replaced
@@ -43,11 +45,12 @@ def saved_as_stored(
     Raises:
         RunFailed: a stored format does not hold a pruned weight; the message names it.
     """
-    if dtype is not None:
-        cast_(pipe, formats)
-        yield
-        return
     with contextlib.ExitStack() as undo:
+        undo.enter_context(copied_as_stored(pipe, folder))
+        if dtype is not None:
+            cast_(pipe, formats)
+            yield
+            return
         for name, tensors in folder.components.items():
             module = getattr(pipe, name, None)
             if not isinstance(module, nn.Module):
