@@ -2,12 +2,11 @@
 
 import numpy as np
 
-from obsdiff.config.choices import PRESETS
 from obsdiff.evaluation.bootstrap import bootstrap_interval
 
 from ..tables.markdown import grid
 from .grids import SHOWN, Kept
-from .tables import SEEDS, TARGETS
+from .tables import COMPARED_PRESETS, SEEDS, TARGETS
 
 COSTS = ("zeros", "parameters", "macs")
 
@@ -21,16 +20,16 @@ def presets_table(rows: dict[str, Kept]) -> str:
         seeds = [
             seed
             for seed in SEEDS
-            if all(f"{preset}: {target}, seed {seed}" in rows for preset in PRESETS)
+            if all(f"{preset}: {target}, seed {seed}" in rows for preset in COMPARED_PRESETS)
         ]
         if seeds:
             runs = {
                 preset: [rows[f"{preset}: {target}, seed {seed}"] for seed in seeds]
-                for preset in PRESETS
+                for preset in COMPARED_PRESETS
             }
             others = [
                 cell
-                for preset in PRESETS
+                for preset in COMPARED_PRESETS
                 if preset != "paper"
                 for cell in beside(runs[preset], runs["paper"])
             ]
@@ -45,7 +44,7 @@ def presets_table(rows: dict[str, Kept]) -> str:
             )
     head = [
         f"{preset}: {what}"
-        for preset in PRESETS
+        for preset in COMPARED_PRESETS
         if preset != "paper"
         for what in (
             "error",

@@ -20,7 +20,7 @@ from diffusers import (
 )
 
 from obsdiff import PruningConfig, dense_pass
-from obsdiff.config.choices import PRESETS, STEP_WEIGHTINGS
+from obsdiff.config.choices import STEP_WEIGHTINGS
 from obsdiff.pipelines.call import choose_prompts
 from obsdiff.pipelines.run import prepared
 from obsdiff.runtime.timing import interleaved
@@ -30,6 +30,7 @@ from .off import SWITCHED, alone_rows, off_row
 from .rows import Row, Rows, dense_row, live, live_row, pruned_row
 
 SPARSITIES = (0.3, 0.4, 0.5, 0.6, 0.7)
+COMPARED_PRESETS = ("paper", "best", "fast")
 METHODS = ("magnitude", "dsnot", "wanda", "obs")
 STRUCTURED = ("random", "l1", "obs")
 SHARES = (0.1, 0.15, 0.2, 0.25, 0.3)
@@ -179,7 +180,7 @@ def presets(lab: Lab, rows: Rows) -> None:
         shared = lab.settings | {"num_prompts": PRESET_PROMPTS[lab.model], "seed": seed}
         configs = {
             f"{preset}: {target}, seed {seed}": PruningConfig(preset=preset, **settings, **shared)
-            for preset in PRESETS
+            for preset in COMPARED_PRESETS
             for target, settings in TARGETS.items()
         }
         single = [

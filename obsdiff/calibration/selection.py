@@ -105,7 +105,26 @@ def wanted_group(group: Group, part: str, config: PruningConfig) -> bool:
         for layer in (*group.producers, *group.consumers)
         for w in config.exclude
     )
-    return part in TARGETS[config.target] and included and not excluded
+    shared = bool(group.beside or group.rows)  # layers of an attention and an FFN at once
+    alone = config.target != "ffn-alone" or not shared
+    return part in TARGETS[config.target] and included and not excluded and alone
+
+
+def narrow_ffns(widths: Mapping[str, int], round_to: int) -> str:
+    """Return a note on FFNs that `round_to` leaves no choice but one, or "".
+
+    Args:
+        widths: number of neurons of each FFN to prune.
+        round_to: the number of which the remaining neurons are a multiple.
+    """
+    narrow = {owner: width for owner, width in widths.items() if width < 2 * round_to}
+    if not narrow:
+        return ""
+    owner, width = next(iter(narrow.items()))
+    return (
+        f"round_to {round_to}: {len(narrow)} of {len(widths)} FFNs have fewer than "
+        f"{2 * round_to} neurons ({owner}: {width}); each keeps {round_to}, or all that it has"
+    )
 
 
 def only(unit: Unit, layers: set[str]) -> Unit:

@@ -17,7 +17,7 @@ from ..calibration.packages import (
     scratch_room,
     work_bytes,
 )
-from ..calibration.selection import select, select_groups
+from ..calibration.selection import narrow_ffns, select, select_groups
 from ..calibration.thinning import kept_of_image
 from ..config import PruningConfig
 from ..config.choices import CALL_SETTINGS
@@ -124,7 +124,7 @@ def plan_of(
         allocation_passes=drawings(blocks, packages, config) * steps if steps else None,
         memory=planned_memory(packages, shapes, config),
         uncovered=uncovered(shapes, blocks, config.target),
-        notes=inspection_notes(folder, component, config),
+        notes=inspection_notes(folder, component, config) + rounding_notes(blocks, shapes, config),
         prediction=prediction(folder, config, settings, paper_count) if structured else None,
         config=config,
     )
@@ -187,6 +187,18 @@ def inspection_notes(folder: Folder, component: str, config: PruningConfig) -> l
     if config.component or not others:
         return folder.notes()
     return [*folder.notes(), chosen_denoiser(folder.pipeline, component, others)]
+
+
+def rounding_notes(
+    blocks: list[Block], shapes: Mapping[str, Shape], config: PruningConfig
+) -> list[str]:
+    """Return the note on FFNs that are too narrow for `round_to`, if there are any."""
+    if config.pattern != "structured":
+        return []
+    ffns = [group for group in select_groups(blocks, config) if group.kind == "neurons"]
+    widths = {g.owner: shapes[g.consumers[0]][1] for g in ffns if not (g.beside or g.rows)}
+    note = narrow_ffns(widths, config.round_to)
+    return [note] if note else []
 
 
 def drawings(blocks: list[Block], packages: list[Package], config: PruningConfig) -> int:

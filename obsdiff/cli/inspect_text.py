@@ -15,6 +15,7 @@ def as_text(plan: InspectionPlan) -> str:
     """Return the plan as text of several lines."""
     lines = [
         *model_lines(plan),
+        opens_line(plan),
         *run_lines(plan),
         memory_line(plan.memory),
         *device_lines(plan),
@@ -50,6 +51,18 @@ def model_lines(plan: InspectionPlan) -> Iterator[str]:
         f"to prune    {plan.layers} {layers} in {plan.units} basic units, "
         f"{plan.targeted_parameters / 1e6:.2f} M weights, {plan.removed:.0%} of them away"
     )
+
+
+def opens_line(plan: InspectionPlan) -> str:
+    """Return the line on the programs that open the result; docs/clients.md has all of them."""
+    if plan.config.pattern != "structured":
+        return "opens in    diffusers, and every program that opens the dense model"
+    found = {
+        "ffn-alone": "; ComfyUI, with dynamic VRAM",
+        "ffn": "; for others see docs/clients.md",
+    }
+    heads = "; ComfyUI refuses a result without some of its heads"
+    return f"opens in    diffusers after import obsdiff{found.get(plan.config.target, heads)}"
 
 
 def run_lines(plan: InspectionPlan) -> Iterator[str]:

@@ -27,6 +27,9 @@ class PruningConfig(Settings):
             object.__setattr__(self, name, value)
         if self.preset is not None:
             one_of("preset", self.preset, PRESETS)
+        if self.pattern is None:  # first, since the other defaults depend on it
+            kinds = PRESETS[self.preset] if self.preset is not None else (DEFAULTS["pattern"],)
+            object.__setattr__(self, "pattern", next(iter(kinds)))
         for name, value in self.defaults().items():
             if getattr(self, name) is None:
                 object.__setattr__(self, name, value)

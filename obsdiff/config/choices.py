@@ -29,11 +29,15 @@ TARGETS = {  # target -> the parts of a block that it prunes, as in Tap.part
     "linear": ("attention", "ffn"),
     "attention": ("attention",),
     "ffn": ("ffn",),
+    "ffn-alone": ("ffn",),  # without those that share a layer with an attention (structured)
     "conv": ("attention", "ffn", "conv"),
 }
 # largest sparsity at which an allocation can still move zeros from layer to layer
 MOST_ALLOCATED = {"unstructured": 0.9, "structured": 0.8}
 DEFAULTS: dict[str, Any] = {  # of fields that a preset may fill in
+    "pattern": "unstructured",
+    "target": "linear",
+    "round_to": 8,
     "method": "obs",
     "refine": "none",
     "allocation": "uniform",
@@ -50,6 +54,7 @@ BEST: dict[str, dict[str, Any]] = {  # kind of pattern -> fields
     "n:m": {"method": "alps", "calibration": "single"},
     "structured": {"method": "obs", "calibration": "single", "allocation": "sensitivity"},
 }
+# preset -> the kinds of pattern that it has, its default first -> fields
 PRESETS: dict[str, dict[str, dict[str, Any]]] = {
     "paper": {
         kind: {"method": "obs", "calibration": "live", "tokens_per_column": ALL_TOKENS}
@@ -57,6 +62,10 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
     },
     "best": BEST,
     "fast": {kind: fields | {"allocation_prompts": 2} for kind, fields in BEST.items()},
+    # heads whole and widths that other programs and quantised formats accept
+    "portable": {
+        "structured": BEST["structured"] | {"target": "ffn-alone", "round_to": 256},
+    },
 }
 SIZE_TARGETS = ("target_parameters", "target_macs", "target_bytes")
 # settings that state a share of the dense denoiser instead of a sparsity

@@ -1,7 +1,15 @@
 """The rules of settings together: each raises UserError with the two settings and what to do."""
 
 from ..errors import UserError
-from .choices import ALLOCATIONS_OF, BUDGETS, METHODS, MOST_ALLOCATED, REPAIRING, SIZE_TARGETS
+from .choices import (
+    ALLOCATIONS_OF,
+    BUDGETS,
+    METHODS,
+    MOST_ALLOCATED,
+    PRESETS,
+    REPAIRING,
+    SIZE_TARGETS,
+)
 from .settings import Settings
 
 
@@ -17,6 +25,23 @@ def check_method(c: Settings) -> None:
     if c.kind not in METHODS[c.method]:
         possible = "; ".join(f"{method}: {', '.join(kinds)}" for method, kinds in METHODS.items())
         raise UserError(f"method {c.method} does not do pattern {c.pattern}; possible: {possible}")
+
+
+def check_preset(c: Settings) -> None:
+    """Check that the preset has fields for the pattern."""
+    if c.preset is not None and c.kind not in PRESETS[c.preset]:
+        raise UserError(
+            f"preset {c.preset}: expected pattern {' or '.join(PRESETS[c.preset])}, "
+            f"found {c.pattern}; leave the pattern out, or choose another preset"
+        )
+
+
+def check_target(c: Settings) -> None:
+    """Check that a target of whole FFNs is that of structured pruning."""
+    if c.target == "ffn-alone" and c.kind != "structured":
+        raise UserError(
+            f"target ffn-alone: expected pattern structured, found {c.pattern}; choose target ffn"
+        )
 
 
 def check_sparsity(c: Settings) -> None:
@@ -178,6 +203,8 @@ def check_refine(c: Settings) -> None:
 
 
 COMBINATIONS = (
+    check_preset,
+    check_target,
     check_method,
     check_sparsity,
     check_budget,

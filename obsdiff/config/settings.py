@@ -41,9 +41,10 @@ class Settings:
     method: str = setting(SOLVER, None, "pruning method", choices=tuple(METHODS))
     pattern: str = setting(
         AMOUNT,
-        "unstructured",
+        None,
         "unstructured: single weights; N:M: at most N non-zeros in every M consecutive inputs; "
         "structured: whole attention heads, FFN neurons and, with target conv, channels",
+        otherwise="unstructured; structured for preset portable",
         metavar="PATTERN",
     )
     sparsity: float | None = setting(
@@ -197,8 +198,10 @@ class Settings:
     )
     target: str = setting(
         WHAT,
-        "linear",
-        "layers to prune: linear is attention and ffn; conv adds the convolutions of a UNet",
+        None,
+        "layers to prune: linear is attention and ffn; conv adds the convolutions of a UNet; "
+        "ffn-alone (structured) leaves out the FFNs that share a layer with an attention, as in "
+        "FLUX's single blocks",
         choices=tuple(TARGETS),
     )
     damping: float = setting(
@@ -214,7 +217,7 @@ class Settings:
         "held-out prompts",
     )
     round_to: int = setting(
-        AMOUNT, 8, "structured: round FFN widths to a multiple of this number", metavar="N"
+        AMOUNT, None, "structured: round FFN widths to a multiple of this number", metavar="N"
     )
     keep_first_last: bool | None = setting(
         WHAT,
@@ -291,7 +294,8 @@ class Settings:
         SOLVER,
         None,
         "fills in settings that were not given: paper (OBS-Diff as published), best (the lowest "
-        "error without training), fast (nearly as good, in less time)",
+        "error without training), fast (nearly as good, in less time), portable (structured: FFN "
+        "neurons alone, in multiples of 256, which other programs open)",
         otherwise="none",
         choices=tuple(PRESETS),
     )

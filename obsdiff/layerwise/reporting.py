@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 import torch
 
 from ..calibration.plan import PruningPlan
+from ..calibration.selection import narrow_ffns
 from ..config import PruningConfig
 from ..errors import CalibrationWarning
 from ..models.discovery import uncovered
@@ -110,6 +111,9 @@ def warn_of(report: PruningReport, plan: PruningPlan) -> None:
     config = plan.config
     if plan.groups and config.allocation == "uniform":  # else allocation chose the dense groups
         note_untouched(report, config)
+    neurons = {row.owner: row.total for row in report.groups if row.kind == "neurons"}
+    if note := narrow_ffns(neurons, config.round_to):
+        warn_and_record(report, note)
     note_few_tokens(report)
     note_unrepaired(report)
     layers = [plan.denoiser.get_submodule(row.name) for row in report.layers]

@@ -133,6 +133,15 @@ def test_presets_fill_in_what_is_not_given(preset, pattern):
     assert PruningConfig(**json.loads(json.dumps(c.to_dict()))) == c
 
 
+def test_the_portable_preset_removes_whole_multiples_of_neurons_alone():
+    c = PruningConfig(preset="portable")
+    assert (c.pattern, c.target, c.round_to) == ("structured", "ffn-alone", 256)
+    assert (c.method, c.calibrating, c.allocation) == ("obs", "single", "sensitivity")
+    assert PruningConfig(**json.loads(json.dumps(c.to_dict()))) == c
+    assert PruningConfig(preset="portable", pattern="structured") == c
+    assert PruningConfig(preset="portable", round_to=128).round_to == 128
+
+
 def test_a_given_setting_overrides_the_preset():
     c = PruningConfig(preset="best", method="wanda", allocation="owl", allocation_prompts=7)
     assert (c.method, c.allocation, c.allocation_prompts, c.calibrating) == (
@@ -160,7 +169,10 @@ def test_the_paper_preset_is_the_papers_algorithm():
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ({"preset": "better"}, "preset: expected one of paper, best, fast; found 'better'"),
+        (
+            {"preset": "better"},
+            "preset: expected one of paper, best, fast, portable; found 'better'",
+        ),
         (
             {"preset": "best", "packages": 4},
             "calibration single (by preset best) sums all Hessians in one pass",
@@ -219,6 +231,14 @@ def test_the_paper_preset_is_the_papers_algorithm():
         (
             {"allocation_prompts": 0},
             "allocation_prompts: expected a whole number of at least 1, found 0",
+        ),
+        (
+            {"preset": "portable", "pattern": "2:4"},
+            "preset portable: expected pattern structured, found 2:4; leave the pattern out",
+        ),
+        (
+            {"target": "ffn-alone"},
+            "target ffn-alone: expected pattern structured, found unstructured; choose target ffn",
         ),
         ({"method": "alps", "pattern": "structured"}, "method alps does not do pattern structured"),
     ],

@@ -276,3 +276,28 @@ def test_where_nothing_leaves_the_report_says_so():
         )
     assert any("keep all items" in text for text in report.warnings)
     assert report.gone() == "0 of 4 heads are gone"
+
+
+def test_a_portable_model_has_all_heads_and_widths_of_the_given_multiple():
+    pipe = flux()
+    dense = {name: tuple(p.shape) for name, p in pipe.transformer.named_parameters()}
+    config = PruningConfig(preset="portable", sparsity=0.5, round_to=16, **QUICK)
+    report = prune_(pipe, PROMPTS[:2], config)
+    kept = {group.owner: group.kept for group in report.groups}
+    assert {group.kind for group in report.groups} == {"neurons"}
+    assert all(name.startswith("transformer_blocks.") for name in kept)
+    assert all(count % 16 == 0 for count in kept.values())
+    assert sum(kept.values()) < sum(group.total for group in report.groups)
+    names = {owner: f"{owner}.net." for owner in kept}
+    for name, parameter in pipe.transformer.named_parameters():
+        if not name.startswith(tuple(names.values())):
+            assert tuple(parameter.shape) == dense[name]
+    assert "head_marker" not in pipe.transformer.config
+
+
+def test_ffns_too_narrow_for_the_multiple_keep_all_neurons_and_are_named():
+    pipe = sd3()
+    config = PruningConfig(preset="portable", sparsity=0.3, **QUICK)  # multiples of 256, of 128
+    report = prune_(pipe, PROMPTS[:2], config)
+    assert all(group.kept == group.total for group in report.groups)
+    assert any("round_to 256: 2 of 2 FFNs" in warning for warning in report.warnings)
