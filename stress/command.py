@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+MODEL = "emoji-sd3"
 QUIET = {"HF_HUB_OFFLINE": "1", "PYTHONWARNINGS": "ignore"}
 
 

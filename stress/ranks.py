@@ -19,7 +19,7 @@ from pathlib import Path
 import psutil
 from safetensors.torch import load_file
 
-from .command import QUIET, records, run
+from .command import MODEL, QUIET, records, run
 
 COMMON = ("--num-prompts", 8, "--num-inference-steps", 4, "--batch-size", 1)
 KINDS = {
@@ -50,23 +50,14 @@ CLOSE = 2e-2
 WEIGHTS = "transformer/diffusion_pytorch_model.safetensors"
 
 
-def arguments(kind: str, output: Path) -> list[str]:
-    return [str(x) for x in ("prune", "emoji-sd3", "--output", output, *COMMON, *KINDS[kind])]
+def arguments(kind: str, output: Path, model: str | Path = MODEL) -> list[str]:
+    return [str(x) for x in ("prune", model, "--output", output, *COMMON, *KINDS[kind])]
 
 
 def start(size: int, given: list[str]) -> subprocess.Popen:
-    """`obsdiff` in so many processes of torchrun, two threads among them."""
-    command = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--standalone",
-        "--nproc-per-node",
-        str(size),
-        "-m",
-        "obsdiff",
-        *given,
-    ]
+    """`obsdiff` in so many processes of torchrun, two threads among them; one alone needs none."""
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(size)]
+    command = [sys.executable, *(torchrun if size > 1 else []), "-m", "obsdiff", *given]
     environment = os.environ | QUIET | {"OMP_NUM_THREADS": str(max(1, 2 // size))}
     return subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
@@ -110,11 +101,13 @@ def masks_differ(one: Path, other: Path) -> tuple[int, int]:
     return differ, total
 
 
-def compare(kind: str, sizes: list[int], folder: Path) -> dict[int, tuple[int, int]]:
+def compare(
+    kind: str, sizes: list[int], folder: Path, model: str | Path = MODEL
+) -> dict[int, tuple[int, int]]:
     """Prune with each number of processes; returns the differing mask entries against the first."""
     found, outputs = {}, {size: folder / f"{kind}-{size}" for size in sizes}
     for size in sizes:
-        err = finished(start(size, arguments(kind, outputs[size])))
+        err = finished(start(size, arguments(kind, outputs[size], model)))
         said = [line for line in err.splitlines() if line.startswith(str(outputs[size]))]
         assert len(said) == len(list(outputs[size].rglob("obsdiff.json"))), (
             f"{kind}: {said} is not one line for each output"
@@ -144,11 +137,13 @@ def workers(process: subprocess.Popen, size: int, seconds: float = 120) -> list[
     raise AssertionError(f"torchrun did not start {size} processes")
 
 
-def death(folder: Path, expected: Path, size: int = 2, then: int = 1) -> None:
+def death(
+    folder: Path, expected: Path, size: int = 2, then: int = 1, model: str | Path = MODEL
+) -> None:
     """Kill one process after the first solved task; the job must end, and resume with another
     number of processes."""
     output = folder / "death"
-    process = start(size, arguments("live", output))
+    process = start(size, arguments("live", output, model))
     victims, pieces = workers(process, size), folder / "death.part" / ".work" / "pieces"
     while not list(pieces.rglob("*.safetensors")):
         assert process.poll() is None, process.communicate()[1]
@@ -159,7 +154,7 @@ def death(folder: Path, expected: Path, size: int = 2, then: int = 1) -> None:
     assert "another process of this job has ended, or does not answer" in err, err
     assert "continue with --resume" in err, err
     assert not output.exists()
-    given = [*arguments("live", output), "--resume"]
+    given = [*arguments("live", output, model), "--resume"]
     if then == 1:
         code, err = run(*given)
         assert code == 0, err

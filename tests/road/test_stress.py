@@ -3,12 +3,31 @@
 import warnings
 
 import pytest
+import torch
+from diffusers import SD3Transformer2DModel
 
 from stress import disk, fuzz, kill, ranks, soak
 
-from ..conftest import sd3
+from ..conftest import randomise, sd3
 
 pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory) -> str:
+    """A pipeline of three blocks, 128 wide, with random weights: most of a run is its start."""
+    pipe = sd3()
+    pipe.transformer = randomise(
+        SD3Transformer2DModel(
+            sample_size=8, patch_size=2, in_channels=4, out_channels=4, num_layers=3,
+            attention_head_dim=64, num_attention_heads=2, joint_attention_dim=32,
+            caption_projection_dim=128, pooled_projection_dim=32, pos_embed_max_size=8,
+            qk_norm="rms_norm",
+        )
+    )  # fmt: skip
+    folder = tmp_path_factory.mktemp("stress") / "sd3"
+    pipe.to(torch.float16).save_pretrained(folder)
+    return str(folder)
 
 
 def test_killed_at_random_moments_it_ends_with_the_same_bits():
@@ -17,10 +36,10 @@ def test_killed_at_random_moments_it_ends_with_the_same_bits():
     assert counts["kills"] >= 1
 
 
-def test_two_processes_prune_as_one_does_and_go_on_when_one_dies(tmp_path):
-    found = ranks.compare("live", [1, 2], tmp_path)
+def test_two_processes_prune_as_one_does_and_go_on_when_one_dies(tmp_path, model):
+    found = ranks.compare("live", [1, 2], tmp_path, model)
     assert found[2][1] > 1_000_000
-    ranks.death(tmp_path, tmp_path / "live-1")
+    ranks.death(tmp_path, tmp_path / "live-1", model=model)
 
 
 def test_mutated_input_is_refused_in_one_line():
