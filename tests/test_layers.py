@@ -17,7 +17,7 @@ ORDER = [
     {"errors"},
     {"config", "models", "runtime", "solvers"},
     {"pipelines"},
-    {"calibration", "evaluation"},
+    {"calibration", "evaluation", "export"},
     {"layerwise"},
     {"allocation"},
     {"prune"},

@@ -10,6 +10,7 @@ from ..runtime.version import VERSION
 from . import command_arguments as arguments
 from .commands import demo_command, inspect_command, report_command, verify_command
 from .evaluate import evaluate_command
+from .export import export_command
 from .flags import place_model, read_lists
 from .parsing import FORMATTER, Parser
 from .prune import prune_command
@@ -162,6 +163,15 @@ examples:
         "DIR",
         "Check the files of a pruned folder against its record: hashes, shapes, zeros, pattern.",
         "example:\n  obsdiff verify out",
+    ),
+    "export": Command(
+        export_command,
+        arguments.add_export,
+        "write a structured result in a form that other programs open",
+        "DIR --to padded --output DIR",
+        "Write a structured result with dense shapes: what was removed becomes zeros.\n"
+        "The folder opens wherever the dense model opens, and draws the same; it saves nothing.",
+        "example:\n  obsdiff export pruned --to padded --output padded",
     ),
     "demo": Command(
         demo_command,

@@ -207,6 +207,13 @@ def add_verify(p: argparse.ArgumentParser) -> None:
     p.add_argument("folder", metavar="DIR", type=Path, help="folder that obsdiff prune wrote")
 
 
+def add_export(p: argparse.ArgumentParser) -> None:
+    """Add the arguments of export."""
+    p.add_argument("folder", metavar="DIR", type=Path, help="folder that obsdiff prune wrote")
+    p.add_argument("--to", required=True, metavar="FORMAT", help="padded: dense shapes, with zeros")
+    p.add_argument("--output", required=True, metavar="DIR", type=Path, help=OUTPUT_HELP)
+
+
 def add_demo(p: argparse.ArgumentParser) -> None:
     """Add the arguments of demo."""
     p.add_argument(

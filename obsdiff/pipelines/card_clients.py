@@ -15,6 +15,10 @@ WITH_OBSDIFF = [
     "- Not in diffusers alone, which has no class for these shapes. Do not pass "
     "`ignore_mismatched_sizes=True`: it replaces every layer of another shape by random weights.",
 ]
+PADDED = (
+    "- Wherever the dense model opens, and as large as it, after `obsdiff export DIR --to padded "
+    "--output OUT`: what was removed becomes zeros."
+)
 WITHOUT_HEADS = [
     "- Not in ComfyUI, which stops with `Could not detect model type`. Its numbers of heads are "
     "constants, so it would compute another attention without an error; a marker in the weights "
@@ -39,6 +43,6 @@ def opens_in(kinds: Collection[str]) -> list[str]:
     if not kinds:
         return [HEADING, "", *ZEROS]
     if "heads" in kinds:
-        return [HEADING, "", *WITH_OBSDIFF, *WITHOUT_HEADS]
+        return [HEADING, "", *WITH_OBSDIFF, *WITHOUT_HEADS, PADDED]
     comfyui = WITHOUT_CHANNELS if "channels" in kinds else WITH_ALL_HEADS
-    return [HEADING, "", *WITH_OBSDIFF, *comfyui]
+    return [HEADING, "", *WITH_OBSDIFF, *comfyui, PADDED]

@@ -2,10 +2,10 @@
 
     python comfyui_loader.py FILE [FILE ...]       PYTHONPATH names the checkout
 
-Prints a JSON object: file -> "opened", or the error. ComfyUI's modules import torchvision and
-others for models that are not opened here; modules that are missing are replaced by empty ones.
-The files are opened twice: as ComfyUI does by default without an accelerator, and with linear
-layers that take their shapes from the file, as it does with dynamic VRAM.
+Prints a JSON object: file -> a list of "opened", or the error. ComfyUI's modules import torchvision
+and others for models that are not opened here; modules that are missing are replaced by empty ones.
+The files are opened as ComfyUI does by default without an accelerator, and, in versions that have
+it, with linear layers that take their shapes from the file, as with dynamic VRAM.
 """
 
 import importlib.machinery
@@ -40,12 +40,11 @@ def opened(file: str, any_shape: bool) -> str:
         file: a file of weights.
         any_shape: whether linear layers take their shapes from the file.
     """
-    import comfy.memory_management
     import comfy.sd
     from safetensors.torch import load_file
 
     weights = load_file(file)
-    if hasattr(comfy.memory_management, "aimdo_enabled"):
+    if has_dynamic_vram():
         comfy.memory_management.aimdo_enabled = any_shape
     comfy.utils.load_torch_file = lambda *_, **settings: (
         (dict(weights), None) if settings.get("return_metadata") else dict(weights)
@@ -57,6 +56,11 @@ def opened(file: str, any_shape: bool) -> str:
     return "opened"
 
 
+def has_dynamic_vram() -> bool:
+    """Return whether linear layers of this version can take their shapes from the file."""
+    return hasattr(getattr(comfy, "memory_management", None), "aimdo_enabled")
+
+
 if __name__ == "__main__":
     files = sys.argv[1:]
     sys.argv[1:] = ["--cpu"]
@@ -65,5 +69,8 @@ if __name__ == "__main__":
 
     comfy.options.enable_args_parsing()
     logging.disable(logging.CRITICAL)
-    found = {Path(f).stem: [opened(f, any_shape) for any_shape in (False, True)] for f in files}
+    import comfy.sd
+
+    ways = (False, True) if has_dynamic_vram() else (False,)
+    found = {Path(f).stem: [opened(f, any_shape) for any_shape in ways] for f in files}
     print(json.dumps(found))

@@ -1,0 +1,1 @@
+"""Pruned folders in other forms, for programs that do not know obsdiff."""
