@@ -40,30 +40,33 @@ KINDS = {
     "several": ("--sparsity", 0.3, 0.5),
     "best": ("--preset", "best", "--allocation-prompts", 1),
 }
+EARLIEST = 0.2  # share of an undisturbed run's time, before the first kill
 AGAIN = 0.3  # probability that a resumed run is killed, too
 
 
-def arguments(kind: str, output: Path) -> tuple:
+def arguments(kind: str, output: Path, model: str | Path = command.MODEL) -> tuple:
     log = ("--quiet", "--log-file", log_of(output))
-    return ("prune", "emoji-sd3", "--output", output, *COMMON, *KINDS[kind], *log)
+    return ("prune", model, "--output", output, *COMMON, *KINDS[kind], *log)
 
 
 def log_of(output: Path) -> Path:
     return output.with_suffix(".log")
 
 
-def undisturbed(kind: str, output: Path) -> tuple[dict, list, float]:
+def undisturbed(
+    kind: str, output: Path, model: str | Path = command.MODEL
+) -> tuple[dict, list, float]:
     """Hashes of the weights, the records, and the seconds of an undisturbed run."""
     began = time.perf_counter()
-    code, err = command.run(*arguments(kind, output))
+    code, err = command.run(*arguments(kind, output, model))
     if code:
         raise AssertionError(f"{kind}: exit code {code}: {err}")
     return command.weights(output), command.records(output), time.perf_counter() - began
 
 
-def killed(kind: str, output: Path, seconds: float, *more: str) -> bool:
+def killed(given: tuple, seconds: float) -> bool:
     """Start a run, kill it after so many seconds; whether it was still alive."""
-    process = command.start(*arguments(kind, output), *more)
+    process = command.start(*given)
     with contextlib.suppress(subprocess.TimeoutExpired):
         process.wait(seconds)
     alive = process.poll() is None
@@ -72,18 +75,26 @@ def killed(kind: str, output: Path, seconds: float, *more: str) -> bool:
     return alive
 
 
-def once(kind: str, output: Path, expected: tuple[dict, list, float], chance: random.Random) -> int:
+def once(
+    kind: str,
+    output: Path,
+    expected: tuple[dict, list, float],
+    chance: random.Random,
+    model: str | Path = command.MODEL,
+    earliest: float = EARLIEST,
+) -> int:
     """One run, killed and resumed until it completes; returns the number of kills. AssertionError
     if the result differs."""
     hashes, records, seconds = expected
-    kills = int(killed(kind, output, chance.uniform(0.2, 1.05) * seconds))
+    given = arguments(kind, output, model)
+    kills = int(killed(given, chance.uniform(earliest, 1.05) * seconds))
     while True:
         if output.exists():
             assert command.weights(output) == hashes, f"{kind}: half an output after a kill"
         if chance.random() >= AGAIN:
             break
-        kills += killed(kind, output, chance.uniform(0.3, 1.0) * seconds, "--resume")
-    code, err = command.run(*arguments(kind, output), "--resume")
+        kills += killed((*given, "--resume"), chance.uniform(0.3, 1.0) * seconds)
+    code, err = command.run(*given, "--resume")
     assert code == 0, f"{kind}: --resume ended with {code}: {err}"
     assert command.weights(output) == hashes, f"{kind}: other weights than undisturbed"
     assert command.records(output) == records, f"{kind}: other records than undisturbed"
@@ -100,6 +111,8 @@ def main(given: list[str] | None = None) -> Counter:
     parser.add_argument("--times", type=int, default=25)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--kinds", nargs="+", default=list(KINDS), choices=KINDS)
+    parser.add_argument("--model", default=command.MODEL)
+    parser.add_argument("--earliest", type=float, default=EARLIEST, metavar="SHARE")
     args = parser.parse_args(given)
     chance, counts = random.Random(args.seed), Counter()
     with tempfile.TemporaryDirectory(prefix="stress-") as folder:
@@ -107,10 +120,11 @@ def main(given: list[str] | None = None) -> Counter:
         for i in range(args.times):
             kind = args.kinds[i % len(args.kinds)]
             if kind not in expected:
-                expected[kind] = undisturbed(kind, Path(folder) / f"undisturbed-{kind}")
+                place = Path(folder) / f"undisturbed-{kind}"
+                expected[kind] = undisturbed(kind, place, args.model)
             place = Path(folder) / str(i)
             place.mkdir()
-            kills = once(kind, place / "out", expected[kind], chance)
+            kills = once(kind, place / "out", expected[kind], chance, args.model, args.earliest)
             counts["runs"] += 1
             counts["kills"] += kills
             print(f"{i + 1}/{args.times} {kind}: killed {kills} times, the same bits", flush=True)
