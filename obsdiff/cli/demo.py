@@ -102,6 +102,6 @@ def prune_into(
     report = prune_(pipe, prompts, config, dense=dense)
     target.parent.mkdir(exist_ok=True)
     target.mkdir()
-    with saved_as_stored(pipe, folder, None, report.component, formats):
+    with saved_as_stored(pipe, folder, None, [report.component], formats):
         write_pruned(pipe, target, report)
     return open_folder(target)

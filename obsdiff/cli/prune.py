@@ -209,7 +209,7 @@ def prune_all(
             report.seconds = {"load": loaded} | report.seconds
             if ranks.rank == 0:
                 finished = part / FINISHED / target.folder
-                stored = saved_as_stored(pipe, folder, config.dtype, report.component, formats)
+                stored = saved_as_stored(pipe, folder, config.dtype, [report.component], formats)
                 with phases.within(SAVING), stored:
                     write_whole(pipe, report, part / WORK / "writing", finished)
                 phases.advance(SAVING)

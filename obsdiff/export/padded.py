@@ -12,12 +12,14 @@ from torch import nn
 from ..errors import UserError
 from ..models.growth import grow_
 from ..models.surgery import layout_of
+from ..pipelines.copied_parts import forget_places
 from ..pipelines.denoisers import DENOISERS
 from ..pipelines.folder import Folder
 from ..pipelines.load import load_pipeline
 from ..pipelines.loading_code import loading_code
 from ..pipelines.model_card import CARD
-from ..pipelines.save import cast_, whole_folder
+from ..pipelines.save import whole_folder
+from ..pipelines.stored_formats import saved_as_stored
 from ..runtime.whole_files import set_modes, write_whole
 
 
@@ -37,8 +39,9 @@ def export_padded(folder: Folder, output: Path) -> list[str]:
     with whole_folder(output, overwrite=False, inputs=[folder.path]) as inside:
         pipe, formats = load_pipeline(folder, device="cpu")
         grown = pad_(pipe)
-        cast_(pipe, formats)
-        pipe.save_pretrained(inside, safe_serialization=True)
+        with saved_as_stored(pipe, folder, None, grown, formats):
+            pipe.save_pretrained(inside, safe_serialization=True)
+        forget_places(inside)
         set_modes(inside)
         write_whole(inside / CARD, card(type(pipe).__name__, grown, loading_code(inside, pipe)))
     return grown

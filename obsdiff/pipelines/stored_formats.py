@@ -9,7 +9,7 @@ is written as its file has it, and a changed one in that file's format.
 import contextlib
 import json
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -31,7 +31,7 @@ BASE_NAMES = {True: "diffusion_pytorch_model", False: "model"}  # by: is it a mo
 
 @contextlib.contextmanager
 def saved_as_stored(
-    pipe: Any, folder: Folder, dtype: str | None, component: str, formats: dict[str, str]
+    pipe: Any, folder: Folder, dtype: str | None, changed: Collection[str], formats: dict[str, str]
 ) -> Iterator[None]:
     """Prepare a pruned pipeline to be saved by save_pretrained inside.
 
@@ -39,7 +39,7 @@ def saved_as_stored(
         pipe: the pipeline; formats of its weights change.
         folder: the model that it was opened from.
         dtype: torch name of the format that was asked for all weights; None for those stored.
-        component: the name of the pruned component.
+        changed: the names of the components whose weights or shapes were changed.
         formats: torch name of the format of most weights of each component.
 
     Raises:
@@ -55,7 +55,7 @@ def saved_as_stored(
             module = getattr(pipe, name, None)
             if not isinstance(module, nn.Module):
                 continue
-            if name != component and tensors.files and not tensors.original:
+            if name not in changed and tensors.files and not tensors.original:
                 copy = partial(copy_component, module, tensors, formats[name])
                 undo.enter_context(replaced(module, "save_pretrained", copy))
             else:
