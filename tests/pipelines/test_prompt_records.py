@@ -182,7 +182,7 @@ def test_a_dense_pass_serves_equal_tensors_and_no_others():
     [
         ("a cat", "expected a list of strings, or of dicts with pipeline arguments; found str"),
         ({"prompt": "a cat"}, "found dict"),
-        (None, "found NoneType"),
+        (7, "found int"),
         ([1], "found 1"),
     ],
 )
