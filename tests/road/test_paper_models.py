@@ -85,9 +85,12 @@ def test_counts_by_hand(make):
     )
 
 
+RUNS = [(make, pattern) for make in COUNTS for pattern in ("unstructured", "structured")]
+RUNS += [(make, "2:4") for make in (models.sd15, models.sd3_medium, models.flux_dev)]
+
+
 @pytest.mark.slow
-@EVERY
-@pytest.mark.parametrize("pattern", ["unstructured", "2:4", "structured"])
+@pytest.mark.parametrize(("make", "pattern"), RUNS, ids=lambda x: getattr(x, "__name__", x))
 def test_pruned_saved_opened_drawn(make, pattern, tmp_path):
     """prune_ fails if a layer misses a call. The opened pipeline draws the same latents."""
     pipe, settings = make(), settings_of(make)
@@ -144,9 +147,8 @@ def test_other_schedules_and_predictions(make):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("steps", [1, 4])
-def test_distilled_sdxl_without_guidance(steps):
-    pipe, settings = models.sdxl_distilled(), ALONE | {"num_inference_steps": steps}
+def test_distilled_sdxl_without_guidance():
+    pipe, settings = models.sdxl_distilled(), ALONE
     report = prune_(
         pipe, PROMPTS[:1], PruningConfig(method="magnitude", pattern="2:4", packages=1, **settings)
     )
