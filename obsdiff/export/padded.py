@@ -17,7 +17,7 @@ from ..pipelines.denoisers import DENOISERS
 from ..pipelines.folder import Folder
 from ..pipelines.load import load_pipeline
 from ..pipelines.loading_code import loading_code
-from ..pipelines.model_card import CARD
+from ..pipelines.model_card import CARD, opening
 from ..pipelines.save import whole_folder
 from ..pipelines.stored_formats import saved_as_stored
 from ..runtime.whole_files import set_modes, write_whole
@@ -70,23 +70,12 @@ def card(pipeline: str, grown: list[str], code: list[str]) -> str:
         grown: names of the components that were grown.
         code: the lines of Python that open the folder.
     """
-    lines = [
-        "---",
-        "library_name: diffusers",
-        "tags: [obsdiff, pruned]",
-        "---",
-        "",
-        f"# {pipeline}, pruned by obsdiff, in dense shapes",
-        "",
+    text = (
         f"The heads, neurons or channels that were removed from {' and '.join(grown)} are zeros "
         "here (`obsdiff export --to padded`). The folder opens wherever the dense pipeline opens, "
         "and draws what the pruned one draws. It is neither smaller nor faster than the dense "
-        "pipeline.",
-        "",
-        "```python",
-        *code,
-        "```",
-        "",
-        "The licence of the dense model applies.",
-    ]
+        "pipeline."
+    )
+    title = f"{pipeline}, pruned by obsdiff, in dense shapes"
+    lines = [*opening(title, text, code), "The licence of the dense model applies."]
     return "\n".join(lines) + "\n"

@@ -25,19 +25,7 @@ def model_card(
         removed: what was removed from the denoiser: heads, neurons, channels.
     """
     lines = [
-        "---",
-        "library_name: diffusers",
-        "tags: [obsdiff, pruned]",
-        "---",
-        "",
-        f"# {pipeline}, pruned by obsdiff",
-        "",
-        removed_in_words(report),
-        "",
-        "```python",
-        *code,
-        "```",
-        "",
+        *opening(f"{pipeline}, pruned by obsdiff", removed_in_words(report), code),
         *opens_in(removed),
         "",
         "## Figures",
@@ -55,6 +43,31 @@ def model_card(
         "The licence of the dense model applies. Every layer's figures are in `obsdiff.json`.",
     ]
     return "\n".join(lines) + "\n"
+
+
+def opening(title: str, text: str, code: list[str]) -> list[str]:
+    """Return the first lines of a card: the hub's header, what it is, and how to load it.
+
+    Args:
+        title: the heading.
+        text: one paragraph.
+        code: the lines of Python that open the folder.
+    """
+    return [
+        "---",
+        "library_name: diffusers",
+        "tags: [obsdiff, pruned]",
+        "---",
+        "",
+        f"# {title}",
+        "",
+        text,
+        "",
+        "```python",
+        *code,
+        "```",
+        "",
+    ]
 
 
 def table(report: PruningReport) -> list[str]:
