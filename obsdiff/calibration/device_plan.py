@@ -10,7 +10,7 @@ elsewhere.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import nn
 
@@ -74,6 +74,10 @@ class DevicePlan:
     solving: int
     gradients: int | None = None
     changes: int = 0
+
+    def drawing_alone(self) -> "DevicePlan":
+        """Return the plan of drawing without pruning: no Hessians, no solving, no gradients."""
+        return replace(self, hessians=0, beside=0, solving=0, gradients=None, changes=0)
 
     def phases(self, offload: str, hessians: bool = True) -> dict[str, int]:
         """Return the bytes on the device in each phase.

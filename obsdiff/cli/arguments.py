@@ -1,31 +1,15 @@
-"""The command line's parser: the commands with their usage, description and examples."""
+"""The command line's parser: words to the arguments of a command."""
 
 import argparse
 import os
-from collections.abc import Callable
-from dataclasses import dataclass
 
 from ..errors import UserError
 from ..runtime.version import VERSION
-from . import command_arguments as arguments
-from .commands import demo_command, inspect_command, report_command, verify_command
-from .evaluate import evaluate_command
-from .export import export_command
+from .command_table import COMMANDS as COMMANDS
+from .command_table import EXAMPLES
 from .flags import place_model, read_lists
 from .parsing import FORMATTER, Parser
-from .prune import prune_command
-
-
-@dataclass(frozen=True)
-class Command:
-    """A subcommand."""
-
-    run: Callable[[argparse.Namespace], None]
-    add: Callable[[argparse.ArgumentParser], None]  # adds its arguments to its parser
-    summary: str  # one line in the list of commands
-    usage: str  # its arguments
-    about: str  # the paragraph above its arguments
-    epilog: str  # examples
+from .settings_file import read_settings_file
 
 
 def parse(words: list[str]) -> argparse.Namespace:
@@ -35,10 +19,10 @@ def parse(words: list[str]) -> argparse.Namespace:
         words: the command line without the program's name.
 
     Returns:
-        The arguments, with `run`, the function of the command, and `parser`.
+        The arguments, with `run`, the function of the command, `parser`, and `words`.
 
     Raises:
-        UserError: a word is wrong.
+        UserError: a word, or the file of --from, is wrong.
         SystemExit: after --help and --version.
     """
     require_working_folder()
@@ -50,6 +34,8 @@ def parse(words: list[str]) -> argparse.Namespace:
         args.parser.error(f"expected {args.parser.usage}; found also {' '.join(others)}")
     place_model(args)
     read_lists(args)
+    read_settings_file(args)
+    args.words = tuple(words)
     return args
 
 
@@ -89,96 +75,3 @@ def parser() -> Parser:
         p.set_defaults(run=command.run, parser=p)
     top.commands = dict(commands.choices)
     return top
-
-
-EXAMPLES = """\
-examples:
-  obsdiff inspect emoji-sd3 --pattern structured --sparsity 30%
-  obsdiff prune emoji-sd3 --pattern structured --sparsity 30% --output pruned
-  obsdiff evaluate pruned --against emoji-sd3 --output run
-  obsdiff report run --output page.html
-
-obsdiff COMMAND --help lists the flags of a command. Exit codes: 0 done, 2 wrong input, 1 failed."""
-
-COMMANDS = {
-    "prune": Command(
-        prune_command,
-        arguments.add_prune,
-        "prune a pipeline and save the result",
-        "MODEL --output DIR [flag ...]",
-        "Prune the denoiser of a pipeline, and save the pipeline with a record (obsdiff.json).",
-        """\
-examples:
-  obsdiff prune emoji-sd3 --sparsity 50% --output out
-  obsdiff prune emoji-sd3 --preset best --pattern 2:4 --output out
-  obsdiff prune emoji-sd3 --pattern structured --target-macs 80% --output out
-  obsdiff prune --sparsity 0.3 0.5 emoji-sd3 --output out    (writes out/0.30 and out/0.50)
-  torchrun --nproc-per-node 4 -m obsdiff prune emoji-sd3 --output out
-
-Several values are separated by spaces; those of --sparsity and --pattern also by commas.
-MODEL may follow them: without a MODEL elsewhere, it is the last value of --sparsity or --pattern
-that is no share or pattern, else the last value of --include or --exclude without *, ? and [.""",
-    ),
-    "inspect": Command(
-        inspect_command,
-        arguments.add_inspect,
-        "print the plan of a pruning without running it: layers, packages, memory, cost",
-        "MODEL [flag ...]",
-        "Print the layers to prune, packages, memory and number of denoising steps; for structured "
-        "pruning\nalso the remaining parameters and MACs. Nothing is run; folders without weights "
-        "are enough.",
-        """\
-examples:
-  obsdiff inspect emoji-sd3
-  obsdiff inspect emoji-sd3 --pattern structured --target-parameters 80%
-  obsdiff inspect FOLDER --pattern structured --sparsity 30% --json
-
-MODEL may follow wildcards: without a MODEL elsewhere, it is the last value of --include or
---exclude without *, ? and [.""",
-    ),
-    "evaluate": Command(
-        evaluate_command,
-        arguments.add_evaluate,
-        "compare pruned pipelines with the dense one: pictures, metrics, costs",
-        "DIR [DIR ...] --against MODEL --output RUN [flag ...]",
-        "Draw the same prompts with the same seeds with the dense and the pruned pipelines; write "
-        "pictures\nand results.json, and print a table.",
-        """\
-examples:
-  obsdiff evaluate out --against emoji-sd3 --output run
-  obsdiff evaluate out/0.30 out/0.50 --against emoji-sd3 --output run --num-prompts 24""",
-    ),
-    "report": Command(
-        report_command,
-        arguments.add_report,
-        "write one self-contained HTML page about one or several evaluations",
-        "RUN [RUN ...] --output PAGE.html [--overwrite]",
-        "Write one self-contained HTML page: pictures side by side, plots, tables.",
-        "example:\n  obsdiff report run --output page.html",
-    ),
-    "verify": Command(
-        verify_command,
-        arguments.add_verify,
-        "check a pruned folder against its record: hashes, shapes, zeros, pattern",
-        "DIR",
-        "Check the files of a pruned folder against its record: hashes, shapes, zeros, pattern.",
-        "example:\n  obsdiff verify out",
-    ),
-    "export": Command(
-        export_command,
-        arguments.add_export,
-        "write a structured result in a form that other programs open",
-        "DIR --to padded --output DIR",
-        "Write a structured result with dense shapes: what was removed becomes zeros.\n"
-        "The folder opens wherever the dense model opens, and draws the same; it saves nothing.",
-        "example:\n  obsdiff export pruned --to padded --output padded",
-    ),
-    "demo": Command(
-        demo_command,
-        arguments.add_demo,
-        "prune the built-in model in six ways, evaluate, and write the page",
-        "[--output DIR] [--overwrite]",
-        "Prune the built-in model in six ways, evaluate them, and write OUTPUT/demo.html.",
-        "example:\n  obsdiff demo --output obsdiff-demo",
-    ),
-}

@@ -134,10 +134,17 @@ def add_pictures(p: argparse.ArgumentParser) -> None:
         "(default: a built-in's evaluation prompts, else general captions of obsdiff)",
     )
     numbers = {
-        "num_prompts": (64, "number of prompts, the first ones"),
-        "seed": (1_000_000, "prompt i starts from seed + i, far from those of the calibration"),
-        "batch_size": (4, "prompts per pipeline call"),
-        "rounds": (5, "timed pictures, dense and pruned in turn; 0 measures no time"),
+        "num_prompts": (None, "number of prompts, the first ones (default: 64; --quick: 8)"),
+        "seed": (
+            1_000_000,
+            "prompt i starts from seed + i, far from those of the calibration "
+            "(default: %(default)s)",
+        ),
+        "batch_size": (4, "prompts per pipeline call (default: %(default)s)"),
+        "rounds": (
+            None,
+            "timed pictures, dense and pruned in turn; 0 measures no time (default: 5; --quick: 0)",
+        ),
     }
     for name, (default, text) in numbers.items():
         group.add_argument(
@@ -145,8 +152,13 @@ def add_pictures(p: argparse.ArgumentParser) -> None:
             type=whole_number,
             default=default,
             metavar="SEED" if name == "seed" else "N",
-            help=f"{text} (default: %(default)s)",
+            help=text,
         )
+    group.add_argument(
+        "--quick",
+        action="store_true",
+        help="a first look: few prompts, no time is measured; its intervals are wide",
+    )
     kinds = typing.get_type_hints(PruningConfig)
     for field in dataclasses.fields(PruningConfig):
         if field.name in CALL_SETTINGS:

@@ -22,6 +22,7 @@ from ..runtime.console import put, shown
 from ..runtime.extras import require_extra
 from ..runtime.progress import say
 from ..runtime.strict_json import json_text
+from .next_steps import after_inspecting, in_browser, suggest, typed
 
 JUDGES = ("clip", "features", "real", "lpips", "pickscore", "image_reward")
 
@@ -75,15 +76,24 @@ def given_files(*places: str | Path | None) -> list[Path]:
     return [Path(place) for place in places if place is not None and os.path.lexists(place)]
 
 
-def calibration_file(given: Path | None, folder: Folder) -> Path:
-    """Return the file of the calibration prompts.
+def calibration_prompts(args: argparse.Namespace, folder: Folder) -> tuple[Path, list[str]]:
+    """Return the calibration prompts and their file.
+
+    They are those of --prompts, else of the record of --from, else a built-in's own, else the
+    captions of obsdiff.
 
     Args:
-        given: the value of --prompts; None for a built-in's own, else the captions of obsdiff.
+        args: the arguments of a command with settings.
         folder: the model.
+
+    Raises:
+        UserError: the file has no prompts.
     """
+    if args.prompts is None and args.recorded_prompts:
+        return args.from_file, args.recorded_prompts
     own = folder.path / "calibration_prompts.txt" if builtin_info(folder.path) else CALIBRATION_FILE
-    return given or own
+    file = args.prompts or own
+    return file, read_prompts(file)
 
 
 def inspect_command(args: argparse.Namespace) -> None:
@@ -98,8 +108,8 @@ def inspect_command(args: argparse.Namespace) -> None:
         )
     folder = open_model(args.model, args.config, weights=False, variant=args.variant)
     config = with_recommended(config, folder, args)
-    file = calibration_file(args.prompts, folder)
-    prompts = len(read_prompts(file))
+    file, found = calibration_prompts(args, folder)
+    prompts = len(found)
 
     from .device_memory import device_plan, device_row, device_to_plan_for
     from .inspect import describe
@@ -114,6 +124,7 @@ def inspect_command(args: argparse.Namespace) -> None:
         show_json(plan.to_dict())
     else:
         put(as_text(plan))
+    suggest(after_inspecting(args.words))
 
 
 def report_command(args: argparse.Namespace) -> None:
@@ -124,6 +135,7 @@ def report_command(args: argparse.Namespace) -> None:
     check_page(args.output, args.overwrite)
     write_page(args.runs, args.output, args.overwrite)
     say(f"{args.output}: {args.output.stat().st_size / 1e6:.1f} MB")
+    suggest(in_browser(args.output))
 
 
 def verify_command(args: argparse.Namespace) -> None:
@@ -134,6 +146,7 @@ def verify_command(args: argparse.Namespace) -> None:
     if not found.sealed:
         say(f"{args.folder}: its record is of an older version, and has no hash of its own content")
     put(f"{shown(str(args.folder))}: as recorded: {found.files} files, {found.layers} layers")
+    suggest(typed("draw", args.folder, "a red apple"))
 
 
 def demo_command(args: argparse.Namespace) -> None:
@@ -144,3 +157,4 @@ def demo_command(args: argparse.Namespace) -> None:
 
     quiet()
     run_demo(args.output, args.overwrite)
+    suggest(in_browser(args.output / "demo.html"))

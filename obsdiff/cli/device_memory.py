@@ -96,6 +96,21 @@ def device_plan(folder: Folder, config: PruningConfig) -> DevicePlan:
     )
 
 
+def place_to_draw(folder: Folder, settings: dict[str, Any]) -> PruningConfig:
+    """Return a config whose device and offload fit one picture: its Hessians are nothing.
+
+    Args:
+        folder: the model.
+        settings: the settings of the pipeline's call.
+    """
+    device = usable_device("device", default_device())
+    config = PruningConfig(batch_size=1, device=str(device), **settings)
+    if device.type != "cuda":
+        return config
+    plan = device_plan(folder, config).drawing_alone()
+    return replace(config, offload=plan.choice(torch.cuda.mem_get_info(device)[0]))
+
+
 def layer_bytes(model: nn.Module, taps: list[Tap]) -> int:
     """Return the bytes of the weights of some layers."""
     return sum(layer_at(model, layer).weight.nbytes for tap in taps for layer in tap.layers)

@@ -31,6 +31,10 @@ from .commands import (
     show_json,
     with_recommended,
 )
+from .next_steps import after_evaluating, suggest
+
+AMOUNTS = {"num_prompts": 64, "rounds": 5}
+QUICK = {"num_prompts": 8, "rounds": 0}
 
 if TYPE_CHECKING:
     from ..evaluation.inputs import Evaluation
@@ -39,6 +43,7 @@ if TYPE_CHECKING:
 def evaluate_command(args: argparse.Namespace) -> None:
     """Evaluate pruned pipelines against the dense one, and print the table or results.json."""
     require_extra("eval", "evaluate")
+    fill_amounts(args)
     for name, least in (("num_prompts", 1), ("batch_size", 1), ("seed", 0), ("rounds", 0)):
         whole(name, getattr(args, name), least)
     given = {name: getattr(args, name) for name in CALL_SETTINGS if hasattr(args, name)}
@@ -83,10 +88,15 @@ def evaluate_command(args: argparse.Namespace) -> None:
         results = run_job(job, args.output, args.resume, args.overwrite)
         say(prompts_line(file, len(found), args.num_prompts))
     show_json(results) if args.json else put(results_table(results))
-    say(
-        f"{args.output}: pictures and results.json; "
-        f"obsdiff report {args.output} --output page.html shows them"
-    )
+    say(f"{args.output}: pictures and results.json")
+    suggest(after_evaluating(args.output, args.quick))
+
+
+def fill_amounts(args: argparse.Namespace) -> None:
+    """Set the numbers of prompts and of timed pictures, unless they were given."""
+    for name, value in (QUICK if args.quick else AMOUNTS).items():
+        if getattr(args, name) is None:
+            setattr(args, name, value)
 
 
 def is_in_place(output: Path) -> bool:

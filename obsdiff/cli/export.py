@@ -9,6 +9,7 @@ from ..pipelines.folder import Folder, open_folder
 from ..pipelines.partial_output import check_output
 from ..runtime.progress import say
 from .commands import quiet
+from .next_steps import suggest, typed
 
 FORMATS = ("padded",)
 
@@ -26,6 +27,7 @@ def export_command(args: argparse.Namespace) -> None:
 
     grown = export_padded(folder, args.output)
     say(f"{args.output}: {', '.join(grown)} in dense shapes")
+    suggest(typed("draw", args.output, "a red apple"))
 
 
 def require_pruned_shapes(folder: Folder) -> None:

@@ -17,7 +17,7 @@ from typing import Any
 
 from ..config import PruningConfig
 from ..config.choices import SHARES
-from ..config.fields import CALIBRATION, SECTIONS, help_of
+from ..config.fields import CALIBRATION, SECTIONS, WHAT, help_of
 from ..config.values import parse_group
 from ..errors import UserError
 from ..pipelines.builtin import BUILTINS
@@ -33,12 +33,16 @@ PROMPTS_HELP = (
     "calibration prompts, UTF-8: one a line, or the captions of .json, .jsonl, .csv or .tsv "
     "(default: a built-in's own, else 120 general captions of obsdiff)"
 )
+FROM_HELP = (
+    "settings of an earlier run with its prompts (obsdiff.json), or of a .toml, .yaml or .json; "
+    "flags given beside it win"
+)
 
 
 def add_settings(
     p: argparse.ArgumentParser, several: bool = False
 ) -> dict[str, "argparse._ArgumentGroup"]:
-    """Add a flag for every field of PruningConfig, in groups by section, and --prompts.
+    """Add a flag for every field of PruningConfig, in groups by section, --prompts and --from.
 
     A flag that was not given is no attribute of the result, so defaults have one place.
 
@@ -52,6 +56,7 @@ def add_settings(
     kinds = typing.get_type_hints(PruningConfig)
     groups = {section: p.add_argument_group(section) for section in SECTIONS}
     groups[CALIBRATION].add_argument("--prompts", metavar="FILE", type=Path, help=PROMPTS_HELP)
+    groups[WHAT].add_argument("--from", dest="from_file", metavar="FILE", type=Path, help=FROM_HELP)
     for field in dataclasses.fields(PruningConfig):
         options = flag_options(field, kinds[field.name], several)
         groups[field.metadata["section"]].add_argument(flag_of(field.name), **options)

@@ -23,7 +23,7 @@ from ..pipelines.partial_output import (
     put_in_place,
     remove,
 )
-from ..pipelines.prompt_files import prompts_line, read_prompts
+from ..pipelines.prompt_files import prompts_line
 from ..pipelines.record import RECORD, PruningReport
 from ..pipelines.replaceable import WORK
 from ..pipelines.single_file import open_model
@@ -34,13 +34,14 @@ from ..runtime.progress import say
 from ..runtime.scratch import disk_errors
 from ..runtime.whole_files import sync_folder, sync_tree
 from .commands import (
-    calibration_file,
+    calibration_prompts,
     given_files,
     given_inputs,
     quiet,
     show_json,
     with_recommended,
 )
+from .next_steps import after_pruning, suggest
 from .resume import Records, finished_already, finished_records, is_complete, unfinished
 from .targets import PruneTarget, prune_targets
 
@@ -73,12 +74,11 @@ def prune_command(args: argparse.Namespace) -> None:
         check_output(args.output, args.overwrite, given_inputs(args.model, args.config))
     folder = open_model(args.model, args.config, variant=args.variant)
     if not placed:
-        inputs = [folder.path, folder.source, *given_files(args.prompts)]
+        inputs = [folder.path, folder.source, *given_files(args.prompts, args.from_file)]
         check_output(args.output, args.overwrite, inputs)
     folder.require_text()
     targets = [replace(t, config=with_recommended(t.config, folder, args)) for t in targets]
-    file = calibration_file(args.prompts, folder)
-    prompts = read_prompts(file)
+    file, prompts = calibration_prompts(args, folder)
     known = prompts_line(file, len(prompts), targets[0].config.num_prompts)
     for target in targets:
         check_plan(folder, target.config)
@@ -106,7 +106,7 @@ def prune_command(args: argparse.Namespace) -> None:
             )
         ):
             if ranks.rank == 0:
-                show_finished(args, records)
+                show_finished(args, targets, records)
             return
         job = {"command": "prune", "outputs": [target.name for target in targets]}
         part = ranks.from_rank_zero(
@@ -119,7 +119,7 @@ def prune_command(args: argparse.Namespace) -> None:
             )
             if ranks.rank == 0:
                 put_in_place(part, args.output, args.overwrite)
-                show_finished(args, records)
+                show_finished(args, targets, records)
             return
         with cleared_if_in_vain(part, args.resume or ranks.rank > 0):
             for target, report, seconds in prune_all(folder, prompts, targets, part, ranks):
@@ -130,19 +130,20 @@ def prune_command(args: argparse.Namespace) -> None:
         if ranks.rank == 0:
             records = [read_json(part / FINISHED / t.folder / RECORD) for t in targets]
             put_in_place(part, args.output, args.overwrite)
-            show_records(args, records)
+            show_records(args, targets, records)
 
 
-def show_records(args: argparse.Namespace, records: Records) -> None:
-    """Print the record of each target as JSON, if that was asked for."""
+def show_records(args: argparse.Namespace, targets: list[PruneTarget], records: Records) -> None:
+    """Print the record of each target as JSON, if that was asked for, and what to do next."""
     if args.json:
         show_json(records[0] if len(records) == 1 else records)
+    suggest(after_pruning(args, [args.output / target.folder for target in targets]))
 
 
-def show_finished(args: argparse.Namespace, records: Records) -> None:
+def show_finished(args: argparse.Namespace, targets: list[PruneTarget], records: Records) -> None:
     """Say that an earlier run has written the output, and print its records."""
     say(f"{args.output}: was finished already")
-    show_records(args, records)
+    show_records(args, targets, records)
 
 
 @contextlib.contextmanager

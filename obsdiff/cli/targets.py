@@ -3,6 +3,7 @@
 import argparse
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from ..config import PruningConfig
 from ..errors import UserError
@@ -30,7 +31,7 @@ def prune_targets(args: argparse.Namespace) -> list[PruneTarget]:
 
 def all_configs(args: argparse.Namespace) -> list[PruningConfig]:
     """Return one config for each pattern and sparsity; an N:M pattern has one, without sparsity."""
-    sparsities, patterns = (getattr(args, name, None) or [None] for name in ("sparsity", "pattern"))
+    sparsities, patterns = (several(args, name) for name in ("sparsity", "pattern"))
     for name, values in (("sparsity", sparsities), ("pattern", patterns)):
         if len(set(values)) < len(values):
             raise UserError(
@@ -44,6 +45,12 @@ def all_configs(args: argparse.Namespace) -> list[PruningConfig]:
         for one in given
         for s in ([None] if mixed and ":" in one["pattern"] else sparsities)
     ]
+
+
+def several(args: argparse.Namespace, name: str) -> list[Any]:
+    """Return the values of a setting: several of a flag, one of a file, or [None]."""
+    found = getattr(args, name, None)
+    return found if isinstance(found, list) else [found]
 
 
 def folder_names(configs: list[PruningConfig]) -> list[str]:

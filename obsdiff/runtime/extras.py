@@ -21,9 +21,19 @@ def require_extra(extra: str, command: str) -> None:
     Raises:
         UserError: a library is missing; the message has the install command.
     """
-    missing = [name for name in EXTRAS[extra] if find_spec(name) is None]
+    missing = missing_of(extra)
     if missing:
         raise UserError(
             f"{command} needs {' and '.join(missing)}, not installed here; "
             f"pip install 'obsdiff[{extra}]'"
         )
+
+
+def missing_of(extra: str) -> list[str]:
+    """Return the libraries of an extra that are not installed."""
+    return [name for name in EXTRAS[extra] if find_spec(name) is None]
+
+
+def is_installed(extra: str) -> bool:
+    """Return whether every library of an extra is installed."""
+    return not missing_of(extra)
