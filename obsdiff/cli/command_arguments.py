@@ -222,8 +222,30 @@ def add_verify(p: argparse.ArgumentParser) -> None:
 def add_export(p: argparse.ArgumentParser) -> None:
     """Add the arguments of export."""
     p.add_argument("folder", metavar="DIR", type=Path, help="folder that obsdiff prune wrote")
-    p.add_argument("--to", required=True, metavar="FORMAT", help="padded: dense shapes, with zeros")
-    p.add_argument("--output", required=True, metavar="DIR", type=Path, help=OUTPUT_HELP)
+    p.add_argument(
+        "--to",
+        required=True,
+        metavar="FORMAT",
+        help="padded: a folder of dense shapes, with zeros; single-file: one .safetensors file "
+        "under the names of the model's authors",
+    )
+    p.add_argument(
+        "--output",
+        required=True,
+        metavar="PATH",
+        type=Path,
+        help="folder or file to write; it appears complete or not at all",
+    )
+    p.add_argument(
+        "--component",
+        metavar="NAME",
+        help="single-file: the denoiser alone, transformer or unet (default: the whole model)",
+    )
+    p.add_argument(
+        "--pad",
+        action="store_true",
+        help="single-file: put zeros where heads, neurons or channels were removed",
+    )
 
 
 def add_demo(p: argparse.ArgumentParser) -> None:

@@ -103,11 +103,13 @@ examples:
     "export": Command(
         export_command,
         arguments.add_export,
-        "write a structured result in a form that other programs open",
-        "DIR --to padded --output DIR",
-        "Write a structured result with dense shapes: what was removed becomes zeros.\n"
-        "The folder opens wherever the dense model opens, and draws the same; it saves nothing.",
-        "example:\n  obsdiff export pruned --to padded --output padded",
+        "write a result in a form that other programs open",
+        "DIR --to FORMAT --output PATH [--component NAME] [--pad]",
+        "Write a result in a form that other programs open; docs/clients.md has what opens where.\n"
+        "padded: dense shapes, in which what was removed is zeros; draws the same, saves nothing.\n"
+        "single-file: one safetensors file under the names of the model's authors.",
+        "examples:\n  obsdiff export pruned --to padded --output padded\n"
+        "  obsdiff export pruned --to single-file --output pruned.safetensors",
     ),
     "draw": Command(
         draw_command,

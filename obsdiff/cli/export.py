@@ -1,7 +1,11 @@
 """The command `obsdiff export`: a pruned folder in another form. No torch before the checks."""
 
 import argparse
+import contextlib
 import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
 
 from ..config.values import one_of
 from ..errors import UserError
@@ -11,23 +15,82 @@ from ..runtime.progress import say
 from .commands import quiet
 from .next_steps import suggest, typed
 
-FORMATS = ("padded",)
+PADDED = "padded"
+SUFFIXES = {"single-file": ".safetensors"}  # of the formats that are one file
+FORMATS = (PADDED, *SUFFIXES)
 
 
 def export_command(args: argparse.Namespace) -> None:
     """Write the folder in the format that was asked for."""
     one_of("to", args.to, FORMATS)
+    require_applicable(args)
     if os.path.lexists(args.output):
         raise UserError(f"output: {args.output} exists already; choose another")
     check_output(args.output, False, [args.folder])
     folder = open_folder(args.folder)
-    require_pruned_shapes(folder)
+    if args.to == PADDED or args.pad:
+        require_pruned_shapes(folder)
     quiet()
-    from ..export.padded import export_padded  # the only format
+    if args.to == PADDED:
+        from ..export.padded import export_padded
 
-    grown = export_padded(folder, args.output)
-    say(f"{args.output}: {', '.join(grown)} in dense shapes")
-    suggest(typed("draw", args.output, "a red apple"))
+        grown = export_padded(folder, args.output)
+        say(f"{args.output}: {', '.join(grown)} in dense shapes")
+        suggest(typed("draw", args.output, "a red apple"))
+        return
+    with source(folder, args.pad, args.output) as whole:
+        write_file(whole, args)
+
+
+def write_file(folder: Folder, args: argparse.Namespace) -> None:
+    """Write a folder as one file."""
+    from ..export.single_file import export_single_file
+
+    inside = export_single_file(folder, args.output, args.component)
+    others = [name for name in folder.components if name not in inside]
+    left = f"; not {', '.join(others)}" if others else ""
+    say(f"{args.output}: {', '.join(inside)} under the authors' names{left}")
+
+
+@contextlib.contextmanager
+def source(folder: Folder, pad: bool, output: Path) -> Iterator[Folder]:
+    """Open the folder to write: the user's, or one with dense shapes that lasts as long.
+
+    Args:
+        folder: the user's folder.
+        pad: whether to grow it to dense shapes.
+        output: the file to write; the temporary folder is beside it.
+
+    Yields:
+        The folder.
+    """
+    if not pad:
+        yield folder
+        return
+    from ..export.padded import export_padded
+
+    output.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".obsdiff-", dir=output.parent) as place:
+        padded = Path(place, PADDED)
+        export_padded(folder, padded)
+        yield open_folder(padded)
+
+
+def require_applicable(args: argparse.Namespace) -> None:
+    """Check the flags against the format, and the name of the output.
+
+    Raises:
+        UserError: a flag has no meaning for the format, or the file has another suffix.
+    """
+    if args.to == PADDED:
+        for flag in ("component", "pad"):
+            if getattr(args, flag):
+                raise UserError(f"{flag}: expected with --to single-file, found --to {PADDED}")
+        return
+    if args.output.suffix != SUFFIXES[args.to]:
+        raise UserError(
+            f"output: expected a name that ends in {SUFFIXES[args.to]}, found {args.output.name!r}"
+        )
 
 
 def require_pruned_shapes(folder: Folder) -> None:
