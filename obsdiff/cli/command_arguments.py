@@ -227,7 +227,7 @@ def add_export(p: argparse.ArgumentParser) -> None:
         required=True,
         metavar="FORMAT",
         help="padded: a folder of dense shapes, with zeros; single-file: one .safetensors file "
-        "under the names of the model's authors",
+        "under the names of the model's authors; gguf: the denoiser alone as one GGUF file",
     )
     p.add_argument(
         "--output",
@@ -239,12 +239,19 @@ def add_export(p: argparse.ArgumentParser) -> None:
     p.add_argument(
         "--component",
         metavar="NAME",
-        help="single-file: the denoiser alone, transformer or unet (default: the whole model)",
+        help="single-file: the denoiser alone, transformer or unet (default: the whole model); "
+        "gguf: which denoiser, where there are two",
     )
     p.add_argument(
         "--pad",
         action="store_true",
-        help="single-file: put zeros where heads, neurons or channels were removed",
+        help="single-file, gguf: put zeros where heads, neurons or channels were removed",
+    )
+    p.add_argument(
+        "--type",
+        metavar="TYPE",
+        help="gguf: type of the matrices, f16, bf16 or q8_0 (default: bf16 where they are stored "
+        "so, else f16)",
     )
 
 

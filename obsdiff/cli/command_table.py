@@ -104,12 +104,14 @@ examples:
         export_command,
         arguments.add_export,
         "write a result in a form that other programs open",
-        "DIR --to FORMAT --output PATH [--component NAME] [--pad]",
+        "DIR --to FORMAT --output PATH [flag ...]",
         "Write a result in a form that other programs open; docs/clients.md has what opens where.\n"
         "padded: dense shapes, in which what was removed is zeros; draws the same, saves nothing.\n"
-        "single-file: one safetensors file under the names of the model's authors.",
+        "single-file: one safetensors file under the names of the model's authors.\n"
+        "gguf: the denoiser alone as one GGUF file, float16, bfloat16 or Q8_0.",
         "examples:\n  obsdiff export pruned --to padded --output padded\n"
-        "  obsdiff export pruned --to single-file --output pruned.safetensors",
+        "  obsdiff export pruned --to single-file --output pruned.safetensors\n"
+        "  obsdiff export pruned --to gguf --type q8_0 --output pruned.gguf",
     ),
     "draw": Command(
         draw_command,

@@ -11,12 +11,20 @@ from ..config.values import one_of
 from ..errors import UserError
 from ..pipelines.folder import Folder, open_folder
 from ..pipelines.partial_output import check_output
+from ..runtime.extras import require_extra
 from ..runtime.progress import say
 from .commands import quiet
 from .next_steps import suggest, typed
 
 PADDED = "padded"
-SUFFIXES = {"single-file": ".safetensors"}  # of the formats that are one file
+SINGLE_FILE, GGUF = "single-file", "gguf"
+SUFFIXES = {SINGLE_FILE: ".safetensors", GGUF: ".gguf"}  # of the formats that are one file
+TYPES = ("f16", "bf16", "q8_0")  # of the matrices in a GGUF file
+FLAGS = {  # of export, with the formats in which they mean something
+    "component": (SINGLE_FILE, GGUF),
+    "pad": (SINGLE_FILE, GGUF),
+    "type": (GGUF,),
+}
 FORMATS = (PADDED, *SUFFIXES)
 
 
@@ -39,10 +47,22 @@ def export_command(args: argparse.Namespace) -> None:
         suggest(typed("draw", args.output, "a red apple"))
         return
     with source(folder, args.pad, args.output) as whole:
-        write_file(whole, args)
+        write = write_gguf if args.to == GGUF else write_single_file
+        write(whole, args)
 
 
-def write_file(folder: Folder, args: argparse.Namespace) -> None:
+def write_gguf(folder: Folder, args: argparse.Namespace) -> None:
+    """Write the denoiser of a folder as one GGUF file."""
+    from ..export.gguf_file import export_gguf
+
+    component = folder.denoiser(args.component)
+    kind = args.type.upper() if args.type else None
+    counts = export_gguf(folder, args.output, component, kind)
+    types = ", ".join(f"{count} {name}" for name, count in sorted(counts.items()))
+    say(f"{args.output}: {component} under the authors' names; tensors: {types}")
+
+
+def write_single_file(folder: Folder, args: argparse.Namespace) -> None:
     """Write a folder as one file."""
     from ..export.single_file import export_single_file
 
@@ -82,11 +102,17 @@ def require_applicable(args: argparse.Namespace) -> None:
     Raises:
         UserError: a flag has no meaning for the format, or the file has another suffix.
     """
+    for flag, formats in FLAGS.items():
+        if getattr(args, flag) and args.to not in formats:
+            raise UserError(
+                f"{flag}: expected with --to {' or '.join(formats)}, found --to {args.to}"
+            )
     if args.to == PADDED:
-        for flag in ("component", "pad"):
-            if getattr(args, flag):
-                raise UserError(f"{flag}: expected with --to single-file, found --to {PADDED}")
         return
+    if args.to == GGUF:
+        if args.type:
+            one_of("type", args.type, TYPES)
+        require_extra(GGUF, "obsdiff export --to gguf")
     if args.output.suffix != SUFFIXES[args.to]:
         raise UserError(
             f"output: expected a name that ends in {SUFFIXES[args.to]}, found {args.output.name!r}"

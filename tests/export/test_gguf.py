@@ -1,0 +1,157 @@
+"""One GGUF file: read back by gguf's own reader and by diffusers."""
+
+import json
+
+import diffusers
+import numpy as np
+import pytest
+import torch
+from diffusers import GGUFQuantizationConfig, SD3Transformer2DModel, UNet2DConditionModel
+
+from obsdiff.cli.main import main
+from obsdiff.runtime import extras
+
+from ..conftest import sd3, sdxl
+from ..support.cut_heads import cut_
+from ..support.original_layout import sd3_transformer
+
+gguf = pytest.importorskip("gguf")
+diffusers.utils.logging.set_verbosity_error()
+PREFIX = "model.diffusion_model."
+
+
+def export(folder, *words) -> int:
+    return main(["export", str(folder), "--to", "gguf", "--output", *map(str, words)])
+
+
+def text(reader, name: str) -> str:
+    field = reader.get_field(name)
+    return str(field.parts[field.data[-1]], encoding="utf-8")
+
+
+def weights(reader) -> dict[str, np.ndarray]:
+    return {t.name: gguf.quants.dequantize(t.data, t.tensor_type) for t in reader.tensors}
+
+
+def sparse(model: torch.nn.Module) -> torch.nn.Module:
+    """A model with zeros in half of every matrix, and whole blocks of them."""
+    with torch.no_grad():
+        for weight in model.parameters():
+            if weight.ndim == 2:
+                weight.mul_(torch.rand_like(weight) < 0.5)
+                weight[0, :32] = 0
+    return model
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    pipe = sd3()
+    sparse(pipe.transformer)
+    pipe.save_pretrained(tmp_path_factory.mktemp("gguf") / "sd3")
+    return tmp_path_factory.getbasetemp() / "gguf0" / "sd3", pipe.transformer
+
+
+def test_f16_is_the_weights_rounded(folder, tmp_path):
+    path, model = folder
+    assert export(path, tmp_path / "a.gguf") == 0
+    reader = gguf.GGUFReader(tmp_path / "a.gguf")
+    assert text(reader, "general.architecture") == "sd3"
+    own = json.loads(text(reader, "obsdiff"))
+    assert own["configs"]["transformer/config.json"]["num_layers"] == 3
+    found, expected = weights(reader), sd3_transformer(model)
+    assert {PREFIX + name for name in found} == expected.keys()
+    for name, value in found.items():
+        close = torch.from_numpy(np.array(value))
+        assert torch.equal(close.half().float(), expected[PREFIX + name].half().float()), name
+
+
+def test_q8_0_keeps_zeros_and_is_read_by_diffusers(folder, tmp_path):
+    path, model = folder
+    assert export(path, tmp_path / "a.gguf", "--type", "q8_0") == 0
+    reader = gguf.GGUFReader(tmp_path / "a.gguf")
+    kinds = {t.name: t.tensor_type.name for t in reader.tensors}
+    assert kinds["joint_blocks.0.x_block.attn.qkv.weight"] == "Q8_0"
+    assert kinds["joint_blocks.0.x_block.attn.qkv.bias"] == "F32"
+    assert kinds["x_embedder.proj.weight"] == "F16"
+    assert kinds["pos_embed"] == "F32"
+    found, expected = weights(reader), sd3_transformer(model)
+    for name, value in found.items():
+        dense = expected[PREFIX + name].numpy()
+        assert not value[dense == 0].any(), name
+        assert np.abs(value - dense).max() <= np.abs(dense).max() / 120, name
+    back = SD3Transformer2DModel.from_single_file(
+        str(tmp_path / "a.gguf"),
+        config=str(path),
+        subfolder="transformer",
+        quantization_config=GGUFQuantizationConfig(compute_dtype=torch.float32),
+        dtype=torch.float32,
+    )
+    call = {
+        "hidden_states": torch.randn(1, 4, 8, 8),
+        "encoder_hidden_states": torch.randn(1, 5, 32),
+        "pooled_projections": torch.randn(1, 32),
+        "timestep": torch.tensor([5.0]),
+    }
+    with torch.no_grad():
+        out, dense = (m(**call, return_dict=False)[0] for m in (back, model.eval()))
+    assert (out - dense).square().mean() <= 1e-3 * dense.square().mean()
+
+
+def test_bfloat16_stays_what_it_is(tmp_path):
+    pipe = sdxl().to(torch.bfloat16)
+    pipe.save_pretrained(tmp_path / "sdxl")
+    assert export(tmp_path / "sdxl", tmp_path / "a.gguf") == 0
+    reader = gguf.GGUFReader(tmp_path / "a.gguf")
+    assert text(reader, "general.architecture") == "sdxl"
+    assert {t.tensor_type.name for t in reader.tensors} == {"BF16", "F16", "F32"}
+    back = UNet2DConditionModel.from_single_file(
+        str(tmp_path / "a.gguf"),
+        config=str(tmp_path / "sdxl"),
+        subfolder="unet",
+        quantization_config=GGUFQuantizationConfig(compute_dtype=torch.float32),
+        dtype=torch.float32,
+    )
+    call = {
+        "sample": torch.randn(1, 4, 8, 8),
+        "encoder_hidden_states": torch.randn(1, 5, 24),
+        "timestep": torch.tensor([5.0]),
+        "added_cond_kwargs": {"text_embeds": torch.randn(1, 16), "time_ids": torch.zeros(1, 6)},
+    }
+    with torch.no_grad():
+        out, dense = (m(**call, return_dict=False)[0] for m in (back, pipe.unet.float()))
+    assert (out - dense).abs().max() <= 1e-3 * dense.abs().max()
+
+
+def test_widths_that_are_no_blocks_stay_half_precision(tmp_path, capsys):
+    pipe = sd3()
+    cut_(pipe.transformer, "neurons")  # 127 of 128
+    pipe.register_modules(transformer=pipe.transformer)
+    pipe.save_pretrained(tmp_path / "cut")
+    assert export(tmp_path / "cut", tmp_path / "a.gguf", "--type", "q8_0") == 0
+    assert "F16" in capsys.readouterr().err
+    kinds = {t.name: t.tensor_type.name for t in gguf.GGUFReader(tmp_path / "a.gguf").tensors}
+    assert kinds["joint_blocks.0.x_block.mlp.fc1.weight"] == "Q8_0"
+    assert kinds["joint_blocks.0.x_block.mlp.fc2.weight"] == "F16"
+
+
+def test_what_float16_does_not_hold_stays_float32(tmp_path):
+    pipe = sd3()
+    with torch.no_grad():
+        pipe.transformer.transformer_blocks[0].ff.net[2].weight[0, 0] = 1e5
+    pipe.save_pretrained(tmp_path / "sd3")
+    assert export(tmp_path / "sd3", tmp_path / "a.gguf") == 0
+    found = {t.name: t for t in gguf.GGUFReader(tmp_path / "a.gguf").tensors}
+    large = found["joint_blocks.0.x_block.mlp.fc2.weight"]
+    assert large.tensor_type.name == "F32"
+    assert large.data.max() == 1e5
+
+
+def test_wrong_words_are_refused(folder, tmp_path, capsys, monkeypatch):
+    assert export(folder[0], tmp_path / "a.gguf", "--type", "q4_0") == 2
+    assert "type: expected one of f16, bf16, q8_0; found 'q4_0'" in capsys.readouterr().err
+    assert export(folder[0], tmp_path / "a.safetensors") == 2
+    assert "expected a name that ends in .gguf" in capsys.readouterr().err
+    monkeypatch.setitem(extras.EXTRAS, "gguf", ("no_such_package",))
+    assert export(folder[0], tmp_path / "a.gguf") == 2
+    assert "pip install 'obsdiff[gguf]'" in capsys.readouterr().err
+    assert not any(tmp_path.iterdir())
