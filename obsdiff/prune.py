@@ -10,7 +10,8 @@
 
 so that the Hessians of later packages are those of the pruned model. With calibration "single" all
 Hessians come from one pass through the dense model. Before step 3, if configured, allocation/
-decides the sparsity of each layer, and layerwise/permute.py orders the inputs for N:M.
+decides the sparsity of each layer, and layerwise/permute.py orders the inputs for N:M. For pattern
+depth allocation/depth.py measures which blocks leave, without Hessians.
 
 References:
     Zhu et al., "OBS-Diff: Accurate Pruning for Diffusion Models in One-Shot", 2025.
@@ -24,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from .allocation.allocate import allocate, meet_target, record_budget
+from .allocation.depth import prune_depth_
 from .calibration.context import prepared_run
 from .calibration.dense_pass import require_fitting
 from .calibration.devices import device_rooms
@@ -128,16 +130,19 @@ def prune_planned(
     ):
         if ranks.size == 1:
             context = replace(context, recording=stored.recording)
-        executor = Executor.of(context, plan, tasks, stored)
-        plan_phases(plan, dense, executor)
-        allocation, dense = allocate(context, plan, dense, stored, report, budget)
-        dense = permute_layers_(context, plan, dense, stored, report, executor.solved_layers)
-        gathered = gather(context, plan, dense, executor.solved_layers)
-        for package, inputs in timed(report, "calibration", gathered):
-            work = partial(prune_task_, plan.denoiser, inputs, plan.config, allocation)
-            for result in timed(report, "solve", executor.run(package, work)):
-                report.add(result.layers, result.groups)
-        record_budget(pipe, plan, budget, report)
+        if plan.depth:
+            prune_depth_(context, plan, stored, report)
+        else:
+            executor = Executor.of(context, plan, tasks, stored)
+            plan_phases(plan, dense, executor)
+            allocation, dense = allocate(context, plan, dense, stored, report, budget)
+            dense = permute_layers_(context, plan, dense, stored, report, executor.solved_layers)
+            gathered = gather(context, plan, dense, executor.solved_layers)
+            for package, inputs in timed(report, "calibration", gathered):
+                work = partial(prune_task_, plan.denoiser, inputs, plan.config, allocation)
+                for result in timed(report, "solve", executor.run(package, work)):
+                    report.add(result.layers, result.groups)
+            record_budget(pipe, plan, budget, report)
     if plan.groups:
         setattr(pipe, plan.component, mark_pruned_(plan.denoiser, report.layout))
     require_applied(pipe, plan, report)

@@ -287,12 +287,28 @@ def first_latents(context: CalibrationContext, config: PruningConfig) -> Tensor 
     """
     if config.allocation != "drawn":
         return None
+    return drawn_twice(context, config, "allocation drawn")
+
+
+def drawn_twice(context: CalibrationContext, config: PruningConfig, name: str) -> Tensor:
+    """Return the latents of the present denoiser, once two drawings of them are the same.
+
+    Args:
+        context: the model, and how it draws.
+        config: the settings.
+        name: the setting that needs them, for the message.
+
+    Raises:
+        CalibrationError: the pipeline does not draw the same latents twice, or not finite ones.
+    """
     base, again = (latents(context, config.allocation_prompts) for _ in range(DRAWN_FIRST))
-    different = relative_latent_error(again, base)["value"]
-    if not different < SAME_DRAWING:
+    found = relative_latent_error(again, base)
+    if found["value"] is None:
+        raise CalibrationError(f"{name}: no effect can be seen: {found['why_not']}")
+    if not found["value"] < SAME_DRAWING:
         raise CalibrationError(
-            "allocation drawn: the same prompts and seeds drawn twice differ "
-            f"(relative error {different:.1e}), so no layer's effect can be seen"
+            f"{name}: the same prompts and seeds drawn twice differ "
+            f"(relative error {found['value']:.1e}), so no effect can be seen"
         )
     return base
 

@@ -112,6 +112,8 @@ SHARED_SETTINGS = (
 
 def require_shared(config: PruningConfig, other: PruningConfig) -> None:
     """Raise UserError unless two configs can share a dense pass."""
+    if config.depth:
+        raise UserError("dense pass: pattern depth has no Hessians to share; prune without one")
     if config.calibrating == "live":
         raise UserError("dense pass: calibration live has none to share; use single or replay")
     mine, theirs = (
@@ -135,6 +137,8 @@ def require_fitting(dense: DensePass | None, plan: PruningPlan) -> None:
     """
     if not dense:
         return
+    if plan.depth:
+        raise UserError("dense pass: pattern depth has no Hessians to share; prune without one")
     if (
         drawn(dense.calibration_set) != drawn(plan.calibration_set)
         or plan.config.calibrating == "live"

@@ -91,7 +91,7 @@ def work_bytes(taps: Iterable[Tap], shapes: Mapping[str, Shape], config: Pruning
         columns, rows = shapes[tap.layers[0]][1], sum(shapes[layer][0] for layer in tap.layers)
         return round(squares * columns * columns) + 4 * copies * rows * columns
 
-    return max(of(tap) for tap in taps) * (1 + structured)
+    return max(map(of, taps), default=0) * (1 + structured)
 
 
 def passes(config: PruningConfig, packages: int) -> float:

@@ -28,6 +28,7 @@ from ..pipelines.known_words import require_known_words
 from ..pipelines.saveable import require_saveable
 from ..runtime.distributed import Ranks
 from .calibration_set import CalibrationSet
+from .depth_selection import DepthSelection, select_depth
 from .groups import PrunableGroup, counted_groups
 from .packages import Package, plan_packages
 from .selection import select_groups
@@ -48,6 +49,7 @@ class PruningPlan:
         packages: the module packages, in forward order.
         groups: the groups to prune; empty unless the pattern is structured.
         calibration_set: the prompts, and how they run.
+        depth: of pattern depth the blocks that may leave; such a plan has no packages.
     """
 
     config: PruningConfig
@@ -59,6 +61,7 @@ class PruningPlan:
     packages: list[Package]
     groups: list[PrunableGroup]
     calibration_set: CalibrationSet
+    depth: DepthSelection | None = None
 
     def at(self, config: PruningConfig) -> "PruningPlan":
         """Return the plan with another config, which differs in the sparsity or the allocation."""
@@ -94,7 +97,8 @@ def plan_pruning(pipe: Any, prompts: Sequence[Prompt], config: PruningConfig) ->
     require_plain(pipe, name)
     shapes = layer_shapes(denoiser, config.target)
     blocks = require_blocks(shapes, type(denoiser).__name__, config.target)
-    packages = plan_packages(blocks, shapes, config)
+    depth = select_depth(type(denoiser).__name__, blocks, config) if config.depth else None
+    packages = [] if depth else plan_packages(blocks, shapes, config)
     selected = select_groups(blocks, config) if config.pattern == "structured" else []
     if selected:
         require_pruned_class(denoiser)
@@ -128,7 +132,7 @@ def plan_pruning(pipe: Any, prompts: Sequence[Prompt], config: PruningConfig) ->
     for part in calibration_set.parts:
         require_batches(part)
     return PruningPlan(
-        config, name, scheduler, denoiser, shapes, blocks, packages, groups, calibration_set
+        config, name, scheduler, denoiser, shapes, blocks, packages, groups, calibration_set, depth
     )
 
 

@@ -7,7 +7,9 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from ..allocation.block_effects import trials_of
 from ..allocation.budget import size_budget
+from ..calibration.depth_selection import select_depth
 from ..calibration.groups import at_sparsity, prunable_groups
 from ..calibration.packages import (
     GIB,
@@ -40,6 +42,7 @@ from ..models.structure import Block, Shape, Tap
 from ..pipelines.denoisers import chosen_denoiser, other_denoisers
 from ..pipelines.folder import Folder
 from ..runtime.json_files import read_json
+from .depth_prediction import predict_depth
 from .guidance import latent_frames, step_passes
 from .inspection_plan import BlockRow, InspectionPlan, MemoryRow, PackageRow, TapRow
 from .prediction import as_the_paper_counts, predict
@@ -93,8 +96,10 @@ def plan_of(
         folder.config(component), config.target
     )
     blocks = require_blocks(shapes, f"{folder.path}/{component}", config.target)
-    units = select(blocks, config, shapes)
-    packages = plan_packages(blocks, shapes, config)
+    if config.depth:
+        select_depth(str(folder.config(component).get("_class_name")), blocks, config)
+    units = [] if config.depth else select(blocks, config, shapes)
+    packages = [] if config.depth else plan_packages(blocks, shapes, config)
     pruned = [layer for package in packages for layer in package.layers]
     settings = call_defaults(folder, config)
     budget = config.budget
@@ -102,7 +107,7 @@ def plan_of(
     steps = settings["num_inference_steps"]
     calls, seen = (n * steps if steps else None for n in (prompts, config.calibrating_of(prompts)))
     tokens = tokens_per_call(folder, component, settings)
-    structured = config.pattern == "structured"
+    predicted = config.pattern == "structured" or config.depth
     return InspectionPlan(
         path=str(folder.source),
         pipeline=folder.pipeline,
@@ -120,12 +125,12 @@ def plan_of(
         settings=settings,
         prompts=prompts,
         calibrating=config.calibrating,
-        denoiser_passes=round(passes(config, len(packages)) * calls) if calls else None,
-        allocation_passes=drawings(blocks, packages, config) * steps if steps else None,
+        denoiser_passes=passes_of(packages, config, calls),
+        allocation_passes=allocating(folder, blocks, packages, config) * steps if steps else None,
         memory=planned_memory(packages, shapes, config),
         uncovered=uncovered(shapes, blocks, config.target),
         notes=inspection_notes(folder, component, config) + rounding_notes(blocks, shapes, config),
-        prediction=prediction(folder, config, settings, paper_count) if structured else None,
+        prediction=prediction(folder, config, settings, paper_count) if predicted else None,
         config=config,
     )
 
@@ -201,6 +206,24 @@ def rounding_notes(
     return [note] if note else []
 
 
+def passes_of(packages: list[Package], config: PruningConfig, calls: int | None) -> int | None:
+    """Return the denoising steps of one prompt that the calibration takes; None if not known."""
+    if calls is None:
+        return None
+    return 0 if config.depth else round(passes(config, len(packages)) * calls)
+
+
+def allocating(
+    folder: Folder, blocks: list[Block], packages: list[Package], config: PruningConfig
+) -> int:
+    """Return the number of prompts that allocation, or the choice of blocks, draws at most."""
+    if not config.depth:
+        return drawings(blocks, packages, config)
+    cls = str(folder.config(folder.denoiser(config.component)).get("_class_name"))
+    prompts = min(config.allocation_prompts, config.num_prompts)
+    return trials_of(select_depth(cls, blocks, config)) * prompts
+
+
 def drawings(blocks: list[Block], packages: list[Package], config: PruningConfig) -> int:
     """Return the number of prompts that the allocation draws beside the calibration's.
 
@@ -224,7 +247,7 @@ def planned_memory(
     packages: list[Package], shapes: Mapping[str, Shape], config: PruningConfig
 ) -> MemoryRow:
     """Return the memory of a run in GiB, without model and activations."""
-    hessians = max(package.hessian_bytes for package in packages)
+    hessians = max((package.hessian_bytes for package in packages), default=0)
     work = work_bytes((tap for package in packages for tap in package.taps), shapes, config)
     on_disk = (
         max(0.0, hessians - scratch_room(config, packages, shapes))
@@ -290,7 +313,8 @@ def prediction(
             f"inspect: the number of text tokens is not known: {folder.path} has no "
             "tokenizer/tokenizer_config.json"
         )
-    found = predict(model, config, latents, tokens or 0)
+    prediction_of = predict_depth if config.depth else predict
+    found = prediction_of(model, config, latents, tokens or 0)
     if paper_count:
         found["as_the_paper_counts"] = as_the_paper_counts(model, config, pixels_of_latent(folder))
     return found

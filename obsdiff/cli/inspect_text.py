@@ -10,6 +10,11 @@ from ..runtime.console import shown
 from .device_memory import device_line
 from .inspection_plan import InspectionPlan, MemoryRow, PackageRow
 
+DEPTH_NOTES = [
+    "depth: a run measures the error without each block; expect pictures to change visibly, and to "
+    "collapse where many blocks leave: nothing is trained afterwards",
+]
+
 
 def as_text(plan: InspectionPlan) -> str:
     """Return the plan as text of several lines."""
@@ -17,22 +22,36 @@ def as_text(plan: InspectionPlan) -> str:
         *model_lines(plan),
         opens_line(plan),
         *run_lines(plan),
-        memory_line(plan.memory),
+        *([] if plan.config.depth else [memory_line(plan.memory)]),
         *device_lines(plan),
-        "",
-        "package  layers  Hessians GiB  tokens per column      kept  first layer",
-        *(package_line(i + 1, package) for i, package in enumerate(plan.packages)),
+        *([] if plan.config.depth else package_lines(plan)),
         *(prediction_lines(plan.prediction) if plan.prediction else []),
         *budget_lines(plan),
         "",
         *plan.notes,
+        *(DEPTH_NOTES if plan.config.depth else layer_lines(plan)),
+    ]
+    return "\n".join(map(shown, lines))
+
+
+def package_lines(plan: InspectionPlan) -> list[str]:
+    """Return the table of packages."""
+    return [
+        "",
+        "package  layers  Hessians GiB  tokens per column      kept  first layer",
+        *(package_line(i + 1, package) for i, package in enumerate(plan.packages)),
+    ]
+
+
+def layer_lines(plan: InspectionPlan) -> list[str]:
+    """Return the lines about the tokens of each Hessian, and about layers that stay dense."""
+    return [
         "tokens per column: the fewest in the package, repeats counted; a run counts distinct ones",
         "kept: the fewest per column that a Hessian of the package sums; see --tokens-per-column",
         f"not covered by any table entry, stay dense: {', '.join(plan.uncovered)}"
         if plan.uncovered
         else "every layer of the blocks is covered",
     ]
-    return "\n".join(map(shown, lines))
 
 
 def model_lines(plan: InspectionPlan) -> Iterator[str]:
@@ -47,6 +66,9 @@ def model_lines(plan: InspectionPlan) -> Iterator[str]:
         f"parameters{stored}"
     )
     yield f"blocks      {', '.join(f'{count} x {kind}' for kind, count in kinds.items())}"
+    if plan.config.depth and plan.prediction:
+        yield f"to prune    {in_words(plan.prediction)}, chosen by the final latents without them"
+        return
     yield (
         f"to prune    {plan.layers} {layers} in {plan.units} basic units, "
         f"{plan.targeted_parameters / 1e6:.2f} M weights, {plan.removed:.0%} of them away"
@@ -55,6 +77,8 @@ def model_lines(plan: InspectionPlan) -> Iterator[str]:
 
 def opens_line(plan: InspectionPlan) -> str:
     """Return the line on the programs that open the result; docs/clients.md has all of them."""
+    if plan.config.depth:
+        return "opens in    diffusers; other programs were not tried"
     if plan.config.pattern != "structured":
         return "opens in    diffusers, and every program that opens the dense model"
     found = {
@@ -72,6 +96,12 @@ def run_lines(plan: InspectionPlan) -> Iterator[str]:
     held_out = f", {plan.config.held_out} of them held out" if plan.config.held_out else ""
     more = f", allocation {plan.allocation_passes} more" if plan.allocation_passes else ""
     yield f"calibration {plan.prompts} prompts{held_out}, {settings}"
+    if plan.config.depth:
+        yield (
+            f"cost        {plan.allocation_passes or '?'} denoising steps of one prompt at most, "
+            "to measure the blocks"
+        )
+        return
     yield (
         f"cost        calibration {plan.calibrating}, {len(plan.packages)} packages: "
         f"{plan.denoiser_passes or '?'} denoising steps of one prompt in all{more}"
@@ -136,6 +166,8 @@ def prediction_lines(found: dict[str, Any]) -> list[str]:
         f"parameters  {before / 1e6:.2f} M -> {after / 1e6:.2f} M ({after / before:.1%})",
         macs_line(dense["macs"], pruned["macs"]),
     ]
+    if found.get("at_most"):
+        lines.append("            at most: blocks differ, and a run may remove larger ones")
     if paper := found.get("as_the_paper_counts"):
         cells = [
             f'{paper[k]["parameters_billions"]:.3f} B, {paper[k]["teraflops"]:.3f} "TFLOPs"'

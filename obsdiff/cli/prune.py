@@ -10,6 +10,7 @@ from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
+from ..calibration.depth_selection import select_depth
 from ..calibration.packages import plan_packages
 from ..config import PruningConfig
 from ..errors import RunFailed, RunStopped, UserError
@@ -25,6 +26,7 @@ from ..pipelines.partial_output import (
 )
 from ..pipelines.prompt_files import prompts_line
 from ..pipelines.record import RECORD, PruningReport
+from ..pipelines.record_words import effect_in_words
 from ..pipelines.replaceable import WORK
 from ..pipelines.single_file import open_model
 from ..runtime.display import current
@@ -202,11 +204,13 @@ def prune_all(
                 if ranks.rank == 0:
                     say_all(folder.notes() + format_notes(config.device, formats, config.dtype))
                 model = model_hashes(pipe)
-            if len(missing) > 1 and dense is None and config.calibrating != "live":
-                dense = stack.enter_context(dense_pass(pipe, prompts, [t.config for t in missing]))
+            sharing = [t.config for t in missing if not t.config.depth]
+            if not config.depth and len(sharing) > 1 and not dense and config.calibrating != "live":
+                dense = stack.enter_context(dense_pass(pipe, prompts, sharing))
             pieces = part / WORK / "pieces" / target.name
             journal = JournalPlace(pieces, model)
-            report = prune_(pipe, prompts, config, dense=dense, journal=journal)
+            shared = None if config.depth else dense
+            report = prune_(pipe, prompts, config, dense=shared, journal=journal)
             report.seconds = {"load": loaded} | report.seconds
             if ranks.rank == 0:
                 finished = part / FINISHED / target.folder
@@ -220,6 +224,8 @@ def prune_all(
 
 def phase_names(config: PruningConfig) -> list[str]:
     """Return the names of the phases of a pruning, in their order, for the display."""
+    if config.depth:
+        return [LOADING, "allocation", SAVING]
     found = {
         LOADING: True,
         "budget": bool(config.budget),
@@ -271,6 +277,8 @@ def write_whole(pipe: Any, report: PruningReport, beside: Path, target: Path) ->
 
 def summary(output: Path, report: PruningReport, seconds: float) -> str:
     """Return the line about a finished pruning: sparsity, target, layer errors, seconds."""
+    if report.depth:
+        return f"{output}: {report.gone()}, {effect_in_words(report.depth)}, {seconds:.0f} s"
     errors = sorted(row.error for row in report.layers)
     zeros = f"{report.sparsity:.2%} zeros in {len(report.layers)} layers"
     done = report.gone() if report.groups else zeros
@@ -324,4 +332,7 @@ def check_plan(folder: Folder, config: PruningConfig) -> None:
 
         shapes = layers_of_config(folder.config(name), config.target)
     blocks = require_blocks(shapes, f"{folder.path}/{name}", config.target)
-    plan_packages(blocks, shapes, config)
+    if config.depth:
+        select_depth(str(folder.config(name).get("_class_name")), blocks, config)
+    else:
+        plan_packages(blocks, shapes, config)

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
-from .choices import DEFAULTS, DTYPE_ALIASES, PRESETS, SHARES, SIZE_TARGETS
+from .choices import DEFAULTS, DTYPE_ALIASES, METHOD_OF, PRESETS, SHARES, SIZE_TARGETS
 from .fields import describe_settings
 from .rules import check_settings
 from .settings import Settings
@@ -45,7 +45,13 @@ class PruningConfig(Settings):
     def defaults(self) -> dict[str, Any]:
         """Return the values of fields that were not given."""
         sized = any(getattr(self, name) is not None for name in SIZE_TARGETS)
-        return DEFAULTS | ({"allocation": "obs"} if sized else {}) | self.from_preset
+        own = METHOD_OF.get(str(self.pattern))
+        return (
+            DEFAULTS
+            | ({"allocation": "obs"} if sized else {})
+            | ({"method": own} if own else {})
+            | self.from_preset
+        )
 
 
 PruningConfig.__doc__ = f"{PruningConfig.__doc__}{describe_settings(PruningConfig)}"

@@ -10,7 +10,9 @@ METHODS = {  # method -> the patterns it prunes to
     "dsnot": ("unstructured", "n:m"),
     "l1": ("structured",),
     "random": ("structured",),
+    "effect": ("depth",),
 }
+METHOD_OF = {"depth": "effect"}  # kind of pattern -> its default method, if it has its own
 REPAIRING = {"obs", "alps"}  # methods that change the weights that they keep
 # methods whose choice is independent of the calibration, which only measures the layer errors
 NO_HESSIAN = {"magnitude", "l1", "random"}
@@ -24,6 +26,7 @@ ALLOCATIONS_OF = {  # kind of pattern -> its allocations
     "unstructured": ALLOCATIONS,
     "structured": ("uniform", "obs", "sensitivity", "drawn"),
     "n:m": ("uniform",),
+    "depth": ("uniform",),
 }
 TARGETS = {  # target -> the parts of a block that it prunes, as in Tap.part
     "linear": ("attention", "ffn"),
@@ -49,6 +52,12 @@ DEFAULTS: dict[str, Any] = {  # of fields that a preset may fill in
     "held_out": 0,
     "choose_damping": False,
 }
+# settings that pattern depth leaves at their defaults: they state something about single layers
+NOT_FOR_DEPTH = (
+    *("target", "include", "exclude", "round_to", "allocation", "calibration", "packages"),
+    *("memory_budget_gib", "held_out", "refine", "permute", "asymmetric", "correct_bias"),
+    "choose_damping",
+)
 BEST: dict[str, dict[str, Any]] = {  # kind of pattern -> fields
     "unstructured": {"method": "alps", "calibration": "single", "allocation": "sensitivity"},
     "n:m": {"method": "alps", "calibration": "single"},
@@ -81,6 +90,7 @@ DTYPE_ALIASES = {
     "half": "float16",
 }
 DEFAULT_SPARSITY = 0.5
+DEFAULT_DEPTH = 0.1  # sparsity of pattern depth
 DEFAULT_PACKAGES = 4
 LARGEST_SEED = 2**62  # torch accepts 64 bits, and prompt i starts from seed + i
 LARGEST_SIDE = 2**16  # pixels

@@ -1,11 +1,15 @@
 """The rules of settings together: each raises UserError with the two settings and what to do."""
 
+from dataclasses import fields
+
 from ..errors import UserError
 from .choices import (
     ALLOCATIONS_OF,
     BUDGETS,
+    DEFAULTS,
     METHODS,
     MOST_ALLOCATED,
+    NOT_FOR_DEPTH,
     PRESETS,
     REPAIRING,
     SIZE_TARGETS,
@@ -202,12 +206,28 @@ def check_refine(c: Settings) -> None:
         )
 
 
+def check_depth(c: Settings) -> None:
+    """Check that nothing is said about the layers of blocks that leave whole."""
+    if not c.depth:
+        return
+    if c.sparsity is not None and not c.sparsity:
+        raise UserError("sparsity: pattern depth removes at least one block, found 0")
+    plain = {field.name: field.default for field in fields(Settings)} | DEFAULTS
+    for name in NOT_FOR_DEPTH:
+        if (value := getattr(c, name)) != plain[name]:
+            raise UserError(
+                f"{name}: pattern depth removes whole blocks and has no use for it; "
+                f"found {value!r}; leave it out"
+            )
+
+
 COMBINATIONS = (
     check_preset,
     check_target,
     check_method,
     check_sparsity,
     check_budget,
+    check_depth,
     check_packages,
     check_held_out,
     check_choose_damping,

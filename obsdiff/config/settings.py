@@ -14,6 +14,7 @@ from .choices import (
     ALLOCATIONS,
     BUDGETS,
     CALIBRATIONS,
+    DEFAULT_DEPTH,
     DEFAULT_PACKAGES,
     DEFAULT_SPARSITY,
     DTYPES,
@@ -38,12 +39,15 @@ class Settings:
     from the preset, else from DEFAULTS.
     """
 
-    method: str = setting(SOLVER, None, "pruning method", choices=tuple(METHODS))
+    method: str = setting(
+        SOLVER, None, "pruning method; that of depth is effect", choices=tuple(METHODS)
+    )
     pattern: str = setting(
         AMOUNT,
         None,
         "unstructured: single weights; N:M: at most N non-zeros in every M consecutive inputs; "
-        "structured: whole attention heads, FFN neurons and, with target conv, channels",
+        "structured: whole attention heads, FFN neurons and, with target conv, channels; "
+        "depth: whole blocks",
         otherwise="unstructured; structured for preset portable",
         metavar="PATTERN",
     )
@@ -51,8 +55,8 @@ class Settings:
         AMOUNT,
         None,
         "share of the targeted weights to remove, at least 0 and below 1, as 0.5 or 50%; "
-        "an N:M pattern fixes it",
-        otherwise=str(DEFAULT_SPARSITY),
+        "an N:M pattern fixes it; depth: of the blocks, rounded down, and at least one",
+        otherwise=f"{DEFAULT_SPARSITY}; {DEFAULT_DEPTH} for depth",
         metavar="SHARE",
     )
     target_latency: float | None = setting(
@@ -94,7 +98,8 @@ class Settings:
     allocation_prompts: int = setting(
         AMOUNT,
         None,
-        "calibration prompts with which allocation measures the effects on the final latents",
+        "calibration prompts with which allocation, or depth, measures the effects on the final "
+        "latents",
         metavar="N",
     )
     num_prompts: int = setting(
@@ -183,7 +188,8 @@ class Settings:
     blocks: str | None = setting(
         WHAT,
         None,
-        "blocks to prune, such as 3-25 or 7: 0-based, inclusive, in forward order",
+        "blocks to prune, or for depth to choose from, such as 3-25 or 7: 0-based, inclusive, in "
+        "forward order",
         otherwise="all",
         metavar="FIRST-LAST",
     )
@@ -222,8 +228,8 @@ class Settings:
     keep_first_last: bool | None = setting(
         WHAT,
         None,
-        "structured: do not prune the first and the last block",
-        otherwise="yes for MMDiT models, else no",
+        "structured and depth: do not prune the first and the last block",
+        otherwise="structured: yes for MMDiT models, else no",
     )
     refine: str = setting(
         SOLVER,
@@ -252,7 +258,10 @@ class Settings:
         "effect after a repair",
     )
     compensation: bool = setting(
-        SOLVER, True, "change the kept weights so that they compensate for the removed ones"
+        SOLVER,
+        True,
+        "change the kept weights so that they compensate for the removed ones; depth repairs "
+        "nothing",
     )
     component: str | None = setting(
         WHAT,
@@ -307,15 +316,22 @@ class Settings:
 
     @property
     def kind(self) -> str:
-        """The kind of pattern: unstructured, n:m or structured."""
+        """The kind of pattern: unstructured, n:m, structured or depth."""
         return "n:m" if self.group else self.pattern
 
     @property
+    def depth(self) -> bool:
+        """Whether whole blocks leave."""
+        return self.kind == "depth"
+
+    @property
     def removed(self) -> float:
-        """Share of the targeted weights that is removed, 0 to 1."""
+        """Share of the targeted weights that is removed, 0 to 1; for depth of the blocks."""
         if self.group:
             return 1 - self.group[0] / self.group[1]
-        return DEFAULT_SPARSITY if self.sparsity is None else float(self.sparsity)
+        if self.sparsity is None:
+            return DEFAULT_DEPTH if self.depth else DEFAULT_SPARSITY
+        return float(self.sparsity)
 
     @property
     def budget(self) -> tuple[str, float] | None:

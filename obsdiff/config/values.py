@@ -8,26 +8,28 @@ from typing import Any
 
 from ..errors import UserError
 
+WHOLE_PATTERNS = ("unstructured", "structured", "depth")  # all but N:M
+
 
 def parse_group(pattern: str) -> tuple[int, int] | None:
     """Parse a pattern.
 
     Args:
-        pattern: unstructured, structured, or N:M with 0 < N < M, such as 2:4.
+        pattern: one of WHOLE_PATTERNS, or N:M with 0 < N < M, such as 2:4.
 
     Returns:
-        (N, M), or None for unstructured and structured.
+        (N, M), or None for one of WHOLE_PATTERNS.
 
     Raises:
         UserError: another pattern.
     """
-    if pattern in ("unstructured", "structured"):
+    if pattern in WHOLE_PATTERNS:
         return None
     found = isinstance(pattern, str) and re.fullmatch(r"(\d{1,4}):(\d{1,4})", pattern, re.ASCII)
     if not found:
         raise UserError(
-            "pattern: expected unstructured, structured or N:M (such as 2:4), "
-            f"found {pattern!r}{did_you_mean(pattern, ('unstructured', 'structured'))}"
+            f"pattern: expected {', '.join(WHOLE_PATTERNS)} or N:M (such as 2:4), "
+            f"found {pattern!r}{did_you_mean(pattern, WHOLE_PATTERNS)}"
         )
     n, m = int(found[1]), int(found[2])
     if not 0 < n < m:

@@ -15,6 +15,15 @@ WITH_OBSDIFF = [
     "- Not in diffusers alone, which has no class for these shapes. Do not pass "
     "`ignore_mismatched_sizes=True`: it replaces every layer of another shape by random weights.",
 ]
+FEWER_BLOCKS = [
+    "- diffusers, without obsdiff: the class of the dense model, with fewer blocks in "
+    "`config.json`.",
+    "- Not known of other programs. One that reads the number of blocks from the file or from "
+    "`config.json` may open it; one that has the number as a constant does not. None was tried.",
+    "- What names blocks by their number is for the dense model: a LoRA would change other blocks, "
+    "ControlNets and skip-layer guidance would reach others. `obsdiff.json` has the former numbers "
+    "under `depth.kept`.",
+]
 PADDED = (
     "- Wherever the dense model opens, and as large as it, after `obsdiff export DIR --to padded "
     "--output OUT`: what was removed becomes zeros."
@@ -32,6 +41,11 @@ WITH_ALL_HEADS = [
 WITHOUT_CHANNELS = [
     "- Not in ComfyUI, which stops with `size mismatch`: channels of convolutions were removed.",
 ]
+
+
+def opens_in_depth() -> list[str]:
+    """Return the lines of a card on the programs that open a model with fewer blocks."""
+    return [HEADING, "", *FEWER_BLOCKS]
 
 
 def opens_in(kinds: Collection[str]) -> list[str]:

@@ -4,7 +4,7 @@ from collections.abc import Collection
 from statistics import median
 from typing import Any
 
-from .card_clients import opens_in
+from .card_clients import opens_in, opens_in_depth
 from .record import PruningReport
 
 CARD = "README.md"
@@ -26,7 +26,7 @@ def model_card(
     """
     lines = [
         *opening(f"{pipeline}, pruned by obsdiff", removed_in_words(report), code),
-        *opens_in(removed),
+        *(opens_in_depth() if report.depth else opens_in(removed)),
         "",
         "## Figures",
         "",
@@ -82,8 +82,12 @@ def table(report: PruningReport) -> list[str]:
         "| --- | --- |",
         f"| calibration | {len(report.prompts)} prompts, {len(report.packages)} packages, "
         f"step weighting {config['step_weighting']} |",
-        f"| layer error, median and largest | {median(errors):.2e}, {errors[-1]:.2e} |",
+        *effect_rows(report),
     ]
+    if errors:
+        lines.append(
+            f"| layer error, median and largest | {median(errors):.2e}, {errors[-1]:.2e} |"
+        )
     if apart:
         lines.append(
             f"| the same on {config['held_out']} held-out prompts | "
@@ -98,6 +102,22 @@ def table(report: PruningReport) -> list[str]:
     ]
 
 
+def effect_rows(report: PruningReport) -> list[str]:
+    """Return the rows on the blocks that left: their measured effect alone, and together."""
+    if not report.depth:
+        return []
+    alone = ", ".join(
+        f"{row['name']} {row['alone']:.4f}" if row["alone"] is not None else row["name"]
+        for row in report.depth["removed"]
+    )
+    prompts = min(report.config["allocation_prompts"], len(report.prompts))
+    return [
+        f"| relative latent error without each block alone | {alone} |",
+        f"| without all of them, nothing repaired or trained | {report.depth['together']:.4f} on "
+        f"{prompts} calibration prompts; 0 is the same picture, about 2 an unrelated one |",
+    ]
+
+
 def removed_in_words(report: PruningReport) -> str:
     """Return one sentence about the removed and the remaining parts."""
     config, component = report.config, report.component
@@ -109,8 +129,9 @@ def removed_in_words(report: PruningReport) -> str:
             f"`{component}` are zero ({how}); {of_the_rest(config)}."
         )
     before, after = report.parameters["before"], report.parameters["after"]
+    where = "" if report.depth else "the pruned blocks of "
     return (
-        f"{report.gone()} from the pruned blocks of `{component}` ({how}): "
+        f"{report.gone()} from {where}`{component}` ({how}): "
         f"{after / 1e6:.2f} M of {before / 1e6:.2f} M parameters are left."
         + (f" All weights are stored in {config['dtype']}." if config["dtype"] else "")
     )

@@ -2,6 +2,7 @@
 
 import dataclasses
 import platform
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
@@ -57,16 +58,17 @@ class LayerRecord:
 
 @dataclass(frozen=True)
 class GroupRecord:
-    """Heads, neurons or channels of one attention, FFN or residual block.
+    """Heads, neurons or channels of one attention, FFN or residual block; or blocks of one list.
 
     Attributes:
         owner: the module's name in the denoiser.
-        kind: heads, neurons or channels.
+        kind: heads, neurons, channels or blocks.
         total: number before pruning.
         kept: number after pruning.
         removed: indices of the removed ones, in the order of removal.
         scores: score of each of the `total`; all channels of a norm group have the group's score,
-            and are removed together.
+            and are removed together; of a block the effect of removing it alone, None if it was not
+            measured.
         package: index of its module package.
     """
 
@@ -75,7 +77,7 @@ class GroupRecord:
     total: int
     kept: int
     removed: list[int]
-    scores: list[float]
+    scores: Sequence[float | None]
     package: int
 
 
@@ -91,7 +93,9 @@ class PruningReport:
         component: name of the pruned component.
         packages: names of the blocks of each module package.
         layers: the pruned layers; of a structured run those that read removed heads or neurons.
-        groups: heads, neurons and channels of a structured run.
+        groups: heads, neurons and channels of a structured run, blocks of one of pattern depth.
+        depth: of a run of pattern depth what was measured: the blocks that left, each with its
+            effect alone, their effect together, and the numbers that the others had.
         latency: measurements that met a target latency.
         budget: unit and target share of a budget, the dense denoiser's amount, the pruned one's.
         sensitivity: relative latent error after pruning only one layer, by its name; filled in by
@@ -119,6 +123,7 @@ class PruningReport:
     packages: list[list[str]] = field(default_factory=list)
     layers: list[LayerRecord] = field(default_factory=list)
     groups: list[GroupRecord] = field(default_factory=list)
+    depth: dict[str, Any] = field(default_factory=dict)
     latency: dict[str, Any] = field(default_factory=dict)
     budget: dict[str, Any] = field(default_factory=dict)
     sensitivity: dict[str, float] = field(default_factory=dict)

@@ -23,7 +23,9 @@ def lines_of(record: dict[str, Any]) -> list[tuple[str, str]]:
     how = [record["component"] or "nothing yet"]
     how += [str(config[key]) for key in ("preset", "method", "pattern") if config.get(key)]
     lines = [("pruned", ", ".join(how))]
-    if record["layers"]:
+    if record.get("depth"):
+        lines += [("gone", gone_in_words(record)), ("effect", effect_in_words(record["depth"]))]
+    elif record["layers"]:
         lines += [("gone", gone_in_words(record)), ("layer error", errors_in_words(record))]
     steps = record["settings"].get("num_inference_steps")
     lines.append(
@@ -50,6 +52,15 @@ def gone_in_words(record: dict[str, Any]) -> str:
     if record["groups"]:
         return in_words(leaving(record["groups"]))
     return f"{record['sparsity']:.2%} of the weights of {len(record['layers'])} layers are zero"
+
+
+def effect_in_words(depth: dict[str, Any]) -> str:
+    """Return the measured effect of the blocks that left, and their names."""
+    names = ", ".join(row["name"] for row in depth["removed"])
+    return (
+        f"relative latent error {depth['together']:.4f} without {names}, nothing repaired, on "
+        "calibration prompts"
+    )
 
 
 def errors_in_words(record: dict[str, Any]) -> str:

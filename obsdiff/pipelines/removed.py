@@ -1,8 +1,8 @@
-"""Heads, neurons and channels that structured pruning removed: counted, and in words."""
+"""Heads, neurons, channels and blocks that were removed: counted, and in words."""
 
 from typing import Any
 
-KINDS = ("heads", "neurons", "channels")
+KINDS = ("heads", "neurons", "channels", "blocks")
 
 
 def leaving(groups: list[dict[str, Any]]) -> dict[str, dict[str, int]]:

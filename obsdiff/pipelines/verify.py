@@ -1,7 +1,8 @@
 """Check a pruned folder against its record: hashes of files; shape, zeros, pattern of layers.
 
-The record is checked first, by the hash of its own content. Every file of the folder is in the
-record, but for the record itself and the model card.
+If blocks were removed, those that are left are counted. The record is checked first, by the hash of
+its own content. Every file of the folder is in the record, but for the record itself and the model
+card.
 """
 
 import os
@@ -19,6 +20,7 @@ from ..errors import RunFailed, UserError
 from ..runtime.file_hashing import file_hash
 from ..runtime.json_files import check_json, check_shapes
 from ..runtime.regular_files import refuse_folder
+from .headers import read_header
 from .model_card import CARD
 from .prompt_records import prompts_hash
 from .record import RECORD, RECORD_SCHEMA, is_sealed, read_record
@@ -28,6 +30,7 @@ WANTED = {
     "component": str,
     "config": {"pattern": str},
     "layers": [{"name": str, "shape": [int], "sparsity": float}],
+    "groups?": [{"owner": str, "kind": str, "kept": int}],
     "hashes": {"files": {"*": str}},
 }
 SHOWN = 5  # differences in an error message
@@ -76,6 +79,7 @@ def verify_folder(folder: Path) -> Findings:
     check_files(folder, record["hashes"]["files"], found)
     if not found.wrong:
         check_layers(folder / record["component"], record, found)
+        check_blocks(folder / record["component"], record, found)
     if found.wrong:
         more = f" and {len(found.wrong) - SHOWN} more" if len(found.wrong) > SHOWN else ""
         raise RunFailed(f"{folder} differs from its record: {'; '.join(found.wrong[:SHOWN])}{more}")
@@ -197,6 +201,29 @@ def check_layers(component: Path, record: dict[str, Any], found: Findings) -> No
             found.note(False, f"{file.name} can't be read: {error}")
     for name in rows:
         found.note(False, f"{name} is missing")
+
+
+def check_blocks(component: Path, record: dict[str, Any], found: Findings) -> None:
+    """Check that each list of blocks is as long as recorded, if blocks were removed.
+
+    Args:
+        component: folder of the pruned component.
+        record: the checked record.
+        found: receives the differences.
+    """
+    lists = [row for row in record.get("groups", []) if row["kind"] == "blocks"]
+    if not lists:
+        return
+    names = [name for file in sorted(component.glob("*.safetensors")) for name in read_header(file)]
+    for row in lists:
+        prefix = f"{row['owner']}."
+        numbers = {
+            name.removeprefix(prefix).partition(".")[0] for name in names if name.startswith(prefix)
+        }
+        found.note(
+            numbers == {str(i) for i in range(row["kept"])},
+            f"{row['owner']} has {len(numbers)} blocks, expected {row['kept']}",
+        )
 
 
 def check_layer(

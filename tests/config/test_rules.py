@@ -33,6 +33,12 @@ def test_sparsity_follows_from_a_group():
     assert PruningConfig(sparsity=0.3).removed == 0.3
 
 
+def test_depth_has_a_method_and_an_amount_of_its_own():
+    c = PruningConfig(pattern="depth")
+    assert (c.method, c.removed, c.depth, c.group) == ("effect", 0.1, True, None)
+    assert PruningConfig(**json.loads(json.dumps(c.to_dict()))) == c
+
+
 def test_a_saved_config_makes_the_same_config():
     c = PruningConfig(pattern="4:8", include="*.ff.*", blocks="1-2")
     again = PruningConfig(**json.loads(json.dumps(c.to_dict())))
@@ -101,6 +107,17 @@ def test_a_saved_config_makes_the_same_config():
         ({"target_macs": "0%", "pattern": "structured"}, "between 0 and 1, found 0.0"),
         ({"dtype": "fp8"}, "'fp8'"),
         ({"dtype": ["fp16"]}, "['fp16']"),
+        ({"pattern": "depht"}, "did you mean depth?"),
+        ({"pattern": "depth", "method": "obs"}, "method obs does not do pattern depth"),
+        ({"method": "effect"}, "method effect does not do pattern unstructured"),
+        ({"pattern": "depth", "sparsity": 0.0}, "at least one block, found 0"),
+        ({"pattern": "depth", "refine": "lstsq"}, "refine: pattern depth removes whole blocks"),
+        ({"pattern": "depth", "exclude": "*.ff.*"}, "exclude: pattern depth"),
+        ({"pattern": "depth", "allocation": "drawn"}, "allocation: pattern depth"),
+        ({"pattern": "depth", "target": "ffn"}, "target: pattern depth"),
+        ({"pattern": "depth", "packages": 2}, "packages: pattern depth"),
+        ({"pattern": "depth", "target_macs": 0.5}, "needs pattern structured"),
+        ({"pattern": "depth", "preset": "best"}, "preset best: expected pattern unstructured"),
     ],
 )
 def test_a_wrong_value_raises_one_line_that_names_it(settings, words):

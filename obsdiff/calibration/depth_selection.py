@@ -1,0 +1,125 @@
+"""Which blocks of a model may leave, and how many do, by its class and the config."""
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from itertools import pairwise
+
+from ..config import PruningConfig
+from ..config.values import parse_blocks
+from ..errors import UserError
+from ..models.depth_table import STACKS, Stack
+from ..models.structure import Block
+
+ROUNDING = 1e-9  # 0.3 of 10 blocks is 3
+
+
+@dataclass(frozen=True)
+class DepthSelection:
+    """The blocks of a model that may leave.
+
+    Attributes:
+        stacks: the model's lists of blocks.
+        blocks: the names of their blocks, by the attribute that lists them, in forward order.
+        candidates: the names of those that may leave, in forward order.
+        count: how many leave.
+    """
+
+    stacks: tuple[Stack, ...]
+    blocks: dict[str, list[str]]
+    candidates: list[str]
+    count: int
+
+    @property
+    def total(self) -> int:
+        """The number of blocks in the lists."""
+        return sum(map(len, self.blocks.values()))
+
+    def allowed(self, names: Iterable[str]) -> bool:
+        """Return whether a set of blocks may leave together: each list keeps one at least."""
+        away = set(names)
+        return all(set(blocks) - away for blocks in self.blocks.values())
+
+    def runs(self) -> list[list[str]]:
+        """Return every run of `count` candidates in a row of one list that may leave together."""
+        found = []
+        for blocks in self.blocks.values():
+            for first in range(len(blocks) - self.count + 1):
+                run = blocks[first : first + self.count]
+                if set(run) <= set(self.candidates) and self.allowed(run):
+                    found.append(run)
+        return found
+
+    def neighbours(self, names: Iterable[str]) -> set[str]:
+        """Return the blocks next to some blocks: they make a run longer."""
+        away = set(names)
+        pairs = [pair for blocks in self.blocks.values() for pair in pairwise(blocks)]
+        beside = {a for a, b in pairs if b in away} | {b for a, b in pairs if a in away}
+        return beside - away
+
+
+def select_depth(cls: str, blocks: list[Block], config: PruningConfig) -> DepthSelection:
+    """Return the blocks of a model that may leave, and how many do.
+
+    The share is that of the blocks in the lists of the model, rounded down, and at least one.
+
+    Args:
+        cls: the name of the denoiser's class.
+        blocks: its blocks, which `--blocks` counts.
+        config: the settings.
+
+    Raises:
+        UserError: blocks of this class cannot leave, or not as many.
+    """
+    stacks = STACKS.get(cls)
+    if stacks is None:
+        raise UserError(
+            f"pattern depth: expected a {', '.join(STACKS)}, found {cls}, whose blocks can't "
+            "leave; use pattern structured"
+        )
+    names = [block.name for block in blocks]
+    listed = {
+        stack.blocks: [name for name in names if name.rpartition(".")[0] == stack.blocks]
+        for stack in stacks
+    }
+    fixed = {
+        listed[stack.blocks][stack.stays]: stack.why
+        for stack in stacks
+        if stack.stays is not None and listed[stack.blocks]
+    }
+    candidates = [
+        name
+        for name in chosen_names(names, config)
+        if name.rpartition(".")[0] in listed and name not in fixed
+    ]
+    total = sum(map(len, listed.values()))
+    count = max(1, math.floor(config.removed * total + ROUNDING))
+    found = DepthSelection(stacks, listed, candidates, count)
+    most = most_leaving(found)
+    if count > most:
+        because = "".join(f"; {name} stays: {why}" for name, why in fixed.items())
+        raise UserError(
+            f"sparsity {config.removed:g} of {total} blocks: expected at most {most} that may "
+            f"leave with blocks {config.blocks or 'all'}, found {count}{because}"
+        )
+    return found
+
+
+def most_leaving(selection: DepthSelection) -> int:
+    """Return how many candidates may leave at most: each list keeps a block."""
+    return sum(
+        min(len(set(blocks) & set(selection.candidates)), len(blocks) - 1)
+        for blocks in selection.blocks.values()
+    )
+
+
+def chosen_names(names: list[str], config: PruningConfig) -> list[str]:
+    """Return the names that config.blocks and keep_first_last select."""
+    chosen = parse_blocks(config.blocks)
+    if chosen and chosen[1] >= len(names):
+        raise UserError(
+            f"blocks: this model has blocks 0-{len(names) - 1}, found {config.blocks!r}"
+        )
+    kept = names[chosen[0] : chosen[1] + 1] if chosen else names
+    ends = (*names[:1], *names[-1:]) if config.keep_first_last else ()
+    return [name for name in kept if name not in ends]

@@ -1,0 +1,74 @@
+"""The sizes after blocks have left, from config.json alone.
+
+Which blocks leave is measured by a run. Blocks of one size make one prediction; else those that
+save the least are taken, and the prediction says that it is the largest model a run can leave.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import nn
+
+from ..calibration.depth_selection import DepthSelection, select_depth
+from ..config import PruningConfig
+from ..models.depth import changed_settings
+from ..models.discovery import require_blocks
+from ..models.linear_view import layer_shapes
+from ..models.meta_device import build_on_meta, example_inputs
+from .prediction import count
+
+
+def predict_depth(
+    model_config: Mapping[str, Any],
+    config: PruningConfig,
+    latents: tuple[int, int],
+    text_tokens: int,
+) -> dict[str, Any]:
+    """Count parameters and MACs of one forward for one picture, dense and with fewer blocks.
+
+    Args:
+        model_config: the denoiser's config.json.
+        config: the settings of the pruning.
+        latents: height and width of the latents.
+        text_tokens: text tokens of a prompt; 0 without text.
+
+    Returns:
+        As `predict` returns it, and `at_most`: whether a run can leave less than `pruned`.
+
+    Raises:
+        UserError: blocks of this model can't leave, or not as many.
+    """
+    dense = build_on_meta(model_config)
+    inputs = example_inputs(dense, *latents, text_tokens)
+    cls = type(dense).__name__
+    blocks = require_blocks(layer_shapes(dense), cls)
+    selection = select_depth(cls, blocks, config)
+    sizes = block_sizes(dense, selection)
+    away = smallest(selection, sizes)
+    own: Any = dense.config
+    settings = {**model_config, **changed_settings(own, selection.stacks, away)}
+    return {
+        "dense": count(dense, inputs),
+        "pruned": count(build_on_meta(settings), inputs),
+        "blocks": {"removed": len(away), "total": selection.total},
+        "at_most": len(set(sizes.values())) > 1,
+        "latents": list(latents),
+        "text_tokens": text_tokens,
+    }
+
+
+def block_sizes(dense: nn.Module, selection: DepthSelection) -> dict[str, int]:
+    """Return the parameters of each block that may leave."""
+    return {
+        name: sum(p.numel() for p in dense.get_submodule(name).parameters())
+        for name in selection.candidates
+    }
+
+
+def smallest(selection: DepthSelection, sizes: Mapping[str, int]) -> list[str]:
+    """Return the smallest blocks that may leave together, as many as a run removes."""
+    away: list[str] = []
+    for name in sorted(sizes, key=lambda name: sizes[name]):
+        if len(away) < selection.count and selection.allowed([*away, name]):
+            away.append(name)
+    return away

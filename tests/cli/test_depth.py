@@ -1,0 +1,44 @@
+"""Pattern depth on the command line: inspect predicts what prune leaves, a UNet is refused."""
+
+import json
+
+import pytest
+from safetensors.torch import load_file
+
+from obsdiff.cli.main import main
+
+FLAGS = [
+    *("--pattern", "depth", "--num-prompts", "2", "--allocation-prompts", "1"),
+    *("--num-inference-steps", "1", "--height", "16", "--width", "16"),
+]
+
+
+@pytest.mark.slow
+def test_inspect_predicts_what_prune_leaves(sd3_folder, prompts_file, tmp_path, capsys):
+    flags = [*FLAGS, "--prompts", prompts_file]
+    assert main(["inspect", sd3_folder, *flags, "--json"]) == 0
+    plan = json.loads(capsys.readouterr().out)
+    assert plan["prediction"]["blocks"] == {"removed": 1, "total": 3}
+    assert main(["inspect", sd3_folder, *flags]) == 0
+    text = capsys.readouterr().out
+    assert "1 of 3 blocks" in text
+    assert "package" not in text
+    out = tmp_path / "out"
+    assert main(["prune", sd3_folder, "--output", str(out), *flags, "--json"]) == 0
+    record = json.loads(capsys.readouterr().out)
+    assert record["parameters"] == {
+        "before": plan["prediction"]["dense"]["parameters"],
+        "after": plan["prediction"]["pruned"]["parameters"],
+    }
+    assert record["depth"]["trials"] == 2  # the last of three blocks never leaves
+    assert json.loads((out / "transformer" / "config.json").read_text())["num_layers"] == 2
+    weights = load_file(out / "transformer" / "diffusion_pytorch_model.safetensors")
+    assert {str(w.dtype) for w in weights.values()} == {"torch.float16"}  # as stored
+    assert main(["verify", str(out)]) == 0
+
+
+def test_a_unet_is_refused_by_name(capsys):
+    assert main(["prune", "emoji-unet", "--output", "/nowhere/out", "--pattern", "depth"]) == 2
+    error = capsys.readouterr().err
+    assert "found UNet2DConditionModel, whose blocks can't leave" in error
+    assert error.count("\n") == 1
