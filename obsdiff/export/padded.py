@@ -11,7 +11,7 @@ from torch import nn
 
 from ..errors import UserError
 from ..models.growth import grow_
-from ..models.surgery import layout_of
+from ..models.layout import layout_of
 from ..pipelines.copied_parts import forget_places
 from ..pipelines.denoisers import DENOISERS
 from ..pipelines.folder import Folder

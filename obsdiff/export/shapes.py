@@ -10,8 +10,8 @@ import torch
 from torch import nn
 
 from ..errors import UserError
+from ..models.layout import layout_of
 from ..models.pruned_classes import lacks_heads, pruned_class
-from ..models.surgery import layout_of
 from ..pipelines.folder import Folder
 
 

@@ -9,9 +9,9 @@ from torch import nn
 from ..calibration.plan import PruningPlan
 from ..errors import RunFailed
 from ..models.geometry import items
+from ..models.layout import Layout
 from ..models.linear_view import matrix
 from ..models.pruned_classes import mark_pruned_
-from ..models.surgery import Layout
 from ..pipelines.record import LayerRecord, PruningReport
 
 TOLERANCE = 1e-6  # of a share of zeros

@@ -19,9 +19,9 @@ from torch import Tensor, nn
 
 from ..errors import UserError
 from .discovery import find_blocks
+from .layout import layout_of, target_of
 from .linear_view import layer_shapes
 from .structure import Shape
-from .surgery import layout_of, target_of
 
 UNQUANTISED_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 FUSE_PIPELINE = (

@@ -1,8 +1,9 @@
 """Put removed heads, neurons and channels back as zeros: the reverse of surgery.py.
 
-What is left of a group comes first, zeros come after it. A head of zeros has a value of zero, a
-neuron and a channel of zeros are read by columns of zeros: the grown model computes what the
-pruned one computes.
+What is left of a group returns to its places in the dense model, so that a LoRA made for that one
+fits; where the places are unknown, zeros come last. A head of zeros has a value of zero, a neuron
+and a channel of zeros are read by columns of zeros: the grown model computes what the pruned one
+computes.
 """
 
 from collections.abc import Mapping
@@ -15,10 +16,12 @@ from torch import Tensor, nn
 from .discovery import find_blocks
 from .geometry import columns, items, norm_of, sections
 from .head_marker import MODULE, is_marked
+from .kept_items import forget_kept_
+from .layout import layout_of, target_of
 from .linear_view import layer_at, layer_shapes
 from .pruned_classes import OWN_SETTINGS, dense_class, dense_on_meta
 from .structure import Group
-from .surgery import layout_of, target_of, unchanged_if_interrupted, update_counts_, update_sizes_
+from .surgery import shrink_, unchanged_if_interrupted, update_counts_, update_sizes_
 
 
 def grow_(model: nn.Module) -> nn.Module:
@@ -32,14 +35,32 @@ def grow_(model: nn.Module) -> nn.Module:
     """
     layout = layout_of(model)
     dense = dense_on_meta(model)
+    kept = {owner: forget_kept_(model.get_submodule(owner)) for owner in layout}
     for group in groups_of(model, layout):
-        grow_group_(model, group, items(dense, group))
+        total, places = items(dense, group), kept[group.owner].get(group.kind)
+        grow_group_(model, group, total)
+        if places:
+            shrink_(model, group, order_of(places, total))
+    for owner in layout:
+        forget_kept_(model.get_submodule(owner))
     if is_marked(model):
         del model._modules[MODULE]
     model.__class__ = dense_class(model)
     assert isinstance(model, ConfigMixin)
     forget_(model, OWN_SETTINGS)
     return model
+
+
+def order_of(places: list[int], total: int) -> list[int]:
+    """Return the order that puts items at their places, and what comes after them at the others.
+
+    Args:
+        places: the place of each of the first items.
+        total: the number of all items.
+    """
+    others = iter(range(len(places), total))
+    at = {place: i for i, place in enumerate(places)}
+    return [at[i] if i in at else next(others) for i in range(total)]
 
 
 def groups_of(model: nn.Module, layout: Mapping[str, Mapping[str, int]]) -> list[Group]:

@@ -24,8 +24,8 @@ from .adapters import guarded
 from .discovery import find_blocks
 from .geometry import items
 from .head_marker import add_marker_
+from .layout import Layout, layout_of, shrink_to_, with_kept
 from .linear_view import layer_shapes
-from .surgery import Layout, layout_of, shrink_to_
 
 CLASS_PREFIX = "Pruned"
 OWN_SETTINGS = ("pruned_layout", "head_marker")  # in the config, beside those of the dense class
@@ -152,7 +152,7 @@ def mark_pruned_(model: nn.Module, layout: Layout) -> nn.Module:
     name = base.__name__
     model.__class__ = pruned_class(name if name.startswith(CLASS_PREFIX) else CLASS_PREFIX + name)
     assert isinstance(model, ConfigMixin)
-    model.register_to_config(pruned_layout=merged)
+    model.register_to_config(pruned_layout=with_kept(model, merged))
     mark_heads_(model)
     return model
 

@@ -1,9 +1,5 @@
 """Remove heads, neurons and channels from a model: the only code that changes shapes.
 
-A layout states the counts that remain, such as {"transformer_blocks.1.attn": {"heads": 4},
-"transformer_blocks.1.ff": {"neurons": 896}}. A pruned checkpoint needs no more to be opened: the
-model is built dense, shrunk to the layout, then filled.
-
 The channels between the two convolutions of a residual block pass a GroupNorm, which computes mean
 and variance over each of its norm groups. Pruning therefore removes whole norm groups: the others
 are normalised as before, and the shrunk model equals the masked one exactly.
@@ -13,20 +9,16 @@ O outputs, I inputs, kh x kw kernel, K items that remain.
 
 import contextlib
 import copy
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
 
-from ..errors import UserError
 from .block_table import COUNT_ATTRIBUTES
-from .discovery import find_blocks
-from .geometry import columns, items, kept_rows, norm_of, unit_size
-from .linear_view import Layer, layer_at, layer_shapes, matrix
+from .geometry import columns, items, kept_rows, norm_of
+from .kept_items import record_kept_
+from .linear_view import Layer, layer_at, matrix
 from .structure import Group
-
-Layout = dict[str, dict[str, int]]  # owner -> kind -> heads, neurons or channels that remain
 
 
 def shrink_(denoiser: nn.Module, group: Group, kept: list[int]) -> None:
@@ -43,6 +35,7 @@ def shrink_(denoiser: nn.Module, group: Group, kept: list[int]) -> None:
     reads = columns(denoiser, group, count)
     with unchanged_if_interrupted(shrinking(denoiser, group)):
         shrink_all_(denoiser, group, count, reads, index)
+        record_kept_(denoiser.get_submodule(group.owner), group.kind, kept)
 
 
 def shrink_all_(
@@ -86,6 +79,8 @@ def unchanged_if_interrupted(modules: list[nn.Module]) -> Iterator[None]:
         yield
     except BaseException:
         for module, attributes, parameters in before:
+            for name in vars(module).keys() - attributes.keys():
+                del vars(module)[name]
             vars(module).update(attributes)
             module._parameters.update(parameters)
         raise
@@ -159,58 +154,3 @@ def update_counts_(owner: nn.Module, kind: str, before: int, after: int) -> None
         count = getattr(owner, name, None)
         if type(count) is int and count % before == 0:
             setattr(owner, name, count // before * after)
-
-
-def shrink_to_(denoiser: nn.Module, layout: Mapping[str, Any]) -> None:
-    """Shrink a dense model to the shapes of a layout, in place.
-
-    Args:
-        denoiser: the dense model.
-        layout: owner -> kind -> count that remains; checked, since it comes from a config.json.
-
-    Raises:
-        UserError: the layout does not fit the model.
-    """
-    if not isinstance(layout, Mapping):
-        raise UserError(
-            f"pruned layout: expected an object of owners, found {type(layout).__name__}"
-        )
-    blocks = find_blocks(layer_shapes(denoiser, target_of(layout)))
-    groups = {(g.owner, g.kind): g for block in blocks for g in block.groups}
-    for owner, kinds in layout.items():
-        if not isinstance(kinds, Mapping):
-            raise UserError(
-                f"pruned layout: {owner!r}: expected an object such as {{'heads': 4}}, "
-                f"found {kinds!r}"
-            )
-        for kind, left in kinds.items():
-            if (owner, kind) not in groups:
-                raise UserError(
-                    f"pruned layout: {type(denoiser).__name__} has no {kind!r} in {owner!r}"
-                )
-            shrink_to_count_(denoiser, groups[owner, kind], left)
-
-
-def shrink_to_count_(denoiser: nn.Module, group: Group, left: Any) -> None:
-    """Keep the first `left` heads, neurons or channels of a group; UserError for another value."""
-    count, each = items(denoiser, group), unit_size(denoiser, group)
-    if type(left) is not int or not 1 <= left <= count * each or left % each:
-        steps = f" in steps of {each}" if each > 1 else ""
-        raise UserError(
-            f"pruned layout: {group.owner} has {count * each} {group.kind}, so {each} to "
-            f"{count * each}{steps} can be left; found {left!r}"
-        )
-    shrink_(denoiser, group, list(range(left // each)))
-
-
-def layout_of(model: nn.Module) -> Layout:
-    """Return the layout in a model's config; empty for a dense model."""
-    config = model.config
-    assert isinstance(config, Mapping)  # nn.Module types its attributes as Tensor | Module
-    return {owner: dict(kinds) for owner, kinds in (config.get("pruned_layout") or {}).items()}
-
-
-def target_of(layout: Mapping[str, Any]) -> str:
-    """Return the target, "linear" or "conv", whose layers include all that a layout names."""
-    kinds = [found for found in layout.values() if isinstance(found, Mapping)]
-    return "conv" if any("channels" in found for found in kinds) else "linear"

@@ -17,8 +17,8 @@ from torch import nn
 from ..errors import RunFailed
 from ..models.adapters import require_unwrapped
 from ..models.head_marker import is_marked
+from ..models.layout import layout_of
 from ..models.pruned_classes import mark_heads_
-from ..models.surgery import layout_of
 from ..runtime.file_hashing import file_hash, file_hashes
 from ..runtime.json_files import write_json
 from ..runtime.whole_files import set_modes, sync_folder, sync_tree, write_whole

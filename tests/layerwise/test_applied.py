@@ -9,6 +9,7 @@ from obsdiff import PruningConfig, UserError, prune_
 from obsdiff.errors import RunFailed
 from obsdiff.layerwise import structured
 from obsdiff.models import surgery
+from obsdiff.models.layout import layout_of
 
 from ..conftest import PROMPTS, sd, sd3
 from ..support.lanes import first_quick
@@ -90,7 +91,8 @@ def test_a_subclass_with_the_same_forward_becomes_the_nearest_pruned_class(tmp_p
     assert type(pipe.unet).__name__ == "PrunedUNet2DConditionModel"
     obsdiff.save_pruned(pipe, tmp_path / "out", report)
     again = obsdiff.PrunedUNet2DConditionModel.from_pretrained(tmp_path / "out" / "unet")
-    assert again.config["pruned_layout"] == report.layout
+    assert layout_of(again) == report.layout
+    assert again.config["pruned_layout"] == pipe.unet.config["pruned_layout"]
 
 
 def test_a_subclass_with_its_own_forward_is_refused_before_anything_runs():

@@ -13,6 +13,7 @@ from obsdiff import PruningConfig, UserError, prune_, save_pruned
 from obsdiff.calibration.selection import kept_count
 from obsdiff.cli.main import main
 from obsdiff.models.discovery import find_blocks
+from obsdiff.models.kept_items import as_ranges
 from obsdiff.models.linear_view import layer_shapes
 
 from ..conftest import PROMPTS, flux, sd, sd3
@@ -103,22 +104,29 @@ def test_a_saved_one_opens_with_plain_from_pretrained_and_saves_again(make, tmp_
     assert denoiser_of(second.to(torch.bfloat16)).dtype == torch.bfloat16
 
 
+def left_of(row) -> list[int]:
+    return [i for i in range(row.total) if i not in row.removed]
+
+
 def test_pruning_twice_gives_one_layout(tmp_path):
     pipe = sd3()
-    prune_(
+    first = prune_(
         pipe,
         PROMPTS[:1],
         PruningConfig(pattern="structured", sparsity=0.25, target="attention", packages=1, **QUICK),
     )
+    kept_heads = as_ranges(left_of(first.groups[0]))
     report = prune_(
         pipe,
         PROMPTS[:1],
         PruningConfig(pattern="structured", sparsity=0.25, target="ffn", packages=1, **QUICK),
     )
     assert dict(pipe.transformer.config.pruned_layout) == {
-        "transformer_blocks.1.attn": {"heads": 3},
-        "transformer_blocks.1.ff": {"neurons": 96},
-        "transformer_blocks.1.ff_context": {"neurons": 96},
+        "transformer_blocks.1.attn": {"heads": 3, "heads_kept": kept_heads},
+        **{
+            row.owner: {"neurons": 96, "neurons_kept": as_ranges(left_of(row))}
+            for row in report.groups
+        },
     }
     assert torch.equal(latents(again(save_pruned(pipe, tmp_path / "out", report))), latents(pipe))
 

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from obsdiff.models.growth import grow_
-from obsdiff.models.surgery import layout_of
+from obsdiff.models.layout import layout_of
 
 from ..conftest import ddpm, flux, sd, sd3, sdxl
 from ..coverage_of_models import build
@@ -51,16 +51,28 @@ def test_norm_groups_are_put_back(make):
     assert shapes(grow_(model)) == dense
 
 
-def test_a_layer_with_heads_and_neurons_keeps_their_order():
-    """FLUX's single blocks: heads first, then neurons, each with its zeros after it."""
+@pytest.mark.parametrize("make", first_quick([flux, sd3, sd]))
+def test_what_is_left_returns_to_its_places(make):
+    model = denoiser(make)
+    dense = {name: value.clone() for name, value in model.state_dict().items()}
+    cut_(model, "heads", "neurons")
+    grown = grow_(model).state_dict()
+    assert all(((grown[n] == w) | (grown[n] == 0)).all() for n, w in dense.items())
+    assert any((grown[n] == 0).any() for n in dense if n.endswith("weight"))
+
+
+def test_unknown_places_come_first():
+    """FLUX's single blocks, cut by an older version: heads, then neurons, zeros after each."""
     model = denoiser(flux)
     before = model.single_transformer_blocks[0].proj_out.weight.detach().clone()
-    width, heads = before.shape[0], before.shape[0] // 2  # two heads; the first is removed
+    heads = before.shape[0] // 2  # two heads; the first is removed
     cut_(model, "heads", "neurons")
-    after = grow_(model).single_transformer_blocks[0].proj_out.weight
-    assert torch.equal(after[:, :heads], before[:, heads:width])
-    assert not after[:, heads:width].any()
-    assert torch.equal(after[:, width:-1], before[:, width + 1 :])
+    older = type(model).from_config(dict(model.config) | {"pruned_layout": layout_of(model)})
+    older.load_state_dict(model.state_dict())
+    after = grow_(older).single_transformer_blocks[0].proj_out.weight
+    assert torch.equal(after[:, :heads], before[:, heads : 2 * heads])
+    assert not after[:, heads : 2 * heads].any()
+    assert torch.equal(after[:, 2 * heads : -1], before[:, 2 * heads + 1 :])
     assert not after[:, -1].any()
 
 

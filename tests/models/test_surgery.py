@@ -3,12 +3,11 @@
 import pytest
 import torch
 
-from obsdiff.errors import UserError
 from obsdiff.models.discovery import find_blocks
 from obsdiff.models.geometry import columns, items, rows
 from obsdiff.models.linear_view import layer_shapes
 from obsdiff.models.removable import removal_refusal
-from obsdiff.models.surgery import sharing_weights, shrink_, shrink_to_
+from obsdiff.models.surgery import sharing_weights, shrink_
 
 from ..conftest import PROMPTS, flux, sd, sd3
 from ..coverage_of_models import build
@@ -105,17 +104,6 @@ def test_neurons_of_a_single_block_come_after_its_heads():
     assert columns(transformer, neurons, 128).flatten().tolist() == list(range(32, 160))
 
 
-def test_a_dense_model_is_shrunk_to_the_shapes_of_a_layout():
-    pruned, again = sd3().transformer, sd3().transformer
-    layout = {"transformer_blocks.1.attn": {"heads": 2}, "transformer_blocks.0.ff": {"neurons": 40}}
-    groups = {(g.owner, g.kind): g for g in groups_of(pruned)}
-    shrink_(pruned, groups["transformer_blocks.1.attn", "heads"], [3, 1])
-    shrink_(pruned, groups["transformer_blocks.0.ff", "neurons"], list(range(40)))
-    shrink_to_(again, layout)
-    assert layer_shapes(again) == layer_shapes(pruned)
-    again.load_state_dict(pruned.state_dict())
-
-
 @pytest.mark.parametrize("make", [sd3, sd, flux])
 def test_a_shrunk_copy_shares_the_weights_that_did_not_shrink(make):
     pipe = make()
@@ -128,30 +116,6 @@ def test_a_shrunk_copy_shares_the_weights_that_did_not_shrink(make):
     assert changed
     assert {name.rpartition(".")[0] for name in changed} <= {*group.producers, *group.consumers}
     assert all(torch.equal(p, before[name]) for name, p in model.named_parameters())
-
-
-@pytest.mark.parametrize(
-    ("layout", "words"),
-    [
-        ({"transformer_blocks.1.attn": {"heads": -1}}, "1 to 4 can be left; found -1"),
-        ({"transformer_blocks.1.attn": {"heads": 0}}, "found 0"),
-        ({"transformer_blocks.1.attn": {"heads": 5}}, "found 5"),
-        ({"transformer_blocks.1.attn": {"heads": True}}, "found True"),
-        ({"transformer_blocks.1.attn": {"heads": "2"}}, "found '2'"),
-        (
-            {"transformer_blocks.1.attn": {"neurons": 2}},
-            "no 'neurons' in 'transformer_blocks.1.attn'",
-        ),
-        ({"transformer_blocks.9.attn": {"heads": 2}}, "transformer_blocks.9.attn"),
-        ({"__class__": {"heads": 2}}, "__class__"),
-        ({"transformer_blocks.1.attn": 2}, "found 2"),
-        ([1], "found list"),
-    ],
-)
-def test_a_tampered_layout_is_one_clear_error(layout, words):
-    with pytest.raises(UserError) as error:
-        shrink_to_(sd3().transformer, layout)
-    assert words in str(error.value)
 
 
 def test_a_norm_over_all_heads_is_refused_by_name():

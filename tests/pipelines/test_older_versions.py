@@ -13,6 +13,7 @@ import obsdiff
 from obsdiff import PruningConfig, UserError, prune_, save_pruned
 from obsdiff.cli.main import main
 from obsdiff.layerwise.journal import FINGERPRINT, Journal
+from obsdiff.models.layout import layout_of
 from obsdiff.pipelines import save
 from obsdiff.pipelines.folder import open_folder
 from obsdiff.pipelines.load import load_pipeline
@@ -67,10 +68,10 @@ CONFIG = {
 
 
 def unmark_(model) -> None:
-    """Make a model one of a version that did not mark removed heads."""
+    """Make a model one of a version that did not mark removed heads, nor state what was kept."""
     del model._modules["model"]
     kept = {name: value for name, value in model.config.items() if name != "head_marker"}
-    model._internal_dict = FrozenDict(kept)
+    model._internal_dict = FrozenDict(kept | {"pruned_layout": layout_of(model)})
 
 
 @pytest.mark.filterwarnings("ignore::obsdiff.errors.CalibrationWarning")

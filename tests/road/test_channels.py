@@ -14,8 +14,9 @@ from obsdiff.cli.prediction import predict
 from obsdiff.models.adapters import require_lora_fits
 from obsdiff.models.discovery import find_blocks
 from obsdiff.models.geometry import columns, items
+from obsdiff.models.layout import shrink_to_
 from obsdiff.models.linear_view import layer_shapes
-from obsdiff.models.surgery import shrink_, shrink_to_
+from obsdiff.models.surgery import shrink_
 from obsdiff.solvers.problem import layer_error
 
 from ..conftest import PROMPTS, ddpm, sd

@@ -4,10 +4,11 @@ from torch import nn
 
 from obsdiff.models.discovery import find_blocks
 from obsdiff.models.geometry import items, unit_size
+from obsdiff.models.layout import Layout
 from obsdiff.models.linear_view import layer_shapes
 from obsdiff.models.pruned_classes import mark_pruned_
 from obsdiff.models.removable import removal_refusal
-from obsdiff.models.surgery import Layout, shrink_
+from obsdiff.models.surgery import shrink_
 
 
 def cut_(model: nn.Module, *kinds: str, target: str = "linear") -> Layout:
