@@ -43,7 +43,7 @@ from .layerwise.reporting import begin_report, timed, warn_of
 from .layerwise.run_phases import plan_phases
 from .layerwise.structured import prune_structured_
 from .layerwise.tasks import owners_of, tasks_of
-from .models.pruned_classes import mark_pruned_
+from .models.pruned_classes import mark_corrected_, mark_pruned_
 from .pipelines.call import Prompt
 from .pipelines.general_prompts import general_prompts
 from .pipelines.placement import placed
@@ -145,6 +145,7 @@ def prune_planned(
             record_budget(pipe, plan, budget, report)
     if plan.groups:
         setattr(pipe, plan.component, mark_pruned_(plan.denoiser, report.layout))
+    setattr(pipe, plan.component, mark_corrected_(plan.denoiser))
     require_applied(pipe, plan, report)
     report.parameters["after"] = sum(p.numel() for p in plan.denoiser.parameters())
     warn_of(report, plan)

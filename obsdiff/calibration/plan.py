@@ -11,6 +11,7 @@ from ..errors import CalibrationError, UserError
 from ..models.adapters import require_plain
 from ..models.discovery import require_blocks
 from ..models.linear_view import layer_at, layer_shapes, unfolding_refusal
+from ..models.low_rank import correctable, ranks_of
 from ..models.own_weights import require_own_weights
 from ..models.pruned_classes import require_pruned_class
 from ..models.state import require_ready
@@ -102,11 +103,16 @@ def plan_pruning(pipe: Any, prompts: Sequence[Prompt], config: PruningConfig) ->
     selected = select_groups(blocks, config) if config.pattern == "structured" else []
     if selected:
         require_pruned_class(denoiser)
+    require_uncorrected(denoiser)
+    if config.low_rank is not None:
+        require_pruned_class(denoiser, "low_rank")
     groups = counted_groups(denoiser, selected, config)
     layers = [layer for package in packages for layer in package.layers]
     producers = [layer for prunable in groups for layer in prunable.group.producers]
     require_own_weights(pipe, name, dict.fromkeys(layers + producers))
     require_finite_weights(denoiser, layers)
+    if config.low_rank is not None:
+        require_correctable(denoiser, layers)
     require_saveable(pipe, name)
     chosen, seeds = choose_prompts(prompts, config)
     check_prompts(pipe, chosen)
@@ -143,6 +149,26 @@ def require_batches(calibration_set: CalibrationSet) -> None:
             f"batch_size: {calibration_set.ranks} processes share {len(calibration_set.prompts)} "
             f"prompts in batches of {calibration_set.batch_size}, so some would have none"
         )
+
+
+def require_uncorrected(denoiser: nn.Module) -> None:
+    """Raise UserError for a model that was pruned with low_rank before."""
+    if corrected := ranks_of(denoiser):
+        raise UserError(
+            f"{next(iter(corrected))}: expected a weight without a correction of low rank, found "
+            "one; obsdiff export --to padded merges them, or prune the dense model"
+        )
+
+
+def require_correctable(denoiser: nn.Module, layers: list[str]) -> None:
+    """Raise UserError for a layer of a class that computes otherwise than torch.nn.Linear."""
+    for layer in layers:
+        module = denoiser.get_submodule(layer)
+        if not correctable(module):
+            raise UserError(
+                f"low_rank: expected torch.nn.Linear at {layer}, found {type(module).__name__}; "
+                f"leave the layer out with --exclude '{layer}', or leave low_rank out"
+            )
 
 
 def require_finite_weights(denoiser: nn.Module, layers: list[str]) -> None:

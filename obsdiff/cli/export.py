@@ -128,8 +128,9 @@ def require_pruned_shapes(folder: Folder) -> None:
     Raises:
         UserError: no component has a pruned layout.
     """
-    if not any(folder.config(name).get("pruned_layout") for name in folder.components):
+    configs = [folder.config(name) for name in folder.components]
+    if not any(config.get("pruned_layout") or config.get("low_rank") for config in configs):
         raise UserError(
-            f"{folder.path}: expected a structured result of obsdiff, found no component with a "
-            "pruned layout; it already opens wherever the dense model does"
+            f"{folder.path}: expected a structured result of obsdiff, or one with low_rank, found "
+            "no component of pruned shapes; it already opens wherever the dense model does"
         )

@@ -42,6 +42,7 @@ from ..models.structure import Block, Shape, Tap
 from ..pipelines.denoisers import chosen_denoiser, other_denoisers
 from ..pipelines.folder import Folder
 from ..runtime.json_files import read_json
+from ..solvers.low_rank import rank_of
 from .depth_prediction import predict_depth
 from .guidance import latent_frames, step_passes
 from .inspection_plan import BlockRow, InspectionPlan, MemoryRow, PackageRow, TapRow
@@ -129,7 +130,11 @@ def plan_of(
         allocation_passes=allocating(folder, blocks, packages, config) * steps if steps else None,
         memory=planned_memory(packages, shapes, config),
         uncovered=uncovered(shapes, blocks, config.target),
-        notes=inspection_notes(folder, component, config) + rounding_notes(blocks, shapes, config),
+        notes=[
+            *inspection_notes(folder, component, config),
+            *rounding_notes(blocks, shapes, config),
+            *low_rank_notes([shapes[layer] for layer in pruned], config),
+        ],
         prediction=prediction(folder, config, settings, paper_count) if predicted else None,
         config=config,
     )
@@ -222,6 +227,18 @@ def allocating(
     cls = str(folder.config(folder.denoiser(config.component)).get("_class_name"))
     prompts = min(config.allocation_prompts, config.num_prompts)
     return trials_of(select_depth(cls, blocks, config)) * prompts
+
+
+def low_rank_notes(shapes: list[Shape], config: PruningConfig) -> list[str]:
+    """Return the note on the weights that corrections of low rank add, if there are any."""
+    if config.low_rank is None:
+        return []
+    ranks = [rank_of(shape, config.low_rank) for shape in shapes]
+    more = sum(rank * sum(shape) for rank, shape in zip(ranks, shapes, strict=True))
+    return [
+        f"low_rank {config.low_rank:g}: corrections of rank {min(ranks)} to {max(ranks)} add "
+        f"{more / 1e6:.2f} M weights ({2 * more / 1e6:.1f} MB in half precision)"
+    ]
 
 
 def drawings(blocks: list[Block], packages: list[Package], config: PruningConfig) -> int:

@@ -79,7 +79,7 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
 SIZE_TARGETS = ("target_parameters", "target_macs", "target_bytes")
 # settings that state a share of the dense denoiser instead of a sparsity
 BUDGETS = (*SIZE_TARGETS, "target_latency")
-SHARES = ("sparsity", *BUDGETS)  # settings that are a share, as 0.5 or "50%"
+SHARES = ("sparsity", "low_rank", *BUDGETS)  # settings that are a share, as 0.5 or "50%"
 CALL_SETTINGS = ("num_inference_steps", "guidance_scale", "height", "width")  # of the pipeline call
 DTYPES = ("float32", "bfloat16", "float16")
 DTYPE_ALIASES = {

@@ -221,6 +221,26 @@ def check_depth(c: Settings) -> None:
             )
 
 
+def check_low_rank(c: Settings) -> None:
+    """Check that a correction stands beside single weights of linear layers."""
+    if c.low_rank is None:
+        return
+    if c.kind == "structured":
+        raise UserError(
+            "low_rank corrects removed single weights, and pattern structured leaves dense ones; "
+            "choose unstructured or N:M, or leave low_rank out"
+        )
+    if c.target == "conv":
+        raise UserError(
+            "low_rank: expected linear layers, found target conv; choose linear, attention or ffn"
+        )
+    if not c.compensation:
+        raise UserError(
+            "low_rank repairs what was removed, and no-compensation repairs nothing; "
+            "leave one of them out"
+        )
+
+
 COMBINATIONS = (
     check_preset,
     check_target,
@@ -235,4 +255,5 @@ COMBINATIONS = (
     check_permute,
     check_asymmetric,
     check_refine,
+    check_low_rank,
 )

@@ -239,6 +239,14 @@ class Settings:
         "the layer error",
         choices=REFINEMENTS,
     )
+    low_rank: float | None = setting(
+        SOLVER,
+        None,
+        "unstructured, N:M: add to each layer a correction of low rank with this share of the "
+        "layer's weights, as 0.1 or 10%; found in turn with the pruned weight",
+        otherwise="none",
+        metavar="SHARE",
+    )
     permute: bool = setting(
         SOLVER,
         None,

@@ -12,6 +12,7 @@ from torch import nn
 from ..errors import UserError
 from ..models.growth import grow_
 from ..models.layout import layout_of
+from ..models.low_rank import ranks_of
 from ..pipelines.copied_parts import forget_places
 from ..pipelines.denoisers import DENOISERS
 from ..pipelines.folder import Folder
@@ -51,11 +52,12 @@ def pad_(pipe: Any) -> list[str]:
     """Grow every denoiser of pruned shapes in a pipeline, in place, and return their names."""
     found = {name: getattr(pipe, name, None) for name in DENOISERS}
     parts = {name: part for name, part in found.items() if isinstance(part, nn.Module)}
-    grown = [name for name, part in parts.items() if layout_of(part)]
+    grown = [name for name, part in parts.items() if layout_of(part) or ranks_of(part)]
     if not grown:
         raise UserError(
-            "export: expected a denoiser without some heads, neurons or channels, found dense "
-            "shapes; the folder already opens wherever the dense model does"
+            "export: expected a denoiser without some heads, neurons or channels, or with "
+            "corrections of low rank, found plain dense layers; the folder already opens wherever "
+            "the dense model does"
         )
     for name in grown:
         setattr(pipe, name, grow_(parts[name]))
@@ -72,7 +74,8 @@ def card(pipeline: str, grown: list[str], code: list[str]) -> str:
     """
     text = (
         f"The heads, neurons or channels that were removed from {' and '.join(grown)} are zeros "
-        "here (`obsdiff export --to padded`). The folder opens wherever the dense pipeline opens, "
+        "here, and corrections of low rank are added to their weights, which has filled the zeros "
+        "there (`obsdiff export --to padded`). The folder opens wherever the dense pipeline opens, "
         "and draws what the pruned one draws. It is neither smaller nor faster than the dense "
         "pipeline."
     )

@@ -11,7 +11,7 @@ from ..errors import RunFailed
 from ..models.geometry import items
 from ..models.layout import Layout
 from ..models.linear_view import matrix
-from ..models.pruned_classes import mark_pruned_
+from ..models.pruned_classes import mark_corrected_, mark_pruned_
 from ..pipelines.record import LayerRecord, PruningReport
 
 TOLERANCE = 1e-6  # of a share of zeros
@@ -65,6 +65,7 @@ def marked_if_interrupted(pipe: Any, plan: PruningPlan) -> Iterator[None]:
     try:
         yield
     except BaseException:
+        setattr(pipe, plan.component, mark_corrected_(plan.denoiser))
         if layout := layout_now(plan):
             setattr(pipe, plan.component, mark_pruned_(plan.denoiser, layout))
         raise

@@ -11,6 +11,7 @@ from ..models.structure import Tap
 from ..pipelines.record import LayerRecord
 from ..runtime.precision import exact_products
 from ..solvers import SOLVERS
+from ..solvers.low_rank import rank_of, with_low_rank
 from ..solvers.lstsq import refined
 from ..solvers.problem import Inputs, Solution, Target
 from ..solvers.swaps import swapped
@@ -70,7 +71,7 @@ def prune_tap_(
 
     def held_out_error(solutions: list[Solution]) -> float:
         pairs = zip(problems, solutions, strict=True)
-        return sum(problem.held_out_error(solution.weight) for problem, solution in pairs)
+        return sum(problem.held_out_error(solution.whole) for problem, solution in pairs)
 
     with named(first.name):
         solutions = best(dampings(config), solve, lambda found: found[0].damping, held_out_error)
@@ -83,7 +84,7 @@ def prune_tap_(
 def solutions_of(
     weights: list[Tensor], inputs: Inputs, config: PruningConfig, damping: float
 ) -> list[Solution]:
-    """Return the solver's solutions with one damping, refined if configured.
+    """Return the solver's solutions with one damping, refined and corrected if configured.
 
     Args:
         weights: the weights (O, I) of the layers that read the input.
@@ -91,6 +92,24 @@ def solutions_of(
         config: the settings.
         damping: in units of the mean of H's diagonal.
     """
+    if config.low_rank is None:
+        return sparse_solutions(weights, inputs, config, damping)
+    return [
+        with_low_rank(
+            weight,
+            lambda rest: sparse_solutions([rest], inputs, config, damping)[0],
+            inputs.hessian,
+            damping,
+            rank_of(tuple(weight.shape), config.low_rank),
+        )
+        for weight in weights
+    ]
+
+
+def sparse_solutions(
+    weights: list[Tensor], inputs: Inputs, config: PruningConfig, damping: float
+) -> list[Solution]:
+    """Return the solver's solutions, refined if configured; arguments as for `solutions_of`."""
     target = Target(config.removed, config.group, damping, config.compensation)
     hessian = inputs.hessian
     solutions = SOLVERS[config.method]([w.to(hessian.device) for w in weights], inputs, target)

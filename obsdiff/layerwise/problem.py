@@ -20,6 +20,7 @@ from ..calibration.calibrated_input import CalibratedInput
 from ..config import PruningConfig
 from ..errors import NotPositiveDefinite
 from ..models.linear_view import matrix, weight_of, write_
+from ..models.low_rank import correct_by_
 from ..pipelines.record import LayerRecord
 from ..solvers.asymmetric import asymmetric
 from ..solvers.problem import Solution, output_energy, relative_error, squared_error
@@ -77,7 +78,7 @@ class LayerProblem:
             energy = output_energy(self.target, self.hessian)
         found = solution.squared_error
         if found is None:
-            found = squared_error(self.target, solution.weight, self.hessian)
+            found = squared_error(self.target, solution.whole, self.hessian)
         return relative_error(found, energy)
 
     def held_out_error(self, pruned: Tensor) -> float:
@@ -96,7 +97,7 @@ class LayerProblem:
     def close_(
         self, solution: Solution, config: PruningConfig, sparsity: float | None = None
     ) -> LayerRecord:
-        """Judge a solution, correct the bias, write the weight, and record the layer.
+        """Judge a solution, correct the bias, write weight and correction, and record the layer.
 
         Args:
             solution: the pruned weight (O, I) and its mask, (O, I) or (I,).
@@ -106,21 +107,23 @@ class LayerProblem:
         Raises:
             NotPositiveDefinite: the pruned weight has inf or NaN.
         """
-        if not solution.weight.isfinite().all():
+        if not solution.whole.isfinite().all():
             raise NotPositiveDefinite(
                 f"{self.name}: the pruned weight has inf or NaN; "
                 f"raise the damping (now {solution.damping:g})"
             )
         repaired = None
         if self.held_out is not None and config.repairs:
-            repaired = not does_harm(self.target, solution.weight, solution.kept, self.held_out)
+            repaired = not does_harm(self.target, solution.whole, solution.kept, self.held_out)
             if not repaired:
                 solution = unrepaired(self.target, solution, self.hessian)
         error = self.error(solution)
-        held_out = self.held_out_error(solution.weight) if self.held_out is not None else None
+        held_out = self.held_out_error(solution.whole) if self.held_out is not None else None
         if config.correct_bias:
-            correct_(self.module, self.target, solution.weight, self.mean)
+            correct_(self.module, self.target, solution.whole, self.mean)
         write_(self.name, self.module, solution.weight)  # the target may be a view of this weight
+        if solution.low_rank is not None:
+            correct_by_(self.module, *solution.low_rank)
         if sparsity is None:
             sparsity = (weight_of(self.module) == 0).float().mean().item()
         return LayerRecord(
@@ -136,6 +139,7 @@ class LayerProblem:
             held_out,
             repaired,
             *self.tokens,
+            rank=len(solution.low_rank[1]) if solution.low_rank is not None else None,
         )
 
 

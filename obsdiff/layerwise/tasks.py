@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from ..calibration.groups import PrunableGroup
 from ..calibration.packages import Package
 from ..models.linear_view import layer_at, write_
+from ..models.low_rank import DOWN, UP, correct_by_, correction_of
 from ..models.structure import Shape, Tap
 from ..models.surgery import shrink_
 from ..pipelines.record import GroupRecord, LayerRecord
@@ -73,21 +74,29 @@ class TaskResult:
         layers: the record of each layer.
         groups: the record of each group.
         biases: the new biases, if they changed.
+        corrections: U (O, R) and V (R, I) of each layer that has a correction of low rank.
     """
 
     weights: dict[str, Tensor]
     layers: list[LayerRecord]
     groups: list[GroupRecord]
     biases: dict[str, Tensor] = field(default_factory=dict)
+    corrections: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
 
     @classmethod
     def of(
         cls, tensors: Mapping[str, Tensor], layers: list[LayerRecord], groups: list[GroupRecord]
     ) -> "TaskResult":
-        """Return the result from its `tensors`; KeyError for a missing weight."""
+        """Return the result from its `tensors`; KeyError for a missing one."""
         names = [row.name for row in layers]
         biases = {name: tensors[f"{name}.bias"] for name in names if f"{name}.bias" in tensors}
-        return cls({name: tensors[name] for name in names}, layers, groups, biases)
+        corrections = {
+            row.name: (tensors[f"{row.name}.{UP}"], tensors[f"{row.name}.{DOWN}"])
+            for row in layers
+            if row.rank
+        }
+        weights = {name: tensors[name] for name in names}
+        return cls(weights, layers, groups, biases, corrections)
 
     @classmethod
     def read(
@@ -105,12 +114,17 @@ class TaskResult:
             for name, module in modules.items()
             if corrected and module.bias is not None
         }
-        return cls(weights, layers, groups, biases)
+        found = {name: correction_of(module) for name, module in modules.items()}
+        corrections = {name: pair for name, pair in found.items() if pair}
+        return cls(weights, layers, groups, biases, corrections)
 
     @property
     def tensors(self) -> dict[str, Tensor]:
-        """Weights by layer, and biases by layer with ".bias"."""
-        return self.weights | {f"{name}.bias": bias for name, bias in self.biases.items()}
+        """Weights by layer, biases by layer with ".bias", corrections with their tensors' names."""
+        biases = {f"{name}.bias": bias for name, bias in self.biases.items()}
+        ups = {f"{name}.{UP}": pair[0] for name, pair in self.corrections.items()}
+        downs = {f"{name}.{DOWN}": pair[1] for name, pair in self.corrections.items()}
+        return self.weights | biases | ups | downs
 
 
 def tasks_of(packages: list[Package], groups: list[PrunableGroup]) -> list[Task]:
@@ -166,6 +180,8 @@ def apply_(denoiser: nn.Module, task: Task, result: TaskResult) -> None:
         shrink_(denoiser, prunable.group, kept_items(prunable, chosen))
     for layer, weight in result.weights.items():
         write_(layer, denoiser.get_submodule(layer), weight)
+    for layer, (up, down) in result.corrections.items():
+        correct_by_(denoiser.get_submodule(layer), up, down)
     for layer, bias in result.biases.items():
         own = layer_at(denoiser, layer).bias
         assert own is not None

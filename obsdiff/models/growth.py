@@ -13,19 +13,20 @@ import torch
 from diffusers import ConfigMixin
 from torch import Tensor, nn
 
+from .client_marker import MODULE
 from .discovery import find_blocks
 from .geometry import columns, items, norm_of, sections
-from .head_marker import MODULE, is_marked
 from .kept_items import forget_kept_
 from .layout import layout_of, target_of
 from .linear_view import layer_at, layer_shapes
+from .low_rank import merge_
 from .pruned_classes import OWN_SETTINGS, dense_class, dense_on_meta
 from .structure import Group
 from .surgery import shrink_, unchanged_if_interrupted, update_counts_, update_sizes_
 
 
 def grow_(model: nn.Module) -> nn.Module:
-    """Grow a model of a pruned class to its dense shapes with zeros, in place.
+    """Grow a model of a pruned class to its dense shapes with zeros, and merge its corrections.
 
     Args:
         model: the model; its class becomes that of diffusers.
@@ -43,8 +44,8 @@ def grow_(model: nn.Module) -> nn.Module:
             shrink_(model, group, order_of(places, total))
     for owner in layout:
         forget_kept_(model.get_submodule(owner))
-    if is_marked(model):
-        del model._modules[MODULE]
+    merge_(model)
+    model._modules.pop(MODULE, None)
     model.__class__ = dense_class(model)
     assert isinstance(model, ConfigMixin)
     forget_(model, OWN_SETTINGS)

@@ -21,14 +21,19 @@ from torch import nn
 
 from ..errors import UserError
 from .adapters import guarded
+from .client_marker import LOW_RANK, add_marker_
 from .discovery import find_blocks
 from .geometry import items
-from .head_marker import add_marker_
 from .layout import Layout, layout_of, shrink_to_, with_kept
 from .linear_view import layer_shapes
+from .low_rank import CONFIG_KEY, add_corrections_, ranks_of
 
 CLASS_PREFIX = "Pruned"
-OWN_SETTINGS = ("pruned_layout", "head_marker")  # in the config, beside those of the dense class
+OWN_SETTINGS = (
+    "pruned_layout",
+    "head_marker",
+    CONFIG_KEY,
+)  # in the config, beside those of the dense class
 
 
 @cache
@@ -51,30 +56,32 @@ def pruned_class(name: str) -> type[ModelMixin]:
         or not issubclass(base, ModelMixin)
     ):
         raise AttributeError(f"module 'obsdiff' has no attribute {name!r}")
-    doc = f"{base.__name__} without some heads, neurons or channels, as its pruned_layout states."
+    doc = f"{base.__name__} with other layers, as its pruned_layout and low_rank state."
     members = {"__init__": constructor(base), "__doc__": doc, "__module__": "obsdiff"}
     return type(name, (base,), members | own_constructors(base) | guarded(base))
 
 
-def require_pruned_class(model: nn.Module) -> None:
+def require_pruned_class(model: nn.Module, why: str = "pattern structured") -> None:
     """Refuse a model that has no pruned class, before it is pruned.
 
     Args:
         model: the denoiser.
+        why: the setting that needs the class.
 
     Raises:
         UserError: its class is none of diffusers, or one below it that computes otherwise.
     """
     base, cls = diffusers_class(type(model)), type(model)
+    instead = "use another pattern" if why.startswith("pattern") else f"leave {why} out"
     if base is None:
         raise UserError(
-            f"pattern structured: expected a model class of diffusers, found {cls.__name__}, "
-            "so the pruned shapes could not be opened again; use another pattern"
+            f"{why}: expected a model class of diffusers, found {cls.__name__}, "
+            f"so the pruned shapes could not be opened again; {instead}"
         )
     if cls.forward is not base.forward:
         raise UserError(
-            f"pattern structured: expected the forward of {base.__name__}, found that "
-            f"{cls.__name__} has its own, which a saved model would lose; use another pattern, "
+            f"{why}: expected the forward of {base.__name__}, found that "
+            f"{cls.__name__} has its own, which a saved model would lose; {instead}, "
             f"or build a {base.__name__} with these weights and prune that"
         )
 
@@ -91,7 +98,7 @@ def diffusers_class(cls: type) -> type[ModelMixin] | None:
 
 
 def constructor(base: type[ModelMixin]) -> Any:
-    """Return the `__init__` of a pruned class: the dense model's, then its layers shrink.
+    """Return the `__init__` of a pruned class: the dense model's, then its layers change.
 
     A config without `head_marker` is that of an older file, which has no marker.
     """
@@ -101,11 +108,14 @@ def constructor(base: type[ModelMixin]) -> Any:
         *args: Any,
         pruned_layout: Mapping[str, Any] | None = None,
         head_marker: bool | None = None,
+        low_rank: Mapping[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
         base.__init__(self, *args, **kwargs)
         shrink_to_(self, pruned_layout or {})
         self.register_to_config(pruned_layout=dict(pruned_layout or {}))
+        if low_rank:
+            correct_all_(self, low_rank)
         if head_marker is True:
             add_marker_(self)
             self.register_to_config(head_marker=True)
@@ -154,6 +164,31 @@ def mark_pruned_(model: nn.Module, layout: Layout) -> nn.Module:
     assert isinstance(model, ConfigMixin)
     model.register_to_config(pruned_layout=with_kept(model, merged))
     mark_heads_(model)
+    return model
+
+
+def correct_all_(model: nn.Module, ranks: Mapping[str, Any]) -> None:
+    """Give a model of a pruned class corrections of low rank, of zeros, and their marker."""
+    add_corrections_(model, ranks)
+    add_marker_(model, LOW_RANK)
+    assert isinstance(model, ConfigMixin)
+    model.register_to_config(**{CONFIG_KEY: dict(ranks)})
+
+
+def mark_corrected_(model: nn.Module) -> nn.Module:
+    """Turn a model with corrections of low rank into one of the pruned class, and mark it.
+
+    Args:
+        model: a model of diffusers, of a class below, or of a pruned class.
+
+    Returns:
+        The same model.
+    """
+    if ranks := ranks_of(model):
+        mark_pruned_(model, {})
+        add_marker_(model, LOW_RANK)
+        assert isinstance(model, ConfigMixin)
+        model.register_to_config(**{CONFIG_KEY: ranks})
     return model
 
 

@@ -43,6 +43,16 @@ WITHOUT_CHANNELS = [
 ]
 
 
+WITH_CORRECTIONS = [
+    "- Not in ComfyUI, which stops with `Could not detect model type`. It would skip the "
+    "corrections of low rank without an error; a marker in the weights prevents that.",
+]
+MERGED = (
+    "- Wherever the dense model opens, without the zeros, after `obsdiff export DIR --to padded "
+    "--output OUT`: the corrections are added to the weights."
+)
+
+
 def opens_in_depth() -> list[str]:
     """Return the lines of a card on the programs that open a model with fewer blocks."""
     return [HEADING, "", *FEWER_BLOCKS]
@@ -52,8 +62,11 @@ def opens_in(kinds: Collection[str]) -> list[str]:
     """Return the lines of a card on the programs that open the folder.
 
     Args:
-        kinds: what was removed from the denoiser; nothing for zeros.
+        kinds: what was removed from the denoiser, or "low rank" for corrections that were added;
+            nothing for zeros.
     """
+    if "low rank" in kinds:
+        return [HEADING, "", *WITH_OBSDIFF, *WITH_CORRECTIONS, MERGED]
     if not kinds:
         return [HEADING, "", *ZEROS]
     if "heads" in kinds:

@@ -126,7 +126,7 @@ def removed_in_words(report: PruningReport) -> str:
     if not report.groups:
         return (
             f"{report.sparsity:.2%} of the weights of {len(report.layers)} {kinds} in "
-            f"`{component}` are zero ({how}); {of_the_rest(config)}."
+            f"`{component}` are zero ({how}); {corrections(report)}{of_the_rest(config)}."
         )
     before, after = report.parameters["before"], report.parameters["after"]
     where = "" if report.depth else "the pruned blocks of "
@@ -134,6 +134,19 @@ def removed_in_words(report: PruningReport) -> str:
         f"{report.gone()} from {where}`{component}` ({how}): "
         f"{after / 1e6:.2f} M of {before / 1e6:.2f} M parameters are left."
         + (f" All weights are stored in {config['dtype']}." if config["dtype"] else "")
+    )
+
+
+def corrections(report: PruningReport) -> str:
+    """Return what was added to the layers, or nothing."""
+    ranks = [row.rank for row in report.layers if row.rank]
+    if not ranks:
+        return ""
+    more = sum(row.rank * sum(row.shape) for row in report.layers if row.rank)
+    all_of_them = sum(row.shape[0] * row.shape[1] for row in report.layers)
+    return (
+        f"{len(ranks)} of them have a correction of low rank beside the weight, rank "
+        f"{min(ranks)} to {max(ranks)}, {more / all_of_them:.1%} more weights; "
     )
 
 

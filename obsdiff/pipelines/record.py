@@ -39,6 +39,7 @@ class LayerRecord:
             change; None if they were not consulted.
         tokens: calibration tokens that the layer read.
         kept_tokens: those of them that its Hessian sums.
+        rank: rank of the correction beside its weight; None without one.
     """
 
     name: str
@@ -54,6 +55,7 @@ class LayerRecord:
     repaired: bool | None = None
     tokens: int = 0
     kept_tokens: int = 0
+    rank: int | None = None
 
 
 @dataclass(frozen=True)

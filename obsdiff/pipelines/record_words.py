@@ -51,7 +51,11 @@ def gone_in_words(record: dict[str, Any]) -> str:
     """Return what was removed, or the share of zeros."""
     if record["groups"]:
         return in_words(leaving(record["groups"]))
-    return f"{record['sparsity']:.2%} of the weights of {len(record['layers'])} layers are zero"
+    found = f"{record['sparsity']:.2%} of the weights of {len(record['layers'])} layers are zero"
+    ranks = [layer["rank"] for layer in record["layers"] if layer.get("rank")]
+    if not ranks:
+        return found
+    return f"{found}; {len(ranks)} have a correction of rank {min(ranks)} to {max(ranks)}"
 
 
 def effect_in_words(depth: dict[str, Any]) -> str:

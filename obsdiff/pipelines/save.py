@@ -16,8 +16,9 @@ from torch import nn
 
 from ..errors import RunFailed
 from ..models.adapters import require_unwrapped
-from ..models.head_marker import is_marked
+from ..models.client_marker import is_marked
 from ..models.layout import layout_of
+from ..models.low_rank import ranks_of
 from ..models.pruned_classes import mark_heads_
 from ..runtime.file_hashing import file_hash, file_hashes
 from ..runtime.json_files import write_json
@@ -112,7 +113,12 @@ def write_pruned(pipe: Any, folder: Path, report: PruningReport) -> None:
 
 
 def removed_kinds(denoiser: nn.Module) -> set[str]:
-    """Return what was removed from a denoiser, now or before: heads, neurons, channels."""
+    """Return what was removed from a denoiser, now or before: heads, neurons, channels; or added.
+
+    "low rank" stands for corrections beside its weights.
+    """
+    if ranks_of(denoiser):
+        return {"low rank"}
     kinds = {kind for owner in layout_of(denoiser).values() for kind in owner}
     return kinds if is_marked(denoiser) else kinds - {"heads"}  # else all heads are left
 

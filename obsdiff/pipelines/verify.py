@@ -17,6 +17,7 @@ from torch import Tensor
 
 from ..config import PruningConfig
 from ..errors import RunFailed, UserError
+from ..models.low_rank import DOWN
 from ..runtime.file_hashing import file_hash
 from ..runtime.json_files import check_json, check_shapes
 from ..runtime.regular_files import refuse_folder
@@ -191,15 +192,20 @@ def check_layers(component: Path, record: dict[str, Any], found: Findings) -> No
     pattern = record["config"]["pattern"]
     group = None if pattern == "structured" else PruningConfig(pattern=pattern).group
     rows = {f"{row['name']}.weight": row for row in record["layers"]}
+    ranks = {f"{row['name']}.{DOWN}": row["rank"] for row in record["layers"] if row.get("rank")}
     for file in sorted(file for file in component.glob("*.safetensors") if file.is_file()):
         try:
             with safe_open(file, "pt") as opened:
-                for name in rows.keys() & set(opened.keys()):
+                names = set(opened.keys())
+                for name in rows.keys() & names:
                     weight = opened.get_tensor(name).flatten(1)
                     check_layer(rows.pop(name), weight, group, pattern == "structured", found)
+                for name in ranks.keys() & names:
+                    rank, wanted = opened.get_slice(name).get_shape()[0], ranks.pop(name)
+                    found.note(rank == wanted, f"{name} has rank {rank}, expected {wanted}")
         except SafetensorError as error:
             found.note(False, f"{file.name} can't be read: {error}")
-    for name in rows:
+    for name in (*rows, *ranks):
         found.note(False, f"{name} is missing")
 
 

@@ -69,6 +69,7 @@ class Solution:
         loss: sum of the removed saliencies, in the unit of (1) / 2.
         damping: damping used, in units of the Hessian's mean diagonal; 0 if none.
         squared_error: the value of (1), if the solver has it; None: to be computed.
+        low_rank: a correction beside it, U (O, R) and V (R, I), in the dtype of H; None without.
     """
 
     weight: Tensor
@@ -76,6 +77,15 @@ class Solution:
     loss: float
     damping: float
     squared_error: float | None = None
+    low_rank: tuple[Tensor, Tensor] | None = None
+
+    @property
+    def whole(self) -> Tensor:
+        """W' + U V (O, I): what the layer multiplies by."""
+        if self.low_rank is None:
+            return self.weight
+        up, down = self.low_rank
+        return self.weight.to(up) + up @ down
 
 
 def layer_error(weight: Tensor, pruned: Tensor, hessian: Tensor) -> float:

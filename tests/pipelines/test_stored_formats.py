@@ -10,7 +10,7 @@ from diffusers import DiffusionPipeline
 from safetensors.torch import load_file, save_file
 
 from obsdiff.cli.main import main
-from obsdiff.models.head_marker import MARKER_KEY
+from obsdiff.models.client_marker import MARKER_KEY
 from obsdiff.pipelines.stored_formats import copy_files, exact_format
 
 from ..conftest import sd3

@@ -19,7 +19,7 @@ import torch
 from diffusers import SD3Transformer2DModel
 from safetensors.torch import save_file
 
-from obsdiff.models.head_marker import MARKER_KEY
+from obsdiff.models.client_marker import MARKER_KEY
 
 from ..conftest import flux, sd, sd3, sdxl
 from ..support.cut_heads import cut_

@@ -9,7 +9,7 @@ from benchmarks.plain.solve import solve
 from benchmarks.plain.structured import remove_parts
 from obsdiff import PruningConfig, prune_
 from obsdiff.calibration.hessian import Hessian
-from obsdiff.models.head_marker import MARKER_KEY
+from obsdiff.models.client_marker import MARKER_KEY
 from obsdiff.models.linear_view import layer_shapes
 from obsdiff.solvers.obs import obs
 from obsdiff.solvers.obs_structured import Consumer, obs_heads, obs_neurons

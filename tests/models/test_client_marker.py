@@ -13,7 +13,7 @@ from torch import nn
 
 import obsdiff
 from obsdiff import UserError
-from obsdiff.models.head_marker import MARKER_KEY, MODULE, add_marker_, is_marked
+from obsdiff.models.client_marker import MARKER_KEY, MODULE, add_marker_, is_marked
 from obsdiff.models.layout import layout_of
 from obsdiff.models.pruned_classes import mark_pruned_
 

@@ -1,0 +1,58 @@
+"""Mark a model that other programs would compute wrongly, so that they refuse it.
+
+A loader that takes the shapes of linear layers from the file and head counts from constants would
+compute another attention from a file without some heads; one that skips tensors it does not know
+would compute without the corrections of low rank. Neither is an error there. The marker is one
+small tensor under the name "model.". That is where ComfyUI expects a denoiser inside of a larger
+file: if there is such a tensor, its loader reads nothing else, finds no model in it, and stops with
+its own error. diffusers reads the marker like any other buffer, and config.json states that it is
+there.
+"""
+
+import torch
+from torch import nn
+
+from ..errors import UserError
+
+MODULE = "model"
+HEADS = "heads_removed_open_with_obsdiff"  # the tensor's name for removed heads
+LOW_RANK = "low_rank_beside_open_with_obsdiff"  # for corrections of low rank
+MARKER_KEY = f"{MODULE}.{HEADS}"  # its name in the file
+
+
+class ClientMarker(nn.Module):
+    """A module of one buffer, or one for each reason, and no computation."""
+
+
+def is_marked(model: nn.Module, reason: str = HEADS) -> bool:
+    """Return whether a model has the marker for a reason."""
+    marker = getattr(model, MODULE, None)
+    return isinstance(marker, ClientMarker) and hasattr(marker, reason)
+
+
+def add_marker_(model: nn.Module, reason: str = HEADS) -> None:
+    """Add the marker to a model, on the device and in the format of its first parameter.
+
+    Args:
+        model: a model of a pruned class; one that has the marker stays as it is.
+        reason: HEADS or LOW_RANK.
+
+    Raises:
+        UserError: the model has something else under the marker's name.
+    """
+    if is_marked(model, reason):
+        return
+    marker = getattr(model, MODULE, None)
+    if marker is not None and not isinstance(marker, ClientMarker):
+        instead = {HEADS: "prune with target='ffn'", LOW_RANK: "prune without low_rank"}
+        raise UserError(
+            f"{type(model).__name__}: expected no attribute {MODULE!r}, under which obsdiff keeps "
+            f"other programs from the model, found {type(marker).__name__}; {instead[reason]}"
+        )
+    if marker is None:
+        marker = ClientMarker()
+        model.add_module(MODULE, marker)
+    marker.register_buffer(reason, torch.zeros(1))
+    like = next(model.parameters())
+    if like.device.type != "meta":  # a model without weights gets them, and the marker, later
+        marker.to(like.device, like.dtype)

@@ -1,0 +1,146 @@
+"""Sparse plus low rank: a pruned weight and a correction of few dimensions, found in turn.
+
+    minimise tr(D A D^T),  D = S + U V - W,  over S under a mask, U V of rank R,  A = H + d I   (1)
+    given S:    U = the R leading eigenvectors of E A E^T,  V = U^T E,  E = W - S               (2)
+    given U V:  S = the pruned W - U V, by any solver; under a fixed mask its re-solve          (3)
+
+(2) is exact: with A = C C^T the best U V C is the truncated singular value decomposition of E C,
+which is U U^T E C, so no factor of A is needed. U comes from block power iterations, begun in the
+turn before where it stopped. What pruning leaves has a flat spectrum, so a few iterations reach
+nearly the energy of exact eigenvectors (Halko et al., theorem 10.6 and section 9.3).
+
+The turns begin with the plain pruned weight, and the best turn is the result: it is never worse
+than the pruned weight and its own best correction.
+
+W, S, E (O, I), U (O, R), V (R, I), H, A (I, I), d the damping, O outputs, I inputs.
+
+References:
+    Zhang, Papyan, "OATS: Outlier-Aware Pruning Through Sparse and Low Rank Decomposition", 2024.
+        https://arxiv.org/abs/2409.13652
+    Makni, Meng, Mazumder, "3BASiL: An Algorithmic Framework for Sparse plus Low-Rank Compression
+        of LLMs", 2025. https://arxiv.org/abs/2603.01376
+    Halko, Martinsson, Tropp, "Finding Structure with Randomness", 2011.
+        https://arxiv.org/abs/0909.4061
+"""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from .lstsq import damped, lstsq
+from .problem import Solution, squared_error
+
+TURNS = 4  # times that the pruned weight and the correction are found in turn
+POLISH = 4  # turns after them in which the mask stays
+ITERATIONS = 4  # block power iterations of a correction
+OVERSAMPLE = 8  # dimensions that the iterations carry beside the R that are kept
+
+Solve = Callable[[Tensor], Solution]
+
+
+def rank_of(shape: tuple[int, ...], share: float) -> int:
+    """Return the rank R of a correction with a share of a layer's weights: R (O + I) of O I.
+
+    Args:
+        shape: (O, I).
+        share: above 0.
+
+    Returns:
+        At least 1, at most min(O, I).
+    """
+    outputs, inputs = shape
+    return max(1, min(int(share * outputs * inputs / (outputs + inputs)), outputs, inputs))
+
+
+def with_low_rank(
+    weight: Tensor,
+    solve: Solve,
+    hessian: Tensor,
+    damping: float,
+    rank: int,
+    turns: int = TURNS,
+) -> Solution:
+    """Return a pruned weight and its correction of low rank.
+
+    Args:
+        weight: W (O, I).
+        solve: prunes a weight (O, I).
+        hessian: H (I, I).
+        damping: d, in units of H's mean diagonal; a solution's own is used if larger.
+        rank: R, 1 to min(O, I).
+        turns: times that (2) and (3) alternate.
+
+    Returns:
+        The solution of the turn with the least error by H. Its loss is half of that error.
+
+    Raises:
+        NotPositiveDefinite: as the solver, and as `lstsq`.
+    """
+    solution = solve(weight)
+    damping = max(damping, solution.damping)
+    square = damped(hessian, damping)
+    rows = weight.to(square)
+    found, start = None, None
+    for turn in range(turns + 1):
+        up, down, start = correction(rows - solution.weight.to(square), square, rank, start)
+        loss = squared_error(rows, solution.weight.to(square) + up @ down, hessian) / 2
+        if found is None or loss < found.loss:
+            found = replace(solution, loss=loss, damping=damping, low_rank=(up, down))
+        if turn < turns:
+            solution = solve((rows - up @ down).to(weight.dtype))
+    assert found is not None
+    return polished(rows, found, square, hessian)
+
+
+def polished(rows: Tensor, solution: Solution, square: Tensor, hessian: Tensor) -> Solution:
+    """Alternate the re-solve of the kept weights and (2), while that lowers the error.
+
+    Args:
+        rows: W (O, I).
+        solution: a pruned weight and its correction.
+        square: A (I, I).
+        hessian: H (I, I).
+    """
+    start = None
+    for _ in range(POLISH):
+        assert solution.low_rank is not None
+        up, down = solution.low_rank
+        sparse = lstsq(rows - up @ down, solution.kept, square, 0.0, solution.weight.to(square))
+        up, down, start = correction(rows - sparse, square, len(down), start)
+        loss = squared_error(rows, sparse + up @ down, hessian) / 2
+        if not loss < solution.loss:
+            break
+        solution = replace(
+            solution, weight=sparse.to(solution.weight), loss=loss, low_rank=(up, down)
+        )
+    return solution
+
+
+def correction(
+    gap: Tensor, square: Tensor, rank: int, start: Tensor | None = None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return (2): the best correction of rank R of what a weight lacks.
+
+    Args:
+        gap: E (O, I).
+        square: A (I, I), symmetric.
+        rank: R, 1 to min(O, I).
+        start: the basis (O, P) in which iterations ended before; default: random, always the same.
+
+    Returns:
+        U (O, R) with orthonormal columns, V (R, I), and the basis (O, P), P at least R.
+    """
+    outputs, inputs = gap.shape
+    width = min(rank + OVERSAMPLE, outputs, inputs)
+    if start is None:
+        generator = torch.Generator().manual_seed(0)
+        start = torch.randn(outputs, width, generator=generator).to(gap)
+    basis = torch.linalg.qr(start).Q
+    for _ in range(ITERATIONS):
+        basis = torch.linalg.qr(gap @ (square @ (gap.T @ basis))).Q
+    seen = gap.T @ basis  # (I, P)
+    vectors = torch.linalg.eigh(seen.T @ (square @ seen)).eigenvectors
+    up = basis @ vectors[:, -rank:]
+    return up, up.T @ gap, basis
