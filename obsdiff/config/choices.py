@@ -54,6 +54,7 @@ DEFAULTS: dict[str, Any] = {  # of fields that a preset may fill in
 }
 # settings that pattern depth leaves at their defaults: they state something about single layers
 NOT_FOR_DEPTH = (
+    "low_rank",
     *("target", "include", "exclude", "round_to", "allocation", "calibration", "packages"),
     *("memory_budget_gib", "held_out", "refine", "permute", "asymmetric", "correct_bias"),
     "choose_damping",
