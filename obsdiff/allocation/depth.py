@@ -1,17 +1,27 @@
-"""Prune whole blocks: choose them, take them out, record it."""
+"""Prune whole blocks: choose them, take them out, repair the block before each gap, record it."""
 
 import math
+from collections.abc import Sequence
 from typing import Any
+
+from torch import Tensor
 
 from ..calibration.context import ALLOCATION, CalibrationContext
 from ..calibration.depth_selection import DepthSelection
 from ..calibration.plan import PruningPlan
+from ..errors import CalibrationError
+from ..evaluation.metrics import relative_latent_error
 from ..layerwise.journal import NullJournal
-from ..layerwise.reporting import seconds
+from ..layerwise.reporting import seconds, warn_and_record
 from ..models.depth import remove_blocks_
 from ..pipelines.record import GroupRecord, PruningReport
 from ..runtime.display import current
 from .block_effects import BlockEffects, choose_blocks, in_order, trials_of
+from .depth_repair import REPAIR, Gap, gaps_of, gather_gaps, own_weights, write_changes_
+from .layer_sensitivity import latents
+
+DAMPINGS = (10.0, 100.0, 1000.0)  # factors of the damping that a repair tries
+NO_CHANGE = math.inf  # damping of no repair
 
 
 def prune_depth_(
@@ -27,6 +37,7 @@ def prune_depth_(
 
     Raises:
         CalibrationError: the pipeline does not draw the same latents twice, or no block can leave.
+        NotPositiveDefinite: the inputs of a repaired layer have inf or NaN.
     """
     selection = plan.depth
     assert selection is not None  # plan_pruning sets it for pattern depth
@@ -37,13 +48,83 @@ def prune_depth_(
     with seconds(report, ALLOCATION):
         away = choose_blocks(effects)
     phases.complete(ALLOCATION)
-    report.add([], [*group_records(selection, away, effects)])
+    report.add([], group_records(selection, away, effects))
     report.depth = depth_record(selection, away, effects)
+    gaps = gaps_of(plan.denoiser, selection, away, plan.blocks) if fits(plan, report) else []
+    base = None
+    if gaps:
+        phases.plan(REPAIR, fitted(plan), unit="prompts")
+        with seconds(report, REPAIR):
+            base = effects.draw(context, plan.config)
+            gather_gaps(context, gaps, plan.config.allocation_prompts)
     remove_blocks_(plan.denoiser, selection.stacks, away)
+    if base is not None:
+        with seconds(report, REPAIR):
+            report.depth["repair"] = repaired_(context, plan, gaps, base, report)
+        phases.complete(REPAIR)
+
+
+def fitted(plan: PruningPlan) -> int:
+    """Return how many calibration prompts a repair is fitted to."""
+    return len(plan.calibration_set.prompts) - plan.config.allocation_prompts
+
+
+def fits(plan: PruningPlan, report: PruningReport) -> bool:
+    """Return whether there is a repair; warn if there are no prompts for it."""
+    if not plan.config.compensation:
+        return False
+    if fitted(plan) < 1:
+        warn_and_record(
+            report,
+            f"nothing is repaired: {plan.config.allocation_prompts} prompts judge a repair, and "
+            f"none is left of {len(plan.calibration_set.prompts)} to fit it to; use more prompts",
+        )
+        return False
+    return True
+
+
+def repaired_(
+    context: CalibrationContext,
+    plan: PruningPlan,
+    gaps: list[Gap],
+    base: Tensor,
+    report: PruningReport,
+) -> dict[str, Any]:
+    """Repair the blocks before the gaps, in place, by the damping with the least error.
+
+    Args:
+        context: the model without the blocks, and how it draws.
+        plan: the pruning.
+        gaps: the gaps, with their sums.
+        base: the dense latents.
+        report: receives a warning if nothing is repaired.
+
+    Returns:
+        The repaired layers, the damping, the relative latent error by damping.
+    """
+    own = own_weights(gaps)
+    found = {NO_CHANGE: report.depth["together"]}
+    for damping in (factor * plan.config.damping for factor in DAMPINGS if plan.config.damping):
+        write_changes_(gaps, own, damping)
+        drawn = latents(context, plan.config.allocation_prompts)
+        error = relative_latent_error(drawn, base)["value"]
+        if error is not None:
+            found[damping] = error
+    best = min(found, key=lambda damping: found[damping])
+    write_changes_(gaps, own, best)
+    if best == NO_CHANGE:
+        why = "no repair lowers the error" if own else "no layer before a gap is behind a gate"
+        warn_and_record(report, f"nothing is repaired: {why}")
+    return {
+        "layers": list(own) if best != NO_CHANGE else [],
+        "damping": best if best != NO_CHANGE else None,
+        "error": found[best],
+        "tried": [[damping, error] for damping, error in found.items() if damping != NO_CHANGE],
+    }
 
 
 def group_records(
-    selection: DepthSelection, away: tuple[str, ...], effects: BlockEffects
+    selection: DepthSelection, away: Sequence[str], effects: BlockEffects
 ) -> list[GroupRecord]:
     """Return the record of each list of blocks; a block's score is the effect of it alone."""
     return [
@@ -61,18 +142,28 @@ def group_records(
 
 
 def depth_record(
-    selection: DepthSelection, away: tuple[str, ...], effects: BlockEffects
+    selection: DepthSelection, away: Sequence[str], effects: BlockEffects
 ) -> dict[str, Any]:
-    """Return what was measured about the blocks that left, and of which blocks those left are."""
+    """Return what was measured about the blocks that left, and which blocks are left.
+
+    Raises:
+        CalibrationError: without these blocks together the latents have inf or NaN.
+    """
+    together = finite(effects.known.get(in_order(selection, away)))
+    if together is None:
+        raise CalibrationError(
+            f"pattern depth: the latents have inf or NaN without {', '.join(away)}; remove fewer "
+            "blocks, or try another --dtype"
+        )
     return {
         "removed": [{"name": name, "alone": finite(effects.known.get((name,)))} for name in away],
-        "together": finite(effects.known.get(in_order(selection, away))),
+        "together": together,
         "kept": {
             owner: [i for i, name in enumerate(blocks) if name not in away]
             for owner, blocks in selection.blocks.items()
         },
         "trials": len(effects.known),
-        "repaired": False,
+        "repair": {},
     }
 
 

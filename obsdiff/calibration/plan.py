@@ -109,8 +109,9 @@ def plan_pruning(pipe: Any, prompts: Sequence[Prompt], config: PruningConfig) ->
     groups = counted_groups(denoiser, selected, config)
     layers = [layer for package in packages for layer in package.layers]
     producers = [layer for prunable in groups for layer in prunable.group.producers]
-    require_own_weights(pipe, name, dict.fromkeys(layers + producers))
-    require_finite_weights(denoiser, layers)
+    written = repairable(blocks) if depth and config.compensation else []
+    require_own_weights(pipe, name, dict.fromkeys(layers + producers + written))
+    require_finite_weights(denoiser, layers + written)
     if config.low_rank is not None:
         require_correctable(denoiser, layers)
     require_saveable(pipe, name)
@@ -140,6 +141,12 @@ def plan_pruning(pipe: Any, prompts: Sequence[Prompt], config: PruningConfig) ->
     return PruningPlan(
         config, name, scheduler, denoiser, shapes, blocks, packages, groups, calibration_set, depth
     )
+
+
+def repairable(blocks: list[Block]) -> list[str]:
+    """Return the layers that a repair after the removal of blocks may change."""
+    groups = [group for block in blocks for group in block.groups if group.kind == "neurons"]
+    return [layer for group in groups for layer in group.consumers]
 
 
 def require_batches(calibration_set: CalibrationSet) -> None:

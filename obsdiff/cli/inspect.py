@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 from ..allocation.block_effects import trials_of
 from ..allocation.budget import size_budget
+from ..allocation.depth import DAMPINGS
 from ..calibration.depth_selection import select_depth
 from ..calibration.groups import at_sparsity, prunable_groups
 from ..calibration.packages import (
@@ -226,7 +227,9 @@ def allocating(
         return drawings(blocks, packages, config)
     cls = str(folder.config(folder.denoiser(config.component)).get("_class_name"))
     prompts = min(config.allocation_prompts, config.num_prompts)
-    return trials_of(select_depth(cls, blocks, config)) * prompts
+    drawn = trials_of(select_depth(cls, blocks, config)) * prompts
+    fitted = config.num_prompts - prompts
+    return drawn + (fitted + len(DAMPINGS) * prompts if config.compensation and fitted else 0)
 
 
 def low_rank_notes(shapes: list[Shape], config: PruningConfig) -> list[str]:

@@ -225,7 +225,7 @@ def prune_all(
 def phase_names(config: PruningConfig) -> list[str]:
     """Return the names of the phases of a pruning, in their order, for the display."""
     if config.depth:
-        return [LOADING, "allocation", SAVING]
+        return [LOADING, "allocation", *(["repair"] if config.compensation else []), SAVING]
     found = {
         LOADING: True,
         "budget": bool(config.budget),

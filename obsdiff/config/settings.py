@@ -213,7 +213,8 @@ class Settings:
     damping: float = setting(
         SOLVER,
         0.01,
-        "value added to the diagonal of the Hessian, in units of its mean; 0 or more",
+        "value added to the diagonal of the Hessian, in units of its mean; 0 or more; depth tries "
+        "10, 100 and 1000 times as much",
         metavar="DAMPING",
     )
     choose_damping: bool = setting(
@@ -268,8 +269,8 @@ class Settings:
     compensation: bool = setting(
         SOLVER,
         True,
-        "change the kept weights so that they compensate for the removed ones; depth repairs "
-        "nothing",
+        "change the kept weights so that they compensate for the removed ones; for depth "
+        "the layers before a gap, if a drawing gets better by it",
     )
     component: str | None = setting(
         WHAT,

@@ -113,9 +113,18 @@ def effect_rows(report: PruningReport) -> list[str]:
     prompts = min(report.config["allocation_prompts"], len(report.prompts))
     return [
         f"| relative latent error without each block alone | {alone} |",
-        f"| without all of them, nothing repaired or trained | {report.depth['together']:.4f} on "
-        f"{prompts} calibration prompts; 0 is the same picture, about 2 an unrelated one |",
+        f"| without all of them, before any repair | {report.depth['together']:.4f} on {prompts} "
+        "calibration prompts; 0 is the same picture, about 2 an unrelated one |",
+        repair_row(report.depth["repair"]),
     ]
+
+
+def repair_row(repair: dict[str, Any]) -> str:
+    """Return the row on the repair; nothing is trained in any case."""
+    if not repair.get("layers"):
+        return "| repair | none; nothing was trained |"
+    layers = ", ".join(repair["layers"])
+    return f"| repaired, not trained | {repair['error']:.4f} on the same prompts, by {layers} |"
 
 
 def removed_in_words(report: PruningReport) -> str:

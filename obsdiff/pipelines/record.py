@@ -97,7 +97,7 @@ class PruningReport:
         layers: the pruned layers; of a structured run those that read removed heads or neurons.
         groups: heads, neurons and channels of a structured run, blocks of one of pattern depth.
         depth: of a run of pattern depth what was measured: the blocks that left, each with its
-            effect alone, their effect together, and the numbers that the others had.
+            effect alone, their effect together, the numbers that the others had, and the repair.
         latency: measurements that met a target latency.
         budget: unit and target share of a budget, the dense denoiser's amount, the pruned one's.
         sensitivity: relative latent error after pruning only one layer, by its name; filled in by

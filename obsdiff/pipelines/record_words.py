@@ -61,8 +61,11 @@ def gone_in_words(record: dict[str, Any]) -> str:
 def effect_in_words(depth: dict[str, Any]) -> str:
     """Return the measured effect of the blocks that left, and their names."""
     names = ", ".join(row["name"] for row in depth["removed"])
+    repair = depth["repair"]
+    repaired = f", {repair['error']:.4f} repaired" if repair.get("layers") else ""
+    none = "" if repaired else ", nothing repaired"
     return (
-        f"relative latent error {depth['together']:.4f} without {names}, nothing repaired, on "
+        f"relative latent error {depth['together']:.4f} without {names}{repaired}{none}, on "
         "calibration prompts"
     )
 
