@@ -227,7 +227,8 @@ def add_export(p: argparse.ArgumentParser) -> None:
         required=True,
         metavar="FORMAT",
         help="padded: a folder of dense shapes, with zeros; single-file: one .safetensors file "
-        "under the names of the model's authors; gguf: the denoiser alone as one GGUF file",
+        "under the names of the model's authors; gguf: the denoiser alone as one GGUF file; "
+        "comfyui: the denoiser with removed heads and neurons, for obsdiff's node in ComfyUI",
     )
     p.add_argument(
         "--output",
@@ -240,7 +241,7 @@ def add_export(p: argparse.ArgumentParser) -> None:
         "--component",
         metavar="NAME",
         help="single-file: the denoiser alone, transformer or unet (default: the whole model); "
-        "gguf: which denoiser, where there are two",
+        "gguf, comfyui: which denoiser, where there are two",
     )
     p.add_argument(
         "--pad",

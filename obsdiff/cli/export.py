@@ -17,11 +17,15 @@ from .commands import quiet
 from .next_steps import suggest, typed
 
 PADDED = "padded"
-SINGLE_FILE, GGUF = "single-file", "gguf"
-SUFFIXES = {SINGLE_FILE: ".safetensors", GGUF: ".gguf"}  # of the formats that are one file
+SINGLE_FILE, GGUF, COMFYUI = "single-file", "gguf", "comfyui"
+SUFFIXES = {  # of the formats that are one file
+    SINGLE_FILE: ".safetensors",
+    GGUF: ".gguf",
+    COMFYUI: ".safetensors",
+}
 TYPES = ("f16", "bf16", "q8_0")  # of the matrices in a GGUF file
 FLAGS = {  # of export, with the formats in which they mean something
-    "component": (SINGLE_FILE, GGUF),
+    "component": (SINGLE_FILE, GGUF, COMFYUI),
     "pad": (SINGLE_FILE, GGUF),
     "type": (GGUF,),
 }
@@ -47,8 +51,7 @@ def export_command(args: argparse.Namespace) -> None:
         suggest(typed("draw", args.output, "a red apple"))
         return
     with source(folder, args.pad, args.output) as whole:
-        write = write_gguf if args.to == GGUF else write_single_file
-        write(whole, args)
+        WRITERS[args.to](whole, args)
 
 
 def write_gguf(folder: Folder, args: argparse.Namespace) -> None:
@@ -70,6 +73,17 @@ def write_single_file(folder: Folder, args: argparse.Namespace) -> None:
     others = [name for name in folder.components if name not in inside]
     left = f"; not {', '.join(others)}" if others else ""
     say(f"{args.output}: {', '.join(inside)} under the authors' names{left}")
+
+
+def write_comfyui(folder: Folder, args: argparse.Namespace) -> None:
+    """Write the denoiser of a folder for obsdiff's node in ComfyUI."""
+    from ..export.comfyui import export_comfyui
+
+    export_comfyui(folder, args.output, component := folder.denoiser(args.component))
+    say(f"{args.output}: {component}, for the node in integrations/comfyui")
+
+
+WRITERS = {SINGLE_FILE: write_single_file, GGUF: write_gguf, COMFYUI: write_comfyui}
 
 
 @contextlib.contextmanager

@@ -25,8 +25,7 @@ def require_widths_alone(folder: Folder, component: str) -> None:
     Raises:
         UserError: some were; the message has the remedy.
     """
-    config = folder.config(component)
-    lost = lost_kinds(config) if config.get("pruned_layout") else set()
+    lost = lost_kinds(folder.config(component))
     if lost:
         raise UserError(
             f"export: {folder.path / component}: expected all heads and channels, found that "
@@ -37,6 +36,8 @@ def require_widths_alone(folder: Folder, component: str) -> None:
 
 def lost_kinds(config: dict[str, Any]) -> set[str]:
     """Return which of heads and channels were removed from a model, by its config."""
+    if not config.get("pruned_layout"):
+        return set()
     opener: Any = pruned_class(str(config.get("_class_name")))
     with torch.device("meta"):
         model = opener.from_config(config)

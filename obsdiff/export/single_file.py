@@ -60,11 +60,25 @@ def export_single_file(folder: Folder, output: Path, component: str | None) -> l
         require_widths_alone(folder, name)
     with contextlib.ExitStack() as opened:
         tensors = original_tensors(folder, chosen, opened)
-        output = absolute(output)
-        output.parent.mkdir(parents=True, exist_ok=True)
-        with whole_file(output) as beside:
-            save_file(tensors, beside, metadata(folder, list(chosen)))
+        write_tensors(folder, list(chosen), tensors, output)
     return list(chosen)
+
+
+def write_tensors(
+    folder: Folder, names: list[str], tensors: dict[str, Tensor], output: Path
+) -> None:
+    """Write a file whole.
+
+    Args:
+        folder: the checked folder.
+        names: the components whose tensors these are.
+        tensors: by their names in the file.
+        output: the file.
+    """
+    output = absolute(output)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    with whole_file(output) as beside:
+        save_file(tensors, beside, metadata(folder, names))
 
 
 def original_tensors(

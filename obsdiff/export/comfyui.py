@@ -1,0 +1,49 @@
+"""A denoiser in its pruned shapes, heads too, for obsdiff's node in ComfyUI.
+
+The names are the authors' without a prefix. If heads are missing, the file has the marker: the
+loader of ComfyUI itself, which would compute another attention, finds no model in it and stops.
+"""
+
+import contextlib
+from pathlib import Path
+
+import torch
+
+from ..errors import UserError
+from ..models.head_marker import MARKER_KEY
+from ..pipelines.folder import Folder
+from .layouts import places
+from .original_names import UNET_PREFIX
+from .shapes import lost_kinds
+from .single_file import original_tensors, write_tensors
+
+
+def export_comfyui(folder: Folder, output: Path, component: str) -> list[str]:
+    """Write the denoiser of a pipeline as one file for obsdiff's node in ComfyUI.
+
+    Args:
+        folder: a checked folder.
+        output: the file to write.
+        component: the denoiser.
+
+    Returns:
+        The names of the components in the file.
+
+    Raises:
+        UserError: the model can't be written as one file, or channels were removed.
+    """
+    chosen = places(folder, component)
+    lost = lost_kinds(folder.config(component))
+    if others := lost - {"heads"}:
+        raise UserError(
+            f"export: {folder.path / component}: expected heads and neurons alone to be removed, "
+            f"found that {' and '.join(sorted(others))} were, for which ComfyUI's layers have no "
+            "place; export to single-file with --pad"
+        )
+    with contextlib.ExitStack() as opened:
+        found = original_tensors(folder, chosen, opened)
+        tensors = {name.removeprefix(UNET_PREFIX): value for name, value in found.items()}
+        if "heads" in lost:
+            tensors[MARKER_KEY] = torch.zeros(1)
+        write_tensors(folder, list(chosen), tensors, output)
+    return list(chosen)
