@@ -51,36 +51,41 @@ def export_command(args: argparse.Namespace) -> None:
         suggest(typed("draw", args.output, "a red apple"))
         return
     with source(folder, args.pad, args.output) as whole:
-        WRITERS[args.to](whole, args)
+        for line in WRITERS[args.to](whole, args):
+            say(line)
 
 
-def write_gguf(folder: Folder, args: argparse.Namespace) -> None:
-    """Write the denoiser of a folder as one GGUF file."""
+def write_gguf(folder: Folder, args: argparse.Namespace) -> list[str]:
+    """Write the denoiser of a folder as one GGUF file; return what to say of it."""
     from ..export.gguf_file import export_gguf
+    from ..export.shapes import unlike_width
 
     component = folder.denoiser(args.component)
     kind = args.type.upper() if args.type else None
     counts = export_gguf(folder, args.output, component, kind)
     types = ", ".join(f"{count} {name}" for name, count in sorted(counts.items()))
-    say(f"{args.output}: {component} under the authors' names; tensors: {types}")
+    line = f"{args.output}: {component} under the authors' names; tensors: {types}"
+    return [line, *filter(None, [unlike_width(folder, component)])]
 
 
-def write_single_file(folder: Folder, args: argparse.Namespace) -> None:
-    """Write a folder as one file."""
+def write_single_file(folder: Folder, args: argparse.Namespace) -> list[str]:
+    """Write a folder as one file; return what to say of it."""
+    from ..export.shapes import unlike_width
     from ..export.single_file import export_single_file
 
     inside = export_single_file(folder, args.output, args.component)
     others = [name for name in folder.components if name not in inside]
     left = f"; not {', '.join(others)}" if others else ""
-    say(f"{args.output}: {', '.join(inside)} under the authors' names{left}")
+    line = f"{args.output}: {', '.join(inside)} under the authors' names{left}"
+    return [line, *filter(None, (unlike_width(folder, name) for name in inside))]
 
 
-def write_comfyui(folder: Folder, args: argparse.Namespace) -> None:
-    """Write the denoiser of a folder for obsdiff's node in ComfyUI."""
+def write_comfyui(folder: Folder, args: argparse.Namespace) -> list[str]:
+    """Write the denoiser of a folder for obsdiff's node in ComfyUI; return what to say of it."""
     from ..export.comfyui import export_comfyui
 
     export_comfyui(folder, args.output, component := folder.denoiser(args.component))
-    say(f"{args.output}: {component}, for the node in integrations/comfyui")
+    return [f"{args.output}: {component}, for the node in integrations/comfyui"]
 
 
 WRITERS = {SINGLE_FILE: write_single_file, GGUF: write_gguf, COMFYUI: write_comfyui}

@@ -10,11 +10,11 @@ from pathlib import Path
 import torch
 
 from ..errors import UserError
-from ..models.head_marker import MARKER_KEY
+from ..models.client_marker import MARKER_KEY
 from ..pipelines.folder import Folder
 from .layouts import places
 from .original_names import UNET_PREFIX
-from .shapes import lost_kinds
+from .shapes import lost_kinds, require_plain_layers, unlike_width
 from .single_file import original_tensors, write_tensors
 
 
@@ -30,9 +30,13 @@ def export_comfyui(folder: Folder, output: Path, component: str) -> list[str]:
         The names of the components in the file.
 
     Raises:
-        UserError: the model can't be written as one file, or channels were removed.
+        UserError: the model can't be written as one file, or ComfyUI has no
+            place for what was pruned.
     """
     chosen = places(folder, component)
+    require_plain_layers(folder, component)
+    if line := unlike_width(folder, component):
+        raise UserError(f"export: {folder.path}: {line}; no file for ComfyUI is written")
     lost = lost_kinds(folder.config(component))
     if others := lost - {"heads"}:
         raise UserError(

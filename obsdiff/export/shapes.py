@@ -11,6 +11,7 @@ from torch import nn
 
 from ..errors import UserError
 from ..models.layout import layout_of
+from ..models.low_rank import CONFIG_KEY
 from ..models.pruned_classes import lacks_heads, pruned_class
 from ..pipelines.folder import Folder
 
@@ -23,8 +24,9 @@ def require_widths_alone(folder: Folder, component: str) -> None:
         component: the component's name.
 
     Raises:
-        UserError: some were; the message has the remedy.
+        UserError: some were, or a layer has a correction; the message has the remedy.
     """
+    require_plain_layers(folder, component)
     lost = lost_kinds(folder.config(component))
     if lost:
         raise UserError(
@@ -32,6 +34,41 @@ def require_widths_alone(folder: Folder, component: str) -> None:
             f"{' and '.join(sorted(lost))} were removed, of which other programs have constant "
             "numbers; add --pad, which puts zeros in their place"
         )
+
+
+def require_plain_layers(folder: Folder, component: str) -> None:
+    """Check that no layer has a correction of low rank; UserError with the remedy."""
+    if folder.config(component).get(CONFIG_KEY):
+        raise UserError(
+            f"export: {folder.path / component}: expected plain layers, found corrections of low "
+            "rank beside the weights, which other programs would skip; export to single-file or "
+            "gguf with --pad, which adds them to the weights"
+        )
+
+
+def unlike_width(folder: Folder, component: str) -> str | None:
+    """Return what to say of an SD3 whose number of blocks does not follow from its width.
+
+    ComfyUI builds one block for 64 features of width and leaves those that the file lacks random.
+
+    Args:
+        folder: the checked folder.
+        component: the component's name.
+
+    Returns:
+        A line; None for models that ComfyUI builds as they are.
+    """
+    config = folder.config(component)
+    if not str(config.get("_class_name")).endswith("SD3Transformer2DModel"):
+        return None
+    blocks = config["num_layers"]
+    built = config["num_attention_heads"] * config["attention_head_dim"] // 64
+    if blocks == built:
+        return None
+    return (
+        f"{component} has {blocks} blocks: ComfyUI would build {built} for this width, whatever "
+        "the file has, and draw wrong pictures without an error"
+    )
 
 
 def lost_kinds(config: dict[str, Any]) -> set[str]:

@@ -8,7 +8,7 @@ from typing import Any
 from safetensors import safe_open
 from torch import Tensor
 
-from ..models.head_marker import MARKER_KEY
+from ..models.client_marker import MODULE
 from ..pipelines.headers import Tensors, read_header
 
 # names in VAEs that older versions of diffusers saved
@@ -20,7 +20,7 @@ class StoredTensors:
     """The tensors of a component, read one by one.
 
     Attributes:
-        shapes: shape of each tensor but the marker, by the name of today's diffusers.
+        shapes: shape of each tensor but the markers, by the name of today's diffusers.
     """
 
     def __init__(self, tensors: Tensors, opened: contextlib.ExitStack) -> None:
@@ -33,7 +33,7 @@ class StoredTensors:
         self.stored = {
             present(name): name
             for name in tensors.shapes
-            if not name.endswith(COMPUTED) and name != MARKER_KEY
+            if not name.endswith(COMPUTED) and not name.startswith(MODULE + ".")
         }
         self.shapes = {name: tensors.shapes[stored] for name, stored in self.stored.items()}
         self.homes: dict[str, Any] = {}

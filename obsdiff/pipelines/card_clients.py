@@ -28,15 +28,21 @@ PADDED = (
     "- Wherever the dense model opens, and as large as it, after `obsdiff export DIR --to padded "
     "--output OUT`: what was removed becomes zeros."
 )
+NODE = (
+    "- ComfyUI with the node in obsdiff's `integrations/comfyui`, after `obsdiff export DIR --to "
+    "comfyui --output FILE`, if the model is SD 1.5, SDXL, SD3 or FLUX.1."
+)
 WITHOUT_HEADS = [
-    "- Not in ComfyUI, which stops with `Could not detect model type`. Its numbers of heads are "
-    "constants, so it would compute another attention without an error; a marker in the weights "
+    NODE,
+    "- Not in ComfyUI alone, which stops with `Could not detect model type`. Its numbers of heads "
+    "are constants, so it would compute another attention without an error; a marker in the weights "
     "prevents that.",
     "- Not in other programs that read head counts from anywhere but this folder's `config.json`.",
 ]
 WITH_ALL_HEADS = [
     "- ComfyUI, where its linear layers take their shapes from the file (dynamic VRAM); else it "
     "stops with `size mismatch`.",
+    NODE,
 ]
 WITHOUT_CHANNELS = [
     "- Not in ComfyUI, which stops with `size mismatch`: channels of convolutions were removed.",

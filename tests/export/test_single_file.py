@@ -14,7 +14,8 @@ from transformers import CLIPTextModelWithProjection
 
 from obsdiff import PruningConfig, prune_, save_pruned
 from obsdiff.cli.main import main
-from obsdiff.models.pruned_classes import pruned_class
+from obsdiff.models.low_rank import correct_by_
+from obsdiff.models.pruned_classes import mark_corrected_, pruned_class
 from obsdiff.pipelines.load import load_pipeline
 from obsdiff.pipelines.single_file import open_model
 
@@ -172,6 +173,20 @@ def test_removed_heads_are_refused_and_padded_on_request(capsys, tmp_path):
     with torch.no_grad():
         found, expected = (model(x, **call)[0] for model in (dense, pipe.transformer))
     assert (found - expected).abs().max() <= 1e-5 * expected.abs().max()
+
+
+def test_corrections_of_low_rank_are_refused_and_merged_on_request(capsys, tmp_path):
+    pipe, file = sd3(), tmp_path / "corrected.safetensors"
+    layer = pipe.transformer.transformer_blocks[0].ff.net[2]
+    wanted = layer.weight + (up := torch.randn(32, 2)) @ (down := torch.randn(2, 128))
+    correct_by_(layer, up, down)
+    pipe.register_modules(transformer=mark_corrected_(pipe.transformer))
+    pipe.save_pretrained(tmp_path / "corrected")
+    words = (file, "--component", "transformer")
+    assert "corrections of low rank beside" in refused(capsys, tmp_path / "corrected", *words)
+    assert export(tmp_path / "corrected", *words, "--pad") == 0
+    assert "ComfyUI would build 0 for this width" in capsys.readouterr().err
+    torch.testing.assert_close(load_file(file)["joint_blocks.0.x_block.mlp.fc2.weight"], wanted)
 
 
 def test_zeros_stay_zeros_in_the_stored_format(tmp_path):

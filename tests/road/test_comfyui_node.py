@@ -11,11 +11,16 @@ from pathlib import Path
 
 import pytest
 import torch
-from diffusers import FluxPipeline, FluxTransformer2DModel, UNet2DConditionModel
+from diffusers import (
+    FluxPipeline,
+    FluxTransformer2DModel,
+    SD3Transformer2DModel,
+    UNet2DConditionModel,
+)
 from safetensors.torch import load_file, save_file
 
 from obsdiff.cli.main import main
-from obsdiff.models.head_marker import MARKER_KEY
+from obsdiff.models.client_marker import MARKER_KEY
 
 from ..conftest import flux, randomise, sd, sd3
 from ..support.cut_heads import cut_
@@ -37,7 +42,16 @@ def exported(pipe, name: str, folder: Path, *kinds: str) -> Path:
     return file
 
 
-@pytest.mark.parametrize(("make", "name"), [(sd, "unet"), (sd3, "transformer")])
+def narrow_sd3():
+    """An SD3 with as many blocks as ComfyUI builds for its width of 64."""
+    pipe = sd3()
+    config = {"num_layers": 1, "num_attention_heads": 8, "caption_projection_dim": 64}
+    transformer = SD3Transformer2DModel.from_config(dict(pipe.transformer.config) | config)
+    pipe.register_modules(transformer=randomise(transformer))
+    return pipe
+
+
+@pytest.mark.parametrize(("make", "name"), [(sd, "unet"), (narrow_sd3, "transformer")])
 def test_a_file_without_heads_is_marked_and_has_no_prefix(make, name, tmp_path):
     pipe = make()
     names = set(load_file(exported(pipe, name, tmp_path, "heads")))
@@ -55,6 +69,13 @@ def test_removed_channels_are_refused(capsys, tmp_path):
     output = tmp_path / "a.safetensors"
     assert main(["export", str(tmp_path / "cut"), "--to", "comfyui", "--output", str(output)]) == 2
     assert "found that channels were" in capsys.readouterr().err
+    assert not output.exists()
+
+
+def test_blocks_that_comfyui_would_not_build_are_refused(capsys, tmp_path, sd3_folder):
+    output = tmp_path / "a.safetensors"
+    assert main(["export", sd3_folder, "--to", "comfyui", "--output", str(output)]) == 2
+    assert "has 3 blocks: ComfyUI would build 0 for this width" in capsys.readouterr().err
     assert not output.exists()
 
 
