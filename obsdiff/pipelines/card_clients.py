@@ -35,8 +35,8 @@ NODE = (
 WITHOUT_HEADS = [
     NODE,
     "- Not in ComfyUI alone, which stops with `Could not detect model type`. Its numbers of heads "
-    "are constants, so it would compute another attention without an error; a marker in the weights "
-    "prevents that.",
+    "are constants, so it would compute another attention without an error; a marker in the "
+    "weights prevents that.",
     "- Not in other programs that read head counts from anywhere but this folder's `config.json`.",
 ]
 WITH_ALL_HEADS = [
