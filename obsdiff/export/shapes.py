@@ -49,7 +49,7 @@ def require_plain_layers(folder: Folder, component: str) -> None:
 def unlike_width(folder: Folder, component: str) -> str | None:
     """Return what to say of an SD3 whose number of blocks does not follow from its width.
 
-    ComfyUI builds one block for 64 features of width and leaves those that the file lacks random.
+    ComfyUI builds one block for 64 features of width, so it refuses the file or stops at a step.
 
     Args:
         folder: the checked folder.
@@ -66,8 +66,8 @@ def unlike_width(folder: Folder, component: str) -> str | None:
     if blocks == built:
         return None
     return (
-        f"{component} has {blocks} blocks: ComfyUI would build {built} for this width, whatever "
-        "the file has, and draw wrong pictures without an error"
+        f"{component} has {blocks} blocks: ComfyUI builds {built} for this width, whatever the "
+        "file has, and so can't run it"
     )
 
 

@@ -75,7 +75,7 @@ def test_removed_channels_are_refused(capsys, tmp_path):
 def test_blocks_that_comfyui_would_not_build_are_refused(capsys, tmp_path, sd3_folder):
     output = tmp_path / "a.safetensors"
     assert main(["export", sd3_folder, "--to", "comfyui", "--output", str(output)]) == 2
-    assert "has 3 blocks: ComfyUI would build 0 for this width" in capsys.readouterr().err
+    assert "has 3 blocks: ComfyUI builds 0 for this width" in capsys.readouterr().err
     assert not output.exists()
 
 
