@@ -10,6 +10,7 @@ from .draw import add_draw, draw_command
 from .env import add_env, env_command
 from .evaluate import evaluate_command
 from .export import export_command
+from .plan import add_plan, plan_command
 from .prune import prune_command
 
 
@@ -27,7 +28,7 @@ class Command:
 
 EXAMPLES = """\
 examples:
-  obsdiff inspect emoji-sd3 --pattern structured --sparsity 30%
+  obsdiff plan emoji-sd3
   obsdiff prune emoji-sd3 --pattern structured --sparsity 30% --output pruned
   obsdiff draw pruned "red apple, noto style"
   obsdiff evaluate pruned --against emoji-sd3 --output run
@@ -53,6 +54,20 @@ examples:
 Several values are separated by spaces; those of --sparsity and --pattern also by commas.
 MODEL may follow them: without a MODEL elsewhere, it is the last value of --sparsity or --pattern
 that is no share or pattern, else the last value of --include or --exclude without *, ? and [.""",
+    ),
+    "plan": Command(
+        plan_command,
+        add_plan,
+        "does it fit, how long does it take, what do I get, what do I type",
+        "MODEL [--vram GIB] [--ram GIB] [--target-vram GIB] [flag ...]",
+        "Print what a pruning needs of card, memory and disk, its denoising steps, what each "
+        "pattern\nchanges, and the command to type. Folders without weights are enough; flags are "
+        "those of prune.",
+        """\
+examples:
+  obsdiff plan emoji-sd3
+  obsdiff plan FOLDER --vram 24 --ram 64
+  obsdiff plan FOLDER --target-vram 12""",
     ),
     "inspect": Command(
         inspect_command,

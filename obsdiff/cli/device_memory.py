@@ -15,6 +15,7 @@ from ..calibration.packages import GIB, plan_packages, work_bytes
 from ..config import PruningConfig
 from ..errors import UserError
 from ..models.activation_memory import activation_bytes
+from ..models.call_shapes import CallArguments
 from ..models.discovery import require_blocks
 from ..models.linear_view import layer_at, layer_shapes
 from ..models.meta_device import build_on_meta, example_inputs
@@ -162,10 +163,7 @@ def counted(
         config: the settings of the pruning.
         count: counts them, of the arguments for one picture, and the guidance halves of a picture.
     """
-    settings = call_defaults(folder, config)
-    if not settings["height"] or not settings["width"]:
-        return None
-    inputs = example_inputs(model, *latents_of(folder, settings), prompt_tokens(folder) or 0)
+    settings, inputs = call_defaults(folder, config), example_call(folder, model, config)
     if inputs is None:
         return None
     halves = step_passes(pipeline_class(folder), folder, component, settings.get("guidance_scale"))
@@ -173,6 +171,23 @@ def counted(
         return count(inputs, halves)
     except UNCOUNTED:
         return None
+
+
+def example_call(folder: Folder, model: nn.Module, config: PruningConfig) -> CallArguments | None:
+    """Return the arguments of one forward for one picture, on the meta device.
+
+    Args:
+        folder: the model.
+        model: its denoiser on the meta device.
+        config: the settings of the pruning.
+
+    Returns:
+        Keyword arguments; None if the picture's size or the denoiser's arguments are not known.
+    """
+    settings = call_defaults(folder, config)
+    if not settings["height"] or not settings["width"]:
+        return None
+    return example_inputs(model, *latents_of(folder, settings), prompt_tokens(folder) or 0)
 
 
 def device_row(plan: DevicePlan, memory: int, offload: str | None = None) -> DeviceRow:

@@ -2,8 +2,11 @@
 
 import contextlib
 import inspect
+import json
 import math
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -27,6 +30,8 @@ from ..config.choices import CALL_SETTINGS
 from ..errors import RunFailed, UserError
 from ..layerwise.run_phases import DRAWN_FIRST, GRADIENT_RUNS
 from ..models.call_shapes import (
+    has_arguments,
+    latent_side,
     pixels_per_latent,
     reads_text,
     tap_tokens,
@@ -66,7 +71,11 @@ TokensOf = Callable[[Tap], StepTokens | None]  # None if the number is not known
 
 
 def describe(
-    folder: Folder, config: PruningConfig, prompts: int, paper_count: bool = False
+    folder: Folder,
+    config: PruningConfig,
+    prompts: int,
+    paper_count: bool = False,
+    predicted: bool = True,
 ) -> InspectionPlan:
     """Plan a pruning; a folder without weights is read by its config.json alone.
 
@@ -75,6 +84,7 @@ def describe(
         config: the settings of the pruning.
         prompts: number of calibration prompts, with those held out.
         paper_count: whether to count parameters and "TFLOPs" as the paper does, too.
+        predicted: whether to count the sizes after structured pruning.
 
     Returns:
         The plan.
@@ -84,18 +94,20 @@ def describe(
     """
     component = folder.denoiser(config.component)
     with config_errors(folder.path / component / "config.json"):
-        return plan_of(folder, component, config, prompts, paper_count)
+        plan = plan_of(folder, component, config, prompts)
+        if not predicted or not (config.pattern == "structured" or config.depth):
+            return plan
+        found = prediction(folder, plan.config, plan.settings, paper_count)
+        return replace(plan, prediction=found)
 
 
-def plan_of(
-    folder: Folder, component: str, config: PruningConfig, prompts: int, paper_count: bool
-) -> InspectionPlan:
-    """Plan a pruning of one component; the other arguments are those of describe."""
+def plan_of(folder: Folder, component: str, config: PruningConfig, prompts: int) -> InspectionPlan:
+    """Plan a pruning of one component, without a prediction; arguments are those of describe."""
     tensors = folder.components[component]
     if tensors.shapes and not tensors.original:
         require_fitting(folder.config(component), tensors.shapes, f"{folder.path / component}")
-    shapes = tensors.layers(config.target) or layers_of_config(
-        folder.config(component), config.target
+    shapes = tensors.layers(config.target) or configured_layers(
+        json.dumps(folder.config(component)), config.target
     )
     blocks = require_blocks(shapes, f"{folder.path}/{component}", config.target)
     if config.depth:
@@ -109,7 +121,6 @@ def plan_of(
     steps = settings["num_inference_steps"]
     calls, seen = (n * steps if steps else None for n in (prompts, config.calibrating_of(prompts)))
     tokens = tokens_per_call(folder, component, settings)
-    predicted = config.pattern == "structured" or config.depth
     return InspectionPlan(
         path=str(folder.source),
         pipeline=folder.pipeline,
@@ -136,7 +147,7 @@ def plan_of(
             *rounding_notes(blocks, shapes, config),
             *low_rank_notes([shapes[layer] for layer in pruned], config),
         ],
-        prediction=prediction(folder, config, settings, paper_count) if predicted else None,
+        prediction=None,
         config=config,
     )
 
@@ -282,7 +293,19 @@ def stored_parameters(folder: Folder, component: str) -> int:
     tensors = folder.components[component]
     if tensors.shapes and not tensors.original:
         return sum(math.prod(shape) for shape in tensors.shapes.values())
-    return sum(p.numel() for p in build_on_meta(folder.config(component)).parameters())
+    return configured_parameters(json.dumps(folder.config(component)))
+
+
+@cache
+def configured_parameters(text: str) -> int:
+    """Return the number of parameters of the model of a config.json, by its text."""
+    return sum(p.numel() for p in build_on_meta(json.loads(text)).parameters())
+
+
+@cache
+def configured_layers(text: str, target: str) -> dict[str, Shape]:
+    """Return the layers of the model of a config.json, by its text; see layers_of_config."""
+    return layers_of_config(json.loads(text), target)
 
 
 def at_budget(
@@ -328,7 +351,7 @@ def prediction(
     """
     model = folder.config(folder.denoiser(config.component))
     latents, tokens = latents_of(folder, settings), prompt_tokens(folder)
-    if not tokens and reads_text(model):
+    if not tokens and reads_text(model) and has_arguments(model):
         raise UserError(
             f"inspect: the number of text tokens is not known: {folder.path} has no "
             "tokenizer/tokenizer_config.json"
@@ -374,9 +397,9 @@ def call_defaults(folder: Folder, config: PruningConfig) -> dict[str, Any]:
         settings[name] = (
             own if own is not None else (None if default is inspect.Parameter.empty else default)
         )
-    side = folder.config(folder.denoiser(config.component)).get("sample_size")
+    side = latent_side(folder.pipeline, folder.config(folder.denoiser(config.component)))
     for name in ("height", "width"):
-        if settings[name] is None and isinstance(side, int):
+        if settings[name] is None and side is not None:
             settings[name] = side * pixels_of_latent(folder)
     return settings
 

@@ -70,7 +70,7 @@ def model_lines(plan: InspectionPlan) -> Iterator[str]:
         yield f"to prune    {in_words(plan.prediction)}, chosen by the final latents without them"
         return
     yield (
-        f"to prune    {plan.layers} {layers} in {plan.units} basic units, "
+        f"to prune    {plan.layers} {layers} in {counted(plan.units, 'basic unit')}, "
         f"{plan.targeted_parameters / 1e6:.2f} M weights, {plan.removed:.0%} of them away"
     )
 
@@ -103,9 +103,14 @@ def run_lines(plan: InspectionPlan) -> Iterator[str]:
         )
         return
     yield (
-        f"cost        calibration {plan.calibrating}, {len(plan.packages)} packages: "
+        f"cost        calibration {plan.calibrating}, {counted(len(plan.packages), 'package')}: "
         f"{plan.denoiser_passes or '?'} denoising steps of one prompt in all{more}"
     )
+
+
+def counted(number: int, word: str) -> str:
+    """Return a number with its word: 1 package, 4 packages."""
+    return f"{number} {word}" if number == 1 else f"{number} {word}s"
 
 
 def memory_line(found: MemoryRow) -> str:

@@ -2,7 +2,7 @@
 
 import argparse
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from ..runtime.console import tell
@@ -75,13 +75,24 @@ def after_inspecting(words: Sequence[str]) -> str:
     Args:
         words: the command line of inspect.
     """
-    kept: list[str] = []
+    return typed(*without(words, INSPECTION, "prune"), "--output", "pruned")
+
+
+def without(words: Sequence[str], flags: Mapping[str, int], command: str) -> list[str]:
+    """Return a command line for another command, without some flags.
+
+    Args:
+        words: the command line.
+        flags: flag that is left out -> number of its values.
+        command: the other command.
+    """
+    kept = [command]
     left = iter(words[1:])
     for word in left:
         flag, equals, _ = word.partition("=")
-        if flag not in INSPECTION:
+        if flag not in flags:
             kept.append(word)
         elif not equals:
-            for _ in range(INSPECTION[flag]):
+            for _ in range(flags[flag]):
                 next(left, None)
-    return typed("prune", *kept, "--output", "pruned")
+    return kept

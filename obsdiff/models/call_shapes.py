@@ -37,6 +37,8 @@ class Family:
         packing: side of the square of latents that the pipeline packs into one token; None if the
             denoiser's patch_size states it.
         in_pixels: the denoiser works on pixels, without an autoencoder.
+        side: side of the latents of a picture whose size is not given; None if the denoiser's
+            config states it.
     """
 
     prefixes: tuple[str, ...]
@@ -44,11 +46,13 @@ class Family:
     more_text_tokens: int = 0
     packing: int | None = None
     in_pixels: bool = False
+    side: int | None = None
 
 
 OTHER = Family(("",))
 FAMILIES = (
-    Family(("Flux",), text_tokens=512, packing=FLUX_PACKING),
+    Family(("Flux",), text_tokens=512, packing=FLUX_PACKING, side=128),
+    Family(("QwenImage", "Chroma", "HiDreamImage"), side=128),
     # the third text encoder has 256 tokens, zeros if it is missing
     Family(("StableDiffusion3",), more_text_tokens=256),
     Family(("DDPM", "DDIM", "IF"), in_pixels=True),
@@ -94,6 +98,22 @@ def pixels_per_latent(pipeline: str, vae: Config | None) -> int:
         return stated
     levels = (vae or {}).get("block_out_channels", [0] * VAE_LEVELS)
     return 2 ** (len(levels) - 1)
+
+
+def latent_side(pipeline: str, denoiser: Config) -> int | None:
+    """Return the side of the latents of a picture whose size is not given; None if not known.
+
+    Args:
+        pipeline: the pipeline's class name.
+        denoiser: the config.json of its denoiser.
+    """
+    stated = denoiser.get("sample_size")
+    return stated if isinstance(stated, int) else family_of(pipeline).side
+
+
+def has_arguments(denoiser: Config) -> bool:
+    """Return whether the arguments of a denoiser's forward are known here, by its config.json."""
+    return str(denoiser.get("_class_name")).removeprefix(CLASS_PREFIX) in ARGUMENTS
 
 
 def latents_per_token(pipeline: str, denoiser: Config) -> int:

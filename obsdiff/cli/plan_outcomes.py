@@ -1,0 +1,209 @@
+"""What each pattern and preset would change, counted on the meta device, and what it costs."""
+
+import math
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+from torch import nn
+
+from ..allocation.uniform_latency import shrunk
+from ..calibration.device_plan import DevicePlan, Weights
+from ..config import PruningConfig
+from ..config.choices import PRESETS
+from ..errors import UserError
+from ..models.call_shapes import CallArguments
+from ..pipelines.folder import Folder
+from ..pipelines.removed import in_words
+from .inspect import describe
+from .prediction import count
+from .run_plan import OutcomeRow, PresetRow, TargetRow
+
+WHERE = ("blocks", "include", "exclude", "component", "keep_first_last")  # settings of every row
+CASES: tuple[dict[str, Any], ...] = (
+    {"sparsity": 0.5},
+    {"pattern": "2:4"},
+    {"pattern": "structured", "sparsity": 0.2},
+    {"pattern": "structured", "sparsity": 0.3},
+    {"preset": "portable", "sparsity": 0.3},
+)
+NO_FASTER = "no: zeros are stored and multiplied, too"
+SPARSE_KERNELS = "no; sparse kernels of a GPU may be (docs/gpu.md)"
+FASTER = "yes"
+TRIED = (0.0, 0.1, 0.2, 0.3, 0.4)  # sparsities to meet a card's memory with
+OFFLOADS_TRIED = ("none", "model", "group")
+
+
+def outcomes(
+    folder: Folder,
+    model: nn.Module,
+    inputs: CallArguments | None,
+    config: PruningConfig,
+    sizes: tuple[int, int],
+) -> tuple[int | None, list[OutcomeRow]]:
+    """Return the multiply-accumulates of the dense denoiser, and a row for each pruning.
+
+    Args:
+        folder: the model.
+        model: its denoiser on the meta device.
+        inputs: the arguments of one forward; None if they are not known.
+        config: the settings that the user gave.
+        sizes: bytes of the whole folder, and of the denoiser.
+    """
+    dense = count(model, inputs)
+    rows = []
+    where = {name: getattr(config, name) for name in WHERE}
+    for case in cases(config):
+        tried = [case, case | {"target": "ffn"}] if case.get("pattern") == "structured" else [case]
+        for one in tried:
+            named = {name: str(value) for name, value in one.items()}
+            try:
+                found = PruningConfig(**where, **one)
+                row = outcome(folder, model, inputs, found, dense, sizes)
+                row = replace(row, what=in_words_of(one), flags=named)
+                break
+            except UserError as error:
+                row = OutcomeRow(in_words_of(one), named, why_not=str(error))
+        rows.append(row)
+    return dense["macs"]["total"], rows
+
+
+def cases(config: PruningConfig) -> Iterator[dict[str, Any]]:
+    """Yield the settings of each row; a sparsity that the user gave is one of them."""
+    own = {"pattern": "structured", "sparsity": config.removed}
+    if config.pattern == "structured" and config.budget is None and own not in CASES:
+        yield own
+    yield from CASES
+
+
+def in_words_of(case: dict[str, Any]) -> str:
+    """Return the name of a row."""
+    pattern = "portable" if "preset" in case else case.get("pattern", "unstructured")
+    ffn = " of the FFNs" if case.get("target") == "ffn" else ""
+    return f"{pattern} {case['sparsity']:.0%}{ffn}" if "sparsity" in case else pattern
+
+
+def outcome(
+    folder: Folder,
+    model: nn.Module,
+    inputs: CallArguments | None,
+    config: PruningConfig,
+    dense: dict[str, Any],
+    sizes: tuple[int, int],
+) -> OutcomeRow:
+    """Return what one pruning changes; the other arguments are those of outcomes.
+
+    Args:
+        folder: the model.
+        model: its denoiser.
+        inputs: the arguments of one forward.
+        config: the pruning.
+        dense: parameters and multiply-accumulates of the dense denoiser.
+        sizes: bytes of the whole folder, and of the denoiser.
+
+    Raises:
+        UserError: the model can't be pruned like that.
+    """
+    whole, own = sizes
+    if config.pattern != "structured":
+        found = describe(folder, config, config.num_prompts, predicted=False)
+        return OutcomeRow(
+            "",
+            {},
+            zeros=config.removed * found.targeted_parameters / dense["parameters"],
+            bytes=whole,
+            parameters=dense["parameters"],
+            macs=dense["macs"]["total"],
+            speed=SPARSE_KERNELS if config.group else NO_FASTER,
+        )
+    pruned, gone = shrunk(model, config)
+    left = count(pruned, inputs)
+    share = left["parameters"] / dense["parameters"]
+    return OutcomeRow(
+        "",
+        {},
+        bytes=round(whole - own + share * own),
+        parameters=left["parameters"],
+        macs=left["macs"]["total"],
+        leaving=in_words(gone),
+        speed=FASTER,
+    )
+
+
+def preset_rows(folder: Folder, config: PruningConfig, prompts: int) -> list[PresetRow]:
+    """Return what the defaults and each preset cost with the pattern of a config.
+
+    Args:
+        folder: the model.
+        config: the settings of the pruning.
+        prompts: number of calibration prompts.
+    """
+    rows = []
+    amount = {"sparsity": config.sparsity} if config.group is None else {}
+    kept = ("pattern", "num_inference_steps", "height", "width", *WHERE)
+    known = {name: getattr(config, name) for name in kept}
+    for preset in (None, *PRESETS):
+        try:
+            found = PruningConfig(**known, **amount, preset=preset)
+            plan = describe(folder, found, prompts, predicted=False)
+        except UserError as error:
+            rows.append(PresetRow(preset, None, str(error)))
+            continue
+        passes = plan.denoiser_passes
+        rows.append(PresetRow(preset, passes and passes + (plan.allocation_passes or 0)))
+    return rows
+
+
+def target_row(plan: DevicePlan, model: nn.Module, config: PruningConfig, memory: int) -> TargetRow:
+    """Return the least pruning, and the offload, with which the result draws within some memory.
+
+    Structured pruning up to 40 % without an offload, else with one component at a time on the
+    card, else with one block at a time.
+
+    Args:
+        plan: what drawing with the dense model needs: no Hessians, no solving.
+        model: the denoiser on the meta device, in its format.
+        config: the settings of the pruning.
+        memory: bytes of the card.
+    """
+    tried: dict[float, DevicePlan] = {0.0: plan}
+
+    def at(sparsity: float) -> DevicePlan:
+        if sparsity not in tried:
+            tried[sparsity] = replace(plan, denoiser=Weights.of(removed(model, config, sparsity)))
+        return tried[sparsity]
+
+    dense_peak = plan.peak("none")
+    for offload in OFFLOADS_TRIED:
+        if not at(TRIED[-1]).fits(offload, memory):
+            continue
+        for sparsity in TRIED:
+            if at(sparsity).fits(offload, memory):
+                peak = at(sparsity).peak(offload)
+                return TargetRow(memory, offload, sparsity, peak, dense_peak, True)
+    least = at(TRIED[-1]).peak(OFFLOADS_TRIED[-1])
+    return TargetRow(memory, OFFLOADS_TRIED[-1], TRIED[-1], least, dense_peak, False)
+
+
+def removed(model: nn.Module, config: PruningConfig, sparsity: float) -> nn.Module:
+    """Return a shrunk copy of a model: heads and neurons, or neurons alone where heads can't leave.
+
+    Args:
+        model: the model on the meta device.
+        config: the settings of the pruning, for the layers to prune.
+        sparsity: the share to remove.
+
+    Raises:
+        UserError: nothing can be removed.
+    """
+    where = {name: getattr(config, name) for name in WHERE}
+    case = PruningConfig(**where, pattern="structured", sparsity=sparsity)
+    try:
+        return shrunk(model, case)[0]
+    except UserError:
+        return shrunk(model, replace(case, target="ffn"))[0]
+
+
+def parameters_of(shapes: dict[str, tuple[int, ...]]) -> int:
+    """Return the number of parameters of some tensors."""
+    return sum(math.prod(shape) for shape in shapes.values())

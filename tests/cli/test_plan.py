@@ -1,0 +1,140 @@
+"""The command `plan`: the figures of `inspect`, the offload that fits, and a line to type."""
+
+import json
+import shlex
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from obsdiff import PruningConfig, UserError
+from obsdiff.calibration.device_plan import DevicePlan, Weights
+from obsdiff.calibration.packages import GIB
+from obsdiff.cli import plan_room
+from obsdiff.cli.arguments import parse
+from obsdiff.cli.device_memory import device_plan, device_row
+from obsdiff.cli.inspect import describe
+from obsdiff.cli.main import main
+from obsdiff.cli.plan import plan_command
+from obsdiff.cli.plan_outcomes import target_row
+from obsdiff.cli.plan_room import memory_row, phase_rows
+from obsdiff.cli.prune import prune_command
+from obsdiff.models.meta_device import build_on_meta
+from obsdiff.pipelines.folder import open_folder
+
+from ..conftest import flux
+from .test_device_memory import CLIP_L, FLUX_DEV, folder_of
+
+SIZE = ["--height", "16", "--width", "16"]
+
+
+@pytest.mark.slow
+def test_a_plan_has_the_figures_of_inspect_and_ends_with_a_command(sd3_folder, capsys, monkeypatch):
+    argv = ["plan", sd3_folder, "--num-prompts", "8", "--num-inference-steps", "5", *SIZE]
+    assert main([*argv, "--json"]) == 0
+    plan = json.loads(capsys.readouterr().out)
+    args = parse(shlex.split(plan["command"])[1:])
+    assert (args.run, args.model, args.num_prompts) == (prune_command, sd3_folder, 8)
+    assert (args.pattern, args.preset, args.output) == (["structured"], "best", Path("pruned"))
+    presets = {row["preset"]: row["passes"] for row in plan["presets"]}
+    assert (presets[None], presets["paper"], presets["best"]) == (40, 2 * 40, 40 + 4 * 4 * 5)
+    folder = open_folder(Path(sd3_folder))
+    rows = {row["what"]: row for row in plan["outcomes"]}
+    config = PruningConfig(pattern="structured", sparsity=0.3, height=16, width=16)
+    found = describe(folder, config, 8)
+    assert rows["structured 30%"]["parameters"] == found.prediction["pruned"]["parameters"]
+    assert rows["structured 30%"]["macs"] == found.prediction["pruned"]["macs"]["total"]
+    whole = sum(part["bytes"] for part in plan["parts"])
+    assert whole == sum(tensors.size for tensors in folder.components.values())
+    assert rows["structured 30%"]["bytes"] < rows["2:4"]["bytes"] == whole
+    assert rows["2:4"]["zeros"] == pytest.approx(
+        0.5 * found.targeted_parameters / plan["parts"][0]["parameters"]
+    )
+    assert plan["step_seconds"] > 0
+    assert plan["disk"]["fits"]
+    monkeypatch.setattr(plan_room, "free_disk", lambda output: 1000)
+    assert main([*argv, "--target-vram", "1", "--pattern", "2:4", "--output", "out dir"]) == 0
+    text, err = capsys.readouterr()
+    assert "None" not in text
+    assert "TOO LITTLE; choose an --output on a larger disk" in text
+    assert "it draws there with --offload none, unpruned" in text
+    assert text.splitlines()[-1].endswith("--pattern 2:4 --output 'out dir'")
+    assert err.startswith("next: ")
+
+
+@pytest.mark.slow
+def test_flux_needs_no_size_and_takes_the_offload_that_inspect_takes(tmp_path, capsys):
+    model = FLUX_DEV | {"num_layers": 2, "num_single_layers": 1}
+    clip = {"text_encoder": (("transformers", "CLIPTextModel"), CLIP_L | {"num_hidden_layers": 1})}
+    folder = folder_of(tmp_path / "flux", "FluxPipeline", "transformer", model, clip)
+    assert main(["plan", folder, "--vram", "4", "--ram", "8", "--json"]) == 0
+    plan = json.loads(capsys.readouterr().out)
+    assert (plan["settings"]["height"], plan["settings"]["width"]) == (1024, 1024)
+    assert (plan["stored"], plan["step_seconds"], plan["dense_macs"] > 0) == (False, None, True)
+    row = device_row(
+        device_plan(open_folder(Path(folder), weights=False), PruningConfig(**config_in(plan))),
+        4 * GIB,
+    )
+    assert (plan["card"]["offload"], plan["card"]["fits"]) == (row.offload, row.fits)
+    totals = {p["name"]: p["weights"] + p["hessians"] + p["work"] for p in plan["card"]["phases"]}
+    assert {name: size / GIB for name, size in totals.items()} == pytest.approx(row.phases_gib)
+    assert plan["memory"]["free"] == 8 * GIB
+
+
+def config_in(plan):
+    """The settings of a plan's JSON."""
+    return {name: value for name, value in plan["config"].items() if value is not None}
+
+
+PLAN = DevicePlan(Weights(100, 90, 10), {"a": 30}, {"vae": 5}, 7, 20, 16, 12, 9, 80)
+
+
+@pytest.mark.parametrize("hessians", [True, False])
+@pytest.mark.parametrize("offload", ["none", "model", "group"])
+@pytest.mark.parametrize("plan", [PLAN, PLAN.drawing_alone(), replace(PLAN, activations=None)])
+def test_the_parts_of_a_phase_are_its_sum(plan, offload, hessians):
+    rows = phase_rows(plan, offload, hessians)
+    assert {row.name: row.total for row in rows} == plan.phases(offload, hessians)
+    assert all(min(row.weights, row.hessians, row.work) >= 0 for row in rows)
+
+
+def test_hessians_beyond_half_of_the_free_memory_rest_in_files():
+    plan = replace(PLAN, hessians=10 * GIB, beside=8 * GIB, solving=GIB)
+    config = PruningConfig(calibration="single")
+    row, in_files = memory_row(plan, None, 6.0, config)
+    assert in_files == pytest.approx(7 * GIB, rel=0.001)  # 3 of 10 are in memory
+    assert row.needed + in_files == pytest.approx(11 * GIB, rel=0.001)
+    assert row.fits
+    assert memory_row(plan, None, 60.0, config)[1] == 0
+    budget = replace(config, memory_budget_gib=3.0)
+    assert memory_row(plan, None, 60.0, budget)[1] == 8 * GIB
+    with pytest.raises(UserError, match="ram: expected GiB above 0, found 0"):
+        memory_row(plan, None, 0.0, config)
+
+
+def test_a_card_is_met_by_the_least_pruning():
+    pipe = flux()
+    model = build_on_meta({"_class_name": "FluxTransformer2DModel", **pipe.transformer.config})
+    plan = replace(PLAN.drawing_alone(), denoiser=Weights.of(model), encoders={}, others={})
+    config, dense = PruningConfig(keep_first_last=False), plan.peak("none") / 0.94
+    whole = target_row(plan, model, config, round(dense) + 1)
+    assert (whole.offload, whole.sparsity, whole.fits) == ("none", 0.0, True)
+    some = target_row(plan, model, config, round(0.95 * dense))
+    assert (some.offload, some.fits) == ("none", True)
+    assert 0 < some.sparsity <= 0.4
+    assert some.peak <= 0.94 * 0.95 * dense < some.dense_peak
+    little = target_row(plan, model, config, round(0.6 * dense))
+    assert little.offload == "group"
+    assert not target_row(plan, model, config, 1).fits
+
+
+@pytest.mark.parametrize(
+    ("flags", "word"), [(["--vram", "0"], "vram"), (["--target-latency", "0.8"], "target_latency")]
+)
+def test_what_cannot_be_planned_is_one_line(sd3_folder, capsys, flags, word):
+    more = ["--pattern", "structured"] if "latency" in word else []
+    assert main(["plan", sd3_folder, *flags, *more, *SIZE]) == 2
+    out, err = capsys.readouterr()
+    assert (out, err.count("\n")) == ("", 1)
+    assert word in err
+    assert parse(["plan", sd3_folder]).run is plan_command
