@@ -210,4 +210,4 @@ def command_of(args: argparse.Namespace, chosen: dict[str, Any]) -> str:
     words: Sequence[str] = without(args.words, OWN_FLAGS, "prune")
     flags = [word for name, value in chosen.items() for word in (f"--{name}", str(value))]
     named = any(word.split("=")[0] == "--output" for word in words)
-    return typed(*words, *flags, *([] if named else ["--output", OUTPUT]))
+    return typed(*words, *flags, *([] if named else ["--output", str(OUTPUT)]))

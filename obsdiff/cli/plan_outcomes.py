@@ -139,9 +139,9 @@ def preset_rows(folder: Folder, config: PruningConfig, prompts: int) -> list[Pre
         prompts: number of calibration prompts.
     """
     rows = []
-    amount = {"sparsity": config.sparsity} if config.group is None else {}
+    amount: dict[str, Any] = {"sparsity": config.sparsity} if config.group is None else {}
     kept = ("pattern", "num_inference_steps", "height", "width", *WHERE)
-    known = {name: getattr(config, name) for name in kept}
+    known: dict[str, Any] = {name: getattr(config, name) for name in kept}
     for preset in (None, *PRESETS):
         try:
             found = PruningConfig(**known, **amount, preset=preset)

@@ -1,6 +1,5 @@
 """What a run needs of the card, of memory and of the disk, and what there is; bytes."""
 
-import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,6 +10,7 @@ from ..calibration.packages import GIB
 from ..config import PruningConfig
 from ..errors import UserError
 from ..pipelines.folder import Folder
+from ..runtime.disk import free_disk
 from .device_memory import built, component_bytes, format_of
 from .inspect import stored_parameters
 from .plan_outcomes import parameters_of
@@ -52,9 +52,9 @@ def phase_rows(plan: DevicePlan, offload: str, hessians: bool) -> list[PhaseRow]
         offload: one of OFFLOADS.
         hessians: whether the Hessians lie there.
     """
-    none = {"activations": 0, "solving": 0, "changes": 0, "gradients": plan.gradients and 0}
-    weights = replace(plan, **none).phases(offload, False)
-    beside = replace(plan, **none).phases(offload, hessians)
+    gradients = None if plan.gradients is None else 0
+    still = replace(plan, activations=0, solving=0, changes=0, gradients=gradients)
+    weights, beside = still.phases(offload, False), still.phases(offload, hessians)
     return [
         PhaseRow(name, weights[name], beside[name] - weights[name], total - beside[name])
         for name, total in plan.phases(offload, hessians).items()
@@ -133,14 +133,6 @@ def disk_row(output: Path, parts: list[PartRow], in_files: int) -> RoomRow:
     if in_files:
         needed["Hessians in files"] = in_files
     return RoomRow(sum(needed.values()), free_disk(output), needed)
-
-
-def free_disk(output: Path) -> int:
-    """Return the free bytes of the disk of a folder that need not exist."""
-    place = output.absolute()
-    while not place.exists():
-        place = place.parent
-    return shutil.disk_usage(place).free
 
 
 def name_of_card() -> str:

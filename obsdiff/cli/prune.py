@@ -21,6 +21,7 @@ from ..pipelines.partial_output import (
     check_output,
     is_placed,
     open_part,
+    part_folder,
     put_in_place,
     remove,
 )
@@ -43,6 +44,7 @@ from .commands import (
     show_json,
     with_recommended,
 )
+from .disk_room import require_room
 from .next_steps import after_pruning, suggest
 from .resume import Records, finished_already, finished_records, is_complete, unfinished
 from .targets import PruneTarget, prune_targets
@@ -76,6 +78,9 @@ def prune_command(args: argparse.Namespace) -> None:
         check_output(args.output, args.overwrite, given_inputs(args.model, args.config))
     folder = open_model(args.model, args.config, variant=args.variant)
     if not placed:
+        part = part_folder(args.output) / FINISHED
+        left = [t.config for t in targets if not (t.folder.name and (part / t.folder).is_dir())]
+        require_room(args.output, folder, left)
         inputs = [folder.path, folder.source, *given_files(args.prompts, args.from_file)]
         check_output(args.output, args.overwrite, inputs)
     folder.require_text()
@@ -216,7 +221,8 @@ def prune_all(
                 finished = part / FINISHED / target.folder
                 stored = saved_as_stored(pipe, folder, config.dtype, [report.component], formats)
                 with phases.within(SAVING), stored:
-                    write_whole(pipe, report, part / WORK / "writing", finished)
+                    others = [part / FINISHED / t.folder for t in targets if t is not target]
+                    write_whole(pipe, report, part / WORK / "writing", finished, others)
                 phases.advance(SAVING)
                 shutil.rmtree(pieces)
             yield target, report, time.perf_counter() - began
@@ -262,13 +268,25 @@ def format_notes(device: str | None, formats: dict[str, str], dtype: str | None)
     return [AS_STORED] if stored == {"float32"} else []
 
 
-def write_whole(pipe: Any, report: PruningReport, beside: Path, target: Path) -> None:
-    """Write a pruned pipeline into the folder `beside`, then rename that to `target`."""
+def write_whole(
+    pipe: Any, report: PruningReport, beside: Path, target: Path, others: list[Path]
+) -> None:
+    """Write a pruned pipeline into the folder `beside`, then rename that to `target`.
+
+    Args:
+        pipe: the pruned pipeline.
+        report: its report.
+        beside: a folder on the same disk.
+        target: the folder of the result.
+        others: folders of other results of this run; those that are there share equal files.
+    """
     from ..pipelines.save import write_pruned
+    from ..pipelines.shared_files import share_files
 
     with disk_errors(beside):
         shutil.rmtree(beside, ignore_errors=True)
         write_pruned(pipe, beside, report)
+        share_files(beside, report.hashes["files"], filter(Path.is_dir, others))
         sync_tree(beside)
         target.parent.mkdir(exist_ok=True)
         beside.rename(target)

@@ -80,6 +80,10 @@ def test_several_outputs_of_one_run_are_each_as_stored(model, prompts_file, tmp_
     for part in ("0.30", "0.50"):
         assert (out / part / ENCODER).read_bytes() == (model / ENCODER).read_bytes()
         DiffusionPipeline.from_pretrained(out / part, text_encoder_3=None, tokenizer_3=None)
+        assert main(["verify", str(out / part)]) == 0
+    assert (out / "0.30" / ENCODER).samefile(out / "0.50" / ENCODER)
+    assert not (out / "0.30" / TRANSFORMER).samefile(out / "0.50" / TRANSFORMER)
+    assert not (out / "0.30" / ENCODER).samefile(model / ENCODER)
 
 
 def test_a_variant_is_copied_under_plain_names(model, prompts_file, tmp_path):
