@@ -108,7 +108,7 @@ def test_the_version_loads_nothing_heavy():
 @pytest.mark.parametrize(
     ("line", "words"),
     [
-        ("prun emoji-sd3", "expected one of prune, inspect, .*; found 'prun'; did you mean prune?"),
+        ("prun emoji-sd3", "expected one of prune, plan, .*; found 'prun'; did you mean prune?"),
         ("Report run", "found 'Report'; did you mean report?"),
         ("xyz", "found 'xyz' (see obsdiff --help)"),
         ("--verison", "obsdiff has no flag --verison; did you mean --version?"),
