@@ -59,7 +59,7 @@ def bytes_in(tensors: Tensors, dtype: str | None) -> int:
 
 def least_left(config: PruningConfig) -> float:
     """Return the share of the denoiser's bytes that a pruning leaves at least."""
-    if config.pattern != "structured":
+    if config.pattern != "structured" and not config.depth:
         return 1.0
     budget = config.budget is not None or config.target_latency is not None
     return 1 - (MOST_ALLOCATED["structured"] if budget else config.removed)
