@@ -12,6 +12,7 @@ from .evaluate import evaluate_command
 from .export import export_command
 from .plan import add_plan, plan_command
 from .prune import prune_command
+from .sweep import add_sweep, sweep_command
 
 
 @dataclass(frozen=True)
@@ -85,6 +86,20 @@ examples:
 
 MODEL may follow wildcards: without a MODEL elsewhere, it is the last value of --include or
 --exclude without *, ? and [.""",
+    ),
+    "sweep": Command(
+        sweep_command,
+        add_sweep,
+        "prune to several sparsities, evaluate, write the page, recommend one",
+        "MODEL --output DIR [--sparsity SHARE ...] [flag ...]",
+        "Prune to several sparsities from one dense pass, draw prompts that none is calibrated on, "
+        "write the\npage OUTPUT/sweep.html, and say how much can be taken before prompts visibly "
+        "change.",
+        """\
+examples:
+  obsdiff sweep emoji-sd3 --output sweep
+  obsdiff sweep emoji-sd3 --pattern structured --sparsity 0.1 0.2 0.3 --preset best --output sweep
+  obsdiff sweep emoji-sd3 --pattern 2:4 structured --sparsity 0.3 --output sweep --quick""",
     ),
     "evaluate": Command(
         evaluate_command,

@@ -44,6 +44,17 @@ def evaluate_command(args: argparse.Namespace) -> None:
     """Evaluate pruned pipelines against the dense one, and print the table or results.json."""
     require_extra("eval", "evaluate")
     fill_amounts(args)
+    results = run_evaluation(args)
+
+    from ..evaluation.report.text_table import results_table
+
+    show_json(results) if args.json else put(results_table(results))
+    say(f"{args.output}: pictures and results.json")
+    suggest(after_evaluating(args.output, args.quick))
+
+
+def run_evaluation(args: argparse.Namespace) -> dict[str, Any]:
+    """Evaluate pruned pipelines against the dense one, and return the content of results.json."""
     for name, least in (("num_prompts", 1), ("batch_size", 1), ("seed", 0), ("rounds", 0)):
         whole(name, getattr(args, name), least)
     given = {name: getattr(args, name) for name in CALL_SETTINGS if hasattr(args, name)}
@@ -64,7 +75,6 @@ def evaluate_command(args: argparse.Namespace) -> None:
 
     from ..evaluation.evaluate import Evaluation, check_comparable
     from ..evaluation.evaluate import evaluate as run_job
-    from ..evaluation.report.text_table import results_table
 
     check_comparable(dense, runs, component)
     quiet()
@@ -87,9 +97,7 @@ def evaluate_command(args: argparse.Namespace) -> None:
     if results is None:
         results = run_job(job, args.output, args.resume, args.overwrite)
         say(prompts_line(file, len(found), args.num_prompts))
-    show_json(results) if args.json else put(results_table(results))
-    say(f"{args.output}: pictures and results.json")
-    suggest(after_evaluating(args.output, args.quick))
+    return results
 
 
 def fill_amounts(args: argparse.Namespace) -> None:

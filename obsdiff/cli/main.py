@@ -20,8 +20,10 @@ from .arguments import parser as parser
 from .evaluate import evaluate_command
 from .foreign_errors import foreign_line, raised_by, system_line, wants_traceback
 from .prune import prune_command
+from .sweep import sweep_command
 
 CONTINUE = "; continue with --resume"
+RESUMABLE = (evaluate_command, prune_command, sweep_command)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -68,7 +70,7 @@ def run_words(argv: list[str]) -> int:
         complain(f"failed: {error}{more}", error)
         return 1
     except KeyboardInterrupt:
-        resumable = args is not None and args.run in (evaluate_command, prune_command)
+        resumable = args is not None and args.run in RESUMABLE
         ending = CONTINUE if resumable else "; nothing was written"
         tell(f"interrupted{ending}")
         return 1
@@ -104,7 +106,7 @@ def other_line(error: Exception, args: argparse.Namespace | None) -> str:
 
 def memory_advice(reason: str, args: argparse.Namespace | None) -> str:
     """Return what to do about a lack of memory, of the host or, by torch's words, of a device."""
-    if args is None or args.run is not prune_command:
+    if args is None or args.run not in (prune_command, sweep_command):
         return "set a smaller --batch-size"
     if "CUDA" in reason or "backend" in reason or "XPU" in reason:
         return (
@@ -116,7 +118,7 @@ def memory_advice(reason: str, args: argparse.Namespace | None) -> str:
 
 def can_continue(args: argparse.Namespace | None) -> bool:
     """Return whether the command left something that --resume continues."""
-    if args is None or args.run not in (evaluate_command, prune_command):
+    if args is None or args.run not in RESUMABLE:
         return False
     output = args.output
     return bool(output.name) and os.path.isdir(part_folder(output) / WORK)

@@ -70,6 +70,16 @@ AS_STORED = (
 
 def prune_command(args: argparse.Namespace) -> None:
     """Prune MODEL to every pattern and sparsity that was given, and write OUTPUT."""
+    if folders := run_prunings(args):
+        suggest(after_pruning(args, folders))
+
+
+def run_prunings(args: argparse.Namespace) -> list[Path]:
+    """Prune MODEL to every target, and print the records if they were asked for.
+
+    Returns:
+        The folders of the results; none in a process that is not the first of several.
+    """
     targets = prune_targets(args)
     is_one_of_several()
     complete = args.resume and is_complete(args.output, targets)
@@ -113,8 +123,8 @@ def prune_command(args: argparse.Namespace) -> None:
             )
         ):
             if ranks.rank == 0:
-                show_finished(args, targets, records)
-            return
+                show_finished(args, records)
+            return results_of(args, targets, ranks)
         job = {"command": "prune", "outputs": [target.name for target in targets]}
         part = ranks.from_rank_zero(
             lambda: held.enter_context(open_part(args.output, job, args.resume, args.overwrite))
@@ -126,31 +136,37 @@ def prune_command(args: argparse.Namespace) -> None:
             )
             if ranks.rank == 0:
                 put_in_place(part, args.output, args.overwrite)
-                show_finished(args, targets, records)
-            return
+                show_finished(args, records)
+            return results_of(args, targets, ranks)
         with cleared_if_in_vain(part, args.resume or ranks.rank > 0):
             for target, report, seconds in prune_all(folder, prompts, targets, part, ranks):
                 if ranks.rank == 0:
                     # not before a pruning is done: prompts that are refused are one line
                     say_all([known, *notes] if target == targets[0] else [])
-                    say(summary(args.output / target.folder, report, seconds))
+                    shown = getattr(args, "shown_output", args.output) / target.folder
+                    say(summary(shown, report, seconds))
         if ranks.rank == 0:
             records = [read_json(part / FINISHED / t.folder / RECORD) for t in targets]
             put_in_place(part, args.output, args.overwrite)
-            show_records(args, targets, records)
+            show_records(args, records)
+        return results_of(args, targets, ranks)
 
 
-def show_records(args: argparse.Namespace, targets: list[PruneTarget], records: Records) -> None:
-    """Print the record of each target as JSON, if that was asked for, and what to do next."""
+def results_of(args: argparse.Namespace, targets: list[PruneTarget], ranks: "Ranks") -> list[Path]:
+    """Return the folders of the results; none in a process that is not the first of several."""
+    return [] if ranks.rank else [args.output / target.folder for target in targets]
+
+
+def show_records(args: argparse.Namespace, records: Records) -> None:
+    """Print the record of each target as JSON, if that was asked for."""
     if args.json:
         show_json(records[0] if len(records) == 1 else records)
-    suggest(after_pruning(args, [args.output / target.folder for target in targets]))
 
 
-def show_finished(args: argparse.Namespace, targets: list[PruneTarget], records: Records) -> None:
+def show_finished(args: argparse.Namespace, records: Records) -> None:
     """Say that an earlier run has written the output, and print its records."""
     say(f"{args.output}: was finished already")
-    show_records(args, targets, records)
+    show_records(args, records)
 
 
 @contextlib.contextmanager

@@ -19,7 +19,8 @@ from .model_card import CARD
 from .overlap import chain, identity
 from .record import RECORD
 
-INDEX, RESULTS, DEMO = "model_index.json", "results.json", "demo.html"
+INDEX, RESULTS = "model_index.json", "results.json"
+DEMO, SWEEP_PAGE = "demo.html", "sweep.html"  # the page of each beside models/ and run/
 STORED = (".json", ".safetensors", ".txt", ".model")
 WORK, JOB = ".work", "job.json"  # of a run that was killed before it removed them
 SWEEP = r"(\w+-)?\d\.\d\d|\d+-\d+"  # 0.30, unstructured-0.30, 2-4
@@ -145,9 +146,9 @@ def contents(folder: Path) -> tuple[dict[str, str | None], set[Path]]:
         return recorded_files(record, folder, below) | unhashed([RECORD, CARD, *pages]), set()
     if results := written_json(folder / RESULTS):
         return unhashed([RESULTS, *evaluation_files(results, folder), *pages]), set()
-    if DEMO in pages:
+    for page in {DEMO, SWEEP_PAGE}.intersection(pages):
         models = {place for place in folder.glob("models/*") if place.is_dir()}
-        return unhashed([DEMO]), models | (below & {folder / "run"})
+        return unhashed([page]), models | (below & {folder / "run"})
     return {}, {place for place in below if re.fullmatch(SWEEP, place.name)}
 
 
