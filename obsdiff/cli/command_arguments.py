@@ -256,6 +256,26 @@ def add_export(p: argparse.ArgumentParser) -> None:
     )
 
 
+def add_lora(p: argparse.ArgumentParser) -> None:
+    """Add the arguments of lora."""
+    p.add_argument("file", metavar="FILE", type=Path, help="LoRA made for the dense model")
+    p.add_argument(
+        "--for",
+        dest="folder",
+        required=True,
+        metavar="DIR",
+        type=Path,
+        help="folder that obsdiff prune wrote",
+    )
+    p.add_argument(
+        "--output",
+        required=True,
+        metavar="FILE",
+        type=Path,
+        help="file to write; it appears complete or not at all",
+    )
+
+
 def add_demo(p: argparse.ArgumentParser) -> None:
     """Add the arguments of demo."""
     p.add_argument(

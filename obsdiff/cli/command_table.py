@@ -10,6 +10,7 @@ from .draw import add_draw, draw_command
 from .env import add_env, env_command
 from .evaluate import evaluate_command
 from .export import export_command
+from .lora import lora_command
 from .plan import add_plan, plan_command
 from .prune import prune_command
 from .sweep import add_sweep, sweep_command
@@ -163,6 +164,15 @@ examples:
         "[--json]",
         "Print versions, device, cores and memory, for a bug report. Names no user, host or path.",
         "example:\n  obsdiff env --json",
+    ),
+    "lora": Command(
+        lora_command,
+        arguments.add_lora,
+        "cut a LoRA of the dense model to a structured result",
+        "FILE --for DIR --output FILE",
+        "Write a LoRA file with the rows and columns that a structured result kept.\n"
+        "A pipeline of that result loads the uncut file as well; the cut one is smaller.",
+        "example:\n  obsdiff lora style.safetensors --for pruned --output style-pruned.safetensors",
     ),
     "demo": Command(
         demo_command,

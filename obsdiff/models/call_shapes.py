@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from .pruned_classes import CLASS_PREFIX
+from .dense_shapes import CLASS_PREFIX
 from .structure import Tap
 
 Config = Mapping[str, Any]

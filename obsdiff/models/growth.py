@@ -14,13 +14,13 @@ from diffusers import ConfigMixin
 from torch import Tensor, nn
 
 from .client_marker import MODULE
+from .dense_shapes import OWN_SETTINGS, dense_class, dense_on_meta
 from .discovery import find_blocks
 from .geometry import columns, items, norm_of, sections
 from .kept_items import forget_kept_
 from .layout import layout_of, target_of
 from .linear_view import layer_at, layer_shapes
 from .low_rank import merge_
-from .pruned_classes import OWN_SETTINGS, dense_class, dense_on_meta
 from .structure import Group
 from .surgery import shrink_, unchanged_if_interrupted, update_counts_, update_sizes_
 

@@ -13,27 +13,22 @@ from functools import cache
 from typing import Any
 
 import diffusers
-import torch
 from diffusers import ConfigMixin
 from diffusers.configuration_utils import LegacyConfigMixin
 from diffusers.models.modeling_utils import ModelMixin
 from torch import nn
 
 from ..errors import UserError
-from .adapters import guarded
+from .adapter_loading import guarded
+from .attention_slices import sliced
 from .client_marker import LOW_RANK, add_marker_
+from .dense_shapes import CLASS_PREFIX, OWN_SETTINGS, dense_on_meta
 from .discovery import find_blocks
+from .foreign_guards import guard_diffusers_
 from .geometry import items
 from .layout import Layout, layout_of, shrink_to_, with_kept
 from .linear_view import layer_shapes
 from .low_rank import CONFIG_KEY, add_corrections_, ranks_of
-
-CLASS_PREFIX = "Pruned"
-OWN_SETTINGS = (
-    "pruned_layout",
-    "head_marker",
-    CONFIG_KEY,
-)  # in the config, beside those of the dense class
 
 
 @cache
@@ -56,9 +51,11 @@ def pruned_class(name: str) -> type[ModelMixin]:
         or not issubclass(base, ModelMixin)
     ):
         raise AttributeError(f"module 'obsdiff' has no attribute {name!r}")
+    guard_diffusers_(base.__name__)
     doc = f"{base.__name__} with other layers, as its pruned_layout and low_rank state."
     members = {"__init__": constructor(base), "__doc__": doc, "__module__": "obsdiff"}
-    return type(name, (base,), members | own_constructors(base) | guarded(base))
+    members |= own_constructors(base) | guarded(base) | sliced(base)
+    return type(name, (base,), members)
 
 
 def require_pruned_class(model: nn.Module, why: str = "pattern structured") -> None:
@@ -212,22 +209,3 @@ def lacks_heads(model: nn.Module) -> bool:
         for group in groups
         if group.kind == "heads" and group.owner in left
     )
-
-
-def dense_on_meta(model: nn.Module) -> nn.Module:
-    """Return the dense model that a model of a pruned class was, without weights."""
-    base, config = dense_class(model), model.config
-    assert isinstance(config, Mapping)  # nn.Module types its attributes as Tensor | Module
-    plain = {key: value for key, value in config.items() if key not in OWN_SETTINGS}
-    with torch.device("meta"):
-        # not base.from_config: diffusers opens some old classes as newer ones
-        dense = vars(ConfigMixin)["from_config"].__func__(base, plain)
-    assert isinstance(dense, nn.Module)  # from_config is typed for all kinds of configs
-    return dense
-
-
-def dense_class(model: nn.Module) -> type[ModelMixin]:
-    """Return the class of diffusers of which a model's class is the pruned one."""
-    base = getattr(diffusers, type(model).__name__.removeprefix(CLASS_PREFIX))
-    assert issubclass(base, ModelMixin)
-    return base

@@ -10,7 +10,7 @@ from diffusers.models.modeling_utils import ModelMixin
 from torch import nn
 
 from ..errors import UserError
-from ..models.adapters import without_weights
+from ..models.dense_shapes import without_weights
 from ..models.own_weights import require_unshared
 from .headers import shortened
 

@@ -1,4 +1,4 @@
-"""Adapters and quantised weights: refused before pruning, checked against the shapes after it."""
+"""Adapters and quantised weights: refused before pruning, cut to what is left after it."""
 
 import pytest
 import torch
@@ -10,14 +10,15 @@ from diffusers import (
     StableDiffusionImg2ImgPipeline,
     StableDiffusionPipeline,
 )
-from safetensors.torch import save_file
 from torch import nn
 
 from obsdiff import PruningConfig, UserError, prune_
-from obsdiff.models.adapters import pruned_shapes
+from obsdiff.models.kept_items import kept_by
+from obsdiff.models.layout import layout_of
 from obsdiff.models.linear_view import layer_shapes
 
 from ..conftest import PROMPTS, flux, randomise, sd, sd3
+from ..support.cut_heads import cut_
 from ..support.lanes import first_quick
 
 pytestmark = pytest.mark.filterwarnings("ignore::obsdiff.errors.CalibrationWarning")
@@ -103,60 +104,18 @@ def one_line(error) -> str:
     return text
 
 
-@pytest.mark.parametrize("make", first_quick(MAKES))
-def test_the_pruned_shapes_are_those_of_the_model_with_and_without_adapters(make):
-    pytest.importorskip("peft")
-    pipe = pruned(make)
-    now, dense = layer_shapes(denoiser_of(pipe)), layer_shapes(denoiser_of(make()))
-    assert pruned_shapes(denoiser_of(pipe)) == {
-        name: now[name] for name in now if now[name] != dense[name]
-    }
-    expected = pruned_shapes(denoiser_of(pipe))
-    pipe.load_lora_weights(lora(pipe, "to_q"))
-    assert pruned_shapes(denoiser_of(pipe)) == expected
-
-
-@pytest.mark.parametrize("make", first_quick([sd3, sd]))
-def test_a_lora_for_the_dense_shapes_is_refused_and_leaves_no_trace(make):
+@pytest.mark.parametrize("make", first_quick([sd3, sd, flux]))
+def test_a_lora_for_other_shapes_is_refused_and_leaves_no_trace(make):
     pytest.importorskip("peft")
     pipe = pruned(make)
     before, keys = latents(pipe), set(denoiser_of(pipe).state_dict())
-    with pytest.raises(UserError, match="fuse_lora") as error:
-        pipe.load_lora_weights(lora(make(), "to_q", "to_k", "to_v", "to_out.0"))
-    first = next(name for name in pruned_shapes(denoiser_of(pipe)) if name.endswith("to_q"))
-    rows, columns = layer_shapes(denoiser_of(make()))[first]
-    assert f"{first} of this Pruned" in one_line(error)
-    assert f"({rows // 2}, {columns})" in str(error.value)
-    assert f"({rows}, {columns})" in str(error.value)
+    wrong = lora(make(), "to_q", "to_out.0", "ff.net.2")
+    wrong = {name: tensor.repeat(2, 2) for name, tensor in wrong.items()}
+    with pytest.raises(UserError, match="made for another model") as error:
+        pipe.load_lora_weights(wrong)
+    one_line(error)
     assert set(denoiser_of(pipe).state_dict()) == keys
     assert torch.equal(latents(pipe), before)
-
-
-@pytest.mark.parametrize("layers", [("to_q",), ("to_out.0",), ("ff.net.0.proj",), ("ff.net.2",)])
-def test_every_way_to_load_a_lora_is_guarded(layers, tmp_path):
-    pytest.importorskip("peft")
-    pipe, weights = pruned(sd3), lora(sd3(), *layers)
-    bare = lora(sd3(), *layers, prefix=False)
-    old = {
-        name.replace("lora_A", "lora.down").replace("lora_B", "lora.up"): w
-        for name, w in weights.items()
-    }
-    save_file(weights, tmp_path / "lora.safetensors")
-    for call in (
-        lambda: pipe.load_lora_weights(tmp_path, weight_name="lora.safetensors"),
-        lambda: pipe.load_lora_weights(old),
-        lambda: pipe.load_lora_weights(weights, low_cpu_mem_usage=True),
-        lambda: pipe.transformer.load_lora_adapter(weights),
-        lambda: pipe.transformer.load_lora_adapter(str(tmp_path), weight_name="lora.safetensors"),
-        lambda: pipe.transformer.load_lora_adapter(
-            pretrained_model_name_or_path_or_dict=bare, prefix=None
-        ),
-    ):
-        with pytest.raises(UserError, match=r"transformer_blocks\.1\."):
-            call()
-    pipe.load_lora_weights(lora(pipe, *layers), adapter_name="mine")
-    with pytest.raises(UserError, match=r"transformer_blocks\.1\."):
-        pipe.load_lora_weights(weights, adapter_name="mine", hotswap=True)
 
 
 @pytest.mark.parametrize("make", first_quick(MAKES))
@@ -178,19 +137,6 @@ def test_a_lora_for_layers_that_were_not_pruned_works():
     before = latents(pipe)
     pipe.load_lora_weights(lora(sd3(), "norm1.linear", "blocks.0.attn.to_q"))
     assert not torch.allclose(latents(pipe), before, atol=1e-3)
-
-
-def test_flux_widens_its_layers_before_the_model_checks_them():
-    """FluxPipeline.load_lora_weights is diffusers' own: torch refuses biases, obsdiff the rest."""
-    pytest.importorskip("peft")
-    with pytest.raises(RuntimeError, match="size mismatch for bias"):
-        pruned(flux).load_lora_weights(lora(flux(), "to_q"))
-    with pytest.raises(
-        UserError, match=r"transformer_blocks\.1\.attn\.to_out\.0 of this PrunedFlux"
-    ):
-        pruned(flux).load_lora_weights(lora(flux(), "attn.to_out.0"))
-    with pytest.raises(UserError, match=r"transformer_blocks\.1\.attn\.to_q of this PrunedFlux"):
-        pruned(flux).transformer.load_lora_adapter(lora(flux(), "to_q"))
 
 
 @pytest.mark.parametrize("make", MAKES)
@@ -223,30 +169,84 @@ def test_pruning_refuses_a_peft_model_and_a_lora_on_a_text_encoder():
         prune_(pipe, PROMPTS[:1], config)
 
 
-def test_an_ip_adapter_needs_all_heads():
-    """diffusers itself would load it, and read its wider keys as more image tokens."""
-    weights, pipe = ip_adapter(sd().unet), pruned(sd)
-    before = latents(pipe)
-    with pytest.raises(
-        UserError, match=r"attn1 of this PrunedUNet2DConditionModel has only 2 left"
-    ) as error:
-        load_ip_adapter(pipe, weights)
-    one_line(error)
-    assert torch.equal(latents(pipe), before)
+def kept_heads(unet) -> dict[str, list[int]]:
+    return {owner: kept_by(unet.get_submodule(owner))["heads"] for owner in layout_of(unet)}
+
+
+def masked_heads_(pipe, kept: dict[str, list[int]]) -> None:
+    """Set the values of all other heads to zero, the picture tokens' values too."""
+    for owner, heads in kept.items():
+        attention = pipe.unet.get_submodule(owner)
+        ip = list(getattr(attention.processor, "to_v_ip", []))
+        for layer in (attention.to_v, *ip):
+            rows = layer.weight.data.unflatten(0, (attention.heads, -1))
+            rows[[i for i in range(attention.heads) if i not in heads]] = 0
+
+
+def test_an_ip_adapter_for_all_heads_is_cut_to_those_that_are_left():
+    weights, pipe, dense = ip_adapter(sd().unet), sd(), sd()
+    cut_(pipe.unet, "heads")
+    kept = {
+        owner: kept_by(pipe.unet.get_submodule(owner))["heads"] for owner in layout_of(pipe.unet)
+    }
+    for each in (pipe, dense):
+        load_ip_adapter(each, weights)
+    masked_heads_(dense, kept)
+    picture = {"ip_adapter_image_embeds": [torch.randn(2, 1, 8)]}
+    assert torch.allclose(latents(pipe, **picture), latents(dense, **picture), atol=1e-5)
     pipe = pruned(sd, target="ffn")
     load_ip_adapter(pipe, weights)
     assert latents(pipe, ip_adapter_image_embeds=[torch.randn(2, 1, 8)]).isfinite().all()
 
 
-@pytest.mark.parametrize("make", [sd3, flux])
-def test_transformers_refuse_an_ip_adapter_too(make):
+def test_flux_refuses_an_ip_adapter_without_all_heads():
+    """It adds the picture tokens' output beside to_out, as wide as all heads."""
     with pytest.raises(UserError, match="all its heads"):
-        pruned(make).transformer._load_ip_adapter_weights({"ip_adapter": {}, "image_proj": {}})
+        pruned(flux).transformer._load_ip_adapter_weights({"ip_adapter": {}, "image_proj": {}})
 
 
-def test_custom_diffusion_needs_all_heads():
-    with pytest.raises(UserError, match="all its heads"):
-        pruned(sd).unet.load_attn_procs({"custom_diffusion": torch.zeros(1)})
+def test_an_older_model_that_does_not_state_its_heads_takes_no_ip_adapter():
+    unet = sd().unet
+    cut_(unet, "heads")
+    older = type(unet).from_config(dict(unet.config) | {"pruned_layout": layout_of(unet)})
+    with pytest.raises(UserError, match="does not state which"):
+        older._load_ip_adapter_weights(ip_adapter(sd().unet))
+
+
+def test_keys_and_values_of_custom_diffusion_are_cut():
+    pipe, dense = sd(), sd()
+    owners = [n.removesuffix(".processor") for n in dense.unet.attn_processors if "attn2" in n]
+    weights = {
+        f"{owner}.processor.to_{kind}_custom_diffusion.weight": torch.randn(
+            dense.unet.get_submodule(owner).to_k.weight.shape
+        )
+        for owner in owners
+        for kind in "kv"
+    }
+    weights |= {n: torch.zeros(0) for n in dense.unet.attn_processors if "attn1" in n}
+    cut_(pipe.unet, "heads")
+    kept = {
+        owner: kept_by(pipe.unet.get_submodule(owner))["heads"] for owner in layout_of(pipe.unet)
+    }
+    for each in (pipe, dense):
+        each.unet.load_attn_procs(dict(weights), _pipeline=each)
+    masked_heads_(dense, kept)
+    for owner in owners:
+        attention = dense.unet.get_submodule(owner)
+        rows = attention.processor.to_v_custom_diffusion.weight.data.unflatten(
+            0, (attention.heads, -1)
+        )
+        rows[[i for i in range(attention.heads) if i not in kept[owner]]] = 0
+    assert torch.allclose(latents(pipe), latents(dense), atol=1e-5)
+
+
+def test_queries_of_custom_diffusion_need_all_heads():
+    unet = pruned(sd).unet
+    owner = next(owner for owner in layout_of(unet) if owner.endswith("attn2"))
+    name = f"{owner}.processor.to_q_custom_diffusion.weight"
+    with pytest.raises(UserError, match="lacks heads") as error:
+        unet.load_attn_procs({name: torch.zeros(4, 4)})
+    one_line(error)
 
 
 def test_pruning_refuses_a_loaded_ip_adapter():
@@ -297,14 +297,16 @@ def test_a_controlnet_of_the_dense_transformer_steers_the_pruned_one():
     assert not torch.allclose(moved, latents(pipe), atol=1e-3)
 
 
-def test_a_controlnet_cannot_be_made_from_a_pruned_unet():
-    """ControlNetModel.from_unet copies weights into dense shapes; torch names a mismatch."""
-    with pytest.raises(
-        RuntimeError,
-        match=r"size mismatch for 0\.attentions\.0\.transformer_blocks\.0\.attn1\.to_q\.weight",
-    ):
-        controlnet(pruned(sd).unet)
-    with pytest.raises(RuntimeError, match=r"size mismatch for 1\.attn\.to_q\.weight"):
+def test_a_controlnet_cannot_be_made_from_a_pruned_denoiser():
+    unet = pruned(sd).unet
+    with pytest.raises(UserError, match="make the ControlNet from the dense denoiser") as error:
+        controlnet(unet)
+    one_line(error)
+    empty = ControlNetModel.from_unet(
+        unet, conditioning_embedding_out_channels=(8, 16), load_weights_from_unet=False
+    )
+    assert isinstance(empty, ControlNetModel)
+    with pytest.raises(UserError, match="found a PrunedSD3Transformer2DModel"):
         SD3ControlNetModel.from_transformer(pruned(sd3).transformer, num_layers=2)
 
 
