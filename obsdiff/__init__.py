@@ -24,6 +24,7 @@ if TYPE_CHECKING:  # type checkers need imports; at run time HOMES has the same 
     from .errors import NotPositiveDefinite as NotPositiveDefinite
     from .errors import UserError as UserError
     from .pipelines.builtin import builtin_path as builtin_path
+    from .pipelines.masks import apply_masks_ as apply_masks_
     from .pipelines.record import PruningReport as PruningReport
     from .pipelines.save import save_pruned as save_pruned
     from .prune import prune_ as prune_
@@ -37,6 +38,7 @@ HOMES = {  # public name -> its module
     "PruningConfig": "config",
     "PruningReport": "pipelines.record",
     "UserError": "errors",
+    "apply_masks_": "pipelines.masks",
     "builtin_path": "pipelines.builtin",
     "dense_pass": "calibration.dense_pass",
     "prune_": "prune",
