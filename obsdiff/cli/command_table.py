@@ -168,10 +168,11 @@ examples:
     "lora": Command(
         lora_command,
         arguments.add_lora,
-        "cut a LoRA of the dense model to a structured result",
+        "cut a LoRA of the dense model to a result with fewer heads, neurons or blocks",
         "FILE --for DIR --output FILE",
-        "Write a LoRA file with the rows and columns that a structured result kept.\n"
-        "A pipeline of that result loads the uncut file as well; the cut one is smaller.",
+        "Write a LoRA file with the rows and columns that a structured result kept, or with the\n"
+        "blocks that a result of pattern depth kept, numbered as there. A structured pipeline\n"
+        "loads the uncut file as well; one with fewer blocks would put it on other blocks.",
         "example:\n  obsdiff lora style.safetensors --for pruned --output style-pruned.safetensors",
     ),
     "demo": Command(

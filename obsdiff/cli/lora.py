@@ -8,6 +8,7 @@ import os
 from pathlib import Path
 
 from ..errors import UserError
+from ..export.lora_blocks import kept_blocks
 from ..pipelines.folder import Folder, open_folder
 from ..pipelines.headers import read_header
 from ..pipelines.output_path import absolute, check_writable
@@ -22,13 +23,16 @@ def lora_command(args: argparse.Namespace) -> None:
     check_lora(args.file)
     check_output_file(args.output, args.folder)
     folder = open_folder(args.folder)
-    component = pruned_component(folder)
+    of_blocks, kept = kept_blocks(folder.path)
+    component = folder.denoiser(of_blocks) if kept else pruned_component(folder)
     quiet()
     from ..export.lora import cut_file
 
-    found = cut_file(args.file, folder, component, args.output)
+    found = cut_file(args.file, folder, component, kept, args.output)
     cut = f"{found.cut} of {found.tensors} tensors of {component} cut"
-    say(f"{args.output}: {cut if found.cut else 'nothing had to be cut: it fits as it is'}")
+    if kept:
+        cut = f"blocks numbered anew, {found.dropped} tensors of {component} left out"
+    say(f"{args.output}: {cut if kept or found.cut else 'nothing had to be cut: it fits as it is'}")
 
 
 def check_lora(file: Path) -> None:

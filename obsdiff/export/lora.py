@@ -18,10 +18,12 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from ..errors import UserError
-from ..models.lora import cut_lora
+from ..models.layout import layout_of
+from ..models.lora import cut_lora, require_blocks
 from ..models.meta_device import build_on_meta
 from ..pipelines.folder import Folder
 from ..runtime.whole_files import whole_file
+from .lora_blocks import renumbered
 
 LAYER = re.compile(r"(.+?)\.(?:lora_A|lora_B|lora_linear_layer|lora)\b.*")
 UP = re.compile(r".*(?:\.lora_B|[._]lora\.up|\.lora_linear_layer\.up|_lora\.up)\b.*")
@@ -34,19 +36,25 @@ class CutFile:
     Attributes:
         tensors: number of tensors for the denoiser.
         cut: how many of them became smaller.
+        dropped: how many of them were of blocks that are out.
     """
 
     tensors: int
     cut: int
+    dropped: int
 
 
-def cut_file(file: Path, folder: Folder, component: str, output: Path) -> CutFile:
+def cut_file(
+    file: Path, folder: Folder, component: str, kept: Mapping[str, list[int]], output: Path
+) -> CutFile:
     """Write a LoRA cut to the denoiser of a pruned folder, whole or not at all.
 
     Args:
         file: the LoRA, a checked safetensors file.
         folder: the pruned folder.
         component: its denoiser.
+        kept: for each of its lists of blocks the former numbers of the blocks that are left; empty
+            if no blocks were removed.
         output: the file to write; must not exist.
 
     Raises:
@@ -63,14 +71,17 @@ def cut_file(file: Path, folder: Folder, component: str, output: Path) -> CutFil
             f"{file}: expected a LoRA with tensors of {component}, found none, but "
             f"{next(iter(named), 'nothing')}"
         )
-    cut = cut_lora(model, named, component)
+    left = renumbered(named, component, kept)
+    cut = cut_lora(model, left, component) if layout_of(model) else left
+    require_blocks(model, cut, component)
     with whole_file(output) as beside:
         save_file(
             {name: tensor.contiguous() for name, tensor in cut.items()},
             beside,
             {"format": "pt"} | metadata,
         )
-    return CutFile(len(own), sum(cut[name].shape != named[name].shape for name in own))
+    smaller = sum(cut[name].shape != left[name].shape for name in cut)
+    return CutFile(len(own), smaller, len(named) - len(left))
 
 
 def as_diffusers_names(

@@ -27,6 +27,7 @@ PART = re.compile(
     r"(?P<layer>.+)\.(?:lora_(?P<side>[AB])(?:\.[^.]+)?\.(?P<of>weight|bias)"
     r"|(?P<magnitude>lora_magnitude_vector)(?:\..+)?|(?P<number>alpha))"
 )
+NUMBERED = re.compile(r"(\w+)\.(\d{1,9})(?=\.)", re.ASCII)
 
 
 class Part(NamedTuple):
@@ -52,12 +53,37 @@ def cut_lora(
 
     Raises:
         UserError: a layer's tensors are for other shapes than the dense and the pruned ones, or
-            are no LoRA, or which rows and columns were kept is not known.
+            are no LoRA, or which rows and columns were kept is not known; or the LoRA is for more
+            blocks than there are.
     """
+    require_blocks(model, tensors, prefix)
     cut, cuts = dict(tensors), cuts_of(model)
     for layer, parts in parts_by_layer(tensors, prefix, cuts).items():
         cut |= cut_layer(f"{layer} of this {type(model).__name__}", cuts[layer], parts, tensors)
     return cut
+
+
+def require_blocks(model: nn.Module, tensors: Mapping[str, Tensor], prefix: str | None) -> None:
+    """Check that a model has the blocks of a LoRA, by their numbers.
+
+    Args:
+        model: the denoiser.
+        tensors: the LoRA.
+        prefix: the first part of the names of the model's own tensors.
+
+    Raises:
+        UserError: it lacks one, so it has fewer blocks than the model that the LoRA is for.
+    """
+    start = f"{prefix}." if prefix else ""
+    lists = {name: len(m) for name, m in model.named_children() if isinstance(m, nn.ModuleList)}
+    for name in tensors:
+        match = NUMBERED.match(name.removeprefix(start)) if name.startswith(start) else None
+        if match and int(match[2]) >= lists.get(match[1], int(match[2]) + 1):
+            raise UserError(
+                f"LoRA: {match[0]} is not part of this {type(model).__name__}, which has "
+                f"{lists[match[1]]} {match[1]}: the LoRA is for a model with more of them; where "
+                "--pattern depth removed blocks, obsdiff lora numbers them anew"
+            )
 
 
 def parts_by_layer(

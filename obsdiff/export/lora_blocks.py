@@ -1,0 +1,65 @@
+"""Block numbers of a LoRA made for the dense model, in a folder from which blocks were removed."""
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+from ..errors import UserError
+from ..pipelines.record import RECORD, read_record
+from ..runtime.json_files import check_json
+
+WANTED = {"component": str, "config": {"pattern": str}, "depth": {"kept": {"*": [int]}}}
+Value = TypeVar("Value")
+
+
+def kept_blocks(folder: Path) -> tuple[str, dict[str, list[int]]]:
+    """Return the component from which whole blocks were removed, and the numbers of those left.
+
+    Args:
+        folder: a pipeline folder.
+
+    Returns:
+        The component, and for each list of blocks the former number of each block that is left;
+        "" and {} for a folder without a record, or of another pattern.
+
+    Raises:
+        UserError: the record can't be read.
+    """
+    if not (folder / RECORD).is_file():
+        return "", {}
+    record = read_record(folder)
+    config: Any = record.get("config")
+    if not isinstance(config, dict) or config.get("pattern") != "depth":
+        return "", {}
+    try:
+        check_json(record, WANTED, "")
+        for name, numbers in record["depth"]["kept"].items():
+            if numbers != sorted({n for n in numbers if n >= 0}):
+                raise ValueError(f"depth.kept.{name}: expected ascending numbers")
+    except ValueError as error:
+        raise UserError(
+            f"{folder / RECORD}: {error}; the blocks that are left are unknown"
+        ) from None
+    return record["component"], record["depth"]["kept"]
+
+
+def renumbered(
+    tensors: Mapping[str, Value], component: str, kept: Mapping[str, list[int]]
+) -> dict[str, Value]:
+    """Return a LoRA with the numbers of the blocks that are left, without those of other blocks.
+
+    Args:
+        tensors: the LoRA by its names, such as transformer.transformer_blocks.7.attn.to_q....
+        component: the component from which blocks were removed.
+        kept: for each list of blocks the former numbers of those that are left.
+    """
+    found: dict[str, Value] = {}
+    for name, tensor in tensors.items():
+        match = re.fullmatch(rf"{re.escape(component)}\.(\w+)\.(\d+)(\..+)", name)
+        if match is None or match[1] not in kept:
+            found[name] = tensor
+        elif int(match[2]) in kept[match[1]]:
+            number = kept[match[1]].index(int(match[2]))
+            found[f"{component}.{match[1]}.{number}{match[3]}"] = tensor
+    return found

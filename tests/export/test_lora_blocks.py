@@ -1,0 +1,83 @@
+"""LoRAs for folders from which blocks were removed: numbered anew, or refused."""
+
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from obsdiff import UserError
+from obsdiff.cli.main import main
+from obsdiff.export.lora_blocks import kept_blocks, renumbered
+from obsdiff.models.depth import remove_blocks_, stacks_of
+from obsdiff.models.lora import cut_lora
+from obsdiff.pipelines.record import RECORD
+
+from ..conftest import sd3
+from ..support.cut_heads import cut_
+from ..support.loras import peft_lora
+
+RECORDED = {
+    "component": "transformer",
+    "config": {"pattern": "depth"},
+    "depth": {"kept": {"transformer_blocks": [0, 2]}},
+}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """The tiny SD3 without its second block, with what the record says about it."""
+    pipe, place = sd3(), tmp_path_factory.mktemp("depth") / "out"
+    remove_blocks_(pipe.transformer, stacks_of(pipe.transformer), ["transformer_blocks.1"])
+    pipe.save_pretrained(place)
+    (place / RECORD).write_text(json.dumps(RECORDED))
+    return place
+
+
+def test_a_file_gets_the_numbers_of_the_blocks_that_are_left(folder, tmp_path, capsys):
+    lora = peft_lora(sd3().transformer, "transformer.", "attn.to_q", "proj_out")
+    save_file(lora, tmp_path / "lora.safetensors")
+    output = tmp_path / "out.safetensors"
+    words = [tmp_path / "lora.safetensors", "--for", folder, "--output", output]
+    assert main(["lora", *map(str, words)]) == 0
+    assert "blocks numbered anew, 2 tensors of transformer left out" in capsys.readouterr().err
+    start, numbers = "transformer.transformer_blocks.", {"0": "0", "2": "1"}
+    expected = {
+        name if not name.startswith(start) else f"{start}{numbers[name[len(start)]]}{rest}": tensor
+        for name, tensor in lora.items()
+        if (rest := name[len(start) + 1 :]) and not name.startswith(f"{start}1.")
+    }
+    found = load_file(output)
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(found[name], tensor) for name, tensor in expected.items())
+
+
+def test_other_names_stay():
+    names = {"text_encoder.layers.1.q": 1, "transformer.proj_out.x": 2, "transformer.other.1.x": 3}
+    assert renumbered(names, "transformer", {"transformer_blocks": [0]}) == names
+
+
+@pytest.mark.parametrize(
+    ("kept", "words"),
+    [
+        (3, "depth.kept"),
+        ({"transformer_blocks": ["0"]}, "transformer_blocks"),
+        ({"transformer_blocks": [2, 0]}, "expected ascending numbers"),
+        ({"transformer_blocks": [-1, 0]}, "expected ascending numbers"),
+    ],
+)
+def test_a_tampered_record_is_one_line(kept, words, tmp_path):
+    (tmp_path / RECORD).write_text(json.dumps(RECORDED | {"depth": {"kept": kept}}))
+    with pytest.raises(UserError, match="the blocks that are left are unknown") as error:
+        kept_blocks(tmp_path)
+    assert words in str(error.value)
+
+
+def test_a_lora_for_more_blocks_is_refused():
+    """Heads were removed from a model without one of its blocks: its LoRA is of that model."""
+    pipe = sd3()
+    lora = peft_lora(pipe.transformer, "", "attn.to_q")
+    remove_blocks_(pipe.transformer, stacks_of(pipe.transformer), ["transformer_blocks.1"])
+    cut_(pipe.transformer, "heads")
+    with pytest.raises(UserError, match=r"transformer_blocks\.2 is not part of this .* has 2"):
+        cut_lora(pipe.transformer, lora)
