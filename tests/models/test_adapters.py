@@ -10,6 +10,7 @@ from diffusers import (
     StableDiffusionImg2ImgPipeline,
     StableDiffusionPipeline,
 )
+from diffusers.models.attention_processor import SD3IPAdapterJointAttnProcessor2_0
 from torch import nn
 
 from obsdiff import PruningConfig, UserError, prune_
@@ -197,6 +198,33 @@ def test_an_ip_adapter_for_all_heads_is_cut_to_those_that_are_left():
     pipe = pruned(sd, target="ffn")
     load_ip_adapter(pipe, weights)
     assert latents(pipe, ip_adapter_image_embeds=[torch.randn(2, 1, 8)]).isfinite().all()
+
+
+def test_an_ip_adapter_of_sd3_is_cut_to_the_heads_that_are_left(monkeypatch):
+    torch.manual_seed(0)
+    part, dense, pruned_one = SD3IPAdapterJointAttnProcessor2_0(32, 32, 8, 16), sd3(), sd3()
+    weights = {f"{i}.{name}": w for i in range(3) for name, w in part.state_dict().items()}
+    cut_(pruned_one.transformer, "heads")
+    for pipe in (dense, pruned_one):
+        model = pipe.transformer
+        monkeypatch.setattr(model, "_convert_ip_adapter_image_proj_to_diffusers", lambda *_: None)
+        model._load_ip_adapter_weights({"ip_adapter": weights, "image_proj": {}})
+    attention = dense.transformer.transformer_blocks[1].attn
+    for layer in (attention.to_v, attention.add_v_proj, attention.processor.to_v_ip):
+        layer.weight.data[:8] = 0
+        if layer.bias is not None:
+            layer.bias.data[:8] = 0
+    tokens = {
+        "hidden_states": torch.randn(1, 5, 32),
+        "encoder_hidden_states": torch.randn(1, 4, 32),
+        "ip_hidden_states": torch.randn(1, 3, 32),
+        "temb": torch.randn(1, 16),
+    }
+    cut_one = pruned_one.transformer.transformer_blocks[1].attn
+    assert cut_one.heads == 3
+    with torch.no_grad():
+        for found, expected in zip(cut_one(**tokens), attention(**tokens), strict=True):
+            assert torch.allclose(found, expected, atol=1e-5)
 
 
 def test_flux_refuses_an_ip_adapter_without_all_heads():
