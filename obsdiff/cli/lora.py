@@ -12,6 +12,7 @@ from ..export.lora_blocks import kept_blocks
 from ..pipelines.folder import Folder, open_folder
 from ..pipelines.headers import read_header
 from ..pipelines.output_path import absolute, check_writable
+from ..pipelines.record import RECORD, read_record
 from ..runtime.progress import say
 from .commands import quiet
 
@@ -23,6 +24,7 @@ def lora_command(args: argparse.Namespace) -> None:
     check_lora(args.file)
     check_output_file(args.output, args.folder)
     folder = open_folder(args.folder)
+    require_own_order(folder.path)
     of_blocks, kept = kept_blocks(folder.path)
     component = folder.denoiser(of_blocks) if kept else pruned_component(folder)
     quiet()
@@ -72,6 +74,18 @@ def check_output_file(output: Path, folder: Path) -> None:
     check_writable(output)
     if not absolute(output).parent.is_dir():
         raise UserError(f"output: {output}: expected a folder that exists, found none above it")
+
+
+def require_own_order(folder: Path) -> None:
+    """Raise UserError if --permute gave neurons and values of a folder another order."""
+    record = read_record(folder) if (folder / RECORD).is_file() else {}
+    config, permutation = record.get("config"), record.get("permutation")
+    if isinstance(config, dict) and config.get("permute") is True and permutation:
+        raise UserError(
+            f"{folder}: expected neurons and values in the order of the dense model, found a "
+            "result of --permute, which a LoRA of the dense model does not fit; load the LoRA into "
+            "the dense pipeline, call pipe.fuse_lora(); pipe.unload_lora_weights(), then prune"
+        )
 
 
 def pruned_component(folder: Folder) -> str:

@@ -73,6 +73,20 @@ def test_a_tampered_record_is_one_line(kept, words, tmp_path):
     assert words in str(error.value)
 
 
+def test_a_folder_whose_neurons_have_another_order_is_refused(folder, tmp_path, capsys):
+    before = (folder / RECORD).read_text()
+    record = {"config": {"pattern": "2:4", "permute": True}, "permutation": {"layers": 3}}
+    save_file(peft_lora(sd3().transformer, "transformer.", "to_q"), tmp_path / "lora.safetensors")
+    try:
+        (folder / RECORD).write_text(json.dumps(record))
+        output = str(tmp_path / "out.safetensors")
+        words = [str(tmp_path / "lora.safetensors"), "--for", str(folder), "--output", output]
+        assert main(["lora", *words]) == 2
+    finally:
+        (folder / RECORD).write_text(before)
+    assert "found a result of --permute" in capsys.readouterr().err
+
+
 def test_a_lora_for_more_blocks_is_refused():
     """Heads were removed from a model without one of its blocks: its LoRA is of that model."""
     pipe = sd3()
