@@ -12,7 +12,6 @@ from ..pipelines.headers import Tensors
 from ..runtime.disk import free_disk
 
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
-GB = 10**9
 
 
 def require_room(output: Path, folder: Folder, configs: Sequence[PruningConfig]) -> None:
@@ -30,9 +29,14 @@ def require_room(output: Path, folder: Folder, configs: Sequence[PruningConfig])
     if needed > free:
         several = f"{len(configs)} pruned pipelines take" if len(configs) > 1 else "a result takes"
         raise UserError(
-            f"output: {several} at least {needed / GB:.1f} GB, and the disk of {output} has "
-            f"{free / GB:.1f} GB free; free some, or choose an output on another disk"
+            f"output: {several} at least {in_words(needed)}, and the disk of {output} has "
+            f"{in_words(free)} free; free some, or choose an output on another disk"
         )
+
+
+def in_words(size: int) -> str:
+    """Return bytes of files as text: 33.8 GB, 55 MB."""
+    return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.0f} MB"
 
 
 def least_bytes(folder: Folder, configs: Sequence[PruningConfig]) -> int:

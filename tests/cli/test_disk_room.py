@@ -36,4 +36,5 @@ def test_a_full_disk_is_one_line_and_nothing_is_written(
     out, err = capsys.readouterr()
     assert (out, err.count("\n")) == ("", 1)
     assert "2 pruned pipelines take at least" in err
+    assert "0 MB free" in err
     assert not output.parent.exists()
