@@ -42,7 +42,7 @@ from obsdiff.layerwise.structured import prune_structured_
 from obsdiff.layerwise.tasks import Allocation, tasks_of
 from obsdiff.models.discovery import find_blocks
 from obsdiff.models.linear_view import layer_shapes
-from obsdiff.models.pruned_classes import mark_pruned_
+from obsdiff.models.pruned_classes import mark_corrected_, mark_pruned_
 from obsdiff.models.structure import Tap
 from obsdiff.pipelines.builtin import builtin_info
 from obsdiff.pipelines.call import choose_prompts
@@ -171,6 +171,7 @@ class Lab:
             groups += result.groups
         if groups:
             denoiser = mark_pruned_(denoiser, PruningReport({}, groups=groups).layout)
+        mark_corrected_(denoiser)
         return denoiser, layers, groups, time.perf_counter() - began
 
     def draw(

@@ -26,6 +26,7 @@ from obsdiff.pipelines.run import prepared
 from obsdiff.runtime.timing import interleaved
 
 from .lab import CALIBRATION, COUNTS, Lab, Scheduler
+from .low_rank import low_rank
 from .off import SWITCHED, alone_rows, off_row
 from .rows import Row, Rows, dense_row, live, live_row, pruned_row
 
@@ -304,5 +305,6 @@ TABLES: dict[str, Callable[[Lab, Rows], None]] = {
     "packages": packages,
     "calibration": calibration,
     "presets": presets,
+    "low_rank": low_rank,
     "seconds": seconds,
 }

@@ -15,6 +15,7 @@ from obsdiff.pipelines.builtin import BUILTINS
 from ..conditions import model_version
 from ..tables.markdown import caption
 from .grids import Kept, by_share, gone, lines_of
+from .low_rank_texts import low_rank_table
 from .plots import draw_plots
 from .preset_texts import presets_table
 from .rows import file_of
@@ -117,6 +118,7 @@ TITLES = {
     "packages": "Number of packages (Table 7)",
     "calibration": "Where the Hessians come from (ours)",
     "presets": "Presets: paper, best, fast (ours)",
+    "low_rank": "Sparse plus low rank (ours)",
     "seconds": "Time to prune (Table 8)",
 }
 WRITERS: dict[str, Callable[[dict[str, Kept]], str]] = {
@@ -135,5 +137,6 @@ WRITERS: dict[str, Callable[[dict[str, Kept]], str]] = {
     "packages": packages_table,
     "calibration": calibration_table,
     "presets": presets_table,
+    "low_rank": low_rank_table,
     "seconds": seconds_table,
 }
