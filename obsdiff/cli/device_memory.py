@@ -67,7 +67,7 @@ def device_plan(folder: Folder, config: PruningConfig) -> DevicePlan:
     nn.Module.to(model, format_of(folder, component, config))
     shapes = layer_shapes(model, config.target)
     blocks = require_blocks(shapes, f"{folder.path}/{component}", config.target)
-    packages = plan_packages(blocks, shapes, config)
+    packages = [] if config.depth else plan_packages(blocks, shapes, config)
     taps = [tap for package in packages for tap in package.taps]
     budget = config.memory_budget_gib is not None
     sizes = {
@@ -87,8 +87,8 @@ def device_plan(folder: Folder, config: PruningConfig) -> DevicePlan:
         {name: size for name, size in sizes.items() if not name.startswith(NO_TEXT)},
         {name: size for name, size in sizes.items() if name.startswith(NO_TEXT)},
         None if drawn is None else drawn + TO_SUM * widest,
-        max(p.hessian_bytes if budget else p.bytes_there for p in packages),
-        max(package.hessian_bytes for package in packages),
+        max((p.hessian_bytes if budget else p.bytes_there for p in packages), default=0),
+        max((package.hessian_bytes for package in packages), default=0),
         work_bytes(taps, shapes, config),
         count(lambda inputs, halves: gradient_bytes(model, inputs, blocks, halves))
         if by_gradients

@@ -35,6 +35,16 @@ def test_inspect_predicts_what_prune_leaves(sd3_folder, prompts_file, tmp_path, 
     weights = load_file(out / "transformer" / "diffusion_pytorch_model.safetensors")
     assert {str(w.dtype) for w in weights.values()} == {"torch.float16"}  # as stored
     assert main(["verify", str(out)]) == 0
+    few = ["--num-inference-steps", "1", "--height", "16", "--width", "16", "--num-prompts", "2"]
+    run = [str(out), "--against", sd3_folder, "--output", str(tmp_path / "run"), *few]
+    capsys.readouterr()
+    assert main(["evaluate", *run, "--rounds", "0", "--prompts", prompts_file, "--json"]) == 0
+    (evaluated,) = json.loads(capsys.readouterr().out)["runs"]
+    assert evaluated["cost"]["blocks"] == {"removed": 1, "total": 3}
+    assert evaluated["cost"]["macs"]["total"] < plan["prediction"]["dense"]["macs"]["total"] * 2
+    page = tmp_path / "page.html"
+    assert main(["report", str(tmp_path / "run"), "--output", str(page)]) == 0
+    assert "1 of 3 blocks" in page.read_text()
 
 
 def test_a_unet_is_refused_by_name(capsys):

@@ -161,7 +161,7 @@ def speed_cell(timed: str) -> Column:
 
 
 COST_COLUMNS: dict[str, Column] = {  # of a cost
-    "removed from the pruned blocks": removed_cell,
+    "removed": removed_cell,
     "parameters": amount_cell("parameters", 1e6, 2, "M"),
     "zeros of all parameters": zeros_cell,
     "size on disk": amount_cell("bytes_on_disk", 1e6, 1, "MB"),
