@@ -18,6 +18,10 @@ from .runtime.version import VERSION
 
 if TYPE_CHECKING:  # type checkers need imports; at run time HOMES has the same names
     from .calibration.dense_pass import dense_pass as dense_pass
+    from .cli.functions import evaluate as evaluate
+    from .cli.functions import inspect as inspect
+    from .cli.functions import load as load
+    from .cli.functions import report_page as report_page
     from .config import PruningConfig as PruningConfig
     from .errors import CalibrationError as CalibrationError
     from .errors import CalibrationWarning as CalibrationWarning
@@ -41,7 +45,11 @@ HOMES = {  # public name -> its module
     "apply_masks_": "pipelines.masks",
     "builtin_path": "pipelines.builtin",
     "dense_pass": "calibration.dense_pass",
+    "evaluate": "cli.functions",
+    "inspect": "cli.functions",
+    "load": "cli.functions",
     "prune_": "prune",
+    "report_page": "cli.functions",
     "save_pruned": "pipelines.save",
 }
 __all__ = list(HOMES)
@@ -62,5 +70,5 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    """List the loaded names and the public ones."""
-    return [*globals(), *HOMES]
+    """List the public names, and those that every module has."""
+    return [*(name for name in globals() if name.startswith("__")), *HOMES]

@@ -8,6 +8,7 @@ import dataclasses
 import os
 import warnings
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ..config import PruningConfig
 from ..errors import UserError
@@ -23,6 +24,9 @@ from ..runtime.extras import require_extra
 from ..runtime.progress import say
 from ..runtime.strict_json import json_text
 from .next_steps import after_inspecting, in_browser, suggest, typed
+
+if TYPE_CHECKING:
+    from .inspection_plan import InspectionPlan
 
 JUDGES = ("clip", "features", "real", "lpips", "pickscore", "image_reward")
 
@@ -98,6 +102,22 @@ def calibration_prompts(args: argparse.Namespace, folder: Folder) -> tuple[Path,
 
 def inspect_command(args: argparse.Namespace) -> None:
     """Print the plan of a pruning, as text or as JSON."""
+    plan = planned(args)
+    if args.json:
+        show_json(plan.to_dict())
+    else:
+        from .inspect_text import as_text
+
+        put(as_text(plan))
+    suggest(after_inspecting(args.words))
+
+
+def planned(args: argparse.Namespace) -> "InspectionPlan":
+    """Return the plan of a pruning, and say which prompts it counts.
+
+    Raises:
+        UserError: a run would refuse the model or the settings.
+    """
     config = config_of(args)
     if args.paper_count and config.pattern != "structured":
         raise UserError(f"paper-count needs --pattern structured; found pattern {config.pattern}")
@@ -113,18 +133,13 @@ def inspect_command(args: argparse.Namespace) -> None:
 
     from .device_memory import device_plan, device_row, device_to_plan_for
     from .inspect import describe
-    from .inspect_text import as_text
 
     plan = describe(folder, config, min(prompts, config.num_prompts), args.paper_count)
     if memory := device_to_plan_for(args.vram):
         needed = device_plan(folder, plan.config)
         plan = dataclasses.replace(plan, device=device_row(needed, memory, config.offload))
     say(prompts_line(file, prompts, config.num_prompts))
-    if args.json:
-        show_json(plan.to_dict())
-    else:
-        put(as_text(plan))
-    suggest(after_inspecting(args.words))
+    return plan
 
 
 def report_command(args: argparse.Namespace) -> None:

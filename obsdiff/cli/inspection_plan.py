@@ -85,6 +85,14 @@ class InspectionPlan:
     config: PruningConfig
     device: DeviceRow | None = None  # of the device that is here, or was named
 
+    def __repr__(self) -> str:
+        """Return the plan in one line; its fields, and to_dict(), have all of it."""
+        steps = "" if self.denoiser_passes is None else f", {self.denoiser_passes} denoising steps"
+        return (
+            f"<plan of {self.path}: {self.config.pattern}, {self.layers} layers of "
+            f"{self.component}, {len(self.packages)} packages{steps}>"
+        )
+
     def to_dict(self) -> dict[str, Any]:
         """Return the plan as JSON values; the keys are the names of the fields."""
         return dataclasses.asdict(self) | {"config": self.config.to_dict()}
