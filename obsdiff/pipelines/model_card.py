@@ -48,14 +48,18 @@ def model_card(
 def opening(title: str, text: str, code: list[str]) -> list[str]:
     """Return the first lines of a card: the hub's header, what it is, and how to load it.
 
+    The hub shows code of its own for a library that it knows. For a folder that diffusers alone
+    refuses the library is therefore obsdiff.
+
     Args:
         title: the heading.
         text: one paragraph.
         code: the lines of Python that open the folder.
     """
+    needed = any(line.startswith("import obsdiff") for line in code)
     return [
         "---",
-        "library_name: diffusers",
+        f"library_name: {'obsdiff' if needed else 'diffusers'}",
         "tags: [obsdiff, pruned]",
         "---",
         "",
@@ -63,6 +67,7 @@ def opening(title: str, text: str, code: list[str]) -> list[str]:
         "",
         text,
         "",
+        *(["```", "pip install obsdiff", "```", ""] if needed else []),
         "```python",
         *code,
         "```",

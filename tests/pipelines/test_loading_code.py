@@ -49,6 +49,9 @@ def test_the_code_opens_every_kind_of_result(make, settings, tmp_path):
     code, again = opened(save_pruned(pipe, tmp_path / "out", report))
     assert_equal(pipe, again)
     assert ("import obsdiff" in code) == bool(settings)
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert f"library_name: {'obsdiff' if settings else 'diffusers'}\n" in card
+    assert ("pip install obsdiff" in card) == bool(settings)
 
 
 def test_zeros_in_a_structured_model_still_need_obsdiff(tmp_path):
