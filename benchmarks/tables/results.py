@@ -34,16 +34,17 @@ def results(folder: Path) -> str:
     version = agreed(map(version_of, files), "model_version", COMMAND)
     prompts = agreed(map(prompts_of, files), "prompts", COMMAND)
     lines = [line for model, tables in stored.items() for line in lines_of(model, tables)]
-    shown_presets = all(PRESETS in tables for tables in stored.values())
-    command = f"{COMMAND} {PRESETS}" if shown_presets else COMMAND
+    with_presets = [f"`{model}`" for model, tables in stored.items() if PRESETS in tables]
+    command = f"{COMMAND} {PRESETS}" if with_presets else COMMAND
     text = (
         "Relative latent error against the dense pipeline (0 is the same picture, about 2 an "
         f"unrelated one), {prompts}, version {version} of the models (`{command}`). `off` switches "
         "whole attentions and FFNs of that size off, without calibration. `obs` is the default, "
         "the same share in every layer"
     )
-    if shown_presets:
-        text += "; `best` is the mean over three calibration sets, `paper` of one of them"
+    if with_presets:
+        only = "" if len(with_presets) == len(stored) else f"; presets: {with_presets[0]} alone"
+        text += f"{only}; `best` is the mean over three calibration sets, `paper` of one of them"
     return caption(text + ".") + "\n\n" + grid(["", *(spaced(name) for name in COLUMNS)], lines)
 
 
