@@ -23,7 +23,7 @@ from ..calibration.packages import (
     scratch_room,
     work_bytes,
 )
-from ..calibration.selection import narrow_ffns, select, select_groups
+from ..calibration.selection import select, select_groups
 from ..calibration.thinning import kept_of_image
 from ..config import PruningConfig
 from ..config.choices import CALL_SETTINGS
@@ -45,12 +45,11 @@ from ..models.meta_device import (
     require_fitting,
 )
 from ..models.structure import Block, Shape, Tap
-from ..pipelines.denoisers import chosen_denoiser, other_denoisers
 from ..pipelines.folder import Folder
 from ..runtime.json_files import read_json
-from ..solvers.low_rank import rank_of
 from .depth_prediction import predict_depth
 from .guidance import latent_frames, step_passes
+from .inspection_notes import inspection_notes, low_rank_notes, rounding_notes
 from .inspection_plan import BlockRow, InspectionPlan, MemoryRow, PackageRow, TapRow
 from .prediction import as_the_paper_counts, predict
 
@@ -203,26 +202,6 @@ def package_row(
     return PackageRow(package.hessian_bytes / GIB, len(package.layers), taps)
 
 
-def inspection_notes(folder: Folder, component: str, config: PruningConfig) -> list[str]:
-    """Return the choices between files and, if none was named, between denoisers, in words."""
-    others = other_denoisers(folder.components, component)
-    if config.component or not others:
-        return folder.notes()
-    return [*folder.notes(), chosen_denoiser(folder.pipeline, component, others)]
-
-
-def rounding_notes(
-    blocks: list[Block], shapes: Mapping[str, Shape], config: PruningConfig
-) -> list[str]:
-    """Return the note on FFNs that are too narrow for `round_to`, if there are any."""
-    if config.pattern != "structured":
-        return []
-    ffns = [group for group in select_groups(blocks, config) if group.kind == "neurons"]
-    widths = {g.owner: shapes[g.consumers[0]][1] for g in ffns if not (g.beside or g.rows)}
-    note = narrow_ffns(widths, config.round_to)
-    return [note] if note else []
-
-
 def passes_of(packages: list[Package], config: PruningConfig, calls: int | None) -> int | None:
     """Return the denoising steps of one prompt that the calibration takes; None if not known."""
     if calls is None:
@@ -241,18 +220,6 @@ def allocating(
     drawn = trials_of(select_depth(cls, blocks, config)) * prompts
     fitted = config.num_prompts - prompts
     return drawn + (fitted + len(DAMPINGS) * prompts if config.compensation and fitted else 0)
-
-
-def low_rank_notes(shapes: list[Shape], config: PruningConfig) -> list[str]:
-    """Return the note on the weights that corrections of low rank add, if there are any."""
-    if config.low_rank is None:
-        return []
-    ranks = [rank_of(shape, config.low_rank) for shape in shapes]
-    more = sum(rank * sum(shape) for rank, shape in zip(ranks, shapes, strict=True))
-    return [
-        f"low_rank {config.low_rank:g}: corrections of rank {min(ranks)} to {max(ranks)} add "
-        f"{more / 1e6:.2f} M weights ({2 * more / 1e6:.1f} MB in half precision)"
-    ]
 
 
 def drawings(blocks: list[Block], packages: list[Package], config: PruningConfig) -> int:

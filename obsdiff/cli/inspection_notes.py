@@ -1,0 +1,42 @@
+"""The remarks of a plan: choices between files and denoisers, narrow FFNs, added weights."""
+
+from collections.abc import Mapping
+
+from ..calibration.selection import narrow_ffns, select_groups
+from ..config import PruningConfig
+from ..models.structure import Block, Shape
+from ..pipelines.denoisers import chosen_denoiser, other_denoisers
+from ..pipelines.folder import Folder
+from ..solvers.low_rank import rank_of
+
+
+def inspection_notes(folder: Folder, component: str, config: PruningConfig) -> list[str]:
+    """Return the choices between files and, if none was named, between denoisers, in words."""
+    others = other_denoisers(folder.components, component)
+    if config.component or not others:
+        return folder.notes()
+    return [*folder.notes(), chosen_denoiser(folder.pipeline, component, others)]
+
+
+def rounding_notes(
+    blocks: list[Block], shapes: Mapping[str, Shape], config: PruningConfig
+) -> list[str]:
+    """Return the note on FFNs that are too narrow for `round_to`, if there are any."""
+    if config.pattern != "structured":
+        return []
+    ffns = [group for group in select_groups(blocks, config) if group.kind == "neurons"]
+    widths = {g.owner: shapes[g.consumers[0]][1] for g in ffns if not (g.beside or g.rows)}
+    note = narrow_ffns(widths, config.round_to)
+    return [note] if note else []
+
+
+def low_rank_notes(shapes: list[Shape], config: PruningConfig) -> list[str]:
+    """Return the note on the weights that corrections of low rank add, if there are any."""
+    if config.low_rank is None:
+        return []
+    ranks = [rank_of(shape, config.low_rank) for shape in shapes]
+    more = sum(rank * sum(shape) for rank, shape in zip(ranks, shapes, strict=True))
+    return [
+        f"low_rank {config.low_rank:g}: corrections of rank {min(ranks)} to {max(ranks)} add "
+        f"{more / 1e6:.2f} M weights ({2 * more / 1e6:.1f} MB in half precision)"
+    ]
