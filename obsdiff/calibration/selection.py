@@ -13,14 +13,16 @@ from ..models.structure import Block, Group, Shape, Tap, Unit
 def kept_count(group: Group, total: int, config: PruningConfig) -> int:
     """Return the number of items that uniform pruning keeps.
 
-    At least one head or norm group; neurons in multiples of round_to, at least round_to.
+    At least one head or norm group; neurons in multiples of round_to, at least round_to. Halves are
+    rounded up, with ranking authors to the even number.
 
     Args:
         group: the group.
         total: its number of items.
         config: the settings.
     """
-    away = int(config.removed * total + 0.5)
+    share = config.removed * total
+    away = round(share) if config.ranking == "authors" else int(share + 0.5)
     if group.kind != "neurons":
         return max(1, total - away)
     unit = config.round_to

@@ -21,6 +21,7 @@ ALL_TOKENS = "all"  # the value of tokens_per_column that keeps every token
 OFFLOADS = ("none", "model", "group")  # from the most memory on the device to the least
 CALIBRATIONS = ("live", "replay", "single")
 REFINEMENTS = ("none", "lstsq", "swaps")
+RANKINGS = ("equations", "authors")  # of heads and neurons, and their rounding
 ALLOCATIONS = ("uniform", "obs", "sensitivity", "drawn", "owl", "alpha")
 ALLOCATIONS_OF = {  # kind of pattern -> its allocations
     "unstructured": ALLOCATIONS,
@@ -43,6 +44,7 @@ DEFAULTS: dict[str, Any] = {  # of fields that a preset may fill in
     "round_to": 8,
     "method": "obs",
     "refine": "none",
+    "ranking": "equations",
     "allocation": "uniform",
     "allocation_prompts": 4,
     "tokens_per_column": 256.0,  # measured, see docs/calibration.md
@@ -54,7 +56,7 @@ DEFAULTS: dict[str, Any] = {  # of fields that a preset may fill in
 }
 # settings that pattern depth leaves at their defaults: they state something about single layers
 NOT_FOR_DEPTH = (
-    "low_rank",
+    *("low_rank", "ranking"),
     *("target", "include", "exclude", "round_to", "allocation", "calibration", "packages"),
     *("memory_budget_gib", "held_out", "refine", "permute", "asymmetric", "correct_bias"),
     "choose_damping",
@@ -64,11 +66,13 @@ BEST: dict[str, dict[str, Any]] = {  # kind of pattern -> fields
     "n:m": {"method": "alps", "calibration": "single"},
     "structured": {"method": "obs", "calibration": "single", "allocation": "sensitivity"},
 }
+PAPER = {"method": "obs", "calibration": "live", "tokens_per_column": ALL_TOKENS}
 # preset -> the kinds of pattern that it has, its default first -> fields
 PRESETS: dict[str, dict[str, dict[str, Any]]] = {
     "paper": {
-        kind: {"method": "obs", "calibration": "live", "tokens_per_column": ALL_TOKENS}
-        for kind in BEST
+        "unstructured": PAPER,
+        "n:m": PAPER,
+        "structured": PAPER | {"ranking": "authors", "round_to": 1},
     },
     "best": BEST,
     "fast": {kind: fields | {"allocation_prompts": 2} for kind, fields in BEST.items()},

@@ -157,6 +157,19 @@ def check_allocation(c: Settings) -> None:
         )
 
 
+def check_ranking(c: Settings) -> None:
+    """Check that the authors' ranking has heads and neurons to rank, the same share everywhere."""
+    if c.ranking == "equations":
+        return
+    name = f"ranking {c.ranking}{by_preset(c, 'ranking')}"
+    needed = {"pattern": "structured", "method": "obs", "allocation": "uniform"}
+    for field, value in needed.items():
+        if (found := getattr(c, field)) != value:
+            raise UserError(
+                f"{name}: expected {field} {value}, found {found}; choose ranking equations"
+            )
+
+
 def check_permute(c: Settings) -> None:
     """Check that the order of inputs counts for N:M alone, and is chosen by all Hessians."""
     if c.permute and c.kind != "n:m":
@@ -253,6 +266,7 @@ COMBINATIONS = (
     check_choose_damping,
     check_allocation,
     check_permute,
+    check_ranking,
     check_asymmetric,
     check_refine,
     check_low_rank,

@@ -17,6 +17,7 @@ from .choices import (
     LARGEST_SEED,
     LARGEST_SIDE,
     METHODS,
+    RANKINGS,
     REFINEMENTS,
     STEP_WEIGHT_RANGE,
     STEP_WEIGHTINGS,
@@ -106,6 +107,7 @@ def check_solver(c: Settings) -> None:
     wanted = f"0 or more, and below {LARGEST_DAMPING:g}"
     number("damping", c.damping, 0, LARGEST_DAMPING, wanted, above=False)
     one_of("refine", c.refine, REFINEMENTS)
+    one_of("ranking", c.ranking, RANKINGS)
     for name in ("choose_damping", "permute", "asymmetric", "correct_bias", "compensation"):
         yes_or_no(name, getattr(c, name))
 

@@ -22,6 +22,7 @@ from .choices import (
     NO_HESSIAN,
     OFFLOADS,
     PRESETS,
+    RANKINGS,
     REFINEMENTS,
     REPAIRING,
     STEP_WEIGHTINGS,
@@ -239,6 +240,13 @@ class Settings:
         "also exchange kept for removed weights of a row, or of an N:M group, while that lowers "
         "the layer error",
         choices=REFINEMENTS,
+    )
+    ranking: str = setting(
+        SOLVER,
+        None,
+        "structured: rank, round and group heads and neurons as the paper's equations say, or as "
+        "its authors' code does",
+        choices=RANKINGS,
     )
     low_rank: float | None = setting(
         SOLVER,

@@ -23,6 +23,7 @@ from ..solvers import BASELINES
 from ..solvers.lstsq import lstsq
 from ..solvers.obs_structured import Consumer, obs_heads, obs_neurons
 from ..solvers.problem import Solution, squared_error
+from ..solvers.ranking import RANKINGS
 from .held_out import best, dampings
 from .problem import LayerProblem, named, problems_of
 from .tasks import Allocation, Task, TaskResult, kept_items
@@ -125,7 +126,7 @@ def solve_by_obs(
     for name, problem in problems.items():
         with named(name):
             consumers[name] = Consumer.begin(problem.target, problem.hessian, config.damping)
-    records = []
+    records, how = [], (config.compensation, RANKINGS[config.ranking])
     for prunable in task.groups:
         group, count = prunable.group, kept.get(prunable.name, prunable.kept)
         reads, readers = (
@@ -135,9 +136,9 @@ def solve_by_obs(
         removed = prunable.total - count
         with named(group.consumers[0]):
             if group.kind == "neurons":
-                chosen = obs_neurons(readers[0], reads.flatten(), removed, config.compensation)
+                chosen = obs_neurons(readers[0], reads.flatten(), removed, *how)
             else:
-                chosen = obs_heads(readers, list(reads), removed, config.compensation)
+                chosen = obs_heads(readers, list(reads), removed, *how)
         records.append(group_record(prunable, count, *chosen, task.package))
     solutions = {}
     for name, consumer in consumers.items():

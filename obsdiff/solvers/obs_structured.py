@@ -6,8 +6,7 @@
             dW  = -(W[:, q] / [H^-1]_qq) H^-1[q, :]                             (2)
     head    L_j = sum over its columns k of ||W[:, k]||^2 / (2 [H^-1]_kk)       (3)
             dW  = -W[:, S] ([H^-1]_SS)^-1 H^-1[S, :], S the columns of head j   (4)
-    joint attention: every stream ranks the heads, most important first; the fused importance of a
-            head is S_j = sum over streams of 1 / (60 + rank)                   (5)
+    joint attention: the streams' rankings are fused to one importance          (5)
     and the least important head is removed from all streams, each repaired with its own H.
 
 H is factored once: R^T R = H^-1, R upper triangular. A removal updates H^-1 by a Schur complement,
@@ -18,9 +17,9 @@ whose remaining rows and columns are exactly the inverse of the remaining H: not
 again. H^-1 itself is never stored. The ranking reads its diagonal, and a removal the rows of S.
 Both are computed from R and the F of all earlier removals.
 
-Heads are removed one at a time and ranked again each time. Neurons are removed in shrinking groups,
-each an eighth of those that remain to be removed. The layer errors are within 0.1 % of those of
-one at a time (docs/log.md).
+Heads are removed one at a time and ranked again each time. Neurons are removed in shrinking groups.
+The layer errors are within 0.1 % of those of one at a time (docs/log.md). ranking.py has (5), the
+sizes of the groups, and in what the authors' code differs.
 
 W (O, I) weight that reads the heads or neurons, O outputs, I inputs, X (I, T) inputs, H (I, I)
 Hessian of X, R (I, I), F (C, I), C columns of a removal, L (C, C).
@@ -30,8 +29,6 @@ References:
         https://arxiv.org/abs/2510.06751
     Ling et al., "SlimGPT: Layer-wise Structured Pruning for Large Language Models", 2024.
         https://arxiv.org/abs/2412.18110
-    Cormack et al., "Reciprocal rank fusion outperforms Condorcet and individual rank learning
-        methods", 2009.
 """
 
 from dataclasses import dataclass
@@ -41,10 +38,7 @@ from torch import Tensor
 
 from ..errors import NotPositiveDefinite
 from .cholesky import inverse_factor, narrow_
-
-RRF = 60  # k of reciprocal rank fusion
-LAST_PART = 8  # size of the last groups of neurons
-PARTS_LEFT = 8  # a group of neurons is this part of those that remain to be removed
+from .ranking import EQUATIONS, Ranking
 
 
 @dataclass
@@ -109,6 +103,36 @@ class Consumer:
         energy = torch.linalg.vector_norm(self.weight, dim=0).square()
         return torch.where(self.left, energy / (2 * self.diagonal.where(self.left, 1)), 0)
 
+    def conditional_losses(self, parts: list[Tensor]) -> Tensor:
+        """Return (3) of ranking.py for every part, columns (D,) of it, as (N, D).
+
+        Raises:
+            NotPositiveDefinite: the block of a part is not positive definite.
+        """
+        energy = torch.linalg.vector_norm(self.weight, dim=0).square()
+        blocks = torch.stack([self.inverse_block(columns) for columns in parts])
+        lower = self.factored(blocks, len(parts[0]))
+        each = torch.stack([energy[columns] for columns in parts])
+        return each / (2 * lower.diagonal(dim1=-2, dim2=-1).square())
+
+    def inverse_block(self, columns: Tensor) -> Tensor:
+        """Return the block (C, C) of the inverse of the remaining H for columns (C,), by (6)."""
+        own = self.factor[: int(columns.max()) + 1, columns]
+        block = own.T @ own
+        for half in self.gone:
+            block.addmm_(half[:, columns].T, half[:, columns], alpha=-1)
+        return block
+
+    def factored(self, blocks: Tensor, count: int) -> Tensor:
+        """Return the lower Cholesky factors of blocks (..., C, C) of the inverse; or raise."""
+        lower, info = torch.linalg.cholesky_ex(blocks)
+        if info.any():
+            raise NotPositiveDefinite(
+                f"the inverse Hessian of {count} columns is no longer positive definite; "
+                f"raise the damping (now {self.damping:g})"
+            )
+        return lower
+
     def inverse_rows(self, columns: Tensor) -> Tensor:
         """Return the rows (C, I) of the inverse of the remaining H for columns (C,), by (6)."""
         last = int(columns.max()) + 1  # R is upper triangular: below row q its column q is zero
@@ -128,12 +152,7 @@ class Consumer:
             NotPositiveDefinite: the block of the inverse is not positive definite.
         """
         rows = self.inverse_rows(columns)
-        lower, info = torch.linalg.cholesky_ex(rows[:, columns])
-        if info.item():
-            raise NotPositiveDefinite(
-                f"the inverse Hessian of {len(columns)} columns is no longer positive definite; "
-                f"raise the damping (now {self.damping:g})"
-            )
+        lower = self.factored(rows[:, columns], len(columns))
         half = torch.linalg.solve_triangular(lower, rows, upper=False)  # F: (C, I)
         share = torch.linalg.solve_triangular(lower, self.weight[:, columns].T, upper=False)
         self.loss += share.square().sum().item() / 2  # share: (C, O)
@@ -154,7 +173,11 @@ class Consumer:
 
 
 def obs_heads(
-    consumers: list[Consumer], columns: list[Tensor], count: int, compensate: bool = True
+    consumers: list[Consumer],
+    columns: list[Tensor],
+    count: int,
+    compensate: bool = True,
+    ranking: Ranking = EQUATIONS,
 ) -> tuple[list[int], list[float]]:
     """Remove heads one at a time, from all consumers (streams) together.
 
@@ -163,20 +186,20 @@ def obs_heads(
         columns: the columns (D,) of each head, the same in every consumer.
         count: heads to remove.
         compensate: whether the weights are repaired.
+        ranking: which head is the least important.
 
     Returns:
-        The removed heads, first removed first, and every head's fused importance (5) before any
-        removal.
+        The removed heads, first removed first, and every head's importance (5) before any removal.
 
     Raises:
         NotPositiveDefinite: a block of an inverse Hessian is not positive definite.
     """
     left = list(range(len(columns)))
-    first = fuse(consumers, columns, left)
+    first = importance(consumers, columns, left, ranking)
     removed = []
     for _ in range(count):
-        importance = fuse(consumers, columns, left)
-        weakest = left[int(importance.argmin())]
+        present = importance(consumers, columns, left, ranking)
+        weakest = left[int(present.argmin())]
         for consumer in consumers:
             consumer.remove(columns[weakest], compensate)
         left.remove(weakest)
@@ -184,28 +207,26 @@ def obs_heads(
     return removed, first.tolist()
 
 
-def fuse(consumers: list[Consumer], columns: list[Tensor], left: list[int]) -> Tensor:
-    """Return the importance (N,) of the N remaining heads, by the losses (3) in every stream."""
-    losses = []
+def importance(
+    consumers: list[Consumer], columns: list[Tensor], left: list[int], ranking: Ranking
+) -> Tensor:
+    """Return the importance (N,) of the N remaining heads, by their losses in every stream."""
+    parts, losses = [columns[j] for j in left], []
     for consumer in consumers:
-        each = consumer.losses()
-        losses.append(torch.stack([each[columns[j]].sum() for j in left]))
-    return fused(losses)
-
-
-def fused(losses: list[Tensor]) -> Tensor:
-    """Return one importance (N,) from the losses (N,) in every stream.
-
-    With one stream it is the loss itself, else (5).
-    """
-    if len(losses) == 1:
-        return losses[0]
-    ranks = [loss.argsort(descending=True, stable=True).argsort() + 1 for loss in losses]
-    return sum((1.0 / (RRF + rank) for rank in ranks), start=torch.zeros(()))
+        if ranking.conditional:
+            losses.append(consumer.conditional_losses(parts).sum(1))
+        else:
+            each = consumer.losses()
+            losses.append(torch.stack([each[part].sum() for part in parts]))
+    return ranking.fuse(losses)
 
 
 def obs_neurons(
-    consumer: Consumer, columns: Tensor, count: int, compensate: bool = True
+    consumer: Consumer,
+    columns: Tensor,
+    count: int,
+    compensate: bool = True,
+    ranking: Ranking = EQUATIONS,
 ) -> tuple[list[int], list[float]]:
     """Remove neurons in shrinking groups.
 
@@ -214,26 +235,21 @@ def obs_neurons(
         columns: its column for each of the N neurons (N,).
         count: neurons to remove, 0 to N.
         compensate: whether the weight is repaired.
+        ranking: how many leave together.
 
     Returns:
         The removed neurons, first removed first, and every neuron's loss (1) before any removal.
 
     Raises:
-        NotPositiveDefinite: a block of the inverse Hessian is not positive definite.
+        NotPositiveDefinite: the block of the inverse Hessian is not positive definite.
     """
     first = consumer.losses()[columns]
     left = torch.arange(len(columns), device=columns.device)
     removed: list[int] = []
-    while len(removed) < count:
-        group = next_group(count - len(removed))
+    for group in ranking.groups(count):
         losses = consumer.losses()[columns[left]]
         weakest = left[losses.argsort(stable=True)[:group].to(left.device)]
         consumer.remove(columns[weakest], compensate)
         left = left[~torch.isin(left, weakest)]
         removed += weakest.tolist()
     return removed, first.tolist()
-
-
-def next_group(missing: int) -> int:
-    """Return the number of neurons to remove together if `missing` remain to be removed."""
-    return min(missing, max(LAST_PART, missing // PARTS_LEFT))

@@ -218,6 +218,20 @@ def test_the_paper_preset_is_the_papers_algorithm():
             "found l1",
         ),
         (
+            {"preset": "paper", "pattern": "structured", "method": "l1"},
+            "ranking authors (by preset paper): expected method obs, found l1; "
+            "choose ranking equations",
+        ),
+        (
+            {"ranking": "authors"},
+            "ranking authors: expected pattern structured, found unstructured; choose ranking",
+        ),
+        (
+            {"ranking": "authors", "pattern": "structured", "allocation": "obs"},
+            "ranking authors: expected allocation uniform, found obs; choose ranking equations",
+        ),
+        ({"ranking": "best"}, "ranking: expected one of equations, authors; found 'best'"),
+        (
             {"preset": "paper", "pattern": "structured", "target_macs": 0.7},
             "calibration single; found live (by preset paper)",
         ),

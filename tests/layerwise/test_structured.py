@@ -176,6 +176,18 @@ def test_how_many_stay():
     assert kept_count(neurons, 128, PruningConfig(pattern="structured", sparsity=0.99)) == 8
 
 
+def test_the_preset_of_the_paper_rounds_as_the_authors_do():
+    """Half of a head is none, one and a half are two; neurons to the nearest."""
+    groups = find_blocks(layer_shapes(sd3().transformer))[0].groups
+    heads, neurons = groups[0], next(g for g in groups if g.kind == "neurons")
+    paper = {"preset": "paper", "pattern": "structured"}
+    tenth = PruningConfig(sparsity=0.1, **paper)
+    assert [kept_count(heads, n, tenth) for n in (5, 15, 25)] == [5, 13, 23]
+    assert kept_count(neurons, 9728, PruningConfig(sparsity=0.15, **paper)) == 9728 - 1459
+    own = PruningConfig(sparsity=0.1, pattern="structured")
+    assert [kept_count(heads, n, own) for n in (5, 15, 25)] == [4, 13, 22]
+
+
 def test_a_norm_over_all_heads_is_refused():
     pipe = sd3()
     pipe.transformer.transformer_blocks[1].attn.norm_k = torch.nn.RMSNorm(32)

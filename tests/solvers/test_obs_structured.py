@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from benchmarks.plain.structured import remove_parts as plain
-from obsdiff.solvers.obs_structured import Consumer, fused, next_group, obs_heads, obs_neurons
+from obsdiff.solvers.obs_structured import Consumer, obs_heads, obs_neurons
 from obsdiff.solvers.problem import layer_error
 from tests.solvers.problems import best_kept, problem
 
@@ -97,21 +97,3 @@ def test_dead_inputs_are_removed_first():
     h[:, 7] = h[7] = 0
     removed, _ = obs_neurons(Consumer.begin(w, h, 0.01), torch.arange(24), 1)
     assert removed == [7]
-
-
-def test_rankings_are_fused_by_reciprocal_ranks():
-    """By hand: the streams rank the heads 2, 0, 1 and 0, 1, 2 (most important first)."""
-    found = fused([torch.tensor([2.0, 1.0, 3.0]), torch.tensor([9.0, 8.0, 7.0])])
-    torch.testing.assert_close(
-        found, torch.tensor([1 / 62 + 1 / 61, 1 / 63 + 1 / 62, 1 / 61 + 1 / 63])
-    )
-
-
-def test_groups_shrink_and_sum_to_the_count():
-    sizes, missing = [], 1536
-    while missing:
-        sizes.append(next_group(missing))
-        missing -= sizes[-1]
-    assert sizes[0] == 192
-    assert sizes == sorted(sizes, reverse=True)
-    assert sum(sizes) == 1536
