@@ -13,6 +13,7 @@ from .export import export_command
 from .lora import lora_command
 from .plan import add_plan, plan_command
 from .prune import prune_command
+from .push import add_push, push_command
 from .sweep import add_sweep, sweep_command
 
 
@@ -144,6 +145,17 @@ examples:
         "examples:\n  obsdiff export pruned --to padded --output padded\n"
         "  obsdiff export pruned --to single-file --output pruned.safetensors\n"
         "  obsdiff export pruned --to gguf --type q8_0 --output pruned.gguf",
+    ),
+    "push": Command(
+        push_command,
+        add_push,
+        "send a result to the hub, with its card, licence and figures",
+        "DIR OWNER/NAME [--evaluation RUN] [--private] [--dry-run]",
+        "Verify a pruned folder and send it to a repository of the hub, with a card that names\n"
+        "the dense model, its licence, the code that opens it and the command that made it. The\n"
+        "login is that of `hf auth login`. Files that are there already are not sent again.",
+        "examples:\n  obsdiff push pruned user/sd3-pruned --dry-run\n"
+        "  obsdiff push pruned user/sd3-pruned --evaluation run --private",
     ),
     "draw": Command(
         draw_command,

@@ -5,6 +5,7 @@ its last call, and every library adds settings of its version.
 """
 
 import contextlib
+import re
 import shutil
 from collections.abc import Iterator
 from functools import partial
@@ -61,7 +62,7 @@ def copy_part(source: Path, target: str | Path, **_: Any) -> None:
 def forget_places(folder: Path) -> None:
     """Remove the paths of this machine that libraries write into the configs of a saved pipeline.
 
-    The id of a hub's repository stays.
+    The id of a hub's repository stays; a pipeline that lies in the hub's cache gets its id.
 
     Args:
         folder: the saved pipeline, which has no record yet.
@@ -70,4 +71,12 @@ def forget_places(folder: Path) -> None:
         config = read_json(file) if file.is_file() else {}
         place = config.get(PLACE)
         if isinstance(place, str) and (Path(place).is_absolute() or Path(place).exists()):
-            write_json(file, {key: value for key, value in config.items() if key != PLACE})
+            others = {key: value for key, value in config.items() if key != PLACE}
+            hub_id = cached_id(Path(place)) if file.name == INDEX else None
+            write_json(file, others | ({PLACE: hub_id} if hub_id else {}))
+
+
+def cached_id(place: Path) -> str | None:
+    """Return the id of the repository that a path in the hub's cache is of; None for others."""
+    found = re.search(r"/models--([\w.-]+?)--([\w.-]+)/snapshots/[0-9a-f]{40}", place.as_posix())
+    return "/".join(found.groups()) if found else None

@@ -10,8 +10,7 @@ import diffusers
 
 from ..runtime.json_files import read_json
 from .headers import SAFETENSORS_DTYPES, read_header
-
-PLACE = "PATH OF THIS FOLDER"
+from .published import PLACE
 
 
 def loading_code(folder: Path, pipe: Any) -> list[str]:

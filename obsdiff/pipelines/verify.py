@@ -1,8 +1,8 @@
 """Check a pruned folder against its record: hashes of files; shape, zeros, pattern of layers.
 
 If blocks were removed, those that are left are counted. The record is checked first, by the hash of
-its own content. Every file of the folder is in the record, but for the record itself and the model
-card.
+its own content. Every file of the folder is in the record, but for the record itself, the model
+card, and what a push to the hub adds: licences, a picture, the hub's attributes.
 """
 
 import os
@@ -24,6 +24,7 @@ from ..runtime.regular_files import refuse_folder
 from .headers import read_header
 from .model_card import CARD
 from .prompt_records import prompts_hash
+from .published import is_added
 from .record import RECORD, RECORD_SCHEMA, is_sealed, read_record
 
 WANTED = {
@@ -165,7 +166,7 @@ def check_files(folder: Path, hashes: dict[str, str], found: Findings) -> None:
             found.note(hash_or_none(here[name]) == wanted, f"{name} has changed")
     for name in sorted(here.keys() - hashes.keys()):
         odd = oddity(folder, here[name])
-        known = name in (RECORD, CARD) and not odd
+        known = (name in (RECORD, CARD) or is_added(name)) and not odd
         found.note(known, f"{name} {odd or 'is not in the record'}")
 
 

@@ -57,3 +57,11 @@ def test_the_id_of_a_repository_stays(tmp_path):
         name: json.loads((tmp_path / name / "config.json").read_text()) for name in ("unet", "vae")
     }
     assert found == {"unet": {"_name_or_path": "some/repository", "a": 1}, "vae": {"a": 1}}
+
+
+def test_a_pipeline_in_the_cache_of_the_hub_has_its_id(tmp_path):
+    place = f"/home/me/hub/models--some-one--a-model/snapshots/{'0' * 40}"
+    (tmp_path / "model_index.json").write_text(json.dumps({"_name_or_path": place}))
+    forget_places(tmp_path)
+    found = json.loads((tmp_path / "model_index.json").read_text())
+    assert found == {"_name_or_path": "some-one/a-model"}

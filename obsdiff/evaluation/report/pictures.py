@@ -68,17 +68,30 @@ def picture_html(folder: Path, images: list[str], index: int, side: int) -> str:
     """Return a picture of a run as a data URL; "" for a run without this picture."""
     if index >= len(images):
         return ""
+    return data_url(picture_file(folder, images[index]), side)
+
+
+def picture_file(folder: Path, name: str) -> Path:
+    """Return the file of a picture.
+
+    Args:
+        folder: the folder of the run.
+        name: the picture's path in it, as its results.json has it.
+
+    Raises:
+        UserError: there is no such file in the folder.
+    """
     try:
-        file = (folder / images[index]).resolve()
+        file = (folder / name).resolve()
         found = file.is_relative_to(folder.resolve()) and file.is_file()
     except (OSError, ValueError, RuntimeError):  # not the name of a file
         found = False
     if not found:
         raise UserError(
-            f"{folder / RESULTS}: expected the picture {images[index]!r} in its folder, found no "
+            f"{folder / RESULTS}: expected the picture {name!r} in its folder, found no "
             "picture there; evaluate again"
         )
-    return data_url(file, side)
+    return file
 
 
 def data_url(file: Path, side: int) -> str:
