@@ -1,7 +1,7 @@
 """Hessians shared by many experiments: one pass over the calibration prompts, summed step by step,
 weighted afterwards.
 
-    H = 2 sum_t alpha_t E[X_t X_t^T]        (OBS-Diff, equation 6)
+    H = 2 sum_t alpha_t E[X_t X_t^T]        (OBS-Diff, timestep-aware Hessian)
 
 is linear in the step weights alpha and in the prompts. One dense pass therefore yields the Hessians
 of every weighting, of every smaller number of prompts, and of every method and sparsity, since no

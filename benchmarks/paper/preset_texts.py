@@ -11,56 +11,56 @@ from .tables import COMPARED_PRESETS, SEEDS, TARGETS
 COSTS = ("zeros", "parameters", "macs")
 
 
+HEAD = (
+    "target",
+    "preset",
+    "relative latent error",
+    "of paper's",
+    "of paper's, held-out names",
+    "prompts drawn better",
+    "worst prompt",
+    "CLIP score",
+    "FID",
+    "zeros, parameters, MACs",
+    "time",
+)
+
+
 def presets_table(rows: dict[str, Kept]) -> str:
-    """A line a target: the paper preset's error; of the others the error over all their calibration
-    sets and, over the sets that the paper's has too, the ratio to the paper's, the share of prompts
-    that are drawn better, and CPU time over the paper's."""
+    """Lines of a target: `off`, the paper preset, and the others, whose error is over all their
+    calibration sets and whose other figures compare them with the paper's, over the sets of both.
+    """
     lines = []
     for target in TARGETS:
-        sets = {
-            preset: [seed for seed in SEEDS if f"{preset}: {target}, seed {seed}" in rows]
-            for preset in COMPARED_PRESETS
-        }
+        sets = {preset: sets_of(rows, preset, target) for preset in COMPARED_PRESETS}
         shared = [seed for seed in SEEDS if all(seed in found for found in sets.values())]
-        if shared:
-            runs = {
-                preset: [rows[f"{preset}: {target}, seed {seed}"] for seed in shared]
-                for preset in COMPARED_PRESETS
-            }
-            others = [
-                cell
-                for preset in COMPARED_PRESETS
-                if preset != "paper"
-                for cell in (
-                    over_sets([rows[f"{preset}: {target}, seed {s}"] for s in sets[preset]]),
-                    *beside(runs[preset], runs["paper"]),
-                )
-            ]
-            lines.append(
-                [
-                    target,
-                    str(len(shared)),
-                    error_or_nothing(rows, f"off: {target}"),
-                    f"{errors_of(runs['paper']).mean():.4f}",
-                    *others,
-                ]
-            )
-    head = [
-        f"{preset}: {what}"
-        for preset in COMPARED_PRESETS
-        if preset != "paper"
-        for what in (
-            "error",
-            "of paper's",
-            "of paper's, held-out names",
-            "prompts better",
-            "CLIP score",
-            "FID",
-            "zeros, parameters, MACs",
-            "time",
-        )
-    ]
-    return grid(["relative latent error", "sets compared", "off", "paper", *head], lines)
+        if not shared:
+            continue
+        lines += alone(target, "`off`", error_or_nothing(rows, f"off: {target}"))
+        paper = [rows[f"paper: {target}, seed {seed}"] for seed in shared]
+        lines += alone(target, "`paper`", f"{errors_of(paper).mean():.4f}")
+        for preset in COMPARED_PRESETS[1:]:
+            every = [rows[f"{preset}: {target}, seed {seed}"] for seed in sets[preset]]
+            both = [rows[f"{preset}: {target}, seed {seed}"] for seed in shared]
+            lines.append([target, f"`{preset}`", over_sets(every), *beside(both, paper)])
+    return grid(list(HEAD), lines)
+
+
+def sets_of(rows: dict[str, Kept], preset: str, target: str) -> list[int]:
+    """The calibration sets with which a preset was measured at a target."""
+    return [seed for seed in SEEDS if f"{preset}: {target}, seed {seed}" in rows]
+
+
+def alone(target: str, name: str, error: str) -> list[list[str]]:
+    """The line of a row that is compared with nothing, if it has an error."""
+    return [[target, name, error] + [""] * (len(HEAD) - 3)] if error else []
+
+
+def worst(ours: np.ndarray, theirs: np.ndarray) -> str:
+    """The prompt that suffers most from ours in place of theirs, mean over sets: both errors."""
+    mine, paper = ours.mean(0), theirs.mean(0)
+    prompt = int((mine - paper).argmax())
+    return f"{mine[prompt]:.3f} for {paper[prompt]:.3f}"
 
 
 def error_or_nothing(rows: dict[str, Kept], name: str) -> str:
@@ -84,7 +84,8 @@ def held_out_ratio(mine: list[Kept], paper: list[Kept]) -> float:
 def over_sets(runs: list[Kept]) -> str:
     """The mean error over calibration sets, and the range of the sets."""
     errors = errors_of(runs).mean(1)
-    return f"{errors.mean():.4f} <sub>sets {errors.min():.4f} to {errors.max():.4f}</sub>"
+    sets = f" <sub>sets {errors.min():.4f} to {errors.max():.4f}</sub>" if len(errors) > 1 else ""
+    return f"{errors.mean():.4f}{sets}"
 
 
 def beside(mine: list[Kept], paper: list[Kept]) -> list[str]:
@@ -120,6 +121,7 @@ def beside(mine: list[Kept], paper: list[Kept]) -> list[str]:
         f"{ours.mean() / theirs.mean():.2f} <sub>{low:.2f} to {high:.2f}{sets}</sub>",
         f"{held_out_ratio(mine, paper):.2f}",
         f"{(ours < theirs).mean():.0%}",
+        worst(ours, theirs),
         f"{change['clip_score']:+.2f}",
         f"{change['fid']:+.2f}",
         ", ".join(f"{value:+.2%}" for value in cost.values()),

@@ -1,7 +1,7 @@
 """Calibration of one package as the paper does it: whole calls of the pipeline, from text to
 picture, with a Hessian for every layer.
 
-    alpha of a step: OBS-Diff, equation 7; both halves of a guided batch are counted
+    alpha of a step: OBS-Diff, timestep weighting; both halves of a guided batch are counted
 
 No state is shared between packages: text is encoded again, pictures are decoded and discarded.
 

@@ -45,6 +45,7 @@ def results(folder: Path) -> str:
     if with_presets:
         only = "" if len(with_presets) == len(stored) else f"; presets: {with_presets[0]} alone"
         text += f"{only}; `best` is the mean over three calibration sets, `paper` of one of them"
+        text += "; 100 calibration prompts, for the presets of `emoji-sd3` 32"
     return caption(text + ".") + "\n\n" + grid(["", *(spaced(name) for name in COLUMNS)], lines)
 
 

@@ -1,6 +1,6 @@
 """The Hessian of a layer's squared error, kept as raw weighted sums.
 
-    objective  E_t[ alpha_t ||W X_t - W' X_t||^2 ]         (OBS-Diff, section 3.2)
+    objective  E_t[ alpha_t ||W X_t - W' X_t||^2 ]         (OBS-Diff, timestep-aware Hessian)
     Hessian    H = 2 sum_t alpha_t E[X_t X_t^T]            (I, I), the same for every row of W
 
 The sums xx = sum alpha x x^T, x = sum alpha x and sum alpha, and the number of tokens are stored;

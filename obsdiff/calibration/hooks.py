@@ -1,6 +1,6 @@
 """Hooks that sum the Hessians: the pipeline runs on the calibration prompts, with hooks on layers.
 
-    H = 2 sum_t alpha_t E[X_t X_t^T]      (OBS-Diff, equation 6)
+    H = 2 sum_t alpha_t E[X_t X_t^T]      (OBS-Diff, timestep-aware Hessian)
 
 t counts completed scheduler steps, never denoiser calls: a second-order sampler calls the denoiser
 more than once in a step. With classifier-free guidance both halves of the batch are tokens like all

@@ -1,6 +1,6 @@
 """Module packages, and the memory that they need.
 
-A module package is one or more consecutive basic units (paper, section 3.3). The Hessians of one
+A module package is one or more consecutive basic units (OBS-Diff). The Hessians of one
 package are in memory together, so a memory budget limits its size, counted from the real shapes.
 
 O outputs, I inputs of a layer.

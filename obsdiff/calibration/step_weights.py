@@ -1,6 +1,6 @@
 """The weight alpha_t of each denoising step t = 1..T in the Hessian; t = 1 is the noisiest step.
 
-    log_decrease   alpha_t = a_min + (a_max - a_min) ln(T - t + 1) / ln T   (OBS-Diff, equation 7)
+    log_decrease   alpha_t = a_min + (a_max - a_min) ln(T - t + 1) / ln T   (OBS-Diff)
 
 so alpha_1 = a_max and alpha_T = a_min. log_increase is the same curve reversed in t; the linear
 schedules interpolate linearly; uniform is the mean of both ends at every step, so that all five

@@ -20,7 +20,7 @@ class Tap:
     stream: str = "image"
 
 
-# A basic unit (paper, section 3.3): no input of one of its taps depends on a layer of another.
+# A basic unit (OBS-Diff): no input of one of its taps depends on a layer of another.
 Unit = tuple[Tap, ...]
 
 

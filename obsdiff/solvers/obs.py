@@ -1,6 +1,6 @@
 """Optimal Brain Surgeon for a whole layer: unstructured and n:m.
 
-    minimise ||W X - W' X||^2 over sparse W', Hessian of every row H = 2 X X^T     (OBS-Diff, 3.1)
+    minimise ||W X - W' X||^2 over sparse W', Hessian of every row H = 2 X X^T     (OBS-Diff)
 
     saliency of weight q       L_q = w_q^2 / (2 [H^-1]_qq)                           (1)
     repair by the others       dw  = -(w_q / [H^-1]_qq) H^-1[:, q]                   (2)

@@ -1,6 +1,6 @@
 """Optimal Brain Surgeon for whole columns: attention heads and FFN neurons are removed.
 
-    minimise ||W X - W' X||^2 where chosen columns of W' are zero              (OBS-Diff, 3.4)
+    minimise ||W X - W' X||^2 where chosen columns of W' are zero              (OBS-Diff)
 
     neuron  L_q = ||W[:, q]||^2 / (2 [H^-1]_qq)                                 (1)
             dW  = -(W[:, q] / [H^-1]_qq) H^-1[q, :]                             (2)
