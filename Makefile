@@ -21,7 +21,7 @@ $(VENV)/bin/ruff format --check .
 $(VENV)/bin/mypy
 endef
 
-.PHONY: demo check test lowest bench stress lint install
+.PHONY: demo check test lowest bench stress lint docs install
 install: $(INSTALLED)
 
 $(INSTALLED): pyproject.toml obsdiff-emoji/pyproject.toml $(CONSTRAINTS)
@@ -62,6 +62,12 @@ stress: $(INSTALLED)
 	$(VENV)/bin/python -m stress.ranks
 	$(VENV)/bin/python -m stress.fuzz
 	$(VENV)/bin/python -m stress.soak
+
+# The site, in site/. A link or an anchor that leads nowhere is an error.
+docs: $(INSTALLED)
+	$(PIP) --editable '.[docs]'
+	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --strict --quiet
+	@echo "now open site/index.html"
 
 lint: $(INSTALLED)
 	$(VENV)/bin/ruff check --fix .
