@@ -11,6 +11,7 @@ from .env import add_env, env_command
 from .evaluate import evaluate_command
 from .export import export_command
 from .lora import lora_command
+from .pack import add_pack, pack_command, unpack_command
 from .plan import add_plan, plan_command
 from .prune import prune_command
 from .push import add_push, push_command
@@ -145,6 +146,24 @@ examples:
         "examples:\n  obsdiff export pruned --to padded --output padded\n"
         "  obsdiff export pruned --to single-file --output pruned.safetensors\n"
         "  obsdiff export pruned --to gguf --type q8_0 --output pruned.gguf",
+    ),
+    "pack": Command(
+        pack_command,
+        add_pack,
+        "store the zeros of a result as bitmasks: a smaller folder",
+        "DIR --output OUT",
+        "Write a result of pattern unstructured or N:M with values and a bitmask in place of each\n"
+        "pruned weight. The folder is smaller, and opens with diffusers after `import obsdiff`.",
+        "example:\n  obsdiff pack pruned --output packed",
+    ),
+    "unpack": Command(
+        unpack_command,
+        add_pack,
+        "write a packed result in its plain form",
+        "DIR --output OUT",
+        "Write a result of `obsdiff pack` with the plain weights that it was made from, bit for\n"
+        "bit.",
+        "example:\n  obsdiff unpack packed --output pruned",
     ),
     "push": Command(
         push_command,

@@ -161,7 +161,10 @@ def verify_command(args: argparse.Namespace) -> None:
     if not found.sealed:
         say(f"{args.folder}: its record is of an older version, and has no hash of its own content")
     put(f"{shown(str(args.folder))}: as recorded: {found.files} files, {found.layers} layers")
-    suggest(typed("draw", args.folder, "a red apple"))
+    if found.packed:
+        suggest(typed("unpack", args.folder, "--output", "OUT"))
+    else:
+        suggest(typed("draw", args.folder, "a red apple"))
 
 
 def demo_command(args: argparse.Namespace) -> None:

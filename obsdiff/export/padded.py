@@ -44,7 +44,8 @@ def export_padded(folder: Folder, output: Path) -> list[str]:
             pipe.save_pretrained(inside, safe_serialization=True)
         forget_places(inside)
         set_modes(inside)
-        write_whole(inside / CARD, card(type(pipe).__name__, grown, loading_code(inside, pipe)))
+        code = loading_code(inside, type(pipe))
+        write_whole(inside / CARD, card(type(pipe).__name__, grown, code))
     return grown
 
 

@@ -2,11 +2,11 @@
 
 A loader that takes the shapes of linear layers from the file and head counts from constants would
 compute another attention from a file without some heads; one that skips tensors it does not know
-would compute without the corrections of low rank. Neither is an error there. The marker is one
-small tensor under the name "model.". That is where ComfyUI expects a denoiser inside of a larger
-file: if there is such a tensor, its loader reads nothing else, finds no model in it, and stops with
-its own error. diffusers reads the marker like any other buffer, and config.json states that it is
-there.
+would compute without the corrections of low rank, or with random numbers where a file has values
+and bits of a weight. None of it is an error there. The marker is one small tensor under the name
+"model.". That is where ComfyUI expects a denoiser inside of a larger file: if there is such a
+tensor, its loader reads nothing else, finds no model in it, and stops with its own error. diffusers
+reads the marker like any other buffer, and config.json states that it is there.
 """
 
 import torch
@@ -17,6 +17,7 @@ from ..errors import UserError
 MODULE = "model"
 HEADS = "heads_removed_open_with_obsdiff"  # the tensor's name for removed heads
 LOW_RANK = "low_rank_beside_open_with_obsdiff"  # for corrections of low rank
+BITMASK = "bitmask_open_with_obsdiff"  # for weights stored as values and bits
 MARKER_KEY = f"{MODULE}.{HEADS}"  # its name in the file
 
 
@@ -35,7 +36,7 @@ def add_marker_(model: nn.Module, reason: str = HEADS) -> None:
 
     Args:
         model: a model of a pruned class; one that has the marker stays as it is.
-        reason: HEADS or LOW_RANK.
+        reason: HEADS, LOW_RANK or BITMASK.
 
     Raises:
         UserError: the model has something else under the marker's name.
@@ -44,7 +45,11 @@ def add_marker_(model: nn.Module, reason: str = HEADS) -> None:
         return
     marker = getattr(model, MODULE, None)
     if marker is not None and not isinstance(marker, ClientMarker):
-        instead = {HEADS: "prune with target='ffn'", LOW_RANK: "prune without low_rank"}
+        instead = {
+            HEADS: "prune with target='ffn'",
+            LOW_RANK: "prune without low_rank",
+            BITMASK: "leave the folder as it is",
+        }
         raise UserError(
             f"{type(model).__name__}: expected no attribute {MODULE!r}, under which obsdiff keeps "
             f"other programs from the model, found {type(marker).__name__}; {instead[reason]}"
@@ -56,3 +61,12 @@ def add_marker_(model: nn.Module, reason: str = HEADS) -> None:
     like = next(model.parameters())
     if like.device.type != "meta":  # a model without weights gets them, and the marker, later
         marker.to(like.device, like.dtype)
+
+
+def remove_marker_(model: nn.Module, reason: str) -> None:
+    """Remove the marker for a reason, and its module with the last one."""
+    if is_marked(model, reason):
+        marker = getattr(model, MODULE)
+        delattr(marker, reason)
+        if not dict(marker.named_buffers()):
+            delattr(model, MODULE)

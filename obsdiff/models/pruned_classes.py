@@ -9,19 +9,21 @@ this design and the tests of such models.
 
 import inspect
 from collections.abc import Mapping
-from functools import cache
+from functools import cache, wraps
 from typing import Any
 
 import diffusers
 from diffusers import ConfigMixin
-from diffusers.configuration_utils import LegacyConfigMixin
+from diffusers.configuration_utils import FrozenDict, LegacyConfigMixin
 from diffusers.models.modeling_utils import ModelMixin
 from torch import nn
 
 from ..errors import UserError
 from .adapter_loading import guarded
 from .attention_slices import sliced
-from .client_marker import LOW_RANK, add_marker_
+from .bitmask import CONFIG_KEY as BITMASK_KEY
+from .bitmask import REMEDY, hold_packed_, open_packed_
+from .client_marker import BITMASK, LOW_RANK, add_marker_, remove_marker_
 from .dense_shapes import CLASS_PREFIX, OWN_SETTINGS, dense_on_meta
 from .discovery import find_blocks
 from .foreign_guards import guard_diffusers_
@@ -52,7 +54,7 @@ def pruned_class(name: str) -> type[ModelMixin]:
     ):
         raise AttributeError(f"module 'obsdiff' has no attribute {name!r}")
     guard_diffusers_(base.__name__)
-    doc = f"{base.__name__} with other layers, as its pruned_layout and low_rank state."
+    doc = f"{base.__name__} with other layers, as its pruned_layout, low_rank and bitmask state."
     members = {"__init__": constructor(base), "__doc__": doc, "__module__": "obsdiff"}
     members |= own_constructors(base) | guarded(base) | sliced(base)
     return type(name, (base,), members)
@@ -106,6 +108,7 @@ def constructor(base: type[ModelMixin]) -> Any:
         pruned_layout: Mapping[str, Any] | None = None,
         head_marker: bool | None = None,
         low_rank: Mapping[str, Any] | None = None,
+        bitmask: Mapping[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
         base.__init__(self, *args, **kwargs)
@@ -116,6 +119,10 @@ def constructor(base: type[ModelMixin]) -> Any:
         if head_marker is True:
             add_marker_(self)
             self.register_to_config(head_marker=True)
+        if bitmask is not None:
+            hold_packed_(self, bitmask)
+            add_marker_(self, BITMASK)
+            self.register_to_config(bitmask=bitmask)
 
     own = [
         inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None)
@@ -128,16 +135,53 @@ def constructor(base: type[ModelMixin]) -> Any:
 
 
 def own_constructors(base: type[ModelMixin]) -> dict[str, Any]:
-    """Return class methods that open a model as this very class.
+    """Return class methods that open a model as this very class, its packed weights dense.
 
     diffusers opens some old classes as newer ones, by their names.
     """
     if not issubclass(base, LegacyConfigMixin):
-        return {}
+        opening: Any = base.from_pretrained
+        return {"from_pretrained": dense_after(opening.__func__)}
     return {
         "from_config": vars(ConfigMixin)["from_config"],
-        "from_pretrained": vars(ModelMixin)["from_pretrained"],
+        "from_pretrained": dense_after(vars(ModelMixin)["from_pretrained"].__func__),
     }
+
+
+def dense_after(opening: Any) -> Any:
+    """Return a class method that opens a model, then makes weights from values and bits.
+
+    Args:
+        opening: the function of diffusers' from_pretrained.
+    """
+
+    @wraps(opening)
+    def from_pretrained(cls: Any, *args: Any, **kwargs: Any) -> Any:
+        found = opening(cls, *args, **kwargs)
+        model = found[0] if isinstance(found, tuple) else found
+        if model.config.get(BITMASK_KEY) is not None:
+            if kwargs.get("quantization_config") is not None:
+                raise UserError(f"bitmask: expected no quantization_config, found one; {REMEDY}")
+            make_dense_(model)
+        return found
+
+    return classmethod(from_pretrained)
+
+
+def make_dense_(model: Any) -> None:
+    """Make weights from the values and bits of a model, which then is as if it was stored plainly.
+
+    Args:
+        model: of a pruned class; of diffusers' own class afterwards, unless it has other layers.
+    """
+    open_packed_(model, model.config[BITMASK_KEY])
+    remove_marker_(model, BITMASK)
+    others = model.config.get("pruned_layout") or model.config.get(CONFIG_KEY)
+    gone = {BITMASK_KEY} if others else set(OWN_SETTINGS)
+    settings = {name: value for name, value in model.config.items() if name not in gone}
+    setattr(model, "_internal_dict", FrozenDict(settings))  # noqa: B010 - diffusers' config
+    if not others:
+        model.__class__ = type(model).__mro__[1]
 
 
 def mark_pruned_(model: nn.Module, layout: Layout) -> nn.Module:

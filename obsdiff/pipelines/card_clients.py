@@ -58,6 +58,12 @@ MERGED = (
     "--output OUT`: the corrections are added to the weights."
 )
 
+WITH_BITMASKS = [
+    "- diffusers, after `import obsdiff`, which makes the plain model from values and bitmasks.",
+    "- Every program that opens the dense model, after `obsdiff unpack DIR --output OUT`; this "
+    "folder itself in none: a marker in the weights prevents ComfyUI from trying.",
+]
+
 
 def opens_in_depth() -> list[str]:
     """Return the lines of a card on the programs that open a model with fewer blocks."""
@@ -68,9 +74,11 @@ def opens_in(kinds: Collection[str]) -> list[str]:
     """Return the lines of a card on the programs that open the folder.
 
     Args:
-        kinds: what was removed from the denoiser, or "low rank" for corrections that were added;
-            nothing for zeros.
+        kinds: what was removed from the denoiser, or "low rank" for corrections that were added,
+            and "bitmask" for zeros that are stored as bits; nothing for plain zeros.
     """
+    if "bitmask" in kinds:
+        return [HEADING, "", *WITH_BITMASKS, *([MERGED] if "low rank" in kinds else [])]
     if "low rank" in kinds:
         return [HEADING, "", *WITH_OBSDIFF, *WITH_CORRECTIONS, MERGED]
     if not kinds:

@@ -134,13 +134,19 @@ class Folder:
             )
 
     def require_unquantised(self) -> None:
-        """Check that no component is quantised, by its config or its stored formats.
+        """Check that no component is quantised or packed, by its config or its stored formats.
 
         Raises:
-            UserError: a component is quantised.
+            UserError: a component is quantised, or its zeros are stored as bitmasks.
         """
         for name, tensors in self.components.items():
-            declared = self.config(name).get("quantization_config")
+            config = self.config(name)
+            if config.get("bitmask") is not None:
+                raise UserError(
+                    f"{self.path / name}: expected plain weights, found values and bitmasks; "
+                    f"run: obsdiff unpack {self.path} --output OUT"
+                )
+            declared = config.get("quantization_config")
             packed = tensors.packed
             if declared:
                 method = declared.get("quant_method") if isinstance(declared, dict) else declared

@@ -4,7 +4,6 @@ import math
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 import diffusers
 
@@ -13,7 +12,7 @@ from .headers import SAFETENSORS_DTYPES, read_header
 from .published import PLACE
 
 
-def loading_code(folder: Path, pipe: Any) -> list[str]:
+def loading_code(folder: Path, pipeline: type) -> list[str]:
     """Return the lines of code that open a saved pipeline as it was stored.
 
     They import obsdiff if model_index.json names it, state the number formats, since diffusers
@@ -21,14 +20,14 @@ def loading_code(folder: Path, pipe: Any) -> list[str]:
 
     Args:
         folder: the saved pipeline.
-        pipe: the same pipeline in memory.
+        pipeline: its class.
     """
     index = read_json(folder / "model_index.json")
     parts = {name: value for name, value in index.items() if isinstance(value, list)}
-    name = type(pipe).__name__
+    name = pipeline.__name__
     kind = name if hasattr(diffusers, name) else "DiffusionPipeline"
     formats = formats_in(folder, parts)
-    optional = getattr(pipe, "_optional_components", [])
+    optional = getattr(pipeline, "_optional_components", [])
     absent = [part for part, value in parts.items() if value[:1] == [None] and part not in optional]
     arguments = [f'"{PLACE}"']
     arguments += [f"dtype={dtype_code(formats)}"] if formats else []

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from ..errors import UserError
 from ..models.adapters import require_unquantised, require_unwrapped
+from .bitmask_files import names_in, packed_layers, read_weight
 from .record import RECORD, read_record
 from .verify import TOLERANCE, check_record, oddity
 
@@ -95,13 +96,14 @@ def zeros_of(folder: Path, record: dict[str, Any]) -> dict[str, Tensor]:
     """
     shares = {f"{row['name']}.weight": row["sparsity"] for row in record["layers"]}
     found: dict[str, Tensor] = {}
-    for file in sorted((folder / record["component"]).glob("*.safetensors")):
+    packed = packed_layers(component := folder / record["component"])
+    for file in sorted(component.glob("*.safetensors")):
         if odd := oddity(folder, file):
             raise UserError(f"{file} {odd}; it is not read")
         try:
             with safe_open(file, "pt") as opened:
-                for name in shares.keys() & set(opened.keys()):
-                    found[name] = opened.get_tensor(name) == 0
+                for name in shares.keys() & names_in(opened, packed):
+                    found[name] = read_weight(opened, name, packed) == 0
         except SafetensorError as error:
             raise UserError(f"{file} can't be read: {error}") from None
     for name, share in shares.items():

@@ -36,7 +36,10 @@ def model_card(
             []
             if report.groups
             else [
-                "Zeros alone make a model neither smaller on disk nor faster; "
+                "The zeros are stored as bits, so the folder is smaller; opened, the model is as "
+                "large and as fast as the dense one."
+                if "bitmask" in removed
+                else "Zeros alone make a model neither smaller on disk nor faster; "
                 "kernels or formats that use them are required."
             ]
         ),

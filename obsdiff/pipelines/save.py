@@ -106,7 +106,7 @@ def write_pruned(pipe: Any, folder: Path, report: PruningReport) -> None:
     forget_places(folder)
     set_modes(folder)
     report.hashes["files"] = file_hashes(folder)  # without the card, which its owner may edit
-    code, kinds = loading_code(folder, pipe), removed_kinds(denoiser)
+    code, kinds = loading_code(folder, type(pipe)), removed_kinds(denoiser)
     write_whole(folder / CARD, model_card(type(pipe).__name__, report, code, kinds))
     report.hashes["card"] = file_hash(folder / CARD)  # to see after a crash that it is whole
     write_json(folder / RECORD, sealed(report.to_dict()))

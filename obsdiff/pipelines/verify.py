@@ -21,6 +21,7 @@ from ..models.low_rank import DOWN
 from ..runtime.file_hashing import file_hash
 from ..runtime.json_files import check_json, check_shapes
 from ..runtime.regular_files import refuse_folder
+from .bitmask_files import names_in, packed_layers, read_weight, weight_files_in
 from .headers import read_header
 from .model_card import CARD
 from .prompt_records import prompts_hash
@@ -49,6 +50,7 @@ class Findings:
         wrong: the differences from the record, in words.
         filled: layers with fewer zeros than recorded, in words.
         sealed: whether the record has a hash of its own content; those of older versions have none.
+        packed: whether zeros are stored as bitmasks.
     """
 
     files: int = 0
@@ -56,6 +58,7 @@ class Findings:
     wrong: list[str] = field(default_factory=list)
     filled: list[str] = field(default_factory=list)
     sealed: bool = True
+    packed: bool = False
 
     def note(self, good: bool, text: str) -> None:
         """Add a difference unless `good`."""
@@ -217,12 +220,14 @@ def check_layers(component: Path, record: dict[str, Any], found: Findings) -> No
     group = None if pattern == "structured" else PruningConfig(pattern=pattern).group
     rows = {f"{row['name']}.weight": row for row in record["layers"]}
     ranks = {f"{row['name']}.{DOWN}": row["rank"] for row in record["layers"] if row.get("rank")}
-    for file in sorted(file for file in component.glob("*.safetensors") if file.is_file()):
+    packed = packed_layers(component)
+    found.packed = bool(packed)
+    for file in weight_files_in(component):
         try:
             with safe_open(file, "pt") as opened:
-                names = set(opened.keys())
+                names = names_in(opened, packed)
                 for name in rows.keys() & names:
-                    weight = opened.get_tensor(name).flatten(1)
+                    weight = read_weight(opened, name, packed).flatten(1)
                     check_layer(rows.pop(name), weight, group, pattern == "structured", found)
                 for name in ranks.keys() & names:
                     rank, wanted = opened.get_slice(name).get_shape()[0], ranks.pop(name)
