@@ -20,6 +20,7 @@ from .arguments import parser as parser
 from .evaluate import evaluate_command
 from .foreign_errors import foreign_line, raised_by, system_line, wants_traceback
 from .prune import prune_command
+from .push import push_command
 from .sweep import sweep_command
 
 CONTINUE = "; continue with --resume"
@@ -70,9 +71,7 @@ def run_words(argv: list[str]) -> int:
         complain(f"failed: {error}{more}", error)
         return 1
     except KeyboardInterrupt:
-        resumable = args is not None and args.run in RESUMABLE
-        ending = CONTINUE if resumable else "; nothing was written"
-        tell(f"interrupted{ending}")
+        tell(f"interrupted{ending_of(args)}")
         return 1
     except BrokenPipeError:  # the reader closed the pipe
         discard(sys.stdout)
@@ -84,6 +83,13 @@ def run_words(argv: list[str]) -> int:
         tell(f"failed: {line}{CONTINUE if can_continue(args) else ''}")
         return 1
     return 0
+
+
+def ending_of(args: argparse.Namespace | None) -> str:
+    """Return what an interrupted command leaves, and how to go on."""
+    if args is not None and args.run is push_command:
+        return "; the same command continues it"
+    return CONTINUE if args is not None and args.run in RESUMABLE else "; nothing was written"
 
 
 def other_line(error: Exception, args: argparse.Namespace | None) -> str:

@@ -153,8 +153,9 @@ def hold_packed_(model: nn.Module, setting: Any) -> None:
     Raises:
         UserError: it is wrong, or does not fit the model.
     """
+    modules = dict(model.named_modules())
     for name, packed in read_setting(setting).items():
-        layer = dict(model.named_modules()).get(name)
+        layer = modules.get(name)
         weight = getattr(layer, "weight", None)
         if not isinstance(layer, nn.Linear | nn.Conv2d) or not isinstance(weight, nn.Parameter):
             raise UserError(f"bitmask: {type(model).__name__} has no layer {name!r:.80}")

@@ -223,3 +223,13 @@ def test_only_unchanged_results_of_obsdiff_are_pushed(hub, saved, sd3_folder, tm
     assert main(["push", str(folder), "me/small"]) == 1
     assert "scheduler/notes.txt is not in the record" in capsys.readouterr().err
     assert hub.uploaded == []
+
+
+def test_an_interrupted_push_says_how_to_go_on(hub, saved, capsys, monkeypatch):
+    def stopped(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("obsdiff.cli.push.push_files", stopped)
+    assert main(["push", str(saved), "me/small", "--base-model", "ab/dense"]) == 1
+    said = capsys.readouterr().err.strip().splitlines()
+    assert said[-1] == "interrupted; the same command continues it"
