@@ -11,7 +11,8 @@
 so that the Hessians of later packages are those of the pruned model. With calibration "single" all
 Hessians come from one pass through the dense model. Before step 3, if configured, allocation/
 decides the sparsity of each layer, and layerwise/permute.py orders the inputs for N:M. For pattern
-depth allocation/depth.py measures which blocks leave, without Hessians.
+depth allocation/depth.py measures which blocks leave, without Hessians. Modulation layers are
+folded apart from all that, by layerwise/modulation.py.
 
 References:
     Zhu et al., "OBS-Diff: Accurate Pruning for Diffusion Models in One-Shot", 2025.
@@ -38,12 +39,13 @@ from .layerwise.applied import marked_if_interrupted, require_applied
 from .layerwise.executor import Executor
 from .layerwise.journal import JournalPlace, open_journal
 from .layerwise.linear import prune_layers_
+from .layerwise.modulation import find_factors, fold_all_
 from .layerwise.permute import permute_layers_
 from .layerwise.reporting import begin_report, timed, warn_of
 from .layerwise.run_phases import plan_phases
 from .layerwise.structured import prune_structured_
 from .layerwise.tasks import owners_of, tasks_of
-from .models.pruned_classes import mark_corrected_, mark_pruned_
+from .models.pruned_classes import mark_corrected_, mark_folded_, mark_pruned_
 from .pipelines.call import Prompt
 from .pipelines.general_prompts import general_prompts
 from .pipelines.placement import placed
@@ -130,9 +132,10 @@ def prune_planned(
     ):
         if ranks.size == 1:
             context = replace(context, recording=stored.recording)
+        factors = find_factors(context, plan, report) if plan.modulation else {}
         if plan.depth:
             prune_depth_(context, plan, stored, report)
-        else:
+        elif plan.packages:
             executor = Executor.of(context, plan, tasks, stored)
             plan_phases(plan, dense, executor)
             allocation, dense = allocate(context, plan, dense, stored, report, budget)
@@ -146,6 +149,8 @@ def prune_planned(
     if plan.groups:
         setattr(pipe, plan.component, mark_pruned_(plan.denoiser, report.layout))
     setattr(pipe, plan.component, mark_corrected_(plan.denoiser))
+    fold_all_(plan.denoiser, factors)
+    setattr(pipe, plan.component, mark_folded_(plan.denoiser))
     require_applied(pipe, plan, report)
     report.parameters["after"] = sum(p.numel() for p in plan.denoiser.parameters())
     warn_of(report, plan)

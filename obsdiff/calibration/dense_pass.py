@@ -112,8 +112,7 @@ SHARED_SETTINGS = (
 
 def require_shared(config: PruningConfig, other: PruningConfig) -> None:
     """Raise UserError unless two configs can share a dense pass."""
-    if config.depth:
-        raise UserError("dense pass: pattern depth has no Hessians to share; prune without one")
+    require_layerwise(config)
     if config.calibrating == "live":
         raise UserError("dense pass: calibration live has none to share; use single or replay")
     mine, theirs = (
@@ -128,6 +127,13 @@ def require_shared(config: PruningConfig, other: PruningConfig) -> None:
             )
 
 
+def require_layerwise(config: PruningConfig) -> None:
+    """Raise UserError for a pruning that has no Hessians."""
+    if not config.layerwise:
+        what = "pattern depth" if config.depth else "target modulation"
+        raise UserError(f"dense pass: {what} has no Hessians to share; prune without one")
+
+
 def require_fitting(dense: DensePass | None, plan: PruningPlan) -> None:
     """Raise UserError for a dense pass of other prompts or settings.
 
@@ -137,8 +143,7 @@ def require_fitting(dense: DensePass | None, plan: PruningPlan) -> None:
     """
     if not dense:
         return
-    if plan.depth:
-        raise UserError("dense pass: pattern depth has no Hessians to share; prune without one")
+    require_layerwise(plan.config)
     if (
         drawn(dense.calibration_set) != drawn(plan.calibration_set)
         or plan.config.calibrating == "live"

@@ -1,7 +1,7 @@
 """The plan of a pruning: denoiser, layers, packages, groups and prompts, checked before it runs."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from torch import nn
@@ -10,6 +10,7 @@ from ..config import PruningConfig
 from ..errors import CalibrationError, UserError
 from ..models.adapters import require_plain
 from ..models.discovery import require_blocks
+from ..models.folded import foldable
 from ..models.linear_view import layer_at, layer_shapes, unfolding_refusal
 from ..models.low_rank import correctable, ranks_of
 from ..models.own_weights import require_own_weights
@@ -31,6 +32,7 @@ from ..runtime.distributed import Ranks
 from .calibration_set import CalibrationSet
 from .depth_selection import DepthSelection, select_depth
 from .groups import PrunableGroup, counted_groups
+from .modulation_selection import select_modulation
 from .packages import Package, plan_packages
 from .selection import select_groups
 from .step_weights import StepWeights
@@ -51,6 +53,8 @@ class PruningPlan:
         groups: the groups to prune; empty unless the pattern is structured.
         calibration_set: the prompts, and how they run.
         depth: of pattern depth the blocks that may leave; such a plan has no packages.
+        modulation: the modulation layers to fold, each with its largest rank; a plan that does
+            nothing else has no packages.
     """
 
     config: PruningConfig
@@ -63,6 +67,7 @@ class PruningPlan:
     groups: list[PrunableGroup]
     calibration_set: CalibrationSet
     depth: DepthSelection | None = None
+    modulation: Mapping[str, int] = field(default_factory=dict)
 
     def at(self, config: PruningConfig) -> "PruningPlan":
         """Return the plan with another config, which differs in the sparsity or the allocation."""
@@ -99,17 +104,22 @@ def plan_pruning(pipe: Any, prompts: Sequence[Prompt], config: PruningConfig) ->
     shapes = layer_shapes(denoiser, config.target)
     blocks = require_blocks(shapes, type(denoiser).__name__, config.target)
     depth = select_depth(type(denoiser).__name__, blocks, config) if config.depth else None
-    packages = [] if depth else plan_packages(blocks, shapes, config)
+    packages = plan_packages(blocks, shapes, config) if config.layerwise else []
+    modulation = select_modulation(type(denoiser).__name__, shapes, config)
     selected = select_groups(blocks, config) if config.pattern == "structured" else []
     if selected:
         require_pruned_class(denoiser)
     require_uncorrected(denoiser)
     if config.low_rank is not None:
         require_pruned_class(denoiser, "low_rank")
+    if modulation:
+        require_pruned_class(denoiser, "modulation")
+        require_foldable(denoiser, modulation)
     groups = counted_groups(denoiser, selected, config)
     layers = [layer for package in packages for layer in package.layers]
     producers = [layer for prunable in groups for layer in prunable.group.producers]
     written = repairable(blocks) if depth and config.compensation else []
+    written += modulation
     require_own_weights(pipe, name, dict.fromkeys(layers + producers + written))
     require_finite_weights(denoiser, layers + written)
     if config.low_rank is not None:
@@ -139,7 +149,17 @@ def plan_pruning(pipe: Any, prompts: Sequence[Prompt], config: PruningConfig) ->
     for part in calibration_set.parts:
         require_batches(part)
     return PruningPlan(
-        config, name, scheduler, denoiser, shapes, blocks, packages, groups, calibration_set, depth
+        config,
+        name,
+        scheduler,
+        denoiser,
+        shapes,
+        blocks,
+        packages,
+        groups,
+        calibration_set,
+        depth,
+        modulation,
     )
 
 
@@ -175,6 +195,17 @@ def require_correctable(denoiser: nn.Module, layers: list[str]) -> None:
             raise UserError(
                 f"low_rank: expected torch.nn.Linear at {layer}, found {type(module).__name__}; "
                 f"leave the layer out with --exclude '{layer}', or leave low_rank out"
+            )
+
+
+def require_foldable(denoiser: nn.Module, layers: Iterable[str]) -> None:
+    """Raise UserError for a modulation layer of a class that computes otherwise."""
+    for layer in layers:
+        module = denoiser.get_submodule(layer)
+        if not foldable(module):
+            raise UserError(
+                f"modulation: expected torch.nn.Linear at {layer}, found {type(module).__name__}; "
+                "fold the model as from_pretrained opens it, or leave modulation out"
             )
 
 

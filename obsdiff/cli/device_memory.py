@@ -67,7 +67,7 @@ def device_plan(folder: Folder, config: PruningConfig) -> DevicePlan:
     nn.Module.to(model, format_of(folder, component, config))
     shapes = layer_shapes(model, config.target)
     blocks = require_blocks(shapes, f"{folder.path}/{component}", config.target)
-    packages = [] if config.depth else plan_packages(blocks, shapes, config)
+    packages = plan_packages(blocks, shapes, config) if config.layerwise else []
     taps = [tap for package in packages for tap in package.taps]
     budget = config.memory_budget_gib is not None
     sizes = {

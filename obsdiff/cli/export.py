@@ -148,8 +148,10 @@ def require_pruned_shapes(folder: Folder) -> None:
         UserError: no component has a pruned layout.
     """
     configs = [folder.config(name) for name in folder.components]
-    if not any(config.get("pruned_layout") or config.get("low_rank") for config in configs):
+    keys = ("pruned_layout", "low_rank", "folded_modulation")
+    if not any(config.get(key) for config in configs for key in keys):
         raise UserError(
-            f"{folder.path}: expected a structured result of obsdiff, or one with low_rank, found "
+            f"{folder.path}: expected a structured result of obsdiff, or one with low_rank or "
+            "modulation, found "
             "no component of pruned shapes; it already opens wherever the dense model does"
         )

@@ -15,6 +15,7 @@ from ..allocation.budget import size_budget
 from ..allocation.depth import DAMPINGS
 from ..calibration.depth_selection import select_depth
 from ..calibration.groups import at_sparsity, prunable_groups
+from ..calibration.modulation_selection import select_modulation
 from ..calibration.packages import (
     GIB,
     Package,
@@ -49,7 +50,12 @@ from ..pipelines.folder import Folder
 from ..runtime.json_files import read_json
 from .depth_prediction import predict_depth
 from .guidance import latent_frames, step_passes
-from .inspection_notes import inspection_notes, low_rank_notes, rounding_notes
+from .inspection_notes import (
+    inspection_notes,
+    low_rank_notes,
+    modulation_notes,
+    rounding_notes,
+)
 from .inspection_plan import BlockRow, InspectionPlan, MemoryRow, PackageRow, TapRow
 from .prediction import as_the_paper_counts, predict
 
@@ -94,7 +100,8 @@ def describe(
     component = folder.denoiser(config.component)
     with config_errors(folder.path / component / "config.json"):
         plan = plan_of(folder, component, config, prompts)
-        if not predicted or not (config.pattern == "structured" or config.depth):
+        smaller = config.pattern == "structured" or config.depth or config.modulation is not None
+        if not predicted or not smaller:
             return plan
         found = prediction(folder, plan.config, plan.settings, paper_count)
         return replace(plan, prediction=found)
@@ -109,10 +116,12 @@ def plan_of(folder: Folder, component: str, config: PruningConfig, prompts: int)
         json.dumps(folder.config(component)), config.target
     )
     blocks = require_blocks(shapes, f"{folder.path}/{component}", config.target)
+    cls = str(folder.config(component).get("_class_name"))
+    ranks = select_modulation(cls, shapes, config)
     if config.depth:
-        select_depth(str(folder.config(component).get("_class_name")), blocks, config)
-    units = [] if config.depth else select(blocks, config, shapes)
-    packages = [] if config.depth else plan_packages(blocks, shapes, config)
+        select_depth(cls, blocks, config)
+    units = select(blocks, config, shapes) if config.layerwise else []
+    packages = plan_packages(blocks, shapes, config) if config.layerwise else []
     pruned = [layer for package in packages for layer in package.layers]
     settings = call_defaults(folder, config)
     budget = config.budget
@@ -145,6 +154,7 @@ def plan_of(folder: Folder, component: str, config: PruningConfig, prompts: int)
             *inspection_notes(folder, component, config),
             *rounding_notes(blocks, shapes, config),
             *low_rank_notes([shapes[layer] for layer in pruned], config),
+            *modulation_notes(shapes, ranks, config),
         ],
         prediction=None,
         config=config,
@@ -206,7 +216,7 @@ def passes_of(packages: list[Package], config: PruningConfig, calls: int | None)
     """Return the denoising steps of one prompt that the calibration takes; None if not known."""
     if calls is None:
         return None
-    return 0 if config.depth else round(passes(config, len(packages)) * calls)
+    return round(passes(config, len(packages)) * calls) if config.layerwise else 0
 
 
 def allocating(

@@ -22,14 +22,15 @@ def as_text(plan: InspectionPlan) -> str:
         *model_lines(plan),
         opens_line(plan),
         *run_lines(plan),
-        *([] if plan.config.depth else [memory_line(plan.memory)]),
+        *([memory_line(plan.memory)] if plan.config.layerwise else []),
         *device_lines(plan),
-        *([] if plan.config.depth else package_lines(plan)),
+        *(package_lines(plan) if plan.config.layerwise else []),
         *(prediction_lines(plan.prediction) if plan.prediction else []),
         *budget_lines(plan),
         "",
         *plan.notes,
-        *(DEPTH_NOTES if plan.config.depth else layer_lines(plan)),
+        *(DEPTH_NOTES if plan.config.depth else []),
+        *(layer_lines(plan) if plan.config.layerwise else []),
     ]
     return "\n".join(map(shown, lines))
 
@@ -69,6 +70,9 @@ def model_lines(plan: InspectionPlan) -> Iterator[str]:
     if plan.config.depth and plan.prediction:
         yield f"to prune    {in_words(plan.prediction)}, chosen by the final latents without them"
         return
+    if not plan.config.layerwise:
+        yield "to prune    nothing; modulation layers are folded"
+        return
     yield (
         f"to prune    {plan.layers} {layers} in {counted(plan.units, 'basic unit')}, "
         f"{plan.targeted_parameters / 1e6:.2f} M weights, {plan.removed:.0%} of them away"
@@ -79,6 +83,8 @@ def opens_line(plan: InspectionPlan) -> str:
     """Return the line on the programs that open the result; docs/clients.md has all of them."""
     if plan.config.depth:
         return "opens in    diffusers; other programs were not tried"
+    if plan.config.modulation is not None:
+        return "opens in    diffusers after import obsdiff; ComfyUI refuses folded modulation"
     if plan.config.pattern != "structured":
         return "opens in    diffusers, and every program that opens the dense model"
     found = {
@@ -100,6 +106,12 @@ def run_lines(plan: InspectionPlan) -> Iterator[str]:
         yield (
             f"cost        {plan.allocation_passes or '?'} denoising steps of one prompt at most, "
             "to measure the blocks"
+        )
+        return
+    if not plan.config.layerwise:
+        yield (
+            "cost        2 prompts, and calls at times all over the range; every prompt if "
+            "modulation reads it"
         )
         return
     yield (
@@ -167,7 +179,7 @@ def prediction_lines(found: dict[str, Any]) -> list[str]:
     before, after = dense["parameters"], pruned["parameters"]
     lines = [
         "",
-        f"leave       {in_words(found) or 'nothing'}",
+        *([f"leave       {words}"] if (words := in_words(found)) or before == after else []),
         f"parameters  {before / 1e6:.2f} M -> {after / 1e6:.2f} M ({after / before:.1%})",
         macs_line(dense["macs"], pruned["macs"]),
     ]

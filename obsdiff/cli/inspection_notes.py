@@ -1,4 +1,4 @@
-"""The remarks of a plan: choices between files and denoisers, narrow FFNs, added weights."""
+"""The remarks of a plan: choices between files and denoisers, narrow FFNs, added weights, folds."""
 
 from collections.abc import Mapping
 
@@ -39,4 +39,27 @@ def low_rank_notes(shapes: list[Shape], config: PruningConfig) -> list[str]:
     return [
         f"low_rank {config.low_rank:g}: corrections of rank {min(ranks)} to {max(ranks)} add "
         f"{more / 1e6:.2f} M weights ({2 * more / 1e6:.1f} MB in half precision)"
+    ]
+
+
+def modulation_notes(
+    shapes: Mapping[str, Shape], ranks: Mapping[str, int], config: PruningConfig
+) -> list[str]:
+    """Return the note on the weights that folded modulation saves, if it is folded.
+
+    Args:
+        shapes: (O, I) of every layer.
+        ranks: the largest rank of each modulation layer.
+        config: the settings.
+    """
+    if config.modulation is None:
+        return []
+    before = sum(shapes[name][0] * shapes[name][1] for name in ranks)
+    after = sum(rank * sum(shapes[name]) for name, rank in ranks.items())
+    low, high = min(ranks.values()), max(ranks.values())
+    span = f"{low}" if low == high else f"{low} to {high}"
+    return [
+        f"modulation {config.modulation:g}: {len(ranks)} layers become two of rank {span} at most: "
+        f"{before / 1e6:.2f} M weights of modulation -> {after / 1e6:.2f} M; a run measures the "
+        "error on held-out time steps and prompts, and refuses where it is large"
     ]

@@ -76,10 +76,13 @@ def plan_command(args: argparse.Namespace) -> None:
     if getattr(args, "target_latency", None) is not None:
         raise UserError("target_latency is measured by obsdiff prune, and plan runs no pruning")
     asked = config_of(args)
-    if asked.depth:
+    if not asked.layerwise:
+        what = (
+            "pattern: depth removes whole blocks" if asked.depth else "target: modulation is folded"
+        )
         raise UserError(
-            "pattern: plan counts the memory of layers that are pruned, and depth removes whole "
-            "blocks; obsdiff inspect predicts it"
+            f"{what}, and plan counts the memory of layers that are pruned one by one; obsdiff "
+            "inspect predicts it"
         )
     folder = open_model(args.model, args.config, weights=False, variant=args.variant)
     _, prompts = calibration_prompts(args, folder)

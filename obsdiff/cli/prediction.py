@@ -1,7 +1,8 @@
-"""The sizes after structured pruning, from config.json alone.
+"""The sizes after structured pruning or a fold of modulation, from config.json alone.
 
 Heads, neurons, channels, parameters and multiply-accumulates (MACs): the model is built on the meta
-device, shrunk as a run would shrink it, and counted before and after.
+device, shrunk as a run would shrink it, and counted before and after. Modulation is folded to the
+largest rank that a run may take.
 """
 
 from collections.abc import Mapping
@@ -10,8 +11,11 @@ from typing import Any
 from torch import nn
 
 from ..allocation.uniform_latency import shrunk
+from ..calibration.modulation_selection import select_modulation
 from ..config import PruningConfig
 from ..models.call_shapes import CallArguments
+from ..models.folded import fold_to_
+from ..models.linear_view import layer_shapes
 from ..models.meta_device import build_on_meta, example_inputs, macs_or_why_not
 from .paper_count import paper_count
 
@@ -40,6 +44,8 @@ def predict(
     dense = build_on_meta(model_config)
     inputs = example_inputs(dense, *latents, text_tokens)
     pruned, gone = shrunk(dense, config)
+    shapes = layer_shapes(dense)
+    fold_to_(pruned, select_modulation(type(dense).__name__, shapes, config))
     return {
         "dense": count(dense, inputs),
         "pruned": count(pruned, inputs),

@@ -11,6 +11,7 @@ from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from ..calibration.depth_selection import select_depth
+from ..calibration.modulation_selection import select_modulation
 from ..calibration.packages import plan_packages
 from ..config import PruningConfig
 from ..errors import RunFailed, RunStopped, UserError
@@ -27,7 +28,7 @@ from ..pipelines.partial_output import (
 )
 from ..pipelines.prompt_files import prompts_line
 from ..pipelines.record import RECORD, PruningReport
-from ..pipelines.record_words import effect_in_words
+from ..pipelines.record_words import effect_in_words, folded_in_words
 from ..pipelines.replaceable import WORK
 from ..pipelines.single_file import open_model
 from ..runtime.display import current
@@ -225,12 +226,13 @@ def prune_all(
                 if ranks.rank == 0:
                     say_all(folder.notes() + format_notes(config.device, formats, config.dtype))
                 model = model_hashes(pipe)
-            sharing = [t.config for t in missing if not t.config.depth]
-            if not config.depth and len(sharing) > 1 and not dense and config.calibrating != "live":
+            sharing = [t.config for t in missing if t.config.layerwise]
+            shares = config.layerwise and config.calibrating != "live"
+            if shares and len(sharing) > 1 and not dense:
                 dense = stack.enter_context(dense_pass(pipe, prompts, sharing))
             pieces = part / WORK / "pieces" / target.name
             journal = JournalPlace(pieces, model)
-            shared = None if config.depth else dense
+            shared = dense if config.layerwise else None
             report = prune_(pipe, prompts, config, dense=shared, journal=journal)
             report.seconds = {"load": loaded} | report.seconds
             if ranks.rank == 0:
@@ -248,8 +250,11 @@ def phase_names(config: PruningConfig) -> list[str]:
     """Return the names of the phases of a pruning, in their order, for the display."""
     if config.depth:
         return [LOADING, "allocation", *(["repair"] if config.compensation else []), SAVING]
+    if not config.layerwise:
+        return [LOADING, "modulation", SAVING]
     found = {
         LOADING: True,
+        "modulation": config.modulation is not None,
         "budget": bool(config.budget),
         "latency": config.target_latency is not None and not config.budget,
         "dense pass": config.calibrating != "live",
@@ -313,6 +318,9 @@ def summary(output: Path, report: PruningReport, seconds: float) -> str:
     """Return the line about a finished pruning: sparsity, target, layer errors, seconds."""
     if report.depth:
         return f"{output}: {report.gone()}, {effect_in_words(report.depth)}, {seconds:.0f} s"
+    also = f"; {folded_in_words(report.modulation)}" if report.modulation else ""
+    if not report.layers:
+        return f"{output}{also.replace(';', ':', 1)}, {seconds:.0f} s"
     errors = sorted(row.error for row in report.layers)
     zeros = f"{report.sparsity:.2%} zeros in {len(report.layers)} layers"
     done = report.gone() if report.groups else zeros
@@ -327,7 +335,7 @@ def summary(output: Path, report: PruningReport, seconds: float) -> str:
     held_out = f" (held out {median(apart):.4f} and {apart[-1]:.4f})" if apart else ""
     return (
         f"{output}: {done}, layer error median {median(errors):.4f} largest {errors[-1]:.4f}"
-        f"{held_out}, {seconds:.0f} s"
+        f"{held_out}{also}, {seconds:.0f} s"
     )
 
 
@@ -366,7 +374,9 @@ def check_plan(folder: Folder, config: PruningConfig) -> None:
 
         shapes = layers_of_config(folder.config(name), config.target)
     blocks = require_blocks(shapes, f"{folder.path}/{name}", config.target)
+    cls = str(folder.config(name).get("_class_name"))
+    select_modulation(cls, shapes, config)
     if config.depth:
-        select_depth(str(folder.config(name).get("_class_name")), blocks, config)
-    else:
+        select_depth(cls, blocks, config)
+    elif config.layerwise:
         plan_packages(blocks, shapes, config)

@@ -3,7 +3,15 @@
 from dataclasses import dataclass
 from typing import Any
 
-from .choices import DEFAULTS, DTYPE_ALIASES, METHOD_OF, PRESETS, SHARES, SIZE_TARGETS
+from .choices import (
+    DEFAULT_MODULATION,
+    DEFAULTS,
+    DTYPE_ALIASES,
+    METHOD_OF,
+    PRESETS,
+    SHARES,
+    SIZE_TARGETS,
+)
 from .fields import describe_settings
 from .rules import check_settings
 from .settings import Settings
@@ -50,6 +58,7 @@ class PruningConfig(Settings):
             DEFAULTS
             | ({"allocation": "obs"} if sized else {})
             | ({"method": own} if own else {})
+            | ({"modulation": DEFAULT_MODULATION} if self.target == "modulation" else {})
             | self.from_preset
         )
 

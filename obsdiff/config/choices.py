@@ -35,6 +35,7 @@ TARGETS = {  # target -> the parts of a block that it prunes, as in Tap.part
     "ffn": ("ffn",),
     "ffn-alone": ("ffn",),  # without those that share a layer with an attention (structured)
     "conv": ("attention", "ffn", "conv"),
+    "modulation": (),  # nothing but the fold of modulation
 }
 # largest sparsity at which an allocation can still move zeros from layer to layer
 MOST_ALLOCATED = {"unstructured": 0.9, "structured": 0.8}
@@ -56,10 +57,17 @@ DEFAULTS: dict[str, Any] = {  # of fields that a preset may fill in
 }
 # settings that pattern depth leaves at their defaults: they state something about single layers
 NOT_FOR_DEPTH = (
-    *("low_rank", "ranking"),
+    *("low_rank", "modulation", "ranking"),
     *("target", "include", "exclude", "round_to", "allocation", "calibration", "packages"),
     *("memory_budget_gib", "held_out", "refine", "permute", "asymmetric", "correct_bias"),
     "choose_damping",
+)
+# settings that target modulation leaves at their defaults: they state something about other layers
+NOT_FOR_MODULATION = (
+    *("preset", "method", "pattern", "sparsity", "target_latency", "target_parameters"),
+    *("target_macs", "target_bytes", "allocation", "blocks", "include", "exclude", "low_rank"),
+    *("keep_first_last", "round_to", "calibration", "packages", "memory_budget_gib", "held_out"),
+    *("refine", "permute", "asymmetric", "correct_bias", "choose_damping", "ranking"),
 )
 BEST: dict[str, dict[str, Any]] = {  # kind of pattern -> fields
     "unstructured": {"method": "alps", "calibration": "single", "allocation": "sensitivity"},
@@ -84,7 +92,12 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
 SIZE_TARGETS = ("target_parameters", "target_macs", "target_bytes")
 # settings that state a share of the dense denoiser instead of a sparsity
 BUDGETS = (*SIZE_TARGETS, "target_latency")
-SHARES = ("sparsity", "low_rank", *BUDGETS)  # settings that are a share, as 0.5 or "50%"
+SHARES = (
+    "sparsity",
+    "low_rank",
+    "modulation",
+    *BUDGETS,
+)  # settings that are a share, as 0.5 or "50%"
 CALL_SETTINGS = ("num_inference_steps", "guidance_scale", "height", "width")  # of the pipeline call
 DTYPES = ("float32", "bfloat16", "float16")
 DTYPE_ALIASES = {
@@ -96,6 +109,7 @@ DTYPE_ALIASES = {
 }
 DEFAULT_SPARSITY = 0.5
 DEFAULT_DEPTH = 0.1  # sparsity of pattern depth
+DEFAULT_MODULATION = 0.1  # share of target modulation
 DEFAULT_PACKAGES = 4
 LARGEST_SEED = 2**62  # torch accepts 64 bits, and prompt i starts from seed + i
 LARGEST_SIDE = 2**16  # pixels

@@ -10,6 +10,7 @@ from .choices import (
     METHODS,
     MOST_ALLOCATED,
     NOT_FOR_DEPTH,
+    NOT_FOR_MODULATION,
     PRESETS,
     REPAIRING,
     SIZE_TARGETS,
@@ -225,13 +226,21 @@ def check_depth(c: Settings) -> None:
         return
     if c.sparsity is not None and not c.sparsity:
         raise UserError("sparsity: pattern depth removes at least one block, found 0")
+    require_unused(c, NOT_FOR_DEPTH, "pattern depth removes whole blocks")
+
+
+def check_modulation(c: Settings) -> None:
+    """Check that nothing is said about other layers if modulation alone is folded."""
+    if c.target == "modulation" and not c.depth:
+        require_unused(c, NOT_FOR_MODULATION, "target modulation prunes no other layer")
+
+
+def require_unused(c: Settings, names: tuple[str, ...], why: str) -> None:
+    """Raise UserError for the first of some settings that is not at its default."""
     plain = {field.name: field.default for field in fields(Settings)} | DEFAULTS
-    for name in NOT_FOR_DEPTH:
+    for name in names:
         if (value := getattr(c, name)) != plain[name]:
-            raise UserError(
-                f"{name}: pattern depth removes whole blocks and has no use for it; "
-                f"found {value!r}; leave it out"
-            )
+            raise UserError(f"{name}: {why} and has no use for it; found {value!r}; leave it out")
 
 
 def check_low_rank(c: Settings) -> None:
@@ -255,6 +264,7 @@ def check_low_rank(c: Settings) -> None:
 
 
 COMBINATIONS = (
+    check_modulation,
     check_preset,
     check_target,
     check_method,

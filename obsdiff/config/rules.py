@@ -43,8 +43,9 @@ def check_amount(c: Settings) -> None:
     for name in BUDGETS:
         if (share := getattr(c, name)) is not None:
             number(name, share, 0, 1, "between 0 and 1")
-    if c.low_rank is not None:
-        number("low_rank", c.low_rank, 0, 1, "between 0 and 1, as 0.1 or 10%")
+    for name in ("low_rank", "modulation"):
+        if (share := getattr(c, name)) is not None:
+            number(name, share, 0, 1, "between 0 and 1, as 0.1 or 10%")
     one_of("allocation", c.allocation, ALLOCATIONS)
     whole("allocation_prompts", c.allocation_prompts, 1)
     whole("round_to", c.round_to, 1)

@@ -15,6 +15,7 @@ from .choices import (
     BUDGETS,
     CALIBRATIONS,
     DEFAULT_DEPTH,
+    DEFAULT_MODULATION,
     DEFAULT_PACKAGES,
     DEFAULT_SPARSITY,
     DTYPES,
@@ -208,7 +209,7 @@ class Settings:
         None,
         "layers to prune: linear is attention and ffn; conv adds the convolutions of a UNet; "
         "ffn-alone (structured) leaves out the FFNs that share a layer with an attention, as in "
-        "FLUX's single blocks",
+        "FLUX's single blocks; modulation folds the modulation layers and prunes nothing else",
         choices=tuple(TARGETS),
     )
     damping: float = setting(
@@ -254,6 +255,15 @@ class Settings:
         "unstructured, N:M: add to each layer a correction of low rank with this share of the "
         "layer's weights, as 0.1 or 10%; found in turn with the pruned weight",
         otherwise="none",
+        metavar="SHARE",
+    )
+    modulation: float | None = setting(
+        SOLVER,
+        None,
+        "fold the layers that make shift, scale and gate of each block from the time step into "
+        "two of low rank, with this share of their weights at most, as 0.1 or 10%; refused where "
+        "held-out time steps and prompts show too large an error",
+        otherwise=f"none; {DEFAULT_MODULATION} for target modulation",
         metavar="SHARE",
     )
     permute: bool = setting(
@@ -342,12 +352,17 @@ class Settings:
         return self.kind == "depth"
 
     @property
+    def layerwise(self) -> bool:
+        """Whether layers are pruned one by one, with Hessians; not for depth, target modulation."""
+        return not self.depth and self.target != "modulation"
+
+    @property
     def removed(self) -> float:
         """Share of the targeted weights that is removed, 0 to 1; for depth of the blocks."""
         if self.group:
             return 1 - self.group[0] / self.group[1]
         if self.sparsity is None:
-            return DEFAULT_DEPTH if self.depth else DEFAULT_SPARSITY
+            return DEFAULT_DEPTH if self.depth else DEFAULT_SPARSITY * self.layerwise
         return float(self.sparsity)
 
     @property

@@ -162,7 +162,7 @@ def card_of(folder: Path, report: PruningReport) -> str:
     return model_card(name, report, loading_code(folder, cls), kinds)
 
 
-CARD_KINDS = {CONFIG_KEY: "bitmask", "low_rank": "low rank"}
+CARD_KINDS = {CONFIG_KEY: "bitmask", "low_rank": "low rank", "folded_modulation": "modulation"}
 
 
 def size_of(component: Path) -> int:

@@ -10,6 +10,7 @@ from typing import Any
 from torch import nn
 
 from ..errors import UserError
+from ..models.folded import folded_ranks
 from ..models.growth import grow_
 from ..models.layout import layout_of
 from ..models.low_rank import ranks_of
@@ -53,12 +54,16 @@ def pad_(pipe: Any) -> list[str]:
     """Grow every denoiser of pruned shapes in a pipeline, in place, and return their names."""
     found = {name: getattr(pipe, name, None) for name in DENOISERS}
     parts = {name: part for name, part in found.items() if isinstance(part, nn.Module)}
-    grown = [name for name, part in parts.items() if layout_of(part) or ranks_of(part)]
+    grown = [
+        name
+        for name, part in parts.items()
+        if layout_of(part) or ranks_of(part) or folded_ranks(part)
+    ]
     if not grown:
         raise UserError(
             "export: expected a denoiser without some heads, neurons or channels, or with "
-            "corrections of low rank, found plain dense layers; the folder already opens wherever "
-            "the dense model does"
+            "corrections of low rank or folded modulation, found plain dense layers; the folder "
+            "already opens wherever the dense model does"
         )
     for name in grown:
         setattr(pipe, name, grow_(parts[name]))
@@ -75,10 +80,10 @@ def card(pipeline: str, grown: list[str], code: list[str]) -> str:
     """
     text = (
         f"The heads, neurons or channels that were removed from {' and '.join(grown)} are zeros "
-        "here, and corrections of low rank are added to their weights, which has filled the zeros "
-        "there (`obsdiff export --to padded`). The folder opens wherever the dense pipeline opens, "
-        "and draws what the pruned one draws. It is neither smaller nor faster than the dense "
-        "pipeline."
+        "here. Corrections of low rank are added to their weights, which has filled the zeros "
+        "there, and folded modulation layers are one layer each again (`obsdiff export --to "
+        "padded`). The folder opens wherever the dense pipeline opens, and draws what the pruned "
+        "one draws. It is neither smaller nor faster than the dense pipeline."
     )
     title = f"{pipeline}, pruned by obsdiff, in dense shapes"
     lines = [*opening(title, text, code), "The licence of the dense model applies."]

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from ..errors import UserError
+from ..models.folded import FOLDED_KEY
 from ..models.layout import layout_of
 from ..models.low_rank import CONFIG_KEY
 from ..models.pruned_classes import lacks_heads, pruned_class
@@ -37,12 +38,18 @@ def require_widths_alone(folder: Folder, component: str) -> None:
 
 
 def require_plain_layers(folder: Folder, component: str) -> None:
-    """Check that no layer has a correction of low rank; UserError with the remedy."""
+    """Check that no layer has a correction of low rank, or is folded; UserError with the remedy."""
     if folder.config(component).get(CONFIG_KEY):
         raise UserError(
             f"export: {folder.path / component}: expected plain layers, found corrections of low "
             "rank beside the weights, which other programs would skip; export to single-file or "
             "gguf with --pad, which adds them to the weights"
+        )
+    if folded := folder.config(component).get(FOLDED_KEY):
+        raise UserError(
+            f"export: {folder.path / component}: expected plain layers, found {len(folded)} "
+            "modulation layers folded into two each, which other programs do not know; export to "
+            "single-file or gguf with --pad, which makes them one again"
         )
 
 

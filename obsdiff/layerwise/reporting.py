@@ -84,7 +84,8 @@ def begin_report(pipe: Any, plan: PruningPlan, dense_seconds: float | None = Non
     report.parameters["before"] = sum(p.numel() for p in plan.denoiser.parameters())
     if plan.config.component is None and (others := denoisers_besides(pipe, plan.component)):
         warn_and_record(report, chosen_denoiser(type(pipe).__name__, plan.component, others))
-    for layer in [] if plan.depth else uncovered(plan.shapes, plan.blocks, plan.config.target):
+    dense = uncovered(plan.shapes, plan.blocks, plan.config.target) if plan.packages else []
+    for layer in dense:
         warn_and_record(report, f"{layer}: no table entry covers this layer; it stays dense")
     return report
 

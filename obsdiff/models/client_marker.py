@@ -3,10 +3,11 @@
 A loader that takes the shapes of linear layers from the file and head counts from constants would
 compute another attention from a file without some heads; one that skips tensors it does not know
 would compute without the corrections of low rank, or with random numbers where a file has values
-and bits of a weight. None of it is an error there. The marker is one small tensor under the name
-"model.". That is where ComfyUI expects a denoiser inside of a larger file: if there is such a
-tensor, its loader reads nothing else, finds no model in it, and stops with its own error. diffusers
-reads the marker like any other buffer, and config.json states that it is there.
+and bits of a weight, or the two factors of a modulation layer. None of it is an error there. The
+marker is one small tensor under the name "model.". That is where ComfyUI expects a denoiser inside
+of a larger file: if there is such a tensor, its loader reads nothing else, finds no model in it,
+and stops with its own error. diffusers reads the marker like any other buffer, and config.json
+states that it is there.
 """
 
 import torch
@@ -18,6 +19,7 @@ MODULE = "model"
 HEADS = "heads_removed_open_with_obsdiff"  # the tensor's name for removed heads
 LOW_RANK = "low_rank_beside_open_with_obsdiff"  # for corrections of low rank
 BITMASK = "bitmask_open_with_obsdiff"  # for weights stored as values and bits
+FOLDED = "modulation_folded_open_with_obsdiff"  # for folded modulation layers
 MARKER_KEY = f"{MODULE}.{HEADS}"  # its name in the file
 
 
@@ -36,7 +38,7 @@ def add_marker_(model: nn.Module, reason: str = HEADS) -> None:
 
     Args:
         model: a model of a pruned class; one that has the marker stays as it is.
-        reason: HEADS, LOW_RANK or BITMASK.
+        reason: HEADS, LOW_RANK, BITMASK or FOLDED.
 
     Raises:
         UserError: the model has something else under the marker's name.
@@ -49,6 +51,7 @@ def add_marker_(model: nn.Module, reason: str = HEADS) -> None:
             HEADS: "prune with target='ffn'",
             LOW_RANK: "prune without low_rank",
             BITMASK: "leave the folder as it is",
+            FOLDED: "prune without modulation",
         }
         raise UserError(
             f"{type(model).__name__}: expected no attribute {MODULE!r}, under which obsdiff keeps "

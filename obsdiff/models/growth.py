@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from .client_marker import MODULE
 from .dense_shapes import OWN_SETTINGS, dense_class, dense_on_meta
 from .discovery import find_blocks
+from .folded import unfold_
 from .geometry import columns, items, norm_of, sections
 from .kept_items import forget_kept_
 from .layout import layout_of, target_of
@@ -26,7 +27,7 @@ from .surgery import shrink_, unchanged_if_interrupted, update_counts_, update_s
 
 
 def grow_(model: nn.Module) -> nn.Module:
-    """Grow a model of a pruned class to its dense shapes with zeros, and merge its corrections.
+    """Grow a model of a pruned class to its dense shapes: zeros, corrections, folded layers.
 
     Args:
         model: the model; its class becomes that of diffusers.
@@ -45,6 +46,7 @@ def grow_(model: nn.Module) -> nn.Module:
     for owner in layout:
         forget_kept_(model.get_submodule(owner))
     merge_(model)
+    unfold_(model)
     model._modules.pop(MODULE, None)
     model.__class__ = dense_class(model)
     assert isinstance(model, ConfigMixin)

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from ..errors import UserError
 from .cuts import Cut, cuts_of
+from .folded import folded_ranks
 
 FUSE_PIPELINE = (
     "load the LoRA into the dense pipeline, call pipe.fuse_lora(); pipe.unload_lora_weights(), "
@@ -54,9 +55,10 @@ def cut_lora(
     Raises:
         UserError: a layer's tensors are for other shapes than the dense and the pruned ones, or
             are no LoRA, or which rows and columns were kept is not known; or the LoRA is for more
-            blocks than there are.
+            blocks than there are, or for a folded modulation layer.
     """
     require_blocks(model, tensors, prefix)
+    require_unfolded(model, tensors, prefix)
     cut, cuts = dict(tensors), cuts_of(model)
     for layer, parts in parts_by_layer(tensors, prefix, cuts).items():
         cut |= cut_layer(f"{layer} of this {type(model).__name__}", cuts[layer], parts, tensors)
@@ -83,6 +85,26 @@ def require_blocks(model: nn.Module, tensors: Mapping[str, Tensor], prefix: str 
                 f"LoRA: {match[0]} is not part of this {type(model).__name__}, which has "
                 f"{lists[match[1]]} {match[1]}: the LoRA is for a model with more of them; where "
                 "--pattern depth removed blocks, obsdiff lora numbers them anew"
+            )
+
+
+def require_unfolded(model: nn.Module, tensors: Mapping[str, Tensor], prefix: str | None) -> None:
+    """Check that a LoRA is for no folded modulation layer: there is no weight to add it to.
+
+    Args:
+        model: the denoiser.
+        tensors: the LoRA.
+        prefix: the first part of the names of the model's own tensors.
+
+    Raises:
+        UserError: it is for one.
+    """
+    start = f"{prefix}." if prefix else ""
+    for layer in folded_ranks(model):
+        if any(name.startswith(f"{start}{layer}.") for name in tensors):
+            raise UserError(
+                f"LoRA: {layer} of this {type(model).__name__} is folded into two layers "
+                f"(--modulation), which have no weight to add a LoRA to; {FUSE_PIPELINE}"
             )
 
 

@@ -23,9 +23,10 @@ from .adapter_loading import guarded
 from .attention_slices import sliced
 from .bitmask import CONFIG_KEY as BITMASK_KEY
 from .bitmask import REMEDY, hold_packed_, open_packed_
-from .client_marker import BITMASK, LOW_RANK, add_marker_, remove_marker_
+from .client_marker import BITMASK, FOLDED, LOW_RANK, add_marker_, remove_marker_
 from .dense_shapes import CLASS_PREFIX, OWN_SETTINGS, dense_on_meta
 from .discovery import find_blocks
+from .folded import FOLDED_KEY, fold_to_, folded_ranks
 from .foreign_guards import guard_diffusers_
 from .geometry import items
 from .layout import Layout, layout_of, shrink_to_, with_kept
@@ -54,7 +55,7 @@ def pruned_class(name: str) -> type[ModelMixin]:
     ):
         raise AttributeError(f"module 'obsdiff' has no attribute {name!r}")
     guard_diffusers_(base.__name__)
-    doc = f"{base.__name__} with other layers, as its pruned_layout, low_rank and bitmask state."
+    doc = f"{base.__name__} with other layers: its config states which."
     members = {"__init__": constructor(base), "__doc__": doc, "__module__": "obsdiff"}
     members |= own_constructors(base) | guarded(base) | sliced(base)
     return type(name, (base,), members)
@@ -109,6 +110,7 @@ def constructor(base: type[ModelMixin]) -> Any:
         head_marker: bool | None = None,
         low_rank: Mapping[str, Any] | None = None,
         bitmask: Mapping[str, Any] | None = None,
+        folded_modulation: Mapping[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
         base.__init__(self, *args, **kwargs)
@@ -116,6 +118,9 @@ def constructor(base: type[ModelMixin]) -> Any:
         self.register_to_config(pruned_layout=dict(pruned_layout or {}))
         if low_rank:
             correct_all_(self, low_rank)
+        if folded_modulation:
+            fold_to_(self, folded_modulation)
+            note_folded_(self)
         if head_marker is True:
             add_marker_(self)
             self.register_to_config(head_marker=True)
@@ -176,7 +181,8 @@ def make_dense_(model: Any) -> None:
     """
     open_packed_(model, model.config[BITMASK_KEY])
     remove_marker_(model, BITMASK)
-    others = model.config.get("pruned_layout") or model.config.get(CONFIG_KEY)
+    layers = ("pruned_layout", CONFIG_KEY, FOLDED_KEY)
+    others = any(model.config.get(key) for key in layers)
     gone = {BITMASK_KEY} if others else set(OWN_SETTINGS)
     settings = {name: value for name, value in model.config.items() if name not in gone}
     setattr(model, "_internal_dict", FrozenDict(settings))  # noqa: B010 - diffusers' config
@@ -230,6 +236,28 @@ def mark_corrected_(model: nn.Module) -> nn.Module:
         add_marker_(model, LOW_RANK)
         assert isinstance(model, ConfigMixin)
         model.register_to_config(**{CONFIG_KEY: ranks})
+    return model
+
+
+def note_folded_(model: nn.Module) -> None:
+    """Mark a model of a pruned class that has folded layers, and state them in its config."""
+    add_marker_(model, FOLDED)
+    assert isinstance(model, ConfigMixin)
+    model.register_to_config(**{FOLDED_KEY: folded_ranks(model)})
+
+
+def mark_folded_(model: nn.Module) -> nn.Module:
+    """Turn a model with folded layers into one of the pruned class, and mark it.
+
+    Args:
+        model: a model of diffusers, of a class below, or of a pruned class.
+
+    Returns:
+        The same model.
+    """
+    if folded_ranks(model):
+        mark_pruned_(model, {})
+        note_folded_(model)
     return model
 
 

@@ -65,6 +65,17 @@ WITH_BITMASKS = [
 ]
 
 
+WITH_FOLDS = [
+    "- Not in ComfyUI, which stops with `Could not detect model type`. It would not fill the "
+    "modulation layers, which are two tensors here; a marker in the weights prevents that.",
+]
+UNFOLDED = (
+    "- Wherever the dense model opens, and as large as it, after `obsdiff export DIR --to padded "
+    "--output OUT`: the factors of each modulation layer are multiplied, corrections of low rank "
+    "are added to their weights, and what was removed becomes zeros."
+)
+
+
 def opens_in_depth() -> list[str]:
     """Return the lines of a card on the programs that open a model with fewer blocks."""
     return [HEADING, "", *FEWER_BLOCKS]
@@ -75,10 +86,14 @@ def opens_in(kinds: Collection[str]) -> list[str]:
 
     Args:
         kinds: what was removed from the denoiser, or "low rank" for corrections that were added,
-            and "bitmask" for zeros that are stored as bits; nothing for plain zeros.
+            "modulation" for folded layers, and "bitmask" for zeros that are stored as bits; nothing
+            for plain zeros.
     """
     if "bitmask" in kinds:
-        return [HEADING, "", *WITH_BITMASKS, *([MERGED] if "low rank" in kinds else [])]
+        more = [UNFOLDED] if "modulation" in kinds else [MERGED] if "low rank" in kinds else []
+        return [HEADING, "", *WITH_BITMASKS, *more]
+    if "modulation" in kinds:
+        return [HEADING, "", *WITH_OBSDIFF, *WITH_FOLDS, UNFOLDED]
     if "low rank" in kinds:
         return [HEADING, "", *WITH_OBSDIFF, *WITH_CORRECTIONS, MERGED]
     if not kinds:

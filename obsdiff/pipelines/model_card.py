@@ -34,7 +34,7 @@ def model_card(
         "",
         *(
             []
-            if report.groups
+            if report.groups or not report.layers
             else [
                 "The zeros are stored as bits, so the folder is smaller; opened, the model is as "
                 "large and as fast as the dense one."
@@ -91,6 +91,7 @@ def table(report: PruningReport) -> list[str]:
         f"| calibration | {len(report.prompts)} prompts, {len(report.packages)} packages, "
         f"step weighting {config['step_weighting']} |",
         *effect_rows(report),
+        *fold_rows(report),
     ]
     if errors:
         lines.append(
@@ -127,6 +128,20 @@ def effect_rows(report: PruningReport) -> list[str]:
     ]
 
 
+def fold_rows(report: PruningReport) -> list[str]:
+    """Return the row on folded modulation layers: their errors on held-out inputs."""
+    found = report.modulation
+    if not found:
+        return []
+    errors = sorted(row["held_out_error"] for row in found["layers"])
+    read = "time steps and prompts" if found["reads_prompt"] else "time steps"
+    fixed = f"; {', '.join(found['fixed'])} as in this calibration" if found["fixed"] else ""
+    return [
+        f"| error of folded modulation on held-out {read}, median and largest | "
+        f"{median(errors):.2e}, {errors[-1]:.2e}{fixed} |"
+    ]
+
+
 def repair_row(repair: dict[str, Any]) -> str:
     """Return the row on the repair; nothing is trained in any case."""
     if not repair.get("layers"):
@@ -140,16 +155,20 @@ def removed_in_words(report: PruningReport) -> str:
     config, component = report.config, report.component
     how = f"method {config['method']}, pattern {config['pattern']}"
     kinds = "linear layers and convolutions" if config["target"] == "conv" else "linear layers"
+    fold = folds(report)
+    if not report.layers and not report.groups:
+        return f"{fold}{of_the_rest(config)}."
     if not report.groups:
         return (
             f"{report.sparsity:.2%} of the weights of {len(report.layers)} {kinds} in "
-            f"`{component}` are zero ({how}); {corrections(report)}{of_the_rest(config)}."
+            f"`{component}` are zero ({how}); {corrections(report)}{fold}{of_the_rest(config)}."
         )
     before, after = report.parameters["before"], report.parameters["after"]
     where = "" if report.depth else "the pruned blocks of "
     return (
         f"{report.gone()} from {where}`{component}` ({how}): "
         f"{after / 1e6:.2f} M of {before / 1e6:.2f} M parameters are left."
+        + (f" {fold.removesuffix('; ')}." if fold else "")
         + (f" All weights are stored in {config['dtype']}." if config["dtype"] else "")
     )
 
@@ -164,6 +183,21 @@ def corrections(report: PruningReport) -> str:
     return (
         f"{len(ranks)} of them have a correction of low rank beside the weight, rank "
         f"{min(ranks)} to {max(ranks)}, {more / all_of_them:.1%} more weights; "
+    )
+
+
+def folds(report: PruningReport) -> str:
+    """Return which modulation layers were folded, or nothing."""
+    rows = report.modulation.get("layers", [])
+    if not rows:
+        return ""
+    before = sum(row["shape"][0] * row["shape"][1] for row in rows)
+    after = sum(row["rank"] * sum(row["shape"]) for row in rows)
+    ranks = [row["rank"] for row in rows]
+    return (
+        f"{len(rows)} modulation layers of `{report.component}` are two linear layers each, of "
+        f"rank {min(ranks)} to {max(ranks)}: {after / 1e6:.2f} M of their {before / 1e6:.2f} M "
+        "weights; "
     )
 
 

@@ -98,6 +98,9 @@ class PruningReport:
         groups: heads, neurons and channels of a structured run, blocks of one of pattern depth.
         depth: of a run of pattern depth what was measured: the blocks that left, each with its
             effect alone, their effect together, the numbers that the others had, and the repair.
+        modulation: of folded modulation layers the share, whether they read the prompt, the prompts
+            that were drawn, what did not vary, and each layer's shape, rank, number of distinct
+            inputs, and error on these and on held-out ones (layerwise/modulation.py).
         latency: measurements that met a target latency.
         budget: unit and target share of a budget, the dense denoiser's amount, the pruned one's.
         sensitivity: relative latent error after pruning only one layer, by its name; filled in by
@@ -126,6 +129,7 @@ class PruningReport:
     layers: list[LayerRecord] = field(default_factory=list)
     groups: list[GroupRecord] = field(default_factory=list)
     depth: dict[str, Any] = field(default_factory=dict)
+    modulation: dict[str, Any] = field(default_factory=dict)
     latency: dict[str, Any] = field(default_factory=dict)
     budget: dict[str, Any] = field(default_factory=dict)
     sensitivity: dict[str, float] = field(default_factory=dict)

@@ -27,6 +27,8 @@ def lines_of(record: dict[str, Any]) -> list[tuple[str, str]]:
         lines += [("gone", gone_in_words(record)), ("effect", effect_in_words(record["depth"]))]
     elif record["layers"]:
         lines += [("gone", gone_in_words(record)), ("layer error", errors_in_words(record))]
+    elif record.get("modulation"):
+        lines.append(("gone", folded_in_words(record["modulation"])))
     steps = record["settings"].get("num_inference_steps")
     lines.append(
         (
@@ -50,12 +52,26 @@ def lines_of(record: dict[str, Any]) -> list[tuple[str, str]]:
 def gone_in_words(record: dict[str, Any]) -> str:
     """Return what was removed, or the share of zeros."""
     if record["groups"]:
-        return in_words(leaving(record["groups"]))
-    found = f"{record['sparsity']:.2%} of the weights of {len(record['layers'])} layers are zero"
+        found = in_words(leaving(record["groups"]))
+    else:
+        layers = len(record["layers"])
+        found = f"{record['sparsity']:.2%} of the weights of {layers} layers are zero"
     ranks = [layer["rank"] for layer in record["layers"] if layer.get("rank")]
-    if not ranks:
-        return found
-    return f"{found}; {len(ranks)} have a correction of rank {min(ranks)} to {max(ranks)}"
+    if ranks:
+        found += f"; {len(ranks)} have a correction of rank {min(ranks)} to {max(ranks)}"
+    if record.get("modulation"):
+        found += f"; {folded_in_words(record['modulation'])}"
+    return found
+
+
+def folded_in_words(modulation: dict[str, Any]) -> str:
+    """Return how many modulation layers were folded, to which ranks, with which error."""
+    ranks = [layer["rank"] for layer in modulation["layers"]]
+    worst = max(layer["held_out_error"] for layer in modulation["layers"])
+    return (
+        f"{len(ranks)} modulation layers are folded to rank {min(ranks)} to {max(ranks)}, largest "
+        f"held-out error {worst:.2g}"
+    )
 
 
 def effect_in_words(depth: dict[str, Any]) -> str:

@@ -17,6 +17,7 @@ from torch import nn
 from ..errors import RunFailed
 from ..models.adapters import require_unwrapped
 from ..models.client_marker import is_marked
+from ..models.folded import folded_ranks
 from ..models.layout import layout_of
 from ..models.low_rank import ranks_of
 from ..models.pruned_classes import mark_heads_
@@ -115,11 +116,11 @@ def write_pruned(pipe: Any, folder: Path, report: PruningReport) -> None:
 def removed_kinds(denoiser: nn.Module) -> set[str]:
     """Return what was removed from a denoiser, now or before: heads, neurons, channels; or added.
 
-    "low rank" stands for corrections beside its weights.
+    "low rank" stands for corrections beside its weights, "modulation" for folded layers.
     """
-    if ranks_of(denoiser):
-        return {"low rank"}
     kinds = {kind for owner in layout_of(denoiser).values() for kind in owner}
+    kinds |= {"low rank"} if ranks_of(denoiser) else set()
+    kinds |= {"modulation"} if folded_ranks(denoiser) else set()
     return kinds if is_marked(denoiser) else kinds - {"heads"}  # else all heads are left
 
 

@@ -17,6 +17,8 @@ from torch import Tensor
 
 from ..config import PruningConfig
 from ..errors import RunFailed, UserError
+from ..models.folded import DOWN as FOLDED_DOWN
+from ..models.folded import UP as FOLDED_UP
 from ..models.low_rank import DOWN
 from ..runtime.file_hashing import file_hash
 from ..runtime.json_files import check_json, check_shapes
@@ -34,6 +36,7 @@ WANTED = {
     "config": {"pattern": str},
     "layers": [{"name": str, "shape": [int], "sparsity": float}],
     "groups?": [{"owner": str, "kind": str, "kept": int}],
+    "modulation?": {"layers?": [{"name": str, "shape": [int], "rank": int}]},
     "hashes": {"files": {"*": str}},
 }
 SHOWN = 5  # differences in an error message
@@ -88,6 +91,7 @@ def verify_folder(folder: Path) -> Findings:
     if not found.wrong or only_changed(found):
         check_layers(component, record, found)
         check_blocks(component, record, found)
+        check_folded(component, record, found)
     if found.filled:
         found.wrong.insert(0, gone(found))
     if found.wrong:
@@ -119,6 +123,8 @@ def check_record(record: dict[str, Any], file: Path) -> None:
     try:
         check_json(record, WANTED, "")
         check_shapes(record["layers"], "layers")
+        folded = record.get("modulation", {}).get("layers", [])
+        check_shapes(folded, "modulation.layers")
     except ValueError as error:
         raise UserError(
             f"{file} does not follow schema {RECORD_SCHEMA}: {error}; it can't be verified"
@@ -259,6 +265,31 @@ def check_blocks(component: Path, record: dict[str, Any], found: Findings) -> No
             numbers == {str(i) for i in range(row["kept"])},
             f"{row['owner']} has {len(numbers)} blocks, expected {row['kept']}",
         )
+
+
+def check_folded(component: Path, record: dict[str, Any], found: Findings) -> None:
+    """Check that each folded modulation layer has its two factors, of the recorded rank.
+
+    Args:
+        component: folder of the pruned component.
+        record: the checked record.
+        found: receives the differences.
+    """
+    rows = record.get("modulation", {}).get("layers", [])
+    if not rows:
+        return
+    shapes: dict[str, Any] = {}
+    for file in sorted(component.glob("*.safetensors")):
+        shapes |= {name: tuple(entry["shape"]) for name, entry in read_header(file).items()}
+    for row in rows:
+        found.layers += 1
+        outputs, inputs = row["shape"]
+        wanted = {FOLDED_DOWN: (row["rank"], inputs), FOLDED_UP: (outputs, row["rank"])}
+        for part, shape in wanted.items():
+            name = f"{row['name']}.{part}"
+            there = shapes.get(name)
+            text = "is missing" if there is None else f"is {there}, expected {shape}"
+            found.note(there == shape, f"{name} {text}")
 
 
 def check_layer(

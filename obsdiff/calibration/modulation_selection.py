@@ -1,0 +1,39 @@
+"""Which layers of a model make its modulation, and the largest rank to which each is folded."""
+
+from collections.abc import Mapping
+
+from ..config import PruningConfig
+from ..errors import UserError
+from ..models.modulation_table import MODULATION, modulation_layers
+from ..models.structure import Shape
+
+
+def select_modulation(
+    cls: str, shapes: Mapping[str, Shape], config: PruningConfig
+) -> dict[str, int]:
+    """Return the largest rank of each modulation layer; nothing without the setting.
+
+    Args:
+        cls: the name of the denoiser's class.
+        shapes: (O, I) of its layers.
+        config: the settings.
+
+    Raises:
+        UserError: the table has no entry for the class, or the model has no such layer.
+    """
+    if config.modulation is None:
+        return {}
+    if cls.removeprefix("Pruned") not in MODULATION:
+        raise UserError(
+            f"modulation: expected one of {', '.join(MODULATION)}, found {cls}: its blocks have no "
+            "modulation layers of their own, or none that are known here; leave modulation out"
+        )
+    found = modulation_layers(cls, shapes)
+    if not found:
+        raise UserError(
+            f"modulation: {cls} has no plain modulation layer left, as after an earlier run with "
+            "it; fold the dense model"
+        )
+    from ..solvers.low_rank import rank_of  # loads torch, which other settings need not
+
+    return {name: rank_of(shapes[name], config.modulation) for name in found}

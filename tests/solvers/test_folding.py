@@ -1,0 +1,46 @@
+"""A weight as two factors: the tail of the singular values, exact on few inputs, small ranks."""
+
+import pytest
+import torch
+
+from obsdiff.solvers.folding import energies, folded
+
+OUTPUTS, INPUTS = 24, 10
+
+
+def problem(inputs: int, decay: float = 0.5, seed: int = 0):
+    """W (O, I), inputs (N, I) whose directions decay, and their mean of x x^T, in float64."""
+    generator = torch.Generator().manual_seed(seed)
+    weight = torch.randn(OUTPUTS, INPUTS, generator=generator, dtype=torch.float64)
+    rows = torch.randn(inputs, INPUTS, generator=generator, dtype=torch.float64)
+    rows *= decay ** torch.arange(INPUTS)
+    return weight, rows, rows.T @ rows / inputs
+
+
+@pytest.mark.parametrize("rank", range(1, INPUTS + 1))
+def test_the_error_is_the_tail_of_the_singular_values(rank):
+    weight, rows, hessian = problem(40)
+    up, down = folded(weight, hessian, rank, 0.0)
+    assert up.shape == (OUTPUTS, rank)
+    error = energies(weight - up @ down, hessian).sum()
+    tail = torch.linalg.svdvals(weight @ rows.T)[rank:].square().sum() / len(rows)
+    torch.testing.assert_close(error, tail, rtol=1e-6, atol=1e-13)
+    torch.testing.assert_close(up.T @ up, torch.eye(rank, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("inputs", [1, 3, 7])
+def test_as_many_dimensions_as_inputs_are_exact_on_them(inputs):
+    weight, rows, hessian = problem(inputs, decay=0.9)
+    up, down = folded(weight, hessian, inputs, 0.0)
+    assert len(down) == inputs
+    torch.testing.assert_close((rows @ down.T) @ up.T, rows @ weight.T, rtol=0, atol=1e-9)
+
+
+def test_the_rank_is_the_smallest_whose_error_is_allowed():
+    weight, _, hessian = problem(40)
+    wholes = [folded(weight, hessian, rank, 0.0) for rank in range(1, INPUTS + 1)]
+    errors = [energies(weight - u @ v, hessian).sum().item() for u, v in wholes]
+    for allowed in (1e9, 2 * errors[3], errors[5] * 1.01, 0.0):
+        _, down = folded(weight, hessian, INPUTS, allowed)
+        enough = [rank for rank, error in enumerate(errors, 1) if error <= allowed]
+        assert len(down) == min([*enough, INPUTS])
