@@ -75,7 +75,7 @@ def refused(capsys, *words) -> str:
 
 def test_what_is_not_structured_is_refused(capsys, tmp_path, sd3_folder):
     line = refused(capsys, sd3_folder, "--to", "padded", "--output", tmp_path / "out")
-    assert "expected a structured result of obsdiff, or one with low_rank, found no" in line
+    assert "expected a structured result of obsdiff, or one with low_rank or modulation" in line
     assert not (tmp_path / "out").exists()
 
 
