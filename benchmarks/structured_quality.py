@@ -79,7 +79,7 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--way", nargs="+", default=list(WAYS), choices=list(WAYS))
     parser.add_argument("--num-prompts", type=int, default=24)
     parser.add_argument("--num-inference-steps", type=int, default=25)
-    parser.add_argument("--packages", type=int, default=4)
+    parser.add_argument("--packages", type=int, default=1)
     parser.add_argument("--evaluation-prompts", type=int, default=32)
     parser.add_argument("--output", type=Path, default=RESULTS / "structured-quality.json")
     return parser.parse_args()

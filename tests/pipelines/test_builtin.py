@@ -162,7 +162,7 @@ def test_inspect_prints_its_path(path, capsys):
         plan["units"],
         plan["settings"]["num_inference_steps"],
         plan["prompts"],
-    ) == (3 * 12 + 9, 4 * 4, 25, 24)
+    ) == (3 * 12 + 9, 4 * 4, 25, 50)
 
 
 def test_inspect_counts_the_blocks_of_emoji_unet(capsys):
