@@ -10,7 +10,8 @@ ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 PAGES = sorted(DOCS.glob("*.md"))
 LINK = re.compile(r"\]\(([^)\s]+)\)")
-GENERATED = {f"reference/{name}.md" for name in ("settings", "commands", "python")}  # docs/site.py
+# made by docs/generated_pages.py
+GENERATED = {f"reference/{name}.md" for name in ("settings", "commands", "python")}
 
 
 def listed(nav) -> list[str]:

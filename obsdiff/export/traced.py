@@ -71,7 +71,9 @@ class Traced:
         return self.chunk(self.shape[0] // size)[start // size]
 
     @classmethod
-    def __torch_function__(cls, function: Any, _types: Any, args: Any = (), kwargs: Any = None):  # type: ignore[no-untyped-def]  # noqa: ANN206
+    def __torch_function__(
+        cls, function: Any, _types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
         """Follow the functions of torch that converters call."""
         known: dict[Any, Any] = {torch.chunk: chunked, torch.split: split, torch.cat: joined}
         if function not in known:

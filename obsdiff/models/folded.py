@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..errors import UserError
 from .linear_view import weight_of
+from .stored_ranks import checked_ranks
 
 DOWN, UP = "down.weight", "up.weight"  # the tensors' names, behind the layer's
 FOLDED_KEY = "folded_modulation"
@@ -105,19 +105,8 @@ def fold_to_(model: nn.Module, ranks: Mapping[str, Any]) -> None:
     Raises:
         UserError: the ranks do not fit the model.
     """
-    if not isinstance(ranks, Mapping):
-        found = type(ranks).__name__
-        raise UserError(f"{FOLDED_KEY}: expected an object of layers, found {found}")
-    layers = {name: layer for name, layer in model.named_modules() if foldable(layer)}
-    for name, rank in ranks.items():
-        if name not in layers:
-            raise UserError(f"{FOLDED_KEY}: {type(model).__name__} has no linear layer {name!r}")
-        most = min(weight_of(layers[name]).shape)
-        if type(rank) is not int or not 1 <= rank <= most:
-            raise UserError(
-                f"{FOLDED_KEY}: {name}: expected a rank from 1 to {most}, found {rank!r}"
-            )
-        put_(model, name, emptied(layers[name], rank))
+    for name, layer, rank in checked_ranks(model, ranks, FOLDED_KEY, foldable):
+        put_(model, name, emptied(layer, rank))
 
 
 def unfold_(model: nn.Module) -> list[str]:

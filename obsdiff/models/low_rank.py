@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..errors import UserError
 from .linear_view import weight_of
+from .stored_ranks import checked_ranks
 
 UP, DOWN = "low_rank_up", "low_rank_down"  # the tensors' names, behind the layer's
 CONFIG_KEY = "low_rank"
@@ -84,19 +84,11 @@ def add_corrections_(model: nn.Module, ranks: Mapping[str, Any]) -> None:
     Raises:
         UserError: the ranks do not fit the model.
     """
-    if not isinstance(ranks, Mapping):
-        raise UserError(f"low_rank: expected an object of layers, found {type(ranks).__name__}")
-    layers = {name: layer for name, layer in model.named_modules() if correctable(layer)}
-    for name, rank in ranks.items():
-        if name not in layers:
-            raise UserError(f"low_rank: {type(model).__name__} has no linear layer {name!r}")
-        weight = weight_of(layers[name])
+    for _, layer, rank in checked_ranks(model, ranks, CONFIG_KEY, correctable):
+        weight = weight_of(layer)
         outputs, inputs = weight.shape
-        most = min(outputs, inputs)
-        if type(rank) is not int or not 1 <= rank <= most:
-            raise UserError(f"low_rank: {name}: expected a rank from 1 to {most}, found {rank!r}")
         up = torch.zeros(outputs, rank, device=weight.device)
-        correct_by_(layers[name], up, torch.zeros(rank, inputs, device=weight.device))
+        correct_by_(layer, up, torch.zeros(rank, inputs, device=weight.device))
 
 
 def merge_(model: nn.Module) -> list[str]:

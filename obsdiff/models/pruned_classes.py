@@ -120,7 +120,7 @@ def constructor(base: type[ModelMixin]) -> Any:
             correct_all_(self, low_rank)
         if folded_modulation:
             fold_to_(self, folded_modulation)
-            note_folded_(self)
+            note_(self, FOLDED, FOLDED_KEY, folded_ranks(self))
         if head_marker is True:
             add_marker_(self)
             self.register_to_config(head_marker=True)
@@ -217,9 +217,14 @@ def mark_pruned_(model: nn.Module, layout: Layout) -> nn.Module:
 def correct_all_(model: nn.Module, ranks: Mapping[str, Any]) -> None:
     """Give a model of a pruned class corrections of low rank, of zeros, and their marker."""
     add_corrections_(model, ranks)
-    add_marker_(model, LOW_RANK)
+    note_(model, LOW_RANK, CONFIG_KEY, dict(ranks))
+
+
+def note_(model: nn.Module, reason: str, setting: str, ranks: dict[str, int]) -> None:
+    """Mark a model of a pruned class, and state the ranks of its layers in its config."""
+    add_marker_(model, reason)
     assert isinstance(model, ConfigMixin)
-    model.register_to_config(**{CONFIG_KEY: dict(ranks)})
+    model.register_to_config(**{setting: ranks})
 
 
 def mark_corrected_(model: nn.Module) -> nn.Module:
@@ -233,17 +238,8 @@ def mark_corrected_(model: nn.Module) -> nn.Module:
     """
     if ranks := ranks_of(model):
         mark_pruned_(model, {})
-        add_marker_(model, LOW_RANK)
-        assert isinstance(model, ConfigMixin)
-        model.register_to_config(**{CONFIG_KEY: ranks})
+        note_(model, LOW_RANK, CONFIG_KEY, ranks)
     return model
-
-
-def note_folded_(model: nn.Module) -> None:
-    """Mark a model of a pruned class that has folded layers, and state them in its config."""
-    add_marker_(model, FOLDED)
-    assert isinstance(model, ConfigMixin)
-    model.register_to_config(**{FOLDED_KEY: folded_ranks(model)})
 
 
 def mark_folded_(model: nn.Module) -> nn.Module:
@@ -255,9 +251,9 @@ def mark_folded_(model: nn.Module) -> nn.Module:
     Returns:
         The same model.
     """
-    if folded_ranks(model):
+    if ranks := folded_ranks(model):
         mark_pruned_(model, {})
-        note_folded_(model)
+        note_(model, FOLDED, FOLDED_KEY, ranks)
     return model
 
 
