@@ -11,6 +11,7 @@ from benchmarks.tables import demo, structured
 from benchmarks.tables.__main__ import ROOT, main
 from benchmarks.tables.blocks import END, blocks_in, rewritten
 from benchmarks.tables.markdown import errors, grid
+from benchmarks.tables.measured import FOLDER, lines_of, measured
 from benchmarks.tables.pages import PAGES, TABLES
 from benchmarks.tables.results import COLUMNS, SETS_OF, newest, results
 from benchmarks.tables.stored import NotMeasured
@@ -65,14 +66,15 @@ def paper_rows() -> dict[str, dict]:
 
 
 def repository(folder: Path, readme: str) -> Path:
-    """A root with both pages and stored rows of the paper's tables."""
+    """A root with all pages and stored rows of the paper's tables."""
     for model in BUILTINS:
         for table, rows in paper_rows().items():
             file = folder / "benchmarks" / "results" / PAPER / f"{model}-{table}.json"
             write_json(file, {"prompts": 64, "finished": True, "rows": rows})
     (folder / "docs").mkdir()
     (folder / "README.md").write_text(readme)
-    (folder / "docs" / "measurements.md").write_text("no table\n")
+    for page in ("measurements", "measured"):
+        (folder / "docs" / f"{page}.md").write_text("no table\n")
     return folder
 
 
@@ -307,6 +309,51 @@ def test_a_demo_of_another_version_of_the_model_is_refused():
         figures_of(demo_results(), ["other", "prompts"], 2)
     with pytest.raises(UserError, match="expected the prunings of the demo"):
         figures_of(demo_results() | {"dense": "emoji-unet"}, ["a", "b"], 2)
+
+
+def sent_in_file(folder: Path, **changes) -> Path:
+    """A results.json as somebody sends it in."""
+    given = demo_results() | {
+        "machine": {"device": "A card", "format": "bfloat16"},
+        "versions": {"obsdiff": "0.2.0", DEMO_MODEL: "3"},
+        "dense_metrics": {},
+    }
+    file = folder / FOLDER / "emoji-sd3-demo.json"
+    file.parent.mkdir(exist_ok=True)
+    write_json(file, given | changes)
+    return file
+
+
+def test_a_run_that_was_sent_in_becomes_rows(tmp_path):
+    rows = lines_of(sent_in_file(tmp_path))
+    assert len(rows) == len(VARIANTS)
+    assert rows[1] == [
+        "emoji-sd3, version 3",
+        "unstructured 50 %, obs, 8 prompts",
+        "0.050 (0.025 to 0.100)",
+        "not measured",
+        "40.0 MB of 40.0 MB",
+        "1.00 (0.90 to 1.10)",
+        "2, 10",
+        "A card, bfloat16",
+        "0.2.0",
+        "[emoji-sd3-demo](../benchmarks/results/measured/emoji-sd3-demo.json)",
+    ]
+    assert len(measured(tmp_path).splitlines()) == 2 + len(rows)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"schema": 2}, "expected schema 1, found 2"),
+        ({"seeds": ["zero", 1]}, "does not follow schema 1: seeds"),
+        ({"dense": "/home/me/model"}, "expected no folder of a machine, found '/home/me/model'"),
+        ({"machine": {}}, "expected 'machine'"),
+    ],
+)
+def test_a_run_that_cannot_be_a_row_is_refused(tmp_path, changes, message):
+    with pytest.raises(UserError, match=message):
+        lines_of(sent_in_file(tmp_path, **changes))
 
 
 def test_the_tables_of_structured_pruning(tmp_path):

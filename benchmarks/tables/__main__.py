@@ -1,6 +1,6 @@
-"""Rewrite the tables of measured figures in README.md and docs/measurements.md.
+"""Rewrite the tables of measured figures in README.md, docs/measurements.md and docs/measured.md.
 
-    python -m benchmarks.tables            # writes both pages
+    python -m benchmarks.tables            # writes the pages
     python -m benchmarks.tables --check    # writes nothing; ends with 1 if a page would change
 
 A table is the block between <!-- table: NAME --> and <!-- end of table -->. Its figures are read

@@ -8,11 +8,12 @@ from obsdiff import UserError
 
 from .blocks import rewritten
 from .demo import demo, which_pruning
+from .measured import measured
 from .results import results
 from .stored import NotMeasured
 from .structured import quality, solve, speed
 
-PAGES = ("README.md", "docs/measurements.md")
+PAGES = ("README.md", "docs/measurements.md", "docs/measured.md")
 TABLES: dict[str, Callable[[Path], str]] = {  # of the folder of the stored figures
     "which-pruning": which_pruning,
     "results": results,
@@ -20,6 +21,7 @@ TABLES: dict[str, Callable[[Path], str]] = {  # of the folder of the stored figu
     "structured-quality": quality,
     "structured-speed": speed,
     "structured-solve": solve,
+    "measured": measured,
 }
 
 
