@@ -48,6 +48,7 @@ FLAGS = (
     "--offload-device", "--prompts", "--json", "--config", "--paper-count", "--nonsense",
     "--preset", "--refine", "--allocation", "--allocation-prompts", "--target-latency",
     "--variant", "--quiet", "--log-file", "--resume", "--permute", "--tokens-per-column",
+    "--store",
 )  # fmt: skip
 
 WORDS = (
@@ -141,13 +142,8 @@ class Ground:
         from tests.conftest import sd3
 
         self.folder, self.counts = folder, Counter()
-        pipe = sd3()
-        report = obsdiff.prune_(
-            pipe,
-            PROMPTS[:2],
-            PruningConfig(pattern="structured", sparsity=0.5, round_to=1, **QUICK),
-        )
-        self.model = obsdiff.save_pruned(pipe, folder / "model", report)
+        self.model = self.pruned(folder / "model", pattern="structured", sparsity=0.5, round_to=1)
+        self.packed = self.pruned(folder / "packed", pattern="2:4", store="bitmask")
         self.run = folder / "run"
         (folder / "prompts.txt").write_text("\n".join(PROMPTS))
         sd3().save_pretrained(folder / "dense")
@@ -168,6 +164,14 @@ class Ground:
         )[0]
         assert code == 0, code
         self.here = self.listing()
+
+    def pruned(self, folder: Path, **given_settings: Any) -> Path:
+        """Write a tiny pruned pipeline, and return its folder."""
+        from tests.conftest import sd3
+
+        pipe = sd3()
+        report = obsdiff.prune_(pipe, PROMPTS[:2], PruningConfig(**given_settings, **QUICK))
+        return obsdiff.save_pruned(pipe, folder, report)
 
     def listing(self) -> set[Path]:
         return {
@@ -237,6 +241,7 @@ def targets(ground: Ground) -> dict[str, Callable[[], None]]:
         ground.model / "obsdiff.json",
         ground.model / "transformer" / "config.json",
     )
+    bits, packed = ground.packed / "transformer" / "config.json", ground.packed / WEIGHTS
     results, weights, prompts = (
         ground.run / "results.json",
         ground.model / WEIGHTS,
@@ -259,16 +264,26 @@ def targets(ground: Ground) -> dict[str, Callable[[], None]]:
 
         return run
 
-    @given(mutated_json(layout.read_text()))
-    def layout_json(content: bytes) -> None:
-        with ground.instead(layout, content), watched_pickle():
-            began, code = time.process_time(), 0
-            try:
-                load_pipeline(open_folder(ground.model))
-            except UserError:
-                code = 2
-            assert time.process_time() - began < SLOW
-        ground.check("layout in config.json", code)
+    def opened(strategy: st.SearchStrategy, file: Path, kind: str) -> Callable[[], None]:
+        """The pipeline of a file opened with another content of it, and verified."""
+        folder = file.parent.parent
+
+        @given(strategy)
+        def run(content: bytes) -> None:
+            with ground.instead(file, content):
+                with watched_pickle():
+                    began, problem = time.process_time(), ""
+                    try:
+                        load_pipeline(open_folder(folder))
+                    except UserError as error:
+                        problem = str(error)
+                    assert time.process_time() - began < SLOW
+                assert "\n" not in problem, problem
+                ground.check(kind, 2 if problem else 0)
+                if folder == ground.packed:
+                    ground.command(f"{kind}, verified", "verify", folder, codes=(0, 1, 2))
+
+        return run
 
     @given(
         st.lists(
@@ -327,7 +342,10 @@ def targets(ground: Ground) -> dict[str, Callable[[], None]]:
             prompts,
             "--json",
         ),
-        "layout_json": layout_json,
+        "layout_json": opened(mutated_json(layout.read_text()), layout, "layout in config.json"),
+        "bits_json": opened(mutated_json(bits.read_text()), bits, "bitmasks in config.json"),
+        "bits_header": opened(mutated_header(packed.read_bytes()), packed, "header of bitmasks"),
+        "bits_bytes": opened(mutated_bytes(packed.read_bytes()), packed, "bytes of bitmasks"),
         "flags": flags,
         "pattern": pattern,
     }

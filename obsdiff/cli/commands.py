@@ -127,6 +127,7 @@ def planned(args: argparse.Namespace) -> "InspectionPlan":
             f"found {config.target_latency:g}; pass a sparsity"
         )
     folder = open_model(args.model, args.config, weights=False, variant=args.variant)
+    folder.require_unpacked()
     config = with_recommended(config, folder, args)
     file, found = calibration_prompts(args, folder)
     prompts = len(found)

@@ -40,6 +40,7 @@ def export_command(args: argparse.Namespace) -> None:
         raise UserError(f"output: {args.output} exists already; choose another")
     check_output(args.output, False, [args.folder])
     folder = open_folder(args.folder)
+    folder.require_unpacked()
     if args.to == PADDED or args.pad:
         require_pruned_shapes(folder)
     quiet()

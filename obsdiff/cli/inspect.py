@@ -55,6 +55,7 @@ from .inspection_notes import (
     low_rank_notes,
     modulation_notes,
     rounding_notes,
+    store_notes,
 )
 from .inspection_plan import BlockRow, InspectionPlan, MemoryRow, PackageRow, TapRow
 from .prediction import as_the_paper_counts, predict
@@ -155,6 +156,9 @@ def plan_of(folder: Folder, component: str, config: PruningConfig, prompts: int)
             *rounding_notes(blocks, shapes, config),
             *low_rank_notes([shapes[layer] for layer in pruned], config),
             *modulation_notes(shapes, ranks, config),
+            *store_notes(
+                [shapes[layer] for layer in pruned], config.dtype or tensors.dtype, config
+            ),
         ],
         prediction=None,
         config=config,

@@ -85,6 +85,8 @@ def opens_line(plan: InspectionPlan) -> str:
         return "opens in    diffusers; other programs were not tried"
     if plan.config.modulation is not None:
         return "opens in    diffusers after import obsdiff; ComfyUI refuses folded modulation"
+    if plan.config.store == "bitmask":
+        return "opens in    diffusers after import obsdiff; elsewhere after obsdiff unpack"
     if plan.config.pattern != "structured":
         return "opens in    diffusers, and every program that opens the dense model"
     found = {

@@ -1,4 +1,4 @@
-"""The remarks of a plan: choices between files and denoisers, narrow FFNs, added weights, folds."""
+"""The remarks of a plan: choices of files, narrow FFNs, added weights, folds, zeros as bits."""
 
 from collections.abc import Mapping
 
@@ -8,6 +8,8 @@ from ..models.structure import Block, Shape
 from ..pipelines.denoisers import chosen_denoiser, other_denoisers
 from ..pipelines.folder import Folder
 from ..solvers.low_rank import rank_of
+
+BITS = {"float64": 64, "float32": 32, "bfloat16": 16, "float16": 16}  # of a weight
 
 
 def inspection_notes(folder: Folder, component: str, config: PruningConfig) -> list[str]:
@@ -62,4 +64,24 @@ def modulation_notes(
         f"modulation {config.modulation:g}: {len(ranks)} layers become two of rank {span} at most: "
         f"{before / 1e6:.2f} M weights of modulation -> {after / 1e6:.2f} M; a run measures the "
         "error on held-out time steps and prompts, and refuses where it is large"
+    ]
+
+
+def store_notes(shapes: list[Shape], dtype: str | None, config: PruningConfig) -> list[str]:
+    """Return the note on the bytes of zeros that are stored as bits, if they are.
+
+    Args:
+        shapes: (O, I) of the layers to prune.
+        dtype: torch name of the format of the result; None if it is not known.
+        config: the settings.
+    """
+    if config.store == "plain" or dtype not in BITS:
+        return []
+    share = 1 - config.removed + 1 / BITS[dtype]
+    if share >= 1:
+        return [f"store bitmask: {config.removed:.0%} zeros in {dtype} would not become smaller"]
+    size = sum(rows * columns for rows, columns in shapes) * BITS[dtype] / 8
+    return [
+        f"store bitmask: pruned layers of {size / 1e6:.1f} MB take {share:.3f} of it on disk; "
+        "opened, the model is as large and as fast as before"
     ]

@@ -24,6 +24,7 @@ def lora_command(args: argparse.Namespace) -> None:
     check_lora(args.file)
     check_output_file(args.output, args.folder)
     folder = open_folder(args.folder)
+    folder.require_unpacked()
     require_own_order(folder.path)
     of_blocks, kept = kept_blocks(folder.path)
     component = folder.denoiser(of_blocks) if kept else pruned_component(folder)

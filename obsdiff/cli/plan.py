@@ -85,6 +85,7 @@ def plan_command(args: argparse.Namespace) -> None:
             "inspect predicts it"
         )
     folder = open_model(args.model, args.config, weights=False, variant=args.variant)
+    folder.require_unpacked()
     _, prompts = calibration_prompts(args, folder)
 
     from .plan_text import as_text

@@ -88,6 +88,7 @@ def run_prunings(args: argparse.Namespace) -> list[Path]:
     if not placed:
         check_output(args.output, args.overwrite, given_inputs(args.model, args.config))
     folder = open_model(args.model, args.config, variant=args.variant)
+    folder.require_unpacked()
     if not placed:
         part = part_folder(args.output) / FINISHED
         left = [t.config for t in targets if not (t.folder.name and (part / t.folder).is_dir())]

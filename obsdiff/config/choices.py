@@ -19,6 +19,7 @@ NO_HESSIAN = {"magnitude", "l1", "random"}
 STEP_WEIGHTINGS = ("log_decrease", "log_increase", "linear_decrease", "linear_increase", "uniform")
 ALL_TOKENS = "all"  # the value of tokens_per_column that keeps every token
 OFFLOADS = ("none", "model", "group")  # from the most memory on the device to the least
+STORES = ("plain", "bitmask")  # of zeros in a saved result
 CALIBRATIONS = ("live", "replay", "single")
 REFINEMENTS = ("none", "lstsq", "swaps")
 RANKINGS = ("equations", "authors")  # of heads and neurons, and their rounding
@@ -57,7 +58,7 @@ DEFAULTS: dict[str, Any] = {  # of fields that a preset may fill in
 }
 # settings that pattern depth leaves at their defaults: they state something about single layers
 NOT_FOR_DEPTH = (
-    *("low_rank", "modulation", "ranking"),
+    *("low_rank", "modulation", "ranking", "store"),
     *("target", "include", "exclude", "round_to", "allocation", "calibration", "packages"),
     *("memory_budget_gib", "held_out", "refine", "permute", "asymmetric", "correct_bias"),
     "choose_damping",
@@ -67,7 +68,7 @@ NOT_FOR_MODULATION = (
     *("preset", "method", "pattern", "sparsity", "target_latency", "target_parameters"),
     *("target_macs", "target_bytes", "allocation", "blocks", "include", "exclude", "low_rank"),
     *("keep_first_last", "round_to", "calibration", "packages", "memory_budget_gib", "held_out"),
-    *("refine", "permute", "asymmetric", "correct_bias", "choose_damping", "ranking"),
+    *("refine", "permute", "asymmetric", "correct_bias", "choose_damping", "ranking", "store"),
 )
 BEST: dict[str, dict[str, Any]] = {  # kind of pattern -> fields
     "unstructured": {"method": "alps", "calibration": "single", "allocation": "sensitivity"},

@@ -263,6 +263,15 @@ def check_low_rank(c: Settings) -> None:
         )
 
 
+def check_store(c: Settings) -> None:
+    """Check that there are zeros to store as bits."""
+    if c.store == "bitmask" and c.kind == "structured":
+        raise UserError(
+            "store bitmask: expected zeros, of pattern unstructured or N:M; found structured, "
+            "which removes what others set to zero; leave it out"
+        )
+
+
 COMBINATIONS = (
     check_modulation,
     check_preset,
@@ -280,4 +289,5 @@ COMBINATIONS = (
     check_asymmetric,
     check_refine,
     check_low_rank,
+    check_store,
 )

@@ -21,6 +21,7 @@ from .choices import (
     REFINEMENTS,
     STEP_WEIGHT_RANGE,
     STEP_WEIGHTINGS,
+    STORES,
     TARGETS,
 )
 from .combinations import COMBINATIONS
@@ -118,6 +119,7 @@ def check_resources(c: Settings) -> None:
     whole("batch_size", c.batch_size, 1)
     if c.memory_budget_gib is not None:
         number("memory_budget_gib", c.memory_budget_gib, 0, math.inf, "above 0")
+    one_of("store", c.store, STORES)
     if c.dtype is not None:
         one_of("dtype", c.dtype, (*DTYPES, *DTYPE_ALIASES))
 

@@ -27,6 +27,7 @@ from .choices import (
     REFINEMENTS,
     REPAIRING,
     STEP_WEIGHTINGS,
+    STORES,
     TARGETS,
 )
 from .fields import AMOUNT, CALIBRATION, MODELS_OWN, RESOURCES, SOLVER, WHAT, setting
@@ -303,6 +304,14 @@ class Settings:
         "number format to load, compute and save in; fp32, bf16 and fp16 are accepted",
         otherwise="as stored; a CPU computes half precision in float32",
         choices=DTYPES,
+    )
+    store: str = setting(
+        RESOURCES,
+        "plain",
+        "unstructured, N:M: how the result stores zeros; plain: as every program reads them; "
+        "bitmask: as one bit for each entry, in layers that get smaller by it; diffusers opens "
+        "that after import obsdiff",
+        choices=STORES,
     )
     device: str | None = setting(
         RESOURCES,

@@ -10,6 +10,7 @@ from typing import Any
 from torch import nn
 
 from ..models.meta_device import build_on_meta, macs_or_why_not
+from ..pipelines.bitmask_files import names_in, read_weight
 from ..pipelines.folder import Folder
 from ..pipelines.headers import Tensors
 from ..pipelines.load import load_denoiser, load_pipeline
@@ -91,10 +92,10 @@ def cost_on_disk(stored: Tensors) -> dict[str, int]:
 
     parameters = zeros = 0
     for file in stored.files:
-        with safe_open(file, "pt") as tensors:
+        with safe_open(file, "pt") as opened:
             # a single-file checkpoint holds other components, too
-            for name in stored.shapes.keys() & tensors.keys():
-                tensor = tensors.get_tensor(name)
+            for name in stored.shapes.keys() & names_in(opened, stored.bitmasks):
+                tensor = read_weight(opened, name, stored.bitmasks)
                 parameters += tensor.numel()
                 zeros += int((tensor == 0).sum())
     return {"parameters": parameters, "zeros": zeros, "bytes_on_disk": stored.size}

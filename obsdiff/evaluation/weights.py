@@ -1,7 +1,7 @@
 """What a model is known by: one SHA-256 of each component's stored tensors.
 
 Paths don't tell models apart: every experiment may have its base in ./model. The hash is that of
-names, formats, shapes and values, so shards, folders and metadata don't count.
+names, formats, shapes and values, so shards, folders, metadata and bitmasks don't count.
 """
 
 import contextlib
@@ -9,6 +9,7 @@ from typing import Any
 
 from safetensors import safe_open
 
+from ..pipelines.bitmask_files import names_in, read_weight
 from ..pipelines.folder import Folder
 from ..pipelines.headers import Tensors
 from ..runtime.hashing import tensors_hash
@@ -29,5 +30,8 @@ def stored_hash(stored: Tensors) -> str:
     """Return the SHA-256 of a component's tensors, in the order of their names."""
     with contextlib.ExitStack() as opened:
         files: list[Any] = [opened.enter_context(safe_open(file, "pt")) for file in stored.files]
-        places = {name: file for file in files for name in stored.shapes.keys() & set(file.keys())}
-        return tensors_hash((name, places[name].get_tensor(name)) for name in sorted(places))
+        packed = stored.bitmasks
+        places = {
+            name: file for file in files for name in stored.shapes.keys() & names_in(file, packed)
+        }
+        return tensors_hash((n, read_weight(places[n], n, packed)) for n in sorted(places))

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from ..errors import UserError
-from ..models.dense_shapes import CLASS_PREFIX
+from ..models.own_names import CLASS_PREFIX
 from ..pipelines.denoisers import DENOISERS
 from ..pipelines.folder import Folder
 from .original_names import DENOISER_CLASSES, UNET_PREFIX

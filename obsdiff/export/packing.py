@@ -10,9 +10,9 @@ from typing import Any
 import diffusers
 
 from ..errors import UserError
-from ..models.bitmask import CONFIG_KEY, setting_of
-from ..models.dense_shapes import CLASS_PREFIX, OWN_SETTINGS
-from ..pipelines.bitmask_files import CONFIG, pack_component_, packed_layers, unpack_component_
+from ..models.own_names import BITMASK_KEY, FOLDED_KEY, LOW_RANK_KEY
+from ..pipelines.bitmask_folder import pack_pipeline_, unpack_pipeline_
+from ..pipelines.bitmask_headers import CONFIG, packed_layers
 from ..pipelines.loading_code import loading_code
 from ..pipelines.model_card import CARD, model_card
 from ..pipelines.record import (
@@ -56,13 +56,9 @@ def pack_folder(folder: Path, output: Path) -> tuple[int, int]:
             f"{record['config']['pattern']}, which has removed what others set to zero"
         )
     with changed_copy(folder, output, record) as inside:
-        component = inside / record["component"]
-        layers = pack_component_(component, {row["name"] for row in record["layers"]})
-        if not layers:
+        names = {row["name"] for row in record["layers"]}
+        if not pack_pipeline_(inside, record["component"], names):
             raise UserError(f"{folder}: its layers have too few zeros: bitmasks would be larger")
-        config = read_json(component / CONFIG) | {CONFIG_KEY: setting_of(layers)}
-        name = config["_class_name"].removeprefix(CLASS_PREFIX)
-        change_class(inside, record["component"], config, CLASS_PREFIX + name)
     return size_of(source), size_of(output / record["component"])
 
 
@@ -86,14 +82,7 @@ def unpack_folder(folder: Path, output: Path) -> tuple[int, int]:
     if not packed_layers(source):
         raise UserError(f"{folder}: expected bitmasks, found plain weights: there is no need")
     with changed_copy(folder, output, record) as inside:
-        component = inside / record["component"]
-        unpack_component_(component)
-        config = read_json(component / CONFIG)
-        del config[CONFIG_KEY]
-        name = config["_class_name"]
-        if not any(config.get(key) for key in OWN_SETTINGS):
-            name = name.removeprefix(CLASS_PREFIX)
-        change_class(inside, record["component"], config, name)
+        unpack_pipeline_(inside, record["component"])
     return size_of(source), size_of(output / record["component"])
 
 
@@ -122,21 +111,6 @@ def changed_copy(folder: Path, output: Path, record: dict[str, Any]) -> Iterator
         write_json(inside / RECORD, sealed(report.to_dict()))
 
 
-def change_class(folder: Path, component: str, config: dict[str, Any], name: str) -> None:
-    """Write the config of a component, and its class into model_index.json.
-
-    Args:
-        folder: the pipeline.
-        component: its component.
-        config: the content of its config.json.
-        name: the class, of diffusers or a pruned one of obsdiff.
-    """
-    write_json(folder / component / CONFIG, config | {"_class_name": name})
-    library = "obsdiff" if name.startswith(CLASS_PREFIX) else "diffusers"
-    index = read_json(folder / INDEX)
-    write_json(folder / INDEX, index | {component: [library, name]})
-
-
 def report_of(record: dict[str, Any]) -> PruningReport:
     """Return the report that a record was written from."""
     names = {field.name for field in dataclasses.fields(PruningReport)}
@@ -162,7 +136,11 @@ def card_of(folder: Path, report: PruningReport) -> str:
     return model_card(name, report, loading_code(folder, cls), kinds)
 
 
-CARD_KINDS = {CONFIG_KEY: "bitmask", "low_rank": "low rank", "folded_modulation": "modulation"}
+CARD_KINDS = {
+    BITMASK_KEY: "bitmask",
+    LOW_RANK_KEY: "low rank",
+    FOLDED_KEY: "modulation",
+}
 
 
 def size_of(component: Path) -> int:

@@ -10,9 +10,8 @@ import torch
 from torch import nn
 
 from ..errors import UserError
-from ..models.folded import FOLDED_KEY
 from ..models.layout import layout_of
-from ..models.low_rank import CONFIG_KEY
+from ..models.own_names import FOLDED_KEY, LOW_RANK_KEY
 from ..models.pruned_classes import lacks_heads, pruned_class
 from ..pipelines.folder import Folder
 
@@ -39,7 +38,7 @@ def require_widths_alone(folder: Folder, component: str) -> None:
 
 def require_plain_layers(folder: Folder, component: str) -> None:
     """Check that no layer has a correction of low rank, or is folded; UserError with the remedy."""
-    if folder.config(component).get(CONFIG_KEY):
+    if folder.config(component).get(LOW_RANK_KEY):
         raise UserError(
             f"export: {folder.path / component}: expected plain layers, found corrections of low "
             "rank beside the weights, which other programs would skip; export to single-file or "

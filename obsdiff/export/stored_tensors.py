@@ -8,7 +8,7 @@ from typing import Any
 from safetensors import safe_open
 from torch import Tensor
 
-from ..models.client_marker import MODULE
+from ..models.own_names import MODULE
 from ..pipelines.headers import Tensors, read_header
 
 # names in VAEs that older versions of diffusers saved

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from .dense_shapes import CLASS_PREFIX
+from .own_names import CLASS_PREFIX
 from .structure import Tap
 
 Config = Mapping[str, Any]

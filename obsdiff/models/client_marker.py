@@ -14,13 +14,9 @@ import torch
 from torch import nn
 
 from ..errors import UserError
+from .own_names import BITMASK, FOLDED, HEADS, LOW_RANK, MODULE
 
-MODULE = "model"
-HEADS = "heads_removed_open_with_obsdiff"  # the tensor's name for removed heads
-LOW_RANK = "low_rank_beside_open_with_obsdiff"  # for corrections of low rank
-BITMASK = "bitmask_open_with_obsdiff"  # for weights stored as values and bits
-FOLDED = "modulation_folded_open_with_obsdiff"  # for folded modulation layers
-MARKER_KEY = f"{MODULE}.{HEADS}"  # its name in the file
+MARKER_KEY = f"{MODULE}.{HEADS}"  # the name of that for removed heads in the file
 
 
 class ClientMarker(nn.Module):

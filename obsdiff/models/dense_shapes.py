@@ -9,13 +9,7 @@ from diffusers import ConfigMixin
 from diffusers.models.modeling_utils import ModelMixin
 from torch import nn
 
-from .bitmask import CONFIG_KEY as BITMASK_KEY
-from .folded import FOLDED_KEY
-from .low_rank import CONFIG_KEY
-
-CLASS_PREFIX = "Pruned"
-# in the config, beside those of the dense class
-OWN_SETTINGS = ("pruned_layout", "head_marker", CONFIG_KEY, BITMASK_KEY, FOLDED_KEY)
+from .own_names import CLASS_PREFIX, OWN_SETTINGS
 
 
 def dense_on_meta(model: nn.Module) -> nn.Module:

@@ -14,10 +14,10 @@ import torch
 from torch import Tensor, nn
 
 from .linear_view import weight_of
+from .own_names import FOLDED_KEY
 from .stored_ranks import checked_ranks
 
 DOWN, UP = "down.weight", "up.weight"  # the tensors' names, behind the layer's
-FOLDED_KEY = "folded_modulation"
 
 
 class FoldedLinear(nn.Module):

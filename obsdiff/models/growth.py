@@ -13,8 +13,7 @@ import torch
 from diffusers import ConfigMixin
 from torch import Tensor, nn
 
-from .client_marker import MODULE
-from .dense_shapes import OWN_SETTINGS, dense_class, dense_on_meta
+from .dense_shapes import dense_class, dense_on_meta
 from .discovery import find_blocks
 from .folded import unfold_
 from .geometry import columns, items, norm_of, sections
@@ -22,6 +21,7 @@ from .kept_items import forget_kept_
 from .layout import layout_of, target_of
 from .linear_view import layer_at, layer_shapes
 from .low_rank import merge_
+from .own_names import MODULE, OWN_SETTINGS
 from .structure import Group
 from .surgery import shrink_, unchanged_if_interrupted, update_counts_, update_sizes_
 

@@ -15,10 +15,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .linear_view import weight_of
+from .own_names import LOW_RANK_KEY
 from .stored_ranks import checked_ranks
 
 UP, DOWN = "low_rank_up", "low_rank_down"  # the tensors' names, behind the layer's
-CONFIG_KEY = "low_rank"
 
 
 class LowRankLinear(nn.Linear):
@@ -84,7 +84,7 @@ def add_corrections_(model: nn.Module, ranks: Mapping[str, Any]) -> None:
     Raises:
         UserError: the ranks do not fit the model.
     """
-    for _, layer, rank in checked_ranks(model, ranks, CONFIG_KEY, correctable):
+    for _, layer, rank in checked_ranks(model, ranks, LOW_RANK_KEY, correctable):
         weight = weight_of(layer)
         outputs, inputs = weight.shape
         up = torch.zeros(outputs, rank, device=weight.device)

@@ -15,10 +15,10 @@ from torch import nn
 
 from ..errors import UserError
 from .call_shapes import ARGUMENTS, CallArguments
-from .dense_shapes import CLASS_PREFIX
 from .discovery import find_blocks
 from .linear_view import layer_shapes
 from .macs import Macs, count_macs
+from .own_names import CLASS_PREFIX
 from .pruned_classes import pruned_class
 from .structure import Shape
 

@@ -21,17 +21,28 @@ from torch import nn
 from ..errors import UserError
 from .adapter_loading import guarded
 from .attention_slices import sliced
-from .bitmask import CONFIG_KEY as BITMASK_KEY
-from .bitmask import REMEDY, hold_packed_, open_packed_
-from .client_marker import BITMASK, FOLDED, LOW_RANK, add_marker_, remove_marker_
-from .dense_shapes import CLASS_PREFIX, OWN_SETTINGS, dense_on_meta
+from .bitmask import hold_packed_, open_packed_
+from .bitmask_format import REMEDY
+from .client_marker import add_marker_, remove_marker_
+from .dense_shapes import dense_on_meta
 from .discovery import find_blocks
-from .folded import FOLDED_KEY, fold_to_, folded_ranks
+from .folded import fold_to_, folded_ranks
 from .foreign_guards import guard_diffusers_
 from .geometry import items
 from .layout import Layout, layout_of, shrink_to_, with_kept
 from .linear_view import layer_shapes
-from .low_rank import CONFIG_KEY, add_corrections_, ranks_of
+from .low_rank import add_corrections_, ranks_of
+from .own_names import (
+    BITMASK,
+    BITMASK_KEY,
+    CLASS_PREFIX,
+    FOLDED,
+    FOLDED_KEY,
+    LAYOUT_KEY,
+    LOW_RANK,
+    LOW_RANK_KEY,
+    OWN_SETTINGS,
+)
 
 
 @cache
@@ -181,7 +192,7 @@ def make_dense_(model: Any) -> None:
     """
     open_packed_(model, model.config[BITMASK_KEY])
     remove_marker_(model, BITMASK)
-    layers = ("pruned_layout", CONFIG_KEY, FOLDED_KEY)
+    layers = (LAYOUT_KEY, LOW_RANK_KEY, FOLDED_KEY)
     others = any(model.config.get(key) for key in layers)
     gone = {BITMASK_KEY} if others else set(OWN_SETTINGS)
     settings = {name: value for name, value in model.config.items() if name not in gone}
@@ -217,7 +228,7 @@ def mark_pruned_(model: nn.Module, layout: Layout) -> nn.Module:
 def correct_all_(model: nn.Module, ranks: Mapping[str, Any]) -> None:
     """Give a model of a pruned class corrections of low rank, of zeros, and their marker."""
     add_corrections_(model, ranks)
-    note_(model, LOW_RANK, CONFIG_KEY, dict(ranks))
+    note_(model, LOW_RANK, LOW_RANK_KEY, dict(ranks))
 
 
 def note_(model: nn.Module, reason: str, setting: str, ranks: dict[str, int]) -> None:
@@ -238,7 +249,7 @@ def mark_corrected_(model: nn.Module) -> nn.Module:
     """
     if ranks := ranks_of(model):
         mark_pruned_(model, {})
-        note_(model, LOW_RANK, CONFIG_KEY, ranks)
+        note_(model, LOW_RANK, LOW_RANK_KEY, ranks)
     return model
 
 

@@ -1,7 +1,6 @@
 """Weight files of a component, packed to values and bitmasks and back, file by file.
 
-models/bitmask.py has the format. Everything is checked by config.json and the headers before a
-tensor is read.
+models/bitmask_format.py has the format; bitmask_headers.py checks config.json and headers first.
 """
 
 import json
@@ -13,87 +12,10 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from ..errors import UserError
-from ..models.bitmask import (
-    BITS,
-    CONFIG_KEY,
-    REMEDY,
-    VALUES,
-    Packed,
-    pack,
-    read_setting,
-    unpack,
-)
-from ..models.client_marker import BITMASK, MODULE
-from ..runtime.json_files import read_json
-from .headers import SAFETENSORS_DTYPES, read_header
-
-MARKER = f"{MODULE}.{BITMASK}"
-CONFIG = "config.json"
-
-
-def packed_layers(component: Path) -> dict[str, Packed]:
-    """Return how each packed layer of a component is stored; nothing for a plain component.
-
-    Args:
-        component: its folder.
-
-    Raises:
-        UserError: config.json and the headers of the files contradict the format or each other.
-    """
-    layers = read_setting(read_json(component / CONFIG).get(CONFIG_KEY))
-    if not layers:
-        return {}
-    headers = {file: read_header(file) for file in weight_files_in(component)}
-    tensors = {name: info for header in headers.values() for name, info in header.items()}
-    for header in headers.values():
-        for name in header:
-            layer, _, last = name.rpartition(".")
-            if last in (VALUES, BITS) and layer not in layers:
-                raise UserError(f"bitmask: {component}: {name:.80} is not in {CONFIG}; {REMEDY}")
-    for layer, packed in layers.items():
-        check_stored(component, layer, packed, tensors)
-        homes = {f.name for f, h in headers.items() for n in (VALUES, BITS) if f"{layer}.{n}" in h}
-        if len(homes) != 1:
-            raise UserError(
-                f"bitmask: {component}: {layer}: expected values and bits in one file, found them "
-                f"in {' and '.join(sorted(homes))}"
-            )
-    return layers
-
-
-def check_stored(component: Path, layer: str, packed: Packed, tensors: Mapping[str, Any]) -> None:
-    """Check a layer's tensors by their headers.
-
-    Args:
-        component: the folder, for the message.
-        layer: its name.
-        packed: how it is stored, by config.json.
-        tensors: the headers' entries.
-
-    Raises:
-        UserError: one is missing or of another length or format, or there is a weight beside them.
-    """
-    where = f"bitmask: {component}: {layer:.80}"
-    if f"{layer}.weight" in tensors:
-        raise UserError(f"{where}: expected values and bits alone, found a weight beside them")
-    for name, length in ((VALUES, packed.kept), (BITS, packed.bytes_of_bits)):
-        info = tensors.get(f"{layer}.{name}")
-        if info is None or info["shape"] != [length]:
-            found = "none" if info is None else info["shape"]
-            raise UserError(
-                f"{where}: expected {name} of length {length}, found {found}; fetch it again"
-            )
-        formats = ["U8"] if name == BITS else list(SAFETENSORS_DTYPES)
-        if info["dtype"] not in formats:
-            raise UserError(
-                f"{where}: expected {name} in {' or '.join(formats)}, found {info['dtype']}"
-            )
-
-
-def weight_files_in(component: Path) -> list[Path]:
-    """Return the safetensors files of a component's folder, in order."""
-    return sorted(file for file in component.glob("*.safetensors") if file.is_file())
+from ..models.bitmask import as_integers, pack, unpack
+from ..models.bitmask_format import BITS, VALUES, Packed
+from .bitmask_headers import MARKER, packed_layers, weight_files_in
+from .headers import read_header
 
 
 def names_in(opened: Any, packed: Mapping[str, Packed]) -> set[str]:
@@ -122,7 +44,7 @@ def read_weight(opened: Any, name: str, packed: Mapping[str, Packed]) -> Tensor:
         UserError: values and bits do not fit each other.
     """
     layer = name.removesuffix(".weight")
-    if layer not in packed:
+    if layer not in packed or layer == name:
         return opened.get_tensor(name)
     values, bits = (opened.get_tensor(f"{layer}.{part}") for part in (VALUES, BITS))
     return unpack(layer, packed[layer], values, bits)
@@ -132,29 +54,46 @@ def pack_component_(component: Path, names: set[str]) -> dict[str, Packed]:
     """Pack weights in the files of a component's folder, where that makes them smaller.
 
     Args:
-        component: its folder; its weight files are replaced.
+        component: its folder; its weight files are replaced, unless nothing becomes smaller.
         names: layers whose weights have zeros.
 
     Returns:
         How each packed layer is stored.
     """
-    layers: dict[str, Packed] = {}
-    for number, file in enumerate(files := weight_files_in(component)):
+    layers = packable(files := weight_files_in(component), names)
+    if not layers:
+        return {}
+    for number, file in enumerate(files):
         tensors, metadata = read_file(file)
-        for layer in sorted(names):
-            weight = tensors.get(f"{layer}.weight")
-            if weight is None or not weight.is_floating_point():
-                continue
-            values, bits = pack(weight)
-            if values.nbytes + bits.nbytes < weight.nbytes:
-                layers[layer] = Packed(tuple(weight.shape), len(values))
-                del tensors[f"{layer}.weight"]
-                tensors |= {f"{layer}.{VALUES}": values, f"{layer}.{BITS}": bits}
-        if number == 0 and tensors:
+        for layer in [name for name in layers if f"{name}.weight" in tensors]:
+            values, bits = pack(tensors.pop(f"{layer}.weight"))
+            tensors |= {f"{layer}.{VALUES}": values, f"{layer}.{BITS}": bits}
+        if number == 0:
             any_value = next(value for value in tensors.values() if value.is_floating_point())
             tensors[MARKER] = any_value.new_zeros(1)
         write_file(file, tensors, metadata)
     write_index(component, files)
+    return layers
+
+
+def packable(files: list[Path], names: set[str]) -> dict[str, Packed]:
+    """Return how each layer that becomes smaller is stored as values and bits.
+
+    Args:
+        files: the weight files of a component.
+        names: layers whose weights have zeros.
+    """
+    layers: dict[str, Packed] = {}
+    for file in files:
+        with safe_open(file, "pt") as opened:
+            there = set(opened.keys())
+            for layer in sorted(name for name in names if f"{name}.weight" in there):
+                weight = opened.get_tensor(f"{layer}.weight")
+                if not weight.is_floating_point():
+                    continue
+                packed = Packed(tuple(weight.shape), int(as_integers(weight).count_nonzero()))
+                if packed.kept * weight.element_size() + packed.bytes_of_bits < weight.nbytes:
+                    layers[layer] = packed
     return layers
 
 

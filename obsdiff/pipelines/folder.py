@@ -11,8 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import UserError
+from ..models.own_names import BITMASK_KEY, unpacked_config
 from ..runtime.json_files import read_json
 from ..runtime.regular_files import require_regular_inside
+from .bitmask_headers import as_dense
 from .config_sizes import check_config_sizes
 from .denoisers import DENOISERS
 from .finite_configs import require_finite, require_finite_files
@@ -134,19 +136,13 @@ class Folder:
             )
 
     def require_unquantised(self) -> None:
-        """Check that no component is quantised or packed, by its config or its stored formats.
+        """Check that no component is quantised, by its config or its stored formats.
 
         Raises:
-            UserError: a component is quantised, or its zeros are stored as bitmasks.
+            UserError: a component is quantised.
         """
         for name, tensors in self.components.items():
-            config = self.config(name)
-            if config.get("bitmask") is not None:
-                raise UserError(
-                    f"{self.path / name}: expected plain weights, found values and bitmasks; "
-                    f"run: obsdiff unpack {self.path} --output OUT"
-                )
-            declared = config.get("quantization_config")
+            declared = self.config(name).get("quantization_config")
             packed = tensors.packed
             if declared:
                 method = declared.get("quant_method") if isinstance(declared, dict) else declared
@@ -161,9 +157,18 @@ class Folder:
                 "prune the unquantised pipeline, then quantise the result"
             )
 
+    def require_unpacked(self) -> None:
+        """Check that every component has plain weights; UserError for zeros stored as bitmasks."""
+        for name, tensors in self.components.items():
+            if tensors.bitmasks or BITMASK_KEY in read_json(self.path / name / "config.json"):
+                raise UserError(
+                    f"{self.path / name}: expected plain weights, found zeros as bitmasks; "
+                    f"run: obsdiff unpack {self.path} --output OUT"
+                )
+
     def config(self, component: str) -> dict[str, Any]:
-        """Read config.json of a component."""
-        return read_json(self.path / component / "config.json")
+        """Read config.json of a component; of a packed one as it is with plain weights."""
+        return unpacked_config(read_json(self.path / component / "config.json"))
 
 
 def open_folder(path: Path, weights: bool = True, variant: str | None = None) -> Folder:
@@ -205,8 +210,9 @@ def open_folder(path: Path, weights: bool = True, variant: str | None = None) ->
     for name, folder in folders.items():
         if (folder / "config.json").is_file():
             stem = stem_of(named[name][0], folder)
-            components[name] = read_component(folder, stem, weights, variant)
-            check_config_sizes(folder / "config.json", components[name])
+            stored = read_component(folder, stem, weights, variant)
+            check_config_sizes(folder / "config.json", stored)
+            components[name] = as_dense(folder, stored)
             classes[name] = (named[name][0], named[name][1])
     require_variant(components, variant)
     left_out = tuple(name for name in named if name not in folders)

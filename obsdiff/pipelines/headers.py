@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..errors import UserError
+from ..models.bitmask_format import Packed
 from ..runtime.regular_files import require_regular
 from .strict_header import TensorInfo, parse_header
 from .weight_files import WeightFiles, missing_weights, weight_files
@@ -34,6 +35,8 @@ class Tensors:
         variants: all variants in the folder.
         original: whether the names are those of the model's authors instead of those of diffusers.
         strays: names of safetensors files in the folder that are none of the weights.
+        bitmasks: layers whose weights are stored as values and bits; the shapes and formats are
+            then those of the dense weights.
     """
 
     shapes: dict[str, tuple[int, ...]]
@@ -44,6 +47,7 @@ class Tensors:
     variants: tuple[str, ...] = ()
     original: bool = False
     strays: tuple[str, ...] = ()
+    bitmasks: Mapping[str, Packed] = field(default_factory=dict)
 
     @property
     def dtype(self) -> str | None:

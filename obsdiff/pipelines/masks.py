@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from ..errors import UserError
 from ..models.adapters import require_unquantised, require_unwrapped
-from .bitmask_files import names_in, packed_layers, read_weight
+from .bitmask_files import names_in, read_weight
+from .bitmask_headers import packed_layers
 from .record import RECORD, read_record
 from .verify import TOLERANCE, check_record, oddity
 

@@ -23,7 +23,9 @@ from ..models.low_rank import ranks_of
 from ..models.pruned_classes import mark_heads_
 from ..runtime.file_hashing import file_hash, file_hashes
 from ..runtime.json_files import write_json
+from ..runtime.progress import say
 from ..runtime.whole_files import set_modes, sync_folder, sync_tree, write_whole
+from .bitmask_folder import pack_pipeline_
 from .copied_parts import forget_places
 from .loading_code import loading_code
 from .model_card import CARD, model_card
@@ -105,12 +107,32 @@ def write_pruned(pipe: Any, folder: Path, report: PruningReport) -> None:
         mark_heads_(denoiser)  # one pruned by an older version has no marker
     pipe.save_pretrained(folder, safe_serialization=True)
     forget_places(folder)
+    packed = stored_as_asked_(folder, report)
     set_modes(folder)
     report.hashes["files"] = file_hashes(folder)  # without the card, which its owner may edit
-    code, kinds = loading_code(folder, type(pipe)), removed_kinds(denoiser)
+    kinds = removed_kinds(denoiser) | ({"bitmask"} if packed else set())
+    code = loading_code(folder, type(pipe))
     write_whole(folder / CARD, model_card(type(pipe).__name__, report, code, kinds))
     report.hashes["card"] = file_hash(folder / CARD)  # to see after a crash that it is whole
     write_json(folder / RECORD, sealed(report.to_dict()))
+
+
+def stored_as_asked_(folder: Path, report: PruningReport) -> bool:
+    """Store the zeros of a saved pipeline as bitmasks, if the run was asked to.
+
+    Args:
+        folder: the pipeline, saved plainly.
+        report: of the run.
+
+    Returns:
+        Whether zeros are bitmasks now.
+    """
+    if report.config.get("store") != "bitmask":
+        return False
+    packed = pack_pipeline_(folder, report.component, {row.name for row in report.layers})
+    if not packed:
+        say("store bitmask: too few zeros to make any layer smaller; they are stored plainly")
+    return packed
 
 
 def removed_kinds(denoiser: nn.Module) -> set[str]:

@@ -23,7 +23,8 @@ from ..models.low_rank import DOWN
 from ..runtime.file_hashing import file_hash
 from ..runtime.json_files import check_json, check_shapes
 from ..runtime.regular_files import refuse_folder
-from .bitmask_files import names_in, packed_layers, read_weight, weight_files_in
+from .bitmask_files import names_in, read_weight
+from .bitmask_headers import packed_layers, weight_files_in
 from .headers import read_header
 from .model_card import CARD
 from .prompt_records import prompts_hash

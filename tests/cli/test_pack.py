@@ -71,16 +71,25 @@ def test_a_packed_folder_is_smaller_opens_and_goes_back(plain, packed, tmp_path,
         elif file.name != "obsdiff.json":  # which has the hashes of these
             assert there == here, file
     capsys.readouterr()
-    refused = {
-        ("pack", str(packed)): "packed already",
-        ("unpack", str(plain)): "no need",
-        ("inspect", str(packed)): "run: obsdiff unpack",
-        ("pack", str(tmp_path / "saved")): "expected a folder that obsdiff prune wrote",
-    }
-    for (command, folder), problem in refused.items():
-        more = [] if command == "inspect" else ["--output", str(tmp_path / "none")]
-        assert main([command, folder, *more]) == 2, command
-        assert problem in capsys.readouterr().err
+    lora = tmp_path / "lora.safetensors"
+    save_file({"transformer.proj_out.lora_A.weight": torch.zeros(1, 32)}, lora)
+    unpack = f"run: obsdiff unpack {packed} --output OUT"
+    for words, problem in (
+        (f"pack {packed}", "packed already"),
+        (f"unpack {plain}", "no need"),
+        (f"pack {tmp_path / 'saved'}", "expected a folder that obsdiff prune wrote"),
+        (f"prune {packed}", unpack),
+        (f"export {packed} --to padded", unpack),
+        (f"lora {lora} --for {packed}", unpack),
+        (f"inspect {packed}", unpack),
+        (f"plan {packed}", unpack),
+    ):
+        more = [] if words.startswith(("inspect", "plan")) else ["--output", str(tmp_path / "no")]
+        more = ["--output", str(tmp_path / "no.safetensors")] if "lora" in words else more
+        assert main([*words.split(), *more]) == 2, words
+        line = capsys.readouterr().err.strip()
+        assert problem in line
+        assert "\n" not in line
 
 
 def change(folder: Path, tensors=None, **layer) -> None:
@@ -137,3 +146,50 @@ def test_hostile_folders_are_one_line(packed, tmp_path, capsys, tensors, layer, 
         assert problem in line
         assert "\n" not in line
     assert not (tmp_path / "out").exists()
+
+
+def test_prune_packs_in_one_step_what_the_other_commands_read(tmp_path, capsys):
+    sd3().save_pretrained(tmp_path / "dense")
+    prompts = tmp_path / "prompts.txt"
+    prompts.write_text("\n".join(PROMPTS))
+    call = ["--num-inference-steps", "1", "--height", "16", "--width", "16"]
+    given = ["--pattern", "2:4", "--num-prompts", "1", "--prompts", str(prompts), *call]
+    for store in ("plain", "bitmask"):
+        output = ["--store", store, "--output", str(tmp_path / store)]
+        assert main(["prune", str(tmp_path / "dense"), *given, *output]) == 0
+    capsys.readouterr()
+    folders = [str(tmp_path / store) for store in ("plain", "bitmask")]
+    size = [(Path(folder) / FILE).stat().st_size for folder in folders]
+    assert size[1] < 0.9 * size[0]
+    assert main(["verify", folders[1]]) == 0
+    record = json.loads((tmp_path / "bitmask" / "obsdiff.json").read_text())
+    assert record["config"]["store"] == "bitmask"
+    assert "obsdiff unpack DIR" in (tmp_path / "bitmask" / "README.md").read_text()
+    again = str(tmp_path / "again")
+    assert main(["unpack", folders[1], "--output", again]) == 0
+    assert (Path(again) / FILE).read_bytes() == (Path(folders[0]) / FILE).read_bytes()
+
+    picture = ["--output", str(tmp_path / "picture.png")]
+    assert main(["draw", folders[1], PROMPTS[0], *call, *picture]) == 0
+    run = ["--against", folders[1], "--output", str(tmp_path / "run"), "--rounds", "0"]
+    few = ["--prompts", str(prompts), "--num-prompts", "2", *call]
+    assert main(["evaluate", *folders, *run, *few]) == 0
+    results = json.loads((tmp_path / "run" / "results.json").read_text())
+    plain, packed = results["runs"]
+    assert packed["weights"] == plain["weights"] == results["dense_weights"]
+    assert packed["metrics"]["relative_latent_error"]["value"] == 0
+    costs = plain["cost"], packed["cost"]
+    assert costs[1].pop("bytes_on_disk") < 0.9 * costs[0].pop("bytes_on_disk")
+    assert {c.pop("seconds") is None for c in costs} == {False}
+    assert costs[0] == costs[1]
+
+
+def test_too_few_zeros_are_stored_plainly_and_said(tmp_path, capsys):
+    pipe = sd3()
+    config = PruningConfig(sparsity=0.02, store="bitmask", **QUICK)
+    report = obsdiff.prune_(pipe, PROMPTS[:1], config)
+    folder = obsdiff.save_pruned(pipe, tmp_path / "few", report)
+    assert "too few zeros" in capsys.readouterr().err
+    assert "bitmask" not in (folder / "transformer" / "config.json").read_text()
+    index = json.loads((folder / "model_index.json").read_text())
+    assert index["transformer"] == ["diffusers", "SD3Transformer2DModel"]

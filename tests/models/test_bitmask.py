@@ -5,16 +5,9 @@ import torch
 
 import obsdiff
 from obsdiff import UserError
-from obsdiff.models.bitmask import (
-    Packed,
-    hold_packed_,
-    open_packed_,
-    pack,
-    read_setting,
-    setting_of,
-    unpack,
-)
-from obsdiff.models.client_marker import BITMASK, MODULE
+from obsdiff.models.bitmask import hold_packed_, open_packed_, pack, unpack
+from obsdiff.models.bitmask_format import Packed, read_setting, setting_of
+from obsdiff.models.own_names import BITMASK, MODULE
 
 from ..conftest import sd3
 

@@ -13,8 +13,9 @@ from torch import nn
 
 import obsdiff
 from obsdiff import UserError
-from obsdiff.models.client_marker import MARKER_KEY, MODULE, add_marker_, is_marked
+from obsdiff.models.client_marker import MARKER_KEY, add_marker_, is_marked
 from obsdiff.models.layout import layout_of
+from obsdiff.models.own_names import MODULE
 from obsdiff.models.pruned_classes import mark_pruned_
 
 from ..conftest import flux, sd, sd3, sdxl

@@ -8,12 +8,12 @@ from torch import nn
 
 import obsdiff
 from obsdiff import UserError
-from obsdiff.models.client_marker import FOLDED, MODULE
 from obsdiff.models.folded import FoldedLinear, fold_, fold_to_, folded_ranks, unfold_
 from obsdiff.models.growth import grow_
 from obsdiff.models.linear_view import layer_shapes
 from obsdiff.models.lora import cut_lora
 from obsdiff.models.modulation_table import MODULATION, modulation_layers
+from obsdiff.models.own_names import FOLDED, MODULE
 from obsdiff.models.pruned_classes import mark_folded_
 
 from ..conftest import sd3

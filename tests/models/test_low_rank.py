@@ -8,9 +8,9 @@ from torch import nn
 
 import obsdiff
 from obsdiff import UserError
-from obsdiff.models.client_marker import LOW_RANK, MODULE
 from obsdiff.models.growth import grow_
 from obsdiff.models.low_rank import add_corrections_, correct_by_, merge_, ranks_of
+from obsdiff.models.own_names import LOW_RANK, MODULE
 from obsdiff.models.pruned_classes import mark_corrected_
 
 from ..conftest import sd3

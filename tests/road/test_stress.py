@@ -53,6 +53,9 @@ def test_mutated_input_is_refused_in_one_line():
         "results.json",
         "safetensors header",
         "layout in config.json",
+        "bitmasks in config.json",
+        "header of bitmasks, verified",
+        "bytes of bitmasks",
         "prompts",
     }
 
