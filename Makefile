@@ -21,7 +21,7 @@ $(VENV)/bin/ruff format --check .
 $(VENV)/bin/mypy
 endef
 
-.PHONY: demo check test lowest bench stress lint docs install
+.PHONY: demo check test lowest bench stress browser lint docs install
 install: $(INSTALLED)
 
 $(INSTALLED): pyproject.toml obsdiff-emoji/pyproject.toml $(CONSTRAINTS)
@@ -62,6 +62,11 @@ stress: $(INSTALLED)
 	$(VENV)/bin/python -m stress.ranks
 	$(VENV)/bin/python -m stress.fuzz
 	$(VENV)/bin/python -m stress.soak
+
+# The page of obsdiff report in a chromium, whose path may be in CHROMIUM.
+browser: $(INSTALLED)
+	$(PIP) --editable '.[browser]'
+	$(VENV)/bin/python -m pytest -q tests/evaluation/report/test_browser.py
 
 # The site, in site/. A link or an anchor that leads nowhere is an error.
 docs: $(INSTALLED)

@@ -79,7 +79,7 @@ def sweep_command(args: argparse.Namespace) -> None:
     placed = args.resume and is_placed(args.output)
     if args.resume and not placed and is_complete(args.output):
         say(f"{args.output}: was finished already")
-        show(args, targets)
+        show(args)
         return
     if not placed:
         check_output(args.output, args.overwrite, given_inputs(args.model, args.config))
@@ -96,7 +96,7 @@ def sweep_command(args: argparse.Namespace) -> None:
             with cleared_if_in_vain(part, args.resume):
                 fill(args, part / FINISHED, targets)
         put_in_place(part, args.output, args.overwrite)
-    show(args, targets)
+    show(args)
 
 
 def sweep_targets(args: argparse.Namespace) -> list[PruneTarget]:
@@ -193,14 +193,13 @@ def evaluation_arguments(
     )
 
 
-def show(args: argparse.Namespace, targets: list[PruneTarget]) -> None:
+def show(args: argparse.Namespace) -> None:
     """Print the table and the recommendation, or JSON, and what to do next."""
+    from ..evaluation.report.recommendation import recommend
     from ..evaluation.report.text_table import results_table
-    from .recommendation import recommend
 
     results: dict[str, Any] = read_json(args.output / RUN / RESULTS)
-    kinds = {target.name: (target.config.pattern, target.config.removed) for target in targets}
-    found = recommend(results, kinds)
+    found = recommend(results)
     if args.json:
         advice = {"name": found.name, "sentence": found.sentence, "prunings": found.lines}
         show_json({"recommendation": advice, "results": results})

@@ -175,8 +175,19 @@ def test_a_reason_that_all_runs_share_is_one_line():
         {"name": name, "metrics": {"fid": not_run("no real pictures"), "psnr": figure}}
         for name, figure in (("a", not_run("equal")), ("b", mean_of(np.ones(3))))
     ]
-    assert reasons({"runs": runs}) == [
+    assert reasons({"runs": runs, "prompts": ["a"]}) == [
         "PSNR, dB of a: not run: equal",
         "FID: not run: no real pictures",
     ]
-    assert measured_metrics({"runs": runs}) == ["psnr"]
+    assert measured_metrics({"runs": runs, "prompts": ["a"]}) == ["psnr"]
+
+
+def test_metrics_of_distributions_are_hidden_for_few_pictures():
+    runs = [{"name": "a", "metrics": {"fid": mean_of(np.ones(3)), "psnr": mean_of(np.ones(3))}}]
+    few, enough = ({"runs": runs, "prompts": ["a"] * count} for count in (199, 200))
+    assert measured_metrics(few) == ["psnr"]
+    assert reasons(few) == [
+        "FID: not shown: 199 pictures are too few, below 200 it says little; results.json has it"
+    ]
+    assert measured_metrics(enough) == ["psnr", "fid"]
+    assert reasons(enough) == []

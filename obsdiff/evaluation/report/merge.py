@@ -42,7 +42,7 @@ def merge(sets: list[tuple[Path, Results]]) -> list[Comparison]:
         sets: folder and content of each results.json.
 
     Returns:
-        The comparisons; each one after the first states why it is separate.
+        The comparisons; each one after the first states the first reason why it is separate.
     """
     bins: list[list[tuple[Path, Results]]] = []
     whys: list[str] = []
@@ -55,7 +55,7 @@ def merge(sets: list[tuple[Path, Results]]) -> list[Comparison]:
         why = ""
         if nearest is not None:
             other = bins[nearest][0][0].name
-            why = f"Not merged with the runs of {other}: {'; '.join(reasons[nearest])}."
+            why = f"Not merged with the runs of {other}: {reasons[nearest][0]}."
         whys.append(why)
         bins.append([(folder, results)])
     return [join_results(members, why) for members, why in zip(bins, whys, strict=True)]

@@ -12,6 +12,8 @@ import numpy as np
 from ..bootstrap import bootstrap_interval
 
 DENSE_NAME = "dense"
+FEWEST_PICTURES = 200  # below, metrics of distributions say little, and are not shown
+OF_DISTRIBUTIONS = ("fid", "kid")
 
 
 @dataclass(frozen=True)
@@ -60,8 +62,20 @@ def figures_of(results: dict[str, Any], metric: str) -> dict[str, dict[str, Any]
 
 
 def measured_metrics(results: dict[str, Any]) -> list[str]:
-    """Return the keys of METRICS that were measured for at least one pipeline."""
-    return [metric for metric in METRICS if figures_of(results, metric)]
+    """Return the keys of METRICS to show: measured for at least one pipeline, of enough pictures.
+
+    Args:
+        results: of results.json.
+    """
+    hidden = hidden_metrics(results)
+    return [m for m in METRICS if m not in hidden and figures_of(results, m)]
+
+
+def hidden_metrics(results: dict[str, Any]) -> list[str]:
+    """Return the measured metrics that are not shown, since they are of too few pictures."""
+    if len(results["prompts"]) >= FEWEST_PICTURES:
+        return []
+    return [metric for metric in OF_DISTRIBUTIONS if figures_of(results, metric)]
 
 
 def near_best(figures: dict[str, dict[str, Any]], higher_is_better: bool) -> set[str]:
@@ -104,11 +118,15 @@ def inside_noise(a: dict[str, Any], b: dict[str, Any], seed: int = 0) -> bool:
 
 
 def reasons(results: dict[str, Any]) -> list[str]:
-    """Return one line for each metric that was not measured: which, for which pipeline, and why.
+    """Return one line for each metric without figures: which, for which pipeline, and why.
 
     A reason that all runs share is one line without a pipeline.
     """
-    lines = []
+    lines = [
+        f"{METRICS[key].title}: not shown: {len(results['prompts'])} pictures are too few, below "
+        f"{FEWEST_PICTURES} it says little; results.json has it"
+        for key in hidden_metrics(results)
+    ]
     rows = {
         DENSE_NAME: results.get("dense_metrics", {}),
         **{run["name"]: run["metrics"] for run in results["runs"]},

@@ -1,7 +1,12 @@
-"""Pictures as data URLs, scaled down, for as many prompts as fit into the page's size limit."""
+"""Pictures as data URLs, for as many prompts as fit into the page's size limit.
+
+The prompts whose pictures differ most come first. Pictures have their full size up to SIDES[0]
+pixels; where fewer than MIN_PROMPTS prompts fit, all become smaller.
+"""
 
 import base64
 import io
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,21 +15,22 @@ from ...pipelines.replaceable import RESULTS
 from ..picture_files import opened_picture
 from .merge import Comparison
 
-SIDES = (256, 128, 64)  # pixels of the longest side; the page shows 128 CSS pixels
+SIDES = (1024, 768, 512, 384, 256, 128, 64)  # pixels of the longest side
 MIN_PROMPTS = 8  # below this number of prompts, the pictures become smaller first
 QUALITY = 90  # of WebP and JPEG, in percent
-MARKUP = 160  # bytes of a picture's or a prompt's tags
+MARKUP = 220  # bytes of a picture's or a prompt's tags
 
 
 def picture_rows(comparison: Comparison, room: int) -> tuple[list[dict[str, Any]], int]:
-    """Return the pictures of as many prompts as fit, in the page's order.
+    """Return the pictures of as many prompts as fit, those that differ most first.
 
     Args:
         comparison: runs with the folders of their pictures.
         room: bytes available.
 
     Returns:
-        One {"text", "pictures"} a prompt, with the data URLs of dense and runs; and the bytes used.
+        One {"text", "pictures", "ssim"} a prompt: the data URLs of dense and runs, and the SSIM of
+        each to dense, None where it is not known; and the bytes used.
 
     Raises:
         UserError: a picture is missing or cannot be read.
@@ -47,14 +53,37 @@ def rows_of(comparison: Comparison, room: int, side: int) -> tuple[list[dict[str
         *((comparison.homes[run["name"]], run["images"]) for run in results["runs"]),
     ]
     names = sum(len(text_bytes(run["name"])) for run in results["runs"])
-    for i, prompt in enumerate(results["prompts"]):
+    similar = [ssim_of(run, len(results["prompts"])) for run in results["runs"]]
+    for i in worst_first(similar, len(results["prompts"])):
+        prompt = str(results["prompts"][i])
         urls = [picture_html(home, images, i, side) for home, images in columns]
-        size = len(text_bytes(str(prompt))) + names + sum(len(url) + MARKUP for url in [*urls, ""])
+        size = len(text_bytes(prompt)) + names + sum(len(url) + MARKUP for url in [*urls, ""])
         if used + size > room:
             break
         used += size
-        rows.append({"text": str(prompt), "pictures": urls})
+        ssim = [None, *(values[i] if values else None for values in similar)]
+        rows.append({"text": prompt, "pictures": urls, "ssim": ssim})
     return rows, used
+
+
+def ssim_of(run: dict[str, Any], prompts: int) -> list[float]:
+    """Return the SSIM of each picture of a run to dense's; [] if it was not measured."""
+    found = (run["metrics"].get("ssim") or {}).get("per_prompt") or []
+    return found if len(found) == prompts else []
+
+
+def worst_first(similar: Sequence[Sequence[float]], prompts: int) -> list[int]:
+    """Return the order of the prompts: first the worst of each run, then the second worst.
+
+    Args:
+        similar: SSIM of each prompt, for each run; empty for a run without.
+        prompts: number of prompts.
+    """
+    places: list[list[int]] = [[] for _ in range(prompts)]
+    for values in filter(None, similar):
+        for place, i in enumerate(sorted(range(prompts), key=values.__getitem__)):
+            places[i].append(place)
+    return sorted(range(prompts), key=lambda i: (min(places[i], default=0), sum(places[i])))
 
 
 def text_bytes(text: str) -> bytes:

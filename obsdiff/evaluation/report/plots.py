@@ -1,4 +1,4 @@
-"""The plots of a comparison: quality against sparsity and speed, layer errors, seconds by phase.
+"""The plots of a comparison: quality against sparsity, layer errors, seconds by phase.
 
 A plot is {"title", "svg", "legend", "caption"}. Without data it has no svg, and the caption states
 the reason.
@@ -31,7 +31,7 @@ def plots(comparison: Comparison) -> list[Plot]:
     quality = quality_metric(comparison.results)
     shown = [against_sparsity(comparison, points, ERROR_METRIC)]
     shown += [against_sparsity(comparison, points, quality)] if quality else []
-    return [*shown, against_speed(comparison, points), layer_errors(points), phases(points)]
+    return [*shown, layer_errors(points), phases(points)]
 
 
 def quality_metric(results: dict[str, Any]) -> str | None:
@@ -69,47 +69,6 @@ def against_sparsity(comparison: Comparison, points: list[Point], metric: str) -
     caption += ERROR_SCALE if metric == ERROR_METRIC else ""
     caption += not_shown(points, shown, "no figure, or no record of its layers")
     return plot(title, figure, group_legend(shown), caption)
-
-
-def against_speed(comparison: Comparison, points: list[Point]) -> Plot:
-    """Plot the error against the measured speed of a step; the caption names untimed runs."""
-    figures = figures_of(comparison.results, ERROR_METRIC)
-    shown = [p for p in points if p.run["cost"].get("step") and p.name in figures]
-    title = "relative latent error against measured speed"
-    if not shown:
-        return no_plot(
-            title,
-            "No run was timed, so there is no speed to show: evaluate with --rounds 1 or more.",
-        )
-    figure, axes = canvas()
-    axes.axvline(1, color=GREY, linewidth=1, linestyle="--")
-    for point in shown:
-        draw_speed(axes, point, figures[point.name])
-    scale_axis(axes, [figures[point.name] for point in shown], ERROR_METRIC)
-    axes.set_xlabel("speed of a step, as a multiple of dense's")
-    axes.margins(x=0.15)
-    caption = (
-        "Right and low is better; bars are quartiles of the rounds and 95 % intervals over "
-        "prompts. Dashed: as fast as dense."
-    ) + not_shown(points, shown, "not timed")
-    return plot(title, figure, group_legend(shown), caption)
-
-
-def draw_speed(axes: Any, point: Point, error: dict[str, Any]) -> None:
-    """Draw a run at its speed and error, with both intervals and its sparsity in percent."""
-    speed = point.run["cost"]["step"]
-    value = speed["speedup"]
-    bars = [[max(0, value - speed["low"])], [max(0, speed["high"] - value)]]
-    draw_line(axes, [value], [error], point, bars)
-    if point.removed is not None:
-        axes.annotate(
-            f"{100 * point.removed:.0f} %",
-            (value, error["value"]),
-            (6, 6),
-            textcoords="offset points",
-            color=GREY,
-            fontsize=8,
-        )
 
 
 def layer_errors(points: list[Point]) -> Plot:
@@ -169,7 +128,7 @@ def phases(points: list[Point]) -> Plot:
 
 def plot(title: str, figure: Any, legend: list[dict[str, str]], caption: str) -> Plot:
     """Return a plot of a matplotlib figure."""
-    return {"title": title, "svg": as_svg(figure), "legend": legend, "caption": caption}
+    return {"title": title, "svg": as_svg(figure, title), "legend": legend, "caption": caption}
 
 
 def no_plot(title: str, why: str) -> Plot:
@@ -177,9 +136,7 @@ def no_plot(title: str, why: str) -> Plot:
     return {"title": title, "svg": "", "legend": [], "caption": why}
 
 
-def draw_line(
-    axes: Any, x: list[float], figures: list[dict[str, Any]], point: Point, xerr: Any = None
-) -> None:
+def draw_line(axes: Any, x: list[float], figures: list[dict[str, Any]], point: Point) -> None:
     """Draw figures with their intervals, joined by a line, in the style of a point's group."""
     y = [figure["value"] for figure in figures]
     bars = [
@@ -187,7 +144,7 @@ def draw_line(
         [max(0, f["high"] - f["value"]) for f in figures],
     ]
     style = {"color": point.colour, "marker": point.marker[0], "markersize": 6, "linewidth": 1.4}
-    axes.errorbar(x, y, yerr=bars, xerr=xerr, elinewidth=1.1, capsize=2.5, **style)
+    axes.errorbar(x, y, yerr=bars, elinewidth=1.1, capsize=2.5, **style)
 
 
 def scale_axis(axes: Any, figures: list[dict[str, Any]], metric: str) -> None:

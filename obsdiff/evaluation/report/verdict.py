@@ -11,6 +11,11 @@ from typing import Any
 
 NEARLY_THE_SAME, VISIBLE = 0.9, 0.85  # SSIM: at least, below
 MOST_VISIBLE = 0.1  # share of the prompts that may differ visibly in a pruning that is recommended
+WORDS = {
+    "same": "nearly the same",
+    "small": "small differences",
+    "visible": "visible differences",
+}
 
 
 @dataclass(frozen=True)
@@ -42,6 +47,13 @@ class Verdict:
     def acceptable(self) -> bool:
         """Whether at most one prompt in ten differs visibly."""
         return self.visible <= MOST_VISIBLE * self.prompts
+
+    @property
+    def word(self) -> str:
+        """The verdict on the pipeline as a whole: a key of WORDS."""
+        if not self.acceptable:
+            return "visible"
+        return "same" if self.same >= (1 - MOST_VISIBLE) * self.prompts else "small"
 
     def __str__(self) -> str:
         """Return the counts in words."""
