@@ -11,7 +11,7 @@ from ..models.structure import Tap
 from ..pipelines.record import LayerRecord
 from ..runtime.precision import exact_products
 from ..solvers import SOLVERS
-from ..solvers.low_rank import rank_of, with_low_rank
+from ..solvers.low_rank import SLOW_TURNS, TURNS, rank_of, with_low_rank
 from ..solvers.lstsq import refined
 from ..solvers.problem import Inputs, Solution, Target
 from ..solvers.swaps import swapped
@@ -101,6 +101,7 @@ def solutions_of(
             inputs.hessian,
             damping,
             rank_of(tuple(weight.shape), config.low_rank),
+            SLOW_TURNS if config.method == "alps" else TURNS,
         )
         for weight in weights
     ]

@@ -2,7 +2,8 @@
 
     minimise tr(D A D^T),  D = S + U V - W,  over S under a mask, U V of rank R,  A = H + d I   (1)
     given S:    U = the R leading eigenvectors of E A E^T,  V = U^T E,  E = W - S               (2)
-    given U V:  S = the pruned W - U V, by any solver; under a fixed mask its re-solve          (3)
+    given U V:  S = the pruned W - U V, by any solver; under a fixed mask a few steps of its
+                re-solve                                                                    (3)
 
 (2) is exact: with A = C C^T the best U V C is the truncated singular value decomposition of E C,
 which is U U^T E C, so no factor of A is needed. U comes from block power iterations, begun in the
@@ -29,12 +30,15 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from .lstsq import damped, lstsq
+from .lstsq import conjugate_gradients, damped
 from .problem import Solution, squared_error
 
-TURNS = 4  # times that the pruned weight and the correction are found in turn
+TURNS = 16  # times that the pruned weight and the correction are found in turn
+SLOW_TURNS = 4  # the same with a method that searches a mask for long
 POLISH = 4  # turns after them in which the mask stays
-ITERATIONS = 4  # block power iterations of a correction
+STEPS = 4  # steps of conjugate gradients in each of those
+ITERATIONS = 4  # block power iterations of the first correction
+CONTINUED = 1  # those of one that begins where another ended
 OVERSAMPLE = 8  # dimensions that the iterations carry beside the R that are kept
 
 Solve = Callable[[Tensor], Solution]
@@ -76,39 +80,43 @@ def with_low_rank(
         The solution of the turn with the least error by H. Its loss is half of that error.
 
     Raises:
-        NotPositiveDefinite: as the solver, and as `lstsq`.
+        NotPositiveDefinite: as the solver.
     """
     solution = solve(weight)
     damping = max(damping, solution.damping)
     square = damped(hessian, damping)
     rows = weight.to(square)
-    found, start = None, None
+    found, basis = None, None
     for turn in range(turns + 1):
-        up, down, start = correction(rows - solution.weight.to(square), square, rank, start)
+        up, down, basis = correction(rows - solution.weight.to(square), square, rank, basis)
         loss = squared_error(rows, solution.weight.to(square) + up @ down, hessian) / 2
-        if found is None or loss < found.loss:
-            found = replace(solution, loss=loss, damping=damping, low_rank=(up, down))
+        if found is None or loss < found[0].loss:
+            found = replace(solution, loss=loss, damping=damping, low_rank=(up, down)), basis
         if turn < turns:
             solution = solve((rows - up @ down).to(weight.dtype))
     assert found is not None
-    return polished(rows, found, square, hessian)
+    return polished(rows, *found, square, hessian)
 
 
-def polished(rows: Tensor, solution: Solution, square: Tensor, hessian: Tensor) -> Solution:
-    """Alternate the re-solve of the kept weights and (2), while that lowers the error.
+def polished(
+    rows: Tensor, solution: Solution, basis: Tensor, square: Tensor, hessian: Tensor
+) -> Solution:
+    """Alternate steps towards the re-solve of the kept weights and (2), while the error falls.
 
     Args:
         rows: W (O, I).
         solution: a pruned weight and its correction.
+        basis: the basis (O, P) in which the iterations of the correction ended.
         square: A (I, I).
         hessian: H (I, I).
     """
-    start = None
     for _ in range(POLISH):
         assert solution.low_rank is not None
         up, down = solution.low_rank
-        sparse = lstsq(rows - up @ down, solution.kept, square, 0.0, solution.weight.to(square))
-        up, down, start = correction(rows - sparse, square, len(down), start)
+        sparse = conjugate_gradients(
+            rows - up @ down, solution.kept, square, solution.weight.to(square), STEPS
+        )
+        up, down, basis = correction(rows - sparse, square, len(down), basis)
         loss = squared_error(rows, sparse + up @ down, hessian) / 2
         if not loss < solution.loss:
             break
@@ -134,11 +142,12 @@ def correction(
     """
     outputs, inputs = gap.shape
     width = min(rank + OVERSAMPLE, outputs, inputs)
+    iterations = ITERATIONS if start is None else CONTINUED
     if start is None:
         generator = torch.Generator().manual_seed(0)
         start = torch.randn(outputs, width, generator=generator).to(gap)
     basis = torch.linalg.qr(start).Q
-    for _ in range(ITERATIONS):
+    for _ in range(iterations):
         basis = torch.linalg.qr(gap @ (square @ (gap.T @ basis))).Q
     seen = gap.T @ basis  # (I, P)
     vectors = torch.linalg.eigh(seen.T @ (square @ seen)).eigenvectors
