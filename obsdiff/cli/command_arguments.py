@@ -119,6 +119,11 @@ def add_evaluate(p: argparse.ArgumentParser) -> None:
     add_pictures(p)
     add_judges(p)
     group = add_output(p, "RUN")
+    group.add_argument(
+        "--update-card",
+        action="store_true",
+        help="write the figures and a strip of pictures into the card of each DIR",
+    )
     group.add_argument("--json", action="store_true", help="print results.json on stdout")
     add_display(group)
 
@@ -208,9 +213,15 @@ def add_report(p: argparse.ArgumentParser) -> None:
         "--output", required=True, metavar="PAGE.html", type=Path, help="HTML file to write"
     )
     p.add_argument(
+        "--strip",
+        metavar="STRIP.png",
+        type=Path,
+        help="also write the first pictures of all runs as one PNG, to share",
+    )
+    p.add_argument(
         "--overwrite",
         action="store_true",
-        help="replace a page that obsdiff wrote; any other file is refused",
+        help="replace a page or strip that obsdiff wrote; any other file is refused",
     )
 
 

@@ -147,8 +147,12 @@ def report_command(args: argparse.Namespace) -> None:
     """Write the page."""
     require_extra("report", "report")
     from ..evaluation.report.page import check_page, write_page
+    from ..evaluation.report.strip import check_strip, write_strip
 
     check_page(args.output, args.overwrite)
+    if args.strip is not None:
+        check_strip(args.strip, args.overwrite)
+        write_strip(args.runs, args.strip, args.overwrite)
     write_page(args.runs, args.output, args.overwrite)
     say(f"{args.output}: {args.output.stat().st_size / 1e6:.1f} MB")
     suggest(in_browser(args.output))

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from ..config.choices import CALL_SETTINGS
 from ..config.values import whole
 from ..errors import UserError
+from ..evaluation.card_update import check_card, update_card
 from ..evaluation.judges.files import find_judges
 from ..pipelines.builtin import builtin_info
 from ..pipelines.folder import Folder, open_folder
@@ -65,6 +66,9 @@ def run_evaluation(args: argparse.Namespace) -> dict[str, Any]:
     dense = open_model(args.against, args.config, variant=args.variant)
     dense.require_text()
     runs = named_runs([open_folder(existing(path)) for path in args.runs])
+    if args.update_card:
+        for path in args.runs:
+            check_card(path)
     require_one_class(dense, runs)
     component = dense.denoiser(args.component or pruned_component(runs))
     file = evaluation_file(args.prompts, dense)
@@ -97,6 +101,10 @@ def run_evaluation(args: argparse.Namespace) -> dict[str, Any]:
     if results is None:
         results = run_job(job, args.output, args.resume, args.overwrite)
         say(prompts_line(file, len(found), args.num_prompts))
+    if args.update_card:
+        for path in args.runs:
+            update_card(args.output, path)
+            say(f"{path}: its card has the figures and pictures of this evaluation")
     return results
 
 

@@ -108,13 +108,16 @@ def evaluate(
         return run_evaluation(args)
 
 
-def report_page(runs: Runs, output: str | Path, *, overwrite: bool = False) -> Path:
+def report_page(
+    runs: Runs, output: str | Path, *, overwrite: bool = False, strip: str | Path | None = None
+) -> Path:
     """Write the page of some evaluations; see `obsdiff report --help`.
 
     Args:
         runs: the folder of an evaluation, or several.
         output: the HTML file to write.
-        overwrite: whether it may replace another page of obsdiff.
+        overwrite: whether it may replace another page, and the strip another strip, of obsdiff.
+        strip: a PNG file for the first pictures of all runs; None for none.
 
     Returns:
         The file.
@@ -124,10 +127,14 @@ def report_page(runs: Runs, output: str | Path, *, overwrite: bool = False) -> P
     """
     require_extra("report", "report")
     from ..evaluation.report.page import check_page, write_page
+    from ..evaluation.report.strip import check_strip, write_strip
 
-    page = Path(output)
+    page, folders = Path(output), [Path(run) for run in several(runs)]
     check_page(page, overwrite)
-    write_page([Path(run) for run in several(runs)], page, overwrite)
+    if strip is not None:
+        check_strip(Path(strip), overwrite)
+        write_strip(folders, Path(strip), overwrite)
+    write_page(folders, page, overwrite)
     return page
 
 

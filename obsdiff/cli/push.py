@@ -23,7 +23,7 @@ from ..pipelines.builtin import BUILTINS
 from ..pipelines.folder import open_folder
 from ..pipelines.hub import readable
 from ..pipelines.model_card import CARD
-from ..pipelines.published import STRIP, is_licence
+from ..pipelines.published import STRIP, is_licence, is_strip
 from ..pipelines.record import RECORD, read_record
 from ..pipelines.replaceable import INDEX
 from ..runtime.console import put, shown
@@ -126,9 +126,13 @@ def builtin_of(record: dict[str, Any]) -> str | None:
 
 
 def evaluated(args: argparse.Namespace) -> tuple[list[str], dict[str, Content]]:
-    """Return the card's lines on the evaluation, and its picture; nothing without --evaluation."""
+    """Return the card's lines on the evaluation, and its picture.
+
+    Without --evaluation no lines, and the picture that the folder's card may have already.
+    """
     if args.evaluation is None:
-        return [], {}
+        strip = args.folder / STRIP
+        return [], {STRIP: strip} if is_strip(strip) else {}
     from ..evaluation.card_figures import card_figures
 
     found = card_figures(args.evaluation, open_folder(args.folder))

@@ -188,6 +188,7 @@ def evaluation_arguments(
         output=inside / RUN,
         resume=begun(inside / RUN),
         overwrite=False,
+        update_card=False,
         **{name: getattr(args, name) for name in JUDGES},
         **settings,
     )

@@ -1,6 +1,5 @@
 """An evaluation in a model card: a table of its figures, and a strip of its pictures."""
 
-import io
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,16 +9,14 @@ from ..pipelines.folder import Folder
 from ..pipelines.published import STRIP
 from ..pipelines.replaceable import RESULTS
 from ..runtime.json_files import read_json
-from .picture_files import read_picture
 from .report.noise import DENSE_NAME, METRICS, measured_metrics
 from .report.pictures import picture_file
 from .report.schema import SCHEMA_VERSION, check_results
+from .report.strip import COUNT, first, grid, png
 from .report.text_table import COLUMNS
 from .report.values import costs_of, drawing_notes, quality_intervals
 from .weights import weight_hashes
 
-COUNT = 8  # pictures in a row of the strip
-SIDE = 128  # pixels of the longest side of each
 REMEDY = "evaluate again"
 
 
@@ -126,18 +123,8 @@ def strip_of(results: dict[str, Any], run: Path, name: str) -> bytes:
     Raises:
         UserError: a picture is missing or can't be read.
     """
-    from PIL import Image
-
     rows = [
-        results.get("dense_images", [])[:COUNT],
-        next(one["images"] for one in results["runs"] if one["name"] == name)[:COUNT],
+        results.get("dense_images", []),
+        next(one["images"] for one in results["runs"] if one["name"] == name),
     ]
-    whole = Image.new("RGB", (SIDE * max(1, *map(len, rows)), SIDE * len(rows)), "white")
-    for y, images in enumerate(rows):
-        for x, image in enumerate(images):
-            picture = read_picture(picture_file(run, image), REMEDY)
-            picture.thumbnail((SIDE, SIDE), Image.Resampling.LANCZOS)
-            whole.paste(picture, (x * SIDE, y * SIDE))
-    buffer = io.BytesIO()
-    whole.save(buffer, "png", optimize=True)
-    return buffer.getvalue()
+    return png(grid([[picture_file(run, image) for image in first(row)] for row in rows]))

@@ -11,6 +11,7 @@ from importlib import import_module
 from typing import Any
 
 from ..errors import UserError
+from ..pipelines.model_card import with_evaluation
 from ..pipelines.published import PLACE
 from .dense_card import DenseCard
 
@@ -100,9 +101,8 @@ def hub_text(
     parts = [body.strip("\n").replace(PLACE, repository)]
     if (heading := "## How it was made") not in body:
         parts.append("\n".join([heading, "", *how_it_was_made(dense, version)]))
-    if figures:
-        parts.append("\n".join(["## Evaluation", "", *figures]))
-    return "\n\n".join(parts) + "\n"
+    text = "\n\n".join(parts) + "\n"
+    return with_evaluation(text, figures) if figures else text
 
 
 def how_it_was_made(dense: str | None, version: str) -> list[str]:

@@ -1,5 +1,6 @@
 """The model card of a pruned pipeline."""
 
+import re
 from collections.abc import Collection
 from statistics import median
 from typing import Any
@@ -8,6 +9,7 @@ from .card_clients import opens_in, opens_in_depth
 from .record import PruningReport
 
 CARD = "README.md"
+EVALUATION = "## Evaluation"  # the heading of a section
 
 
 def model_card(
@@ -206,3 +208,18 @@ def of_the_rest(config: dict[str, Any]) -> str:
     if config["dtype"]:
         return f"all weights are stored in {config['dtype']}, and otherwise unchanged"
     return "everything else is unchanged"
+
+
+def with_evaluation(text: str, lines: Collection[str]) -> str:
+    """Return the text of a card with a section on an evaluation, in place of an earlier one.
+
+    Args:
+        text: of the card.
+        lines: of the section, below its heading.
+    """
+    section = "\n".join([EVALUATION, "", *lines]) + "\n"
+    earlier = re.search(rf"^{EVALUATION}\n.*?(?=^## |\Z)", text, re.MULTILINE | re.DOTALL)
+    if earlier is None:
+        return "\n\n".join([text.rstrip("\n"), section])
+    after = text[earlier.end() :]
+    return text[: earlier.start()] + section + (f"\n{after}" if after else "")

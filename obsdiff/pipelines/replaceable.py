@@ -17,6 +17,7 @@ from ..runtime.file_hashing import file_hash
 from ..runtime.json_files import read_json
 from .model_card import CARD
 from .overlap import chain, identity
+from .published import STRIP, is_strip
 from .record import RECORD
 
 INDEX, RESULTS = "model_index.json", "results.json"
@@ -143,7 +144,9 @@ def contents(folder: Path) -> tuple[dict[str, str | None], set[Path]]:
     below = {file for file in folder.glob("*") if file.is_dir() and not file.is_symlink()}
     pages = [file.name for file in folder.glob("*.html") if is_page(file)]
     if record := written_json(folder / RECORD):
-        return recorded_files(record, folder, below) | unhashed([RECORD, CARD, *pages]), set()
+        strip = [STRIP] if is_strip(folder / STRIP) else []
+        ours = unhashed([RECORD, CARD, *strip, *pages])
+        return recorded_files(record, folder, below) | ours, set()
     if results := written_json(folder / RESULTS):
         return unhashed([RESULTS, *evaluation_files(results, folder), *pages]), set()
     for page in {DEMO, SWEEP_PAGE}.intersection(pages):

@@ -12,6 +12,7 @@ report/plots.py           further plots; points.py has the runs' styles, canvas.
 report/tables.py          the page's tables
 report/configuration.py   settings in which the runs of a comparison differ
 report/pictures.py        pictures as data URLs
+report/strip.py           the first pictures of all runs in one PNG, to share
 report/render.py          all of it through template/: HTML, style sheet, scripts
 report/noise.py           metrics, and the differences that are inside the noise
 report/values.py          values that both kinds of tables show
