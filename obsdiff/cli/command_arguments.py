@@ -239,7 +239,8 @@ def add_export(p: argparse.ArgumentParser) -> None:
         metavar="FORMAT",
         help="padded: a folder of dense shapes, with zeros; single-file: one .safetensors file "
         "under the names of the model's authors; gguf: the denoiser alone as one GGUF file; "
-        "comfyui: the denoiser with removed heads and neurons, for obsdiff's node in ComfyUI",
+        "comfyui: the denoiser with removed heads and neurons, for obsdiff's node in ComfyUI; "
+        "with-code: a copy with a file of code that diffusers runs if it is trusted",
     )
     p.add_argument(
         "--output",

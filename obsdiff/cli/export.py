@@ -16,7 +16,8 @@ from ..runtime.progress import say
 from .commands import quiet
 from .next_steps import suggest, typed
 
-PADDED = "padded"
+PADDED, WITH_CODE = "padded", "with-code"
+FOLDERS = (PADDED, WITH_CODE)  # the formats that are a folder
 SINGLE_FILE, GGUF, COMFYUI = "single-file", "gguf", "comfyui"
 SUFFIXES = {  # of the formats that are one file
     SINGLE_FILE: ".safetensors",
@@ -29,7 +30,7 @@ FLAGS = {  # of export, with the formats in which they mean something
     "pad": (SINGLE_FILE, GGUF),
     "type": (GGUF,),
 }
-FORMATS = (PADDED, *SUFFIXES)
+FORMATS = (*FOLDERS, *SUFFIXES)
 
 
 def export_command(args: argparse.Namespace) -> None:
@@ -44,6 +45,13 @@ def export_command(args: argparse.Namespace) -> None:
     if args.to == PADDED or args.pad:
         require_pruned_shapes(folder)
     quiet()
+    if args.to == WITH_CODE:
+        from ..export.with_code import export_with_code
+
+        files = " and ".join(export_with_code(folder, args.output))
+        say(f"{args.output}: diffusers opens it without obsdiff, with trust_remote_code=True")
+        say(f"that runs {files}: code in a checkpoint, which its users have to trust")
+        return
     if args.to == PADDED:
         from ..export.padded import export_padded
 
@@ -127,7 +135,7 @@ def require_applicable(args: argparse.Namespace) -> None:
             raise UserError(
                 f"{flag}: expected with --to {' or '.join(formats)}, found --to {args.to}"
             )
-    if args.to == PADDED:
+    if args.to in FOLDERS:
         return
     if args.to == GGUF:
         if args.type:

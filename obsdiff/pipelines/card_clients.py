@@ -15,6 +15,11 @@ WITH_OBSDIFF = [
     "- Not in diffusers alone, which has no class for these shapes. Do not pass "
     "`ignore_mismatched_sizes=True`: it replaces every layer of another shape by random weights.",
 ]
+WITH_CODE = [
+    "- diffusers without obsdiff, with `trust_remote_code=True`: it runs the file `obsdiff.py` "
+    "beside the weights. Read that file first, and trust its publisher.",
+    "- `obsdiff.load(DIR)` and obsdiff's commands, which do not run the file.",
+]
 FEWER_BLOCKS = [
     "- diffusers, without obsdiff: the class of the dense model, with fewer blocks in "
     "`config.json`.",
@@ -86,8 +91,8 @@ def opens_in(kinds: Collection[str]) -> list[str]:
 
     Args:
         kinds: what was removed from the denoiser, or "low rank" for corrections that were added,
-            "modulation" for folded layers, and "bitmask" for zeros that are stored as bits; nothing
-            for plain zeros.
+            "modulation" for folded layers, "bitmask" for zeros that are stored as bits, and "code"
+            for a modelling file beside the weights; nothing for plain zeros.
     """
     if "bitmask" in kinds:
         more = [UNFOLDED] if "modulation" in kinds else [MERGED] if "low rank" in kinds else []
@@ -98,7 +103,8 @@ def opens_in(kinds: Collection[str]) -> list[str]:
         return [HEADING, "", *WITH_OBSDIFF, *WITH_CORRECTIONS, MERGED]
     if not kinds:
         return [HEADING, "", *ZEROS]
+    opens = WITH_CODE if "code" in kinds else WITH_OBSDIFF
     if "heads" in kinds:
-        return [HEADING, "", *WITH_OBSDIFF, *WITHOUT_HEADS, PADDED]
+        return [HEADING, "", *opens, *WITHOUT_HEADS, PADDED]
     comfyui = WITHOUT_CHANNELS if "channels" in kinds else WITH_ALL_HEADS
-    return [HEADING, "", *WITH_OBSDIFF, *comfyui, PADDED]
+    return [HEADING, "", *opens, *comfyui, PADDED]

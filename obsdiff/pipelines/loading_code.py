@@ -11,12 +11,15 @@ from ..runtime.json_files import read_json
 from .headers import SAFETENSORS_DTYPES, read_header
 from .published import PLACE
 
+CODE = "obsdiff.py"  # a modelling file beside the weights; diffusers looks for it by this name
+
 
 def loading_code(folder: Path, pipeline: type) -> list[str]:
     """Return the lines of code that open a saved pipeline as it was stored.
 
-    They import obsdiff if model_index.json names it, state the number formats, since diffusers
-    opens in float32 otherwise, and pass None for components that the pipeline requires and lacks.
+    They import obsdiff if model_index.json names it, unless a modelling file beside the weights
+    takes its place; state the number formats, since diffusers opens in float32 otherwise; and pass
+    None for components that the pipeline requires and lacks.
 
     Args:
         folder: the saved pipeline.
@@ -32,16 +35,27 @@ def loading_code(folder: Path, pipeline: type) -> list[str]:
     arguments = [f'"{PLACE}"']
     arguments += [f"dtype={dtype_code(formats)}"] if formats else []
     arguments += [f"{part}=None" for part in absent]
+    coded = [part for part in parts if code_file(folder, part).is_file()]
+    arguments += ["trust_remote_code=True"] if coded else []
     call = f"pipe = {kind}.from_pretrained("
-    pruned = any(value[:1] == ["obsdiff"] for value in parts.values())
+    pruned = not coded and any(value[:1] == ["obsdiff"] for value in parts.values())
     return [
         *(["import obsdiff  # defines the pruned classes"] if pruned else []),
         *(["import torch"] if formats else []),
         f"from diffusers import {kind}",
         "",
+        *(
+            f"# trust_remote_code runs {part}/{CODE} of this folder: read it first"
+            for part in coded
+        ),
         *([f"{call}{arguments[0]})"] if len(arguments) == 1 else [call]),
         *([f"    {argument}," for argument in arguments] + [")"] if len(arguments) > 1 else []),
     ]
+
+
+def code_file(folder: Path, component: str) -> Path:
+    """Return the place of a modelling file that opens a component without obsdiff."""
+    return folder / component / CODE
 
 
 def formats_in(folder: Path, parts: Iterable[str]) -> dict[str, str]:
