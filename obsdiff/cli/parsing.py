@@ -59,14 +59,14 @@ class Parser(argparse.ArgumentParser):
 
 
 def suggestion(flag: str, known: Iterable[str]) -> str:
-    """Return "; did you mean --X?" for the most similar flag, or one that contains the word."""
+    """Return "; did you mean --X?" for a flag that contains the word, or the most similar one."""
     names = {name.lstrip("-"): name for name in known}
     word = flag.lstrip("-").replace("_", "-")
     containing = sorted((name for name in names if word in name.split("-")), key=len)
-    if similar := did_you_mean(word, names):
-        name = similar.removeprefix("; did you mean ").removesuffix("?")
-        return f"; did you mean {names[name]}?"
-    return f"; did you mean {names[containing[0]]}?" if containing else ""
+    if containing:
+        return f"; did you mean {names[containing[0]]}?"
+    similar = did_you_mean(word, names).removeprefix("; did you mean ").removesuffix("?")
+    return f"; did you mean {names[similar]}?" if similar else ""
 
 
 def whole_number(text: str) -> int:
