@@ -1,0 +1,96 @@
+"""Low bits: error feedback against nearest rounding and a plain loop, zeros, ranges."""
+
+import itertools
+
+import pytest
+import torch
+
+from obsdiff.solvers.problem import squared_error
+from obsdiff.solvers.rounding import Grid, gptq, nearest
+
+from .problems import problem
+
+
+def plain_gptq(weight, kept, hessian, damping, grid):
+    """GPTQ as the paper has it: the inverse's factor, and a repair of all columns that follow."""
+    added = damping * hessian.diagonal().mean() * torch.eye(len(hessian), dtype=hessian.dtype)
+    order = hessian.diagonal().argsort(descending=True)
+    inverse = torch.linalg.inv(hessian + added)[order][:, order]
+    factor = torch.linalg.cholesky(inverse, upper=True)
+    left, found = weight[:, order], torch.zeros_like(weight)
+    for i, q in enumerate(order):
+        scale = grid.scale[:, q // grid.group].double()
+        codes = (left[:, i] / scale).round().clamp(*grid.range)
+        found[:, q] = codes * scale * kept[:, q]
+        error = (left[:, i] - found[:, q]) / factor[i, i]
+        left[:, i:] -= error[:, None] * factor[i, i:]
+    return found
+
+
+@pytest.mark.parametrize(("bits", "group"), [(4, 64), (4, 32), (8, 64)])
+def test_error_feedback_is_the_published_loop(bits, group):
+    weight, hessian = problem(6, 192, 400)
+    kept = torch.ones_like(weight, dtype=torch.bool)
+    grid, before = Grid.of(weight, bits, group), hessian.clone()
+    found, damping = gptq(weight, kept, hessian, 0.01, grid, passes=0)
+    assert torch.equal(found, plain_gptq(weight, kept, before, 0.01, grid))
+    assert torch.equal(hessian, before)
+    assert damping == 0.01
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize(("bits", "group"), [(4, 16), (8, 48)])
+def test_feedback_beats_nearest_and_descent_beats_feedback(bits, group, seed):
+    weight, hessian = problem(12, 48, 200, seed)
+    masks = torch.rand(weight.shape, generator=torch.Generator().manual_seed(seed)) < 0.6
+    for kept in (torch.ones_like(masks), masks):
+        pruned = weight * kept
+        grid = Grid.of(pruned, bits, group)
+        ways = {
+            "nearest": nearest(pruned, grid),
+            "feedback": gptq(pruned, kept, hessian, 0, grid, passes=0)[0],
+            "descent": gptq(pruned, kept, hessian, 0, grid)[0],
+            "from dense": gptq(pruned, kept, hessian, 0, grid, target=weight)[0],
+        }
+        errors = {way: squared_error(pruned, found, hessian) for way, found in ways.items()}
+        assert errors["descent"] <= errors["feedback"] < errors["nearest"]
+        dense = {way: squared_error(weight, found, hessian) for way, found in ways.items()}
+        assert dense["from dense"] <= dense["feedback"]
+        for found in ways.values():
+            assert not found[~kept].any()
+            codes = grid.codes(found)
+            assert grid.range[0] <= codes.min() <= codes.max() <= grid.range[1]
+            torch.testing.assert_close(grid.values(codes, found), found)
+
+
+def test_descent_ends_where_no_single_weight_can_move():
+    weight, hessian = problem(3, 16, 60)
+    kept = torch.ones_like(weight, dtype=torch.bool)
+    grid = Grid.of(weight, 4, 16)
+    found, _ = gptq(weight, kept, hessian, 0, grid, passes=50)
+    codes, least = grid.codes(found).long(), squared_error(weight, found, hessian)
+    for row, column, step in itertools.product(range(3), range(16), (-1, 1)):
+        moved = codes.clone()
+        moved[row, column] = (moved[row, column] + step).clamp(*grid.range)
+        other = squared_error(weight, grid.values(moved, weight), hessian)
+        assert other >= least * (1 - 1e-12)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("bits", [4, 8])
+def test_values_of_16_bits_have_their_codes(bits, dtype):
+    weight, _ = problem(32, 128)
+    grid = Grid.of(weight * 0.02, bits, 64)
+    codes = grid.codes(weight * 0.02)
+    stored = grid.values(codes, weight).to(dtype)
+    assert torch.equal(grid.codes(stored), codes)
+
+
+def test_groups_of_zeros_and_dead_inputs_are_rounded_by_themselves():
+    weight, hessian = problem(4, 32, 100)
+    hessian[5], hessian[:, 5] = 0, 0
+    weight[:, 16:] = 0
+    grid = Grid.of(weight, 4, 16)
+    found, _ = gptq(weight, weight != 0, hessian, 0.01, grid)
+    assert not found[:, 16:].any()
+    torch.testing.assert_close(found[:, 5], nearest(weight, grid)[:, 5])
