@@ -29,6 +29,7 @@ from ..pipelines.call import (
 from ..pipelines.known_words import require_known_words
 from ..pipelines.saveable import require_saveable
 from ..runtime.distributed import Ranks
+from ..runtime.extras import require_extra
 from .calibration_set import CalibrationSet
 from .depth_selection import DepthSelection, select_depth
 from .groups import PrunableGroup, counted_groups
@@ -110,6 +111,8 @@ def plan_pruning(pipe: Any, prompts: Sequence[Prompt], config: PruningConfig) ->
     if selected:
         require_pruned_class(denoiser)
     require_uncorrected(denoiser)
+    if config.bits is not None:
+        require_extra("torchao", "bits")
     if config.low_rank is not None:
         require_pruned_class(denoiser, "low_rank")
     if modulation:

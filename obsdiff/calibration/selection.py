@@ -1,6 +1,6 @@
 """The layers and groups that the config selects for pruning."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from fnmatch import fnmatchcase
 
 from ..config import PruningConfig
@@ -44,6 +44,8 @@ def select(blocks: list[Block], config: PruningConfig, shapes: Mapping[str, Shap
     if config.pattern == "structured":
         reading = {layer for group in select_groups(blocks, config) for layer in group.consumers}
         units = [reads for block in kept for unit in block.units if (reads := only(unit, reading))]
+        if units and config.bits is not None:
+            units = rounded_units(blocks, config, reading)
     else:
         units = [
             narrowed for block in kept for unit in block.units if (narrowed := narrow(unit, config))
@@ -59,12 +61,7 @@ def select(blocks: list[Block], config: PruningConfig, shapes: Mapping[str, Shap
 
 def chosen_blocks(blocks: list[Block], config: PruningConfig) -> list[Block]:
     """Return the blocks selected by config.blocks and, for structured, keep_first_last."""
-    chosen = parse_blocks(config.blocks)
-    if chosen and chosen[1] >= len(blocks):
-        raise UserError(
-            f"blocks: this model has blocks 0-{len(blocks) - 1}, found {config.blocks!r}"
-        )
-    kept = blocks[chosen[0] : chosen[1] + 1] if chosen else blocks
+    kept = blocks_in_range(blocks, config)
     for wild in config.include + config.exclude:
         if not any(fnmatchcase(layer, wild) for block in blocks for layer in block.layers):
             raise UserError(
@@ -75,6 +72,30 @@ def chosen_blocks(blocks: list[Block], config: PruningConfig) -> list[Block]:
         whole = blocks if config.keep_first_last else [b for b in blocks if b.keep_ends]
         kept = [block for block in kept if block not in (whole[:1] + whole[-1:])]
     return kept
+
+
+def blocks_in_range(blocks: list[Block], config: PruningConfig) -> list[Block]:
+    """Return the blocks selected by config.blocks; UserError if the model has fewer."""
+    chosen = parse_blocks(config.blocks)
+    if chosen and chosen[1] >= len(blocks):
+        raise UserError(
+            f"blocks: this model has blocks 0-{len(blocks) - 1}, found {config.blocks!r}"
+        )
+    return blocks[chosen[0] : chosen[1] + 1] if chosen else blocks
+
+
+def rounded_units(blocks: list[Block], config: PruningConfig, reading: set[str]) -> list[Unit]:
+    """Return the units of layers that structured pruning with bits prunes or rounds.
+
+    The first and the last block are rounded, whether they are pruned or not.
+
+    Args:
+        blocks: the blocks of the model.
+        config: the settings.
+        reading: the layers that lose columns.
+    """
+    units = (unit for block in blocks_in_range(blocks, config) for unit in block.units)
+    return [taps for unit in units if (taps := narrow(unit, config, reading))]
 
 
 def select_groups(blocks: list[Block], config: PruningConfig) -> list[Group]:
@@ -135,11 +156,17 @@ def only(unit: Unit, layers: set[str]) -> Unit:
     return tuple(tap for tap in taps if tap.layers)
 
 
-def narrow(unit: Unit, config: PruningConfig) -> Unit:
-    """Return the taps of a unit, with the layers that target, include and exclude select."""
+def narrow(unit: Unit, config: PruningConfig, also: Collection[str] = ()) -> Unit:
+    """Return the taps of a unit, with the layers that target, include and exclude select.
+
+    Args:
+        unit: the unit.
+        config: the settings.
+        also: names of more layers to keep.
+    """
 
     def wanted(layer: str, part: str) -> bool:
-        return (
+        return layer in also or (
             part in TARGETS[config.target]
             and (not config.include or any(fnmatchcase(layer, w) for w in config.include))
             and not any(fnmatchcase(layer, w) for w in config.exclude)

@@ -172,7 +172,7 @@ def drawn(folder: Folder, prompt: str, seed: int, settings: dict[str, Any]) -> "
     config = place_to_draw(folder, settings)
     with counting("drawing", 1, "pictures") as advance:
         pipe, _ = load_pipeline(folder, None, config.device, place=False)
-        with placed(pipe, folder.denoiser(None), config):
+        with placed(pipe, folder.denoiser(None, plain=False), config):
             found = draw_checked(pipe, [prompt], [seed], settings)
         advance(1)
     if why := problem(found.flaws()):

@@ -51,6 +51,7 @@ from ..runtime.json_files import read_json
 from .depth_prediction import predict_depth
 from .guidance import latent_frames, step_passes
 from .inspection_notes import (
+    bits_notes,
     inspection_notes,
     low_rank_notes,
     modulation_notes,
@@ -154,6 +155,7 @@ def plan_of(folder: Folder, component: str, config: PruningConfig, prompts: int)
         notes=[
             *inspection_notes(folder, component, config),
             *rounding_notes(blocks, shapes, config),
+            *bits_notes([shapes[layer] for layer in pruned], config),
             *low_rank_notes([shapes[layer] for layer in pruned], config),
             *modulation_notes(shapes, ranks, config),
             *store_notes(

@@ -44,6 +44,27 @@ def low_rank_notes(shapes: list[Shape], config: PruningConfig) -> list[str]:
     ]
 
 
+def bits_notes(shapes: list[Shape], config: PruningConfig) -> list[str]:
+    """Return the note on the bytes of rounded weights, if there are any, before any removal."""
+    if config.bits is None:
+        return []
+    rounded = [shape for shape in shapes if shape[1] % config.group_size == 0]
+    weights = sum(outputs * inputs for outputs, inputs in rounded)
+    groups = weights // config.group_size
+    after = weights + groups * (4 if config.bits == 8 else 3)  # codes; scales, zero points
+    left = len(shapes) - len(rounded)
+    others = (
+        f"; {left} layers, whose inputs {config.group_size} does not divide, stay as they are"
+        if left
+        else ""
+    )
+    return [
+        f"bits {config.bits}: {len(rounded)} layers of {weights / 1e6:.2f} M weights take "
+        f"{after / 1e6:.1f} MB instead of {2 * weights / 1e6:.1f} MB in half precision, before "
+        f"anything is removed (a code is a byte, also of 4 bits){others}"
+    ]
+
+
 def modulation_notes(
     shapes: Mapping[str, Shape], ranks: Mapping[str, int], config: PruningConfig
 ) -> list[str]:

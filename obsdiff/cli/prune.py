@@ -32,6 +32,7 @@ from ..pipelines.record_words import effect_in_words, folded_in_words
 from ..pipelines.replaceable import WORK
 from ..pipelines.single_file import open_model
 from ..runtime.display import current
+from ..runtime.extras import require_extra
 from ..runtime.json_files import read_json
 from ..runtime.launcher import is_one_of_several
 from ..runtime.progress import say
@@ -369,6 +370,8 @@ def check_plan(folder: Folder, config: PruningConfig) -> None:
         UserError: the model has no such component, blocks, layers or packages.
     """
     name = folder.denoiser(config.component)
+    if config.bits is not None:
+        require_extra("torchao", "bits")
     shapes = folder.components[name].layers(config.target)
     if not shapes:  # the names in a single file are not those of the layers
         from ..models.meta_device import layers_of_config

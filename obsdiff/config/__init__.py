@@ -60,7 +60,15 @@ class PruningConfig(Settings):
             | ({"method": own} if own else {})
             | ({"modulation": DEFAULT_MODULATION} if self.target == "modulation" else {})
             | self.from_preset
+            | self.widths_for_bits()
         )
+
+    def widths_for_bits(self) -> dict[str, Any]:
+        """Return round_to for FFN widths that groups of rounded weights divide, if it matters."""
+        sizes = self.group_size or DEFAULTS["group_size"], self.from_preset.get("round_to", 1)
+        bits = self.bits is not None and self.pattern == "structured"
+        whole = all(type(size) is int for size in sizes)  # else a check says so
+        return {"round_to": max(sizes)} if bits and whole else {}
 
 
 PruningConfig.__doc__ = f"{PruningConfig.__doc__}{describe_settings(PruningConfig)}"

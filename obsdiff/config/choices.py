@@ -22,6 +22,9 @@ OFFLOADS = ("none", "model", "group")  # from the most memory on the device to t
 STORES = ("plain", "bitmask")  # of zeros in a saved result
 CALIBRATIONS = ("live", "replay", "single")
 REFINEMENTS = ("none", "lstsq", "swaps")
+BITS = (8, 4)  # of a rounded weight
+GROUP_SIZES = (32, 64, 128, 256)  # weights of a row that share a scale, as torchao has them
+ROUNDINGS = ("gptq", "nearest")
 RANKINGS = ("equations", "authors")  # of heads and neurons, and their rounding
 ALLOCATIONS = ("uniform", "obs", "sensitivity", "drawn", "owl", "alpha")
 ALLOCATIONS_OF = {  # kind of pattern -> its allocations
@@ -47,6 +50,8 @@ DEFAULTS: dict[str, Any] = {  # of fields that a preset may fill in
     "method": "obs",
     "refine": "none",
     "ranking": "equations",
+    "group_size": 64,
+    "rounding": "gptq",
     "allocation": "uniform",
     "allocation_prompts": 4,
     "tokens_per_column": 256.0,  # measured, see docs/calibration.md
@@ -58,7 +63,7 @@ DEFAULTS: dict[str, Any] = {  # of fields that a preset may fill in
 }
 # settings that pattern depth leaves at their defaults: they state something about single layers
 NOT_FOR_DEPTH = (
-    *("low_rank", "modulation", "ranking", "store"),
+    *("low_rank", "modulation", "ranking", "store", "bits"),
     *("target", "include", "exclude", "round_to", "allocation", "calibration", "packages"),
     *("memory_budget_gib", "held_out", "refine", "permute", "asymmetric", "correct_bias"),
     "choose_damping",
@@ -69,6 +74,7 @@ NOT_FOR_MODULATION = (
     *("target_macs", "target_bytes", "allocation", "blocks", "include", "exclude", "low_rank"),
     *("keep_first_last", "round_to", "calibration", "packages", "memory_budget_gib", "held_out"),
     *("refine", "permute", "asymmetric", "correct_bias", "choose_damping", "ranking", "store"),
+    "bits",
 )
 BEST: dict[str, dict[str, Any]] = {  # kind of pattern -> fields
     "unstructured": {"method": "alps", "calibration": "single", "allocation": "sensitivity"},

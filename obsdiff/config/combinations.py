@@ -270,6 +270,41 @@ def check_store(c: Settings) -> None:
             "store bitmask: expected zeros, of pattern unstructured or N:M; found structured, "
             "which removes what others set to zero; leave it out"
         )
+    if c.store == "bitmask" and c.bits is not None:
+        raise UserError(
+            f"store bitmask: expected weights that are not rounded, found bits {c.bits}; "
+            "leave one of them out"
+        )
+
+
+def check_bits(c: Settings) -> None:
+    """Check that rounding has linear layers, their Hessians at once, and what it may change."""
+    if c.bits is None:
+        require_unused(c, ("group_size", "rounding"), "without bits nothing is rounded")
+        return
+    if c.target == "conv":
+        raise UserError(
+            "bits: expected linear layers, found target conv; choose linear, attention or ffn"
+        )
+    if c.target_bytes is not None:
+        raise UserError(
+            "target_bytes counts weights that are not rounded; with bits choose target_parameters"
+        )
+    if c.kind == "structured" and c.calibrating != "single":
+        raise UserError(
+            "bits: pattern structured needs all Hessians at once, so calibration single; found "
+            f"{c.calibrating}{by_preset(c, 'calibration')}"
+        )
+    if c.rounding == "gptq" and not c.compensation:
+        raise UserError(
+            "rounding gptq changes the kept weights, which no-compensation forbids; choose "
+            "rounding nearest"
+        )
+    if not c.removed and c.allocation != "uniform":
+        raise UserError(
+            f"allocation {c.allocation}{by_preset(c, 'allocation')} has nothing to spread at "
+            "sparsity 0; leave it out"
+        )
 
 
 COMBINATIONS = (
@@ -290,4 +325,5 @@ COMBINATIONS = (
     check_refine,
     check_low_rank,
     check_store,
+    check_bits,
 )

@@ -9,16 +9,19 @@ from ..errors import UserError
 from .choices import (
     ALL_TOKENS,
     ALLOCATIONS,
+    BITS,
     BUDGETS,
     CALIBRATIONS,
     DTYPE_ALIASES,
     DTYPES,
+    GROUP_SIZES,
     LARGEST_DAMPING,
     LARGEST_SEED,
     LARGEST_SIDE,
     METHODS,
     RANKINGS,
     REFINEMENTS,
+    ROUNDINGS,
     STEP_WEIGHT_RANGE,
     STEP_WEIGHTINGS,
     STORES,
@@ -26,7 +29,7 @@ from .choices import (
 )
 from .combinations import COMBINATIONS
 from .settings import Settings
-from .values import number, one_of, parse_blocks, parse_group, whole, yes_or_no
+from .values import number, one_number_of, one_of, parse_blocks, parse_group, whole, yes_or_no
 
 
 def check_settings(c: Settings) -> None:
@@ -47,6 +50,9 @@ def check_amount(c: Settings) -> None:
     for name in ("low_rank", "modulation"):
         if (share := getattr(c, name)) is not None:
             number(name, share, 0, 1, "between 0 and 1, as 0.1 or 10%")
+    if c.bits is not None:
+        one_number_of("bits", c.bits, BITS)
+    one_number_of("group_size", c.group_size, GROUP_SIZES)
     one_of("allocation", c.allocation, ALLOCATIONS)
     whole("allocation_prompts", c.allocation_prompts, 1)
     whole("round_to", c.round_to, 1)
@@ -110,6 +116,7 @@ def check_solver(c: Settings) -> None:
     number("damping", c.damping, 0, LARGEST_DAMPING, wanted, above=False)
     one_of("refine", c.refine, REFINEMENTS)
     one_of("ranking", c.ranking, RANKINGS)
+    one_of("rounding", c.rounding, ROUNDINGS)
     for name in ("choose_damping", "permute", "asymmetric", "correct_bias", "compensation"):
         yes_or_no(name, getattr(c, name))
 

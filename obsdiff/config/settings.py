@@ -12,6 +12,7 @@ from ..errors import UserError
 from .choices import (
     ALL_TOKENS,
     ALLOCATIONS,
+    BITS,
     BUDGETS,
     CALIBRATIONS,
     DEFAULT_DEPTH,
@@ -19,6 +20,7 @@ from .choices import (
     DEFAULT_PACKAGES,
     DEFAULT_SPARSITY,
     DTYPES,
+    GROUP_SIZES,
     METHODS,
     NO_HESSIAN,
     OFFLOADS,
@@ -26,6 +28,7 @@ from .choices import (
     RANKINGS,
     REFINEMENTS,
     REPAIRING,
+    ROUNDINGS,
     STEP_WEIGHTINGS,
     STORES,
     TARGETS,
@@ -227,7 +230,11 @@ class Settings:
         "held-out prompts",
     )
     round_to: int = setting(
-        AMOUNT, None, "structured: round FFN widths to a multiple of this number", metavar="N"
+        AMOUNT,
+        None,
+        "structured: round FFN widths to a multiple of this number; with bits at least the "
+        "group size",
+        metavar="N",
     )
     keep_first_last: bool | None = setting(
         WHAT,
@@ -257,6 +264,29 @@ class Settings:
         "layer's weights, as 0.1 or 10%; found in turn with the pruned weight",
         otherwise="none",
         metavar="SHARE",
+    )
+    bits: int | None = setting(
+        AMOUNT,
+        None,
+        "round the weights of the targeted linear layers to 8 or 4 bits, after pruning; "
+        "sparsity 0 rounds alone",
+        otherwise="none",
+        metavar=" or ".join(map(str, BITS)),
+    )
+    group_size: int = setting(
+        AMOUNT,
+        None,
+        "bits: consecutive weights of a row that share a scale, "
+        f"{', '.join(map(str, GROUP_SIZES[:-1]))} or {GROUP_SIZES[-1]}; layers whose inputs it "
+        "does not divide are not rounded",
+        metavar="N",
+    )
+    rounding: str = setting(
+        SOLVER,
+        None,
+        "bits: gptq repairs the error of each weight by those that follow, then improves them in "
+        "turn; nearest takes the nearest value",
+        choices=ROUNDINGS,
     )
     modulation: float | None = setting(
         SOLVER,

@@ -3,7 +3,7 @@
 import difflib
 import re
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from ..errors import UserError
@@ -84,6 +84,19 @@ def did_you_mean(found: object, known: Iterable[str]) -> str:
         difflib.get_close_matches(found.lower(), list(known), 1) if isinstance(found, str) else []
     )
     return f"; did you mean {close[0]}?" if close else ""
+
+
+def one_number_of(name: str, value: object, choices: Sequence[int]) -> None:
+    """Raise UserError unless the value of setting `name` is one of some whole numbers.
+
+    Args:
+        name: the setting, for the message.
+        value: its value.
+        choices: the possible values.
+    """
+    if type(value) is not int or value not in choices:
+        *first, last = map(str, choices)
+        raise UserError(f"{name}: expected {', '.join(first)} or {last}, found {value!r}")
 
 
 def one_of(name: str, value: object, choices: Iterable[str]) -> None:

@@ -17,6 +17,7 @@ from ..pipelines.load import load_denoiser, load_pipeline
 from ..pipelines.record import RECORD, read_record
 from ..pipelines.removed import leaving
 from ..pipelines.replaceable import WORK
+from ..pipelines.rounded_files import is_weight
 from ..pipelines.run import denoiser_call, replaced
 from ..runtime.hashed_json import read_hashed, write_hashed
 from ..runtime.machine import empty_cache
@@ -95,6 +96,8 @@ def cost_on_disk(stored: Tensors) -> dict[str, int]:
         with safe_open(file, "pt") as opened:
             # a single-file checkpoint holds other components, too
             for name in stored.shapes.keys() & names_in(opened, stored.bitmasks):
+                if not is_weight(name):  # the scales of rounded weights
+                    continue
                 tensor = read_weight(opened, name, stored.bitmasks)
                 parameters += tensor.numel()
                 zeros += int((tensor == 0).sum())

@@ -226,7 +226,7 @@ def check_comparable(dense: Folder, runs: dict[str, Folder], component: str) -> 
 
 def drawing_settings(folder: Folder, component: str) -> dict[str, dict[str, Any]]:
     """Return the settings that two comparable pipelines share, by component and name."""
-    denoiser = folder.config(folder.denoiser(component))
+    denoiser = folder.config(folder.denoiser(component, plain=False))
     vae = folder.config("vae") if "vae" in folder.components else {}
     return {
         "vae": {key: vae.get(key) for key in VAE_KEYS},

@@ -17,6 +17,7 @@ from ..solvers.problem import Inputs, Solution, Target
 from ..solvers.swaps import swapped
 from .held_out import best, dampings
 from .problem import named, problems_of
+from .rounding import dense_solution
 from .tasks import Allocation, Task, TaskResult
 
 
@@ -111,8 +112,10 @@ def sparse_solutions(
     weights: list[Tensor], inputs: Inputs, config: PruningConfig, damping: float
 ) -> list[Solution]:
     """Return the solver's solutions, refined if configured; arguments as for `solutions_of`."""
-    target = Target(config.removed, config.group, damping, config.compensation)
     hessian = inputs.hessian
+    if config.bits is not None and not config.removed:
+        return [dense_solution(w.to(hessian.device), damping) for w in weights]
+    target = Target(config.removed, config.group, damping, config.compensation)
     solutions = SOLVERS[config.method]([w.to(hessian.device) for w in weights], inputs, target)
     pairs = zip(weights, solutions, strict=True)
     if config.refine == "lstsq":

@@ -21,11 +21,13 @@ from ..config import PruningConfig
 from ..errors import NotPositiveDefinite
 from ..models.linear_view import matrix, weight_of, write_
 from ..models.low_rank import correct_by_
+from ..pipelines.low_bits import put_on_grid_
 from ..pipelines.record import LayerRecord
 from ..solvers.asymmetric import asymmetric
 from ..solvers.problem import Solution, output_energy, relative_error, squared_error
 from .bias_correction import correct_
 from .held_out import does_harm, unrepaired
+from .rounding import rounded_solution
 
 
 @contextlib.contextmanager
@@ -95,14 +97,19 @@ class LayerProblem:
             return output_energy(self.target, self.held_out)
 
     def close_(
-        self, solution: Solution, config: PruningConfig, sparsity: float | None = None
+        self,
+        solution: Solution,
+        config: PruningConfig,
+        sparsity: float | None = None,
+        only_rounded: bool = False,
     ) -> LayerRecord:
-        """Judge a solution, correct the bias, write weight and correction, and record the layer.
+        """Round a solution if configured, judge it, correct the bias, write it, and record it.
 
         Args:
             solution: the pruned weight (O, I) and its mask, (O, I) or (I,).
             config: the settings.
             sparsity: the share of weights removed (None: the zeros of the written weight).
+            only_rounded: whether the layer is rounded in a run that prunes others.
 
         Raises:
             NotPositiveDefinite: the pruned weight has inf or NaN.
@@ -117,6 +124,9 @@ class LayerProblem:
             repaired = not does_harm(self.target, solution.whole, solution.kept, self.held_out)
             if not repaired:
                 solution = unrepaired(self.target, solution, self.hessian)
+        rounded = rounded_solution(self.target, solution, self.hessian, self.module, config)
+        before = self.error(solution) if rounded else None
+        solution, grid = rounded or (solution, None)
         error = self.error(solution)
         held_out = self.held_out_error(solution.whole) if self.held_out is not None else None
         if config.correct_bias:
@@ -124,6 +134,8 @@ class LayerProblem:
         write_(self.name, self.module, solution.weight)  # the target may be a view of this weight
         if solution.low_rank is not None:
             correct_by_(self.module, *solution.low_rank)
+        if grid:
+            put_on_grid_(self.module, grid)
         if sparsity is None:
             sparsity = (weight_of(self.module) == 0).float().mean().item()
         return LayerRecord(
@@ -140,6 +152,10 @@ class LayerProblem:
             repaired,
             *self.tokens,
             rank=len(solution.low_rank[1]) if solution.low_rank is not None else None,
+            bits=grid.bits if grid else None,
+            group_size=grid.group if grid else None,
+            unrounded_error=before,
+            only_rounded=only_rounded,
         )
 
 

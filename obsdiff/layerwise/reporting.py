@@ -115,11 +115,24 @@ def warn_of(report: PruningReport, plan: PruningPlan) -> None:
     neurons = {row.owner: row.total for row in report.groups if row.kind == "neurons"}
     if note := narrow_ffns(neurons, config.round_to):
         warn_and_record(report, note)
+    note_unrounded(report, config)
     note_few_tokens(report)
     note_unrepaired(report)
     layers = [plan.denoiser.get_submodule(row.name) for row in report.layers]
     if config.correct_bias and not any(has_bias(layer) for layer in layers):
         warn_and_record(report, "correct_bias: none of the pruned layers has a bias")
+
+
+def note_unrounded(report: PruningReport, config: PruningConfig) -> None:
+    """Record one warning for all layers that could not be rounded."""
+    left = [row.name for row in report.layers if row.bits is None] if config.bits else []
+    if left:
+        warn_and_record(
+            report,
+            f"bits {config.bits}: {len(left)} of {len(report.layers)} layers are not rounded, "
+            f"since group_size {config.group_size} does not divide their inputs, or they are no "
+            f"torch.nn.Linear ({left[0]})",
+        )
 
 
 def note_few_tokens(report: PruningReport) -> None:

@@ -26,6 +26,7 @@ from ..solvers.problem import Solution, squared_error
 from ..solvers.ranking import RANKINGS
 from .held_out import best, dampings
 from .problem import LayerProblem, named, problems_of
+from .rounding import dense_solution
 from .tasks import Allocation, Task, TaskResult, kept_items
 
 Problems = Mapping[str, LayerProblem]  # by layer
@@ -41,7 +42,7 @@ def prune_structured_(
     allocation: Allocation,
     task: Task,
 ) -> TaskResult:
-    """Prune the groups of a task in place.
+    """Prune the groups of a task in place, and round its other layers if the config has bits.
 
     Args:
         denoiser: the model.
@@ -54,7 +55,14 @@ def prune_structured_(
         NotPositiveDefinite: a Hessian cannot be factored, with the layer's name.
     """
     own = {tap: inputs.pop(tap) for tap in task.taps}
-    layers, groups = prune_groups_(denoiser, task, own, config, allocation.kept)
+    layers: list[LayerRecord] = []
+    groups: list[GroupRecord] = []
+    if task.groups:
+        layers, groups = prune_groups_(denoiser, task, own, config, allocation.kept)
+    if config.bits is not None:  # the layers that lost rows or nothing
+        done = {row.name for row in layers}
+        others = {tap: own[tap] for tap in task.taps if not done & set(tap.layers)}
+        layers += round_taps_(denoiser, others, config, task.package)
     return TaskResult.read(denoiser, layers, groups, config.correct_bias)
 
 
@@ -97,6 +105,26 @@ def prune_groups_(
     for prunable, chosen in zip(task.groups, groups, strict=True):
         shrink_(denoiser, prunable.group, kept_items(prunable, chosen))
     return layers, groups
+
+
+def round_taps_(
+    denoiser: nn.Module, inputs: CalibratedInputs, config: PruningConfig, package: int
+) -> list[LayerRecord]:
+    """Round the layers of taps in place, as they are after their rows were removed.
+
+    Args:
+        denoiser: the model.
+        inputs: the sums of the taps; used up.
+        config: the settings.
+        package: the index of their package.
+    """
+    records = []
+    for tap, calibrated in inputs.items():
+        found = problems_of(denoiser, dict.fromkeys(tap.layers, calibrated), config, package)
+        for problem in found.values():
+            dense = dense_solution(problem.target, config.damping)
+            records.append(problem.close_(dense, config, 0.0, only_rounded=True))
+    return records
 
 
 def solve_groups(

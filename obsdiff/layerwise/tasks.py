@@ -17,8 +17,10 @@ from ..models.linear_view import layer_at, write_
 from ..models.low_rank import DOWN, UP, correct_by_, correction_of
 from ..models.structure import Shape, Tap
 from ..models.surgery import shrink_
+from ..pipelines.low_bits import SCALE, grid_of, put_on_grid_
 from ..pipelines.record import GroupRecord, LayerRecord
 from ..runtime.distributed import Ranks, assign
+from ..solvers.rounding import Grid
 
 
 @dataclass(frozen=True)
@@ -75,6 +77,7 @@ class TaskResult:
         groups: the record of each group.
         biases: the new biases, if they changed.
         corrections: U (O, R) and V (R, I) of each layer that has a correction of low rank.
+        scales: the scales (O, I / g) of each rounded layer.
     """
 
     weights: dict[str, Tensor]
@@ -82,6 +85,7 @@ class TaskResult:
     groups: list[GroupRecord]
     biases: dict[str, Tensor] = field(default_factory=dict)
     corrections: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
+    scales: dict[str, Tensor] = field(default_factory=dict)
 
     @classmethod
     def of(
@@ -96,7 +100,8 @@ class TaskResult:
             if row.rank
         }
         weights = {name: tensors[name] for name in names}
-        return cls(weights, layers, groups, biases, corrections)
+        scales = {row.name: tensors[f"{row.name}.{SCALE}"] for row in layers if row.bits}
+        return cls(weights, layers, groups, biases, corrections, scales)
 
     @classmethod
     def read(
@@ -116,19 +121,25 @@ class TaskResult:
         }
         found = {name: correction_of(module) for name, module in modules.items()}
         corrections = {name: pair for name, pair in found.items() if pair}
-        return cls(weights, layers, groups, biases, corrections)
+        grids = {name: grid_of(module) for name, module in modules.items()}
+        scales = {name: grid.scale for name, grid in grids.items() if grid}
+        return cls(weights, layers, groups, biases, corrections, scales)
 
     @property
     def tensors(self) -> dict[str, Tensor]:
-        """Weights by layer, biases by layer with ".bias", corrections with their tensors' names."""
+        """Weights by layer; biases, corrections and scales by layer and their own names."""
         biases = {f"{name}.bias": bias for name, bias in self.biases.items()}
         ups = {f"{name}.{UP}": pair[0] for name, pair in self.corrections.items()}
         downs = {f"{name}.{DOWN}": pair[1] for name, pair in self.corrections.items()}
-        return self.weights | biases | ups | downs
+        scales = {f"{name}.{SCALE}": scale for name, scale in self.scales.items()}
+        return self.weights | biases | ups | downs | scales
 
 
 def tasks_of(packages: list[Package], groups: list[PrunableGroup]) -> list[Task]:
     """Return every task of a run, in forward order.
+
+    A task has the taps of its groups' consumers, then those of their producers, if they are
+    calibrated, as for rounding. All other taps are tasks of their own.
 
     Args:
         packages: all packages.
@@ -137,11 +148,15 @@ def tasks_of(packages: list[Package], groups: list[PrunableGroup]) -> list[Task]
     found: list[Task] = []
     for index, package in enumerate(packages):
         inside = [prunable for prunable in groups if prunable.group.consumers[0] in package.layers]
+        left = dict.fromkeys(package.taps)
         for together in by_consumer(inside):
             consumers = {name for prunable in together for name in prunable.group.consumers}
-            taps = tuple(tap for tap in package.taps if consumers & set(tap.layers))
-            found.append(Task(len(found), index, taps, tuple(together)))
-        for tap in () if inside else package.taps:
+            producers = {name for prunable in together for name in prunable.group.producers}
+            taps = [tap for tap in left if consumers & set(tap.layers)]
+            taps += [tap for tap in left if producers & set(tap.layers) and tap not in taps]
+            left = {tap: None for tap in left if tap not in taps}
+            found.append(Task(len(found), index, tuple(taps), tuple(together)))
+        for tap in left:
             found.append(Task(len(found), index, (tap,)))
     return found
 
@@ -182,6 +197,10 @@ def apply_(denoiser: nn.Module, task: Task, result: TaskResult) -> None:
         write_(layer, denoiser.get_submodule(layer), weight)
     for layer, (up, down) in result.corrections.items():
         correct_by_(denoiser.get_submodule(layer), up, down)
+    for row in result.layers:
+        if row.bits and row.group_size:
+            grid = Grid(row.bits, row.group_size, result.scales[row.name])
+            put_on_grid_(denoiser.get_submodule(row.name), grid)
     for layer, bias in result.biases.items():
         own = layer_at(denoiser, layer).bias
         assert own is not None

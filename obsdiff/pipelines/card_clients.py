@@ -81,6 +81,13 @@ UNFOLDED = (
 )
 
 
+WITH_BITS = [
+    "- with torchao 0.18 or newer (`pip install torchao`), whose tensors the rounded weights are; "
+    "pass the dtype of the code above, since diffusers opens such a model in bfloat16 otherwise.",
+    "- Not known of other programs: none was tried.",
+]
+
+
 def opens_in_depth() -> list[str]:
     """Return the lines of a card on the programs that open a model with fewer blocks."""
     return [HEADING, "", *FEWER_BLOCKS]
@@ -91,9 +98,12 @@ def opens_in(kinds: Collection[str]) -> list[str]:
 
     Args:
         kinds: what was removed from the denoiser, or "low rank" for corrections that were added,
-            "modulation" for folded layers, "bitmask" for zeros that are stored as bits, and "code"
-            for a modelling file beside the weights; nothing for plain zeros.
+            "modulation" for folded layers, "bits" for rounded weights, "bitmask" for zeros that
+            are stored as bits, and "code" for a modelling file beside the weights; nothing for
+            plain zeros.
     """
+    if "bits" in kinds:
+        return [HEADING, "", (WITH_OBSDIFF if set(kinds) - {"bits"} else ZEROS)[0], *WITH_BITS]
     if "bitmask" in kinds:
         more = [UNFOLDED] if "modulation" in kinds else [MERGED] if "low rank" in kinds else []
         return [HEADING, "", *WITH_BITMASKS, *more]

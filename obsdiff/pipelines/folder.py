@@ -64,11 +64,12 @@ class Folder:
         """The path of the model, as the user gave it."""
         return self.single_file or self.path
 
-    def denoiser(self, component: str | None) -> str:
+    def denoiser(self, component: str | None, plain: bool = True) -> str:
         """Return the name of the component to prune.
 
         Args:
             component: a component's name; None selects the first of DENOISERS that is present.
+            plain: whether no component may be quantised; to draw, any may be.
 
         Raises:
             UserError: there is no such component, no denoiser, or the weights are quantised.
@@ -77,7 +78,8 @@ class Folder:
             raise UserError(
                 f"component: {self.source} has {', '.join(self.components)}; found {component!r}"
             )
-        self.require_unquantised()
+        if plain:
+            self.require_unquantised()
         for name in (component,) if component else DENOISERS:
             if name in self.components:
                 return name

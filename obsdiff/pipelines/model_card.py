@@ -36,7 +36,7 @@ def model_card(
         "",
         *(
             []
-            if report.groups or not report.layers
+            if report.groups or not report.layers or "bits" in removed
             else [
                 "The zeros are stored as bits, so the folder is smaller; opened, the model is as "
                 "large and as fast as the dense one."
@@ -160,16 +160,20 @@ def removed_in_words(report: PruningReport) -> str:
     fold = folds(report)
     if not report.layers and not report.groups:
         return f"{fold}{of_the_rest(config)}."
+    if not report.groups and config["bits"] and config["sparsity"] == 0:
+        return f"{rounding(report)}{corrections(report)}{fold}{of_the_rest(config)}."
     if not report.groups:
         return (
             f"{report.sparsity:.2%} of the weights of {len(report.layers)} {kinds} in "
-            f"`{component}` are zero ({how}); {corrections(report)}{fold}{of_the_rest(config)}."
+            f"`{component}` are zero ({how}); {corrections(report)}{rounding(report)}{fold}"
+            f"{of_the_rest(config)}."
         )
     before, after = report.parameters["before"], report.parameters["after"]
     where = "" if report.depth else "the pruned blocks of "
     return (
         f"{report.gone()} from {where}`{component}` ({how}): "
         f"{after / 1e6:.2f} M of {before / 1e6:.2f} M parameters are left."
+        + (f" {rounding(report).removesuffix('; ')}." if rounding(report) else "")
         + (f" {fold.removesuffix('; ')}." if fold else "")
         + (f" All weights are stored in {config['dtype']}." if config["dtype"] else "")
     )
@@ -185,6 +189,23 @@ def corrections(report: PruningReport) -> str:
     return (
         f"{len(ranks)} of them have a correction of low rank beside the weight, rank "
         f"{min(ranks)} to {max(ranks)}, {more / all_of_them:.1%} more weights; "
+    )
+
+
+def rounding(report: PruningReport) -> str:
+    """Return how the weights were rounded, or nothing."""
+    rows = [row for row in report.layers if row.bits]
+    if not rows:
+        return ""
+    left = [1 - row.sparsity if report.groups else 1 for row in rows]
+    weights = sum(
+        share * row.shape[0] * row.shape[1] for share, row in zip(left, rows, strict=True)
+    )
+    how = "error feedback (GPTQ)" if report.config["rounding"] == "gptq" else "nearest rounding"
+    return (
+        f"{len(rows)} linear layers, {weights / 1e6:.2f} M weights, are rounded to {rows[0].bits} "
+        f"bits in groups of {rows[0].group_size} by {how} and stored as torchao's tensors, which "
+        "need `pip install torchao`; "
     )
 
 

@@ -40,6 +40,10 @@ class LayerRecord:
         tokens: calibration tokens that the layer read.
         kept_tokens: those of them that its Hessian sums.
         rank: rank of the correction beside its weight; None without one.
+        bits: of its rounded weights; None if they are not rounded.
+        group_size: consecutive weights of a row that share a scale, if they are rounded.
+        unrounded_error: `error` before rounding.
+        only_rounded: whether structured pruning removed no column of it.
     """
 
     name: str
@@ -56,6 +60,10 @@ class LayerRecord:
     tokens: int = 0
     kept_tokens: int = 0
     rank: int | None = None
+    bits: int | None = None
+    group_size: int | None = None
+    unrounded_error: float | None = None
+    only_rounded: bool = False
 
 
 @dataclass(frozen=True)
@@ -152,8 +160,9 @@ class PruningReport:
     @property
     def sparsity(self) -> float:
         """Share of the pruned layers' weights that are zero, or of their columns removed."""
-        total = sum(row.shape[0] * row.shape[1] for row in self.layers)
-        gone = sum(row.sparsity * row.shape[0] * row.shape[1] for row in self.layers)
+        rows = [row for row in self.layers if not row.only_rounded]
+        total = sum(row.shape[0] * row.shape[1] for row in rows)
+        gone = sum(row.sparsity * row.shape[0] * row.shape[1] for row in rows)
         return gone / total if total else 0.0
 
     @property

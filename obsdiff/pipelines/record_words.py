@@ -59,6 +59,8 @@ def gone_in_words(record: dict[str, Any]) -> str:
     ranks = [layer["rank"] for layer in record["layers"] if layer.get("rank")]
     if ranks:
         found += f"; {len(ranks)} have a correction of rank {min(ranks)} to {max(ranks)}"
+    if rounded := [layer for layer in record["layers"] if layer.get("bits")]:
+        found += f"; {len(rounded)} layers are rounded to {rounded[0]['bits']} bits"
     if record.get("modulation"):
         found += f"; {folded_in_words(record['modulation'])}"
     return found

@@ -28,6 +28,7 @@ from ..runtime.whole_files import set_modes, sync_folder, sync_tree, write_whole
 from .bitmask_folder import pack_pipeline_
 from .copied_parts import forget_places
 from .loading_code import loading_code
+from .low_bits import grids_of, stored_in_bits
 from .model_card import CARD, model_card
 from .output_path import absolute
 from .partial_output import check_output, put
@@ -105,7 +106,8 @@ def write_pruned(pipe: Any, folder: Path, report: PruningReport) -> None:
     require_unwrapped(pipe)
     if layout_of(denoiser := getattr(pipe, report.component)):
         mark_heads_(denoiser)  # one pruned by an older version has no marker
-    pipe.save_pretrained(folder, safe_serialization=True)
+    with stored_in_bits(denoiser):
+        pipe.save_pretrained(folder, safe_serialization=True)
     forget_places(folder)
     packed = stored_as_asked_(folder, report)
     set_modes(folder)
@@ -138,11 +140,13 @@ def stored_as_asked_(folder: Path, report: PruningReport) -> bool:
 def removed_kinds(denoiser: nn.Module) -> set[str]:
     """Return what was removed from a denoiser, now or before: heads, neurons, channels; or added.
 
-    "low rank" stands for corrections beside its weights, "modulation" for folded layers.
+    "low rank" stands for corrections beside its weights, "modulation" for folded layers, "bits"
+    for rounded weights.
     """
     kinds = {kind for owner in layout_of(denoiser).values() for kind in owner}
     kinds |= {"low rank"} if ranks_of(denoiser) else set()
     kinds |= {"modulation"} if folded_ranks(denoiser) else set()
+    kinds |= {"bits"} if grids_of(denoiser) else set()
     return kinds if is_marked(denoiser) else kinds - {"heads"}  # else all heads are left
 
 

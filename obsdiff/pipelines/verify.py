@@ -30,12 +30,15 @@ from .model_card import CARD
 from .prompt_records import prompts_hash
 from .published import is_added
 from .record import RECORD, RECORD_SCHEMA, is_sealed, read_record
+from .rounded_files import codes_name, flaws_of, is_declared
 
 WANTED = {
     "schema": int,
     "component": str,
     "config": {"pattern": str},
-    "layers": [{"name": str, "shape": [int], "sparsity": float}],
+    "layers": [
+        {"name": str, "shape": [int], "sparsity": float, "bits?": (int,), "group_size?": (int,)}
+    ],
     "groups?": [{"owner": str, "kind": str, "kept": int}],
     "modulation?": {"layers?": [{"name": str, "shape": [int], "rank": int}]},
     "hashes": {"files": {"*": str}},
@@ -91,6 +94,7 @@ def verify_folder(folder: Path) -> Findings:
     component = folder / record["component"]
     if not found.wrong or only_changed(found):
         check_layers(component, record, found)
+        check_rounded(component, record, found)
         check_blocks(component, record, found)
         check_folded(component, record, found)
     if found.filled:
@@ -225,7 +229,7 @@ def check_layers(component: Path, record: dict[str, Any], found: Findings) -> No
     """
     pattern = record["config"]["pattern"]
     group = None if pattern == "structured" else PruningConfig(pattern=pattern).group
-    rows = {f"{row['name']}.weight": row for row in record["layers"]}
+    rows = {f"{row['name']}.weight": row for row in record["layers"] if not row.get("bits")}
     ranks = {f"{row['name']}.{DOWN}": row["rank"] for row in record["layers"] if row.get("rank")}
     packed = packed_layers(component)
     found.packed = bool(packed)
@@ -242,6 +246,34 @@ def check_layers(component: Path, record: dict[str, Any], found: Findings) -> No
         except SafetensorError as error:
             found.note(False, f"{file.name} can't be read: {error}")
     for name in (*rows, *ranks):
+        found.note(False, f"{name} is missing")
+
+
+def check_rounded(component: Path, record: dict[str, Any], found: Findings) -> None:
+    """Check shape, zeros and pattern of every rounded layer by its codes, and codes and scales.
+
+    Args:
+        component: folder of the pruned component.
+        record: the checked record.
+        found: receives the differences.
+    """
+    pattern = record["config"]["pattern"]
+    group = None if pattern == "structured" else PruningConfig(pattern=pattern).group
+    rows = {codes_name(row["name"]): row for row in record["layers"] if row.get("bits")}
+    if not rows:
+        return
+    found.note(is_declared(component), f"{component.name}/config.json declares no torchao weights")
+    for file in weight_files_in(component):
+        try:
+            with safe_open(file, "pt") as opened:
+                for name in rows.keys() & set(opened.keys()):
+                    row, codes = rows.pop(name), opened.get_tensor(name)
+                    check_layer(row, codes, group, pattern == "structured", found)
+                    for text in flaws_of(opened, row, codes):
+                        found.note(False, text)
+        except SafetensorError as error:
+            found.note(False, f"{file.name} can't be read: {error}")
+    for name in rows:
         found.note(False, f"{name} is missing")
 
 

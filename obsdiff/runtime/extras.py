@@ -8,6 +8,7 @@ EXTRAS = {
     "eval": ("torchmetrics",),
     "report": ("jinja2", "matplotlib"),
     "gguf": ("gguf",),
+    "torchao": ("torchao",),
     "demo": ("torchmetrics", "jinja2", "matplotlib"),
 }
 

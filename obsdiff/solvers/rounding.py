@@ -12,8 +12,9 @@
 R = U^-1, its repair of the columns to the right by -e_q R_qp / R_qq is the sum of (4), from the
 factor of A itself. A removed weight keeps D = 0. (5) sees all columns, and moves a weight only to
 where (1) is lower, so it repairs what (4) cannot: errors of the last columns, and those beside
-removed weights. Its error is measured from the dense weight, so the kept weights go on repairing
-the removed ones: pruning, repair and rounding are one problem.
+removed weights. It begins with (4), or with (3) for a row where that is better, so the result is
+never worse than (3). Its error is measured from the dense weight, so the kept weights go on
+repairing the removed ones: pruning, repair and rounding are one problem.
 
 W (O, I) pruned weight, Q (O, I) rounded weight, U, R, A (I, I), H (I, I) Hessian, d the damping,
 s (O, I / g), g the group size, b bits, O outputs, I inputs.
@@ -48,7 +49,8 @@ class Grid:
     Attributes:
         bits: b, 2 to 8.
         group: g, a divisor of I.
-        scale: s (O, I / g), float32.
+        scale: s (O, I / g), float32, of values that bfloat16 holds, so that a model in half
+            precision has them unchanged.
     """
 
     bits: int
@@ -59,7 +61,8 @@ class Grid:
     def of(cls, weight: Tensor, bits: int, group: int) -> "Grid":
         """Return the grids (2) of a weight (O, I); `group` divides I."""
         largest = weight.unflatten(1, (-1, group)).abs().amax(2).float()
-        return cls(bits, group, (2 * largest / (2**bits - 1)).clamp(min=LEAST_SCALE))
+        scale = (2 * largest / (2**bits - 1)).clamp(min=LEAST_SCALE)
+        return cls(bits, group, scale.bfloat16().float())
 
     @property
     def range(self) -> tuple[int, int]:
@@ -107,7 +110,7 @@ def gptq(
         damping: d, in units of H's mean diagonal.
         grid: the grids of W.
         target: the dense weight (O, I), from which (5) measures errors; default W.
-        passes: passes of (5) at most.
+        passes: passes of (5) at most; 0: (4) alone.
 
     Returns:
         Q (O, I) in the dtype of W, and d in units of H's mean diagonal.
@@ -124,8 +127,17 @@ def gptq(
         found = fed_back(rows[order], factor, to, order.tolist())[order.argsort()]
         used, added = factor.damping, factor.added
     wanted = rows if target is None else target.to(rows).T.contiguous()
-    found = descended(found, wanted, hessian, added, to, passes)
+    if passes:
+        plain = nearest(weight.to(rows), grid).T
+        errors = [errors_of(wanted - way, hessian, added) for way in (plain, found)]
+        found = torch.where(errors[0] < errors[1], plain, found)
+        found = descended(found, wanted, hessian, added, to, passes)
     return found.T.to(weight.dtype).contiguous(), used
+
+
+def errors_of(gaps: Tensor, hessian: Tensor, added: float) -> Tensor:
+    """Return each row's part (O,) of (1), from D (I, O)."""
+    return ((hessian.to(gaps) @ gaps).add_(gaps, alpha=added) * gaps).sum(0)
 
 
 def rounding_to(grid: Grid, mask: Tensor, like: Tensor) -> To:

@@ -40,7 +40,7 @@ def test_error_feedback_is_the_published_loop(bits, group):
 
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize(("bits", "group"), [(4, 16), (8, 48)])
-def test_feedback_beats_nearest_and_descent_beats_feedback(bits, group, seed):
+def test_feedback_beats_nearest_and_descent_beats_both(bits, group, seed):
     weight, hessian = problem(12, 48, 200, seed)
     masks = torch.rand(weight.shape, generator=torch.Generator().manual_seed(seed)) < 0.6
     for kept in (torch.ones_like(masks), masks):
@@ -53,7 +53,8 @@ def test_feedback_beats_nearest_and_descent_beats_feedback(bits, group, seed):
             "from dense": gptq(pruned, kept, hessian, 0, grid, target=weight)[0],
         }
         errors = {way: squared_error(pruned, found, hessian) for way, found in ways.items()}
-        assert errors["descent"] <= errors["feedback"] < errors["nearest"]
+        assert errors["descent"] < min(errors["feedback"], errors["nearest"])
+        assert errors["feedback"] < errors["nearest"] or kept is masks
         dense = {way: squared_error(weight, found, hessian) for way, found in ways.items()}
         assert dense["from dense"] <= dense["feedback"]
         for found in ways.values():

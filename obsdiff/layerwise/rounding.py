@@ -1,0 +1,88 @@
+"""Rounding of a layer's solution to few bits, with the Hessian that it was solved with."""
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor, nn
+
+from ..config import PruningConfig
+from ..pipelines.low_bits import roundable
+from ..solvers.low_rank import correction
+from ..solvers.lstsq import damped
+from ..solvers.problem import Solution, squared_error
+from ..solvers.rounding import Grid, gptq, nearest
+
+
+def dense_solution(weight: Tensor, damping: float) -> Solution:
+    """Return a weight (O, I) as a solution that removes nothing."""
+    return Solution(weight, torch.ones_like(weight, dtype=torch.bool), 0.0, damping)
+
+
+def rounded_solution(
+    target: Tensor, solution: Solution, hessian: Tensor, layer: nn.Module, config: PruningConfig
+) -> tuple[Solution, Grid] | None:
+    """Return a solution on grids of few bits, and the grids.
+
+    Of structured pruning only the columns that remain are rounded. A correction of low rank is
+    found anew for the rounded weight, and is not rounded.
+
+    Args:
+        target: W* (O, I).
+        solution: a pruned weight (O, I) and its mask, (O, I) or (I,).
+        hessian: H (I, I).
+        layer: the layer.
+        config: the settings.
+
+    Returns:
+        None if the config has no bits, or the layer can't be rounded.
+
+    Raises:
+        NotPositiveDefinite: H cannot be factored.
+    """
+    weight, kept = solution.weight, solution.kept
+    columns = kept.nonzero().flatten() if kept.dim() == 1 else None
+    width = weight.shape[1] if columns is None else len(columns)
+    if config.bits is None or not roundable(layer, width, config.group_size):
+        return None
+    if columns is None:
+        aim = target.to(weight) if solution.low_rank is None else target - product(solution)
+        found, grid = on_grid(weight, kept, aim, hessian, config)
+    else:
+        inner, square = weight[:, columns], hessian[columns][:, columns]
+        whole = torch.ones_like(inner, dtype=torch.bool)
+        part, grid = on_grid(inner, whole, inner, square, config)
+        found = torch.zeros_like(weight)
+        found[:, columns] = part
+    low_rank = solution.low_rank
+    if low_rank is not None:
+        square = damped(hessian, max(config.damping, solution.damping))
+        gap = target.to(square) - found.to(square)
+        low_rank = correction(gap, square, len(low_rank[1]))[:2]
+    solution = replace(solution, weight=found, squared_error=None, low_rank=low_rank)
+    return replace(solution, loss=squared_error(target, solution.whole, hessian) / 2), grid
+
+
+def product(solution: Solution) -> Tensor:
+    """Return the correction U V (O, I) of a solution, in the dtype of its weight."""
+    assert solution.low_rank is not None
+    up, down = solution.low_rank
+    return (up @ down).to(solution.weight)
+
+
+def on_grid(
+    weight: Tensor, kept: Tensor, target: Tensor, hessian: Tensor, config: PruningConfig
+) -> tuple[Tensor, Grid]:
+    """Return a weight (O, I) rounded as configured, and its grids.
+
+    Args:
+        weight: the weight, zero outside the mask.
+        kept: the mask (O, I).
+        target: what it should be near (O, I).
+        hessian: H (I, I).
+        config: the settings.
+    """
+    assert config.bits is not None
+    grid = Grid.of(weight, config.bits, config.group_size)
+    if config.rounding == "nearest":
+        return nearest(weight, grid), grid
+    return gptq(weight, kept, hessian, config.damping, grid, target)[0], grid
