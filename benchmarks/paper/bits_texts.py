@@ -1,5 +1,7 @@
 """The table of rounded weights: bytes, errors, what rounding adds to the same pruning alone."""
 
+import numpy as np
+
 from ..tables.markdown import grid
 from .bits import SEEDS, VARIANTS
 from .grids import Kept
@@ -37,7 +39,7 @@ def bits_table(rows: dict[str, Kept]) -> str:
     return grid(["", *head], lines)
 
 
-def added_by(name, rows: dict[str, Kept], seeds: list[int]):
+def added_by(name: str, rows: dict[str, Kept], seeds: list[int]) -> np.ndarray | None:
     """The errors that rounding adds to a variant (sets, prompts); None for one without rounding."""
     plain = name.partition(" + ")[0]
     names = [f"{name}, seed {seed}" for seed in seeds]

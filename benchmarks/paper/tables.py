@@ -25,6 +25,7 @@ from obsdiff.pipelines.call import choose_prompts
 from obsdiff.pipelines.run import prepared
 from obsdiff.runtime.timing import interleaved
 
+from .bits import bits
 from .lab import CALIBRATION, COUNTS, Lab, Scheduler
 from .low_rank import low_rank
 from .off import SWITCHED, alone_rows, off_row
@@ -307,5 +308,6 @@ TABLES: dict[str, Callable[[Lab, Rows], None]] = {
     "calibration": calibration,
     "presets": presets,
     "low_rank": low_rank,
+    "bits": bits,
     "seconds": seconds,
 }

@@ -14,6 +14,7 @@ from obsdiff.pipelines.builtin import BUILTINS
 
 from ..conditions import model_version
 from ..tables.markdown import caption
+from .bits_texts import bits_table
 from .grids import Kept, by_share, gone, lines_of
 from .low_rank_texts import low_rank_table
 from .plots import draw_plots
@@ -119,6 +120,7 @@ TITLES = {
     "calibration": "Where the Hessians come from (ours)",
     "presets": "Presets: paper, best, fast (ours)",
     "low_rank": "Sparse plus low rank (ours)",
+    "bits": "Low bits (ours)",
     "seconds": "Time to prune (Table 8)",
 }
 WRITERS: dict[str, Callable[[dict[str, Kept]], str]] = {
@@ -138,5 +140,6 @@ WRITERS: dict[str, Callable[[dict[str, Kept]], str]] = {
     "calibration": calibration_table,
     "presets": presets_table,
     "low_rank": low_rank_table,
+    "bits": bits_table,
     "seconds": seconds_table,
 }

@@ -62,7 +62,7 @@ def device_plan(folder: Folder, config: PruningConfig) -> DevicePlan:
         folder: the model; without weights its configs are enough.
         config: the settings of the pruning.
     """
-    component = folder.denoiser(config.component)
+    component = folder.denoiser(config.component, plain=False)
     model = build_on_meta(folder.config(component))
     nn.Module.to(model, format_of(folder, component, config))
     shapes = layer_shapes(model, config.target)
