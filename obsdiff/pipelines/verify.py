@@ -266,7 +266,7 @@ def check_rounded(component: Path, record: dict[str, Any], found: Findings) -> N
     for file in weight_files_in(component):
         try:
             with safe_open(file, "pt") as opened:
-                for name in rows.keys() & set(opened.keys()):
+                for name in sorted(rows.keys() & set(opened.keys())):
                     row, codes = rows.pop(name), opened.get_tensor(name)
                     check_layer(row, codes, group, pattern == "structured", found)
                     for text in flaws_of(opened, row, codes):
