@@ -29,6 +29,7 @@ from .bits import bits
 from .lab import CALIBRATION, COUNTS, Lab, Scheduler
 from .low_rank import low_rank
 from .off import SWITCHED, alone_rows, off_row
+from .portable import portable
 from .rows import Row, Rows, dense_row, live, live_row, pruned_row
 
 SPARSITIES = (0.3, 0.4, 0.5, 0.6, 0.7)
@@ -309,5 +310,6 @@ TABLES: dict[str, Callable[[Lab, Rows], None]] = {
     "presets": presets,
     "low_rank": low_rank,
     "bits": bits,
+    "portable": portable,
     "seconds": seconds,
 }

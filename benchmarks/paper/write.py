@@ -18,6 +18,7 @@ from .bits_texts import bits_table
 from .grids import Kept, by_share, gone, lines_of
 from .low_rank_texts import low_rank_table
 from .plots import draw_plots
+from .portable_texts import portable_table
 from .preset_texts import presets_table
 from .rows import file_of
 from .table_texts import (
@@ -121,6 +122,7 @@ TITLES = {
     "presets": "Presets: paper, best, fast (ours)",
     "low_rank": "Sparse plus low rank (ours)",
     "bits": "Low bits (ours)",
+    "portable": "Portable: FFN neurons alone (ours)",
     "seconds": "Time to prune (Table 8)",
 }
 WRITERS: dict[str, Callable[[dict[str, Kept]], str]] = {
@@ -141,5 +143,6 @@ WRITERS: dict[str, Callable[[dict[str, Kept]], str]] = {
     "presets": presets_table,
     "low_rank": low_rank_table,
     "bits": bits_table,
+    "portable": portable_table,
     "seconds": seconds_table,
 }
