@@ -164,7 +164,7 @@ def beyond(rows: list[Run], up_to: int, found: dict[str, Verdict], label: dict[s
     after = rows[up_to]["name"]
     return (
         " It is the most you can take before prompts visibly change: "
-        f"with {label[after]} {found[after].visible} do."
+        f"with {label[after]}, {found[after].visible} of {found[after].prompts} do."
     )
 
 

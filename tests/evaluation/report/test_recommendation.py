@@ -43,12 +43,12 @@ COSTS = {f"0.{i}0": {"bytes_on_disk": 2000 - 200 * i} for i in range(1, 5)}
             "0.20",
             "Take obs structured 20 %: 1 of 10 prompts changes visibly, 20 % smaller on disk. "
             "It is the most you can take before prompts visibly change: "
-            "with obs structured 30 % 2 do.",
+            "with obs structured 30 %, 2 of 10 do.",
         ),
         (
             [0, 2, 1, 0],
             "0.10",
-            "with obs structured 20 % 2 do",
+            "with obs structured 20 %, 2 of 10 do",
         ),  # a luckier larger one is not taken
         ([0, 0, 1, 1], "0.40", "It is the most that was tried; more may be possible."),
         (
