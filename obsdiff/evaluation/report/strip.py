@@ -80,7 +80,9 @@ def rows_of(comparison: Comparison) -> list[tuple[str, list[Path]]]:
     """Return the name and the first pictures of dense and of each run."""
     results: dict[str, Any] = comparison.results
     dense = comparison.folders[0]
-    rows = [(DENSE_NAME, [picture_file(dense, name) for name in first(results["dense_images"])])]
+    rows = [
+        (DENSE_NAME, [picture_file(dense, name) for name in first(results.get("dense_images", []))])
+    ]
     for run in results["runs"]:
         home = comparison.homes[run["name"]]
         rows.append((run["name"], [picture_file(home, name) for name in first(run["images"])]))
@@ -126,7 +128,8 @@ def labelled(rows: list[tuple[str, list[Path]]]) -> "Image":
     draw = ImageDraw.Draw(whole)
     height = whole.height // len(rows)
     for y, (name, _) in enumerate(rows):
-        draw.text((4, y * height + 4), name, "black", ImageFont.load_default(16))
+        text = name.encode(errors="replace").decode()
+        draw.text((4, y * height + 4), text, "black", ImageFont.load_default(16))
     return whole
 
 

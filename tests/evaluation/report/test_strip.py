@@ -9,7 +9,7 @@ from obsdiff.errors import UserError
 from obsdiff.evaluation.report.strip import LABEL, SMALLEST, write_strip
 from obsdiff.pipelines.published import is_strip
 
-from ...support.page_runs import another
+from ...support.page_runs import another, change, renamed
 
 
 @pytest.mark.usefixtures("without_plots")
@@ -28,6 +28,12 @@ def test_a_strip_has_a_row_for_dense_and_each_run(run, capsys):
     assert "is no strip that obsdiff wrote" in capsys.readouterr().err
     assert main([*words, "--overwrite", "--strip", str(run / "strip.jpg")]) == 2
     assert "ends in .png" in capsys.readouterr().err
+
+
+def test_a_strip_of_runs_without_pictures_has_their_names(run):
+    change(run, dense_images=[], runs=[renamed(run, "\ud800 odd", images=[])])
+    write_strip([run], run / "strip.png")
+    assert Image.open(run / "strip.png").size == (SMALLEST, 2 * (SMALLEST + LABEL))
 
 
 def test_runs_that_do_not_compare_have_no_strip(run):
