@@ -64,9 +64,11 @@ def hessian_bytes(tap: Tap, shapes: Mapping[str, Shape]) -> int:
 SQUARE_BYTES = 14
 HELD_OUT_SQUARE_BYTES = 4  # a copy of the held-out Hessian
 REMOVED_SQUARE_BYTES = 4  # structured: the rows of what has been removed
+ROUNDED_SQUARE_BYTES = 8  # bits: H in the order in which columns are rounded
 # Copies of the stacked weights (O, I) in float32 that each method and refinement makes.
 WEIGHT_COPIES = {"alps": 10}  # others make 4
 REFINE_COPIES = {"none": 4, "lstsq": 8, "swaps": 16}
+ROUNDED_COPIES = 8
 HELD_OUT_COPIES = 2  # the best solution so far, and the one without repair
 ASYMMETRIC_COPIES = 2  # the targets W*
 
@@ -83,8 +85,11 @@ def work_bytes(taps: Iterable[Tap], shapes: Mapping[str, Shape], config: Pruning
     """
     structured, held_out = config.pattern == "structured", config.held_out > 0
     copies = max(WEIGHT_COPIES.get(config.method, 4), REFINE_COPIES[config.refine])
+    rounded = config.bits is not None
+    copies = max(copies, ROUNDED_COPIES * rounded)
     copies += HELD_OUT_COPIES * held_out + ASYMMETRIC_COPIES * config.asymmetric
     squares: float = SQUARE_BYTES + HELD_OUT_SQUARE_BYTES * held_out
+    squares += ROUNDED_SQUARE_BYTES * rounded
     squares += REMOVED_SQUARE_BYTES * config.removed * structured
 
     def of(tap: Tap) -> int:

@@ -42,6 +42,7 @@ def export_command(args: argparse.Namespace) -> None:
     check_output(args.output, False, [args.folder])
     folder = open_folder(args.folder)
     folder.require_unpacked()
+    folder.require_unrounded()
     if args.to == PADDED or args.pad:
         require_pruned_shapes(folder)
     quiet()

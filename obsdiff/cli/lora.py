@@ -25,6 +25,7 @@ def lora_command(args: argparse.Namespace) -> None:
     check_output_file(args.output, args.folder)
     folder = open_folder(args.folder)
     folder.require_unpacked()
+    folder.require_unrounded()
     require_own_order(folder.path)
     of_blocks, kept = kept_blocks(folder.path)
     component = folder.denoiser(of_blocks) if kept else pruned_component(folder)

@@ -46,7 +46,12 @@ def unpack_command(args: argparse.Namespace) -> None:
 
 def check(args: argparse.Namespace) -> None:
     """Check that there is a record, and that the output can be written."""
-    read_record(args.folder)
+    config = read_record(args.folder).get("config")
+    if isinstance(config, dict) and config.get("bits") is not None:
+        raise UserError(
+            f"{args.folder}: expected weights that are not rounded, found bits {config['bits']}; "
+            "pack the same pruning without bits"
+        )
     if os.path.lexists(args.output):
         raise UserError(f"output: {args.output} exists already; choose another")
     check_output(args.output, False, [args.folder])

@@ -168,6 +168,15 @@ class Folder:
                     f"run: obsdiff unpack {self.path} --output OUT"
                 )
 
+    def require_unrounded(self) -> None:
+        """Check that no component has rounded weights; UserError with the remedy."""
+        for name in self.components:
+            if self.config(name).get("quantization_config"):
+                raise UserError(
+                    f"{self.path / name}: expected weights that are not rounded, found a "
+                    "quantization_config in its config.json; use the same pruning without bits"
+                )
+
     def config(self, component: str) -> dict[str, Any]:
         """Read config.json of a component; of a packed one as it is with plain weights."""
         return unpacked_config(read_json(self.path / component / "config.json"))

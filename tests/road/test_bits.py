@@ -1,6 +1,7 @@
 """`bits`: rounded, recorded, resumed, saved as torchao's tensors, verified, opened, saved again."""
 
 import json
+import re
 import shutil
 from dataclasses import asdict, replace
 
@@ -10,6 +11,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from obsdiff import PruningConfig, UserError, prune_, save_pruned
+from obsdiff.cli.main import main
 from obsdiff.errors import RunFailed
 from obsdiff.pipelines.low_bits import grid_of
 from obsdiff.pipelines.record import sealed
@@ -98,6 +100,17 @@ def test_the_folder_is_verified_opens_draws_and_saves_again(made, dtype, tmp_pat
     assert "after `import obsdiff`" in card
 
 
+@pytest.mark.parametrize(
+    "line", ["export OUT --to padded", "export OUT --to with-code", "pack OUT", "prune OUT"]
+)
+def test_other_commands_name_the_remedy(made, line, tmp_path, capsys):
+    words = line.replace("OUT", str(made[2] / "out")).split()
+    assert main([*words, "--output", str(tmp_path / "new")]) == 2
+    assert re.search("error: .*expected (weights that are not rounded|unquantised weights)",
+                     capsys.readouterr().err)  # fmt: skip
+    assert not (tmp_path / "new").exists()
+
+
 def test_what_is_not_on_the_grid_is_found(made, tmp_path):
     _, report, folder = made
     shutil.copytree(folder / "out", tmp_path / "out")
@@ -166,6 +179,7 @@ def test_rounding_alone_of_a_unet_leaves_what_its_groups_do_not_divide(tmp_path)
         ({"bits": 8, "target": "modulation"}, "bits: target modulation prunes no other layer"),
         ({"bits": 8, "compensation": False}, "choose rounding nearest"),
         ({"bits": 8, "pattern": "structured", "packages": 2}, "so calibration single; found live"),
+        ({"bits": 8, "store": "bitmask"}, "store bitmask: expected weights that are not rounded"),
         ({"bits": 8, "sparsity": 0, "preset": "best"}, "nothing to spread at sparsity 0"),
         (
             {"bits": 8, "pattern": "structured", "target_bytes": 0.5},
