@@ -5,15 +5,36 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
+import psutil
 import torch
 from torch import nn
 
+from ..config import PruningConfig
 from ..models.activation_memory import activation_bytes, fused_call
 from ..models.linear_view import layer_at
 from ..models.structure import Block
 from ..pipelines.differentiable import checkpointed_parts, checkpointing
 from ..pipelines.run import replaced
+from ..runtime.device_memory import free_bytes
+from ..runtime.launcher import local_processes
 from .probes import Probes, probed
+
+STORED = 1 / 4  # of the free memory, for activations that are not computed again
+
+
+def activation_room(config: PruningConfig, device: torch.device) -> float:
+    """Return the bytes that stored activations may take; none under a memory budget.
+
+    Args:
+        config: the settings.
+        device: where the denoiser computes.
+    """
+    if config.memory_budget_gib is not None:
+        return 0.0
+    if device.type == "cpu":
+        return STORED * psutil.virtual_memory().available / local_processes()
+    memory = free_bytes(device)
+    return STORED * memory[0] if memory else 0.0
 
 
 def gradient_bytes(

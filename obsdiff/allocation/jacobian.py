@@ -36,9 +36,11 @@ from ..config import PruningConfig
 from ..errors import CalibrationError, RunFailed, UserError
 from ..layerwise.journal import NullJournal
 from ..models.linear_view import weight_of
+from ..pipelines.call import execution_device
 from ..pipelines.differentiable import differentiable
 from ..pipelines.errors_below import one_line_errors
 from ..solvers.double_precision import where_double
+from .gradient_memory import activation_room
 from .probes import Probes, probed
 from .trials import Trial, all_measured
 
@@ -70,8 +72,13 @@ def effects_of(
         return {}
     ranks, count = context.ranks, len(context.calibration_set.prompts[: config.allocation_prompts])
 
+    device = torch.device(execution_device(context.run.pipe) or "cpu")
+    room = activation_room(config, device)
+
     def trial(i: int) -> Trial:
-        return Trial(f"prompt {i}", i % ranks.size, lambda _: prompt_figures(context, changes, i))
+        return Trial(
+            f"prompt {i}", i % ranks.size, lambda _: prompt_figures(context, changes, i, room)
+        )
 
     trials = [trial(i) for i in range(count)]
     found = all_measured(context, journal, trials, lambda *_: None, config)
@@ -86,7 +93,7 @@ def effects_of(
 
 
 def prompt_figures(
-    context: CalibrationContext, changes: Mapping[str, Change], number: int
+    context: CalibrationContext, changes: Mapping[str, Change], number: int, room: float = 0.0
 ) -> dict[str, Any]:
     """Return what one calibration prompt adds to the effects.
 
@@ -94,6 +101,7 @@ def prompt_figures(
         context: the model, and how it draws.
         changes: name -> the change.
         number: the prompt's index.
+        room: bytes for activations that are stored instead of computed again.
 
     Returns:
         {"effects": name -> the squared change of the latents, "entries", "sum", "square": of the
@@ -105,7 +113,8 @@ def prompt_figures(
     probes = Probes(layers, lambda: run.step)
     scale = SCALES.get(model_format(context, layers), 1.0)
     torch.manual_seed(seed)  # for schedulers that draw noise; prepared() has set the state aside
-    with differentiable(run, context.denoiser, context.blocks), probed(context.denoiser, probes):
+    gradients = differentiable(run, context.denoiser, context.blocks, room)
+    with gradients, probed(context.denoiser, probes):
         try:
             latents = run.latents([prompt], [seed], few.settings)
             called = set(probes.called)

@@ -2,9 +2,10 @@
 
 Pipelines forbid gradients by a decorator of their call, which is taken off. The call ends with the
 last step of the scheduler, whose result is the final latents, so that nothing is decoded. The
-denoiser is checkpointed by call and, inside a call, by block: between the steps of the backward
-pass only latents are stored, and during one the inputs of its blocks and the activations of one.
-Of a group-offloaded denoiser the weights of one block are on the device.
+denoiser is checkpointed by call and, inside a call, by block, unless there is room for more
+(stored_activations.py): between the steps of the backward pass only latents are stored, and during
+one the inputs of its blocks and the activations of one. Of a group-offloaded denoiser the weights
+of one block are on the device.
 """
 
 import contextlib
@@ -17,10 +18,12 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from ..models.offload_hooks import group_offloaded
 from ..models.structure import Block
 from .call import Prompt
 from .errors_below import one_line_errors
 from .run import Run, refused, replaced
+from .stored_activations import Activations, weights_of
 from .weight_copies import copied_weights
 
 
@@ -37,7 +40,9 @@ class LastStep(Exception):
 
 
 @contextlib.contextmanager
-def differentiable(run: Run, denoiser: nn.Module, blocks: list[Block]) -> Iterator[None]:
+def differentiable(
+    run: Run, denoiser: nn.Module, blocks: list[Block], room: float = 0.0
+) -> Iterator[Activations]:
     """Let `run.latents` return latents with gradients; restore everything at the end.
 
     The backward pass has to run inside, too. Parameters get no gradients.
@@ -46,16 +51,23 @@ def differentiable(run: Run, denoiser: nn.Module, blocks: list[Block]) -> Iterat
         run: the prepared pipeline.
         denoiser: its component with the blocks.
         blocks: the blocks that are checkpointed.
+        room: bytes for activations that are stored instead of computed again; ignored for a
+            group-offloaded denoiser.
+
+    Yields:
+        What is checkpointed, decided at the first call.
     """
     with contextlib.ExitStack() as undo:
         undo.callback(free_offloaded, run.pipe)
         undo.enter_context(frozen(run.pipe))
         parts = checkpointed_parts(denoiser, [block.name for block in blocks])
         undo.enter_context(copied_weights(denoiser, parts))
-        for module in (denoiser, *parts):
-            undo.enter_context(checkpointing(module))
+        room = 0.0 if group_offloaded(denoiser) else room
+        activations = Activations(room, lambda: run.steps, weights_of(denoiser))
+        for module, call in ((denoiser, activations.call), *((p, activations.part) for p in parts)):
+            undo.enter_context(replaced(module, "forward", partial(call, module.forward)))
         undo.enter_context(replaced(run, "draw", partial(call_with_gradients, run)))
-        yield
+        yield activations
 
 
 def call_with_gradients(

@@ -1,7 +1,9 @@
 """Effects of all layers from one backward pass: the gradient is right, and nothing else changes."""
 
 import json
+from collections import Counter
 from dataclasses import replace
+from functools import partial
 
 import diffusers
 import pytest
@@ -47,6 +49,12 @@ def changes_of(denoiser, size: float = 0.02, every: int = 5) -> dict[str, dict[s
         for layer in layers[::every]
         for weight in [layer_at(denoiser, layer).weight]
     }
+
+
+def noted(names: list[str], name: str, forward, *args, **kwargs):
+    """Call a forward, and note its name."""
+    names.append(name)
+    return forward(*args, **kwargs)
 
 
 class Measuring:
@@ -96,6 +104,27 @@ def test_the_sums_are_the_derivative_of_the_latents(make, call, prompt):
     slope = ((moved[0] - moved[1]) * v).sum() / 2e-4
     assert probes.sums[layer].sum().item() == pytest.approx(slope.item(), rel=1e-4)
     assert probes.passed == {0, 1}
+
+
+@pytest.mark.parametrize("make", [sd, flux])
+def test_stored_activations_change_no_figure_and_are_as_many_as_there_is_room_for(make):
+    pipe, found, forwards = make(), {}, {}
+    denoiser = denoiser_of(pipe)
+    with Measuring(pipe, prompts=PROMPTS[:1]) as context:
+        changes = changes_of(denoiser, every=3)
+        first = layer_at(denoiser, next(iter(changes)))
+        counted = []
+        for name, module in (("denoiser", denoiser), ("layer", first)):
+            module.forward = partial(noted, counted, name, module.forward)
+        for room in (0.0, 1.0, 1e9):
+            counted.clear()
+            found[room] = prompt_figures(context, changes, 0, room)
+            forwards[room] = Counter(counted)
+    assert found[0.0] == found[1.0] == found[1e9]
+    steps = CALL["num_inference_steps"]
+    assert forwards[0.0] == {"denoiser": 2 * steps, "layer": 3 * steps}
+    assert forwards[1.0] == {"denoiser": 2 * steps + 1, "layer": 3 * steps + 1}
+    assert forwards[1e9] == dict.fromkeys(("denoiser", "layer"), steps + 1)  # one call is counted
 
 
 @pytest.mark.parametrize("make", [sd3, flux])
