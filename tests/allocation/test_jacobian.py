@@ -298,14 +298,14 @@ def test_a_killed_run_measures_only_the_missing_prompts(tmp_path, monkeypatch, s
     config = PruningConfig(**SENSITIVITY | settings)
     expected, real, seen = prune_(sd3(), PROMPTS, config), jacobian.prompt_figures, []
 
-    def dying(context, changes, number):
+    def dying(context, changes, number, room):
         if number:
             raise ZeroDivisionError
-        return real(context, changes, number)
+        return real(context, changes, number, room)
 
-    def noting(context, changes, number):
+    def noting(context, changes, number, room):
         seen.append(number)
-        return real(context, changes, number)
+        return real(context, changes, number, room)
 
     monkeypatch.setattr(jacobian, "prompt_figures", dying)
     with pytest.raises(ZeroDivisionError):
