@@ -30,7 +30,7 @@ def on_files(files: Files, config: Any) -> Files:
 
 def on_page_markdown(markdown: str, page: Page, config: Any, files: Files) -> str:
     """Turn links to files beside docs/ into links to the repository."""
-    return OUTSIDE.sub(rf"]({config['repo_url']}/blob/main/\1)", markdown)
+    return OUTSIDE.sub(rf"]({config['extra']['repository']}/blob/main/\1)", markdown)
 
 
 def settings_page() -> str:
