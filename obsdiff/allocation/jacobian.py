@@ -14,8 +14,8 @@ a pruning chooses and repairs each by itself, so that their effects hardly ever 
 This sum of many squares varies much less from one v to the next than the square of one number. The
 relative latent error of a change is its sum over the prompts, over that of |z - mean z|^2.
 
-A prompt is a pipeline call of its own, and its v depends on its seed alone, so the figures do not
-depend on batch size and number of processes.
+The v of a prompt depends on its seed alone, and prompts that share a call have sums of their own:
+batch size and number of processes change the figures by no more than rounding.
 
 References:
     Hutchinson, "A stochastic estimator of the trace of the influence matrix for Laplacian smoothing
@@ -25,7 +25,7 @@ References:
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -39,6 +39,7 @@ from ..models.linear_view import weight_of
 from ..pipelines.call import execution_device
 from ..pipelines.differentiable import differentiable
 from ..pipelines.errors_below import one_line_errors
+from ..pipelines.stored_activations import OneByOne
 from ..solvers.double_precision import where_double
 from .gradient_memory import activation_room
 from .probes import Probes, probed
@@ -59,7 +60,7 @@ def effects_of(
 
     Args:
         context: the model, and how it draws; each process runs its prompts.
-        journal: stores the figures of each prompt.
+        journal: stores the figures of each call.
         changes: name -> the change, the same in every process; no layer has two.
         config: the settings.
 
@@ -70,19 +71,19 @@ def effects_of(
     """
     if not changes:
         return {}
-    ranks, count = context.ranks, len(context.calibration_set.prompts[: config.allocation_prompts])
-
     device = torch.device(execution_device(context.run.pipe) or "cpu")
     room = activation_room(config, device)
 
-    def trial(i: int) -> Trial:
+    def trial(i: int, numbers: range) -> Trial:
+        name = f"prompts {numbers[0]} to {numbers[-1]}"
         return Trial(
-            f"prompt {i}", i % ranks.size, lambda _: prompt_figures(context, changes, i, room)
+            name, i % context.ranks.size, lambda _: call_figures(context, changes, numbers, room)
         )
 
-    trials = [trial(i) for i in range(count)]
+    calls = context.calibration_set.first(config.allocation_prompts)
+    trials = [trial(i, numbers) for i, numbers in enumerate(calls)]
     found = all_measured(context, journal, trials, lambda *_: None, config)
-    rows = [found[each.name] for each in trials]
+    rows = [row for each in trials for row in found[each.name]["prompts"]]
     entries, total, squares = (
         sum(row[key] for row in rows) for key in ("entries", "sum", "square")
     )
@@ -92,50 +93,83 @@ def effects_of(
     return {name: sum(row["effects"][name] for row in rows) / spread for name in changes}
 
 
-def prompt_figures(
-    context: CalibrationContext, changes: Mapping[str, Change], number: int, room: float = 0.0
+def call_figures(
+    context: CalibrationContext, changes: Mapping[str, Change], numbers: range, room: float = 0.0
 ) -> dict[str, Any]:
-    """Return what one calibration prompt adds to the effects.
+    """Return what some calibration prompts add to the effects, from one call if they can share it.
 
     Args:
         context: the model, and how it draws.
         changes: name -> the change.
-        number: the prompt's index.
+        numbers: the prompts' indices.
         room: bytes for activations that are stored instead of computed again.
 
     Returns:
-        {"effects": name -> the squared change of the latents, "entries", "sum", "square": of the
-        latents}.
+        {"prompts": the figures of each}.
+    """
+    try:
+        return {"prompts": figures_of(context, changes, numbers, room)}
+    except OneByOne:
+        each = [figures_of(context, changes, [number], room) for number in numbers]
+        return {"prompts": [figures for found in each for figures in found]}
+
+
+def figures_of(
+    context: CalibrationContext,
+    changes: Mapping[str, Change],
+    numbers: Sequence[int],
+    room: float = 0.0,
+) -> list[dict[str, Any]]:
+    """Return what each prompt of one call adds to the effects.
+
+    Args:
+        context: the model, and how it draws.
+        changes: name -> the change.
+        numbers: the prompts' indices.
+        room: bytes for activations that are stored instead of computed again.
+
+    Returns:
+        Of each prompt {"effects": name -> the squared change of the latents, "entries", "sum",
+        "square": of the latents}.
+
+    Raises:
+        OneByOne: the prompts cannot share a call.
     """
     run, few = context.run, context.calibration_set
-    prompt, seed = few.prompts[number], few.seeds[number]
+    prompts, seeds = ([part[i] for i in numbers] for part in (few.prompts, few.seeds))
     layers = {layer: d for change in changes.values() for layer, d in change.items()}
-    probes = Probes(layers, lambda: run.step)
+    probes = Probes(layers, lambda: run.step, len(prompts))
     scale = SCALES.get(model_format(context, layers), 1.0)
-    torch.manual_seed(seed)  # for schedulers that draw noise; prepared() has set the state aside
-    gradients = differentiable(run, context.denoiser, context.blocks, room)
+    torch.manual_seed(seeds[0])  # for schedulers that draw noise; prepared() set the state aside
+    gradients = differentiable(run, context.denoiser, context.blocks, room, len(prompts))
     with gradients, probed(context.denoiser, probes):
         try:
-            latents = run.latents([prompt], [seed], few.settings)
+            latents = run.latents(prompts, seeds, few.settings)
+            if len(prompts) > 1 and len(latents) != len(prompts):
+                raise OneByOne
             called = set(probes.called)
             if latents.requires_grad:
                 with one_line_errors(run.pipe):
-                    latents.backward(scale * signs(latents, seed))
+                    latents.backward(scale * signs(latents, seeds))
         except RunFailed as error:
             raise RunFailed(
                 f"{error}; allocation sensitivity runs it with gradients: use allocation drawn"
             ) from error
     require_passed(type(run.pipe).__name__, called, probes.passed)
-    z = where_double(latents.detach()).double()
-    return {
-        "effects": {
-            name: sum(squared_sum(layer, probes, scale) for layer in change)
-            for name, change in changes.items()
-        },
-        "entries": z.numel(),
-        "sum": z.sum().item(),
-        "square": z.square().sum().item(),
-    }
+    return [
+        {
+            "effects": {
+                name: sum(squared_sum(layer, probes, i, scale) for layer in change)
+                for name, change in changes.items()
+            },
+            "entries": z.numel(),
+            "sum": z.sum().item(),
+            "square": z.square().sum().item(),
+        }
+        for i, z in enumerate(
+            where_double(latents.detach()).double().unflatten(0, (len(prompts), -1))
+        )
+    ]
 
 
 def model_format(context: CalibrationContext, layers: Mapping[str, Any]) -> torch.dtype:
@@ -143,21 +177,29 @@ def model_format(context: CalibrationContext, layers: Mapping[str, Any]) -> torc
     return weight_of(context.denoiser.get_submodule(next(iter(layers)))).dtype
 
 
-def signs(latents: Tensor, seed: int) -> Tensor:
-    """Return random signs in the shape and format of some latents, the same on every device."""
-    drawn = torch.randint(0, 2, latents.shape, generator=torch.Generator().manual_seed(seed))
-    return (2 * drawn - 1).to(latents)
+def signs(latents: Tensor, seeds: Sequence[int]) -> Tensor:
+    """Return random signs in the shape and format of some latents, the same on every device.
+
+    Args:
+        latents: those of one or several prompts, in equal parts.
+        seeds: the seed of each prompt.
+    """
+    shape = (len(latents) // len(seeds), *latents.shape[1:])
+    drawn = [
+        torch.randint(0, 2, shape, generator=torch.Generator().manual_seed(seed)) for seed in seeds
+    ]
+    return (2 * torch.cat(drawn) - 1).to(latents)
 
 
-def squared_sum(layer: str, probes: Probes, scale: float) -> float:
-    """Return sum_o s_o^2 of a layer; 0 if its output does not reach the latents.
+def squared_sum(layer: str, probes: Probes, prompt: int, scale: float) -> float:
+    """Return sum_o s_o^2 of a layer for one prompt; 0 if its output does not reach the latents.
 
     Raises:
         CalibrationError: it is not finite.
     """
     if layer not in probes.sums:
         return 0.0
-    found = (where_double(probes.sums[layer]).double() / scale).square().sum().item()
+    found = (where_double(probes.sums[layer][prompt]).double() / scale).square().sum().item()
     if not math.isfinite(found):
         raise CalibrationError(
             f"{layer}: the gradient at its output has inf or NaN; try another --dtype, or "

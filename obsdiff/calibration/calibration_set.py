@@ -57,6 +57,17 @@ class CalibrationSet:
 
         A prompt that is a dict of arguments is a call of its own.
         """
-        size = self.batch_size if all(isinstance(p, str) for p in self.prompts) else 1
+        size = self.call_size
         for i in range(self.rank * size, len(self.prompts), self.ranks * size):
             yield self.prompts[i : i + size], self.seeds[i : i + size]
+
+    @property
+    def call_size(self) -> int:
+        """The number of prompts in a full pipeline call."""
+        return self.batch_size if all(isinstance(p, str) for p in self.prompts) else 1
+
+    def first(self, count: int) -> list[range]:
+        """Return the first `count` prompts, by index, as calls that the processes share evenly."""
+        count = min(count, len(self.prompts))
+        size = min(self.call_size, -(-count // self.ranks))
+        return [range(i, min(i + size, count)) for i in range(0, count, size)]

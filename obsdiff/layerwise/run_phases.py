@@ -3,7 +3,7 @@
 dense pass    prompts
 calibration   prompts of every package: live all of them, replay those after the first
 allocation    trials: layers or groups that are pruned alone, each draws some prompts; or the
-              prompts whose gradients measure all of them
+              calls whose gradients measure all of them
 solving       multiplications, approximately
 """
 
@@ -62,8 +62,9 @@ def allocation_units(plan: PruningPlan, processes: int) -> dict[str, Any]:
     config = plan.config
     prompts = min(config.allocation_prompts, len(plan.calibration_set.prompts))
     if config.allocation == "sensitivity":
-        model = (DENSE_PASS, float(GRADIENT_RUNS))
-        return {"units": -(-prompts // processes), "unit": "prompts", "model": model}
+        calls = plan.calibration_set.first(config.allocation_prompts)
+        model = (DENSE_PASS, float(GRADIENT_RUNS * len(calls[0])))
+        return {"units": -(-len(calls) // processes), "unit": "calls", "model": model}
     trials = round(len(plan.groups or plan.taps) / processes)
     if config.allocation == "drawn":
         model = (DENSE_PASS, float(prompts))

@@ -23,7 +23,7 @@ from ..models.structure import Block
 from .call import Prompt
 from .errors_below import one_line_errors
 from .run import Run, refused, replaced
-from .stored_activations import Activations, weights_of
+from .stored_activations import Activations, OneByOne, weights_of
 from .weight_copies import copied_weights
 
 
@@ -41,7 +41,7 @@ class LastStep(Exception):
 
 @contextlib.contextmanager
 def differentiable(
-    run: Run, denoiser: nn.Module, blocks: list[Block], room: float = 0.0
+    run: Run, denoiser: nn.Module, blocks: list[Block], room: float = 0.0, prompts: int = 1
 ) -> Iterator[Activations]:
     """Let `run.latents` return latents with gradients; restore everything at the end.
 
@@ -53,17 +53,21 @@ def differentiable(
         blocks: the blocks that are checkpointed.
         room: bytes for activations that are stored instead of computed again; ignored for a
             group-offloaded denoiser.
+        prompts: prompts that share a call.
 
     Yields:
         What is checkpointed, decided at the first call.
+
+    Raises:
+        OneByOne: several prompts, and no room for all activations; `run.latents` raises it, too.
     """
+    room = 0.0 if group_offloaded(denoiser) else room
+    activations = Activations(room, lambda: run.steps, weights_of(denoiser), prompts)
     with contextlib.ExitStack() as undo:
         undo.callback(free_offloaded, run.pipe)
         undo.enter_context(frozen(run.pipe))
         parts = checkpointed_parts(denoiser, [block.name for block in blocks])
         undo.enter_context(copied_weights(denoiser, parts))
-        room = 0.0 if group_offloaded(denoiser) else room
-        activations = Activations(room, lambda: run.steps, weights_of(denoiser))
         for module, call in ((denoiser, activations.call), *((p, activations.part) for p in parts)):
             undo.enter_context(replaced(module, "forward", partial(call, module.forward)))
         undo.enter_context(replaced(run, "draw", partial(call_with_gradients, run)))
@@ -77,7 +81,7 @@ def call_with_gradients(
     source = run.noise_source(prompts, seeds)
     call = inspect.unwrap(type(run.pipe).__call__)
     with (
-        one_line_errors(run.pipe, LastStep),
+        one_line_errors(run.pipe, LastStep, OneByOne),
         refused(run.pipe, lambda: run.step == 0),
         ending_with_last_step(run),
         torch.enable_grad(),

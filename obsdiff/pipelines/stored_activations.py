@@ -5,6 +5,7 @@
     none        all calls store all activations: fastest
 
 The first call of a run is computed once more, to count what it would store, without storing it.
+Several prompts share a call only where nothing is checkpointed: one at a time they need less.
 """
 
 from collections.abc import Callable, Sequence
@@ -18,6 +19,10 @@ Forward = Callable[..., Any]
 CALLS = 2  # of the denoiser in a step, at most: some pipelines guide by two calls, or step twice
 
 
+class OneByOne(Exception):
+    """Several prompts cannot share a call with gradients."""
+
+
 class Activations:
     """Decides at the first call what is checkpointed.
 
@@ -25,12 +30,22 @@ class Activations:
         room: bytes for stored activations; 0 always checkpoints both.
         steps: returns the number of denoising steps.
         weights: the tensors of the model, which are not counted.
+        prompts: prompts of the call.
+
+    Raises:
+        OneByOne: several prompts, and no room for all activations.
     """
 
     def __init__(
-        self, room: float, steps: Callable[[], int], weights: Sequence[Tensor] = ()
+        self,
+        room: float,
+        steps: Callable[[], int],
+        weights: Sequence[Tensor] = (),
+        prompts: int = 1,
     ) -> None:
-        self.room, self.steps = room, steps
+        if prompts > 1 and not room:
+            raise OneByOne
+        self.room, self.steps, self.prompts = room, steps, prompts
         self.weights = {storage_of(tensor) for tensor in weights}
         self.calls = self.parts = True  # whether calls, and their blocks, are checkpointed
         self.undecided = room > 0
@@ -48,11 +63,17 @@ class Activations:
         return self.checkpointed(self.parts, forward, *args, **kwargs)
 
     def decide(self, forward: Forward, *args: Any, **kwargs: Any) -> None:
-        """Count what a call stores, and compare it with the room."""
+        """Count what a call stores, and compare it with the room.
+
+        Raises:
+            OneByOne: several prompts, and no room for all activations.
+        """
         self.undecided = self.parts = False
         held = stored_bytes(lambda: forward(*args, **kwargs), self.weights)
         self.parts = held > self.room
         self.calls = held * CALLS * self.steps() > self.room
+        if self.calls and self.prompts > 1:
+            raise OneByOne
 
     @staticmethod
     def checkpointed(wanted: bool, forward: Forward, *args: Any, **kwargs: Any) -> Any:

@@ -11,8 +11,8 @@ import torch
 from diffusers.hooks import apply_group_offloading
 
 from obsdiff import PruningConfig, dense_pass, prune_
-from obsdiff.allocation import jacobian
-from obsdiff.allocation.jacobian import effects_of, prompt_figures, signs
+from obsdiff.allocation import jacobian, probes
+from obsdiff.allocation.jacobian import call_figures, effects_of, figures_of, signs
 from obsdiff.allocation.probes import Probes, probed
 from obsdiff.calibration.calibration_set import CalibrationSet
 from obsdiff.calibration.context import CalibrationContext
@@ -23,6 +23,7 @@ from obsdiff.models.linear_view import layer_at, layer_shapes
 from obsdiff.pipelines.differentiable import differentiable
 from obsdiff.pipelines.placement import placed
 from obsdiff.pipelines.run import prepared
+from obsdiff.pipelines.stored_activations import OneByOne
 from obsdiff.runtime.scratch import open_scratch
 
 from ..conftest import PROMPTS, ddpm, flux, sd, sd3
@@ -32,7 +33,7 @@ from ..support.pretend_offload import group_offloading
 CALL = {"num_inference_steps": 2, "height": 16, "width": 16, "guidance_scale": 3.0}
 ONE_STEP = CALL | {"num_inference_steps": 1}
 CPU = torch.device("cpu")
-QUICK = CALL | {"num_prompts": 3, "allocation_prompts": 2}
+QUICK = CALL | {"num_prompts": 3, "allocation_prompts": 2, "batch_size": 1}
 SENSITIVITY = QUICK | {"allocation": "sensitivity", "blocks": "0-1"}
 
 
@@ -90,11 +91,11 @@ def test_the_sums_are_the_derivative_of_the_latents(make, call, prompt):
     layer = list(changes)[1]
     with Measuring(pipe, call, [prompt]) as context, torch.no_grad():
         run, denoiser = context.run, context.denoiser
-        probes = Probes({layer: changes[layer][layer]}, lambda: run.step)
+        sums = Probes({layer: changes[layer][layer]}, lambda: run.step)
         weight = layer_at(denoiser, layer).weight
-        with differentiable(run, denoiser, context.blocks), probed(denoiser, probes):
+        with differentiable(run, denoiser, context.blocks), probed(denoiser, sums):
             latents = run.latents([prompt], [5], call)
-            v = signs(latents, 1)
+            v = signs(latents, [1])
             latents.backward(v)
             moved = []
             for sign in (1, -1):
@@ -102,8 +103,8 @@ def test_the_sums_are_the_derivative_of_the_latents(make, call, prompt):
                 moved.append(run.latents([prompt], [5], call).detach())
                 weight.sub_(sign * 1e-4 * changes[layer][layer])
     slope = ((moved[0] - moved[1]) * v).sum() / 2e-4
-    assert probes.sums[layer].sum().item() == pytest.approx(slope.item(), rel=1e-4)
-    assert probes.passed == {0, 1}
+    assert sums.sums[layer].sum().item() == pytest.approx(slope.item(), rel=1e-4)
+    assert sums.passed == {0, 1}
 
 
 @pytest.mark.parametrize("make", [sd, flux])
@@ -118,7 +119,7 @@ def test_stored_activations_change_no_figure_and_are_as_many_as_there_is_room_fo
             module.forward = partial(noted, counted, name, module.forward)
         for room in (0.0, 1.0, 1e9):
             counted.clear()
-            found[room] = prompt_figures(context, changes, 0, room)
+            found[room] = figures_of(context, changes, [0], room)[0]
             forwards[room] = Counter(counted)
     assert found[0.0] == found[1.0] == found[1e9]
     steps = CALL["num_inference_steps"]
@@ -136,7 +137,7 @@ def test_the_latents_are_those_of_the_pipeline_and_it_is_left_as_it_was(make):
     flags = [p.requires_grad for p in denoiser.parameters()]
     with Measuring(pipe, prompts=PROMPTS[:1]) as context:
         plain = context.run.latents(PROMPTS[:1], [5], CALL)
-        figures = prompt_figures(context, changes_of(denoiser), 0)
+        figures = figures_of(context, changes_of(denoiser), [0])[0]
         again = context.run.latents(PROMPTS[:1], [5], CALL)
     assert torch.equal(plain, again)
     assert not again.requires_grad
@@ -165,7 +166,7 @@ def test_samplers_of_other_orders_pass_gradients(name):
     with Measuring(pipe, call, PROMPTS[:1]) as context:
         torch.manual_seed(5)
         latents = context.run.latents(PROMPTS[:1], [5], call)
-        figures = prompt_figures(context, changes_of(pipe.unet), 0)
+        figures = figures_of(context, changes_of(pipe.unet), [0])[0]
     assert figures["sum"] == pytest.approx(latents.double().sum().item(), rel=1e-4)
     assert min(figures["effects"].values()) > 0
 
@@ -211,8 +212,66 @@ def test_batch_size_and_number_of_processes_change_nothing():
     ):
         pipe = sd3()
         with Measuring(pipe, **settings) as context:
-            found.append(prompt_figures(context, changes_of(pipe.transformer), 1))
+            found.append(figures_of(context, changes_of(pipe.transformer), [1])[0])
     assert found[0] == found[1] == found[2]
+
+
+@pytest.mark.parametrize("make", [sd, sd3, flux])
+def test_prompts_that_share_a_call_have_the_figures_of_each_alone(make):
+    pipe = make()
+    model = denoiser_of(pipe)
+    calls, alone = [], []
+    model.register_forward_pre_hook(lambda *_: calls.append(torch.is_grad_enabled()))
+    with Measuring(pipe) as context:
+        changes = changes_of(model, every=3)
+        for i in range(3):
+            alone += call_figures(context, changes, range(i, i + 1), 1e9)["prompts"]
+        single = len(calls)
+        shared = call_figures(context, changes, range(3), 1e9)["prompts"]
+    assert (len(calls) - single) * 3 == single
+    assert len(shared) == 3
+    for together, one in zip(shared, alone, strict=True):
+        assert together["effects"] == pytest.approx(one["effects"], rel=1e-3)
+        for key in ("entries", "sum", "square"):
+            assert together[key] == pytest.approx(one[key], rel=1e-5)
+
+
+def without_room(context, model, monkeypatch) -> float:
+    return 1.0
+
+
+def group_offloaded(context, model, monkeypatch) -> float:
+    apply_group_offloading(model, CPU, CPU, "leaf_level")
+    return 1e9
+
+
+def with_experts(context, model, monkeypatch) -> float:
+    monkeypatch.setattr(probes, "is_expert", lambda name: True)
+    return 1e9
+
+
+@pytest.mark.parametrize("alone", [without_room, group_offloaded, with_experts])
+def test_prompts_that_cannot_share_a_call_run_one_by_one(alone, monkeypatch):
+    pipe = sd3()
+    model = pipe.transformer
+    with Measuring(pipe) as context:
+        changes = changes_of(model)
+        expected = [figures_of(context, changes, [i])[0] for i in range(2)]
+        room = alone(context, model, monkeypatch)
+        with pytest.raises(OneByOne):
+            figures_of(context, changes, range(2), room)
+        assert call_figures(context, changes, range(2), room)["prompts"] == expected
+    assert not any(
+        "forward" in vars(m) and not hasattr(m, "_diffusers_hook") for m in model.modules()
+    )
+
+
+def test_calls_are_shared_out_evenly_and_hold_every_prompt_once():
+    few = CalibrationSet(list("abcdefg"), list(range(7)), CALL, batch_size=4)
+    assert few.first(6) == [range(4), range(4, 6)]
+    assert few.first(9) == [range(4), range(4, 7)]
+    assert replace(few, ranks=2).first(4) == [range(2), range(2, 4)]
+    assert replace(few, prompts=[{"prompt": "a"}] * 7).first(2) == [range(1), range(1, 2)]
 
 
 @pytest.mark.parametrize(("dtype", "near"), [(torch.bfloat16, 0.2), (torch.float16, 0.1)])
@@ -221,7 +280,7 @@ def test_half_precision_sees_nearly_the_same(dtype, near):
     for kind in (torch.float32, dtype):
         pipe = sd3().to(kind)
         with Measuring(pipe, prompts=PROMPTS[:1]) as context:
-            figures.append(prompt_figures(context, changes_of(pipe.transformer), 0)["effects"])
+            figures.append(figures_of(context, changes_of(pipe.transformer), [0])[0]["effects"])
     for name, effect in figures[0].items():
         assert figures[1][name] == pytest.approx(effect, rel=near), name
 
@@ -249,7 +308,7 @@ def test_gradients_that_do_not_come_back_are_one_line():
 
 
 def test_gradients_that_are_no_numbers_name_the_layer(monkeypatch):
-    monkeypatch.setattr(jacobian, "signs", lambda latents, seed: latents * float("nan"))
+    monkeypatch.setattr(jacobian, "signs", lambda latents, seeds: latents * float("nan"))
     with pytest.raises(CalibrationError, match=r"transformer_blocks\.0\.attn.* has inf or NaN"):
         prune_(sd3(), PROMPTS, PruningConfig(**SENSITIVITY))
 
@@ -267,7 +326,7 @@ def test_group_offloading_changes_nothing(make, level, blocks):
         if offloaded:
             apply_group_offloading(model, CPU, CPU, level, num_blocks_per_group=blocks)
         with Measuring(pipe, prompts=PROMPTS[:1]) as context:
-            found.append(prompt_figures(context, changes_of(model), 0))
+            found.append(figures_of(context, changes_of(model), [0])[0])
             plain = context.run.latents(PROMPTS[:1], [5], CALL)  # the hooks work again
         assert found[-1]["sum"] == pytest.approx(plain.double().sum().item(), rel=1e-5)
     assert found[0] == found[1]
@@ -283,7 +342,7 @@ def test_group_offloading_on_a_device_has_few_blocks_there_at_a_time():
             with placed(pipe, "transformer", config), Measuring(pipe, ONE_STEP) as context:
                 own = [p.device.type for p in pipe.transformer.parameters()]
                 counts.clear()
-                figures.append(prompt_figures(context, changes_of(pipe.transformer), 0))
+                figures.append(figures_of(context, changes_of(pipe.transformer), [0])[0])
                 peaks.append(counts.peak)
                 assert [p.device.type for p in pipe.transformer.parameters()] == own
             assert set(own) == {"cpu" if offload == "group" else NAME}
@@ -296,39 +355,37 @@ def test_group_offloading_on_a_device_has_few_blocks_there_at_a_time():
 @pytest.mark.parametrize("settings", [{}, {"pattern": "structured", "sparsity": 0.3}])
 def test_a_killed_run_measures_only_the_missing_prompts(tmp_path, monkeypatch, settings):
     config = PruningConfig(**SENSITIVITY | settings)
-    expected, real, seen = prune_(sd3(), PROMPTS, config), jacobian.prompt_figures, []
+    expected, real, seen = prune_(sd3(), PROMPTS, config), jacobian.call_figures, []
 
-    def dying(context, changes, number, room):
-        if number:
+    def dying(context, changes, numbers, room):
+        if numbers[0]:
             raise ZeroDivisionError
-        return real(context, changes, number, room)
+        return real(context, changes, numbers, room)
 
-    def noting(context, changes, number, room):
-        seen.append(number)
-        return real(context, changes, number, room)
+    def noting(context, changes, numbers, room):
+        seen.append(numbers)
+        return real(context, changes, numbers, room)
 
-    monkeypatch.setattr(jacobian, "prompt_figures", dying)
+    monkeypatch.setattr(jacobian, "call_figures", dying)
     with pytest.raises(ZeroDivisionError):
         prune_(sd3(), PROMPTS, config, journal=tmp_path)
     assert len(list((tmp_path / TRIALS).iterdir())) == 1
-    monkeypatch.setattr(jacobian, "prompt_figures", noting)
+    monkeypatch.setattr(jacobian, "call_figures", noting)
     found = prune_(sd3(), PROMPTS, config, journal=tmp_path)
-    assert seen == [1]
+    assert seen == [range(1, 2)]
     assert found.sensitivity == expected.sensitivity
     assert [row.error for row in found.layers] == [row.error for row in expected.layers]
     assert json.dumps(found.to_dict()["config"]) == json.dumps(expected.to_dict()["config"])
 
 
 def test_several_sparsities_of_one_dense_pass_are_measured_once(monkeypatch):
-    real, seen = jacobian.prompt_figures, []
-    monkeypatch.setattr(
-        jacobian, "prompt_figures", lambda *args: seen.append(args[2]) or real(*args)
-    )
+    real, seen = jacobian.call_figures, []
+    monkeypatch.setattr(jacobian, "call_figures", lambda *args: seen.append(args[2]) or real(*args))
     configs = [PruningConfig(sparsity=share, **SENSITIVITY) for share in (0.3, 0.6)]
     pipe = sd3()
     with dense_pass(pipe, PROMPTS, configs) as dense:
         shared = [prune_(sd3(), PROMPTS, config, dense=dense) for config in configs]
-    assert seen == [0, 1]
+    assert seen == [range(1), range(1, 2)]
     alone = prune_(sd3(), PROMPTS, configs[1])
     assert [row.sparsity for row in alone.layers] == [row.sparsity for row in shared[1].layers]
     assert sum(shared[0].sensitivity.values()) < sum(shared[1].sensitivity.values())

@@ -11,7 +11,7 @@ from diffusers.hooks import apply_group_offloading
 
 from obsdiff import PruningConfig, prune_
 from obsdiff.allocation.gradient_memory import gradient_bytes
-from obsdiff.allocation.jacobian import prompt_figures
+from obsdiff.allocation.jacobian import figures_of
 from obsdiff.calibration.calibration_set import CalibrationSet
 from obsdiff.calibration.device_plan import DevicePlan, Weights
 from obsdiff.calibration.packages import GIB
@@ -251,7 +251,7 @@ def test_the_planned_peak_of_gradients_is_the_counted_one(wide, offload, monkeyp
     with context_of(pipe, CalibrationSet(PROMPTS[:1], [0], call)) as context:
         encode_first(context.run, context.calibration_set.batches(), call)
         with HeldBytes(known) as held:
-            prompt_figures(context, changes, 0)
+            figures_of(context, changes, [0])
     assert held.peak <= planned < 1.2 * held.peak
 
 
