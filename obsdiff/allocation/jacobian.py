@@ -136,7 +136,7 @@ def figures_of(
         OneByOne: the prompts cannot share a call.
     """
     run, few = context.run, context.calibration_set
-    prompts, seeds = ([part[i] for i in numbers] for part in (few.prompts, few.seeds))
+    prompts, seeds = [few.prompts[i] for i in numbers], [few.seeds[i] for i in numbers]
     layers = {layer: d for change in changes.values() for layer, d in change.items()}
     probes = Probes(layers, lambda: run.step, len(prompts))
     scale = SCALES.get(model_format(context, layers), 1.0)
