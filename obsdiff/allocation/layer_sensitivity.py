@@ -187,7 +187,8 @@ def measured_sensitivity(
 ) -> TapEffect:
     """Return the measurements that decide the sparsity of one tap."""
     layers = [context.denoiser.get_submodule(layer) for layer in tap.layers]
-    weights = [matrix(layer).to(context.computing(layer)) for layer in layers]
+    places = context.computing(layers)
+    weights = [matrix(layer).to(place) for layer, place in zip(layers, places, strict=True)]
     if config.allocation == "alpha":
         known = [exponent for exponent in map(tail_exponent, weights) if math.isfinite(exponent)]
         return TapEffect(0.0, sum(known) / len(known) if known else math.inf)

@@ -1,7 +1,7 @@
 """The calibration context: what a calibration needs, as one object."""
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -19,7 +19,7 @@ from ..runtime.distributed import Ranks
 from ..runtime.scratch import Scratch
 from .calibrated_input import CalibratedInput
 from .calibration_set import CalibrationSet
-from .devices import computing_device
+from .devices import computing_devices
 from .plan import PruningPlan
 from .recording_place import RecordingPlace
 
@@ -59,9 +59,9 @@ class CalibrationContext:
     asymmetric: bool = False
     recording: RecordingPlace | None = None
 
-    def computing(self, layer: nn.Module) -> torch.device:
-        """Return the device that computes with a layer's inputs."""
-        return computing_device(self.run.pipe, layer, self.device)
+    def computing(self, layers: Sequence[nn.Module]) -> list[torch.device]:
+        """Return the device that computes with the inputs of each layer."""
+        return computing_devices(self.run.pipe, layers, self.device)
 
     def reduced(self, inputs: CalibratedInputs) -> CalibratedInputs:
         """Add the sums of all processes, each at the owner of its tap, or in every process.

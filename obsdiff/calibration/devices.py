@@ -24,20 +24,23 @@ from .plan import PruningPlan
 ACTIVATIONS = 1 / 8  # of the memory of a device, for the activations of a call
 
 
-def computing_device(pipe: Any, layer: nn.Module, stored: str | None = None) -> torch.device:
-    """Return the device that computes with a layer's inputs.
+def computing_devices(
+    pipe: Any, layers: Sequence[nn.Module], stored: str | None = None
+) -> list[torch.device]:
+    """Return the device that computes with the inputs of each layer.
 
     It is that of the weight; for a weight that an offload keeps on the CPU, that of the pipeline's
-    call; for a pipeline on the CPU, an accelerator that stores the Hessians.
+    call; for a pipeline on the CPU, an accelerator that stores the Hessians. The pipeline is asked
+    once for all layers: diffusers walks through its modules to answer.
 
     Args:
         pipe: the pipeline.
-        layer: the layer.
+        layers: the layers.
         stored: the device that stores the Hessians, if it is set.
     """
-    places = (weight_of(layer).device, execution_device(pipe), stored)
-    devices = [torch.device(place) for place in places if place is not None]
-    return next((device for device in devices if device.type != "cpu"), devices[0])
+    others = [torch.device(place) for place in (execution_device(pipe), stored) if place]
+    places = [[weight_of(layer).device, *others] for layer in layers]
+    return [next((place for place in row if place.type != "cpu"), row[0]) for row in places]
 
 
 def device_rooms(pipe: Any, plans: Sequence[PruningPlan], ranks: Ranks) -> dict[str, float]:
@@ -68,10 +71,8 @@ def accelerators(pipe: Any, plan: PruningPlan) -> list[torch.device]:
     stored = plan.config.offload_device
     if plan.config.memory_budget_gib is not None:
         return []
-    places = {
-        computing_device(pipe, plan.denoiser.get_submodule(tap.layers[0]), stored)
-        for tap in plan.taps
-    }
+    layers = [plan.denoiser.get_submodule(tap.layers[0]) for tap in plan.taps]
+    places = set(computing_devices(pipe, layers, stored))
     places |= {torch.device(stored)} if stored else set()
     return sorted({exact(place) for place in places if place.type != "cpu"}, key=str)
 

@@ -105,9 +105,9 @@ def new_inputs(
     memory-mapped files.
     """
     found: CalibratedInputs = {}
-    for tap in taps:
-        layer = context.denoiser.get_submodule(tap.layers[0])
-        columns, device = matrix(layer).shape[1], context.computing(layer)
+    layers = [context.denoiser.get_submodule(tap.layers[0]) for tap in taps]
+    for tap, layer, device in zip(taps, layers, context.computing(layers), strict=True):
+        columns = matrix(layer).shape[1]
         home = str(exact(context.device or device))
         band = wide_band(columns) if home in context.scratch.devices else BAND
         sizes = bytes_of(columns, band), bytes_of(columns)

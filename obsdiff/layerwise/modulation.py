@@ -68,9 +68,10 @@ def find_factors(
         inputs = gather_modulation(context, list(plan.modulation))
         known: dict[int, Moments] = {}
         found, rows = {}, []
-        for name, most in plan.modulation.items():
-            layer = plan.denoiser.get_submodule(name)
-            key, device = id(inputs.fitted[name]), context.computing(layer)
+        layers = [plan.denoiser.get_submodule(name) for name in plan.modulation]
+        places = zip(plan.modulation.items(), layers, context.computing(layers), strict=True)
+        for (name, most), layer, device in places:
+            key = id(inputs.fitted[name])
             if key not in known:
                 known = {key: moments_of(inputs, name, device)}
             found[name], row = factors_of(layer, known[key], most, len(inputs.fitted[name]))

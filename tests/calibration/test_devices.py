@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from obsdiff import PruningConfig, prune_
+from obsdiff.calibration import devices
 from obsdiff.calibration.calibration_set import CalibrationSet
-from obsdiff.calibration.devices import computing_device, device_rooms, waiting_bytes
+from obsdiff.calibration.devices import computing_devices, device_rooms, waiting_bytes
 from obsdiff.calibration.hooks import new_inputs
 from obsdiff.calibration.packages import plan_packages
 from obsdiff.calibration.plan import plan_pruning
@@ -33,16 +34,28 @@ def test_a_calibration_computes_where_the_pipeline_runs():
     with pretend_gpu():
         pipe = sd3(1)
         layer = pipe.transformer.transformer_blocks[0].attn.to_q
-        assert computing_device(pipe, layer).type == "cpu"
-        assert computing_device(pipe, layer, NAME).type == NAME
+
+        def computes(stored: str | None = None) -> torch.device:
+            return computing_devices(pipe, [layer], stored)[0]
+
+        assert computes().type == "cpu"
+        assert computes(NAME).type == NAME
         pipe.enable_model_cpu_offload(device=NAME)
         assert layer.weight.device.type == "cpu"
-        assert computing_device(pipe, layer).type == computing_device(pipe, layer, "cpu").type
-        assert computing_device(pipe, layer).type == NAME
+        assert computes().type == computes("cpu").type == NAME
         alone = denoiser_alone(1)
-        assert computing_device(alone, alone.transformer.transformer_blocks[0].attn.to_q) == (
-            torch.device(GPU)
-        )
+        layer = alone.transformer.transformer_blocks[0].attn.to_q
+        assert computing_devices(alone, [layer]) == [torch.device(GPU)]
+
+
+def test_a_pipeline_is_asked_once_a_package_where_it_runs(monkeypatch):
+    """Not once a layer: diffusers walks through all modules of all components to answer."""
+    pipe, asked = sd3(3), []
+    monkeypatch.setattr(devices, "execution_device", lambda pipe: asked.append(pipe) or pipe.device)
+    small = {"num_prompts": 1, "num_inference_steps": 1, "height": 16, "width": 16}
+    config = PruningConfig(calibration="live", packages=2, **small)
+    report = prune_(pipe, PROMPTS, config, progress=False)
+    assert 0 < len(asked) <= 3 < len(report.layers)
 
 
 def test_the_room_of_a_device_is_what_is_free_less_what_is_needed_there():
