@@ -70,8 +70,9 @@ def operations(pipe) -> int:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("allocation", ["obs", "sensitivity", "drawn"])
-@pytest.mark.parametrize("make", [sd3, sd, flux])
+@pytest.mark.parametrize(
+    ("make", "allocation"), [(sd3, "drawn"), (sd, "sensitivity"), (flux, "obs"), (sd, "obs")]
+)
 def test_the_model_is_as_small_and_needs_as_few_operations_as_by_uniform_pruning(make, allocation):
     pipes, reports = [make(), make()], []
     for pipe, kind in zip(pipes, ("uniform", allocation), strict=True):

@@ -1,8 +1,5 @@
 """Everything that has to be saved is saved, at hardly more than the least error."""
 
-import itertools
-
-import pytest
 import torch
 
 from obsdiff.allocation.prices import cheapest_steps
@@ -11,20 +8,17 @@ from obsdiff.allocation.prices import cheapest_steps
 @pytest.mark.slow
 def test_near_the_best_of_all_ways():
     g = torch.Generator().manual_seed(0)
-    ratios = []
+    ratios, ways = [], torch.cartesian_prod(*[torch.arange(6)] * 4)
     for _ in range(30):
         errors = [[0.0, *torch.rand(5, generator=g).cumsum(0).tolist()] for _ in range(4)]
         savings = torch.rand(4, 2, generator=g, dtype=torch.float64) + 0.1
         wanted = 0.4 * 5 * savings.sum(0)
         found = torch.tensor(cheapest_steps(errors, savings, wanted))
         assert bool((savings.T @ found.double() >= wanted * (1 - 1e-9)).all())
-        best = min(
-            sum(errors[i][k] for i, k in enumerate(way))
-            for way in itertools.product(range(6), repeat=4)
-            if bool((savings.T @ torch.tensor(way, dtype=torch.float64) >= wanted).all())
-        )
+        enough = ways[(ways.double() @ savings >= wanted).all(1)]
+        best = torch.tensor(errors)[torch.arange(4), enough].sum(1).min().item()
         ratios.append(sum(errors[i][k] for i, k in enumerate(found.tolist())) / best)
-    assert min(ratios) >= 1 - 1e-9
+    assert min(ratios) >= 1 - 1e-6  # the best is summed in float32
     assert (
         sum(ratios) / len(ratios) < 1.1
     )  # in steps this coarse; the more groups, the less is lost

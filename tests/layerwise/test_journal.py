@@ -100,8 +100,13 @@ def assert_same(found, expected):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("make", [sd3, sd, flux])
-@pytest.mark.parametrize("run", RUNS)
+@pytest.mark.parametrize(
+    ("make", "run"),
+    [
+        *((sd3, run) for run in RUNS),
+        *((make, run) for make in (sd, flux) for run in ("replay", "structured asymmetric")),
+    ],
+)
 def test_killed_three_times_it_ends_with_the_same_bits(tmp_path, monkeypatch, make, run):
     config = PruningConfig(**STEPS | RUNS[run])
     pipe = make()
