@@ -55,10 +55,13 @@ def arguments(kind: str, output: Path, model: str | Path = MODEL) -> list[str]:
 
 
 def start(size: int, given: list[str]) -> subprocess.Popen:
-    """`obsdiff` in so many processes of torchrun, two threads among them; one alone needs none."""
+    """`obsdiff` in so many processes of torchrun; one alone needs none.
+
+    They have two threads among them, or OMP_NUM_THREADS each.
+    """
     torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(size)]
     command = [sys.executable, *(torchrun if size > 1 else []), "-m", "obsdiff", *given]
-    environment = os.environ | QUIET | {"OMP_NUM_THREADS": str(max(1, 2 // size))}
+    environment = {"OMP_NUM_THREADS": str(max(1, 2 // size))} | os.environ | QUIET
     return subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
     )

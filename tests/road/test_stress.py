@@ -30,23 +30,25 @@ def model(tmp_path_factory) -> str:
     return str(folder)
 
 
-def test_killed_at_random_moments_it_ends_with_the_same_bits(model):
-    """The first time not during its start, which is half of the time of so small a run."""
-    sample = ["--model", model, "--earliest", "0.6"]
-    counts = kill.main(["--times", "2", "--kinds", "live", "several", "--seed", "1", *sample])
-    assert counts["runs"] == 2
+def test_killed_at_a_random_moment_it_ends_with_the_same_bits(model):
+    """Not during its start, which is most of the time of so small a run."""
+    sample = ["--model", model, "--earliest", "0.6", "--seed", "1"]
+    counts = kill.main(["--times", "1", "--kinds", "live", *sample])
+    assert counts["runs"] == 1
     assert counts["kills"] >= 1
 
 
-def test_two_processes_prune_as_one_does_and_go_on_when_one_dies(tmp_path, model):
+def test_two_processes_prune_as_one_does_and_go_on_when_one_dies(tmp_path, model, monkeypatch):
+    few = ("--num-prompts", 4, "--num-inference-steps", 2, "--batch-size", 1)
+    monkeypatch.setattr(ranks, "COMMON", few)
     found = ranks.compare("live", [1, 2], tmp_path, model)
     assert found[2][1] > 1_000_000
     ranks.death(tmp_path, tmp_path / "live-1", model=model)
 
 
 def test_mutated_input_is_refused_in_one_line():
-    counts = fuzz.fuzz(400)
-    assert sum(counts.values()) >= 300
+    counts = fuzz.fuzz(110)
+    assert sum(counts.values()) >= 100
     assert {kind for kind, _ in counts} >= {
         "model_index.json",
         "obsdiff.json",
@@ -70,5 +72,5 @@ def test_many_prunings_in_one_process_leave_nothing():
 @pytest.mark.skipif(
     disk.why_not() is not None, reason=f"no small file system here: {disk.why_not()}"
 )
-def test_a_disk_that_fills_up_stops_the_run_which_then_goes_on():
-    assert disk.main(["--sizes", "63"]) == 1
+def test_a_disk_that_fills_up_stops_the_run_which_then_goes_on(model):
+    assert disk.main(["--sizes", "6", "--model", model]) == 1
