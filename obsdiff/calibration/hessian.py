@@ -59,6 +59,7 @@ class Hessian:
         kept: number of tokens that were summed.
         row_sums: a number for each summed token, equal for equal tokens; about twice
             COUNTED_PER_COLUMN per column at most.
+        counted: length of `row_sums`, all parts together.
     """
 
     packed: Tensor
@@ -70,6 +71,10 @@ class Hessian:
     shared: bool = False
     kept: int = 0
     row_sums: list[Tensor] = field(default_factory=list, repr=False)
+    counted: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.counted = sum(map(len, self.row_sums))
 
     @classmethod
     def zeros(
@@ -135,7 +140,7 @@ class Hessian:
         Padding and null text tokens repeat, and add no information.
         """
         self.merge_row_sums()
-        return sum(len(sums) for sums in self.row_sums)
+        return self.counted
 
     @property
     def most_counted(self) -> int:
@@ -177,20 +182,22 @@ class Hessian:
     @property
     def counted_all(self) -> bool:
         """Whether no further distinct token is counted."""
-        return sum(map(len, self.row_sums)) == self.most_counted
+        return self.counted == self.most_counted
 
     def count(self, sums: Tensor) -> None:
         """Count tokens by their row sums (T,)."""
         if self.counted_all:
             return
         self.row_sums.append(sums)
-        if sum(map(len, self.row_sums)) > 2 * self.most_counted:
+        self.counted += len(sums)
+        if self.counted > 2 * self.most_counted:
             self.merge_row_sums()
 
     def merge_row_sums(self) -> None:
         """Drop repeated row sums, and those beyond the largest number that is counted."""
         if self.row_sums:
             self.row_sums = [torch.cat(self.row_sums).unique()[: self.most_counted]]
+            self.counted = len(self.row_sums[0])
 
     def matrix(self) -> Tensor:
         """Return H (I, I): twice the weighted mean of x x^T, both triangles."""

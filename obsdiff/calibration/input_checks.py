@@ -28,9 +28,9 @@ class InputChecks:
 
     def summable(self, tokens: Tensor, layer: str, step: int) -> None:
         """Check later that tokens have no inf or NaN, and squares that float32 can sum."""
-        if tokens.numel():
-            wide = torch.promote_types(tokens.dtype, torch.float32)
-            largest = torch.linalg.vector_norm(tokens.detach(), math.inf, dtype=wide)
+        if tokens.numel():  # aminmax keeps NaN; vector_norm takes 20 times as long on a CPU
+            least, greatest = torch.aminmax(tokens.detach())
+            largest = torch.maximum(-least, greatest)
             self.pending.append((largest, lambda size: require_summable(size, layer, step)))
 
     def same(self, x: Tensor, other: Tensor, layer: str, reader: str) -> None:
