@@ -42,6 +42,7 @@ from .layerwise.linear import prune_layers_
 from .layerwise.modulation import find_factors, fold_all_
 from .layerwise.permute import permute_layers_
 from .layerwise.reporting import begin_report, timed, warn_of
+from .layerwise.rounding import round_to_nearest_
 from .layerwise.run_phases import plan_phases
 from .layerwise.structured import prune_structured_
 from .layerwise.tasks import owners_of, tasks_of
@@ -132,7 +133,7 @@ def prune_planned(
     ):
         if ranks.size == 1:
             context = replace(context, recording=stored.recording)
-        factors = find_factors(context, plan, report) if plan.modulation else {}
+        factors = find_factors(context, plan, report)
         if plan.depth:
             prune_depth_(context, plan, stored, report)
         elif plan.packages:
@@ -151,6 +152,7 @@ def prune_planned(
     setattr(pipe, plan.component, mark_corrected_(plan.denoiser))
     fold_all_(plan.denoiser, factors)
     setattr(pipe, plan.component, mark_folded_(plan.denoiser))
+    report.rounded_too = round_to_nearest_(plan.denoiser, plan.rounded_too, plan.config)
     require_applied(pipe, plan, report)
     report.parameters["after"] = sum(p.numel() for p in plan.denoiser.parameters())
     warn_of(report, plan)

@@ -7,8 +7,10 @@ number that it reached.
 """
 
 import contextlib
+from collections.abc import Callable
 
 from obsdiff import PruningConfig, dense_pass
+from obsdiff.calibration.gather import DensePass
 
 from .lab import Lab
 from .off import off_row
@@ -54,7 +56,12 @@ def portable(lab: Lab, rows: Rows) -> None:
         rows.keep(f"off: {target:.0%}", lambda least=least: off_row(lab, least))
 
 
-def keep_all(lab: Lab, rows: Rows, configs: dict[str, PruningConfig]) -> None:
+def keep_all(
+    lab: Lab,
+    rows: Rows,
+    configs: dict[str, PruningConfig],
+    measure: Callable[[Lab, PruningConfig, DensePass | None], Row] = live_row,
+) -> None:
     """Measure the rows of some configs that lack, from one dense pass."""
     missing = {name: config for name, config in configs.items() if name not in rows.rows}
     with contextlib.ExitStack() as stack:
@@ -64,7 +71,7 @@ def keep_all(lab: Lab, rows: Rows, configs: dict[str, PruningConfig]) -> None:
             else None
         )
         for name, config in missing.items():
-            rows.keep(name, lambda config=config: live_row(lab, config, dense))
+            rows.keep(name, lambda config=config: measure(lab, config, dense))
 
 
 def name_of(kind: str, target: float, seed: int) -> str:

@@ -31,6 +31,7 @@ from .low_rank import low_rank
 from .off import SWITCHED, alone_rows, off_row
 from .portable import portable
 from .rows import Row, Rows, dense_row, live, live_row, pruned_row
+from .small import small
 
 SPARSITIES = (0.3, 0.4, 0.5, 0.6, 0.7)
 COMPARED_PRESETS = ("paper", "best", "fast")
@@ -311,5 +312,6 @@ TABLES: dict[str, Callable[[Lab, Rows], None]] = {
     "low_rank": low_rank,
     "bits": bits,
     "portable": portable,
+    "small": small,
     "seconds": seconds,
 }

@@ -21,6 +21,7 @@ from .plots import draw_plots
 from .portable_texts import portable_table
 from .preset_texts import presets_table
 from .rows import file_of
+from .small_texts import small_table
 from .table_texts import (
     calibration_table,
     off_table,
@@ -123,6 +124,7 @@ TITLES = {
     "low_rank": "Sparse plus low rank (ours)",
     "bits": "Low bits (ours)",
     "portable": "Portable: FFN neurons alone (ours)",
+    "small": "Small: pruned, folded and in 8 bits (ours)",
     "seconds": "Time to prune (Table 8)",
 }
 WRITERS: dict[str, Callable[[dict[str, Kept]], str]] = {
@@ -144,5 +146,6 @@ WRITERS: dict[str, Callable[[dict[str, Kept]], str]] = {
     "low_rank": low_rank_table,
     "bits": bits_table,
     "portable": portable_table,
+    "small": small_table,
     "seconds": seconds_table,
 }

@@ -8,8 +8,9 @@ wave of the usual embedding, one radian a time step of 1000. Layers that have re
 step read the same at other times, so such a call stops at the first layer of each kind of input:
 in most models before the first attention.
 
-Where all prompts have one input, two of them are enough. Else all are drawn, the times are spread
-over them, and the last quarter is held out.
+Where all prompts have one input, two of them are enough. Else the arguments of the denoiser's first
+call are taken from every other prompt, which is not drawn; the times are spread over all, and the
+last quarter is held out.
 """
 
 import contextlib
@@ -25,7 +26,7 @@ from torch import Tensor, nn
 
 from ..errors import CalibrationError, UserError
 from ..pipelines.call import Prompt
-from ..pipelines.run import hooked
+from ..pipelines.run import denoiser_call, hooked
 from ..runtime.display import current
 from .context import CalibrationContext
 
@@ -48,7 +49,7 @@ class ModulationInputs:
         fitted: the inputs (N, I) of each layer to fit to.
         held_out: its inputs (M, I) that measure the error.
         by_prompt: whether they depend on the prompt.
-        prompts: number of prompts that were drawn.
+        prompts: number of prompts that were read.
         conditions: what the denoiser reads beside time step and prompt, which did not vary.
     """
 
@@ -69,7 +70,7 @@ def gather_modulation(context: CalibrationContext, layers: Sequence[str]) -> Mod
         layers: the names of the layers.
 
     Raises:
-        UserError: there are too few prompts.
+        TooFewPrompts: there are too few of them.
         CalibrationError: an input has inf or NaN, or a layer was not called.
     """
     prompts, seeds = context.calibration_set.drawn
@@ -85,18 +86,22 @@ def gather_modulation(context: CalibrationContext, layers: Sequence[str]) -> Mod
         else:
             require_prompts(prompts, LEAST, "the layers of this model read the prompt")
             apart = len(prompts) - len(prompts) // HELD_OUT
-            more = reader.draw(prompts[FIRST:apart], seeds[FIRST:apart])
+            more = [reader.call_of(prompt) for prompt in prompts[FIRST:apart]]
             reader.call_again(first + more, ends())
-            others = reader.draw(prompts[apart:], seeds[apart:], held_out=True)
+            others = [reader.call_of(prompt) for prompt in prompts[apart:]]
             reader.call_again(others, middles(), held_out=True)
     phases.complete(MODULATION_PHASE)
     return reader.inputs(len(prompts) if reader.by_prompt else FIRST)
 
 
+class TooFewPrompts(UserError):
+    """There are too few prompts to fit modulation and to measure the error."""
+
+
 def require_prompts(prompts: Sequence[Prompt], least: int, why: str) -> None:
-    """Raise UserError for fewer prompts."""
+    """Raise TooFewPrompts for fewer prompts."""
     if len(prompts) < least:
-        raise UserError(
+        raise TooFewPrompts(
             f"modulation: expected at least {least} prompts, since {why}, found {len(prompts)}; "
             "use more prompts, or leave modulation out"
         )
@@ -163,20 +168,16 @@ class Reader:
 
         return hooked(handles())
 
-    def draw(
-        self, prompts: list[Prompt], seeds: list[int], held_out: bool = False
-    ) -> list[dict[str, Any]]:
+    def draw(self, prompts: list[Prompt], seeds: list[int]) -> list[dict[str, Any]]:
         """Draw prompts, read the inputs of all calls, and return the arguments of each batch.
 
         Args:
             prompts: the prompts.
             seeds: the noise seed of each.
-            held_out: whether their inputs measure the error.
         """
         own = self.context.calibration_set
         found: list[dict[str, Any]] = []
         part = replace(own, prompts=prompts, seeds=seeds, held_out=None, rank=0, ranks=1)
-        self.apart = held_out
         for some, their_seeds in part.batches():
             self.given = None
             torch.manual_seed(their_seeds[0])  # prepared() has set the user's state aside
@@ -184,6 +185,15 @@ class Reader:
             current().advance(MODULATION_PHASE, len(some))
             assert self.given is not None  # run.latents has called the denoiser
             found.append(self.given)
+        return found
+
+    def call_of(self, prompt: Prompt) -> dict[str, Any]:
+        """Return the arguments of the denoiser's first call of a prompt, which is not drawn."""
+        context = self.context
+        found = denoiser_call(
+            context.run.pipe, context.denoiser, prompt, context.calibration_set.settings
+        )
+        current().advance(MODULATION_PHASE)
         return found
 
     def begin(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:

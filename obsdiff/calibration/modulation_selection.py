@@ -19,17 +19,18 @@ def select_modulation(
         config: the settings.
 
     Raises:
-        UserError: the table has no entry for the class, or the model has no such layer.
+        UserError: the table has no entry for the class, or the model has no such layer, and the
+            config says that such a model is refused.
     """
     if config.modulation is None:
         return {}
-    if cls.removeprefix("Pruned") not in MODULATION:
+    if cls.removeprefix("Pruned") not in MODULATION and config.unfoldable == "refuse":
         raise UserError(
             f"modulation: expected one of {', '.join(MODULATION)}, found {cls}: its blocks have no "
             "modulation layers of their own, or none that are known here; leave modulation out"
         )
     found = modulation_layers(cls, shapes)
-    if not found:
+    if not found and config.unfoldable == "refuse":
         raise UserError(
             f"modulation: {cls} has no plain modulation layer left, as after an earlier run with "
             "it; fold the dense model"
@@ -37,3 +38,18 @@ def select_modulation(
     from ..solvers.low_rank import rank_of  # loads torch, which other settings need not
 
     return {name: rank_of(shapes[name], config.modulation) for name in found}
+
+
+def why_none(cls: str, found: Mapping[str, int], config: PruningConfig) -> str:
+    """Return why no modulation layer of a model is folded although the config asks; else "".
+
+    Args:
+        cls: the name of the denoiser's class.
+        found: what `select_modulation` found.
+        config: the settings.
+    """
+    if config.modulation is None or found:
+        return ""
+    if cls.removeprefix("Pruned") not in MODULATION:
+        return f"{cls} has no modulation layers in its blocks, or none that are known here"
+    return f"{cls} has no plain modulation layer left, as after an earlier run with it"

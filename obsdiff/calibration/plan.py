@@ -33,8 +33,9 @@ from ..runtime.extras import require_extra
 from .calibration_set import CalibrationSet
 from .depth_selection import DepthSelection, select_depth
 from .groups import PrunableGroup, counted_groups
-from .modulation_selection import select_modulation
+from .modulation_selection import select_modulation, why_none
 from .packages import Package, plan_packages
+from .rounded_too import rounded_beside
 from .selection import select_groups
 from .step_weights import StepWeights
 
@@ -56,6 +57,9 @@ class PruningPlan:
         depth: of pattern depth the blocks that may leave; such a plan has no packages.
         modulation: the modulation layers to fold, each with its largest rank; a plan that does
             nothing else has no packages.
+        unfolded: why there are none although the config asks for them; else "".
+        rounded_too: linear layers that are rounded beside those of the packages, without Hessians,
+            unless they are folded.
     """
 
     config: PruningConfig
@@ -69,6 +73,8 @@ class PruningPlan:
     calibration_set: CalibrationSet
     depth: DepthSelection | None = None
     modulation: Mapping[str, int] = field(default_factory=dict)
+    unfolded: str = ""
+    rounded_too: Sequence[str] = ()
 
     def at(self, config: PruningConfig) -> "PruningPlan":
         """Return the plan with another config, which differs in the sparsity or the allocation."""
@@ -123,6 +129,8 @@ def plan_pruning(pipe: Any, prompts: Sequence[Prompt], config: PruningConfig) ->
     producers = [layer for prunable in groups for layer in prunable.group.producers]
     written = repairable(blocks) if depth and config.compensation else []
     written += modulation
+    beside = rounded_beside(denoiser, layers, config)
+    written += beside
     require_own_weights(pipe, name, dict.fromkeys(layers + producers + written))
     require_finite_weights(denoiser, layers + written)
     if config.low_rank is not None:
@@ -163,6 +171,8 @@ def plan_pruning(pipe: Any, prompts: Sequence[Prompt], config: PruningConfig) ->
         calibration_set,
         depth,
         modulation,
+        why_none(type(denoiser).__name__, modulation, config),
+        beside,
     )
 
 

@@ -21,6 +21,8 @@ def kept_count(group: Group, total: int, config: PruningConfig) -> int:
         total: its number of items.
         config: the settings.
     """
+    if not config.removed:
+        return total
     share = config.removed * total
     away = round(share) if config.ranking == "authors" else int(share + 0.5)
     if group.kind != "neurons":

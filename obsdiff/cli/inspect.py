@@ -105,7 +105,7 @@ def describe(
         smaller = config.pattern == "structured" or config.depth or config.modulation is not None
         if not predicted or not smaller:
             return plan
-        found = prediction(folder, plan.config, plan.settings, paper_count)
+        found = prediction(folder, plan.config, plan.settings, paper_count, plan.dtype)
         return replace(plan, prediction=found)
 
 
@@ -157,7 +157,7 @@ def plan_of(folder: Folder, component: str, config: PruningConfig, prompts: int)
             *rounding_notes(blocks, shapes, config),
             *bits_notes([shapes[layer] for layer in pruned], config),
             *low_rank_notes([shapes[layer] for layer in pruned], config),
-            *modulation_notes(shapes, ranks, config),
+            *modulation_notes(cls, shapes, ranks, config),
             *store_notes(
                 [shapes[layer] for layer in pruned], config.dtype or tensors.dtype, config
             ),
@@ -319,15 +319,20 @@ def at_budget(
 
 
 def prediction(
-    folder: Folder, config: PruningConfig, settings: dict[str, Any], paper_count: bool
+    folder: Folder,
+    config: PruningConfig,
+    settings: dict[str, Any],
+    paper_count: bool,
+    dtype: str | None,
 ) -> dict[str, Any]:
-    """Return the sizes after structured pruning, counted on the meta device.
+    """Return the sizes of the result, counted on the meta device.
 
     Args:
         folder: the model.
         config: the settings of the pruning.
         settings: the settings of the pipeline call.
         paper_count: whether to add the counts of the paper.
+        dtype: torch name of the format of the stored weights; None if it is not known.
 
     Raises:
         UserError: the picture's size or the number of text tokens is not known.
@@ -339,8 +344,8 @@ def prediction(
             f"inspect: the number of text tokens is not known: {folder.path} has no "
             "tokenizer/tokenizer_config.json"
         )
-    prediction_of = predict_depth if config.depth else predict
-    found = prediction_of(model, config, latents, tokens or 0)
+    size = (model, config, latents, tokens or 0)
+    found = predict_depth(*size) if config.depth else predict(*size, config.dtype or dtype)
     if paper_count:
         found["as_the_paper_counts"] = as_the_paper_counts(model, config, pixels_of_latent(folder))
     return found

@@ -83,6 +83,12 @@ def opens_line(plan: InspectionPlan) -> str:
     """Return the line on the programs that open the result; docs/clients.md has all of them."""
     if plan.config.depth:
         return "opens in    diffusers; other programs were not tried"
+    if plan.config.bits:
+        plain = plan.config.pattern != "structured" and plan.config.modulation is None
+        own = "" if plain and plan.config.low_rank is None else " and import obsdiff"
+        return (
+            f"opens in    diffusers after pip install torchao{own}; other programs were not tried"
+        )
     if plan.config.modulation is not None:
         return "opens in    diffusers after import obsdiff; ComfyUI refuses folded modulation"
     if plan.config.store == "bitmask":
@@ -183,8 +189,15 @@ def prediction_lines(found: dict[str, Any]) -> list[str]:
         "",
         *([f"leave       {words}"] if (words := in_words(found)) or before == after else []),
         f"parameters  {before / 1e6:.2f} M -> {after / 1e6:.2f} M ({after / before:.1%})",
-        macs_line(dense["macs"], pruned["macs"]),
+        *([bytes_line(dense["bytes"], pruned["bytes"])] if pruned.get("bytes") else []),
     ]
+    if kept := found.get("unfolded"):
+        size = f", {kept['bytes'] / 1e6:.1f} MB" if kept["bytes"] else ""
+        lines.append(
+            f"            {kept['parameters'] / 1e6:.2f} M parameters{size} if no modulation layer "
+            "can be folded"
+        )
+    lines.append(macs_line(dense["macs"], pruned["macs"]))
     if found.get("at_most"):
         lines.append("            at most: blocks differ, and a run may remove larger ones")
     if paper := found.get("as_the_paper_counts"):
@@ -197,6 +210,13 @@ def prediction_lines(found: dict[str, Any]) -> list[str]:
             "1024 x 1024, 77 text tokens"
         )
     return lines
+
+
+def bytes_line(before: int, after: int) -> str:
+    """Return the line about the bytes of the weights on disk."""
+    return (
+        f"weights     {before / 1e6:.1f} MB -> {after / 1e6:.1f} MB on disk ({after / before:.1%})"
+    )
 
 
 def macs_line(dense: dict[str, Any], pruned: dict[str, Any]) -> str:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 
+from ..calibration.modulation_selection import why_none
 from ..calibration.selection import narrow_ffns, select_groups
 from ..config import PruningConfig
 from ..models.structure import Block, Shape
@@ -58,6 +59,8 @@ def bits_notes(shapes: list[Shape], config: PruningConfig) -> list[str]:
         if left
         else ""
     )
+    if config.round_layers == "all":
+        others += "; all other linear layers get the nearest values of 8 bits"
     return [
         f"bits {config.bits}: {len(rounded)} layers of {weights / 1e6:.2f} M weights take "
         f"{after / 1e6:.1f} MB instead of {2 * weights / 1e6:.1f} MB in half precision, before "
@@ -66,17 +69,21 @@ def bits_notes(shapes: list[Shape], config: PruningConfig) -> list[str]:
 
 
 def modulation_notes(
-    shapes: Mapping[str, Shape], ranks: Mapping[str, int], config: PruningConfig
+    cls: str, shapes: Mapping[str, Shape], ranks: Mapping[str, int], config: PruningConfig
 ) -> list[str]:
-    """Return the note on the weights that folded modulation saves, if it is folded.
+    """Return the note on the weights that folded modulation saves, or why nothing is folded.
 
     Args:
+        cls: the name of the denoiser's class.
         shapes: (O, I) of every layer.
         ranks: the largest rank of each modulation layer.
         config: the settings.
     """
     if config.modulation is None:
         return []
+    if not ranks:
+        return [f"modulation: nothing is folded: {why_none(cls, ranks, config)}"]
+    where_large = {"refuse": "refuses where it is large", "keep": "keeps layers where it is large"}
     before = sum(shapes[name][0] * shapes[name][1] for name in ranks)
     after = sum(rank * sum(shapes[name]) for name, rank in ranks.items())
     low, high = min(ranks.values()), max(ranks.values())
@@ -84,7 +91,7 @@ def modulation_notes(
     return [
         f"modulation {config.modulation:g}: {len(ranks)} layers become two of rank {span} at most: "
         f"{before / 1e6:.2f} M weights of modulation -> {after / 1e6:.2f} M; a run measures the "
-        "error on held-out time steps and prompts, and refuses where it is large"
+        f"error on held-out time steps and prompts, and {where_large[config.unfoldable]}"
     ]
 
 

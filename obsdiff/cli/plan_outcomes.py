@@ -13,9 +13,11 @@ from ..config import PruningConfig
 from ..config.choices import PRESETS
 from ..errors import UserError
 from ..models.call_shapes import CallArguments
+from ..models.folded import folded_ranks
 from ..pipelines.folder import Folder
 from ..pipelines.removed import in_words
 from .inspect import describe
+from .predicted_size import predicted_model, rounded_layers, stored_bytes
 from .prediction import count
 from .run_plan import OutcomeRow, PresetRow, TargetRow
 
@@ -26,10 +28,12 @@ CASES: tuple[dict[str, Any], ...] = (
     {"pattern": "structured", "sparsity": 0.2},
     {"pattern": "structured", "sparsity": 0.3},
     {"preset": "portable", "sparsity": 0.3},
+    {"preset": "small", "sparsity": 0.2},
 )
 NO_FASTER = "no: zeros are stored and multiplied, too"
 SPARSE_KERNELS = "no; sparse kernels of a GPU may be (docs/gpu.md)"
 FASTER = "yes"
+ROUNDED = "not known: weights of few bits are made dense in each call (docs/bits.md)"
 TRIED = (0.0, 0.1, 0.2, 0.3, 0.4)  # sparsities to meet a card's memory with
 OFFLOADS_TRIED = ("none", "model", "group")
 
@@ -54,7 +58,8 @@ def outcomes(
     rows = []
     where = {name: getattr(config, name) for name in WHERE}
     for case in cases(config):
-        tried = [case, case | {"target": "ffn"}] if case.get("pattern") == "structured" else [case]
+        heads = case.get("pattern") == "structured" or case.get("preset") == "small"
+        tried = [case, case | {"target": "ffn"}] if heads else [case]
         for one in tried:
             named = {name: str(value) for name, value in one.items()}
             try:
@@ -78,7 +83,7 @@ def cases(config: PruningConfig) -> Iterator[dict[str, Any]]:
 
 def in_words_of(case: dict[str, Any]) -> str:
     """Return the name of a row."""
-    pattern = "portable" if "preset" in case else case.get("pattern", "unstructured")
+    pattern = case.get("preset") or case.get("pattern", "unstructured")
     ffn = " of the FFNs" if case.get("target") == "ffn" else ""
     return f"{pattern} {case['sparsity']:.0%}{ffn}" if "sparsity" in case else pattern
 
@@ -116,18 +121,25 @@ def outcome(
             macs=dense["macs"]["total"],
             speed=SPARSE_KERNELS if config.group else NO_FASTER,
         )
-    pruned, gone = shrunk(model, config)
+    pruned, gone = predicted_model(model, config)
     left = count(pruned, inputs)
-    share = left["parameters"] / dense["parameters"]
+    width = own / sum(tensor.numel() for tensor in model.state_dict().values())
+    size = stored_bytes(pruned, rounded_layers(model, pruned, config), config, width)
     return OutcomeRow(
         "",
         {},
-        bytes=round(whole - own + share * own),
+        bytes=whole - own + size,
         parameters=left["parameters"],
         macs=left["macs"]["total"],
-        leaving=in_words(gone),
-        speed=FASTER,
+        leaving=in_words(gone) + folding(pruned),
+        speed=FASTER if config.bits is None else ROUNDED,
     )
+
+
+def folding(model: nn.Module) -> str:
+    """Return how many modulation layers of a result are folded, if a run finds that they can be."""
+    folds = len(folded_ranks(model))
+    return f", {folds} modulation layers are folded if they can be" if folds else ""
 
 
 def preset_rows(folder: Folder, config: PruningConfig, prompts: int) -> list[PresetRow]:

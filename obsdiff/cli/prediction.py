@@ -1,8 +1,8 @@
 """The sizes after structured pruning or a fold of modulation, from config.json alone.
 
-Heads, neurons, channels, parameters and multiply-accumulates (MACs): the model is built on the meta
-device, shrunk as a run would shrink it, and counted before and after. Modulation is folded to the
-largest rank that a run may take.
+Heads, neurons, channels, parameters, bytes, multiply-accumulates (MACs): the model is built on the
+meta device, shrunk as a run would shrink it, and counted before and after. Modulation is folded to
+the largest rank that a run may take; where a run may keep it, that is counted, too.
 """
 
 from collections.abc import Mapping
@@ -11,13 +11,12 @@ from typing import Any
 from torch import nn
 
 from ..allocation.uniform_latency import shrunk
-from ..calibration.modulation_selection import select_modulation
 from ..config import PruningConfig
 from ..models.call_shapes import CallArguments
-from ..models.folded import fold_to_
-from ..models.linear_view import layer_shapes
+from ..models.folded import folded_ranks
 from ..models.meta_device import build_on_meta, example_inputs, macs_or_why_not
 from .paper_count import paper_count
+from .predicted_size import WIDTHS, predicted_model, rounded_layers, stored_bytes
 
 
 def predict(
@@ -25,34 +24,53 @@ def predict(
     config: PruningConfig,
     latents: tuple[int, int],
     text_tokens: int,
+    dtype: str | None = None,
 ) -> dict[str, Any]:
-    """Count parameters and MACs of one forward for one picture, dense and pruned.
+    """Count parameters, MACs of one forward for one picture, and bytes, dense and pruned.
 
     Args:
         model_config: the denoiser's config.json.
         config: the settings of the pruning.
         latents: height and width of the latents.
         text_tokens: text tokens of a prompt; 0 without text.
+        dtype: torch name of the format of the result; bytes are not counted without it.
 
     Returns:
         dense and pruned: parameters and MACs, whose total is None if they can't be counted, with
-        the reason in `why_not`; the removed heads, neurons and channels; latents, text_tokens.
+        the reason in `why_not`, and bytes; unfolded, the same of a run that keeps modulation, if
+        it may; the removed heads, neurons and channels; latents, text_tokens.
 
     Raises:
         UserError: the model can't be pruned with this config.
     """
     dense = build_on_meta(model_config)
     inputs = example_inputs(dense, *latents, text_tokens)
-    pruned, gone = shrunk(dense, config)
-    shapes = layer_shapes(dense)
-    fold_to_(pruned, select_modulation(type(dense).__name__, shapes, config))
+    pruned, gone = predicted_model(dense, config)
+    width = WIDTHS.get(dtype or "")
+    found = {"dense": with_bytes(count(dense, inputs), dense, [], config, width)}
+    rounded = rounded_layers(dense, pruned, config)
+    found["pruned"] = with_bytes(count(pruned, inputs), pruned, rounded, config, width)
+    if config.unfoldable == "keep" and folded_ranks(pruned):
+        kept = predicted_model(dense, config, folded=False)[0]
+        rounded = rounded_layers(dense, kept, config)
+        found["unfolded"] = with_bytes(count(kept, inputs), kept, rounded, config, width)
     return {
-        "dense": count(dense, inputs),
-        "pruned": count(pruned, inputs),
+        **found,
         **gone,
         "latents": list(latents),
         "text_tokens": text_tokens,
     }
+
+
+def with_bytes(
+    counted: dict[str, Any],
+    model: nn.Module,
+    rounded: list[str],
+    config: PruningConfig,
+    width: int | None,
+) -> dict[str, Any]:
+    """Return the counts of a model with its bytes, None without the width of a weight."""
+    return counted | {"bytes": width and stored_bytes(model, rounded, config, width)}
 
 
 def count(model: nn.Module, inputs: CallArguments | None) -> dict[str, Any]:

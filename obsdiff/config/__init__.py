@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from .choices import (
+    BUDGETS,
     DEFAULT_MODULATION,
     DEFAULTS,
     DTYPE_ALIASES,
@@ -59,16 +60,26 @@ class PruningConfig(Settings):
             | ({"allocation": "obs"} if sized else {})
             | ({"method": own} if own else {})
             | ({"modulation": DEFAULT_MODULATION} if self.target == "modulation" else {})
-            | self.from_preset
+            | self.taken_from_preset()
             | self.widths_for_bits()
         )
+
+    def taken_from_preset(self) -> dict[str, Any]:
+        """Return the fields of the preset but those that a given amount replaces."""
+        found = dict(self.from_preset)
+        if any(getattr(self, name) is not None for name in BUDGETS):
+            found.pop("sparsity", None)
+        if found.get("bits") and self.sparsity == 0:  # nothing to spread: rounded alone
+            found.pop("allocation", None)
+        return found
 
     def widths_for_bits(self) -> dict[str, Any]:
         """Return round_to for FFN widths that groups of rounded weights divide, if it matters."""
         sizes = self.group_size or DEFAULTS["group_size"], self.from_preset.get("round_to", 1)
-        bits = self.bits is not None and self.pattern == "structured"
+        rounded = self.bits is not None or "bits" in self.from_preset
         whole = all(type(size) is int for size in sizes)  # else a check says so
-        return {"round_to": max(sizes)} if bits and whole else {}
+        structured = self.pattern == "structured"
+        return {"round_to": max(sizes)} if rounded and structured and whole else {}
 
 
 PruningConfig.__doc__ = f"{PruningConfig.__doc__}{describe_settings(PruningConfig)}"

@@ -25,6 +25,8 @@ REFINEMENTS = ("none", "lstsq", "swaps")
 BITS = (8, 4)  # of a rounded weight
 GROUP_SIZES = (32, 64, 128, 256)  # weights of a row that share a scale, as torchao has them
 ROUNDINGS = ("gptq", "nearest")
+ROUNDED_LAYERS = ("targeted", "all")  # which linear layers are rounded
+UNFOLDABLE = ("refuse", "keep")  # what becomes of modulation layers that can't be folded
 RANKINGS = ("equations", "authors")  # of heads and neurons, and their rounding
 ALLOCATIONS = ("uniform", "obs", "sensitivity", "drawn", "owl", "alpha")
 ALLOCATIONS_OF = {  # kind of pattern -> its allocations
@@ -52,6 +54,8 @@ DEFAULTS: dict[str, Any] = {  # of fields that a preset may fill in
     "ranking": "equations",
     "group_size": 64,
     "rounding": "gptq",
+    "round_layers": "targeted",
+    "unfoldable": "refuse",
     "allocation": "uniform",
     "allocation_prompts": 4,
     "tokens_per_column": 256.0,  # measured, see docs/calibration.md
@@ -74,7 +78,7 @@ NOT_FOR_MODULATION = (
     *("target_macs", "target_bytes", "allocation", "blocks", "include", "exclude", "low_rank"),
     *("keep_first_last", "round_to", "calibration", "packages", "memory_budget_gib", "held_out"),
     *("refine", "permute", "asymmetric", "correct_bias", "choose_damping", "ranking", "store"),
-    "bits",
+    *("bits", "unfoldable"),
 )
 BEST: dict[str, dict[str, Any]] = {  # kind of pattern -> fields
     "unstructured": {"method": "alps", "calibration": "single", "allocation": "sensitivity"},
@@ -94,6 +98,12 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
     # heads whole and widths that other programs and quantised formats accept
     "portable": {
         "structured": BEST["structured"] | {"target": "ffn-alone", "round_to": 256},
+    },
+    # every compression that composes: fewer heads and neurons, folded modulation, 8 bits
+    "small": {
+        "structured": BEST["structured"]
+        | {"sparsity": 0.2, "modulation": 0.1, "unfoldable": "keep"}
+        | {"bits": 8, "round_layers": "all"},
     },
 }
 SIZE_TARGETS = ("target_parameters", "target_macs", "target_bytes")

@@ -230,7 +230,9 @@ def check_depth(c: Settings) -> None:
 
 
 def check_modulation(c: Settings) -> None:
-    """Check that nothing is said about other layers if modulation alone is folded."""
+    """Check that something is folded, and nothing is said about other layers if it is alone."""
+    if c.modulation is None:
+        require_unused(c, ("unfoldable",), "without modulation nothing is folded")
     if c.target == "modulation" and not c.depth:
         require_unused(c, NOT_FOR_MODULATION, "target modulation prunes no other layer")
 
@@ -280,7 +282,9 @@ def check_store(c: Settings) -> None:
 def check_bits(c: Settings) -> None:
     """Check that rounding has linear layers, their Hessians at once, and what it may change."""
     if c.bits is None:
-        require_unused(c, ("group_size", "rounding"), "without bits nothing is rounded")
+        require_unused(
+            c, ("group_size", "rounding", "round_layers"), "without bits nothing is rounded"
+        )
         return
     if c.target == "conv":
         raise UserError(

@@ -21,11 +21,13 @@ from .choices import (
     METHODS,
     RANKINGS,
     REFINEMENTS,
+    ROUNDED_LAYERS,
     ROUNDINGS,
     STEP_WEIGHT_RANGE,
     STEP_WEIGHTINGS,
     STORES,
     TARGETS,
+    UNFOLDABLE,
 )
 from .combinations import COMBINATIONS
 from .settings import Settings
@@ -117,6 +119,8 @@ def check_solver(c: Settings) -> None:
     one_of("refine", c.refine, REFINEMENTS)
     one_of("ranking", c.ranking, RANKINGS)
     one_of("rounding", c.rounding, ROUNDINGS)
+    one_of("round_layers", c.round_layers, ROUNDED_LAYERS)
+    one_of("unfoldable", c.unfoldable, UNFOLDABLE)
     for name in ("choose_damping", "permute", "asymmetric", "correct_bias", "compensation"):
         yes_or_no(name, getattr(c, name))
 

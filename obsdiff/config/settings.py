@@ -28,10 +28,12 @@ from .choices import (
     RANKINGS,
     REFINEMENTS,
     REPAIRING,
+    ROUNDED_LAYERS,
     ROUNDINGS,
     STEP_WEIGHTINGS,
     STORES,
     TARGETS,
+    UNFOLDABLE,
 )
 from .fields import AMOUNT, CALIBRATION, MODELS_OWN, RESOURCES, SOLVER, WHAT, setting
 from .values import parse_group
@@ -54,7 +56,7 @@ class Settings:
         "unstructured: single weights; N:M: at most N non-zeros in every M consecutive inputs; "
         "structured: whole attention heads, FFN neurons and, with target conv, channels; "
         "depth: whole blocks",
-        otherwise="unstructured; structured for preset portable",
+        otherwise="unstructured; structured for presets portable and small",
         metavar="PATTERN",
     )
     sparsity: float | None = setting(
@@ -62,7 +64,7 @@ class Settings:
         None,
         "share of the targeted weights to remove, at least 0 and below 1, as 0.5 or 50%; "
         "an N:M pattern fixes it; depth: of the blocks, rounded down, and at least one",
-        otherwise=f"{DEFAULT_SPARSITY}; {DEFAULT_DEPTH} for depth",
+        otherwise=f"{DEFAULT_SPARSITY}; {DEFAULT_DEPTH} for depth; 0.2 for preset small",
         metavar="SHARE",
     )
     target_latency: float | None = setting(
@@ -288,6 +290,13 @@ class Settings:
         "turn; nearest takes the nearest value",
         choices=ROUNDINGS,
     )
+    round_layers: str = setting(
+        AMOUNT,
+        None,
+        "bits: round the targeted layers, or all linear layers of the component; those that are "
+        "not targeted have no Hessian and get the nearest values",
+        choices=ROUNDED_LAYERS,
+    )
     modulation: float | None = setting(
         SOLVER,
         None,
@@ -296,6 +305,13 @@ class Settings:
         "held-out time steps and prompts show too large an error",
         otherwise=f"none; {DEFAULT_MODULATION} for target modulation",
         metavar="SHARE",
+    )
+    unfoldable: str = setting(
+        SOLVER,
+        None,
+        "modulation: refuse a model with layers that cannot be folded, or keep those as they are, "
+        "say so and go on",
+        choices=UNFOLDABLE,
     )
     permute: bool = setting(
         SOLVER,
@@ -370,7 +386,8 @@ class Settings:
         None,
         "fills in settings that were not given: paper (OBS-Diff as published), best (the lowest "
         "error without training), fast (nearly as good, in less time), portable (structured: FFN "
-        "neurons alone, in multiples of 256, which other programs open)",
+        "neurons alone, in multiples of 256, which other programs open), small (structured, folded "
+        "modulation where it can be folded, and 8 bits)",
         otherwise="none",
         choices=tuple(PRESETS),
     )

@@ -15,7 +15,7 @@ from ..pipelines.folder import Folder
 from ..pipelines.headers import Tensors
 from ..pipelines.load import load_denoiser, load_pipeline
 from ..pipelines.record import RECORD, read_record
-from ..pipelines.removed import leaving
+from ..pipelines.removed import compressed, leaving
 from ..pipelines.replaceable import WORK
 from ..pipelines.rounded_files import is_weight
 from ..pipelines.run import denoiser_call, replaced
@@ -57,7 +57,7 @@ def measured_cost(evaluation: Evaluation, name: str) -> dict[str, Any]:
     pipe = load_silent(folder)
     cost["macs"] = pipeline_macs(pipe, evaluation)
     record = record_of(folder)
-    cost |= leaving(record.get("groups", []))
+    cost |= leaving(record.get("groups", [])) | compressed(record)
     if record:
         cost["seconds"] = record.get("seconds", {})
     if name != DENSE_NAME and evaluation.rounds:

@@ -2,7 +2,8 @@
 
 They are found before anything else is pruned, since a model that loses too much by it is refused,
 and put in at the end, so that all else is measured on the dense model. A layer gets the rank of its
-share, or a smaller one that already leaves no more error than ENOUGH.
+share, or a smaller one that already leaves no more error than ENOUGH. If the config says so, layers
+that lose too much are kept as they are instead, which is warned of and recorded.
 
 The error of a layer is relative to the variance of its outputs over the inputs that it was fitted
 to: 0 is the same modulation at every step, 1 no better than one that does not change at all.
@@ -15,12 +16,18 @@ import torch
 from torch import Tensor, nn
 
 from ..calibration.context import CalibrationContext
-from ..calibration.modulation import MODULATION_PHASE, ModulationInputs, gather_modulation
+from ..calibration.modulation import (
+    MODULATION_PHASE,
+    ModulationInputs,
+    TooFewPrompts,
+    gather_modulation,
+)
 from ..calibration.plan import PruningPlan
 from ..errors import UserError
 from ..models.folded import fold_
 from ..models.linear_view import weight_of
 from ..pipelines.record import PruningReport
+from ..runtime.display import current
 from ..solvers.double_precision import where_double
 from ..solvers.folding import energies, folded
 from .reporting import seconds, warn_and_record
@@ -53,17 +60,39 @@ class Moments(NamedTuple):
 def find_factors(
     context: CalibrationContext, plan: PruningPlan, report: PruningReport
 ) -> dict[str, Factors]:
-    """Return the factors of every modulation layer, and record them.
+    """Return the factors of the modulation layers to fold, and record them.
 
     Args:
         context: the dense model, and how it draws.
         plan: the pruning, with the largest rank of each layer.
         report: receives the record.
 
+    Returns:
+        The factors by layer; those that are kept as they are have none.
+
     Raises:
-        UserError: a layer loses too much on held-out inputs; or there are too few prompts.
+        UserError: unless such layers are kept, a layer loses too much on held-out inputs; or there
+            are too few prompts.
         CalibrationError: an input has inf or NaN.
     """
+    if not plan.modulation:
+        if plan.unfolded:
+            current().plan(MODULATION_PHASE)
+            note_unfolded(report, plan, plan.unfolded)
+        return {}
+    try:
+        return measured_factors(context, plan, report)
+    except TooFewPrompts as error:
+        if plan.config.unfoldable == "refuse":
+            raise
+        note_unfolded(report, plan, str(error).removeprefix("modulation: "))
+        return {}
+
+
+def measured_factors(
+    context: CalibrationContext, plan: PruningPlan, report: PruningReport
+) -> dict[str, Factors]:
+    """Return the factors of the layers that lose little; arguments and errors of find_factors."""
     with seconds(report, MODULATION_PHASE):
         inputs = gather_modulation(context, list(plan.modulation))
         known: dict[int, Moments] = {}
@@ -76,15 +105,25 @@ def find_factors(
                 known = {key: moments_of(inputs, name, device)}
             found[name], row = factors_of(layer, known[key], most, len(inputs.fitted[name]))
             rows.append({"name": name} | row)
+    wrong = [row for row in rows if not row["held_out_error"] <= MOST_ERROR]
+    why = too_large(wrong, len(rows), inputs.by_prompt) if wrong else ""
+    if wrong and plan.config.unfoldable == "refuse":
+        raise UserError(f"modulation: {why}; raise modulation, or leave it out")
     report.modulation = {
         "share": plan.config.modulation,
         "reads_prompt": inputs.by_prompt,
         "prompts": inputs.prompts,
         "fixed": list(inputs.conditions),
-        "layers": rows,
+        "layers": [row for row in rows if row not in wrong],
+        "kept": wrong,
+        "why_kept": why,
     }
-    require_small_errors(rows, inputs.by_prompt)
-    if inputs.conditions:
+    if wrong:
+        which = "all" if len(wrong) == len(rows) else f"{len(wrong)} of"
+        warn_and_record(report, f"modulation: {which} {len(rows)} layers stay as they are: {why}")
+        kept = {row["name"] for row in wrong}
+        found = {name: factors for name, factors in found.items() if name not in kept}
+    if inputs.conditions and found:
         warn_and_record(
             report,
             f"modulation reads {' and '.join(inputs.conditions)}, too, and is fitted to the values "
@@ -132,26 +171,34 @@ def factors_of(
     return Factors(factors.up.to(own.device), factors.down.to(own.device)), row
 
 
-def require_small_errors(rows: list[dict[str, Any]], by_prompt: bool) -> None:
-    """Refuse layers that lose too much on held-out inputs.
+def too_large(wrong: list[dict[str, Any]], total: int, by_prompt: bool) -> str:
+    """Return in words which layers lose too much on held-out inputs.
 
     Args:
-        rows: the records of the layers.
+        wrong: the records of these layers.
+        total: number of all modulation layers.
         by_prompt: whether their inputs depend on the prompt.
-
-    Raises:
-        UserError: names the worst layer.
     """
-    wrong = [row for row in rows if not row["held_out_error"] <= MOST_ERROR]
-    if not wrong:
-        return
     worst = max(wrong, key=lambda row: row["held_out_error"])
-    why = "its inputs depend on the prompt, so they span many dimensions; " if by_prompt else ""
-    raise UserError(
-        f"modulation: {worst['name']} folded to rank {worst['rank']} has a relative error of "
+    why = "; its inputs depend on the prompt, so they span many dimensions" if by_prompt else ""
+    return (
+        f"{worst['name']} folded to rank {worst['rank']} has a relative error of "
         f"{worst['held_out_error']:.3g} on held-out inputs, expected at most {MOST_ERROR:g} "
-        f"({len(wrong)} of {len(rows)} layers are above it); {why}raise modulation, or leave it out"
+        f"({len(wrong)} of {total} layers are above it){why}"
     )
+
+
+def note_unfolded(report: PruningReport, plan: PruningPlan, why: str) -> None:
+    """Warn that no modulation layer is folded although the config asks, and record it.
+
+    Args:
+        report: receives the record.
+        plan: the pruning.
+        why: in words.
+    """
+    report.modulation = {"share": plan.config.modulation, "layers": [], "why_kept": why}
+    current().complete(MODULATION_PHASE)
+    warn_and_record(report, f"modulation: nothing is folded: {why}")
 
 
 def fold_all_(denoiser: nn.Module, factors: Mapping[str, Factors]) -> None:

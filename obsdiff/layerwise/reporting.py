@@ -125,11 +125,13 @@ def warn_of(report: PruningReport, plan: PruningPlan) -> None:
 
 def note_unrounded(report: PruningReport, config: PruningConfig) -> None:
     """Record one warning for all layers that could not be rounded."""
-    left = [row.name for row in report.layers if row.bits is None] if config.bits else []
+    rows = [(row.name, row.bits) for row in report.layers]
+    rows += [(row.name, row.bits) for row in report.rounded_too]
+    left = [name for name, bits in rows if bits is None] if config.bits else []
     if left:
         warn_and_record(
             report,
-            f"bits {config.bits}: {len(left)} of {len(report.layers)} layers are not rounded, "
+            f"bits {config.bits}: {len(left)} of {len(rows)} layers are not rounded, "
             f"since group_size {config.group_size} does not divide their inputs, or they are no "
             f"torch.nn.Linear ({left[0]})",
         )

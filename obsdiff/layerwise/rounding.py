@@ -1,12 +1,15 @@
-"""Rounding of a layer's solution to few bits, with the Hessian that it was solved with."""
+"""Rounding to few bits: with the Hessian that a layer was solved with, or to the nearest."""
 
+from collections.abc import Iterable
 from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 
 from ..config import PruningConfig
-from ..pipelines.low_bits import roundable
+from ..models.linear_view import matrix, write_
+from ..pipelines.low_bits import put_on_grid_, roundable
+from ..pipelines.record import RoundedRecord
 from ..solvers.low_rank import correction
 from ..solvers.lstsq import damped
 from ..solvers.problem import Solution, squared_error
@@ -86,3 +89,38 @@ def on_grid(
     if config.rounding == "nearest":
         return nearest(weight, grid), grid
     return gptq(weight, kept, hessian, config.damping, grid, target)[0], grid
+
+
+def round_to_nearest_(
+    denoiser: nn.Module, names: Iterable[str], config: PruningConfig
+) -> list[RoundedRecord]:
+    """Round layers without a Hessian in place, each weight to the nearest value of its grid.
+
+    Args:
+        denoiser: the model.
+        names: the layers; those that are folded by now are left out.
+        config: the settings.
+
+    Returns:
+        The records of the layers, also of those that can't be rounded.
+    """
+    found = []
+    for name in names:
+        layer = denoiser.get_submodule(name)
+        if type(layer) is not nn.Linear:
+            continue
+        weight = matrix(layer)
+        shape = (weight.shape[0], weight.shape[1])
+        if config.bits is None or not roundable(layer, shape[1], config.group_size):
+            found.append(RoundedRecord(name, shape))
+            continue
+        grid = Grid.of(weight, config.bits, config.group_size)
+        values = nearest(weight, grid)
+        energy = weight.double().square().sum().item()
+        error = (
+            (weight.double() - values.double()).square().sum().item() / energy if energy else 0.0
+        )
+        write_(name, layer, values)
+        put_on_grid_(layer, grid)
+        found.append(RoundedRecord(name, shape, config.bits, config.group_size, error))
+    return found

@@ -131,16 +131,20 @@ def effect_rows(report: PruningReport) -> list[str]:
 
 
 def fold_rows(report: PruningReport) -> list[str]:
-    """Return the row on folded modulation layers: their errors on held-out inputs."""
+    """Return the rows on modulation: the errors of folds on held-out inputs, and what was kept."""
     found = report.modulation
     if not found:
         return []
     errors = sorted(row["held_out_error"] for row in found["layers"])
+    kept = [f"| modulation kept as it was | {found['why_kept']} |"] if found.get("why_kept") else []
+    if not errors:
+        return kept
     read = "time steps and prompts" if found["reads_prompt"] else "time steps"
     fixed = f"; {', '.join(found['fixed'])} as in this calibration" if found["fixed"] else ""
     return [
         f"| error of folded modulation on held-out {read}, median and largest | "
-        f"{median(errors):.2e}, {errors[-1]:.2e}{fixed} |"
+        f"{median(errors):.2e}, {errors[-1]:.2e}{fixed} |",
+        *kept,
     ]
 
 
@@ -205,7 +209,19 @@ def rounding(report: PruningReport) -> str:
     return (
         f"{len(rows)} linear layers, {weights / 1e6:.2f} M weights, are rounded to {rows[0].bits} "
         f"bits in groups of {rows[0].group_size} by {how} and stored as torchao's tensors, which "
-        "need `pip install torchao`; "
+        f"need `pip install torchao`{beside(report)}; "
+    )
+
+
+def beside(report: PruningReport) -> str:
+    """Return which layers without Hessians were rounded, too, or nothing."""
+    rows = [row for row in report.rounded_too if row.bits]
+    if not rows:
+        return ""
+    weights = sum(row.shape[0] * row.shape[1] for row in rows)
+    return (
+        f", and so are the other {len(rows)} linear layers, {weights / 1e6:.2f} M weights, by "
+        "nearest rounding"
     )
 
 

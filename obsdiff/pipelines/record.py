@@ -67,6 +67,25 @@ class LayerRecord:
 
 
 @dataclass(frozen=True)
+class RoundedRecord:
+    """A layer that is not pruned and has no Hessian, with the weight W (O, I) and its change D.
+
+    Attributes:
+        name: the layer's name in the denoiser.
+        shape: (O, I), after rows were removed.
+        bits: of its rounded weights; None if they could not be rounded.
+        group_size: consecutive weights of a row that share a scale, if they are rounded.
+        error: |D|^2 / |W|^2 of rounding.
+    """
+
+    name: str
+    shape: tuple[int, int]
+    bits: int | None = None
+    group_size: int | None = None
+    error: float = 0.0
+
+
+@dataclass(frozen=True)
 class GroupRecord:
     """Heads, neurons or channels of one attention, FFN or residual block; or blocks of one list.
 
@@ -104,11 +123,13 @@ class PruningReport:
         packages: names of the blocks of each module package.
         layers: the pruned layers; of a structured run those that read removed heads or neurons.
         groups: heads, neurons and channels of a structured run, blocks of one of pattern depth.
+        rounded_too: the layers that were rounded without Hessians.
         depth: of a run of pattern depth what was measured: the blocks that left, each with its
             effect alone, their effect together, the numbers that the others had, and the repair.
         modulation: of folded modulation layers the share, whether they read the prompt, the prompts
             that were drawn, what did not vary, and each layer's shape, rank, number of distinct
-            inputs, and error on these and on held-out ones (layerwise/modulation.py).
+            inputs, and error on these and on held-out ones (layerwise/modulation.py); the same of
+            the layers that were kept as they are, and why.
         latency: measurements that met a target latency.
         budget: unit and target share of a budget, the dense denoiser's amount, the pruned one's.
         sensitivity: relative latent error after pruning only one layer, by its name; filled in by
@@ -136,6 +157,7 @@ class PruningReport:
     packages: list[list[str]] = field(default_factory=list)
     layers: list[LayerRecord] = field(default_factory=list)
     groups: list[GroupRecord] = field(default_factory=list)
+    rounded_too: list[RoundedRecord] = field(default_factory=list)
     depth: dict[str, Any] = field(default_factory=dict)
     modulation: dict[str, Any] = field(default_factory=dict)
     latency: dict[str, Any] = field(default_factory=dict)

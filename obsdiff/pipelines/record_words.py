@@ -5,7 +5,7 @@ from html import escape
 from statistics import median
 from typing import Any
 
-from .removed import in_words, leaving
+from .removed import compressed, in_words, leaving
 
 LARGEST = 10  # layers whose errors a notebook lists
 
@@ -59,8 +59,8 @@ def gone_in_words(record: dict[str, Any]) -> str:
     ranks = [layer["rank"] for layer in record["layers"] if layer.get("rank")]
     if ranks:
         found += f"; {len(ranks)} have a correction of rank {min(ranks)} to {max(ranks)}"
-    if rounded := [layer for layer in record["layers"] if layer.get("bits")]:
-        found += f"; {len(rounded)} layers are rounded to {rounded[0]['bits']} bits"
+    if rounded := compressed(record).get("rounded"):
+        found += f"; {rounded['layers']} layers are rounded to {rounded['bits']} bits"
     if record.get("modulation"):
         found += f"; {folded_in_words(record['modulation'])}"
     return found
@@ -69,6 +69,8 @@ def gone_in_words(record: dict[str, Any]) -> str:
 def folded_in_words(modulation: dict[str, Any]) -> str:
     """Return how many modulation layers were folded, to which ranks, with which error."""
     ranks = [layer["rank"] for layer in modulation["layers"]]
+    if not ranks:
+        return "no modulation layer is folded"
     worst = max(layer["held_out_error"] for layer in modulation["layers"])
     return (
         f"{len(ranks)} modulation layers are folded to rank {min(ranks)} to {max(ranks)}, largest "

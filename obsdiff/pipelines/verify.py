@@ -39,6 +39,9 @@ WANTED = {
     "layers": [
         {"name": str, "shape": [int], "sparsity": float, "bits?": (int,), "group_size?": (int,)}
     ],
+    "rounded_too?": [
+        {"name": str, "shape": [int], "bits": (int,), "group_size": (int,)},
+    ],
     "groups?": [{"owner": str, "kind": str, "kept": int}],
     "modulation?": {"layers?": [{"name": str, "shape": [int], "rank": int}]},
     "hashes": {"files": {"*": str}},
@@ -130,6 +133,7 @@ def check_record(record: dict[str, Any], file: Path) -> None:
         check_shapes(record["layers"], "layers")
         folded = record.get("modulation", {}).get("layers", [])
         check_shapes(folded, "modulation.layers")
+        check_shapes(record.get("rounded_too", []), "rounded_too")
     except ValueError as error:
         raise UserError(
             f"{file} does not follow schema {RECORD_SCHEMA}: {error}; it can't be verified"
@@ -260,6 +264,8 @@ def check_rounded(component: Path, record: dict[str, Any], found: Findings) -> N
     pattern = record["config"]["pattern"]
     group = None if pattern == "structured" else PruningConfig(pattern=pattern).group
     rows = {codes_name(row["name"]): row for row in record["layers"] if row.get("bits")}
+    beside = {codes_name(row["name"]): row for row in record.get("rounded_too", []) if row["bits"]}
+    rows |= beside
     if not rows:
         return
     found.note(is_declared(component), f"{component.name}/config.json declares no torchao weights")
@@ -268,7 +274,10 @@ def check_rounded(component: Path, record: dict[str, Any], found: Findings) -> N
             with safe_open(file, "pt") as opened:
                 for name in sorted(rows.keys() & set(opened.keys())):
                     row, codes = rows.pop(name), opened.get_tensor(name)
-                    check_layer(row, codes, group, pattern == "structured", found)
+                    if name in beside:
+                        check_shape(row, codes, found)
+                    else:
+                        check_layer(row, codes, group, pattern == "structured", found)
                     for text in flaws_of(opened, row, codes):
                         found.note(False, text)
         except SafetensorError as error:
@@ -345,17 +354,14 @@ def check_layer(
         found: receives the differences.
     """
     found.layers += 1
-    name, (outputs, inputs), share = row["name"], row["shape"], row["sparsity"]
+    name, inputs, share = row["name"], row["shape"][1], row["sparsity"]
     if structured:
         wanted = round(inputs * (1 - share))
         found.note(
             weight.shape[1] == wanted, f"{name} has {weight.shape[1]} columns, expected {wanted}"
         )
         return
-    found.note(
-        tuple(weight.shape) == (outputs, inputs),
-        f"{name} is {tuple(weight.shape)}, expected {(outputs, inputs)}",
-    )
+    note_shape(row, weight, found)
     zeros = (weight == 0).double().mean().item()
     if zeros < share - TOLERANCE:
         found.filled.append(f"{name} has {zeros:.4%} zeros, expected {share:.4%}")
@@ -365,3 +371,17 @@ def check_layer(
             most <= group[0],
             f"{name} has {most} of {group[1]} consecutive weights, expected at most {group[0]}",
         )
+
+
+def check_shape(row: dict[str, Any], weight: Tensor, found: Findings) -> None:
+    """Check the shape (O, I) of a layer that was rounded and not pruned."""
+    found.layers += 1
+    note_shape(row, weight, found)
+
+
+def note_shape(row: dict[str, Any], weight: Tensor, found: Findings) -> None:
+    """Add a difference unless a weight has the recorded shape (O, I)."""
+    wanted = tuple(row["shape"])
+    found.note(
+        tuple(weight.shape) == wanted, f"{row['name']} is {tuple(weight.shape)}, expected {wanted}"
+    )

@@ -150,6 +150,16 @@ def test_a_run_leaves_what_was_predicted(make):
     assert found["pruned"]["macs"]["total"] < found["dense"]["macs"]["total"]
 
 
+def test_a_fold_beside_zeros_removes_no_heads():
+    model = dict(sd3().transformer.config) | {"_class_name": "SD3Transformer2DModel"}
+    alone, beside = (
+        predict(model, PruningConfig(modulation=0.1, **settings), (8, 8), 24)
+        for settings in ({"target": "modulation"}, {"pattern": "2:4"})
+    )
+    assert beside == alone
+    assert alone["pruned"]["parameters"] < alone["dense"]["parameters"]
+
+
 def test_macs_by_hand():
     """One linear layer, one convolution, one attention of 2 heads: 5 tokens of 6 inputs."""
     with torch.device("meta"):

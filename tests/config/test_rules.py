@@ -191,7 +191,7 @@ def test_the_paper_preset_is_the_papers_algorithm():
     [
         (
             {"preset": "better"},
-            "preset: expected one of paper, best, fast, portable; found 'better'",
+            "preset: expected one of paper, best, fast, portable, small; found 'better'",
         ),
         (
             {"preset": "best", "packages": 4},

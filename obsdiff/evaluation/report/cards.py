@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
+from ...pipelines.removed import compressed_in_words
 from .noise import DENSE_NAME, METRICS, figures_of
 from .values import zero_share
 from .verdict import WORDS, Verdict, verdict_of
@@ -97,6 +98,8 @@ def facts_of(run: dict[str, Any], results: dict[str, Any]) -> list[Fact]:
     zeros = zero_share(cost)
     if zeros is not None and zeros > LEAST_ZEROS:
         found.append(Fact("zeros", f"{100 * zeros:.0f} %", "of parameters"))
+    if words := compressed_in_words(cost):
+        found.append(Fact("also", words))
     found.append(speed_fact(cost))
     return [*found, *quality_fact(run, results)]
 

@@ -25,6 +25,8 @@ REMOVED_OF_TOTAL = {"removed": int, "total": int}
 MEASURED = {
     "seconds?": {"*": float},
     **{f"{kind}?": REMOVED_OF_TOTAL for kind in KINDS},
+    "rounded?": {"layers": int, "bits": int},
+    "folded?": {"layers": int, "total": int},
     "macs?": {"total?": NUMBER, "why_not?": (str,)},
     "step?": SPEED,
     "picture?": SPEED,

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from statistics import median
 from typing import Any
 
-from ...pipelines.removed import KINDS, in_words
+from ...pipelines.removed import KINDS, compressed_in_words, in_words
 from .configuration import configuration, setting_text
 from .merge import EVALUATED, Comparison
 from .noise import DENSE_NAME, METRICS, figures_of, measured_metrics
@@ -132,6 +132,11 @@ def removed_cell(cost: dict[str, Any]) -> Cell:
     return cell(in_words(cost), sum(row["removed"] / row["total"] for row in counts) / len(counts))
 
 
+def compressed_cell(cost: dict[str, Any]) -> Cell:
+    """Return how many layers were rounded or folded, in words."""
+    return cell(compressed_in_words(cost))
+
+
 def amount_cell(path: str, unit: float, decimals: int, word: str) -> Column:
     """Return the column of one number of the cost, in a unit: "memory.peak_bytes" in MiB."""
 
@@ -162,6 +167,7 @@ def speed_cell(timed: str) -> Column:
 
 COST_COLUMNS: dict[str, Column] = {  # of a cost
     "removed": removed_cell,
+    "rounded, folded": compressed_cell,
     "parameters": amount_cell("parameters", 1e6, 2, "M"),
     "zeros of all parameters": zeros_cell,
     "size on disk": amount_cell("bytes_on_disk", 1e6, 1, "MB"),

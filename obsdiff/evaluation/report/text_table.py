@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
-from ...pipelines.removed import KINDS
+from ...pipelines.removed import KINDS, compressed_in_words
 from ...runtime.console import shown
 from .noise import DENSE_NAME, LEGEND, METRICS, measured_metrics, reasons
 from .values import (
@@ -125,6 +125,7 @@ def memory_text(cost: Cost, dense: Cost) -> str:
 
 COLUMNS: list[tuple[str, CostText]] = [
     *((f"{kind} removed", removed_text(kind)) for kind in KINDS),
+    ("rounded, folded", lambda cost, dense: compressed_in_words(cost)),
     ("parameters", parameters_text),
     ("zeros", zeros_text),
     ("on disk", size_text),

@@ -1,0 +1,53 @@
+"""The table of the preset small: bytes, parameters, operations, time, error, CLIP score."""
+
+from statistics import mean
+
+from ..tables.markdown import grid
+from .grids import Kept
+from .preset_texts import errors_of
+from .small import BEST, DENSE, SEEDS, SMALL, TORCHAO
+from .table_texts import interval_of_mean
+
+
+def small_table(rows: dict[str, Kept]) -> str:
+    """A line a way, the smallest on disk last."""
+    dense = rows[DENSE]
+    found = [[DENSE, *cost_cells(dense, dense), "", "", clip([dense])]]
+    ways = {name: [name] for name in TORCHAO}
+    ways |= {name: [f"{name}, seed {seed}" for seed in SEEDS] for name in (*BEST, *SMALL)}
+    there = {
+        name: [rows[key] for key in keys]
+        for name, keys in ways.items()
+        if all(key in rows for key in keys)
+    }
+    for name, mine in sorted(there.items(), key=lambda item: -item[1][0]["stored_bytes"]):
+        errors = errors_of(mine)
+        low, high = interval_of_mean(errors.mean(0))
+        found.append(
+            [
+                name,
+                *cost_cells(mine[0], dense),
+                f"{errors.mean():.4f} <sub>{low:.4f} to {high:.4f}</sub>",
+                ", ".join(f"{value:.4f}" for value in errors.mean(1)),
+                clip(mine),
+            ]
+        )
+    head = ["on disk", "of dense", "parameters", "MACs", "time of a step", "error", "by set"]
+    return grid(["", *head, "CLIP score"], found)
+
+
+def cost_cells(row: Kept, dense: Kept) -> list[str]:
+    """Bytes in MB and as a share, parameters, operations and time as shares of dense."""
+    cost, whole = row["cost"], dense["cost"]
+    return [
+        f"{row['stored_bytes'] / 1e6:.1f} MB",
+        f"{row['stored_bytes'] / dense['stored_bytes']:.2f}",
+        f"{cost['parameters'] / whole['parameters']:.2f}",
+        f"{cost['macs'] / whole['macs']:.2f}",
+        f"{1 / row['step']['speedup']:.2f}",
+    ]
+
+
+def clip(rows: list[Kept]) -> str:
+    """The CLIP score, mean over calibration sets."""
+    return f"{mean(row['metrics']['clip_score']['value'] for row in rows):.2f}"
