@@ -79,7 +79,10 @@ def torchao_row(lab: Lab, bits: int) -> Row:
 
 
 def opened_by_torchao(lab: Lab, bits: int, dtype: torch.dtype) -> Any:
-    """Open the dense denoiser as diffusers does with torchao's weight-only settings."""
+    """Open the dense denoiser as diffusers does with torchao's weight-only settings.
+
+    Layers whose inputs a group does not divide, which torchao refuses, are left out.
+    """
     from diffusers import TorchAoConfig
     from torchao.quantization import Int8WeightOnlyConfig, IntxWeightOnlyConfig, PerGroup
 
@@ -88,10 +91,11 @@ def opened_by_torchao(lab: Lab, bits: int, dtype: torch.dtype) -> Any:
         if bits == 8
         else IntxWeightOnlyConfig(weight_dtype=INT4, granularity=PerGroup(GROUP))
     )
+    odd = [] if bits == 8 else [name for name, (_, n) in lab.shapes.items() if n % GROUP]
     return type(lab.dense).from_pretrained(
         lab.path,
         subfolder=lab.component,
-        quantization_config=TorchAoConfig(way),
+        quantization_config=TorchAoConfig(way, modules_to_not_convert=odd),
         torch_dtype=dtype,
     )
 

@@ -27,8 +27,8 @@ def small_table(rows: dict[str, Kept]) -> str:
             [
                 name,
                 *cost_cells(mine[0], dense),
-                f"{errors.mean():.4f} <sub>{low:.4f} to {high:.4f}</sub>",
-                ", ".join(f"{value:.4f}" for value in errors.mean(1)),
+                f"{errors.mean():.5f} <sub>{low:.5f} to {high:.5f}</sub>",
+                ", ".join(f"{value:.5f}" for value in errors.mean(1)),
                 clip(mine),
             ]
         )

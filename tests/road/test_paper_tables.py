@@ -123,3 +123,20 @@ def test_the_page_names_the_tables_that_are_not_measured():
         "(Figure 3) (emoji-unet); time to prune (Table 8) (emoji-sd3, emoji-unet)."
     )
     assert not write.missing({"off": both})
+
+
+def small_row(value: float, stored: int, speedup: float) -> dict:
+    return pruned("obs", value, 0.2) | {"stored_bytes": stored, "step": {"speedup": speedup}}
+
+
+def test_small_stands_beside_what_torchao_does_alone_largest_on_disk_first():
+    rows = {"dense": dense() | {"stored_bytes": 2_000_000, "step": {"speedup": 1.0}}}
+    rows["dense + int8 by torchao"] = small_row(0.001, 1_000_000, 0.8)
+    rows |= {f"small 20%, seed {i}": small_row(0.1 * (i + 1), 800_000, 0.5) for i in range(3)}
+    rows["best 20%, seed 0"] = small_row(0.1, 1_600_000, 1.1)  # a set of three
+    lines = WRITERS["small"](rows).splitlines()[2:]
+    assert [line.split(" | ")[0] for line in lines] == [
+        "| dense", "| dense + int8 by torchao", "| small 20%"
+    ]  # fmt: skip
+    assert "| 0.8 MB | 0.40 | 0.80 | 0.80 | 2.00 | 0.20000 " in lines[2]
+    assert "| 0.10000, 0.20000, 0.30000 | 69.80 |" in lines[2]
