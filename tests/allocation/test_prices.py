@@ -1,5 +1,6 @@
 """Everything that has to be saved is saved, at hardly more than the least error."""
 
+import pytest
 import torch
 
 from obsdiff.allocation.prices import cheapest_steps
