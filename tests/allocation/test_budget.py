@@ -88,6 +88,7 @@ def test_what_stays_is_within_a_step_of_the_target(make, given, allocation, unit
     assert bool(report.sensitivity) == (allocation == "sensitivity")
 
 
+@pytest.mark.slow
 def test_the_pruned_model_opens_with_diffusers(tmp_path):
     pipe = sd3()
     report = prune_(pipe, PROMPTS, PruningConfig(target_macs=0.8, **QUICK))
@@ -107,6 +108,7 @@ def test_the_pruned_model_opens_with_diffusers(tmp_path):
     )
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_with_what_was_noted(tmp_path, monkeypatch):
     reports = [
         prune_(flux(), PROMPTS, PruningConfig(target_parameters=0.85, **QUICK), journal=tmp_path)
@@ -390,6 +392,7 @@ def test_what_uniform_pruning_takes_of_a_width_that_round_to_does_not_divide_cou
     assert 0.85 - 0.1 < report.budget["share"] <= 0.85
 
 
+@pytest.mark.slow
 def test_a_round_to_above_every_width_leaves_neurons_alone(monkeypatch):
     monkeypatch.setattr(
         budget,

@@ -23,6 +23,7 @@ QUICK = {
 }
 
 
+@pytest.mark.slow
 def test_as_much_is_saved_as_by_uniform_pruning():
     g = torch.Generator().manual_seed(0)
     for _ in range(20):
@@ -107,6 +108,7 @@ def test_a_dense_pass_without_its_layers_is_one_line():
         prune_(pipe, PROMPTS, PruningConfig(allocation="obs", **QUICK), dense=dense)
 
 
+@pytest.mark.slow
 def test_a_group_whose_first_items_do_nothing_is_not_free():
     """Dead neurons leave first; those after them are no worse known for it."""
     pipe, ffn = sd3(), "transformer_blocks.1.ff"

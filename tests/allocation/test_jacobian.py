@@ -151,6 +151,7 @@ def test_the_latents_are_those_of_the_pipeline_and_it_is_left_as_it_was(make):
     assert torch.equal(before, torch.get_rng_state())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name",
     [
@@ -285,6 +286,7 @@ def test_half_precision_sees_nearly_the_same(dtype, near):
         assert figures[1][name] == pytest.approx(effect, rel=near), name
 
 
+@pytest.mark.slow
 def test_gradients_that_do_not_come_back_are_one_line():
     pipe, step = sd3(), type(sd3().scheduler).step
 
@@ -332,6 +334,7 @@ def test_group_offloading_changes_nothing(make, level, blocks):
     assert found[0] == found[1]
 
 
+@pytest.mark.slow
 def test_group_offloading_on_a_device_has_few_blocks_there_at_a_time():
     """The backward pass finds the weights on the device; the parameters rest on the host."""
     figures, peaks = [], []
@@ -352,6 +355,7 @@ def test_group_offloading_on_a_device_has_few_blocks_there_at_a_time():
     assert peaks[0] - peaks[1] > blocks * 2 / 5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("settings", [{}, {"pattern": "structured", "sparsity": 0.3}])
 def test_a_killed_run_measures_only_the_missing_prompts(tmp_path, monkeypatch, settings):
     config = PruningConfig(**SENSITIVITY | settings)
@@ -378,6 +382,7 @@ def test_a_killed_run_measures_only_the_missing_prompts(tmp_path, monkeypatch, s
     assert json.dumps(found.to_dict()["config"]) == json.dumps(expected.to_dict()["config"])
 
 
+@pytest.mark.slow
 def test_several_sparsities_of_one_dense_pass_are_measured_once(monkeypatch):
     real, seen = jacobian.call_figures, []
     monkeypatch.setattr(jacobian, "call_figures", lambda *args: seen.append(args[2]) or real(*args))

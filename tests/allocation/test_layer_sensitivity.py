@@ -231,6 +231,7 @@ def test_what_is_tried_without_repair_costs_what_pruning_costs():
     assert tried.error == tried.errors[4]
 
 
+@pytest.mark.slow
 def test_a_matrix_of_zeros_says_nothing_of_those_beside_it():
     shares = []
     for zero in (False, True):

@@ -137,6 +137,7 @@ def test_hessians_and_recordings_fill_the_device_then_the_host_then_files():
             assert (scratch.used, scratch.used_on, scratch.on_disk) == (0, {GPU: 0}, 0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("calibration", ["single", "replay"])
 def test_a_full_device_prunes_as_one_with_room(calibration):
     masks = []

@@ -45,6 +45,7 @@ def test_replay_repairs_what_earlier_packages_broke_much_as_live_does():
     assert (replay[last] - live[last]).norm() < (single[last] - live[last]).norm()
 
 
+@pytest.mark.slow
 def test_hessians_that_do_not_fit_wait_on_disk_and_change_nothing(monkeypatch):
     files, mapped = [], Hessian.mapped.__func__
 
@@ -61,6 +62,7 @@ def test_hessians_that_do_not_fit_wait_on_disk_and_change_nothing(monkeypatch):
     assert all(torch.equal(tight[name], w) for name, w in roomy.items())
 
 
+@pytest.mark.slow
 def test_recordings_that_do_not_fit_wait_on_disk_and_change_nothing(monkeypatch):
     roomy, _ = pruned(sd3, calibration="replay", packages=4)
     monkeypatch.setattr("obsdiff.prune.scratch_room", lambda *_: 0)
@@ -68,6 +70,7 @@ def test_recordings_that_do_not_fit_wait_on_disk_and_change_nothing(monkeypatch)
     assert all(torch.equal(tight[name], w) for name, w in roomy.items())
 
 
+@pytest.mark.slow
 def test_packages_of_replay_follow_from_a_budget():
     few, many = (
         len(pruned(sd3, calibration="replay", memory_budget_gib=budget / 2**30)[1].packages)

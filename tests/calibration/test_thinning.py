@@ -89,6 +89,7 @@ def test_the_mean_over_all_draws_is_the_hessian_of_all_tokens(number, k, monkeyp
     torch.testing.assert_close(total, whole.matrix())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("make", [sd3, sd])
 def test_the_mean_over_many_random_draws_is_near_the_hessian_of_all_tokens(make):
     """Both streams of a joint attention, and all layers of a UNet."""
@@ -158,6 +159,7 @@ def test_tokens_without_an_image_are_all_kept():
     assert len(draw.kept(layer, torch.empty(2, 50, 3), 3).index) == 2  # one guidance half alone
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("make", [sd3, sd])
 def test_batch_size_and_processes_change_nothing_but_rounding(make):
     """Sums of processes of one prompt each, of batches of one, and of one batch."""
@@ -261,6 +263,7 @@ def test_replay_keeps_the_tokens_of_the_dense_pass(make):
         assert (other.samples, other.kept) == (hessian.samples, hessian.kept)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pattern", ["unstructured", "structured"])
 def test_a_pruning_keeps_as_many_tokens_as_its_plan_says_and_records_them(pattern, tmp_path):
     pipe = sd3()

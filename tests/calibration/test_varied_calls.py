@@ -47,6 +47,7 @@ def test_layers_that_a_part_of_the_calls_leaves_out(calibration, pattern):
     assert report.layers
 
 
+@pytest.mark.slow
 def test_replay_of_such_calls_finds_the_hessians_of_live():
     found = {}
     for calibration in ("live", "replay"):
@@ -98,6 +99,7 @@ def part(strength):
     return {"prompt": "red apple", "image": PICTURE, "strength": strength}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("calibration", first_quick(CALIBRATIONS))
 def test_pictures_that_run_different_parts_of_the_schedule(calibration):
     report = prune(img2img(), [part(0.6), part(0.4)], calibration, num_inference_steps=5)

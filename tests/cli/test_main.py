@@ -224,6 +224,7 @@ def test_a_pruned_folder_loads_in_a_python_without_obsdiff(
     assert done.stdout.strip() == "StableDiffusion3Pipeline"
 
 
+@pytest.mark.slow
 def test_quantised_models_and_single_files_are_refused_before_torch_is_imported(
     sd3_folder, tmp_path
 ):

@@ -148,6 +148,7 @@ def test_hostile_folders_are_one_line(packed, tmp_path, capsys, tensors, layer, 
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_prune_packs_in_one_step_what_the_other_commands_read(tmp_path, capsys):
     sd3().save_pretrained(tmp_path / "dense")
     prompts = tmp_path / "prompts.txt"

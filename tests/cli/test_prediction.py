@@ -124,6 +124,7 @@ def test_the_papers_models_are_counted_as_the_paper_counts(name):
             assert leaving["heads"]["removed"] == heads * (model["num_layers"] - 2)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::obsdiff.errors.CalibrationWarning")
 @pytest.mark.parametrize("make", first_quick(MAKES.values()), ids=MAKES.keys())
 def test_a_run_leaves_what_was_predicted(make):

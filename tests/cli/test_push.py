@@ -94,6 +94,7 @@ def run_of(folder: Path, place: Path) -> Path:
     return place
 
 
+@pytest.mark.slow
 def test_a_push_has_card_licence_and_figures_and_sends_nothing_twice(hub, saved, tmp_path, capsys):
     words = ["push", str(saved), "me/small", "--base-model", "ab/dense", "--private"]
     words += ["--evaluation", str(run_of(saved, tmp_path / "run"))]

@@ -85,6 +85,7 @@ def test_a_finished_pruning_is_not_that_of_another_run(
     assert not (tmp_path / "out.part").exists()
 
 
+@pytest.mark.slow
 def test_a_finished_pruning_is_not_that_of_another_model(monkeypatch, capsys, tmp_path, argv):
     killed_at(monkeypatch, argv, "put_in_place")
     sd3(dual=(0,)).save_pretrained(tmp_path / "other")
@@ -144,6 +145,7 @@ def test_a_damaged_file_of_a_finished_pruning_is_written_again(
     assert (tmp_path / "out" / "README.md").read_text()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("damage", first_quick([cut, flip, lambda raw: b"", None]))
 def test_a_damaged_record_is_one_line_and_nothing_is_placed(
     monkeypatch, capsys, tmp_path, argv, damage
@@ -158,6 +160,7 @@ def test_a_damaged_record_is_one_line_and_nothing_is_placed(
     assert main(["verify", str(tmp_path / "out")]) == 0
 
 
+@pytest.mark.slow
 def test_a_finished_output_says_so_and_is_left_alone(capsys, tmp_path, argv):
     assert main(argv) == 0
     before = {file: file.stat().st_mtime_ns for file in (tmp_path / "out").rglob("*")}
@@ -177,6 +180,7 @@ def test_a_finished_output_says_so_and_is_left_alone(capsys, tmp_path, argv):
     assert f"{WEIGHTS} is not as recorded" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_an_output_of_another_run_is_replaced_if_both_are_asked_for(tmp_path, argv):
     assert main(argv) == 0
     assert main([*argv, "--damping", "0.1", "--resume", "--overwrite"]) == 0
@@ -190,6 +194,7 @@ def test_a_folder_of_no_known_run_is_not_called_finished(capsys, tmp_path, argv)
     refused(capsys, [*argv, "--resume"], "does not say which run it is of")
 
 
+@pytest.mark.slow
 def test_an_output_that_has_its_name_already_is_of_the_same_run(
     monkeypatch, capsys, tmp_path, argv
 ):

@@ -60,6 +60,7 @@ def weight_of(outputs: int = 24, count: int = 32):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("make", first_quick([sd3, sd, flux]))
 def test_they_touch_no_hessian_but_their_own(make):
     """To the bit that of the other prompts alone, and theirs that of a run on them alone."""
@@ -86,6 +87,7 @@ def test_they_touch_no_hessian_but_their_own(make):
         assert first.inputs[layer].held_out is None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "more",
     first_quick([{}, {"pattern": "2:4", "method": "alps", "include": "*.0.attn.*"}, STRUCTURED]),
@@ -219,6 +221,7 @@ def test_a_damping_without_end_repairs_nothing(seed):
     assert errors[0] > errors[2]
 
 
+@pytest.mark.slow
 def test_a_layer_whose_repair_does_harm_keeps_its_weights_and_the_run_says_so():
     """16 distinct tokens or so for 128 columns, and next to no damping."""
     pipe, dense = sd3(), sd3()
@@ -324,6 +327,7 @@ def blocks_of(denoiser):
     return find_blocks(layer_shapes(denoiser))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("more", first_quick([{}, STRUCTURED]))
 def test_a_killed_run_goes_on_to_the_same_bits(tmp_path, monkeypatch, more):
     config = PruningConfig(choose_damping=True, **HELD | more)
@@ -383,6 +387,7 @@ def test_several_prunings_share_a_pass_and_what_it_held_out():
         pass
 
 
+@pytest.mark.slow
 def test_hessians_on_disk_change_nothing():
     found = []
     for budget in ({}, {"memory_budget_gib": 500_000 / 2**30}):

@@ -155,6 +155,7 @@ def drawn(monkeypatch) -> list[int]:
     return counts
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("make", "run", "room"),
     [(sd3, "replay", 1e9), (sd, "structured replay", 1e9), (flux, "asymmetric", 0)],
@@ -171,6 +172,7 @@ def test_a_resumed_replay_reads_its_recording(tmp_path, monkeypatch, make, run, 
     assert not batches
 
 
+@pytest.mark.slow
 def test_a_damaged_recording_is_drawn_again(tmp_path, monkeypatch):
     config, pipe = PruningConfig(**STEPS | RUNS["replay"]), sd3()
     expected = weights_and_layers(pipe, obsdiff.prune_(pipe, PROMPTS[:3], config))
@@ -223,6 +225,7 @@ def take_others(records) -> None:
         group["removed"] = sorted(set(range(group["total"])) - set(group["removed"]))[:count]
 
 
+@pytest.mark.slow
 def test_changed_records_of_a_structured_run_are_not_taken(tmp_path, monkeypatch):
     config = PruningConfig(**STEPS | RUNS["structured live"])
     pipe = sd3()

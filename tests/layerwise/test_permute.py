@@ -115,6 +115,7 @@ def test_by_default_nothing_moves():
     assert "permutation" not in report.seconds
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("after", first_quick([0, 3]))
 @pytest.mark.parametrize("method", first_quick(["obs", "alps"]))
 def test_a_killed_run_goes_on_to_the_same_bits(monkeypatch, tmp_path, method, after):
@@ -151,6 +152,7 @@ def test_a_shared_pass_stays_as_it_is():
             )
 
 
+@pytest.mark.slow
 def test_a_memory_budget_gives_the_same_kept_scores():
     reports = [
         prune_(sd3(), PROMPTS, PruningConfig(permute=True, blocks="1", **budget, **QUICK))
@@ -185,6 +187,7 @@ def test_old_records_load():
     assert PruningReport({}).permutation == {}
 
 
+@pytest.mark.slow
 def test_what_carries_nothing_has_no_score_and_keeps_its_order(tmp_path):
     """An FFN whose neurons are all dead: no share of its score could be said."""
     pipe, dead = sd3(), "transformer_blocks.1.ff"

@@ -72,6 +72,7 @@ def test_settings_become_json_in_full():
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", first_quick(["DPMSolverMultistepScheduler", "SASolverScheduler"]))
 def test_the_whole_road_with_an_infinite_setting(tmp_path, monkeypatch, capsys, prompts_file, name):
     model, output = tmp_path / "model", tmp_path / "out"

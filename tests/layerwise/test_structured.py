@@ -154,6 +154,7 @@ def test_obs_beats_l1_and_compensation_pays():
     assert repaired < 0.5 * drift(compensation=False)
 
 
+@pytest.mark.slow
 def test_first_and_last_block_stay_whole_in_an_mmdit_only():
     config = PruningConfig(pattern="structured", sparsity=0.3, packages=1, **QUICK)
     assert {owner.split(".")[1] for owner in prune_(sd3(), PROMPTS[:1], config).layout} == {"1"}

@@ -130,6 +130,7 @@ def test_what_is_not_on_the_grid_is_found(made, tmp_path):
         assert text in str(error.value)
 
 
+@pytest.mark.slow
 def test_zeros_corrections_and_their_pattern_remain(tmp_path):
     config = PruningConfig(**SETTINGS | {"pattern": "2:4", "low_rank": 0.3, "bits": 8}, blocks="1")
     pipe = sd3()

@@ -220,6 +220,7 @@ class Grouped(UNet2DModel):
         self.down_blocks[0].resnets[0].conv2 = nn.Conv2d(16, 16, 3, padding=1, groups=4)
 
 
+@pytest.mark.slow
 def test_what_can_not_be_unfolded_is_refused_by_name():
     pipe = ddpm()
     pipe.unet = Grouped.from_config(pipe.unet.config)

@@ -95,6 +95,7 @@ def test_a_missing_correction_is_found(made, tmp_path):
         verify_folder(tmp_path / "out")
 
 
+@pytest.mark.slow
 def test_held_out_prompts_and_a_unet(tmp_path):
     config = PruningConfig(
         **SETTINGS | {"num_prompts": 4, "held_out": 2, "pattern": "unstructured", "method": "alps"}

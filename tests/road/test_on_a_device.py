@@ -19,7 +19,7 @@ from obsdiff.pipelines.record import PruningReport
 from ..conftest import PROMPTS, flux, sd, sd3
 from ..support.contexts import context_of
 from ..support.device_counts import LIBRARY
-from ..support.lanes import slow
+from ..support.lanes import first_quick, slow
 from ..support.pretend_gpu import NAME, pretend_gpu
 from ..support.pretend_offload import group_offloading
 from ..support.sd3_alone import denoiser_alone
@@ -90,17 +90,7 @@ BY_BLOCK: dict[str, dict[str, Any]] = {
     "replay": REPLAY,
     "drawn": {"allocation": "drawn", "allocation_prompts": 1, "include": "*.attn.to_q"},
 }
-SLOW = {
-    "alps",
-    "held-out",
-    "host, alps",
-    "host, permuted 2:4",
-    "Hessians on the host",
-    "permuted 2:4",
-    "alps 2:4",
-    "wanda, swaps",
-    "drawn",
-}
+QUICK = {"obs", "replay", "structured", "2:4", "owl", "host", "files, wanda"}
 
 
 def settings(**changes: Any) -> PruningConfig:
@@ -119,7 +109,7 @@ def require_as_recorded(pipe: Any, report: PruningReport) -> None:
 
 
 def some(cases: Iterable[str]) -> list[Any]:
-    return [slow(name) if name in SLOW else name for name in cases]
+    return [name if name in QUICK else slow(name) for name in cases]
 
 
 @pytest.mark.parametrize("name", some(CASES))
@@ -166,6 +156,7 @@ def test_blocks_that_come_to_the_device_in_turn_are_pruned_there(name):
     assert counts.own_products == 0, counts.host_products
 
 
+@pytest.mark.slow
 def test_the_same_weights_are_pruned_wherever_hessians_rest():
     """Of emptied places: the sums are added in another order, so a few may differ."""
     found = []
@@ -208,7 +199,10 @@ def test_other_models_run_on_the_device(make, offloaded, changes):
 
 
 @pytest.mark.parametrize(
-    "name", ["obs", "replay", "asymmetric", "permuted 2:4", "structured", "owl", "held-out"]
+    "name",
+    first_quick(
+        ["obs", "replay", "asymmetric", "permuted 2:4", "structured", "owl", "held-out"],
+    ),
 )
 def test_a_device_without_float64(name):
     with pretend_gpu(double=False):
@@ -229,6 +223,7 @@ def test_a_calibration_waits_for_the_device_once_a_call():
             assert own <= 3 * 2 * each + 3, counts.waits
 
 
+@pytest.mark.slow
 def test_launches_of_a_call_at_the_size_of_sd3_medium(monkeypatch):
     """At most 1,000 of ours once distinct tokens are counted: 142 taps of 1,536 columns, 47 of
     6,144. Counted on two small blocks, with the launches of wider sums in the place of one."""

@@ -1,5 +1,6 @@
 """What a pretend accelerator counts: launches, waits, copies, memory, and products on the CPU."""
 
+import functools
 import sys
 import weakref
 from collections import Counter
@@ -78,10 +79,16 @@ def line() -> str:
     """Return the innermost file and line of obsdiff, or LIBRARY inside a library it calls."""
     frame = sys._getframe(1)
     while frame:
-        file = frame.f_code.co_filename
-        if file.startswith(OWN):
-            return f"{file.removeprefix(OWN)[1:]}:{frame.f_lineno}"
-        if any(library in file for library in LIBRARIES):
-            return LIBRARY
+        place = place_of(frame.f_code.co_filename)
+        if place:
+            return place if place == LIBRARY else f"{place}:{frame.f_lineno}"
         frame = frame.f_back
     return LIBRARY
+
+
+@functools.cache
+def place_of(file: str) -> str:
+    """Return the path of a file in obsdiff, LIBRARY for one of a library, or nothing."""
+    if file.startswith(OWN):
+        return file.removeprefix(OWN)[1:]
+    return LIBRARY if any(library in file for library in LIBRARIES) else ""

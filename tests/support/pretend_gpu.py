@@ -22,7 +22,6 @@ import torch
 from torch import Tensor
 from torch.utils import backend_registration
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves, tree_map
 
 from obsdiff.models import adapters
 
@@ -166,10 +165,10 @@ class Operator:
     """
 
     def __init__(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        args, kwargs = tree_map(on_host, (args, kwargs))
+        args, kwargs = mapped(on_host, args), mapped(on_host, kwargs)
         self.func, self.args, self.kwargs = func, args, kwargs
         self.packet = func.overloadpacket
-        tensors = [x for x in tree_leaves((args, kwargs)) if isinstance(x, Tensor)]
+        tensors = [x for x in leaves((args, kwargs)) if isinstance(x, Tensor)]
         self.there = [x for x in tensors if isinstance(x, PretendTensor)]
         self.here = [x for x in tensors if not isinstance(x, PretendTensor)]
         device = kwargs.get("device")
@@ -201,11 +200,11 @@ class Operator:
         if not on_device or self.packet is aten._local_scalar_dense:
             return found
         own = {id(x.numbers): x for x in self.there}
-        return tree_map(lambda x: placed(x, own), found)
+        return mapped(lambda x: placed(x, own), found)
 
     def computed(self) -> Any:
         """Return the operator's result on the CPU."""
-        args, kwargs = tree_map(numbers_of, (self.args, self.kwargs))
+        args, kwargs = mapped(numbers_of, self.args), mapped(numbers_of, self.kwargs)
         if self.to_pretend:
             kwargs["device"] = torch.device("cpu")
         if kwargs.get("pin_memory"):
@@ -287,6 +286,24 @@ class Operator:
             STATE.counts.host_products[line()] += matrices[-2:][0].numel() * across
         elif self.packet in FACTORISATIONS and matrices:
             STATE.counts.host_products[line()] += matrices[0].shape[-1] ** 3
+
+
+def mapped(change: Callable[[Any], Any], value: Any) -> Any:
+    """Return a value with all that its tuples, lists and dicts contain changed."""
+    if isinstance(value, tuple | list):
+        return type(value)([mapped(change, inner) for inner in value])
+    if isinstance(value, dict):
+        return {key: mapped(change, inner) for key, inner in value.items()}
+    return change(value)
+
+
+def leaves(value: Any) -> Iterator[Any]:
+    """Yield all that the tuples, lists and dicts of a value contain."""
+    if isinstance(value, tuple | list | dict):
+        for inner in value.values() if isinstance(value, dict) else value:
+            yield from leaves(inner)
+    else:
+        yield value
 
 
 def placed(value: Any, own: dict[int, PretendTensor]) -> Any:

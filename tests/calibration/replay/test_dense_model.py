@@ -228,6 +228,7 @@ def dense_latents(pipe) -> torch.Tensor:
     ).images
 
 
+@pytest.mark.slow
 def test_packages_of_one_pass_have_nothing_to_repair():
     plain, _ = pruned(sd3, calibration="replay", packages=1)
     aimed, _ = pruned(sd3, calibration="replay", packages=1, asymmetric=True)
@@ -255,6 +256,7 @@ def test_what_can_not_be_asymmetric_is_refused(settings, words):
         PruningConfig(**{"asymmetric": True} | settings)
 
 
+@pytest.mark.slow
 def test_a_run_that_fails_gives_back_what_it_took_of_a_shared_pass(monkeypatch):
     config = PruningConfig(calibration="replay", asymmetric=True, packages=5, **SMALL)
     with obsdiff.dense_pass(sd3(), PROMPTS[:3], [config], progress=False) as dense:
