@@ -34,6 +34,9 @@ pytestmark = [
 
 STRUCTURED = {"pattern": "structured", "keep_first_last": False, "round_to": 1}
 REPLAY = {"calibration": "replay", "packages": 2, "blocks": "0-1"}
+# how many heads and neurons each group loses, from a few numbers a group
+ON_THE_HOST = ("allocation/prices.py", "allocation/group_curves.py")
+SENSITIVITY = {"allocation": "sensitivity", "allocation_prompts": 2}
 CASES: dict[str, dict[str, Any]] = {
     "obs": {},
     "live": REPLAY | {"calibration": "live"},
@@ -84,11 +87,13 @@ OFFLOADED: dict[str, dict[str, Any]] = {
     "structured l1, lstsq": STRUCTURED | {"method": "l1", "refine": "lstsq"},
     "structured": STRUCTURED,
     "alpha": {"allocation": "alpha"},
+    "sensitivity": SENSITIVITY,
 }
 BY_BLOCK: dict[str, dict[str, Any]] = {
     "obs": {},
     "replay": REPLAY,
     "drawn": {"allocation": "drawn", "allocation_prompts": 1, "include": "*.attn.to_q"},
+    "sensitivity": SENSITIVITY,
 }
 QUICK = {"obs", "replay", "structured", "2:4", "owl", "host", "files, wanda"}
 
@@ -169,12 +174,14 @@ def test_the_same_weights_are_pruned_wherever_hessians_rest():
     assert all((other == found[0]).float().mean() > 0.99 for other in found[1:])
 
 
-def test_a_whole_pipeline_runs_on_the_device():
+@pytest.mark.parametrize("changes", [{}, SENSITIVITY, SENSITIVITY | STRUCTURED])
+def test_a_whole_pipeline_runs_on_the_device(changes):
     with pretend_gpu() as counts:
-        pipe = sd3(1).to(NAME)
-        config = settings(num_inference_steps=2, height=16, width=16)
+        pipe = sd3(2 if changes else 1).to(NAME)
+        config = settings(num_inference_steps=2, height=16, width=16, **changes)
         require_as_recorded(pipe, prune_(pipe, PROMPTS, config, progress=False))
-    assert counts.own_products == 0, counts.host_products
+    places = [place for place in counts.host_products if not place.startswith(ON_THE_HOST)]
+    assert not places
 
 
 @pytest.mark.parametrize(

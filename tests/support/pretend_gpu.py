@@ -397,6 +397,26 @@ def register() -> None:
 
 
 @contextlib.contextmanager
+def gradients_in_this_thread() -> Iterator[None]:
+    """Compute backward passes in the thread that asks for them: the device has none.
+
+    torch forgets such a setting in `inference_mode(False)`, so it is set for every pass.
+    """
+    backward = Tensor.backward
+
+    @functools.wraps(backward)
+    def here(*args: Any, **kwargs: Any) -> None:
+        with torch.autograd.set_multithreading_enabled(False):
+            backward(*args, **kwargs)
+
+    Tensor.backward = here  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        Tensor.backward = backward  # type: ignore[method-assign]
+
+
+@contextlib.contextmanager
 def pretend_gpu(double: bool = True, memory: int = 2**40) -> Iterator[Counts]:
     """Let torch have the device inside; the rest of torch's state is restored at the end.
 
@@ -416,7 +436,7 @@ def pretend_gpu(double: bool = True, memory: int = 2**40) -> Iterator[Counts]:
     torch.Generator = lambda *_: generator()  # type: ignore[assignment, misc]
     adapters.require_unquantised = lambda *_: None
     try:
-        with PretendMode(), torch.autograd.set_multithreading_enabled(False):
+        with PretendMode(), gradients_in_this_thread():
             yield STATE.counts
     finally:
         torch.Generator, adapters.require_unquantised = generator, plain  # type: ignore[misc]
