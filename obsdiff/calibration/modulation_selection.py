@@ -1,11 +1,13 @@
 """Which layers of a model make its modulation, and the largest rank to which each is folded."""
 
 from collections.abc import Mapping
+from fnmatch import fnmatchcase
 
 from ..config import PruningConfig
 from ..errors import UserError
 from ..models.modulation_table import MODULATION, modulation_layers
 from ..models.structure import Shape
+from .selection import named_by
 
 
 def select_modulation(
@@ -19,8 +21,9 @@ def select_modulation(
         config: the settings.
 
     Raises:
-        UserError: the table has no entry for the class, or the model has no such layer, and the
-            config says that such a model is refused.
+        UserError: the table has no entry for the class, or the model has no such layer, or include
+            and exclude leave none, and the config says that such a model is refused; or a wildcard
+            matches no layer that the config could change.
     """
     if config.modulation is None:
         return {}
@@ -35,9 +38,36 @@ def select_modulation(
             f"modulation: {cls} has no plain modulation layer left, as after an earlier run with "
             "it; fold the dense model"
         )
+    check_names(found, config)
+    found = [name for name in found if named_by(name, config)]
     from ..solvers.low_rank import rank_of  # loads torch, which other settings need not
 
     return {name: rank_of(shapes[name], config.modulation) for name in found}
+
+
+def check_names(found: list[str], config: PruningConfig) -> None:
+    """Check include and exclude against the modulation layers of a model.
+
+    Args:
+        found: the names of these layers.
+        config: the settings.
+
+    Raises:
+        UserError: nothing else is pruned and a wildcard matches none of them, or none is left.
+    """
+    if not found:
+        return
+    wilds = () if config.layerwise else config.include + config.exclude
+    wrong = [wild for wild in wilds if not any(fnmatchcase(name, wild) for name in found)]
+    if wrong:
+        raise UserError(
+            f"include/exclude: no modulation layer matches {wrong[0]!r}; names look like {found[0]}"
+        )
+    if config.unfoldable == "refuse" and not any(named_by(name, config) for name in found):
+        raise UserError(
+            f"modulation: include {list(config.include)} and exclude {list(config.exclude)} leave "
+            f"none of {len(found)} layers; name some, such as {found[0]}, or leave modulation out"
+        )
 
 
 def why_none(cls: str, found: Mapping[str, int], config: PruningConfig) -> str:
@@ -52,4 +82,6 @@ def why_none(cls: str, found: Mapping[str, int], config: PruningConfig) -> str:
         return ""
     if cls.removeprefix("Pruned") not in MODULATION:
         return f"{cls} has no modulation layers in its blocks, or none that are known here"
+    if config.include or config.exclude:
+        return "include and exclude leave no modulation layer"
     return f"{cls} has no plain modulation layer left, as after an earlier run with it"

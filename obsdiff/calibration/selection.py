@@ -7,6 +7,7 @@ from ..config import PruningConfig
 from ..config.choices import TARGETS
 from ..config.values import parse_blocks
 from ..errors import UserError
+from ..models.modulation_table import modulation_like
 from ..models.structure import Block, Group, Shape, Tap, Unit
 
 
@@ -42,6 +43,7 @@ def select(blocks: list[Block], config: PruningConfig, shapes: Mapping[str, Shap
     Raises:
         UserError: no unit is left, or N:M does not divide a layer's columns.
     """
+    check_wildcards(blocks, config, shapes)
     kept = chosen_blocks(blocks, config)
     if config.pattern == "structured":
         reading = {layer for group in select_groups(blocks, config) for layer in group.consumers}
@@ -61,15 +63,31 @@ def select(blocks: list[Block], config: PruningConfig, shapes: Mapping[str, Shap
     return units
 
 
+def check_wildcards(
+    blocks: list[Block], config: PruningConfig, shapes: Mapping[str, Shape]
+) -> None:
+    """Raise UserError for a wildcard that no layer matches which the config could change."""
+    names = [layer for block in blocks for layer in block.layers]
+    if config.modulation is not None:
+        names += modulation_like(shapes)
+    if config.round_layers == "all":
+        names += shapes
+    for wild in config.include + config.exclude:
+        if not any(fnmatchcase(name, wild) for name in names):
+            raise UserError(
+                f"include/exclude: no prunable layer matches {wild!r}; names look like {names[0]}"
+            )
+
+
+def named_by(layer: str, config: PruningConfig) -> bool:
+    """Return whether include and exclude leave a layer in."""
+    included = not config.include or any(fnmatchcase(layer, w) for w in config.include)
+    return included and not any(fnmatchcase(layer, w) for w in config.exclude)
+
+
 def chosen_blocks(blocks: list[Block], config: PruningConfig) -> list[Block]:
     """Return the blocks selected by config.blocks and, for structured, keep_first_last."""
     kept = blocks_in_range(blocks, config)
-    for wild in config.include + config.exclude:
-        if not any(fnmatchcase(layer, wild) for block in blocks for layer in block.layers):
-            raise UserError(
-                f"include/exclude: no prunable layer matches {wild!r}; "
-                f"names look like {blocks[0].layers[0]}"
-            )
     if config.pattern == "structured" and config.keep_first_last is not False:
         whole = blocks if config.keep_first_last else [b for b in blocks if b.keep_ends]
         kept = [block for block in kept if block not in (whole[:1] + whole[-1:])]
@@ -168,11 +186,7 @@ def narrow(unit: Unit, config: PruningConfig, also: Collection[str] = ()) -> Uni
     """
 
     def wanted(layer: str, part: str) -> bool:
-        return layer in also or (
-            part in TARGETS[config.target]
-            and (not config.include or any(fnmatchcase(layer, w) for w in config.include))
-            and not any(fnmatchcase(layer, w) for w in config.exclude)
-        )
+        return layer in also or (part in TARGETS[config.target] and named_by(layer, config))
 
     taps = (
         Tap(tuple(x for x in tap.layers if wanted(x, tap.part)), tap.part, tap.stream)

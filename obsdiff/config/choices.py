@@ -75,7 +75,7 @@ NOT_FOR_DEPTH = (
 # settings that target modulation leaves at their defaults: they state something about other layers
 NOT_FOR_MODULATION = (
     *("preset", "method", "pattern", "sparsity", "target_latency", "target_parameters"),
-    *("target_macs", "target_bytes", "allocation", "blocks", "include", "exclude", "low_rank"),
+    *("target_macs", "target_bytes", "allocation", "blocks", "low_rank"),
     *("keep_first_last", "round_to", "calibration", "packages", "memory_budget_gib", "held_out"),
     *("refine", "permute", "asymmetric", "correct_bias", "choose_damping", "ranking", "store"),
     *("bits", "unfoldable"),

@@ -204,11 +204,14 @@ class Settings:
     include: tuple[str, ...] = setting(
         WHAT,
         (),
-        "prune only the layers whose name matches a shell wildcard",
+        "prune, or fold, only the layers whose name matches a shell wildcard",
         metavar="WILDCARD",
     )
     exclude: tuple[str, ...] = setting(
-        WHAT, (), "do not prune the layers whose name matches a shell wildcard", metavar="WILDCARD"
+        WHAT,
+        (),
+        "do not prune, fold or round the layers whose name matches a shell wildcard",
+        metavar="WILDCARD",
     )
     target: str = setting(
         WHAT,

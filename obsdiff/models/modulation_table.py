@@ -56,3 +56,9 @@ def modulation_layers(cls: str, layers: Iterable[str]) -> list[str]:
     """
     wilds = MODULATION.get(cls.removeprefix("Pruned"), ())
     return [name for name in layers if any(fnmatchcase(name, wild) for wild in wilds)]
+
+
+def modulation_like(layers: Iterable[str]) -> list[str]:
+    """Return the layers whose names are those of modulation layers in some class of the table."""
+    wilds = {wild for found in MODULATION.values() for wild in found}
+    return [name for name in layers if any(fnmatchcase(name, wild) for wild in wilds)]

@@ -202,6 +202,38 @@ def test_settings_that_do_not_go_together_are_refused(settings, expected):
         PruningConfig(**settings)
 
 
+@pytest.mark.parametrize(
+    ("names", "left"),
+    [
+        ({"exclude": "*norm1_context*"}, 3),
+        ({"include": "transformer_blocks.1.norm1.linear"}, 1),
+        ({"include": "*.0.*", "exclude": "*context*"}, 1),
+    ],
+)
+def test_wildcards_choose_the_layers_to_fold(names, left, monkeypatch):
+    monkeypatch.setattr(folding, "MOST_ERROR", 10.0)
+    pipe = sd3()
+    report = prune_(pipe, PROMPTS, PruningConfig(**SETTINGS, **names))
+    assert len(folded_ranks(pipe.transformer)) == len(report.modulation["layers"]) == left
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({"include": "*.ff.*"}, r"no modulation layer matches '\*.ff.\*'; names look like transf"),
+        ({"exclude": "*"}, r"include \[\] and exclude \['\*'\] leave none of 6 layers"),
+        (
+            {"target": "ffn", "modulation": 0.1, "include": "*.ff.*"},
+            "leave none of 6 layers; name some, such as transformer_blocks.0.norm1.linear",
+        ),
+        ({"target": "ffn", "modulation": 0.1, "exclude": "proj_out"}, "no prunable layer matches"),
+    ],
+)
+def test_wildcards_that_leave_nothing_to_fold_are_refused(settings, expected):
+    with pytest.raises(UserError, match=expected):
+        prune_(sd3(), PROMPTS, PruningConfig(**SETTINGS | settings))
+
+
 def test_a_model_without_such_layers_and_too_few_prompts_are_refused():
     assert PruningConfig(target="modulation").modulation == 0.1
     with pytest.raises(

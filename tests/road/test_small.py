@@ -157,6 +157,16 @@ def test_a_unet_has_nothing_to_fold_and_is_pruned_and_rounded(tmp_path):
     torch.testing.assert_close(latents(opened), latents(pipe), atol=1e-4, rtol=1e-4)
 
 
+def test_excluded_layers_are_neither_folded_nor_rounded():
+    pipe = sd3()
+    names = ("*norm*", "proj_out", "*.to_q")
+    with pytest.warns(CalibrationWarning, match="include and exclude leave no modulation layer"):
+        report = prune_(pipe, PROMPTS, PruningConfig(**SETTINGS, exclude=names))
+    rounded = {row.name for row in (*report.layers, *report.rounded_too) if row.bits}
+    assert not [n for n in rounded if "norm" in n or n == "proj_out" or n.endswith(".to_q")]
+    assert {"context_embedder", "transformer_blocks.0.attn.to_k"} <= rounded
+
+
 @pytest.mark.parametrize("bound", [10.0, 0.0])
 def test_a_run_leaves_the_parameters_and_bytes_that_were_predicted(bound, monkeypatch, tmp_path):
     monkeypatch.setattr(folding, "MOST_ERROR", bound)
