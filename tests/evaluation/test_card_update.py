@@ -24,6 +24,7 @@ def test_a_section_takes_the_place_of_an_earlier_one():
     assert twice == (card + "\n## Evaluation\n\n| b |\n\n## My notes\n\n## Evaluation of others\n")
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::obsdiff.errors.CalibrationWarning")
 def test_evaluate_writes_its_figures_into_the_card(sd3_folder, tmp_path, capsys):
     pipe = obsdiff.load(sd3_folder, device="cpu")

@@ -41,6 +41,7 @@ def test_a_process_that_fails_is_a_reason(tmp_path, monkeypatch):
     assert found["why_not"] == "the measuring process failed: no memory for this"
 
 
+@pytest.mark.slow
 def test_the_real_process_reads_the_same(tmp_path):
     """Without a pipeline in the folder it ends at once, with the reason."""
     done = subprocess.run(

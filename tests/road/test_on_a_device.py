@@ -51,7 +51,7 @@ CASES: dict[str, dict[str, Any]] = {
     "alps 2:4": {"method": "alps", "pattern": "2:4"},
     "wanda": {"method": "wanda"},
     "wanda, lstsq": {"method": "wanda", "refine": "lstsq"},
-    "wanda, swaps": {"method": "wanda", "refine": "swaps"},
+    "wanda, swaps": {"method": "wanda", "refine": "swaps", "include": ("*.to_q", "*.net.2")},
     "dsnot": {"method": "dsnot"},
     "dsnot 2:4": {"method": "dsnot", "pattern": "2:4"},
     "magnitude": {"method": "magnitude"},

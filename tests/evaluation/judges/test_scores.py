@@ -279,6 +279,7 @@ def test_fid_and_kid_are_torchmetrics(extractor, inception, tmp_path):
         assert found[key]["value"] == pytest.approx(theirs.item(), rel=1e-3, abs=1e-6)
 
 
+@pytest.mark.slow
 def test_inception_runs_its_layers_as_torchmetrics_does(inception, monkeypatch):
     """torchmetrics has the order of the layers, the scaling and the resizing.
 

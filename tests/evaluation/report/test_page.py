@@ -250,6 +250,7 @@ def test_a_page_without_runs_or_records_is_a_page(run):
     assert "data:image" not in page
 
 
+@pytest.mark.slow
 def test_every_text_is_text(run):
     page = evil(run)
     assert page.count("<script") == page.count("</script") == page.count("<style") == 1

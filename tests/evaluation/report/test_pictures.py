@@ -14,6 +14,7 @@ from obsdiff.evaluation.report.pictures import data_url, worst_first
 from ...support.page_runs import another, noisy, page_of, renamed
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("without_plots")
 def test_the_page_stays_below_its_size_and_counts_the_shown_prompts(run, monkeypatch):
     noisy(run, prompts=14, runs=2, side=260)
