@@ -46,6 +46,7 @@ NAMES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", first_quick(["kohya", "peft", "diffusers", "processors"]))
 def test_a_cut_file_loads_as_the_uncut_one_does(name, folder, tmp_path, capsys):
     pytest.importorskip("peft")

@@ -34,6 +34,7 @@ def latents(folder):
     return pipe, pipe(PROMPTS[0], generator=noise, output_type="latent", **QUICK).images
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("make", first_quick([sd3, sd, sdxl, flux]), ids=lambda make: make.__name__)
 def test_a_padded_folder_is_plain_and_draws_the_same(make, tmp_path):
     folder = saved(make, tmp_path / "pruned", pattern="structured", sparsity=0.4)
@@ -49,6 +50,7 @@ def test_a_padded_folder_is_plain_and_draws_the_same(make, tmp_path):
     assert (found - expected).abs().max() <= 1e-5 * expected.abs().max()
 
 
+@pytest.mark.slow
 def test_weights_are_stored_in_the_format_of_the_pruned_folder(tmp_path):
     folder = saved(lambda: sd().to(torch.float16), tmp_path / "p", pattern="structured")
     assert main(["export", str(folder), "--to", "padded", "--output", str(tmp_path / "out")]) == 0
@@ -57,6 +59,7 @@ def test_weights_are_stored_in_the_format_of_the_pruned_folder(tmp_path):
         assert {stored.get_slice(name).get_dtype() for name in stored.keys()} == {"F16"}  # noqa: SIM118
 
 
+@pytest.mark.slow
 def test_what_was_not_pruned_is_copied(tmp_path):
     folder = saved(sd3, tmp_path / "pruned", pattern="structured")
     name = "text_encoder/model.safetensors"
@@ -92,6 +95,7 @@ def test_the_output_is_new_and_apart_from_the_folder(capsys, tmp_path, sd3_folde
     assert "none" in line
 
 
+@pytest.mark.slow
 def test_a_run_that_fails_leaves_nothing(monkeypatch, tmp_path):
     folder = saved(sd, tmp_path / "pruned", pattern="structured")
 

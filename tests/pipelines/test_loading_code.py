@@ -54,6 +54,7 @@ def test_the_code_opens_every_kind_of_result(make, settings, tmp_path):
     assert ("pip install obsdiff" in card) == bool(settings)
 
 
+@pytest.mark.slow
 def test_zeros_in_a_structured_model_still_need_obsdiff(tmp_path):
     pipe = sd()
     prune_(pipe, PROMPTS[:1], PruningConfig(**QUICK, **STRUCTURED))

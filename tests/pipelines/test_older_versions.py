@@ -99,6 +99,7 @@ def test_a_folder_pruned_by_an_older_version_opens(tmp_path, monkeypatch):
             assert torch.equal(weights[name], weight)
 
 
+@pytest.mark.slow
 def test_an_unfinished_pruning_of_an_older_version_is_refused(
     tmp_path, monkeypatch, capsys, prompts_file
 ):

@@ -46,6 +46,7 @@ def test_links_in_a_circle_end(tmp_path):
     check_place(tmp_path / "out", [tmp_path / "model"])
 
 
+@pytest.mark.slow
 def test_a_link_to_a_whole_disk_is_one_line(tmp_path, monkeypatch):
     monkeypatch.setattr(overlap, "MOST_LINKED", 50)
     model = tmp_path / "model"

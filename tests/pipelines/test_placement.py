@@ -9,6 +9,7 @@ from obsdiff.pipelines import placement
 from obsdiff.pipelines.placement import is_offloaded, models_of
 
 from ..conftest import PROMPTS, flux, sd, sd3
+from ..support.lanes import first_quick
 from ..support.pretend_gpu import pretend_gpu
 
 pytestmark = pytest.mark.filterwarnings("ignore::obsdiff.errors.CalibrationWarning")
@@ -38,7 +39,8 @@ def on_cpu(monkeypatch):
 @pytest.mark.usefixtures("on_cpu")
 @pytest.mark.parametrize("offload", ["model", "group"])
 @pytest.mark.parametrize(
-    ("make", "run"), [*((sd3, run) for run in RUNS), (sd, "single"), (flux, "replay")]
+    ("make", "run"),
+    first_quick([*((sd3, run) for run in RUNS), (sd, "single"), (flux, "replay")]),
 )
 def test_an_offloaded_run_ends_with_the_bits_of_a_plain_one(make, offload, run):
     settings = QUICK | RUNS[run]
@@ -55,6 +57,7 @@ def test_an_offloaded_run_ends_with_the_bits_of_a_plain_one(make, offload, run):
     moved(PROMPTS[0], num_inference_steps=1, height=16, width=16, output_type="latent")
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("on_cpu")
 def test_several_prunings_share_an_offloaded_dense_pass():
     configs = [PruningConfig(offload="model", sparsity=s, **QUICK) for s in (0.3, 0.5)]
@@ -81,6 +84,7 @@ def test_text_is_encoded_once_before_the_denoiser_runs():
     assert "text" not in order[-2 * 3 :]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("offload", ["model"])
 def test_encoders_and_denoiser_are_not_on_the_device_together(offload):
     def peak(**settings):

@@ -75,6 +75,7 @@ def test_each_tensor_keeps_its_stored_format(model, prompts_file, tmp_path, patt
     assert main(["verify", str(out)]) == 0
 
 
+@pytest.mark.slow
 def test_several_outputs_of_one_run_are_each_as_stored(model, prompts_file, tmp_path):
     out = prune(model, tmp_path / "out", prompts_file, "--sparsity", "0.3", "0.5")
     for part in ("0.30", "0.50"):
