@@ -9,7 +9,7 @@ own trajectories: no pictures are needed. Figures are relative latent errors ove
 prompts, all against the dense model with the LoRA: its own effect is the dense model's without it;
 what is lost is the pruned model's with the cut LoRA, the pruning's own error included. For
 comparison, what the pruning alone costs, without a LoRA on either side, and with --fused the same
-with the LoRA fused before the pruning. The training computes in bfloat16.
+with the LoRA fused before the pruning.
 results/lora.json stores the rows.
 """
 
@@ -62,8 +62,7 @@ def main() -> None:
     diffusers.utils.logging.set_verbosity_error()
     prompts = subjects("evaluation_prompts.txt", args.prompts)
     with tempfile.TemporaryDirectory() as folder:
-        with torch.autocast("cpu", torch.bfloat16):
-            train(folder, args.steps, args.subjects)
+        train(folder, args.steps, args.subjects)
         wanted = draw(with_lora(opened(), folder), prompts)
         plain = draw(opened(), prompts)
         rows.append(row(WITHOUT, 0.0, plain, wanted))

@@ -31,6 +31,7 @@ from .calibration.context import prepared_run
 from .calibration.dense_pass import require_fitting
 from .calibration.devices import device_rooms
 from .calibration.gather import DensePass, gather
+from .calibration.given import Given
 from .calibration.packages import scratch_room
 from .calibration.plan import PruningPlan, plan_pruning
 from .config import PruningConfig
@@ -64,6 +65,7 @@ def prune_(
     prompts: Sequence[Prompt] | None = None,
     config: PruningConfig | None = None,
     *,
+    removed: Given | None = None,
     dense: DensePass | None = None,
     journal: Path | str | JournalPlace | None = None,
     progress: bool | None = None,
@@ -83,6 +85,11 @@ def prune_(
             pipeline call each. config.num_prompts of them are sampled. Default: obsdiff's general
             captions; captions like those that will be drawn are better.
         config: the settings (default: PruningConfig(**settings)).
+        removed: what leaves, where the caller decides it: the indices of heads, neurons or channels
+            by their group, such as "transformer_blocks.1.attn heads", or with another pattern than
+            structured a mask by layer, (O, I) or in the shape of the weight, True where a weight
+            leaves. All else stays; what is left of the layers is repaired. The config's sparsity
+            does not count.
         dense: a dense pass that `dense_pass` made with this config, for several prunings.
         journal: a folder that stores what is solved, from which a killed run resumes, to the same
             result.
@@ -100,7 +107,7 @@ def prune_(
         RunFailed: at the end a layer is not as recorded.
     """
     given = general_prompts() if prompts is None else prompts
-    plan = plan_pruning(pipe, given, config_of(config, settings))
+    plan = plan_pruning(pipe, given, config_of(config, settings), removed)
     require_fitting(dense, plan)
     with placed(pipe, plan.component, plan.config):
         return prune_planned(pipe, plan, dense, journal, progress)

@@ -80,7 +80,7 @@ def allocate(
         The allocation, and the dense pass, if there is one now.
     """
     if plan.config.allocation == "uniform":
-        return Allocation(), dense
+        return Allocation(given=plan.given), dense
     own = dense
 
     def find() -> dict[str, Any]:

@@ -32,6 +32,7 @@ from ..runtime.distributed import Ranks
 from ..runtime.extras import require_extra
 from .calibration_set import CalibrationSet
 from .depth_selection import DepthSelection, select_depth
+from .given import Given, GivenRemoval, given_groups, given_masks, selecting
 from .groups import PrunableGroup, counted_groups
 from .modulation_selection import select_modulation, why_none
 from .packages import Package, plan_packages
@@ -58,6 +59,7 @@ class PruningPlan:
         modulation: the modulation layers to fold, each with its largest rank; a plan that does
             nothing else has no packages.
         unfolded: why there are none although the config asks for them; else "".
+        given: what leaves, if the caller decides it.
         rounded_too: linear layers that are rounded beside those of the packages, without Hessians,
             unless they are folded.
     """
@@ -74,6 +76,7 @@ class PruningPlan:
     depth: DepthSelection | None = None
     modulation: Mapping[str, int] = field(default_factory=dict)
     unfolded: str = ""
+    given: GivenRemoval | None = None
     rounded_too: Sequence[str] = ()
 
     def at(self, config: PruningConfig) -> "PruningPlan":
@@ -86,13 +89,16 @@ class PruningPlan:
         return tuple(tap for package in self.packages for tap in package.taps)
 
 
-def plan_pruning(pipe: Any, prompts: Sequence[Prompt], config: PruningConfig) -> PruningPlan:
+def plan_pruning(
+    pipe: Any, prompts: Sequence[Prompt], config: PruningConfig, removed: Given | None = None
+) -> PruningPlan:
     """Check the input of a pruning and plan it.
 
     Args:
         pipe: the diffusers pipeline.
         prompts: the calibration prompts; config.num_prompts of them are sampled.
         config: the settings.
+        removed: what leaves, if the caller decides it; see `prune_`.
 
     Raises:
         UserError: the pipeline cannot be pruned, or the prompts cannot run, as configured.
@@ -110,6 +116,8 @@ def plan_pruning(pipe: Any, prompts: Sequence[Prompt], config: PruningConfig) ->
     require_plain(pipe, name)
     shapes = layer_shapes(denoiser, config.target)
     blocks = require_blocks(shapes, type(denoiser).__name__, config.target)
+    if removed is not None:
+        config = selecting(removed, blocks, config)
     depth = select_depth(type(denoiser).__name__, blocks, config) if config.depth else None
     packages = plan_packages(blocks, shapes, config) if config.layerwise else []
     modulation = select_modulation(type(denoiser).__name__, shapes, config)
@@ -125,6 +133,13 @@ def plan_pruning(pipe: Any, prompts: Sequence[Prompt], config: PruningConfig) ->
         require_pruned_class(denoiser, "modulation")
         require_foldable(denoiser, modulation)
     groups = counted_groups(denoiser, selected, config)
+    leaving = None
+    if removed is not None and selected:
+        groups, leaving = given_groups(removed, groups)
+    elif removed is not None:
+        leaving = given_masks(removed, shapes, config)
+    if leaving:
+        config = leaving.sparsity_of(config)
     layers = [layer for package in packages for layer in package.layers]
     producers = [layer for prunable in groups for layer in prunable.group.producers]
     written = repairable(blocks) if depth and config.compensation else []
@@ -172,6 +187,7 @@ def plan_pruning(pipe: Any, prompts: Sequence[Prompt], config: PruningConfig) ->
         depth,
         modulation,
         why_none(type(denoiser).__name__, modulation, config),
+        leaving,
         beside,
     )
 

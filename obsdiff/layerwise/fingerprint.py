@@ -31,7 +31,8 @@ def fingerprint(
     Raises:
         UserError: a setting of a scheduler is NaN or infinite.
     """
-    return {
+    given = {"removed": plan.given.sha256} if plan.given else {}
+    return given | {
         "model": model or model_hashes(pipe),
         "scheduler": schedulers(pipe),
         "parts": parts(pipe),

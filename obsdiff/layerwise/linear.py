@@ -1,5 +1,6 @@
 """Pruning of single weights: one call of the solver for the layers that read one input."""
 
+from collections.abc import Mapping
 from dataclasses import replace
 
 from torch import Tensor, nn
@@ -13,7 +14,7 @@ from ..runtime.precision import exact_products
 from ..solvers import SOLVERS
 from ..solvers.low_rank import SLOW_TURNS, TURNS, rank_of, with_low_rank
 from ..solvers.lstsq import refined
-from ..solvers.problem import Inputs, Solution, Target
+from ..solvers.problem import Inputs, Solution, Target, squared_error
 from ..solvers.swaps import swapped
 from .held_out import best, dampings
 from .problem import named, problems_of
@@ -45,12 +46,18 @@ def prune_layers_(
         config = replace(config, sparsity=allocation.sparsity[task.layers[0]])
     records: list[LayerRecord] = []
     for tap in task.taps:
-        records += prune_tap_(denoiser, tap, inputs.pop(tap), config, task.package)
+        given = allocation.given.masks if allocation.given else None
+        records += prune_tap_(denoiser, tap, inputs.pop(tap), config, task.package, given)
     return TaskResult.read(denoiser, records, [], config.correct_bias)
 
 
 def prune_tap_(
-    denoiser: nn.Module, tap: Tap, calibrated: CalibratedInput, config: PruningConfig, package: int
+    denoiser: nn.Module,
+    tap: Tap,
+    calibrated: CalibratedInput,
+    config: PruningConfig,
+    package: int,
+    given: Mapping[str, Tensor] | None = None,
 ) -> list[LayerRecord]:
     """Prune the layers of one tap in place.
 
@@ -60,6 +67,7 @@ def prune_tap_(
         calibrated: the sums of their input; used up.
         config: the settings.
         package: the index of their package, for the records.
+        given: True where a weight leaves (O, I), by layer, if the caller decides it.
     """
     found = problems_of(denoiser, dict.fromkeys(tap.layers, calibrated), config, package)
     problems = list(found.values())
@@ -68,6 +76,11 @@ def prune_tap_(
     inputs = Inputs(first.hessian, first.mean, first.variance)
 
     def solve(damping: float) -> list[Solution]:
+        if given is not None:
+            return [
+                under_mask(w, ~given[layer].to(w.device), inputs.hessian, damping, config)
+                for layer, w in zip(tap.layers, weights, strict=True)
+            ]
         return solutions_of(weights, inputs, config, damping)
 
     def held_out_error(solutions: list[Solution]) -> float:
@@ -80,6 +93,24 @@ def prune_tap_(
         problem.close_(solution, config)
         for problem, solution in zip(problems, solutions, strict=True)
     ]
+
+
+def under_mask(
+    weight: Tensor, kept: Tensor, hessian: Tensor, damping: float, config: PruningConfig
+) -> Solution:
+    """Return the best weights under a given mask, or without compensation the weights themselves.
+
+    Args:
+        weight: W (O, I).
+        kept: mask (O, I), True where a weight is kept.
+        hessian: H (I, I).
+        damping: in units of the mean of H's diagonal.
+        config: the settings.
+    """
+    weight = weight.to(hessian.device)
+    bare = weight * kept
+    masked = Solution(bare, kept, squared_error(weight, bare, hessian) / 2, 0.0)
+    return refined(weight, masked, hessian, damping) if config.compensation else masked
 
 
 def solutions_of(

@@ -74,6 +74,7 @@ def begin_report(pipe: Any, plan: PruningPlan, dense_seconds: float | None = Non
         seeds,
         plan.component,
         [list(p.layers) for p in plan.packages],
+        given=plan.given.sha256 if plan.given else "",
     )
     report.versions |= builtin_version(getattr(pipe, "name_or_path", None) or "")
     report.threads = torch.get_num_threads()

@@ -7,7 +7,6 @@ and the projection of FLUX's single blocks, which reads heads and neurons togeth
 import zlib
 from collections.abc import Mapping
 from dataclasses import replace
-from types import MappingProxyType
 
 from torch import nn
 
@@ -21,7 +20,7 @@ from ..pipelines.record import GroupRecord, LayerRecord
 from ..runtime.precision import exact_products
 from ..solvers import BASELINES
 from ..solvers.lstsq import lstsq
-from ..solvers.obs_structured import Consumer, obs_heads, obs_neurons
+from ..solvers.obs_structured import Consumer, obs_heads, obs_neurons, remove_given
 from ..solvers.problem import Solution, squared_error
 from ..solvers.ranking import RANKINGS
 from .held_out import best, dampings
@@ -31,7 +30,7 @@ from .tasks import Allocation, Task, TaskResult, kept_items
 
 Problems = Mapping[str, LayerProblem]  # by layer
 GroupsSolved = tuple[dict[str, Solution], list[GroupRecord]]
-UNIFORM: Mapping[str, int] = MappingProxyType({})
+UNIFORM = Allocation()
 
 
 @exact_products()
@@ -58,7 +57,7 @@ def prune_structured_(
     layers: list[LayerRecord] = []
     groups: list[GroupRecord] = []
     if task.groups:
-        layers, groups = prune_groups_(denoiser, task, own, config, allocation.kept)
+        layers, groups = prune_groups_(denoiser, task, own, config, allocation)
     if config.bits is not None:  # the layers that lost rows or nothing
         done = {row.name for row in layers}
         others = {tap: own[tap] for tap in task.taps if not done & set(tap.layers)}
@@ -71,7 +70,7 @@ def prune_groups_(
     task: Task,
     inputs: CalibratedInputs,
     config: PruningConfig,
-    kept: Mapping[str, int] = UNIFORM,
+    allocation: Allocation = UNIFORM,
 ) -> tuple[list[LayerRecord], list[GroupRecord]]:
     """Prune the groups of a task in place.
 
@@ -80,7 +79,7 @@ def prune_groups_(
         task: the groups, which share a consumer.
         inputs: the sums of their consumers' taps; used up.
         config: the settings.
-        kept: the items that each group keeps, by its name (default: uniform pruning).
+        allocation: the items that each group keeps, or those that leave (default: uniform).
     """
     by_layer = {layer: inputs[tap] for tap in task.taps for layer in tap.layers}
     consumers = dict.fromkeys(name for g in task.groups for name in g.group.consumers)
@@ -89,7 +88,7 @@ def prune_groups_(
     )
 
     def solve(damping: float) -> GroupsSolved:
-        return solve_groups(denoiser, task, problems, kept, replace(config, damping=damping))
+        return solve_groups(denoiser, task, problems, allocation, replace(config, damping=damping))
 
     def held_out_error(solved: GroupsSolved) -> float:
         return sum(problems[name].held_out_error(s.weight) for name, s in solved[0].items())
@@ -131,7 +130,7 @@ def solve_groups(
     denoiser: nn.Module,
     task: Task,
     problems: Problems,
-    kept: Mapping[str, int],
+    allocation: Allocation,
     config: PruningConfig,
 ) -> GroupsSolved:
     """Return the solution of each consumer and the record of each group; change no model.
@@ -139,14 +138,14 @@ def solve_groups(
     A solution's mask is that of the columns (I,).
     """
     solve = solve_by_obs if config.method == "obs" else solve_by_baseline
-    return solve(denoiser, task, problems, kept, config)
+    return solve(denoiser, task, problems, allocation, config)
 
 
 def solve_by_obs(
     denoiser: nn.Module,
     task: Task,
     problems: Problems,
-    kept: Mapping[str, int],
+    allocation: Allocation,
     config: PruningConfig,
 ) -> GroupsSolved:
     """Solve groups by Optimal Brain Surgeon: each removal repairs the remaining columns."""
@@ -156,14 +155,17 @@ def solve_by_obs(
             consumers[name] = Consumer.begin(problem.target, problem.hessian, config.damping)
     records, how = [], (config.compensation, RANKINGS[config.ranking])
     for prunable in task.groups:
-        group, count = prunable.group, kept.get(prunable.name, prunable.kept)
+        group, count = prunable.group, allocation.kept.get(prunable.name, prunable.kept)
         reads, readers = (
             columns(denoiser, group, prunable.total),
             [consumers[n] for n in group.consumers],
         )
         removed = prunable.total - count
         with named(group.consumers[0]):
-            if group.kind == "neurons":
+            if allocation.given:
+                items = allocation.given.items[prunable.name]
+                chosen = remove_given(readers, reads, items, config.compensation)
+            elif group.kind == "neurons":
                 chosen = obs_neurons(readers[0], reads.flatten(), removed, *how)
             else:
                 chosen = obs_heads(readers, list(reads), removed, *how)
@@ -182,14 +184,14 @@ def solve_by_baseline(
     denoiser: nn.Module,
     task: Task,
     problems: Problems,
-    kept: Mapping[str, int],
+    allocation: Allocation,
     config: PruningConfig,
 ) -> GroupsSolved:
     """Solve groups by a baseline's scores, without repair or with least squares at the end."""
     consumers = {name: Consumer.untouched(p.target, p.hessian) for name, p in problems.items()}
     records = []
     for prunable in task.groups:
-        group, count = prunable.group, kept.get(prunable.name, prunable.kept)
+        group, count = prunable.group, allocation.kept.get(prunable.name, prunable.kept)
         reads, readers = (
             columns(denoiser, group, prunable.total),
             [consumers[n] for n in group.consumers],

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
+from ..calibration.given import GivenRemoval
 from ..calibration.groups import PrunableGroup
 from ..calibration.packages import Package
 from ..models.linear_view import layer_at, write_
@@ -30,10 +31,12 @@ class Allocation:
     Attributes:
         sparsity: the sparsity of each layer, 0 to 1, by its name.
         kept: the items that each group keeps, by its name.
+        given: what leaves, if the caller decides it.
     """
 
     sparsity: Mapping[str, float] = field(default_factory=dict)
     kept: Mapping[str, int] = field(default_factory=dict)
+    given: GivenRemoval | None = None
 
 
 @dataclass(frozen=True)

@@ -126,6 +126,7 @@ class PruningReport:
         rounded_too: the layers that were rounded without Hessians.
         depth: of a run of pattern depth what was measured: the blocks that left, each with its
             effect alone, their effect together, the numbers that the others had, and the repair.
+        given: the SHA-256 of what left, if the caller decided it; else "".
         modulation: of folded modulation layers the share, whether they read the prompt, the prompts
             that were drawn, what did not vary, and each layer's shape, rank, number of distinct
             inputs, and error on these and on held-out ones (layerwise/modulation.py); the same of
@@ -160,6 +161,7 @@ class PruningReport:
     rounded_too: list[RoundedRecord] = field(default_factory=list)
     depth: dict[str, Any] = field(default_factory=dict)
     modulation: dict[str, Any] = field(default_factory=dict)
+    given: str = ""
     latency: dict[str, Any] = field(default_factory=dict)
     budget: dict[str, Any] = field(default_factory=dict)
     sensitivity: dict[str, float] = field(default_factory=dict)

@@ -31,6 +31,7 @@ References:
         https://arxiv.org/abs/2412.18110
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -253,3 +254,27 @@ def obs_neurons(
         left = left[~torch.isin(left, weakest)]
         removed += weakest.tolist()
     return removed, first.tolist()
+
+
+def remove_given(
+    consumers: list[Consumer], columns: Tensor, items: Sequence[int], compensate: bool = True
+) -> tuple[list[int], list[float]]:
+    """Remove given heads, neurons or norm groups together, from all consumers.
+
+    Args:
+        consumers: one consumer for each stream; changed in place.
+        columns: the columns (N, D) of each of the N items, the same in every consumer.
+        items: the indices of those that leave.
+        compensate: whether the weights are repaired.
+
+    Returns:
+        The removed items, and every item's loss (1) before any removal, summed over its columns and
+        the consumers.
+
+    Raises:
+        NotPositiveDefinite: the block of an inverse Hessian is not positive definite.
+    """
+    first = torch.stack([consumer.losses()[columns].sum(1) for consumer in consumers]).sum(0)
+    for consumer in consumers if items else ():
+        consumer.remove(columns[list(items)].flatten(), compensate)
+    return list(items), first.tolist()
