@@ -44,6 +44,8 @@ def test_a_plan_has_the_figures_of_inspect_and_ends_with_a_command(sd3_folder, c
     found = describe(folder, config, 8)
     assert rows["structured 30%"]["parameters"] == found.prediction["pruned"]["parameters"]
     assert rows["structured 30%"]["macs"] == found.prediction["pruned"]["macs"]["total"]
+    small = describe(folder, PruningConfig(preset="small", height=16, width=16), 8).prediction
+    assert rows["small 20%"]["parameters"] == small["pruned"]["parameters"]
     whole = sum(part["bytes"] for part in plan["parts"])
     assert whole == sum(tensors.size for tensors in folder.components.values())
     assert rows["structured 30%"]["bytes"] < rows["2:4"]["bytes"] == whole

@@ -102,6 +102,18 @@ def test_it_is_verified_and_opens_draws_and_saves_again_in_another_process(made,
         assert text in card
 
 
+def test_a_resumed_run_gives_the_same_model(monkeypatch, tmp_path):
+    monkeypatch.setattr(folding, "MOST_ERROR", 10.0)
+    pipes, reports = (sd3(), sd3()), []
+    for pipe in pipes:
+        config = PruningConfig(**SETTINGS, modulation="60%")
+        reports.append(prune_(pipe, PROMPTS, config, journal=tmp_path / "journal"))
+    assert reports[0].rounded_too == reports[1].rounded_too
+    wanted, found = (pipe.transformer.state_dict() for pipe in pipes)
+    assert wanted.keys() == found.keys()
+    assert all(torch.equal(found[name], wanted[name]) for name in wanted)
+
+
 def test_a_layer_that_was_rounded_beside_is_verified_too(made, tmp_path):
     _, report, folder = made
     shutil.copytree(folder, tmp_path / "out")

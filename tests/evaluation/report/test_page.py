@@ -274,6 +274,17 @@ def test_a_name_is_text_in_plots_too(run):
     assert "<b>" not in (run / "page.html").read_text().replace("&lt;b&gt;", "")
 
 
+def test_rounded_and_folded_layers_have_a_column_and_a_line_of_the_card(run):
+    results = json.loads((run / "results.json").read_text())
+    first = results["runs"][0]
+    cost = first["cost"] | {"rounded": {"layers": 45, "bits": 8}}
+    change(run, runs=[first | {"cost": cost}])
+    write_page([run], run / "page.html")
+    page = (run / "page.html").read_text()
+    assert "rounded, folded" in page
+    assert page.count("45 layers in 8 bits") == 2
+
+
 def test_removed_channels_are_written_like_heads():
     found = removed_cell(
         {"channels": {"removed": 8, "total": 32}, "heads": {"removed": 1, "total": 4}}

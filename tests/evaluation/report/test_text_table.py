@@ -21,6 +21,8 @@ RESULTS = {
                 3_000_000,
                 300_000,
                 heads={"removed": 2, "total": 8},
+                rounded={"layers": 45, "bits": 8},
+                folded={"layers": 6, "total": 8},
                 macs={"total": 4e9, "why_not": None},
                 step={"speedup": 1.5, "low": 1.25, "high": 1.75},
                 memory={"peak_bytes": None, "why_not": "no /proc"},
@@ -54,6 +56,7 @@ def test_quality_and_cost_of_every_pipeline():
         [
             "run",
             "heads removed",
+            "rounded, folded",
             "parameters",
             "zeros",
             "on disk",
@@ -64,6 +67,7 @@ def test_quality_and_cost_of_every_pipeline():
         [
             "narrow",
             "2 of 8",
+            "45 layers in 8 bits, 6 of 8 modulation layers folded",
             "3.00 M (75.0%)",
             "10.0%",
             "6.0 MB",
