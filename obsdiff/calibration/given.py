@@ -8,6 +8,7 @@ taken over.
 import hashlib
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+
 import torch
 from torch import Tensor
 

@@ -27,7 +27,12 @@ def model_card(
         removed: what was removed from the denoiser: heads, neurons, channels.
     """
     lines = [
-        *opening(f"{pipeline}, pruned by obsdiff", removed_in_words(report), code),
+        *opening(
+            f"{pipeline}, pruned by obsdiff",
+            removed_in_words(report),
+            code,
+            any(row.bits for row in report.layers),
+        ),
         *(opens_in_depth() if report.depth else opens_in(removed)),
         "",
         "## Figures",
@@ -50,7 +55,7 @@ def model_card(
     return "\n".join(lines) + "\n"
 
 
-def opening(title: str, text: str, code: list[str]) -> list[str]:
+def opening(title: str, text: str, code: list[str], rounded: bool = False) -> list[str]:
     """Return the first lines of a card: the hub's header, what it is, and how to load it.
 
     The hub shows code of its own for a library that it knows. For a folder that diffusers alone
@@ -60,8 +65,10 @@ def opening(title: str, text: str, code: list[str]) -> list[str]:
         title: the heading.
         text: one paragraph.
         code: the lines of Python that open the folder.
+        rounded: whether torchao's tensors are in it.
     """
     needed = any(line.startswith("import obsdiff") for line in code)
+    installed = " ".join(["obsdiff"] * needed + ["torchao"] * rounded)
     return [
         "---",
         f"library_name: {'obsdiff' if needed else 'diffusers'}",
@@ -72,7 +79,7 @@ def opening(title: str, text: str, code: list[str]) -> list[str]:
         "",
         text,
         "",
-        *(["```", "pip install obsdiff", "```", ""] if needed else []),
+        *(["```", f"pip install {installed}", "```", ""] if installed else []),
         "```python",
         *code,
         "```",
@@ -90,7 +97,7 @@ def table(report: PruningReport) -> list[str]:
     lines = [
         "| | |",
         "| --- | --- |",
-        f"| calibration | {len(report.prompts)} prompts, {len(report.packages)} packages, "
+        f"| calibration | prompts: {len(report.prompts)}, packages: {len(report.packages)}, "
         f"step weighting {config['step_weighting']} |",
         *effect_rows(report),
         *fold_rows(report),

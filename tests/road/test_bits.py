@@ -96,7 +96,7 @@ def test_the_folder_is_verified_opens_draws_and_saves_again(made, dtype, tmp_pat
         with pytest.raises(UserError, match="expected plain floating-point weights"):
             prune_(opened, PROMPTS, PruningConfig(**SETTINGS | STRUCTURED))
     card = (folder / "out" / "README.md").read_text()
-    assert "pip install torchao" in card
+    assert "\npip install obsdiff torchao\n" in card
     assert "after `import obsdiff`" in card
 
 
