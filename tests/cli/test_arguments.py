@@ -73,7 +73,7 @@ def test_flags_of_settings_are_grouped_by_section(capsys, monkeypatch, command):
     ("flag", "default"),
     [
         ("--method", "(default: obs)"),
-        ("--sparsity", "(default: 0.5; 0.1 for depth)"),
+        ("--sparsity", "(default: 0.5; 0.1 for depth; 0.2 for preset small)"),
         ("--compensation", "(default: yes)"),
         ("--permute", "(default: no)"),
         ("--prompts", "(default: a built-in's own, else 120 general captions of obsdiff)"),
