@@ -6,8 +6,10 @@ taken over.
 """
 
 import hashlib
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from numbers import Integral
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -81,6 +83,10 @@ def selecting(given: Given, blocks: list[Block], config: PruningConfig) -> Pruni
 
 def require_names(given: Given, names: Collection[str], what: str) -> None:
     """Raise UserError unless something is given, and only by names of the model."""
+    if not isinstance(given, Mapping):
+        raise UserError(
+            f"removed: expected a mapping by the name of a {what}, found {type(given).__name__}"
+        )
     if not given:
         raise UserError(f"removed: expected at least one {what}, found none")
     unknown = [name for name in given if name not in names]
@@ -104,12 +110,7 @@ def given_groups(
         UserError: a group is not among them, or its indices are none of it, or all of it.
     """
     by_name = {prunable.name: prunable for prunable in groups}
-    absent = [name for name in given if name not in by_name]
-    if absent:
-        raise UserError(
-            f"removed: {absent[0]} is not selected by target and exclude; "
-            "set the target to its kind of layers"
-        )
+    require_selected(given, by_name)
     items = {name: items_of(by_name[name], given[name]) for name in given}
     found = [replace(by_name[name], uniform=len(some)) for name, some in items.items()]
     share = sum(map(len, items.values())) / sum(prunable.total for prunable in found)
@@ -117,11 +118,25 @@ def given_groups(
     return found, GivenRemoval(items, share=share, sha256=digest)
 
 
+def require_selected(given: Given, selected: Collection[str]) -> None:
+    """Raise UserError unless the config selects every group or layer that is given."""
+    absent = [name for name in given if name not in selected]
+    if absent:
+        raise UserError(
+            f"removed: {absent[0]} is not selected by target, blocks and exclude; "
+            "set them so that they select all that is given"
+        )
+
+
 def items_of(prunable: PrunableGroup, given: Sequence[int] | Tensor) -> tuple[int, ...]:
     """Return the items of a group that leave, by the indices of its heads, neurons or channels."""
-    listed = given.tolist() if isinstance(given, Tensor) else list(given)
     each, name = prunable.each, prunable.name
     channels = prunable.total * each
+    listed = indices(given)
+    if listed is None:
+        raise UserError(
+            f"removed: {name}: expected a list of indices, found {type(given).__name__}"
+        )
     wrong = [i for i in listed if type(i) is not int or not 0 <= i < channels]
     if wrong or len(set(listed)) != len(listed) or len(listed) >= channels:
         found = repr(wrong[0]) if wrong else f"{len(listed)}, {len(set(listed))} different ones"
@@ -137,23 +152,37 @@ def items_of(prunable: PrunableGroup, given: Sequence[int] | Tensor) -> tuple[in
     return items
 
 
-def given_masks(given: Given, shapes: Mapping[str, Shape], config: PruningConfig) -> GivenRemoval:
+def indices(given: Any) -> list[Any] | None:
+    """Return what a list, tensor or array lists, whole numbers as int; None if it is no list."""
+    if isinstance(given, Tensor):
+        return list(given.tolist()) if given.dim() else None
+    if not isinstance(given, Iterable):
+        return None
+    return [int(i) if isinstance(i, Integral) and type(i) is not bool else i for i in given]
+
+
+def given_masks(
+    given: Given, selected: Collection[str], shapes: Mapping[str, Shape], config: PruningConfig
+) -> GivenRemoval:
     """Return the masks of layers.
 
     Args:
         given: True where a weight leaves, in the shape of the layer's weight or of its matrix.
+        selected: the layers that the config selects.
         shapes: (O, I) of every layer.
         config: the settings; of an N:M pattern every mask has to have it.
 
     Raises:
-        UserError: a mask has another shape or format, or not the pattern.
+        UserError: a layer is not among them, or a mask has another shape or format, or not the
+            pattern.
     """
+    require_selected(given, selected)
     masks, digest = {}, hashlib.sha256()
     for name, mask in given.items():
         if not isinstance(mask, Tensor) or mask.dtype != torch.bool:
             found = mask.dtype if isinstance(mask, Tensor) else type(mask).__name__
             raise UserError(f"removed: {name}: expected a tensor of bool, found {found}")
-        if not mask.dim() or tuple(mask.flatten(1).shape) != shapes[name]:
+        if mask.dim() < 2 or tuple(mask.flatten(1).shape) != shapes[name]:
             raise UserError(
                 f"removed: {name}: expected a mask {shapes[name]}, found {tuple(mask.shape)}"
             )
@@ -162,6 +191,8 @@ def given_masks(given: Given, shapes: Mapping[str, Shape], config: PruningConfig
         digest.update(name.encode())
         digest.update(masks[name].numpy().tobytes())
     share = sum(int(mask.sum()) for mask in masks.values()) / sum(map(torch.numel, masks.values()))
+    if share == 1:
+        raise UserError("removed: expected some weights that stay, found masks of all of them")
     return GivenRemoval(masks=masks, share=share, sha256=digest.hexdigest())
 
 

@@ -133,14 +133,14 @@ def plan_pruning(
         require_pruned_class(denoiser, "modulation")
         require_foldable(denoiser, modulation)
     groups = counted_groups(denoiser, selected, config)
+    layers = [layer for package in packages for layer in package.layers]
     leaving = None
     if removed is not None and selected:
         groups, leaving = given_groups(removed, groups)
     elif removed is not None:
-        leaving = given_masks(removed, shapes, config)
+        leaving = given_masks(removed, layers, shapes, config)
     if leaving:
         config = leaving.sparsity_of(config)
-    layers = [layer for package in packages for layer in package.layers]
     producers = [layer for prunable in groups for layer in prunable.group.producers]
     written = repairable(blocks) if depth and config.compensation else []
     written += modulation

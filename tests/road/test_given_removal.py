@@ -1,5 +1,6 @@
 """What leaves is given by the caller: it leaves, nothing else does, and the rest is repaired."""
 
+import numpy
 import pytest
 import torch
 
@@ -115,15 +116,38 @@ MASK = torch.zeros(4, 4, dtype=torch.bool)
         ({"pattern": "unstructured"}, {QUERY: MASK}, r"expected a mask .*, found \(4, 4\)"),
         ({"pattern": "unstructured"}, {"nowhere": MASK}, "no layer 'nowhere'"),
         ({"pattern": "2:4"}, {QUERY: None}, "at most 2 of every 4"),
+        ({}, [HEADS], "expected a mapping by the name of a group, found list"),
+        ({}, {HEADS: 1}, "expected a list of indices, found int"),
+        ({}, {HEADS: torch.tensor(1)}, "expected a list of indices, found Tensor"),
+        ({"pattern": "unstructured"}, {QUERY: MASK[0]}, r"expected a mask .*, found \(4,\)"),
+        ({"pattern": "unstructured"}, {QUERY: MASK.new_ones(32, 32)}, "masks of all of them"),
     ],
 )
 def test_what_cannot_be_removed_is_one_line(changes, removed, message):
     pipe = sd3(3)
-    if removed.get(QUERY, 0) is None:
+    if isinstance(removed, dict) and removed.get(QUERY, 0) is None:
         removed = {QUERY: torch.zeros_like(kept_output(pipe, QUERY), dtype=torch.bool)}
     config = PruningConfig(**{"pattern": "structured"} | QUICK | changes)
     with pytest.raises(UserError, match=message):
         prune_(pipe, PROMPTS, config, removed=removed)
+
+
+@pytest.mark.parametrize(
+    "changes", [{"target": "ffn"}, {"exclude": ("*.to_q",)}, {"blocks": "1"}], ids=str
+)
+def test_a_mask_of_a_layer_that_is_not_selected_is_refused(changes):
+    down = "transformer_blocks.1.ff.net.2"
+    pipe = sd3(3)
+    masks = {name: kept_output(pipe, name) > 0 for name in (QUERY, down)}
+    with pytest.raises(UserError, match="0.attn.to_q is not selected by target, blocks and excl"):
+        prune_(pipe, PROMPTS, PruningConfig(**QUICK | changes), removed=masks)
+
+
+@pytest.mark.parametrize("listed", [numpy.array, torch.tensor, tuple, set], ids=str)
+def test_indices_may_be_listed_in_any_way(listed):
+    report = prune_(sd3(3), PROMPTS, structured(), removed={HEADS: listed([1, 2])})
+    assert report.groups[0].removed == [1, 2]
+    assert all(type(i) is int for i in report.groups[0].removed)
 
 
 def test_a_run_with_other_removals_does_not_resume(tmp_path):
