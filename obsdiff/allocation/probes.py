@@ -77,13 +77,17 @@ class Probes:
         """Return the images in the rows of a layer's input, which may read one guidance half.
 
         Raises:
-            OneByOne: P is more than one, and the rows are not those of so many prompts.
+            OneByOne: P is more than one, and the rows are not, or may not be, those of so many
+                prompts in order: some models put the tokens before the images, others read two
+                guidance parts of three.
         """
         if self.prompts == 1:
             return 1
-        images = self.prompts if len(x) % self.images else self.images
+        images = self.prompts if len(x) == self.prompts else self.images
         unbatched = isinstance(layer, nn.Conv2d) and x.dim() == 3
-        if unbatched or is_expert(name) or len(x) % images or images % self.prompts:
+        tokens_first = x.dim() == 3 and len(x) != images and x.shape[1] in (images, self.prompts)
+        uneven = len(x) % images or images % self.prompts
+        if unbatched or tokens_first or uneven or is_expert(name):
             raise OneByOne
         return images
 

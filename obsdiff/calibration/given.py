@@ -158,7 +158,7 @@ def indices(given: Any) -> list[Any] | None:
         return list(given.tolist()) if given.dim() else None
     if not isinstance(given, Iterable):
         return None
-    return [int(i) if isinstance(i, Integral) and type(i) is not bool else i for i in given]
+    return [int(i) if isinstance(i, Integral) and not isinstance(i, bool) else i for i in given]
 
 
 def given_masks(

@@ -267,6 +267,39 @@ def test_prompts_that_cannot_share_a_call_run_one_by_one(alone, monkeypatch):
     )
 
 
+def test_layers_that_read_two_of_three_guidance_parts_share_no_call():
+    """Perturbed attention: to_q reads four images of six, in the order of the parts."""
+    pipe = diffusers.StableDiffusionPAGPipeline(**sd().components, pag_applied_layers=["mid"])
+    with Measuring(pipe, CALL | {"pag_scale": 3.0}, PROMPTS[:2]) as context:
+        changes = changes_of(pipe.unet, every=1)
+        expected = [figures_of(context, changes, [i], 1e9)[0] for i in range(2)]
+        assert call_figures(context, changes, range(2), 1e9)["prompts"] == expected
+
+
+@pytest.mark.parametrize(
+    ("shape", "images"),
+    [
+        ((4, 10, 6), 4),  # both guidance parts
+        ((2, 10, 6), 2),  # one
+        ((12, 10, 6), 4),  # three frames
+        ((40, 6), 4),  # tokens of the images one after the other
+        ((10, 4, 6), None),  # tokens first, as in the FFNs of ERNIE-Image
+        ((12, 4, 6), None),
+        ((12, 2, 6), None),
+        ((6, 10, 6), None),
+        ((1, 6), None),
+    ],
+)
+def test_the_images_in_the_rows_of_an_input(shape, images):
+    """Two prompts with guidance."""
+    sums, layer = Probes({}, lambda: 0, prompts=2, images=4), torch.nn.Linear(6, 5)
+    if images:
+        assert sums.images_in("layer", layer, torch.zeros(shape)) == images
+    else:
+        with pytest.raises(OneByOne):
+            sums.images_in("layer", layer, torch.zeros(shape))
+
+
 def test_calls_are_shared_out_evenly_and_hold_every_prompt_once():
     few = CalibrationSet(list("abcdefg"), list(range(7)), CALL, batch_size=4)
     assert few.first(6) == [range(4), range(4, 6)]
