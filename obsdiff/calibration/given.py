@@ -74,11 +74,11 @@ def selecting(given: Given, blocks: list[Block], config: PruningConfig) -> Pruni
     if config.pattern != "structured":
         layers = [layer for block in blocks for layer in block.layers]
         require_names(given, layers, "layer")
-        return replace(config, include=tuple(given))
+        return replace(config, include=tuple(sorted(given)))
     groups = {group.name: group for block in blocks for group in block.groups}
     require_names(given, groups, "group")
     consumers = [layer for name in given for layer in groups[name].consumers]
-    return replace(config, include=tuple(dict.fromkeys(consumers)), keep_first_last=False)
+    return replace(config, include=tuple(sorted(set(consumers))), keep_first_last=False)
 
 
 def require_names(given: Given, names: Collection[str], what: str) -> None:
@@ -114,7 +114,8 @@ def given_groups(
     items = {name: items_of(by_name[name], given[name]) for name in given}
     found = [replace(by_name[name], uniform=len(some)) for name, some in items.items()]
     share = sum(map(len, items.values())) / sum(prunable.total for prunable in found)
-    digest = hashlib.sha256(repr(sorted(items.items())).encode()).hexdigest()
+    listed = sorted((name, sorted(some)) for name, some in items.items())
+    digest = hashlib.sha256(repr(listed).encode()).hexdigest()
     return found, GivenRemoval(items, share=share, sha256=digest)
 
 
@@ -178,7 +179,8 @@ def given_masks(
     """
     require_selected(given, selected)
     masks, digest = {}, hashlib.sha256()
-    for name, mask in given.items():
+    for name in sorted(given):
+        mask = given[name]
         if not isinstance(mask, Tensor) or mask.dtype != torch.bool:
             found = mask.dtype if isinstance(mask, Tensor) else type(mask).__name__
             raise UserError(f"removed: {name}: expected a tensor of bool, found {found}")

@@ -11,7 +11,7 @@ of one block are on the device.
 import contextlib
 import inspect
 from collections.abc import Iterator
-from functools import partial
+from functools import partial, wraps
 from typing import Any
 
 import torch
@@ -99,6 +99,7 @@ def ending_with_last_step(run: Run) -> Iterator[None]:
     scheduler = getattr(run.pipe, run.scheduler)
     step = scheduler.step
 
+    @wraps(step)
     def ending(*args: Any, **kwargs: Any) -> Any:
         out = step(*args, **kwargs)
         if run.step == run.steps:

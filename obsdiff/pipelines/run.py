@@ -7,6 +7,7 @@ restored, also after an error.
 
 import contextlib
 import copy
+import functools
 import inspect
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -294,9 +295,13 @@ def restore(
 
 
 def follow_steps(scheduler: Any, run: Run) -> None:
-    """Wrap the scheduler's step to count completed steps in `run.step`."""
+    """Wrap the scheduler's step to count completed steps in `run.step`.
+
+    The wrapper has the signature of the step: there pipelines see whether it takes a generator.
+    """
     step = scheduler.step
 
+    @functools.wraps(step)
     def counted(*args: Any, **kwargs: Any) -> Any:
         out = step(*args, **kwargs)
         run.step += 1

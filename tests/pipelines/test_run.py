@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from diffusers import EulerAncestralDiscreteScheduler
 
 from obsdiff import UserError
 from obsdiff.pipelines.run import Run, denoiser_call, prepared
@@ -24,6 +25,20 @@ def test_a_prompts_noise_does_not_depend_on_its_batch():
         together = run.latents(PROMPTS[:3], [0, 1, 2], SETTINGS)
         alone = torch.cat([run.latents([p], [i], SETTINGS) for i, p in enumerate(PROMPTS[:3])])
     torch.testing.assert_close(together, alone, rtol=1e-4, atol=1e-5)
+
+
+def test_a_samplers_noise_follows_the_seeds_too():
+    """The pipeline sees that the step of an ancestral sampler takes the prompts' generators."""
+    pipe, call = sd(), {"num_inference_steps": 3, "height": 16, "width": 16}
+    pipe.scheduler = EulerAncestralDiscreteScheduler.from_config(pipe.scheduler.config)
+    with prepared(pipe) as run:
+        found = []
+        for state in (1, 2):
+            torch.manual_seed(state)
+            found.append(run.latents(PROMPTS[:2], [5, 6], call))
+        alone = run.latents(PROMPTS[1:2], [6], call)
+    assert torch.equal(*found)
+    torch.testing.assert_close(found[0][1:], alone, rtol=1e-2, atol=5e-3)
 
 
 def test_text_is_encoded_once():

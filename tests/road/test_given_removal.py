@@ -143,7 +143,9 @@ def test_a_mask_of_a_layer_that_is_not_selected_is_refused(changes):
         prune_(pipe, PROMPTS, PruningConfig(**QUICK | changes), removed=masks)
 
 
-@pytest.mark.parametrize("listed", [numpy.array, torch.tensor, tuple, set], ids=str)
+@pytest.mark.parametrize(
+    "listed", [numpy.array, torch.tensor, tuple, set], ids=lambda way: way.__name__
+)
 def test_indices_may_be_listed_in_any_way(listed):
     report = prune_(sd3(3), PROMPTS, structured(), removed={HEADS: listed([1, 2])})
     assert report.groups[0].removed == [1, 2]
@@ -151,7 +153,14 @@ def test_indices_may_be_listed_in_any_way(listed):
 
 
 def test_a_run_with_other_removals_does_not_resume(tmp_path):
-    prune_(sd3(3), PROMPTS, structured(), removed={HEADS: [1]}, journal=tmp_path)
+    first = prune_(
+        sd3(3), PROMPTS, structured(), removed={HEADS: [1], NEURONS: [5, 0]}, journal=tmp_path
+    )
     assert not list(tmp_path.glob(f"{TRIALS}/*"))
+    again = prune_(
+        sd3(3), PROMPTS, structured(), removed={NEURONS: [0, 5], HEADS: [1]}, journal=tmp_path
+    )
+    assert again.given == first.given
+    assert [row.seconds for row in again.layers] == [row.seconds for row in first.layers]
     with pytest.raises(UserError, match="removed"):
         prune_(sd3(3), PROMPTS, structured(), removed={HEADS: [0]}, journal=tmp_path)

@@ -180,7 +180,7 @@ def test_shrunk_blocks_do_not_shrink_the_dense_stream(make, packages):
         (sd, {}),
         (flux, {"pattern": "2:4", "method": "alps"}),
     ],
-    ids=str,
+    ids=["sd3", "sd", "flux"],
 )
 def test_the_whole_pruning_changes_from_the_second_package_on(make, settings):
     plain, _ = pruned(make, calibration="replay", packages=3, **settings)
