@@ -111,7 +111,7 @@ def given_groups(
     """
     by_name = {prunable.name: prunable for prunable in groups}
     require_selected(given, by_name)
-    items = {name: items_of(by_name[name], given[name]) for name in given}
+    items = {name: items_of(by_name[name], given[name]) for name in by_name if name in given}
     found = [replace(by_name[name], uniform=len(some)) for name, some in items.items()]
     share = sum(map(len, items.values())) / sum(prunable.total for prunable in found)
     listed = sorted((name, sorted(some)) for name, some in items.items())
