@@ -41,6 +41,7 @@ def test_wrong_arguments_are_one_line(sd3_folder, tmp_path):
         obsdiff.evaluate(tmp_path, sd3_folder, tmp_path / "run", round=0)
 
 
+@pytest.mark.slow
 def test_a_pipeline_is_pruned_saved_evaluated_and_shown(sd3_folder, tmp_path):
     pipe = obsdiff.load(sd3_folder, device="cpu")
     report = obsdiff.prune_(pipe, PROMPTS, num_prompts=2, **SIZE)

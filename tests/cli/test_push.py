@@ -155,6 +155,7 @@ def test_a_push_has_card_licence_and_figures_and_sends_nothing_twice(hub, saved,
     assert "is public; nothing was sent" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_push_that_broke_off_goes_on(hub, saved, capsys):
     words = ["push", str(saved), "me/small", "--base-model", "ab/dense"]
     hub.lost = 1

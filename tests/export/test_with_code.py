@@ -57,6 +57,7 @@ def latents(pipe):
     return pipe("red apple", generator=noise, output_type="latent", **QUICK).images
 
 
+@pytest.mark.slow
 def test_diffusers_without_obsdiff_draws_the_same_in_every_bit(tmp_path, capsys):
     codes = []
     for name, make, settings in (

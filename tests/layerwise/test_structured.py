@@ -131,6 +131,7 @@ def test_pruning_twice_gives_one_layout(tmp_path):
     assert torch.equal(latents(again(save_pruned(pipe, tmp_path / "out", report))), latents(pipe))
 
 
+@pytest.mark.slow
 def test_obs_beats_l1_and_compensation_pays():
     def drift(**settings) -> float:
         pipe = sd3()

@@ -55,6 +55,7 @@ def test_an_unchanged_folder_is_as_recorded(capsys, tmp_path, settings, dtype):
     assert "as recorded" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_every_file_and_every_byte_counts_but_for_the_card(capsys, tmp_path):
     folder = saved(tmp_path)
     (folder / "README.md").write_text("mine")

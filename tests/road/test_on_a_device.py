@@ -174,7 +174,7 @@ def test_the_same_weights_are_pruned_wherever_hessians_rest():
     assert all((other == found[0]).float().mean() > 0.99 for other in found[1:])
 
 
-@pytest.mark.parametrize("changes", [{}, SENSITIVITY, SENSITIVITY | STRUCTURED])
+@pytest.mark.parametrize("changes", [{}, slow(SENSITIVITY), slow(SENSITIVITY | STRUCTURED)])
 def test_a_whole_pipeline_runs_on_the_device(changes):
     with pretend_gpu() as counts:
         pipe = sd3(2 if changes else 1).to(NAME)

@@ -86,6 +86,7 @@ def test_one_run_prunes_folds_and_rounds_every_linear_layer(made):
     assert f"{len(rounded)} layers are rounded to 8 bits; 6 modulation layers" in repr(report)
 
 
+@pytest.mark.slow
 def test_it_is_verified_and_opens_draws_and_saves_again_in_another_process(made, tmp_path):
     pipe, report, folder = made
     beside = sum(row.bits is not None for row in report.rounded_too)
@@ -102,6 +103,7 @@ def test_it_is_verified_and_opens_draws_and_saves_again_in_another_process(made,
         assert text in card
 
 
+@pytest.mark.slow
 def test_a_resumed_run_gives_the_same_model(monkeypatch, tmp_path):
     monkeypatch.setattr(folding, "MOST_ERROR", 10.0)
     pipes, reports = (sd3(), sd3()), []
@@ -179,6 +181,7 @@ def test_excluded_layers_are_neither_folded_nor_rounded():
     assert {"context_embedder", "transformer_blocks.0.attn.to_k"} <= rounded
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("bound", [10.0, 0.0])
 def test_a_run_leaves_the_parameters_and_bytes_that_were_predicted(bound, monkeypatch, tmp_path):
     monkeypatch.setattr(folding, "MOST_ERROR", bound)

@@ -211,6 +211,7 @@ def test_incompatible_settings_are_refused(settings, words):
         PruningConfig(refine="swaps", **settings)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "settings",
     first_quick([{"method": "obs"}, {"method": "magnitude", "pattern": "2:4"}]),
