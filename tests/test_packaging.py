@@ -155,6 +155,7 @@ def copy_of(root: Path, package: str, folder: Path) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_the_library_is_below_two_megabytes_and_whole(tmp_path):
     source = copy_of(ROOT, "obsdiff", tmp_path)
     shutil.copytree(MODELS, source / "obsdiff-emoji" / "obsdiff_emoji", copy_function=os.symlink)

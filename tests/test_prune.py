@@ -50,6 +50,7 @@ def test_every_layer_has_its_sparsity_and_nothing_else_moved(make, pattern, meth
 
 @pytest.mark.parametrize("pattern", ["unstructured", "2:4"])
 @pytest.mark.parametrize("make", first_quick([sd3, sd, flux]))
+@pytest.mark.slow
 def test_the_baselines_on_input_statistics_go_the_same_road(make, pattern):
     """Wanda and DSnoT have other masks than magnitude and each other; kept weights stay."""
     masks = {}
@@ -74,6 +75,7 @@ def test_the_baselines_on_input_statistics_go_the_same_road(make, pattern):
     assert (masks["wanda"] != masks["dsnot"]).float().mean() > 0.01
 
 
+@pytest.mark.slow
 def test_later_packages_see_what_earlier_ones_broke():
     """With one package the second block sees the dense first one, with two the pruned one."""
     reports = [
@@ -91,6 +93,7 @@ def test_later_packages_see_what_earlier_ones_broke():
     assert later[0] != pytest.approx(later[1], rel=1e-4)
 
 
+@pytest.mark.slow
 def test_batch_size_moves_only_ties():
     pipes = [sd3(), sd3()]
     for pipe, batch in zip(pipes, (1, 4), strict=True):

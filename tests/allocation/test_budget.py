@@ -61,6 +61,7 @@ def component(pipe) -> torch.nn.Module:
     ("make", "given", "allocation"),
     [(sd3, QUICK, "obs"), (sd3, QUICK, "sensitivity"), (ddpm, UNCONDITIONAL, None)],
 )
+@pytest.mark.slow
 def test_what_stays_is_within_a_step_of_the_target(make, given, allocation, unit):
     pipe, target = make(), 0.85
     before = {kind: amount_of(kind, component(pipe), {}) for kind in ("parameters", "bytes")}
@@ -236,6 +237,7 @@ def test_a_time_that_is_not_reached_at_the_end_is_one_line():
         )
 
 
+@pytest.mark.slow
 def test_a_latency_with_allocation_goes_by_the_table(monkeypatch):
     """Parameters replace time, here and in the table: the result is that of every machine."""
 
@@ -382,6 +384,7 @@ def test_a_time_is_met_closely_where_it_does_not_follow_the_table(saves, target)
 
 
 @pytest.mark.parametrize(("unit", "round_to"), [("parameters", 96), ("macs", 96), ("bytes", 72)])
+@pytest.mark.slow
 def test_what_uniform_pruning_takes_of_a_width_that_round_to_does_not_divide_counts(unit, round_to):
     """More than half a width: there is no step in between, and yet neurons leave."""
     pipe = sd3()

@@ -77,6 +77,7 @@ def test_gaps_begin_after_a_block_that_is_left():
 
 
 @pytest.mark.filterwarnings("ignore:nothing is repaired")
+@pytest.mark.slow
 def test_a_repair_is_measured_and_never_worse_than_none():
     pipe = sd3(layers=4)
     before = {name: w.clone() for name, w in pipe.transformer.state_dict().items()}

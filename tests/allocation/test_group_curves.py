@@ -121,6 +121,7 @@ def test_a_group_whose_first_items_do_nothing_is_not_free():
     assert row.kept > 16
 
 
+@pytest.mark.slow
 def test_without_repair_a_curve_is_what_pruning_so_many_costs_the_layers(monkeypatch):
     """In steps of a few it may take others than at once."""
     settings, seen = (

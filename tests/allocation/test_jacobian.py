@@ -204,6 +204,7 @@ def draw(context: CalibrationContext) -> torch.Tensor:
     )
 
 
+@pytest.mark.slow
 def test_batch_size_and_number_of_processes_change_nothing():
     found = []
     for settings in (
@@ -218,6 +219,7 @@ def test_batch_size_and_number_of_processes_change_nothing():
 
 
 @pytest.mark.parametrize("make", [sd, sd3, flux])
+@pytest.mark.slow
 def test_prompts_that_share_a_call_have_the_figures_of_each_alone(make):
     pipe = make()
     model = denoiser_of(pipe)
@@ -252,6 +254,7 @@ def with_experts(context, model, monkeypatch) -> float:
 
 
 @pytest.mark.parametrize("alone", [without_room, group_offloaded, with_experts])
+@pytest.mark.slow
 def test_prompts_that_cannot_share_a_call_run_one_by_one(alone, monkeypatch):
     pipe = sd3()
     model = pipe.transformer
@@ -309,6 +312,7 @@ def test_calls_are_shared_out_evenly_and_hold_every_prompt_once():
 
 
 @pytest.mark.parametrize(("dtype", "near"), [(torch.bfloat16, 0.2), (torch.float16, 0.1)])
+@pytest.mark.slow
 def test_half_precision_sees_nearly_the_same(dtype, near):
     figures = []
     for kind in (torch.float32, dtype):
@@ -342,6 +346,7 @@ def test_gradients_that_do_not_come_back_are_one_line():
         prune_(pipe, PROMPTS, PruningConfig(**SENSITIVITY))
 
 
+@pytest.mark.slow
 def test_gradients_that_are_no_numbers_name_the_layer(monkeypatch):
     monkeypatch.setattr(jacobian, "signs", lambda latents, seeds: latents * float("nan"))
     with pytest.raises(CalibrationError, match=r"transformer_blocks\.0\.attn.* has inf or NaN"):

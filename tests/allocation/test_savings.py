@@ -57,6 +57,7 @@ def test_savings_add_up_to_what_is_missing_exactly(make, target, unit):
     assert amount_of(unit, denoiser, call) == expected < dense
 
 
+@pytest.mark.slow
 def test_operations_are_the_same_fused_or_not_with_data_or_without():
     denoiser, _, call = opened(sd3)
     with sdpa_kernel(SDPBackend.MATH):

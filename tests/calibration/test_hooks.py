@@ -112,6 +112,7 @@ def test_one_hessian_for_each_input_and_every_call_counted(make):
     assert all((c.held_out, c.cross, c.order) == (None, None, None) for c in inputs.values())
 
 
+@pytest.mark.slow
 def test_batch_size_changes_nothing_but_rounding():
     one, four = (gather(sd3(), calibration_set(prompts=4, batch=b)) for b in (1, 4))
     for tap, calibrated in one.items():
@@ -137,6 +138,7 @@ def test_every_scheduler_has_its_own_number_of_calls(scheduler, calls):
     assert calibrated.hessian.samples == calls * 2 * 64
 
 
+@pytest.mark.slow
 def test_heun_in_flow_matching_and_a_single_step():
     pipe = sd3()
     (one,) = gather(pipe, calibration_set(prompts=1, steps=1), [taps_of(pipe)[0]]).values()

@@ -47,6 +47,7 @@ def test_a_log_that_cannot_be_written_is_one_line_and_nothing_runs(argv, tmp_pat
         ]
     ),
 )
+@pytest.mark.slow
 def test_all_phases_of_all_prunings_are_planned_and_done(argv, flags, names, passes):
     with watching(show=False) as phases:
         assert main([*argv, *flags]) == 0

@@ -248,6 +248,7 @@ def test_quantised_models_and_single_files_are_refused_before_torch_is_imported(
         assert words in done.stderr
 
 
+@pytest.mark.slow
 def test_several_sparsities_make_several_folders(sd3_folder, prompts_file, tmp_path):
     out = tmp_path / "out"
     common = [

@@ -132,6 +132,7 @@ def test_a_card_is_met_by_the_least_pruning():
 @pytest.mark.parametrize(
     ("flags", "word"), [(["--vram", "0"], "vram"), (["--target-latency", "0.8"], "target_latency")]
 )
+@pytest.mark.slow
 def test_what_cannot_be_planned_is_one_line(sd3_folder, capsys, flags, word):
     more = ["--pattern", "structured"] if "latency" in word else []
     assert main(["plan", sd3_folder, *flags, *more, *SIZE]) == 2

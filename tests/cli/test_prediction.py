@@ -151,6 +151,7 @@ def test_a_run_leaves_what_was_predicted(make):
     assert found["pruned"]["macs"]["total"] < found["dense"]["macs"]["total"]
 
 
+@pytest.mark.slow
 def test_a_fold_beside_zeros_removes_no_heads():
     model = dict(sd3().transformer.config) | {"_class_name": "SD3Transformer2DModel"}
     alone, beside = (

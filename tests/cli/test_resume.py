@@ -129,6 +129,7 @@ def flip(raw: bytes) -> bytes:
         ]
     ),
 )
+@pytest.mark.slow
 def test_a_damaged_file_of_a_finished_pruning_is_written_again(
     monkeypatch, capsys, tmp_path, argv, name, damage
 ):
@@ -187,6 +188,7 @@ def test_an_output_of_another_run_is_replaced_if_both_are_asked_for(tmp_path, ar
     assert json.loads((tmp_path / "out" / RECORD).read_text())["config"]["damping"] == 0.1
 
 
+@pytest.mark.slow
 def test_a_folder_of_no_known_run_is_not_called_finished(capsys, tmp_path, argv):
     assert main(argv) == 0
     record = json.loads((tmp_path / "out" / RECORD).read_text())

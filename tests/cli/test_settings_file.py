@@ -97,6 +97,7 @@ def test_a_file_may_have_several_sparsities(tmp_path):
         ("a.ini", "seed=1", "a.ini"),
     ],
 )
+@pytest.mark.slow
 def test_a_wrong_file_is_one_line(tmp_path, capsys, name, text, word):
     (tmp_path / name).write_text(text)
     argv = ["prune", "emoji-sd3", "--output", str(tmp_path / "o"), "--from", str(tmp_path / name)]

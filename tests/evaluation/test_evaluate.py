@@ -222,6 +222,7 @@ def test_a_finished_run_says_so(one_run, tmp_path, capsys, monkeypatch):
     assert picture.is_file()
 
 
+@pytest.mark.slow
 def test_pipelines_that_cannot_be_compared_are_refused_in_one_line(
     argv, models, tmp_path, capsys, prompts_file
 ):
@@ -612,6 +613,7 @@ def test_fid_kid_and_clip_score_are_torchmetrics_called_directly(argv, tmp_path)
         )
 
 
+@pytest.mark.slow
 def test_the_table_warns_that_one_prompt_has_no_interval(one_run, capsys):
     assert main([*one_run, "--num-prompts", "1"]) == 0
     assert "one prompt has no spread" in capsys.readouterr().out

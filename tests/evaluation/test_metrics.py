@@ -120,6 +120,7 @@ def test_kid_is_torchmetrics_with_all_pictures():
     assert kid(x, real)["value"] == pytest.approx(metric.compute()[0].item(), rel=1e-5)
 
 
+@pytest.mark.slow
 def test_kid_is_the_mean_of_torchmetrics_subsets():
     x, real = features(20, 8, 0.5), features(90, 8, seed=2)
     metric = KernelInceptionDistance(AsTheyAre(8), subsets=3000, subset_size=20, normalize=True)

@@ -97,6 +97,7 @@ def test_q8_0_keeps_zeros_and_is_read_by_diffusers(folder, tmp_path):
     assert (out - dense).square().mean() <= 1e-3 * dense.square().mean()
 
 
+@pytest.mark.slow
 def test_bfloat16_stays_what_it_is(tmp_path):
     pipe = sdxl().to(torch.bfloat16)
     pipe.save_pretrained(tmp_path / "sdxl")

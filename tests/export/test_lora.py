@@ -84,6 +84,7 @@ def refused(capsys, *words) -> str:
     return line
 
 
+@pytest.mark.slow
 def test_each_wrong_input_is_one_line(folder, tmp_path, capsys, sd3_folder):
     file, output = tmp_path / "lora.safetensors", tmp_path / "cut.safetensors"
     lora = peft_lora(sd().unet, "unet.", "to_q")

@@ -60,6 +60,7 @@ def latents(pipe) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("make", first_quick([sd, sdxl, whole_sd3]), ids=lambda make: make.__name__)
+@pytest.mark.slow
 def test_a_whole_model_is_read_back_and_draws_the_same(make, tmp_path):
     pipe, file = make(), tmp_path / "model.safetensors"
     pipe.save_pretrained(tmp_path / "model")
@@ -151,6 +152,7 @@ def test_fewer_neurons_keep_their_shapes_and_the_layout_is_in_the_metadata(tmp_p
     assert json.loads(notes["transformer/config.json"])["pruned_layout"] == layout
 
 
+@pytest.mark.slow
 def test_removed_heads_are_refused_and_padded_on_request(capsys, tmp_path):
     pipe, file = cut_sd3(tmp_path / "cut", "heads", "neurons"), tmp_path / "cut.safetensors"
     words = (file, "--component", "transformer")

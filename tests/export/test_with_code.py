@@ -96,6 +96,7 @@ def test_diffusers_without_obsdiff_draws_the_same_in_every_bit(tmp_path, capsys)
         assert ["obsdiff", type(part).__name__] in again.values()
 
 
+@pytest.mark.slow
 def test_obsdiff_and_diffusers_run_no_code_unasked(tmp_path):
     coded = tmp_path / "coded"
     assert exported(saved(sd3, tmp_path / "pruned"), coded) == 0
@@ -119,6 +120,7 @@ def test_obsdiff_and_diffusers_run_no_code_unasked(tmp_path):
         ({"pattern": "2:4", "sparsity": None, "low_rank": 0.2}, "found those of --low-rank"),
     ],
 )
+@pytest.mark.slow
 def test_other_results_are_refused_in_one_line(settings, problem, tmp_path, capsys):
     pipe = sd3(layers=2)
     config = PruningConfig(packages=1, **settings, **QUICK)

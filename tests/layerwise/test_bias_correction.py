@@ -100,6 +100,7 @@ def test_a_pruned_layer_gives_the_dense_mean_for_the_dense_inputs():
     "settings", [MAGNITUDE, STRUCTURED, {"pattern": "2:4"}], ids=["magnitude", "structured", "2:4"]
 )
 @pytest.mark.parametrize("make", first_quick([sd3, sd, flux]))
+@pytest.mark.slow
 def test_biases_alone_change(make, settings):
     plain, _ = pruned(make, calibration="single", **settings)
     corrected, report = pruned(make, calibration="single", correct_bias=True, **settings)

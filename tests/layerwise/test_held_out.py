@@ -119,6 +119,7 @@ def test_a_layer_that_stays_repaired_is_what_the_other_prompts_alone_give(more):
         ]
     ),
 )
+@pytest.mark.slow
 def test_the_damping_is_the_best_of_those_tried_for_every_tap(more):
     config, pipe = PruningConfig(choose_damping=True, **HELD | more), sd3()
     weights = {name: p.detach().clone() for name, p in pipe.transformer.named_parameters()}

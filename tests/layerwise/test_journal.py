@@ -191,6 +191,7 @@ def half_done(tmp_path, monkeypatch, config):
             obsdiff.prune_(sd3(), PROMPTS[:3], config, journal=tmp_path)
 
 
+@pytest.mark.slow
 def test_a_damaged_piece_is_solved_again(tmp_path, monkeypatch):
     config = PruningConfig(**STEPS, calibration="live", packages=3)
     pipe = sd3()

@@ -97,6 +97,7 @@ def test_what_m_does_not_divide_stays():
 
 
 @pytest.mark.parametrize("make", first_quick([sd3, sd, flux]))
+@pytest.mark.slow
 def test_pruned_in_another_order(make):
     pipe = make()
     report = prune_(pipe, PROMPTS, PruningConfig(permute=True, **QUICK))

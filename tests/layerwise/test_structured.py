@@ -84,6 +84,7 @@ def test_the_shapes_are_those_of_the_layout(make, method):
 
 
 @pytest.mark.parametrize("make", first_quick([sd3, sd, flux]))
+@pytest.mark.slow
 def test_a_saved_one_opens_with_plain_from_pretrained_and_saves_again(make, tmp_path):
     pipe = make()
     folder = save_pruned(

@@ -184,6 +184,7 @@ def masked_heads_(pipe, kept: dict[str, list[int]]) -> None:
             rows[[i for i in range(attention.heads) if i not in heads]] = 0
 
 
+@pytest.mark.slow
 def test_an_ip_adapter_for_all_heads_is_cut_to_those_that_are_left():
     weights, pipe, dense = ip_adapter(sd().unet), sd(), sd()
     cut_(pipe.unet, "heads")

@@ -67,6 +67,7 @@ def test_cut_and_fused_is_fused_and_cut(make):
 @pytest.mark.parametrize(
     "names", [diffusers_names, processor_names, lambda lora: kohya_names(lora, "unet.", 1.0)]
 )
+@pytest.mark.slow
 def test_names_and_alphas_of_other_trainers(names):
     pytest.importorskip("peft")
     require_exact(sd, lambda pipe: names(peft_lora(pipe.unet, "unet.", *ATTENTION)))

@@ -141,6 +141,7 @@ def test_loaded_with_a_device_map(folder, tmp_path):
     assert close(load(folder, device_map="balanced"), folder)
 
 
+@pytest.mark.slow
 def test_model_cpu_offload_of_the_pipeline(folder):
     pipe = load(folder)
     pipe.enable_model_cpu_offload(device="cpu")

@@ -109,6 +109,7 @@ def test_other_models_of_the_pipeline_may_be_compiled_but_not_offloaded_to_disk(
 
 @pytest.mark.parametrize("level", first_quick(["block_level", "leaf_level"]))
 @pytest.mark.parametrize("pattern", ["unstructured", "structured"])
+@pytest.mark.slow
 def test_group_offload_in_memory_prunes_the_model_itself(level, pattern):
     pipe, plain = sd3(), sd3()
     apply_group_offloading(pipe.transformer, CPU, CPU, level, num_blocks_per_group=1)

@@ -26,6 +26,7 @@ def model(tmp_path_factory) -> Path:
 
 
 @pytest.mark.parametrize("more", [[], ["--dtype", "float16"]])
+@pytest.mark.slow
 def test_parts_without_weights_are_copied_byte_for_byte(model, prompts_file, tmp_path, more):
     (model / "tokenizer" / "code.py").write_text("raise SystemExit\n")
     words = ["--num-prompts", "2", "--num-inference-steps", "2", "--height", "16", "--width", "16"]

@@ -53,6 +53,7 @@ def test_shards_and_variants_are_read_whole(sharded):
         )
 
 
+@pytest.mark.slow
 def test_prune_shards_and_variants(sharded, prompts_file, tmp_path, capsys):
     folder, variant = sharded
     assert (

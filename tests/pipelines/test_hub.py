@@ -132,6 +132,7 @@ def test_gated_unknown_and_pickled(repository, tmp_path):
         assert "the hub has no such model, or it is private" in opened(hub, tmp_path / "cache")[0]
 
 
+@pytest.mark.slow
 def test_a_config_that_is_wrong_is_refused_before_the_weights(repository, tmp_path):
     (repository / "vae" / "config.json").write_text("{")
     (repository / "model_index.json").write_text(

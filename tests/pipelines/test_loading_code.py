@@ -43,6 +43,7 @@ def assert_equal(pipe, again):
 
 @pytest.mark.parametrize("make", first_quick([sd, sdxl, sd3, flux]), ids=lambda make: make.__name__)
 @pytest.mark.parametrize("settings", [{}, STRUCTURED], ids=["zeros", "structured"])
+@pytest.mark.slow
 def test_the_code_opens_every_kind_of_result(make, settings, tmp_path):
     pipe = make()
     report = prune_(pipe, PROMPTS[:1], PruningConfig(**QUICK | settings))

@@ -42,6 +42,7 @@ def on_cpu(monkeypatch):
     ("make", "run"),
     first_quick([*((sd3, run) for run in RUNS), (sd, "single"), (flux, "replay")]),
 )
+@pytest.mark.slow
 def test_an_offloaded_run_ends_with_the_bits_of_a_plain_one(make, offload, run):
     settings = QUICK | RUNS[run]
     plain, moved = make(), make()

@@ -128,6 +128,7 @@ def encoded() -> dict[str, torch.Tensor]:
 
 
 @pytest.mark.parametrize("kind", first_quick(["picture", "array", "tensors"]))
+@pytest.mark.slow
 def test_a_run_on_such_prompts_is_saved_and_resumed(kind, tmp_path):
     """The record describes them; the journal accepts equal ones and refuses others."""
 

@@ -155,6 +155,7 @@ def test_weights_in_another_memory_order_are_saved_and_stay_so(tmp_path):
 
 
 @pytest.mark.parametrize("umask", [0o022, 0o077])
+@pytest.mark.slow
 def test_every_file_has_the_modes_of_the_umask(tmp_path, umask):
     before = os.umask(umask)
     try:

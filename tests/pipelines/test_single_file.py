@@ -85,6 +85,7 @@ def test_a_single_file_is_the_pipeline_it_was_made_from(request, file, make, com
 
 
 @pytest.mark.parametrize("pattern", first_quick(["unstructured", "structured"]))
+@pytest.mark.slow
 def test_prune_a_single_file(sd_file, prompts_file, tmp_path, pattern):
     file, config = sd_file
     out = tmp_path / "out"

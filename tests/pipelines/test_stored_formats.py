@@ -57,6 +57,7 @@ def bits(x):
     "pattern",
     first_quick([["--calibration", "single"], ["--pattern", "structured", "--round-to", "1"]]),
 )
+@pytest.mark.slow
 def test_each_tensor_keeps_its_stored_format(model, prompts_file, tmp_path, pattern):
     out = prune(model, tmp_path / "out", prompts_file, *pattern)
     for file in (ENCODER, "vae/diffusion_pytorch_model.safetensors"):
@@ -87,6 +88,7 @@ def test_several_outputs_of_one_run_are_each_as_stored(model, prompts_file, tmp_
     assert not (out / "0.30" / ENCODER).samefile(model / ENCODER)
 
 
+@pytest.mark.slow
 def test_a_variant_is_copied_under_plain_names(model, prompts_file, tmp_path):
     folder = tmp_path / "model"
     shutil.copytree(model, folder)
@@ -98,6 +100,7 @@ def test_a_variant_is_copied_under_plain_names(model, prompts_file, tmp_path):
     assert names == {"model.safetensors", "diffusion_pytorch_model.safetensors"}
 
 
+@pytest.mark.slow
 def test_an_asked_format_is_that_of_all_weights_and_the_card_says_so(model, prompts_file, tmp_path):
     out = prune(model, tmp_path / "out", prompts_file, "--dtype", "bf16")
     for file in (TRANSFORMER, ENCODER):

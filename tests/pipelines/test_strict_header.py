@@ -136,6 +136,7 @@ def test_nothing_that_the_library_refuses_is_read(seed, tmp_path):
             assert library_reads(file), header
 
 
+@pytest.mark.slow
 def test_a_header_of_many_names_is_read_in_seconds():
     entries = ", ".join(
         f'"{i}": {{"dtype": "F32", "shape": [0], "data_offsets": [0, 0]}}' for i in range(50_000)

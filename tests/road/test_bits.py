@@ -148,6 +148,7 @@ def test_zeros_corrections_and_their_pattern_remain(tmp_path):
     torch.testing.assert_close(latents(opened), latents(pipe), atol=1e-4, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_rounding_alone_of_a_unet_leaves_what_its_groups_do_not_divide(tmp_path):
     settings = SETTINGS | {"sparsity": 0, "bits": 4, "blocks": "0-1"}
     rows = {}

@@ -49,6 +49,7 @@ def config(**settings) -> PruningConfig:
 
 
 @pytest.mark.parametrize("make", MAKES.values(), ids=MAKES.keys())
+@pytest.mark.slow
 def test_shrunk_equals_masked(make):
     """Every third norm group of every residual block is masked in conv2's input, or removed."""
     masked, shrunk = (make().to(torch.float64) for _ in range(2))

@@ -233,6 +233,7 @@ def test_what_can_not_be_unfolded_is_refused_by_name():
     prune_(pipe, [{}], config("ddpm", packages=1, exclude=("down_blocks.0.resnets.0.conv2",)))
 
 
+@pytest.mark.slow
 def test_a_convolution_of_no_entry_is_named_and_a_transformer_refused():
     pipe = ddpm()
     pipe.unet.mid_block.extra_conv = nn.Conv2d(4, 4, 3)

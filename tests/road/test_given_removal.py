@@ -83,6 +83,7 @@ def test_given_masks_leave_and_the_repair_lowers_the_error(pattern):
     assert torch.equal(kept_output(pipe, QUERY), dense * ~removed[QUERY])
 
 
+@pytest.mark.slow
 def test_channels_leave_by_whole_norm_groups():
     pipe = sd()
     report = prune_(pipe, PROMPTS, structured(target="conv", sparsity=0.3))
@@ -152,6 +153,7 @@ def test_indices_may_be_listed_in_any_way(listed):
     assert all(type(i) is int for i in report.groups[0].removed)
 
 
+@pytest.mark.slow
 def test_a_run_with_other_removals_does_not_resume(tmp_path):
     first = prune_(
         sd3(3), PROMPTS, structured(), removed={HEADS: [1], NEURONS: [5, 0]}, journal=tmp_path

@@ -28,6 +28,7 @@ def written() -> dict[str, Row]:
     return {row.name: row for row in (Row(*line.strip("| ").split(" | ")) for line in lines[2:])}
 
 
+@pytest.mark.slow
 def test_every_class_of_diffusers_is_known():
     new = sorted(set(denoiser_classes()) - KNOWN)
     assert not new, (

@@ -118,6 +118,7 @@ def some(cases: Iterable[str]) -> list[Any]:
 
 
 @pytest.mark.parametrize("name", some(CASES))
+@pytest.mark.slow
 def test_everything_runs_on_the_device(name):
     with pretend_gpu() as counts:
         pipe = denoiser_alone()
@@ -129,6 +130,7 @@ def test_everything_runs_on_the_device(name):
 
 
 @pytest.mark.parametrize("name", some(ELSEWHERE))
+@pytest.mark.slow
 def test_products_are_on_the_device_wherever_hessians_rest(name):
     with pretend_gpu() as counts:
         pipe = denoiser_alone()
@@ -139,6 +141,7 @@ def test_products_are_on_the_device_wherever_hessians_rest(name):
 
 
 @pytest.mark.parametrize("name", some(OFFLOADED))
+@pytest.mark.slow
 def test_weights_that_rest_on_the_host_are_pruned_on_the_device(name):
     with pretend_gpu() as counts:
         pipe = sd3(2)
@@ -150,6 +153,7 @@ def test_weights_that_rest_on_the_host_are_pruned_on_the_device(name):
 
 
 @pytest.mark.parametrize("name", some(BY_BLOCK))
+@pytest.mark.slow
 def test_blocks_that_come_to_the_device_in_turn_are_pruned_there(name):
     with pretend_gpu() as counts, group_offloading():
         pipe = sd3(2)
@@ -192,6 +196,7 @@ def test_a_whole_pipeline_runs_on_the_device(changes):
         (flux, True, {"method": "wanda", "blocks": "2"}),
     ],
 )
+@pytest.mark.slow
 def test_other_models_run_on_the_device(make, offloaded, changes):
     small = {"num_prompts": 1, "num_inference_steps": 1, "height": 16, "width": 16}
     with pretend_gpu() as counts:
@@ -211,12 +216,14 @@ def test_other_models_run_on_the_device(make, offloaded, changes):
         ["obs", "replay", "asymmetric", "permuted 2:4", "structured", "owl", "held-out"],
     ),
 )
+@pytest.mark.slow
 def test_a_device_without_float64(name):
     with pretend_gpu(double=False):
         pipe = denoiser_alone()
         require_as_recorded(pipe, prune_(pipe, [{}] * 3, settings(**CASES[name]), progress=False))
 
 
+@pytest.mark.slow
 def test_a_calibration_waits_for_the_device_once_a_call():
     """Once more a prompt, for its latents; a recording looks once more for repeated inputs."""
     drawn = CalibrationSet([{}] * 3, [0, 1, 2], {}, 1)

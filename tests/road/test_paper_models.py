@@ -137,6 +137,7 @@ SCHEDULES = {
 
 
 @pytest.mark.parametrize("make", first_quick(SCHEDULES.values()), ids=SCHEDULES.keys())
+@pytest.mark.slow
 def test_other_schedules_and_predictions(make):
     pipe = make()
     before = copy.deepcopy(pipe.scheduler.config)

@@ -78,6 +78,7 @@ def test_the_table_of_off_has_each_alone_and_the_shares():
 
 
 @pytest.mark.parametrize("table", ["off", "unstructured"])
+@pytest.mark.slow
 def test_two_shares_with_the_same_choice_are_drawn(table, tmp_path):
     rows = {
         "dense": dense(),

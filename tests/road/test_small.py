@@ -133,6 +133,7 @@ def test_a_layer_that_was_rounded_beside_is_verified_too(made, tmp_path):
         verify_folder(tmp_path / "out")
 
 
+@pytest.mark.slow
 def test_where_pooled_text_enters_it_says_so_and_goes_on(tmp_path):
     pipe = sd3()
     stays = r"modulation: all 6 layers stay as they are: .*norm.* on held-out inputs, expected"
@@ -152,6 +153,7 @@ def test_where_pooled_text_enters_it_says_so_and_goes_on(tmp_path):
     assert "| modulation kept as it was | transformer_blocks." in card
 
 
+@pytest.mark.slow
 def test_too_few_prompts_for_a_fold_are_no_reason_to_stop():
     settings = SETTINGS | {"num_prompts": 2}
     with pytest.warns(CalibrationWarning, match="nothing is folded: expected at least 4 prompts"):
@@ -159,6 +161,7 @@ def test_too_few_prompts_for_a_fold_are_no_reason_to_stop():
     assert report.modulation["layers"] == []
 
 
+@pytest.mark.slow
 def test_a_unet_has_nothing_to_fold_and_is_pruned_and_rounded(tmp_path):
     pipe = sd()
     why = "nothing is folded: UNet2DConditionModel has no modulation layers in its blocks"
@@ -171,6 +174,7 @@ def test_a_unet_has_nothing_to_fold_and_is_pruned_and_rounded(tmp_path):
     torch.testing.assert_close(latents(opened), latents(pipe), atol=1e-4, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_excluded_layers_are_neither_folded_nor_rounded():
     pipe = sd3()
     names = ("*norm*", "proj_out", "*.to_q")

@@ -339,6 +339,7 @@ def test_a_prior_has_its_own_scheduler():
         assert calibrated.hessian.samples % steps == 0
 
 
+@pytest.mark.slow
 def test_prior_and_unet_through_the_command_line(prompts_file, tmp_path, capsys):
     unclip().save_pretrained(tmp_path / "model")
     assert main(["inspect", str(tmp_path / "model"), "--json"]) == 0
@@ -417,6 +418,7 @@ class GuidedByAnother(StableDiffusion3Pipeline):
 
 
 @pytest.mark.parametrize("component", [None, "unconditional_transformer"])
+@pytest.mark.slow
 def test_an_unconditional_transformer_is_a_denoiser_of_its_own(component):
     pipe = GuidedByAnother(**sd3().components, unconditional_transformer=sd3().transformer)
     other = pipe.unconditional_transformer

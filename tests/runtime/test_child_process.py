@@ -5,6 +5,8 @@ import os
 import subprocess
 from pathlib import Path
 
+import pytest
+
 import obsdiff
 from obsdiff.runtime.child_process import child_environment, python_command
 
@@ -38,6 +40,7 @@ def test_absolute_places_of_the_search_path_stay(monkeypatch):
     assert "PYTHONPATH" not in child_environment()
 
 
+@pytest.mark.slow
 def test_every_process_of_the_package_is_started_so():
     starting = {"run", "Popen", "call", "check_call", "check_output"}
     for file in PACKAGE.rglob("*.py"):

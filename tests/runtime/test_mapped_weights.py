@@ -53,6 +53,7 @@ def test_spilled_weights_are_the_same_and_use_no_anonymous_memory():
     assert not model[0].weight.any()
 
 
+@pytest.mark.slow
 def test_a_budget_changes_nothing_in_the_weights():
     for pattern in ("unstructured", "structured"):
         found = []

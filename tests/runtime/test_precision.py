@@ -97,6 +97,7 @@ class Watched(TorchFunctionMode):
         {"pattern": "structured", "round_to": 1, "allocation": "drawn", "allocation_prompts": 1},
     ],
 )
+@pytest.mark.slow
 def test_solvers_ignore_the_users_switch(settings):
     torch.set_float32_matmul_precision("high")
     before, watched = state(), Watched()

@@ -60,6 +60,7 @@ def weights(pipe):
 
 
 @pytest.mark.parametrize("run", first_quick(RUNS.values()), ids=RUNS)
+@pytest.mark.slow
 def test_the_result_is_that_of_a_plain_call(run):
     include = {} if run.get("pattern") == "structured" else {"include": QUICK["include"]}
     config = PruningConfig(**{k: v for k, v in QUICK.items() if k != "include"} | include | run)

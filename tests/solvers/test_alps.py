@@ -34,6 +34,7 @@ def test_it_beats_the_sweep_and_its_resolve(removed, group):
         )
 
 
+@pytest.mark.slow
 def test_tiny_problems_are_solved_nearly_as_well_as_by_the_best_mask():
     ratios = {"obs": [], "alps": []}
     for seed in range(12):

@@ -139,6 +139,7 @@ def swapped_by_definition(
 
 
 @pytest.mark.parametrize("group", first_quick([None, *map(pytest.param, [(2, 4), (1, 4), (5, 8)])]))
+@pytest.mark.slow
 def test_dsnot_is_its_definition(group):
     w, h = problem(40, 96)  # more rows than are swapped at once
     target = Target(1 - group[0] / group[1], group) if group else HALF

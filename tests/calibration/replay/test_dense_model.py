@@ -190,6 +190,7 @@ def test_the_whole_pruning_changes_from_the_second_package_on(make, settings):
     assert not torch.equal(plain[second], aimed[second])
 
 
+@pytest.mark.slow
 def test_later_packages_bring_the_outputs_nearer_to_the_dense_model():
     """On the calls that calibrated, last block's output by asymmetric against plain replay."""
     dense, errors = sd3(), []

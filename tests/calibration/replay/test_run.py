@@ -154,6 +154,7 @@ def test_a_call_ends_when_the_package_has_seen_its_inputs():
 
 
 @pytest.mark.parametrize("make", [sd3, sd, flux])
+@pytest.mark.slow
 def test_shrunk_packages_are_replayed_as_they_are_then(make):
     """The Hessians of the last package are those of the recorded calls through the shrunk model."""
     pipe = make()

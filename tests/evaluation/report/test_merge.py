@@ -114,6 +114,7 @@ def test_a_result_without_hashes_compares_with_one_weight_only(run):
     assert page.count("<section") == 2
 
 
+@pytest.mark.slow
 def test_only_settings_that_differ_are_in_the_table(run):
     config = {
         "method": "obs",

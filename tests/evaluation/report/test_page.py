@@ -17,6 +17,7 @@ from obsdiff.evaluation.report.tables import removed_cell
 from ...support.page_runs import change, evil, figure, page_of, renamed, results_of
 
 
+@pytest.mark.slow
 def test_the_page_needs_nothing_else(run):
     assert main(["report", str(run), "--output", str(run / "page.html")]) == 0
     page = (run / "page.html").read_text()
@@ -222,6 +223,7 @@ def test_flawed_pictures_and_what_was_left_out_are_said(run):
     assert "SSIM of bad: not run: 1 of 2 pictures have NaN" in page
 
 
+@pytest.mark.slow
 def test_speed_is_plotted_where_it_was_measured(run):
     cost = results_of(run)["runs"][0]["cost"]
     timed = renamed(run, "timed", cost=cost | {"step": {"speedup": 1.25, "low": 1.2, "high": 1.3}})
@@ -267,6 +269,7 @@ def test_every_text_is_text(run):
     assert policy.startswith("default-src 'none'; img-src data:;")
 
 
+@pytest.mark.slow
 def test_a_name_is_text_in_plots_too(run):
     results = json.loads((run / "results.json").read_text())
     change(run, runs=[results["runs"][0] | {"name": "$\\x$ <b>"}])
@@ -274,6 +277,7 @@ def test_a_name_is_text_in_plots_too(run):
     assert "<b>" not in (run / "page.html").read_text().replace("&lt;b&gt;", "")
 
 
+@pytest.mark.slow
 def test_rounded_and_folded_layers_have_a_column_and_a_line_of_the_card(run):
     results = json.loads((run / "results.json").read_text())
     first = results["runs"][0]
