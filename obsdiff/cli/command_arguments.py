@@ -171,11 +171,11 @@ def add_pictures(p: argparse.ArgumentParser) -> None:
 
 
 def add_judges(p: argparse.ArgumentParser) -> None:
-    """Add the metric models: files, or hub ids in the hub's cache."""
+    """Add the metric models: files, or hub ids, in the hub's cache or to be fetched."""
     group = p.add_argument_group(
         "metric models",
-        "Paths, or ids in the hub's cache; nothing is downloaded.\n"
-        "A metric without its model is reported as not run.",
+        "Paths, or hub ids; without --download they have to be in the hub's cache.\n"
+        "A metric without its model is reported as not run, with the flags that make it run.",
     )
     for flag, metavar, text in (
         ("--clip", "PATH", "CLIPModel folder for CLIP score (default for a built-in: emoji-clip)"),
@@ -199,11 +199,17 @@ def add_judges(p: argparse.ArgumentParser) -> None:
         ("--pickscore", "PATH", "PickScore folder (a CLIPModel)"),
         (
             "--image-reward",
-            "FOLDER",
-            "ImageReward folder: its weights, med_config.json, the tokenizer of BERT",
+            "PATH",
+            "ImageReward: its weights and med_config.json; BERT's tokenizer, there or in the cache",
         ),
     ):
         group.add_argument(flag, metavar=metavar, help=text)
+    group.add_argument(
+        "--download",
+        action="store_true",
+        help="fetch what is missing: metric models that are given by their hub ids, AlexNet for "
+        "LPIPS, and with --real Inception for FID and KID",
+    )
 
 
 def add_report(p: argparse.ArgumentParser) -> None:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from ..config import PruningConfig
 from ..errors import UserError
+from ..evaluation.judges.files import Judges
 from ..pipelines.builtin import BUILTINS, builtin_info, builtin_path
 from ..pipelines.folder import Folder
 from ..pipelines.general_prompts import CALIBRATION_FILE
@@ -28,7 +29,7 @@ from .next_steps import after_inspecting, in_browser, suggest, typed
 if TYPE_CHECKING:
     from .inspection_plan import InspectionPlan
 
-JUDGES = ("clip", "features", "real", "lpips", "pickscore", "image_reward")
+JUDGES = tuple(field.name for field in dataclasses.fields(Judges))
 
 
 def config_of(args: argparse.Namespace, **changes: object) -> PruningConfig:
@@ -78,6 +79,11 @@ def given_inputs(*places: str | Path | None) -> list[Path]:
 def given_files(*places: str | Path | None) -> list[Path]:
     """Return the paths among prompts and judges that exist: what else is read, and not replaced."""
     return [Path(place) for place in places if place is not None and os.path.lexists(place)]
+
+
+def given_judges(args: argparse.Namespace) -> dict[str, str | None]:
+    """Return the value of each flag of a metric model, by field of Judges; None if not passed."""
+    return {name: getattr(args, name) for name in JUDGES}
 
 
 def calibration_prompts(args: argparse.Namespace, folder: Folder) -> tuple[Path, list[str]]:

@@ -24,10 +24,10 @@ from ..runtime.extras import require_extra
 from ..runtime.json_files import read_json
 from ..runtime.progress import say
 from .commands import (
-    JUDGES,
     config_of,
     given_files,
     given_inputs,
+    given_judges,
     quiet,
     show_json,
     with_recommended,
@@ -75,7 +75,7 @@ def run_evaluation(args: argparse.Namespace) -> dict[str, Any]:
     found = read_prompts(file)
     prompts = found[: args.num_prompts]
     config = with_recommended(config, dense, args)
-    judges = find_judges({name: getattr(args, name) for name in JUDGES}, dense.path)
+    judges = find_judges(given_judges(args), dense.path, args.download)
 
     from ..evaluation.evaluate import Evaluation, check_comparable
     from ..evaluation.evaluate import evaluate as run_job
@@ -146,7 +146,7 @@ def finished_already(job: "Evaluation", args: argparse.Namespace) -> dict[str, A
 def check_place(args: argparse.Namespace) -> None:
     """Check that the output can be written, and overlaps nothing that is read."""
     check_output(args.output, args.overwrite, given_inputs(args.against, args.config, *args.runs))
-    others = given_files(args.prompts, *(getattr(args, name) for name in JUDGES))
+    others = given_files(args.prompts, *given_judges(args).values())
     check_output(args.output, args.overwrite, others)
 
 

@@ -90,7 +90,8 @@ def evaluate(
         output: the folder to write: pictures and results.json.
         prompts: texts, or a file of them (default: a built-in's own, else general captions).
         settings: num_prompts, rounds (0: no timing), quick, seed, batch_size, num_inference_steps,
-            guidance_scale, height, width, judges by path, resume, overwrite.
+            guidance_scale, height, width, judges by path or hub id, download (of missing judges),
+            resume, overwrite.
 
     Returns:
         The content of results.json.
@@ -172,4 +173,4 @@ def with_given(words: list[str], given: Mapping[str, Any]) -> argparse.Namespace
     return args
 
 
-PATHS = ("prompts", "config", "clip", "features", "real", "lpips", "pickscore", "image_reward")
+PATHS = ("prompts", "config")  # the parser makes paths of them

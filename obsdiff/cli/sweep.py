@@ -12,6 +12,8 @@ from typing import Any
 
 from ..config.choices import CALL_SETTINGS
 from ..errors import UserError
+from ..evaluation.judges.files import find_judges
+from ..pipelines.builtin import BUILTINS, builtin_path
 from ..pipelines.output_path import absolute
 from ..pipelines.partial_output import (
     FINISHED,
@@ -28,7 +30,7 @@ from ..runtime.json_files import read_json
 from ..runtime.launcher import is_one_of_several
 from ..runtime.progress import say
 from .command_arguments import add_display, add_judges, add_model, add_output
-from .commands import JUDGES, given_files, given_inputs, show_json
+from .commands import given_files, given_inputs, given_judges, show_json
 from .evaluate import AMOUNTS, QUICK, run_evaluation
 from .flags import add_settings
 from .next_steps import suggest
@@ -87,7 +89,7 @@ def sweep_command(args: argparse.Namespace) -> None:
             args.prompts,
             args.from_file,
             args.evaluation_prompts,
-            *(getattr(args, name) for name in JUDGES),
+            *given_judges(args).values(),
         )
         check_output(args.output, args.overwrite, files)
     job = {"command": "sweep", "outputs": [target.name for target in targets]}
@@ -137,6 +139,8 @@ def fill(args: argparse.Namespace, inside: Path, targets: list[PruneTarget]) -> 
         inside: the folder that becomes the output.
         targets: the prunings.
     """
+    dense = builtin_path(args.model) if args.model in BUILTINS else Path(args.model)
+    find_judges(given_judges(args), dense, args.download)  # wrong or missing ones, before hours
     inside.mkdir(exist_ok=True)
     run_prunings(pruning_arguments(args, inside / MODELS))
     run_evaluation(evaluation_arguments(args, inside, targets))
@@ -189,7 +193,8 @@ def evaluation_arguments(
         resume=begun(inside / RUN),
         overwrite=False,
         update_card=False,
-        **{name: getattr(args, name) for name in JUDGES},
+        download=args.download,
+        **given_judges(args),
         **settings,
     )
 

@@ -188,11 +188,12 @@ def cached(hub_id: str, weights: bool, why: str) -> Path:
 
 
 @contextlib.contextmanager
-def explained(hub_id: str) -> Iterator[None]:
+def explained(hub_id: str, what: str = "model") -> Iterator[None]:
     """Turn the hub's refusals into one line that says what to do.
 
     Args:
         hub_id: owner and name.
+        what: the argument that it was given for, with which the line begins.
 
     Raises:
         UserError: the model is gated or unknown, or the hub refused for another reason.
@@ -208,17 +209,17 @@ def explained(hub_id: str) -> Iterator[None]:
         yield
     except GatedRepoError:
         raise UserError(
-            f"model: {hub_id} is gated: accept its licence at https://huggingface.co/{hub_id}, "
+            f"{what}: {hub_id} is gated: accept its licence at https://huggingface.co/{hub_id}, "
             "then log in with: hf auth login"
         ) from None
     except RepositoryNotFoundError:
         raise UserError(
-            f"model: {hub_id!r} is no folder here, and the hub has no such model, or it is "
+            f"{what}: {hub_id!r} is no folder here, and the hub has no such model, or it is "
             "private; check the name, or log in with: hf auth login"
         ) from None
     except (HfHubHTTPError, HFValidationError, OSError) as error:
         raise UserError(
-            f"model: {hub_id!r} is no folder here, and the download from the hub failed: "
+            f"{what}: {hub_id!r} is no folder here, and the download from the hub failed: "
             f"{first_line(error)}"
         ) from None
 

@@ -1,4 +1,4 @@
-"""Which files of a hub's repository make up a pipeline. Names alone: nothing is fetched here.
+"""Which files of a hub's repository make up a pipeline or a model. Names alone: no fetching here.
 
 Of each component that model_index.json names: its configs and vocabularies, and one set of
 safetensors files, plain before any variant. Pickled, ONNX and Flax weights, pictures, and
@@ -10,10 +10,33 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 from ..errors import UserError
-from .weight_files import DIFFUSERS, PICKLED, shard_of_name, unknown_variant, variant_of_name
+from .weight_files import (
+    DIFFUSERS,
+    PICKLED,
+    TRANSFORMERS,
+    shard_of_name,
+    unknown_variant,
+    variant_of_name,
+)
 
 INDEX = "model_index.json"
 SMALL = (".json", ".txt", ".model", ".jinja")  # configs, vocabularies, chat templates
+CONFIGS = (
+    "config.json",
+    "preprocessor_config.json",
+    "processor_config.json",
+    "generation_config.json",
+)
+TOKENIZER = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "merges.txt",
+    "vocab.txt",
+)
+SHARDS = f"{TRANSFORMERS}.safetensors.index.json"
 WEIGHTS = re.compile(r"(diffusion_pytorch_model|model)[.-].*safetensors")
 
 
@@ -108,6 +131,35 @@ def one_set(component: str, files: list[str], variant: str | None) -> list[str]:
             f"found {len(shards)}"
         )
     return chosen
+
+
+def model_files(names: Collection[str], what: str) -> list[str]:
+    """Return the files of a repository that is one model of transformers: small ones first.
+
+    Args:
+        names: the paths of all files of the repository.
+        what: the argument that the model was given for, for messages.
+
+    Raises:
+        UserError: it has no config.json, or no whole set of safetensors files.
+    """
+    if "config.json" not in names:
+        raise UserError(f"{what}: the repository on the hub has no config.json: it is no model")
+    small = [name for name in (*CONFIGS, *TOKENIZER) if name in names]
+    plain = [
+        name
+        for name in sorted(names)
+        if re.fullmatch(rf"{TRANSFORMERS}[.-].*safetensors", name) and not variant_of_name(name)
+    ]
+    if not plain:
+        pickles = [name for name in sorted(names) if "/" not in name and name.endswith(PICKLED)]
+        found = f"pickled weights alone ({pickles[0]})" if pickles else "no weights"
+        raise UserError(
+            f"{what}: expected safetensors files on the hub, found {found}; nothing was downloaded"
+        )
+    weights = one_set(what, plain, None)
+    index = [SHARDS] if shard_of_name(weights[0]) else []
+    return [*small, *index, *weights]
 
 
 def within(names: Collection[str], component: str) -> list[str]:

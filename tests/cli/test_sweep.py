@@ -90,3 +90,13 @@ def test_one_pruning_is_no_sweep(capsys, tmp_path):
     assert main(argv) == 2
     assert "several values" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
+
+
+def test_a_wrong_judge_is_refused_before_anything_is_pruned(sd3_folder, tmp_path, capsys):
+    out = tmp_path / "out"
+    argv = ["sweep", sd3_folder, "--sparsity", "0.25", "0.5", "--output", str(out), *QUICK]
+    assert main([*argv, "--pickscore", "no-such/model"]) == 2
+    err = capsys.readouterr().err
+    assert "pickscore: expected a folder or a model in the hub's cache" in err
+    assert "package" not in err
+    assert not out.exists()

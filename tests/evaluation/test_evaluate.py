@@ -509,7 +509,9 @@ def test_metrics_are_those_of_the_saved_pictures(argv, tmp_path, capsys):
         "lpips",
     }
     assert "CLIP score" in table
-    assert "PickScore: not run: no PickScore model was given: --pickscore PATH" in table
+    assert (
+        "no PickScore model was given: --pickscore yuvalkirstain/PickScore_v1 --download" in table
+    )
     assert "  PickScore" not in table  # no column
 
 

@@ -1,7 +1,8 @@
 """The models that judge pictures: CLIP, Inception, LPIPS, PickScore, ImageReward.
 
     judges/scores.py        START HERE: pictures and prompts -> the figure of every metric
-    judges/files.py         paths of the models, checked without torch
+    judges/files.py         paths of the models, checked before anything is drawn
+    judges/download.py      models from the hub, for --download
     judges/features.py      pictures -> features for FID and KID
     judges/clip.py          CLIP score and PickScore, on transformers' CLIPModel
     judges/inception.py     the Inception network of FID
@@ -9,6 +10,7 @@
     judges/image_reward.py  ImageReward on transformers' BLIP
     judges/weights.py       reads weights, runs no code of their files
 
-Nothing is downloaded: a model is a path, or is in the cache of the hub or of torch. A metric whose
-model is missing has no value, and the reason.
+A model is a path, or is in the cache of the hub or of torch; nothing is downloaded unless
+--download is passed. A metric whose model is missing has no value, but the reason, with the flags
+that make it run.
 """

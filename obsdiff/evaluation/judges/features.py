@@ -22,7 +22,7 @@ from .files import Judges, picture_files
 from .inception import load_inception
 from .weights import MetricUnavailable
 
-NO_REAL = "no real pictures to compare with were given: --real FOLDER|FILE"
+NO_REAL = "no real pictures to compare with were given: --real FOLDER --download"
 Extractor = Callable[[list[Image.Image]], Tensor]
 
 

@@ -1,6 +1,7 @@
-"""Paths of the metric models, checked without torch, so that a wrong path fails before drawing."""
+"""Paths of the metric models, checked before anything is drawn. Imports no torch."""
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,16 @@ from ...pipelines.weight_files import TRANSFORMERS
 from ...runtime.json_files import read_json
 from ...runtime.regular_files import require_regular_inside
 from ..picture_files import SUFFIXES
+from .download import (
+    BERT,
+    MED_CONFIG,
+    OF_HUB,
+    cached_folder,
+    download_judge,
+    download_published,
+    is_hub_id,
+    reward_tokenizer,
+)
 
 INCEPTION = "inception"
 WEIGHT_SUFFIXES = (".safetensors", ".pth", ".pt")
@@ -30,28 +41,34 @@ class Judges:
     image_reward: Path | None = None  # folder of ImageReward
 
     def record(self) -> dict[str, str]:
-        """Return the given paths for results.json; files of obsdiff-emoji relative to it."""
-        shipped = find_models()
-        given = {name: path for name, path in vars(self).items() if path is not None}
-        return {
-            name: str(
-                path.relative_to(shipped) if shipped and path.is_relative_to(shipped) else path
-            )
-            for name, path in given.items()
-        }
+        """Return the given models for results.json; files of obsdiff-emoji relative to it."""
+        return {name: recorded(path) for name, path in vars(self).items() if path is not None}
 
 
-def find_judges(given: dict[str, str | None], dense: Path) -> Judges:
+def recorded(path: Path) -> str:
+    """Return a model's path as results.json has it: owner/name@commit for one of the hub."""
+    shipped = find_models()
+    if shipped and path.is_relative_to(shipped):
+        return str(path.relative_to(shipped))
+    of_hub = re.search(r"/models--([\w.-]+?)--([\w.-]+)/snapshots/(\w+)$", path.as_posix())
+    return f"{of_hub[1]}/{of_hub[2]}@{of_hub[3]}" if of_hub else str(path)
+
+
+def find_judges(
+    given: Mapping[str, str | Path | None], dense: Path, download: bool = False
+) -> Judges:
     """Return the judges of the command line's flags.
 
     Args:
         given: value of each flag, by field of Judges; None for a flag that was not passed.
         dense: folder of the dense pipeline; for a built-in one, emoji-clip is the default judge.
+        download: whether missing models are fetched: hub ids, and the networks of LPIPS and FID.
 
     Raises:
-        UserError: a path does not contain the model of its flag.
+        UserError: a path does not contain the model of its flag, or a model can't be fetched.
+        RunFailed: a download broke off.
     """
-    known: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+    known: dict[str, Any] = {name: str(value) for name, value in given.items() if value is not None}
     if builtin_info(dense):
         judge = dense.parent / EMOJI_CLIP
         known = {"clip": str(judge), "features": str(judge)} | known
@@ -59,7 +76,21 @@ def find_judges(given: dict[str, str | None], dense: Path) -> Judges:
             known.setdefault("real", str(judge / "real.safetensors"))
     if known.get("features") == INCEPTION:
         del known["features"]
-    return Judges(**{name: FINDERS[name](value) for name, value in known.items()})
+    missing = [name for name in OF_HUB if download and is_hub_id(known.get(name, ""))]
+    found = {name: FINDERS[name](known[name]) for name in known if name not in missing}
+    for name in missing:  # after the check of those that are here
+        found[name] = FINDERS[name](str(download_judge(name, known[name])))
+    judges = Judges(**found)
+    if download:
+        for name in published_judges(judges):
+            download_published(name)
+    return judges
+
+
+def published_judges(judges: Judges) -> list[str]:
+    """Return the metric models that are read from torch's cache, by field of Judges."""
+    inception = judges.features is None and judges.real is not None
+    return ["lpips"] * (judges.lpips is None) + ["features"] * inception
 
 
 def find_clip(flag: str, value: str, kinds: tuple[str, ...] = ("clip",)) -> Path:
@@ -96,18 +127,15 @@ def find_folder(flag: str, value: str) -> Path:
     """Return a folder, or that of a hub id in the hub's cache; UserError if there is none."""
     if Path(value).is_dir():
         return Path(value)
-    if Path(value).exists() or not re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", value):
+    if not is_hub_id(value):
         raise UserError(f"{flag}: expected the folder of a model or a hub id, found {value!r}")
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
-
-    try:
-        return Path(snapshot_download(value, local_files_only=True))
-    except (HFValidationError, LocalEntryNotFoundError, OSError):
+    folder = cached_folder(value)
+    if folder is None:
         raise UserError(
             f"{flag}: expected a folder or a model in the hub's cache, found neither for "
-            f"{value!r}; download it with: hf download {value}"
-        ) from None
+            f"{value!r}; pass --download, or fetch it with: hf download {value}"
+        )
+    return folder
 
 
 def find_weights(flag: str, value: str) -> Path:
@@ -168,11 +196,11 @@ def find_image_reward(value: str) -> Path:
             f"image-reward: expected ImageReward.safetensors or ImageReward.pt in {folder}, found "
             "no weights"
         )
-    read_json(folder / "med_config.json")
-    if not any((folder / name).is_file() for name in ("tokenizer.json", "vocab.txt")):
+    read_json(folder / MED_CONFIG)
+    if reward_tokenizer(folder) is None:
         raise UserError(
-            "image-reward: expected BERT's tokenizer.json or vocab.txt (bert-base-uncased) in "
-            f"{folder}, found no tokenizer"
+            f"image-reward: expected BERT's tokenizer.json or vocab.txt in {folder}, or {BERT} in "
+            f"the hub's cache, found no tokenizer; fetch it with: hf download {BERT}"
         )
     return folder
 

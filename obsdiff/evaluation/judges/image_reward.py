@@ -24,6 +24,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from ...runtime.json_files import read_json
+from .download import BERT, reward_tokenizer
 from .files import reward_weights
 from .weights import MetricUnavailable, fill_, read_weights
 
@@ -95,7 +96,12 @@ class Rewarder:
     """
 
     def __init__(self, model: ImageReward, folder: Path) -> None:
-        """Load the tokenizer in a folder; the picture size is that of the model."""
+        """Load the tokenizer in a folder; the picture size is that of the model.
+
+        Args:
+            model: the network.
+            folder: with BERT's tokenizer.
+        """
         from transformers import BertTokenizer, CLIPImageProcessor
 
         side = model.vision.config.image_size
@@ -129,7 +135,7 @@ class Rewarder:
 
 
 def load_image_reward(folder: Path) -> Rewarder:
-    """Load ImageReward from a folder with its weights, med_config.json and BERT's tokenizer.
+    """Load ImageReward from a folder with its weights and med_config.json, and BERT's tokenizer.
 
     Raises:
         MetricUnavailable: the weights are missing or do not fit.
@@ -139,11 +145,14 @@ def load_image_reward(folder: Path) -> Rewarder:
         raise MetricUnavailable(
             f"expected ImageReward's weights, found no weights of ImageReward in {folder}"
         )
+    tokenizer = reward_tokenizer(folder)
+    if tokenizer is None:
+        raise MetricUnavailable(f"expected BERT's tokenizer in {folder}, or {BERT} in the cache")
     weights = {renamed(name): value for name, value in read_weights(file).items()}
     model = ImageReward(
         vision_config(weights, file), text_config(weights, read_json(folder / "med_config.json"))
     )
-    return Rewarder(fill_(model, weights, file), folder)
+    return Rewarder(fill_(model, weights, file), tokenizer)
 
 
 def renamed(name: str) -> str:

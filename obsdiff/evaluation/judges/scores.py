@@ -11,6 +11,7 @@ from torch import Tensor
 from ..flaws import latent_problem, problem
 from ..metrics import Figure, fid, kid, mean_of, not_run, psnr, relative_latent_error, ssim
 from .clip import Clip, as_tensor
+from .download import how_to
 from .features import NO_REAL, features_of, open_extractor, real_features
 from .files import Judges
 from .image_reward import load_image_reward
@@ -170,21 +171,21 @@ def perceptual(pictures: Pictures, dense: str, prompts: list[str], judges: Judge
 def clip_score(pictures: Pictures, dense: str, prompts: list[str], judges: Judges) -> Scores:
     """Return the CLIP scores."""
     if judges.clip is None:
-        raise MetricUnavailable("no CLIP was given: --clip PATH")
+        raise MetricUnavailable(f"no CLIP was given: {how_to('clip')}")
     return by_prompt("clip_score", Clip(judges.clip).clip_scores, pictures, prompts)
 
 
 def pickscore(pictures: Pictures, dense: str, prompts: list[str], judges: Judges) -> Scores:
     """Return the PickScores."""
     if judges.pickscore is None:
-        raise MetricUnavailable("no PickScore model was given: --pickscore PATH")
+        raise MetricUnavailable(f"no PickScore model was given: {how_to('pickscore')}")
     return by_prompt("pickscore", Clip(judges.pickscore).pick_scores, pictures, prompts)
 
 
 def image_reward(pictures: Pictures, dense: str, prompts: list[str], judges: Judges) -> Scores:
     """Return the ImageRewards."""
     if judges.image_reward is None:
-        raise MetricUnavailable("no ImageReward model was given: --image-reward FOLDER")
+        raise MetricUnavailable(f"no ImageReward model was given: {how_to('image_reward')}")
     return by_prompt(
         "image_reward", load_image_reward(judges.image_reward).rewards, pictures, prompts
     )

@@ -96,5 +96,6 @@ def in_torch_cache(names: tuple[str, ...], what: str, flag: str) -> Path:
         if (folder / name).is_file():
             return folder / name
     raise MetricUnavailable(
-        f"no weights of {what}: expected {' or '.join(names)} in torch's cache, or {flag} FILE"
+        f"no weights of {what}: expected {' or '.join(names)} in torch's cache: --download, "
+        f"or {flag} FILE"
     )
