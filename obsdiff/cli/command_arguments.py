@@ -135,8 +135,9 @@ def add_pictures(p: argparse.ArgumentParser) -> None:
         "--prompts",
         metavar="FILE",
         type=Path,
-        help="prompts, UTF-8: one a line, or the captions of .json, .jsonl, .csv or .tsv "
-        "(default: a built-in's evaluation prompts, else general captions of obsdiff)",
+        help="prompts, UTF-8: one a line, or the captions of .json, .jsonl, .csv or .tsv, such as "
+        "GenEval's evaluation_metadata.jsonl (default: a built-in's evaluation prompts, else "
+        "general captions of obsdiff)",
     )
     numbers = {
         "num_prompts": (None, "number of prompts, the first ones (default: 64; --quick: 8)"),
@@ -201,6 +202,12 @@ def add_judges(p: argparse.ArgumentParser) -> None:
             "--image-reward",
             "PATH",
             "ImageReward: its weights and med_config.json; BERT's tokenizer, there or in the cache",
+        ),
+        (
+            "--geneval",
+            "PATH",
+            "detector of COCO's objects for GenEval, of boxes or masks (Mask2Former, DETR, YOLOS "
+            "...); prompts: its evaluation_metadata.jsonl; the CLIP of --clip tells colours",
         ),
     ):
         group.add_argument(flag, metavar=metavar, help=text)

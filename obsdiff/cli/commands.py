@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from ..config import PruningConfig
 from ..errors import UserError
-from ..evaluation.judges.files import Judges
+from ..evaluation.judges.files import JUDGES
 from ..pipelines.builtin import BUILTINS, builtin_info, builtin_path
 from ..pipelines.folder import Folder
 from ..pipelines.general_prompts import CALIBRATION_FILE
@@ -28,8 +28,6 @@ from .next_steps import after_inspecting, in_browser, suggest, typed
 
 if TYPE_CHECKING:
     from .inspection_plan import InspectionPlan
-
-JUDGES = tuple(field.name for field in dataclasses.fields(Judges))
 
 
 def config_of(args: argparse.Namespace, **changes: object) -> PruningConfig:

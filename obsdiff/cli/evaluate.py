@@ -75,7 +75,7 @@ def run_evaluation(args: argparse.Namespace) -> dict[str, Any]:
     found = read_prompts(file)
     prompts = found[: args.num_prompts]
     config = with_recommended(config, dense, args)
-    judges = find_judges(given_judges(args), dense.path, args.download)
+    judges = find_judges(given_judges(args), dense.path, args.download, args.prompts)
 
     from ..evaluation.evaluate import Evaluation, check_comparable
     from ..evaluation.evaluate import evaluate as run_job

@@ -140,7 +140,8 @@ def fill(args: argparse.Namespace, inside: Path, targets: list[PruneTarget]) -> 
         targets: the prunings.
     """
     dense = builtin_path(args.model) if args.model in BUILTINS else Path(args.model)
-    find_judges(given_judges(args), dense, args.download)  # wrong or missing ones, before hours
+    judges = given_judges(args)  # wrong or missing ones are found before hours of pruning
+    find_judges(judges, dense, args.download, args.evaluation_prompts)
     inside.mkdir(exist_ok=True)
     run_prunings(pruning_arguments(args, inside / MODELS))
     run_evaluation(evaluation_arguments(args, inside, targets))

@@ -7,6 +7,7 @@ from ..errors import UserError
 EXTRAS = {
     "eval": ("torchmetrics",),
     "report": ("jinja2", "matplotlib"),
+    "geneval": ("scipy",),
     "gguf": ("gguf",),
     "torchao": ("torchao",),
     "demo": ("torchmetrics", "jinja2", "matplotlib"),

@@ -491,6 +491,7 @@ def test_metrics_are_those_of_the_saved_pictures(argv, tmp_path, capsys):
         "clip_score",
         "pickscore",
         "image_reward",
+        "geneval",
     }
     for images, metrics in [
         (results["dense_images"], results["dense_metrics"]),

@@ -21,6 +21,7 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
+from torch.nn.functional import normalize
 
 from ...runtime.json_files import read_json
 from .weights import MetricUnavailable
@@ -46,6 +47,26 @@ class Clip:
         self.preprocess = preprocessing(folder)
 
     @torch.no_grad()
+    def pictures(self, images: list[Image.Image]) -> Tensor:
+        """Return the embeddings of B pictures (B, F), of length 1."""
+        pooled = self.model.vision_model(pixel_values=self.preprocess(images)).pooler_output
+        return normalize(self.model.visual_projection(pooled), dim=-1)
+
+    @torch.no_grad()
+    def texts(self, prompts: list[str]) -> Tensor:
+        """Return the embeddings of B texts (B, F), of length 1; long ones are truncated."""
+        text = self.tokenizer(
+            prompts,
+            padding=True,
+            truncation=True,
+            max_length=self.model.config.text_config.max_position_embeddings,
+            return_tensors="pt",
+        )
+        pooled = self.model.text_model(
+            input_ids=text.input_ids, attention_mask=text.attention_mask
+        ).pooler_output
+        return normalize(self.model.text_projection(pooled), dim=-1)
+
     def cosines(self, images: list[Image.Image], prompts: list[str]) -> np.ndarray:
         """Return the cosine of each picture's and its prompt's embedding, -1 to 1.
 
@@ -56,22 +77,10 @@ class Clip:
         Returns:
             The cosines (N,), float64.
         """
-        length = self.model.config.text_config.max_position_embeddings
         found = []
         for i in range(0, len(images), BATCH):
-            text = self.tokenizer(
-                prompts[i : i + BATCH],
-                padding=True,
-                truncation=True,
-                max_length=length,
-                return_tensors="pt",
-            )
-            out = self.model(
-                input_ids=text.input_ids,
-                attention_mask=text.attention_mask,
-                pixel_values=self.preprocess(images[i : i + BATCH]),
-            )
-            found.append((out.image_embeds * out.text_embeds).sum(1))
+            batch = slice(i, i + BATCH)
+            found.append((self.pictures(images[batch]) * self.texts(prompts[batch])).sum(1))
         return torch.cat(found).double().numpy()
 
     def clip_scores(self, images: list[Image.Image], prompts: list[str]) -> np.ndarray:

@@ -19,6 +19,7 @@ USUAL = {  # the published model of each metric
     "clip": "openai/clip-vit-large-patch14",
     "pickscore": "yuvalkirstain/PickScore_v1",
     "image_reward": "THUDM/ImageReward",
+    "geneval": "facebook/mask2former-swin-small-coco-instance",
 }
 BERT = "google-bert/bert-base-uncased"  # whose tokenizer ImageReward has
 REWARD_WEIGHTS = ("ImageReward.safetensors", "ImageReward.pt")
@@ -29,7 +30,8 @@ PUBLISHED = {  # the weights that a metric reads from torch's cache
     "weights-inception-2015-12-05-6726825d.pth",
     "lpips": "https://download.pytorch.org/models/alexnet-owt-7be5be79.pth",
 }
-OF_HUB = ("clip", "features", "pickscore", "image_reward")  # fields of Judges that may be hub ids
+# fields of Judges that may be hub ids
+OF_HUB = ("clip", "features", "pickscore", "image_reward", "geneval")
 SECONDS = 30  # for a server to answer
 
 

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from .download import (
     is_hub_id,
     reward_tokenizer,
 )
+from .geneval.files import OF_BOXES, OF_MASKS, require_tasks
 
 INCEPTION = "inception"
 WEIGHT_SUFFIXES = (".safetensors", ".pth", ".pt")
@@ -39,10 +40,16 @@ class Judges:
     lpips: Path | None = None  # file with AlexNet's weights; None: torch's cache
     pickscore: Path | None = None  # folder of PickScore's CLIP
     image_reward: Path | None = None  # folder of ImageReward
+    geneval: Path | None = None  # folder of GenEval's detector
+    tasks: Path | None = None  # the file of the prompts, if it has what GenEval asks for
 
     def record(self) -> dict[str, str]:
         """Return the given models for results.json; files of obsdiff-emoji relative to it."""
-        return {name: recorded(path) for name, path in vars(self).items() if path is not None}
+        given = {name: getattr(self, name) for name in JUDGES}
+        return {name: recorded(path) for name, path in given.items() if path is not None}
+
+
+JUDGES = tuple(field.name for field in fields(Judges) if field.name != "tasks")  # have a flag each
 
 
 def recorded(path: Path) -> str:
@@ -55,7 +62,10 @@ def recorded(path: Path) -> str:
 
 
 def find_judges(
-    given: Mapping[str, str | Path | None], dense: Path, download: bool = False
+    given: Mapping[str, str | Path | None],
+    dense: Path,
+    download: bool = False,
+    prompts: Path | None = None,
 ) -> Judges:
     """Return the judges of the command line's flags.
 
@@ -63,6 +73,7 @@ def find_judges(
         given: value of each flag, by field of Judges; None for a flag that was not passed.
         dense: folder of the dense pipeline; for a built-in one, emoji-clip is the default judge.
         download: whether missing models are fetched: hub ids, and the networks of LPIPS and FID.
+        prompts: the file of the prompts, which GenEval reads; None for default prompts.
 
     Raises:
         UserError: a path does not contain the model of its flag, or a model can't be fetched.
@@ -81,6 +92,9 @@ def find_judges(
     for name in missing:  # after the check of those that are here
         found[name] = FINDERS[name](str(download_judge(name, known[name])))
     judges = Judges(**found)
+    if judges.geneval is not None:
+        require_tasks(judges.geneval, prompts, judges.clip is not None)
+        judges = replace(judges, tasks=prompts)
     if download:
         for name in published_judges(judges):
             download_published(name)
@@ -104,22 +118,46 @@ def find_clip(flag: str, value: str, kinds: tuple[str, ...] = ("clip",)) -> Path
     Raises:
         UserError: the folder does not contain such a model.
     """
-    folder = find_folder(flag, value)
-    require_regular_inside(folder)
-    require_own_code_files([folder])
-    kind = read_json(folder / "config.json").get("model_type")
-    if kind not in kinds:
-        raise UserError(
-            f"{flag}: expected a CLIP model (model_type {' or '.join(kinds)}), found {kind!r} in "
-            f"{folder / 'config.json'}"
-        )
-    read_component(folder, TRANSFORMERS)
+    folder = find_transformer(flag, value, "a CLIP model", kinds)
     if kinds == ("clip",) and not any(
         (folder / name).is_file() for name in ("tokenizer.json", "vocab.json")
     ):
         raise UserError(
             f"{flag}: expected tokenizer.json or vocab.json in {folder}, found no tokenizer"
         )
+    return folder
+
+
+def find_transformer(flag: str, value: str, what: str, kinds: tuple[str, ...]) -> Path:
+    """Return the folder of a model of transformers with safetensors weights and no own code.
+
+    Args:
+        flag: name for error messages.
+        value: a folder, or the id of a model in the hub's cache.
+        what: the model in words.
+        kinds: accepted values of model_type.
+
+    Raises:
+        UserError: the folder does not contain such a model.
+    """
+    folder = find_folder(flag, value)
+    require_regular_inside(folder)
+    require_own_code_files([folder])
+    kind = read_json(folder / "config.json").get("model_type")
+    if kind not in kinds:
+        raise UserError(
+            f"{flag}: expected {what} (model_type {' or '.join(kinds)}), found {kind!r} in "
+            f"{folder / 'config.json'}"
+        )
+    read_component(folder, TRANSFORMERS)
+    return folder
+
+
+def find_detector(value: str) -> Path:
+    """Return the folder of a detector with its preprocessor_config.json."""
+    kinds = (*OF_MASKS, *OF_BOXES)
+    folder = find_transformer("geneval", value, "a detector of objects", kinds)
+    read_json(folder / "preprocessor_config.json")
     return folder
 
 
@@ -218,4 +256,5 @@ FINDERS = {
     "lpips": lambda value: find_weights("lpips", value),
     "pickscore": lambda value: find_clip("pickscore", value),
     "image_reward": find_image_reward,
+    "geneval": find_detector,
 }

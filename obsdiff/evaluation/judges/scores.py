@@ -14,6 +14,8 @@ from .clip import Clip, as_tensor
 from .download import how_to
 from .features import NO_REAL, features_of, open_extractor, real_features
 from .files import Judges
+from .geneval.figures import geneval_figures
+from .geneval.tasks import FILE
 from .image_reward import load_image_reward
 from .lpips import load_alexnet, lpips, lpips_heads
 from .weights import MetricUnavailable
@@ -191,6 +193,16 @@ def image_reward(pictures: Pictures, dense: str, prompts: list[str], judges: Jud
     )
 
 
+def geneval(pictures: Pictures, dense: str, prompts: list[str], judges: Judges) -> Scores:
+    """Return GenEval's share of right pictures."""
+    if judges.geneval is None or judges.tasks is None:
+        raise MetricUnavailable(
+            f"no detector was given: {how_to('geneval')} --prompts {FILE} of GenEval"
+        )
+    found = geneval_figures(pictures, prompts, judges.tasks, judges.geneval, judges.clip)
+    return {name: {"geneval": figure} for name, figure in found.items()}
+
+
 def by_prompt(metric: str, score: Score, pictures: Pictures, prompts: list[str]) -> Scores:
     """Return the mean score of each pipeline."""
     return {name: {metric: mean_of(score(images, prompts))} for name, images in pictures.items()}
@@ -202,4 +214,5 @@ MEASURES = {
     ("clip_score",): clip_score,
     ("pickscore",): pickscore,
     ("image_reward",): image_reward,
+    ("geneval",): geneval,
 }

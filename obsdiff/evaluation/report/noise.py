@@ -24,6 +24,7 @@ class Metric:
     higher_is_better: bool
     decimals: int  # shown
     of_dense: str = ""  # the dense pipeline against itself
+    mean_of_parts: str = ""  # what the mean of its parts is, if that is a figure of its own
 
 
 METRICS = {
@@ -36,6 +37,9 @@ METRICS = {
     "clip_score": Metric("CLIP score", True, 2),
     "pickscore": Metric("PickScore", True, 2),
     "image_reward": Metric("ImageReward", True, 3),
+    "geneval": Metric(
+        "GenEval", True, 3, mean_of_parts="mean of these, the score that papers report,"
+    ),
 }
 LEGEND = (
     "~ the difference to the best of the column is inside the noise: "

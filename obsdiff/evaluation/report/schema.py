@@ -19,6 +19,7 @@ FIGURE = {
     "high": NUMBER,
     "why_not": (str,),
     "per_prompt?": ([float],),
+    "parts?": {"*": {"value": float, "count": int}},
 }
 SPEED = {"speedup": float, "low": float, "high": float}
 REMOVED_OF_TOTAL = {"removed": int, "total": int}

@@ -9,7 +9,7 @@ from .plots import plots
 from .recommendation import recommend
 from .tables import config_table, cost_table, quality_table
 from .tradeoff import tradeoffs
-from .values import drawing_notes, unmeasured_costs
+from .values import drawing_notes, part_lines, unmeasured_costs
 from .verdict import NEARLY_THE_SAME, VISIBLE
 
 
@@ -42,7 +42,7 @@ def section(comparison: Comparison) -> dict[str, Any]:
         "config": config_table(comparison),
         "legend": LEGEND,
         "drawing": drawing_notes(results),
-        "reasons": reasons(results),
+        "reasons": part_lines(results) + reasons(results),
         "cost_reasons": unmeasured_costs(results),
         "plots": plots(comparison),
     }

@@ -11,6 +11,7 @@ from .values import (
     amount,
     costs_of,
     drawing_notes,
+    part_lines,
     quality_intervals,
     speed_interval,
     unmeasured_costs,
@@ -147,4 +148,4 @@ def notes(results: dict[str, Any]) -> list[str]:
             "one prompt has no spread: its intervals have no width, and do not cover other prompts"
         )
     lines += [LEGEND, *drawing_notes(results)]
-    return [*lines, *reasons(results), *unmeasured_costs(results)]
+    return [*lines, *part_lines(results), *reasons(results), *unmeasured_costs(results)]

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from dataclasses import dataclass
+from statistics import fmean
 from typing import Any
 
 from .noise import DENSE_NAME, METRICS, figures_of, near_best
@@ -80,6 +81,22 @@ def drawing_notes(results: dict[str, Any]) -> list[str]:
             f"{name}: {count} of {len(results['prompts'])} pictures {why}; they are crossed out"
             for why, count in counts.items()
         ]
+    return lines
+
+
+def part_lines(results: dict[str, Any]) -> list[str]:
+    """Return one line for each pipeline and figure that is made of parts: each part's value."""
+    lines = []
+    for metric, about in METRICS.items():
+        for name, figure in figures_of(results, metric).items():
+            if parts := figure.get("parts"):
+                words = ", ".join(
+                    f"{part.replace('_', ' ')} {each['value']:.{about.decimals}f} ({each['count']})"
+                    for part, each in parts.items()
+                )
+                mean = fmean(each["value"] for each in parts.values())
+                end = f"; {about.mean_of_parts} {mean:.{about.decimals}f}"
+                lines.append(f"{about.title} of {name}: {words}{end * bool(about.mean_of_parts)}")
     return lines
 
 

@@ -1,6 +1,7 @@
 """The tables in the terminal, cell by cell."""
 
 from obsdiff.evaluation.report.text_table import results_table
+from obsdiff.evaluation.report.values import part_lines
 
 
 def figure(value: float) -> dict:
@@ -83,3 +84,15 @@ def test_a_cost_that_was_not_measured_is_one_line_with_its_runs():
     lines = results_table(RESULTS).splitlines()
     assert lines[-1] == "peak memory: not measured: no /proc (narrow, sparse)"
     assert "peak memory" not in lines[5]
+
+
+def test_figures_made_of_parts_have_a_line_each():
+    parts = {"single_object": {"value": 0.9, "count": 80}, "counting": {"value": 0.5, "count": 20}}
+    figure = {"value": 0.82, "low": 0.7, "high": 0.9, "why_not": None, "parts": parts}
+    runs = [{"name": "half", "metrics": {"geneval": figure}}]
+    assert part_lines({"runs": runs}) == [
+        "GenEval of half: single object 0.900 (80), counting 0.500 (20); "
+        "mean of these, the score that papers report, 0.700"
+    ]
+    del figure["parts"]
+    assert part_lines({"runs": runs}) == []
