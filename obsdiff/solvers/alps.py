@@ -38,6 +38,7 @@ PENALTIES = 8  # values of rho; each needs one inverse
 ITERATIONS = 6  # ADMM iterations with each rho
 RHO = (0.03, 1.0)  # first and last rho, in units of A's diagonal
 RAMP = 24  # iterations until k is the target's
+RESOLVED = 1e-3  # `enough` of the re-solve, which starts near its end: half the time of 1e-4
 # entries (O, I), share of the target's zeros -> True where an entry is kept
 Keep = Callable[[Tensor, float], Tensor]
 
@@ -84,7 +85,7 @@ def solved(
         return None
     mask, sparse = found
     sparse = (
-        conjugate_gradients(rows, mask, square, sparse) / scale
+        conjugate_gradients(rows, mask, square, sparse, enough=RESOLVED) / scale
         if target.compensate
         else torch.cat([w.to(rows) for w in weights]) * mask
     )

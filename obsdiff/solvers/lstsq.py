@@ -124,12 +124,17 @@ def by_factor(rows: Tensor, mask: Tensor, square: Tensor) -> Tensor:
 
 
 def conjugate_gradients(
-    rows: Tensor, kept: Tensor, square: Tensor, start: Tensor, steps: int = MAX_ITERATIONS
+    rows: Tensor,
+    kept: Tensor,
+    square: Tensor,
+    start: Tensor,
+    steps: int = MAX_ITERATIONS,
+    enough: float = ENOUGH,
 ) -> Tensor:
     """Minimise (1) for every row under its own mask, by preconditioned conjugate gradients.
 
     The error still to be removed from a row is about the decrease in the last iterations. A row has
-    converged if DELAY iterations together decrease its error by less than the share ENOUGH.
+    converged if DELAY iterations together decrease its error by less than the share `enough`.
 
     Args:
         rows: W (O, I).
@@ -137,6 +142,7 @@ def conjugate_gradients(
         square: A (I, I), symmetric positive definite.
         start: first iterate (O, I); entries outside the mask are ignored.
         steps: iterations at most.
+        enough: share of a row's error, at which it stops.
 
     Returns:
         W' (O, I), zero outside the mask.
@@ -166,5 +172,5 @@ def conjugate_gradients(
         size = torch.where(active, new, size)
         active &= size > rounding
         if len(decreases) == DELAY:
-            active &= sum(decreases) > ENOUGH * error
+            active &= sum(decreases) > enough * error
     return found

@@ -39,6 +39,8 @@ from .sweep import Choose, Plan, swept
 from .upper_factor import UpperFactor, upper_factor
 
 BLOCK = 128  # columns with one saliency threshold
+STACKED = 2**21  # weights that one sweep takes to several targets at once
+DEVICE_STACKED = 2**24  # the same on an accelerator, where launches are what small sweeps cost
 
 
 def obs(weights: list[Tensor], inputs: Inputs, target: Target) -> list[Solution]:
@@ -59,7 +61,7 @@ def obs(weights: list[Tensor], inputs: Inputs, target: Target) -> list[Solution]
         NotPositiveDefinite: H has entries that are inf or NaN, or the damping ladder fails.
     """
     with upper_factor(inputs.hessian, target.damping, dtype_of(weights)) as factor:
-        return solutions_of(weights, factor, target)
+        return solutions_of(weights, factor, [target])[0]
 
 
 def obs_each(
@@ -67,18 +69,22 @@ def obs_each(
 ) -> Iterator[list[Solution]]:
     """Yield the solutions of `obs` for one target after the other, all from one factor.
 
+    A sweep takes copies of small matrices to several targets at once.
+
     Args:
         weights: matrices (O, I), each pruned to every target by itself.
         inputs: statistics of the I inputs; only the Hessian (I, I) is read.
-        targets: targets; the damping of the first is used for all.
+        targets: targets that differ in the share to remove alone.
 
     Raises:
         NotPositiveDefinite: as for `obs`, at the first target.
     """
     hessian = inputs.hessian.clone()  # the caller may read H between two targets
     with upper_factor(hessian, targets[0].damping, dtype_of(weights)) as factor:
-        for target in targets:
-            yield solutions_of(weights, factor, target)
+        room = STACKED if hessian.device.type == "cpu" else DEVICE_STACKED
+        copies = max(1, room // max(1, sum(w.numel() for w in weights)))
+        for first in range(0, len(targets), copies):
+            yield from solutions_of(weights, factor, targets[first : first + copies])
 
 
 def dtype_of(weights: list[Tensor]) -> torch.dtype:
@@ -86,30 +92,61 @@ def dtype_of(weights: list[Tensor]) -> torch.dtype:
     return torch.promote_types(weights[0].dtype, torch.float32)
 
 
-def solutions_of(weights: list[Tensor], factor: UpperFactor, target: Target) -> list[Solution]:
-    """Sweep matrices (O, I) that read the same input to one target.
+def solutions_of(
+    weights: list[Tensor], factor: UpperFactor, targets: list[Target]
+) -> list[list[Solution]]:
+    """Sweep matrices (O, I) that read the same input, a copy of them for each target.
 
     The sweep has the squared error, too, of weights that are not rounded after it.
+
+    Args:
+        weights: matrices (O, I).
+        factor: of the damped Hessian (I, I).
+        targets: targets that differ in the share to remove alone.
+
+    Returns:
+        The solutions of each target.
     """
-    sizes = [len(w) for w in weights]
-    width, m = BLOCK, target.group[1] if target.group else None
+    (group, compensate), sizes = shared_by(targets), [len(w) for w in weights]
+    width, m = BLOCK, group[1] if group else None
     if m:
         width = -(-BLOCK // m) * m  # rounded up to whole groups
-    found = swept(weights, factor, Plan(chooser(sizes, target), width, m, target.compensate))
-    exact = target.compensate and all(w.dtype == factor.matrix.dtype for w in weights)
+    copies = weights * len(targets)
+    found = swept(copies, factor, Plan(chooser(sizes, targets), width, m, compensate))
+    exact = compensate and all(w.dtype == factor.matrix.dtype for w in weights)
     figures = list(zip(found.losses, found.changes, strict=True))
     errors = [undamped(*one, factor.added) if exact else None for one in figures]
     parts = zip(found.weights, found.kept, found.losses, errors, strict=True)
-    return [
+    solutions = [
         Solution(weight, kept, loss, factor.damping, error) for weight, kept, loss, error in parts
     ]
+    return [solutions[i : i + len(weights)] for i in range(0, len(solutions), len(weights))]
 
 
-def chooser(sizes: list[int], target: Target) -> Choose:
-    """Return the choice of weights: in each n:m group, or by a threshold for each matrix."""
-    if target.group:
-        n, m = target.group
+def shared_by(targets: list[Target]) -> tuple[tuple[int, int] | None, bool]:
+    """Return group and compensation of targets; ValueError if two of them differ."""
+    found = {(target.group, target.compensate) for target in targets}
+    if len(found) != 1:
+        raise ValueError(f"expected targets that differ in their shares alone, found {found}")
+    return found.pop()
+
+
+def chooser(sizes: list[int], targets: list[Target]) -> Choose:
+    """Return the choice of weights: in each n:m group, or by a threshold for each matrix.
+
+    Args:
+        sizes: rows of each matrix.
+        targets: of each copy of the matrices.
+    """
+    if targets[0].group:
+        n, m = targets[0].group
         return lambda saliency: lowest_in_groups(saliency.T, n, m).T
+    shares = [target.removed for target in targets for _ in sizes]
+    rows = sizes * len(targets)
     return lambda saliency: torch.cat(
-        [lowest(part, round(target.removed * part.numel())) for part in saliency.split(sizes, 1)], 1
+        [
+            lowest(part, round(share * part.numel()))
+            for part, share in zip(saliency.split(rows, 1), shares, strict=True)
+        ],
+        1,
     )

@@ -2,6 +2,7 @@
 
 import itertools
 from dataclasses import replace
+from importlib import import_module
 
 import pytest
 import torch
@@ -9,7 +10,7 @@ import torch
 from benchmarks.plain.solve import solve as column_by_column
 from obsdiff.errors import NotPositiveDefinite
 from obsdiff.solvers import SOLVERS
-from obsdiff.solvers.obs import obs
+from obsdiff.solvers.obs import obs, obs_each
 from obsdiff.solvers.problem import Target, layer_error, squared_error
 from obsdiff.solvers.sweep import Plan, swept
 from obsdiff.solvers.upper_factor import upper_factor
@@ -99,6 +100,28 @@ def test_matrices_that_share_an_input_are_pruned_as_if_alone():
     for a, b in zip(together, alone, strict=True):
         assert torch.equal(a.kept, b.kept)
         torch.testing.assert_close(a.weight, b.weight)
+
+
+@pytest.mark.parametrize("stacked", [0, 3, 100], ids=["alone", "by threes", "all at once"])
+@pytest.mark.parametrize("group", [None, (2, 4)])
+def test_several_targets_from_one_factor_are_solved_as_if_alone(stacked, group, monkeypatch):
+    w, h = problem(30, 160)
+    weights = list(w.split([10, 15, 5]))
+    monkeypatch.setattr(import_module(obs.__module__), "STACKED", stacked * w.numel())
+    targets = [Target(share / 10, group) for share in range(1, 9)]
+    found = list(obs_each(weights, seen(h), targets))
+    assert len(found) == len(targets)
+    for solutions, target in zip(found, targets, strict=True):
+        for a, b in zip(solutions, obs(weights, seen(h), target), strict=True):
+            assert torch.equal(a.kept, b.kept)
+            torch.testing.assert_close(a.weight, b.weight)
+            assert (a.loss, a.squared_error) == pytest.approx((b.loss, b.squared_error))
+
+
+def test_targets_of_one_sweep_differ_in_their_shares_alone():
+    w, h = problem(8, 64)
+    with pytest.raises(ValueError, match="differ in their shares alone"):
+        list(obs_each([w], seen(h), [HALF, replace(HALF, group=(2, 4))]))
 
 
 def test_dead_inputs_lose_their_weights():
