@@ -133,11 +133,11 @@ def add_pictures(p: argparse.ArgumentParser) -> None:
     group = p.add_argument_group("pictures")
     group.add_argument(
         "--prompts",
-        metavar="FILE",
+        metavar="FILE|FOLDER",
         type=Path,
-        help="prompts, UTF-8: one a line, or the captions of .json, .jsonl, .csv or .tsv, such as "
-        "GenEval's evaluation_metadata.jsonl (default: a built-in's evaluation prompts, else "
-        "general captions of obsdiff)",
+        help="prompts, UTF-8: one a line, or the captions of .json, .jsonl, .csv or .tsv, or a "
+        "folder of .txt files, one prompt each; for GenEval and DPG-Bench those that they publish "
+        "(default: a built-in's evaluation prompts, else general captions of obsdiff)",
     )
     numbers = {
         "num_prompts": (None, "number of prompts, the first ones (default: 64; --quick: 8)"),
@@ -208,6 +208,12 @@ def add_judges(p: argparse.ArgumentParser) -> None:
             "PATH",
             "detector of COCO's objects for GenEval, of boxes or masks (Mask2Former, DETR, YOLOS "
             "...); prompts: its evaluation_metadata.jsonl; the CLIP of --clip tells colours",
+        ),
+        (
+            "--dpg",
+            "PATH",
+            "model that answers questions about pictures for DPG-Bench (BLIP, ViLT); prompts: its "
+            "folder of .txt files, with dpg_bench.csv in it or beside it",
         ),
     ):
         group.add_argument(flag, metavar=metavar, help=text)

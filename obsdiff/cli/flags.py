@@ -30,7 +30,8 @@ SEVERAL = {  # flags of prune with several values: what these write
 }
 WILDCARDS = ("include", "exclude")
 PROMPTS_HELP = (
-    "calibration prompts, UTF-8: one a line, or the captions of .json, .jsonl, .csv or .tsv "
+    "calibration prompts, UTF-8: one a line, or the captions of .json, .jsonl, .csv or .tsv, or a "
+    "folder of .txt files, one prompt each "
     "(default: a built-in's own, else 120 general captions of obsdiff)"
 )
 FROM_HELP = (

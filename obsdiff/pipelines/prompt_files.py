@@ -1,5 +1,7 @@
 """Prompts from a file: one a line, or the captions of JSON, JSON Lines, CSV and TSV (no torch).
 
+Or from a folder of .txt files, one prompt each.
+
 A line ends at LF, CR LF or CR alone: text from the web and from PDFs has U+2028, form feeds and
 U+0085 inside of prompts. A file of another format is refused by its name or its first bytes.
 """
@@ -13,7 +15,8 @@ from ..runtime.regular_files import is_special
 from .prompt_tables import Found, from_csv, from_json, from_json_lines, from_tsv, is_named
 
 EXPECTED = (
-    "expected UTF-8 text with one prompt a line, or .json, .jsonl, .csv or .tsv with the captions"
+    "expected UTF-8 text with one prompt a line, or .json, .jsonl, .csv or .tsv with the captions, "
+    "or a folder of .txt files with one prompt each"
 )
 # formats that are refused by the name's ending, and some also by their first bytes
 REFUSED = (
@@ -33,24 +36,42 @@ BROKEN_JSON = re.compile(r'\s*([\[{]\s*(\n|$)|\{\s*"|\[\s*["{])')  # no prompt b
 
 
 def read_prompts(file: Path) -> list[str]:
-    """Read prompts from a UTF-8 file; blank ones are skipped.
+    """Read prompts from a UTF-8 file, or a folder of such; blank ones are skipped.
 
     Args:
-        file: one prompt a line, or JSON, JSON Lines, CSV or TSV with the captions.
+        file: one prompt a line, or JSON, JSON Lines, CSV or TSV with the captions; or a folder of
+            .txt files, which are read in the order of their names, one prompt each.
 
     Raises:
         UserError: the file can't be read, is not UTF-8, is of another format, has no prompt, or
             a prompt has a NUL character or half of a surrogate pair.
     """
-    text = read_text(file)
-    reader = READERS.get(file.suffix.lower(), from_text)
-    found = [(place, prompt.strip()) for place, prompt in reader(text, file) if prompt.strip()]
+    return [prompt for _, prompt in prompts_in(file)]
+
+
+def prompts_in(file: Path) -> Found:
+    """Return the prompts that read_prompts returns, each after its place: line 3, or 7.txt."""
+    if file.is_dir():
+        written = from_folder(file)
+    else:
+        text = read_text(file)
+        written = READERS.get(file.suffix.lower(), from_text)(text, file)
+    found = [(place, prompt.strip()) for place, prompt in written if prompt.strip()]
     if not found:
         raise UserError(f"prompts: {file} has no prompt: {EXPECTED}")
     for place, prompt in found:
         if wrong := unusable_character(prompt):
             raise UserError(f"prompts: {file}: {place} has {wrong}; remove it")
-    return [prompt for _, prompt in found]
+    return found
+
+
+def from_folder(folder: Path) -> Found:
+    """Return the content of every .txt file of a folder, its lines joined by spaces."""
+    found = []
+    for file in sorted(folder.glob("*.txt")):
+        lines = (line.strip() for line in read_text(file).split("\n"))
+        found.append((file.name, " ".join(filter(None, lines))))
+    return found
 
 
 def read_text(file: Path) -> str:

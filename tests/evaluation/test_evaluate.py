@@ -492,6 +492,7 @@ def test_metrics_are_those_of_the_saved_pictures(argv, tmp_path, capsys):
         "pickscore",
         "image_reward",
         "geneval",
+        "dpg",
     }
     for images, metrics in [
         (results["dense_images"], results["dense_metrics"]),

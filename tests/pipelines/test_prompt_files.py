@@ -5,7 +5,7 @@ import json
 import pytest
 
 from obsdiff import UserError
-from obsdiff.pipelines.prompt_files import prompts_line, read_prompts
+from obsdiff.pipelines.prompt_files import prompts_in, prompts_line, read_prompts
 
 TWO = ["a red apple", "a blue bird"]
 ROWS = [{"id": 1, "caption": TWO[0]}, {"id": 2, "caption": TWO[1]}]
@@ -35,6 +35,20 @@ def test_one_a_line(tmp_path):
     file = written(tmp_path, "p.txt", "one\n\n  två \r\nthree\rfour")
     assert read_prompts(file) == ["one", "två", "three", "four"]
     assert read_prompts(written(tmp_path, "p", b"\xef\xbb\xbfone\n")) == ["one"]
+
+
+def test_one_a_file_of_a_folder(tmp_path):
+    for name, text in {"b": "a red\r\n  apple\n", "a": "a blue bird", "c": " \n"}.items():
+        written(tmp_path, f"{name}.txt", text)
+    written(tmp_path, "table.csv", "no prompt")
+    assert prompts_in(tmp_path) == [("a.txt", "a blue bird"), ("b.txt", "a red apple")]
+    assert read_prompts(tmp_path) == ["a blue bird", "a red apple"]
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match=r"or a folder of \.txt files with one prompt each"):
+        read_prompts(tmp_path / "empty")
+    written(tmp_path, "d.txt", b"caf\xe9")
+    with pytest.raises(UserError, match=r"d\.txt is not UTF-8"):
+        read_prompts(tmp_path)
 
 
 @pytest.mark.parametrize("inside", ["\u2028", "\u2029", "\x0b", "\x0c", "\x1c", "\x1e", "\x85"])

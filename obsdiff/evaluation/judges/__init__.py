@@ -1,4 +1,4 @@
-"""The models that judge pictures: CLIP, Inception, LPIPS, PickScore, ImageReward, GenEval.
+"""The models that judge pictures: CLIP, Inception, LPIPS, PickScore, ImageReward and others.
 
     judges/scores.py        START HERE: pictures and prompts -> the figure of every metric
     judges/files.py         paths of the models, checked before anything is drawn
@@ -8,6 +8,7 @@
     judges/inception.py     the Inception network of FID
     judges/lpips.py         LPIPS on AlexNet
     judges/image_reward.py  ImageReward on transformers' BLIP
+    judges/dpg/             questions about a picture, answered by a model
     judges/geneval/         objects, numbers, colours and positions, by a detector
     judges/weights.py       reads weights, runs no code of their files
 

@@ -20,6 +20,7 @@ USUAL = {  # the published model of each metric
     "pickscore": "yuvalkirstain/PickScore_v1",
     "image_reward": "THUDM/ImageReward",
     "geneval": "facebook/mask2former-swin-small-coco-instance",
+    "dpg": "Salesforce/blip-vqa-capfilt-large",
 }
 BERT = "google-bert/bert-base-uncased"  # whose tokenizer ImageReward has
 REWARD_WEIGHTS = ("ImageReward.safetensors", "ImageReward.pt")
@@ -31,7 +32,7 @@ PUBLISHED = {  # the weights that a metric reads from torch's cache
     "lpips": "https://download.pytorch.org/models/alexnet-owt-7be5be79.pth",
 }
 # fields of Judges that may be hub ids
-OF_HUB = ("clip", "features", "pickscore", "image_reward", "geneval")
+OF_HUB = ("clip", "features", "pickscore", "image_reward", "geneval", "dpg")
 SECONDS = 30  # for a server to answer
 
 

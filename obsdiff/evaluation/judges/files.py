@@ -24,6 +24,7 @@ from .download import (
     is_hub_id,
     reward_tokenizer,
 )
+from .dpg.questions import KINDS, read_items
 from .geneval.files import OF_BOXES, OF_MASKS, require_tasks
 
 INCEPTION = "inception"
@@ -41,7 +42,8 @@ class Judges:
     pickscore: Path | None = None  # folder of PickScore's CLIP
     image_reward: Path | None = None  # folder of ImageReward
     geneval: Path | None = None  # folder of GenEval's detector
-    tasks: Path | None = None  # the file of the prompts, if it has what GenEval asks for
+    dpg: Path | None = None  # folder of the model that answers DPG-Bench's questions
+    tasks: Path | None = None  # the prompts of GenEval or DPG-Bench, with what they ask for
 
     def record(self) -> dict[str, str]:
         """Return the given models for results.json; files of obsdiff-emoji relative to it."""
@@ -73,7 +75,8 @@ def find_judges(
         given: value of each flag, by field of Judges; None for a flag that was not passed.
         dense: folder of the dense pipeline; for a built-in one, emoji-clip is the default judge.
         download: whether missing models are fetched: hub ids, and the networks of LPIPS and FID.
-        prompts: the file of the prompts, which GenEval reads; None for default prompts.
+        prompts: the file of the prompts, which GenEval reads, or the folder of
+            DPG-Bench's; None for default prompts.
 
     Raises:
         UserError: a path does not contain the model of its flag, or a model can't be fetched.
@@ -94,6 +97,9 @@ def find_judges(
     judges = Judges(**found)
     if judges.geneval is not None:
         require_tasks(judges.geneval, prompts, judges.clip is not None)
+    if judges.dpg is not None:
+        read_items(prompts)
+    if judges.geneval or judges.dpg:
         judges = replace(judges, tasks=prompts)
     if download:
         for name in published_judges(judges):
@@ -154,10 +160,25 @@ def find_transformer(flag: str, value: str, what: str, kinds: tuple[str, ...]) -
 
 
 def find_detector(value: str) -> Path:
-    """Return the folder of a detector with its preprocessor_config.json."""
+    """Return the folder of a detector that says how pictures are read."""
     kinds = (*OF_MASKS, *OF_BOXES)
-    folder = find_transformer("geneval", value, "a detector of objects", kinds)
-    read_json(folder / "preprocessor_config.json")
+    return with_preprocessing(
+        "geneval", find_transformer("geneval", value, "a detector of objects", kinds)
+    )
+
+
+def find_answers(value: str) -> Path:
+    """Return the folder of a model that answers questions about pictures, with its processor."""
+    return with_preprocessing(
+        "dpg", find_transformer("dpg", value, "a model that answers questions", KINDS)
+    )
+
+
+def with_preprocessing(flag: str, folder: Path) -> Path:
+    """Return the folder of a model; UserError if it doesn't say how pictures are read."""
+    names = ("preprocessor_config.json", "processor_config.json")
+    if not any((folder / name).is_file() for name in names):
+        raise UserError(f"{flag}: expected {' or '.join(names)} in {folder}, found neither")
     return folder
 
 
@@ -257,4 +278,5 @@ FINDERS = {
     "pickscore": lambda value: find_clip("pickscore", value),
     "image_reward": find_image_reward,
     "geneval": find_detector,
+    "dpg": find_answers,
 }

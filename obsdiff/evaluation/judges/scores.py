@@ -12,6 +12,7 @@ from ..flaws import latent_problem, problem
 from ..metrics import Figure, fid, kid, mean_of, not_run, psnr, relative_latent_error, ssim
 from .clip import Clip, as_tensor
 from .download import how_to
+from .dpg.figures import dpg_figures
 from .features import NO_REAL, features_of, open_extractor, real_features
 from .files import Judges
 from .geneval.figures import geneval_figures
@@ -203,6 +204,17 @@ def geneval(pictures: Pictures, dense: str, prompts: list[str], judges: Judges) 
     return {name: {"geneval": figure} for name, figure in found.items()}
 
 
+def dpg(pictures: Pictures, dense: str, prompts: list[str], judges: Judges) -> Scores:
+    """Return DPG-Bench's scores."""
+    if judges.dpg is None or judges.tasks is None:
+        raise MetricUnavailable(
+            f"no model that answers questions was given: {how_to('dpg')} --prompts FOLDER of "
+            "DPG-Bench"
+        )
+    found = dpg_figures(pictures, prompts, judges.tasks, judges.dpg)
+    return {name: {"dpg": figure} for name, figure in found.items()}
+
+
 def by_prompt(metric: str, score: Score, pictures: Pictures, prompts: list[str]) -> Scores:
     """Return the mean score of each pipeline."""
     return {name: {metric: mean_of(score(images, prompts))} for name, images in pictures.items()}
@@ -215,4 +227,5 @@ MEASURES = {
     ("pickscore",): pickscore,
     ("image_reward",): image_reward,
     ("geneval",): geneval,
+    ("dpg",): dpg,
 }

@@ -40,6 +40,7 @@ METRICS = {
     "geneval": Metric(
         "GenEval", True, 3, mean_of_parts="mean of these, the score that papers report,"
     ),
+    "dpg": Metric("DPG-Bench", True, 2),
 }
 LEGEND = (
     "~ the difference to the best of the column is inside the noise: "

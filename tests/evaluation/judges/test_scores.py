@@ -34,7 +34,7 @@ from ...conftest import PROMPTS
 from .conftest import SIDE, VISION
 
 EMOJI_CLIP = builtin_path("emoji-clip")
-BENCHMARKS = {"geneval"}  # have prompts of their own
+BENCHMARKS = {"geneval", "dpg"}  # have prompts of their own
 
 
 def images(n: int = 4, side: int = SIDE, seed: int = 0) -> list[Image.Image]:
@@ -232,6 +232,7 @@ def test_a_missing_model_is_the_reason_of_its_metrics(tmp_path, monkeypatch):
         "pickscore": "--pickscore",
         "image_reward": "--image-reward",
         "geneval": "--geneval",
+        "dpg": "--dpg",
     }
     for metric, word in words.items():
         assert found[metric]["value"] is None

@@ -8,6 +8,7 @@ from PIL import Image
 from obsdiff.evaluation.judges.geneval.detector import found_boxes, instances, open_detector
 from obsdiff.evaluation.judges.geneval.rule import Found
 from obsdiff.evaluation.judges.weights import MetricUnavailable
+from obsdiff.pipelines.hub_files import model_files
 
 PICTURE = Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 24, 3), dtype=np.uint8))
 
@@ -82,3 +83,10 @@ def test_masks_are_as_transformers_has_them(mask_detector):
     for one in ours:
         nearest = min(abs(one.score - each["score"]) for each in theirs)
         assert nearest < 1e-4, one.name
+
+
+@pytest.mark.slow
+def test_the_files_that_are_downloaded_are_enough(box_detector, tmp_path):
+    for name in model_files({file.name for file in box_detector.iterdir()}, "geneval"):
+        (tmp_path / name).write_bytes((box_detector / name).read_bytes())
+    assert isinstance(open_detector(tmp_path)(PICTURE), list)

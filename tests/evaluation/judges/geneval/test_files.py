@@ -44,7 +44,7 @@ def test_a_detector_without_names_or_preprocessing_is_refused(box_detector, meta
     with pytest.raises(UserError, match="expected the names of the classes in id2label, found no"):
         find(bare, tmp_path, metadata)
     (bare / "preprocessor_config.json").unlink()
-    with pytest.raises(UserError, match=r"preprocessor_config\.json"):
+    with pytest.raises(UserError, match=r"expected preprocessor_config\.json or processor"):
         find(bare, tmp_path, metadata)
 
 
