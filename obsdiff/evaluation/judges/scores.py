@@ -11,7 +11,7 @@ from torch import Tensor
 from ..flaws import latent_problem, problem
 from ..metrics import Figure, fid, kid, mean_of, not_run, psnr, relative_latent_error, ssim
 from .clip import Clip, as_tensor
-from .download import how_to
+from .download import USUAL, how_to
 from .dpg.figures import dpg_figures
 from .features import NO_REAL, features_of, open_extractor, real_features
 from .files import Judges
@@ -198,7 +198,8 @@ def geneval(pictures: Pictures, dense: str, prompts: list[str], judges: Judges) 
     """Return GenEval's share of right pictures."""
     if judges.geneval is None or judges.tasks is None:
         raise MetricUnavailable(
-            f"no detector was given: {how_to('geneval')} --prompts {FILE} of GenEval"
+            f"no detector was given: --geneval {USUAL['geneval']} {how_to('clip')} "
+            f"--prompts {FILE} of GenEval"
         )
     found = geneval_figures(pictures, prompts, judges.tasks, judges.geneval, judges.clip)
     return {name: {"geneval": figure} for name, figure in found.items()}

@@ -38,7 +38,7 @@ METRICS = {
     "pickscore": Metric("PickScore", True, 2),
     "image_reward": Metric("ImageReward", True, 3),
     "geneval": Metric(
-        "GenEval", True, 3, mean_of_parts="mean of these, the score that papers report,"
+        "GenEval", True, 3, mean_of_parts="mean of these (of all 553 prompts: the papers' score)"
     ),
     "dpg": Metric("DPG-Bench", True, 2),
 }

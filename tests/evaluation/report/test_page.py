@@ -52,7 +52,10 @@ def test_every_measured_metric_has_a_column_and_the_others_a_reason(run):
     change(
         run,
         runs=[entry | {"metrics": metrics}, other],
-        dense_metrics={"clip_score": {"value": 20.5, **near}},
+        dense_metrics={
+            "clip_score": {"value": 20.5, **near},
+            "dpg": {"value": 20.0, **near, "parts": {"entity": {"value": 30.0, "count": 7}}},
+        },
     )
     write_page([run], run / "page.html")
     page = (run / "page.html").read_text()
@@ -62,6 +65,7 @@ def test_every_measured_metric_has_a_column_and_the_others_a_reason(run):
     assert '<td data-value="10.0">10.00<br>' in page  # outside
     assert '<th scope="col">PickScore</th>' not in page
     assert "PickScore: not run: no CLIP was given &lt;here&gt;" in page
+    assert "DPG-Bench of dense: entity 30.00 (7)<" in page
     assert "CLIP score against sparsity" in page
 
 

@@ -92,7 +92,7 @@ def test_figures_made_of_parts_have_a_line_each():
     runs = [{"name": "half", "metrics": {"geneval": figure}}]
     assert part_lines({"runs": runs}) == [
         "GenEval of half: single object 0.900 (80), counting 0.500 (20); "
-        "mean of these, the score that papers report, 0.700"
+        "mean of these (of all 553 prompts: the papers' score) 0.700"
     ]
     del figure["parts"]
     assert part_lines({"runs": runs}) == []

@@ -77,7 +77,8 @@ def test_without_a_detector_the_reason_has_the_command():
     why = model_figures({"dense": pictures(3)}, "dense", PROMPTS[:3], Judges())["dense"]
     assert why["geneval"]["why_not"] == (
         "no detector was given: --geneval facebook/mask2former-swin-small-coco-instance "
-        "--download --prompts evaluation_metadata.jsonl of GenEval"
+        "--clip openai/clip-vit-large-patch14 --download "
+        "--prompts evaluation_metadata.jsonl of GenEval"
     )
 
 
@@ -100,4 +101,4 @@ def test_the_command_line_prints_and_stores_every_tag(
     with pytest.raises(ValueError, match=r"dense_metrics\.geneval\.parts\.counting\.count"):
         check_results(results)
     assert "GenEval of half: single object 0.000 (1), two object 0.000 (1), counting" in table
-    assert "; mean of these, the score that papers report, 0.000" in table
+    assert "; mean of these (of all 553 prompts: the papers' score) 0.000" in table

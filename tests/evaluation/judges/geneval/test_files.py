@@ -7,6 +7,8 @@ import pytest
 
 from obsdiff.errors import UserError
 from obsdiff.evaluation.judges.files import Judges, find_judges
+from obsdiff.evaluation.judges.geneval import files
+from obsdiff.evaluation.judges.geneval.files import require_backbone
 from obsdiff.runtime import extras
 
 
@@ -46,6 +48,28 @@ def test_a_detector_without_names_or_preprocessing_is_refused(box_detector, meta
     (bare / "preprocessor_config.json").unlink()
     with pytest.raises(UserError, match=r"expected preprocessor_config\.json or processor"):
         find(bare, tmp_path, metadata)
+
+
+def test_the_hub_is_not_asked_about_a_backbone(tmp_path, monkeypatch):
+    for config in (
+        {"model_type": "yolos"},
+        {"model_type": "rt_detr", "backbone": None},
+        {"model_type": "rt_detr", "backbone": "a", "backbone_config": {"model_type": "resnet"}},
+    ):
+        require_backbone(tmp_path, config)
+    for config in (
+        {"model_type": "rt_detr", "backbone": "microsoft/resnet-50"},
+        {"model_type": "detr", "backbone": "microsoft/resnet-50", "use_timm_backbone": False},
+        {"model_type": "detr", "backbone": "resnet50", "backbone_kwargs": {"out_indices": [1]}},
+    ):
+        with pytest.raises(UserError, match=r"found its name alone, '.*resnet"):
+            require_backbone(tmp_path, config)
+    detr = {"model_type": "detr", "backbone": "resnet50", "backbone_config": None}
+    monkeypatch.setattr(files, "find_spec", lambda name: None)
+    with pytest.raises(UserError, match="pip install timm"):
+        require_backbone(tmp_path, detr)
+    monkeypatch.setattr(files, "find_spec", lambda name: name)
+    require_backbone(tmp_path, detr)
 
 
 def test_mask2former_needs_scipy(mask_detector, clip, metadata, tmp_path, monkeypatch):
