@@ -115,7 +115,8 @@ examples:
 examples:
   obsdiff evaluate out --against emoji-sd3 --output run
   obsdiff evaluate out --against emoji-sd3 --output run --quick
-  obsdiff evaluate out/0.30 out/0.50 --against emoji-sd3 --output run --num-prompts 24""",
+  obsdiff evaluate out/0.30 out/0.50 --against emoji-sd3 --output run --num-prompts 24
+  obsdiff evaluate out --against FOLDER --output run --image-reward THUDM/ImageReward --download""",
     ),
     "report": Command(
         report_command,

@@ -37,6 +37,12 @@ def test_wrong_arguments_are_one_line(sd3_folder, tmp_path):
         obsdiff.load(tmp_path / "none")
     with pytest.raises(UserError, match="dtype: expected one of"):
         obsdiff.load(sd3_folder, dtype="int8")
+    with pytest.raises(
+        UserError, match="pickscore: expected a folder or a model in the hub's cache"
+    ):
+        obsdiff.evaluate(
+            sd3_folder, sd3_folder, tmp_path / "run", pickscore="no-such/model", download=False
+        )
     with pytest.raises(UserError, match="found no argument round; did you mean rounds"):
         obsdiff.evaluate(tmp_path, sd3_folder, tmp_path / "run", round=0)
 
