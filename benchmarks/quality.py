@@ -3,6 +3,7 @@
     python -m benchmarks.quality emoji-unet [emoji-sd3] [--seeds 0] [--threads 1]
     python -m benchmarks.quality --summary      # what reaches the error of preset paper, and when
     python -m benchmarks.quality --plot         # docs/quality.png
+    python -m benchmarks.tables                 # docs/measurements.md
 
 The cost of a row is the CPU time of the whole pruning, its dense pass and allocation included, over
 that of plain inference of 100 prompts with the model's steps. Plain inference of a few prompts is
@@ -33,6 +34,7 @@ from obsdiff.runtime.json_files import write_json
 from .conditions import RESULTS, conditions, model_version
 from .paper.lab import STEPS, Lab
 from .paper.rows import live
+from .tables.quality import MODELS, Found, Setting, by_target, yardstick
 
 DOCS = Path(__file__).parents[1] / "docs"
 UNIT = 100  # prompts of the plain inference that costs count in
@@ -65,19 +67,21 @@ class Pass(NamedTuple):
     def settings(self) -> dict[str, Any]:
         """The settings of a config."""
         tokens = {} if self.tokens is None else {"tokens_per_column": self.tokens}
-        return {"num_prompts": self.prompts, "num_inference_steps": self.steps} | tokens
+        return {"num_prompts": self.prompts, "step_share": self.steps / STEPS} | tokens
 
-    def name(self, preset: str, target: str, seed: int) -> str:
-        """The name of a row."""
-        tokens = "" if self.tokens is None else f", {self.tokens:g} tokens"
-        return (
-            f"{preset}: {target}, {self.prompts} prompts, {self.steps} steps{tokens}, seed {seed}"
-        )
+    def row(self, preset: str, target: str, seed: int) -> dict[str, Any]:
+        """What tells a row from others."""
+        return {
+            "preset": preset,
+            "target": target,
+            **{name: getattr(self, name) for name in ("prompts", "steps", "tokens")},
+            "seed": seed,
+        }
 
 
 PASSES = (
-    *(Pass(prompts) for prompts in (4, 16, 32, 64, 100)),
-    *(Pass(prompts, STEPS // 2, None, ("fast",)) for prompts in (16, 32, 64)),
+    *(Pass(prompts, STEPS // 2, None, ("fast",)) for prompts in (24, 16, 32, 64)),
+    *(Pass(prompts) for prompts in (16, 64, 100, 4, 32)),
     *(Pass(prompts, STEPS, 32.0, ("fast",)) for prompts in (32, 64)),
 )
 YARDSTICK = Pass(UNIT, presets=("paper",))
@@ -138,17 +142,23 @@ def measure(model: str, seeds: list[int]) -> None:
     } | conditions("benchmarks.quality")
     plain_seconds(lab)  # warm
     for seed in seeds:
-        for one in (*PASSES, YARDSTICK):
+        for one in (YARDSTICK, *PASSES):
+            about_rows = [one.row(p, t, seed) for t in TARGETS for p in one.presets]
             missing = {
-                name: config_of(lab, one, preset, target, seed)
-                for target in TARGETS
-                for preset in one.presets
-                if (name := one.name(preset, target, seed)) not in rows
+                name: (row, config_of(lab, one, row["preset"], row["target"], seed))
+                for row in about_rows
+                if (name := name_of(row)) not in rows
             }
-            for name, found in measured(lab, missing, shared=one is not YARDSTICK):
-                rows[name] = {"seed": seed} | found
+            configs = {name: config for name, (_, config) in missing.items()}
+            for name, found in measured(lab, configs, shared=one is not YARDSTICK):
+                rows[name] = missing[name][0] | found
                 write_json(file, about | {"rows": rows})
                 print(f"{model}: {name}: {found['error']:.4f} for {found['cost']:.2f}", flush=True)
+
+
+def name_of(row: dict[str, Any]) -> str:
+    """The name of a row."""
+    return f"{Setting(*(row[key] for key in Setting._fields))}: {row['target']}, seed {row['seed']}"
 
 
 def measured(
@@ -169,53 +179,42 @@ def measured(
             yield name, row(lab, config, plain, dense, besides)
 
 
-def stored(model: str) -> dict[str, dict[str, list[tuple[float, float]]]]:
-    """target -> setting -> cost and error of each seed."""
-    file = RESULTS / f"quality-{model}.json"
-    rows = json.loads(file.read_text())["rows"] if file.exists() else {}
-    found: dict[str, dict[str, list[tuple[float, float]]]] = {t: defaultdict(list) for t in TARGETS}
-    for name, one in rows.items():
-        preset, _, rest = name.partition(": ")
-        target, _, rest = rest.partition(", ")
-        setting = f"{preset}, {rest.rpartition(', seed')[0]}"
-        found[target][setting].append((one["cost"], one["error"]))
-    return found
-
-
-def mean_of(pairs: list[tuple[float, float]]) -> tuple[float, float]:
-    """Mean cost and mean error."""
-    return sum(c for c, _ in pairs) / len(pairs), sum(e for _, e in pairs) / len(pairs)
-
-
 def summary() -> None:
     """Print every setting by its cost, and its error over the yardstick's."""
-    base = f"paper, {UNIT} prompts, {STEPS} steps"
-    for model in BUILTINS:
-        for target, settings in stored(model).items():
-            yardstick = mean_of(settings[base])[1] if base in settings else None
+    for model, targets in measured_models():
+        for target, settings in targets.items():
+            base = yardstick(settings)
             print(f"\n{model}, {target}")
-            for setting, pairs in sorted(settings.items(), key=lambda item: mean_of(item[1])):
-                cost, error = mean_of(pairs)
-                share = "" if yardstick is None else f"  {error / yardstick:.2f} of paper's"
-                print(f"  cost {cost:6.2f}  error {error:.4f}{share}  {setting}, {len(pairs)} sets")
+            for setting, found in sorted(settings.items(), key=lambda item: item[1]):
+                share = "" if base is None else f"  {found.error / base:.2f} of paper's"
+                print(f"  cost {found.cost:6.2f}  error {found.error:.4f}{share}  {setting}")
+
+
+def measured_models() -> Iterator[tuple[str, dict[str, dict[Setting, Found]]]]:
+    """Yield each model that has rows, and these."""
+    for model in MODELS:
+        file = RESULTS / f"quality-{model}.json"
+        if file.exists():
+            yield model, by_target(json.loads(file.read_text()))
 
 
 def plot() -> None:
     """Draw error against cost, a panel for each model and target."""
     import matplotlib.pyplot as plt
 
+    models = list(measured_models())
     figure, panels = plt.subplots(
-        len(BUILTINS), len(TARGETS), figsize=(12, 7), squeeze=False, layout="constrained"
+        len(models),
+        len(TARGETS),
+        figsize=(12, 4 * len(models)),
+        squeeze=False,
+        layout="constrained",
     )
-    for axes, model in zip(panels, BUILTINS, strict=True):
-        for ax, (target, settings) in zip(axes, stored(model).items(), strict=True):
-            lines: dict[str, list[tuple[float, float]]] = defaultdict(list)
-            for setting, pairs in settings.items():
-                preset, _, rest = setting.partition(", ")
-                lines[preset + rest.partition(" prompts")[2]].append(mean_of(pairs))
-            for name, points in sorted(lines.items()):
+    for axes, (model, targets) in zip(panels, models, strict=True):
+        for ax, (target, settings) in zip(axes, targets.items(), strict=True):
+            for name, points in sorted(lines_of(settings).items()):
                 costs, errors = zip(*sorted(points), strict=True)
-                ax.plot(costs, errors, marker="o", label=name.replace(f", {STEPS} steps", ""))
+                ax.plot(costs, errors, marker="o", label=name)
             ax.set(title=f"{model}, {target}", xscale="log", yscale="log")
             ax.set(xlabel=f"cost / plain inference of {UNIT} prompts", ylabel="latent error")
     handles = {
@@ -225,6 +224,16 @@ def plot() -> None:
     }
     figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=6)
     figure.savefig(DOCS / "quality.png", dpi=120)
+
+
+def lines_of(settings: dict[Setting, Found]) -> dict[str, list[Found]]:
+    """The points of each line: settings that differ in their prompts alone."""
+    lines: dict[str, list[Found]] = defaultdict(list)
+    for setting, found in settings.items():
+        steps = "" if setting.steps == STEPS else f", {setting.steps} steps"
+        tokens = "" if setting.tokens is None else f", {setting.tokens:g} tokens"
+        lines[setting.preset + steps + tokens].append(found)
+    return lines
 
 
 def main() -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.demo import figures_of
-from benchmarks.tables import demo, structured
+from benchmarks.tables import demo, quality, structured
 from benchmarks.tables.__main__ import ROOT, main
 from benchmarks.tables.blocks import END, blocks_in, rewritten
 from benchmarks.tables.markdown import errors, grid
@@ -260,11 +260,14 @@ def demo_results() -> dict:
         runs.append(
             {
                 "name": name,
-                "config": {"pattern": "unstructured", "num_prompts": 8, **settings},
-                "cost": cost(*((30, 1.25) if structured_ else (40, 1.0)), **gone),
-                "metrics": {
-                    "relative_latent_error": figure(0.05 if settings["method"] == "obs" else 0.2)
+                "config": {
+                    "method": "alps",
+                    "pattern": "unstructured",
+                    "num_prompts": 8,
+                    **settings,
                 },
+                "cost": cost(*((30, 1.25) if structured_ else (40, 1.0)), **gone),
+                "metrics": {"relative_latent_error": figure(0.05 if "preset" in settings else 0.2)},
                 "layers": [],
                 "images": [],
             }
@@ -285,21 +288,24 @@ def demo_results() -> dict:
 def test_the_tables_of_the_demo(tmp_path):
     found = figures_of(demo_results(), ["a", "b", "c"], 2)
     (tmp_path / "demo.json").write_text(json.dumps(found))
-    assert "at 30 % 30.0 of 40.0 MB | yes, on any hardware: a step 1.25 times |" in (
-        demo.which_pruning(tmp_path)
-    )
+    timed = {"rows": [{"sparsity": 0.1, "speedup": 1.1}, {"sparsity": 0.2, "speedup": 1.24}]}
+    (tmp_path / "structured-speed.json").write_text(json.dumps(timed))
+    assert (
+        "at 20 % 30.0 of 40.0 MB | yes, on any hardware: a step of an SD3 transformer 1.24 times |"
+    ) in demo.which_pruning(tmp_path)
     block = demo.demo(tmp_path)
-    assert block.startswith("`emoji-sd3`, version 2, 8 calibration prompts, 10 steps, 2 threads")
+    assert block.startswith("`emoji-unet`, version 2, 8 calibration prompts, 10 steps, 2 threads")
     assert block.partition("\n\n")[2].splitlines() == [
-        "| | 50 % unstructured | 2:4 | structured 30 %: 3,000 of 10,000 neurons |",
+        "| | 50 % unstructured | 2:4 | structured 20 %: 3,000 of 10,000 neurons |",
         "| --- | --- | --- | --- |",
         "| `magnitude` | 0.200 (0.100 to 0.400) | 0.200 (0.100 to 0.400) | |",
-        "| `l1` | | | 0.200 (0.100 to 0.400) |",
-        "| `obs` | **0.050** (0.025 to 0.100) | **0.050** (0.025 to 0.100) "
+        "| `obs` | 0.200 (0.100 to 0.400) | | |",
+        "| `best` | **0.050** (0.025 to 0.100) | **0.050** (0.025 to 0.100) "
         "| **0.050** (0.025 to 0.100) |",
+        "| `l1` | | | 0.200 (0.100 to 0.400) |",
         "| on disk, parameters, MACs | 40.0 MB, 20.00 M, 5.00 G | the same "
         "| 30.0 MB, 20.00 M, 5.00 G |",
-        "| speed of a step with `obs`, times dense's | 1.00 (0.90 to 1.10) | 1.00 (0.90 to 1.10) "
+        "| speed of a step with `best`, times dense's | 1.00 (0.90 to 1.10) | 1.00 (0.90 to 1.10) "
         "| 1.25 (1.15 to 1.35) |",
     ]
 
@@ -308,7 +314,7 @@ def test_a_demo_of_another_version_of_the_model_is_refused():
     with pytest.raises(UserError, match="run the demo again"):
         figures_of(demo_results(), ["other", "prompts"], 2)
     with pytest.raises(UserError, match="expected the prunings of the demo"):
-        figures_of(demo_results() | {"dense": "emoji-unet"}, ["a", "b"], 2)
+        figures_of(demo_results() | {"dense": "emoji-sd3"}, ["a", "b"], 2)
 
 
 def sent_in_file(folder: Path, **changes) -> Path:
@@ -318,7 +324,7 @@ def sent_in_file(folder: Path, **changes) -> Path:
         "versions": {"obsdiff": "0.2.0", DEMO_MODEL: "3"},
         "dense_metrics": {},
     }
-    file = folder / FOLDER / "emoji-sd3-demo.json"
+    file = folder / FOLDER / "emoji-unet-demo.json"
     file.parent.mkdir(exist_ok=True)
     write_json(file, given | changes)
     return file
@@ -328,16 +334,16 @@ def test_a_run_that_was_sent_in_becomes_rows(tmp_path):
     rows = lines_of(sent_in_file(tmp_path))
     assert len(rows) == len(VARIANTS)
     assert rows[1] == [
-        "emoji-sd3, version 3",
+        "emoji-unet, version 3",
         "unstructured 50 %, obs, 8 prompts",
-        "0.050 (0.025 to 0.100)",
+        "0.200 (0.100 to 0.400)",
         "not measured",
         "40.0 MB of 40.0 MB",
         "1.00 (0.90 to 1.10)",
         "2, 10",
         "A card, bfloat16",
         "0.2.0",
-        "[emoji-sd3-demo](../benchmarks/results/measured/emoji-sd3-demo.json)",
+        "[emoji-unet-demo](../benchmarks/results/measured/emoji-unet-demo.json)",
     ]
     assert len(measured(tmp_path).splitlines()) == 2 + len(rows)
 
@@ -354,6 +360,46 @@ def test_a_run_that_was_sent_in_becomes_rows(tmp_path):
 def test_a_run_that_cannot_be_a_row_is_refused(tmp_path, changes, message):
     with pytest.raises(UserError, match=message):
         lines_of(sent_in_file(tmp_path, **changes))
+
+
+def quality_rows(*errors: tuple[str, int, int, float, float]) -> dict:
+    """Rows of two calibration sets whose mean is the given error, equal for all targets."""
+    return {
+        f"{preset}, {prompts}, {steps}: {target}, {seed}": {
+            "preset": preset,
+            "target": target,
+            "prompts": prompts,
+            "steps": steps,
+            "tokens": None,
+            "seed": seed,
+            "cost": cost,
+            "error": error * (0.9 + 0.2 * seed),
+        }
+        for preset, prompts, steps, cost, error in errors
+        for target in quality.TARGETS
+        for seed in (0, 1)
+    }
+
+
+def test_the_table_of_time_to_quality(tmp_path):
+    rows = quality_rows(("paper", 100, 10, 4.5, 0.2), ("fast", 24, 5, 0.3, 0.1))
+    rows.pop("fast, 24, 5: 2:4, 0"), rows.pop("fast, 24, 5: 2:4, 1")
+    about = {"command": "c", "model_version": 3, "tuning_prompts": 32, "threads": 1}
+    for model in quality.MODELS:
+        kept = about | {"model": model, "rows": rows}
+        (tmp_path / f"quality-{model}.json").write_text(json.dumps(kept))
+    block = quality.quality(tmp_path)
+    assert block.startswith("`emoji-unet`, version 3, 32 prompts that settings are chosen on")
+    assert block.splitlines()[-4:] == [
+        "| | 50 % | 2:4 | structured 30 % |",
+        "| --- | --- | --- | --- |",
+        "| fast, 24 prompts, 5 steps | 0.30: 0.50 | | 0.30: 0.50 |",
+        "| paper, 100 prompts, 10 steps | 4.50: 1.00 | 4.50: 1.00 | 4.50: 1.00 |",
+    ]
+    kept["rows"] = quality_rows(("fast", 24, 5, 0.3, 0.1))
+    (tmp_path / f"quality-{model}.json").write_text(json.dumps(kept))
+    with pytest.raises(NotMeasured, match="no row of preset paper"):
+        quality.quality(tmp_path)
 
 
 def test_the_tables_of_structured_pruning(tmp_path):

@@ -48,6 +48,18 @@ def test_every_layer_has_its_sparsity_and_nothing_else_moved(make, pattern, meth
         assert row.sparsity == pytest.approx((w == 0).float().mean().item())
 
 
+def test_half_of_the_steps_is_a_run_of_half_as_many():
+    reports = [
+        prune_(sd3(), PROMPTS[:2], PruningConfig(**QUICK | settings))
+        for settings in (
+            {"num_inference_steps": 4, "step_share": 0.5},
+            {"num_inference_steps": 2},
+        )
+    ]
+    assert reports[0].settings == reports[1].settings
+    assert [row.error for row in reports[0].layers] == [row.error for row in reports[1].layers]
+
+
 @pytest.mark.parametrize("pattern", ["unstructured", "2:4"])
 @pytest.mark.parametrize("make", first_quick([sd3, sd, flux]))
 @pytest.mark.slow

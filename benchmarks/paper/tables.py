@@ -184,7 +184,8 @@ def presets(lab: Lab, rows: Rows) -> None:
     best and fast."""
     rows.keep("dense", lambda: dense_row(lab))
     for seed in SEEDS:
-        shared = lab.settings | {"num_prompts": PRESET_PROMPTS[lab.model], "seed": seed}
+        amount = {"num_prompts": PRESET_PROMPTS[lab.model], "step_share": 1}  # the same for all
+        shared = lab.settings | amount | {"seed": seed}
         configs = {
             f"{preset}: {target}, seed {seed}": PruningConfig(preset=preset, **settings, **shared)
             for preset in COMPARED_PRESETS

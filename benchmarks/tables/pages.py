@@ -9,6 +9,7 @@ from obsdiff import UserError
 from .blocks import rewritten
 from .demo import demo, which_pruning
 from .measured import measured
+from .quality import quality as time_to_quality
 from .results import results
 from .stored import NotMeasured
 from .structured import quality, solve, speed
@@ -18,6 +19,7 @@ TABLES: dict[str, Callable[[Path], str]] = {  # of the folder of the stored figu
     "which-pruning": which_pruning,
     "results": results,
     "demo": demo,
+    "time-to-quality": time_to_quality,
     "structured-quality": quality,
     "structured-speed": speed,
     "structured-solve": solve,

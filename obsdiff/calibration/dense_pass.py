@@ -104,7 +104,7 @@ def first_packages(plan: PruningPlan) -> list[Package]:
 
 
 SHARED_SETTINGS = (
-    *("num_prompts", "held_out", *CALL_SETTINGS, "batch_size", "seed"),
+    *("num_prompts", "held_out", *CALL_SETTINGS, "step_share", "batch_size", "seed"),
     *("step_weighting", "step_weight_min", "step_weight_max", "tokens_per_column"),
     *("target", "component", "dtype", "device", "offload", "offload_device"),
 )

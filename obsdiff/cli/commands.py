@@ -57,11 +57,15 @@ def quiet() -> None:
 def with_recommended(
     config: PruningConfig, folder: Folder, args: argparse.Namespace
 ) -> PruningConfig:
-    """Return the config with a built-in's recommended settings for each flag that was not given."""
+    """Return the config with a built-in's recommended settings.
+
+    Flags that were given, and what the preset sets, stay.
+    """
     info = builtin_info(folder.path)
     known = info.get("settings", {}) | info.get("calibration", {})
+    kept = {*vars(args), *config.from_preset}
     return dataclasses.replace(
-        config, **{name: value for name, value in known.items() if name not in args}
+        config, **{name: value for name, value in known.items() if name not in kept}
     )
 
 

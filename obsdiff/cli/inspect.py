@@ -364,7 +364,7 @@ def pipeline_class(folder: Folder) -> Any:
 
 
 def call_defaults(folder: Folder, config: PruningConfig) -> dict[str, Any]:
-    """Return steps, guidance and size: as configured, else the pipeline's defaults.
+    """Return steps of calibration, guidance and size: as configured, else the pipeline's defaults.
 
     Args:
         folder: the model.
@@ -385,6 +385,8 @@ def call_defaults(folder: Folder, config: PruningConfig) -> dict[str, Any]:
         settings[name] = (
             own if own is not None else (None if default is inspect.Parameter.empty else default)
         )
+    if settings["num_inference_steps"]:
+        settings["num_inference_steps"] = config.steps_of(settings["num_inference_steps"])
     side = latent_side(folder.pipeline, folder.config(folder.denoiser(config.component)))
     for name in ("height", "width"):
         if settings[name] is None and side is not None:

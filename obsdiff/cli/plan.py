@@ -160,7 +160,7 @@ def plan_of(
         hessians_in_files=in_files,
         disk=disk_row(args.output, parts, in_files),
         step_seconds=measured_step(folder, component, inputs, settings) if timed else None,
-        presets=preset_rows(folder, config, count),
+        presets=preset_rows(folder, config, prompts, args),
         dense_macs=macs,
         outcomes=rows,
         target=target,

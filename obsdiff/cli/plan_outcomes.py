@@ -1,5 +1,6 @@
 """What each pattern and preset would change, counted on the meta device, and what it costs."""
 
+import argparse
 import math
 from collections.abc import Iterator
 from dataclasses import replace
@@ -16,12 +17,14 @@ from ..models.call_shapes import CallArguments
 from ..models.folded import folded_ranks
 from ..pipelines.folder import Folder
 from ..pipelines.removed import in_words
+from .commands import with_recommended
 from .inspect import describe
 from .predicted_size import predicted_model, rounded_layers, stored_bytes
 from .prediction import count
 from .run_plan import OutcomeRow, PresetRow, TargetRow
 
 WHERE = ("blocks", "include", "exclude", "component", "keep_first_last")  # settings of every row
+CALIBRATING = ("num_prompts", "step_share")  # what presets set, if the user does not
 CASES: tuple[dict[str, Any], ...] = (
     {"sparsity": 0.5},
     {"pattern": "2:4"},
@@ -142,22 +145,27 @@ def folding(model: nn.Module) -> str:
     return f", {folds} modulation layers are folded if they can be" if folds else ""
 
 
-def preset_rows(folder: Folder, config: PruningConfig, prompts: int) -> list[PresetRow]:
+def preset_rows(
+    folder: Folder, config: PruningConfig, prompts: int, args: argparse.Namespace
+) -> list[PresetRow]:
     """Return what the defaults and each preset cost with the pattern of a config.
 
     Args:
         folder: the model.
         config: the settings of the pruning.
-        prompts: number of calibration prompts.
+        prompts: number of prompts in the file.
+        args: the arguments of the command; amounts of calibration in them hold for every preset.
     """
     rows = []
     amount: dict[str, Any] = {"sparsity": config.sparsity} if config.group is None else {}
     kept = ("pattern", "num_inference_steps", "height", "width", *WHERE)
     known: dict[str, Any] = {name: getattr(config, name) for name in kept}
+    known |= {name: value for name, value in vars(args).items() if name in CALIBRATING}
     for preset in (None, *PRESETS):
         try:
             found = PruningConfig(**known, **amount, preset=preset)
-            plan = describe(folder, found, prompts, predicted=False)
+            found = with_recommended(found, folder, args)
+            plan = describe(folder, found, min(prompts, found.num_prompts), predicted=False)
         except UserError as error:
             rows.append(PresetRow(preset, None, str(error)))
             continue

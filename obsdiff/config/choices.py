@@ -58,6 +58,8 @@ DEFAULTS: dict[str, Any] = {  # of fields that a preset may fill in
     "unfoldable": "refuse",
     "allocation": "uniform",
     "allocation_prompts": 4,
+    "num_prompts": 100,
+    "step_share": 1.0,
     "tokens_per_column": 256.0,  # measured, see docs/calibration.md
     "permute": False,
     "asymmetric": False,
@@ -85,6 +87,8 @@ BEST: dict[str, dict[str, Any]] = {  # kind of pattern -> fields
     "n:m": {"method": "alps", "calibration": "single"},
     "structured": {"method": "obs", "calibration": "single", "allocation": "sensitivity"},
 }
+# a quarter of the prompts, each with half of its steps: measured, see docs/choose-a-method.md
+FAST = {"num_prompts": 24, "step_share": 0.5, "allocation_prompts": 2}
 PAPER = {"method": "obs", "calibration": "live", "tokens_per_column": ALL_TOKENS}
 # preset -> the kinds of pattern that it has, its default first -> fields
 PRESETS: dict[str, dict[str, dict[str, Any]]] = {
@@ -94,7 +98,7 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
         "structured": PAPER | {"ranking": "authors", "round_to": 1},
     },
     "best": BEST,
-    "fast": {kind: fields | {"allocation_prompts": 2} for kind, fields in BEST.items()},
+    "fast": {kind: fields | FAST for kind, fields in BEST.items()},
     # heads whole and widths that other programs and quantised formats accept
     "portable": {
         "structured": BEST["structured"] | {"target": "ffn-alone", "round_to": 256},
@@ -113,6 +117,7 @@ SHARES = (
     "sparsity",
     "low_rank",
     "modulation",
+    "step_share",
     *BUDGETS,
 )  # settings that are a share, as 0.5 or "50%"
 CALL_SETTINGS = ("num_inference_steps", "guidance_scale", "height", "width")  # of the pipeline call

@@ -69,6 +69,7 @@ def check_calls(c: Settings) -> None:
             whole(name, value, 1)
             if name != "num_inference_steps" and value > LARGEST_SIDE:
                 raise UserError(f"{name}: expected at most {LARGEST_SIDE} pixels, found {value}")
+    number("step_share", c.step_share, 0, math.nextafter(1, 2), "above 0, at most 1")
     if c.guidance_scale is not None:
         number("guidance_scale", c.guidance_scale, 0, math.inf, "0 or more", above=False)
     whole("seed", c.seed, 0)

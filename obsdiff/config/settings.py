@@ -19,7 +19,9 @@ from .choices import (
     DEFAULT_MODULATION,
     DEFAULT_PACKAGES,
     DEFAULT_SPARSITY,
+    DEFAULTS,
     DTYPES,
+    FAST,
     GROUP_SIZES,
     METHODS,
     NO_HESSIAN,
@@ -112,9 +114,10 @@ class Settings:
     )
     num_prompts: int = setting(
         CALIBRATION,
-        100,
+        None,
         "number of calibration prompts; the seed chooses them if there are more",
-        otherwise="100; for a built-in model its own number",
+        otherwise=f"{DEFAULTS['num_prompts']}; for a built-in model its own number; "
+        f"{FAST['num_prompts']} for preset fast",
         metavar="N",
     )
     held_out: int = setting(
@@ -126,6 +129,14 @@ class Settings:
     )
     num_inference_steps: int | None = setting(
         CALIBRATION, None, "number of denoising steps", otherwise=MODELS_OWN, metavar="N"
+    )
+    step_share: float = setting(
+        CALIBRATION,
+        None,
+        "share of the denoising steps that calibration runs, above 0 to 1, spread over the same "
+        "noise levels; at least one step",
+        otherwise=f"1; {FAST['step_share']} for preset fast",
+        metavar="SHARE",
     )
     guidance_scale: float | None = setting(
         CALIBRATION,
@@ -463,6 +474,10 @@ class Settings:
     def from_preset(self) -> dict[str, Any]:
         """The fields that the preset sets for this kind of pattern, with its values."""
         return PRESETS[self.preset].get(self.kind, {}) if self.preset is not None else {}
+
+    def steps_of(self, steps: int) -> int:
+        """Return the denoising steps that calibration runs, of the steps of a drawing."""
+        return max(1, round(self.step_share * steps))
 
     def calibrating_of(self, found: int) -> int:
         """Return the number of prompts that calibrate: all but those held out.

@@ -241,7 +241,27 @@ def call_settings(pipe: Any, config: PruningConfig) -> dict[str, Any]:
     for name in given:
         if name not in known:
             raise UserError(f"{name}: {type(pipe).__name__} has no such setting; leave it out")
-    return given
+    return given | shared_steps(pipe, config)
+
+
+def shared_steps(pipe: Any, config: PruningConfig) -> dict[str, int]:
+    """Return the number of denoising steps where `step_share` shortens the schedule, else {}.
+
+    Raises:
+        UserError: the number of steps that it is a share of is not known.
+    """
+    if config.step_share == 1:
+        return {}
+    steps = config.num_inference_steps
+    if steps is None:
+        argument = inspect.signature(pipe.__call__).parameters.get("num_inference_steps")
+        steps = argument.default if argument else None
+    if not isinstance(steps, int):
+        raise UserError(
+            f"step_share: {type(pipe).__name__} has no number of steps of its own to take a share "
+            "of; pass num_inference_steps, or step_share 1"
+        )
+    return {"num_inference_steps": config.steps_of(steps)}
 
 
 def absent_encoders(pipe: Any) -> list[str]:

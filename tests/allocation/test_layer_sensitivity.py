@@ -185,18 +185,23 @@ def test_one_dense_pass_serves_several_allocations():
 
 
 @pytest.mark.parametrize(
-    ("settings", "prompts"),
+    ("settings", "calibrating", "prompts"),
     [
-        (["--preset", "fast"], lambda taps: 8),
-        (["--preset", "best"], lambda taps: 16),
-        (["--allocation", "drawn", "--allocation-prompts", "2"], lambda taps: 2 * (taps + 2)),
+        (["--preset", "fast"], 24 * 5, lambda taps: 8 * 5),
+        (["--preset", "best"], 50 * 10, lambda taps: 16 * 10),
+        (
+            ["--allocation", "drawn", "--allocation-prompts", "2"],
+            50 * 10,
+            lambda taps: 2 * (taps + 2) * 10,
+        ),
     ],
 )
-def test_inspect_counts_the_drawings(capsys, settings, prompts):
-    assert main(["inspect", "emoji-sd3", *settings, "--num-inference-steps", "5", "--json"]) == 0
+def test_inspect_counts_the_drawings(capsys, settings, calibrating, prompts):
+    assert main(["inspect", "emoji-sd3", *settings, "--num-inference-steps", "10", "--json"]) == 0
     plan = json.loads(capsys.readouterr().out)
     taps = sum(len(package["taps"]) for package in plan["packages"])
-    assert plan["allocation_passes"] == prompts(taps) * 5
+    assert plan["denoiser_passes"] == calibrating
+    assert plan["allocation_passes"] == prompts(taps)
     assert main(["inspect", "emoji-sd3"]) == 0
     assert "allocation" not in capsys.readouterr().out
 

@@ -1,6 +1,7 @@
 """PruningConfig: defaults, presets, and one line for every wrong setting."""
 
 import json
+import math
 
 import pytest
 
@@ -151,6 +152,21 @@ def test_presets_fill_in_what_is_not_given(preset, pattern):
     assert c.calibrating == ("live" if preset == "paper" else "single")
     assert c.allocation == ("uniform" if preset == "paper" or pattern == "2:4" else "sensitivity")
     assert PruningConfig(**json.loads(json.dumps(c.to_dict()))) == c
+
+
+def test_the_fast_preset_runs_fewer_prompts_and_half_of_their_steps():
+    c = PruningConfig(preset="fast")
+    assert (c.num_prompts, c.step_share, c.allocation_prompts) == (24, 0.5, 2)
+    assert [c.steps_of(steps) for steps in (1, 4, 28)] == [1, 2, 14]
+    more = PruningConfig(preset="fast", num_prompts=100, step_share="100%")
+    assert (more.num_prompts, more.step_share, more.steps_of(28)) == (100, 1.0, 28)
+    assert PruningConfig(preset="best").num_prompts == PruningConfig().num_prompts == 100
+
+
+@pytest.mark.parametrize("value", [0, 1.01, True, "half", math.nan])
+def test_a_share_of_steps_is_above_0_and_at_most_1(value):
+    with pytest.raises(UserError, match="step_share: expected"):
+        PruningConfig(step_share=value)
 
 
 def test_the_portable_preset_removes_whole_multiples_of_neurons_alone():

@@ -6,7 +6,7 @@ import torch
 from diffusers import DDPMPipeline, DDPMScheduler, KandinskyV22CombinedPipeline, UNet2DModel
 
 from obsdiff import PruningConfig, UserError, prune_
-from obsdiff.pipelines.call import check_prompts, choose_prompts, denoiser_name
+from obsdiff.pipelines.call import call_settings, check_prompts, choose_prompts, denoiser_name
 
 from ..cli.test_main import refused
 from ..conftest import sd, sd3
@@ -19,6 +19,29 @@ def test_video_settings_for_an_image_model(key):
     ) as error:
         prune_(sd3(), [{"prompt": "fish", key: 16}], PruningConfig(packages=1))
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("settings", "steps"),
+    [
+        ({}, None),
+        ({"step_share": 0.5}, 14),  # of the pipeline's own 28
+        ({"step_share": 0.5, "num_inference_steps": 10}, 5),
+        ({"step_share": 0.01, "num_inference_steps": 10}, 1),
+        ({"step_share": 1, "num_inference_steps": 10}, 10),
+    ],
+)
+def test_calibration_runs_a_share_of_the_steps(settings, steps):
+    found = call_settings(sd3(), PruningConfig(**settings))
+    assert found.get("num_inference_steps") == steps
+
+
+def test_a_share_of_no_known_number_of_steps_is_refused():
+    class Unsaid:
+        def __call__(self, num_inference_steps=None): ...
+
+    with pytest.raises(UserError, match="step_share: Unsaid has no number of steps of its own"):
+        call_settings(Unsaid(), PruningConfig(step_share=0.5))
 
 
 def test_prompts_for_a_pipeline_without_a_text_encoder(tmp_path, prompts_file, capsys):
