@@ -56,7 +56,7 @@ def figures_of(results: dict[str, Any], prompts: list[str], version: int) -> dic
 def row_of(run: dict[str, Any]) -> dict[str, Any]:
     """What is kept of one pruning."""
     return {
-        "method": run["config"]["method"],
+        "way": run["name"].partition(" ")[0],
         "pattern": run["config"]["pattern"],
         "num_prompts": run["config"]["num_prompts"],
         "error": run["metrics"][ERROR],

@@ -18,7 +18,6 @@ with the next row.
 import argparse
 import json
 import time
-from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -40,6 +39,8 @@ DOCS = Path(__file__).parents[1] / "docs"
 UNIT = 100  # prompts of the plain inference that costs count in
 TIMED = 4  # prompts that are timed for it
 DRAWN = 32  # tuning prompts
+COSTS = (0.1, 0.2, 0.5, 1, 2, 5)  # ticks of the plot
+ERRORS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1)
 DEFAULT = "default"  # no preset
 TARGETS: dict[str, dict[str, Any]] = {
     "50%": {"sparsity": 0.5},
@@ -199,41 +200,48 @@ def measured_models() -> Iterator[tuple[str, dict[str, dict[Setting, Found]]]]:
 
 
 def plot() -> None:
-    """Draw error against cost, a panel for each model and target."""
+    """Draw error against cost, a panel for each model and target; a line joins numbers of prompts.
+
+    The dotted line is the error of the yardstick.
+    """
     import matplotlib.pyplot as plt
+    from matplotlib.ticker import FixedLocator, NullLocator
 
     models = list(measured_models())
+    names = sorted({line_of(s) for _, targets in models for rows in targets.values() for s in rows})
+    size = (12, 3.6 * len(models) + 0.6)
     figure, panels = plt.subplots(
-        len(models),
-        len(TARGETS),
-        figsize=(12, 4 * len(models)),
-        squeeze=False,
-        layout="constrained",
+        len(models), len(TARGETS), figsize=size, squeeze=False, layout="constrained"
     )
     for axes, (model, targets) in zip(panels, models, strict=True):
         for ax, (target, settings) in zip(axes, targets.items(), strict=True):
-            for name, points in sorted(lines_of(settings).items()):
-                costs, errors = zip(*sorted(points), strict=True)
-                ax.plot(costs, errors, marker="o", label=name)
+            for i, name in enumerate(names):
+                mine = sorted(
+                    (s.prompts, found) for s, found in settings.items() if line_of(s) == name
+                )
+                ax.plot(
+                    [found.cost for _, found in mine],
+                    [found.error for _, found in mine],
+                    **{"marker": "o", "markersize": 4, "color": f"C{i}", "label": name},
+                )
+            if base := yardstick(settings):
+                ax.axhline(base, color="grey", linestyle=":", linewidth=1)
             ax.set(title=f"{model}, {target}", xscale="log", yscale="log")
-            ax.set(xlabel=f"cost / plain inference of {UNIT} prompts", ylabel="latent error")
-    handles = {
-        text: handle
-        for ax in panels.flat
-        for handle, text in zip(*ax.get_legend_handles_labels(), strict=True)
-    }
-    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=6)
+            for axis, ticks in ((ax.xaxis, COSTS), (ax.yaxis, ERRORS)):
+                axis.set_major_locator(FixedLocator(ticks))
+                axis.set_major_formatter(lambda value, _: f"{value:g}")
+                axis.set_minor_locator(NullLocator())
+    figure.supxlabel(f"CPU time of the pruning / plain inference of {UNIT} prompts")
+    figure.supylabel("relative latent error")
+    figure.legend(*panels[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=7)
     figure.savefig(DOCS / "quality.png", dpi=120)
 
 
-def lines_of(settings: dict[Setting, Found]) -> dict[str, list[Found]]:
-    """The points of each line: settings that differ in their prompts alone."""
-    lines: dict[str, list[Found]] = defaultdict(list)
-    for setting, found in settings.items():
-        steps = "" if setting.steps == STEPS else f", {setting.steps} steps"
-        tokens = "" if setting.tokens is None else f", {setting.tokens:g} tokens"
-        lines[setting.preset + steps + tokens].append(found)
-    return lines
+def line_of(setting: Setting) -> str:
+    """The line of a setting: all that is the same whatever the number of prompts."""
+    steps = "" if setting.steps == STEPS else f", {setting.steps} steps"
+    tokens = "" if setting.tokens is None else f", {setting.tokens:g} tokens"
+    return setting.preset + steps + tokens
 
 
 def main() -> None:

@@ -36,9 +36,10 @@ def group_names(runs: list[dict[str, Any]]) -> dict[str, str]:
 
 
 def method_and_pattern(run: dict[str, Any]) -> str:
-    """Return method and pattern of a run; "" for a run without a config."""
+    """Return preset, else method, and pattern of a run; "" for a run without a config."""
     config = run.get("config", {})
-    return " ".join(str(config.get(key, "")) for key in ("method", "pattern")).strip()
+    how = config.get("preset") or config.get("method", "")
+    return f"{how} {config.get('pattern', '')}".strip()
 
 
 def configuration(

@@ -122,3 +122,27 @@ def test_without_figures_nothing_is_recommended():
     results["runs"][0]["metrics"]["ssim"] = {"value": None, "per_prompt": None}
     found = recommend(results)
     assert (found.name, found.lines) == (None, [])
+
+
+@pytest.mark.parametrize(
+    ("cost", "claimed"),
+    [
+        ({"macs": {"total": 80}}, True),
+        ({}, True),  # not counted
+        ({"macs": {"total": 100}}, False),  # zeros
+        ({"macs": {"total": 100}, "bytes_on_disk": 1000}, True),  # fewer bits
+        ({"macs": {"total": 80}, "step": {"speedup": 1.2, "low": 0.9, "high": 1.4}}, False),
+        ({"macs": {"total": 80}, "step": {"speedup": 1.02, "low": 1.01, "high": 1.03}}, False),
+    ],
+)
+def test_a_speed_is_claimed_where_something_is_less_and_all_rounds_agree(cost, claimed):
+    step = {"step": {"speedup": 1.2, "low": 1.1, "high": 1.3}}
+    results = results_of({"a": of_visible(0)}, costs={"a": step | cost})
+    results["dense_cost"] = DENSE | {"macs": {"total": 100}}
+    assert ("a step is" in recommend(results).sentence) == claimed
+
+
+def test_a_preset_is_called_by_its_name():
+    configs = {"a": {"preset": "best", "method": "alps", "pattern": "2:4", "sparsity": 0.5}}
+    found = recommend(results_of({"a": of_visible(0)}, configs, {"a": {"zeros": 450}}))
+    assert found.sentence.startswith("Take best 2:4: none of 10 prompts changes visibly")
