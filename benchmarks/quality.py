@@ -81,7 +81,7 @@ class Pass(NamedTuple):
 
 
 PASSES = (
-    *(Pass(prompts, STEPS // 2, None, ("fast",)) for prompts in (24, 16, 32, 64)),
+    *(Pass(prompts, STEPS // 2, None, ("fast",)) for prompts in (24, 16, 8, 32, 64)),
     *(Pass(prompts) for prompts in (16, 64, 100, 4, 32)),
     *(Pass(prompts, STEPS, 32.0, ("fast",)) for prompts in (32, 64)),
 )
