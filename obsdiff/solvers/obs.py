@@ -39,7 +39,7 @@ from .sweep import Choose, Plan, swept
 from .upper_factor import UpperFactor, upper_factor
 
 BLOCK = 128  # columns with one saliency threshold
-STACKED = 2**21  # weights that one sweep takes to several targets at once
+STACKED = 2**23  # weights that one sweep takes to several targets at once
 DEVICE_STACKED = 2**24  # the same on an accelerator, where launches are what small sweeps cost
 
 
