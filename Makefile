@@ -21,7 +21,7 @@ $(VENV)/bin/ruff format --check .
 $(VENV)/bin/mypy
 endef
 
-.PHONY: demo check test lowest bench stress browser lint docs install
+.PHONY: demo check test checks quick-tests all-tests lowest bench stress browser lint docs install
 install: $(INSTALLED)
 
 $(INSTALLED): pyproject.toml obsdiff-emoji/pyproject.toml $(CONSTRAINTS)
@@ -34,14 +34,22 @@ demo: $(INSTALLED)
 	$(VENV)/bin/obsdiff demo --output $(OUTPUT) --overwrite
 	@echo "now open $(OUTPUT)/demo.html"
 
-# The quick lane, before a commit. `test` runs the tests marked slow, too.
-check: $(INSTALLED)
+checks: $(INSTALLED)
 	$(CHECKS)
+
+quick-tests: $(INSTALLED)
 	$(PYTEST) -m "not slow"
 
-test: $(INSTALLED)
-	$(CHECKS)
+all-tests: $(INSTALLED)
 	$(PYTEST) --durations=10
+
+# The quick lane, before a commit. `test` runs the tests marked slow, too. Types are checked beside the
+# tests: that is one process of a minute or two.
+check: $(INSTALLED)
+	$(MAKE) --jobs=2 checks quick-tests
+
+test: $(INSTALLED)
+	$(MAKE) --jobs=2 checks all-tests
 
 # The lowest versions that pyproject.toml promises, installed together, and quick tests with them.
 # torch 2.6 comes with its CUDA libraries: 5 GB.

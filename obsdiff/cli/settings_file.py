@@ -28,6 +28,7 @@ from .flags import WILDCARDS, alternatives, reader_of
 
 LARGEST_FILE = 100_000  # bytes of a file in TOML or YAML
 PLACES = ("device", "offload", "offload_device")  # of a record: what its machine had
+FORMER = {"step_share": 1.0}  # what a record that was written before a setting existed ran with
 AMOUNTS = ("sparsity", *BUDGETS)  # one of them says how much
 INSTEAD = {  # a flag -> settings of the file that it replaces beside its own
     **{name: tuple(other for other in AMOUNTS if other != name) for name in AMOUNTS},
@@ -57,7 +58,7 @@ def read_settings_file(args: argparse.Namespace) -> None:
     if (file := getattr(args, "from_file", None)) is None:
         return
     record = read_record_of(file)
-    settings = checked(record["config"] if record else read_file(file), file)
+    settings = checked(FORMER | record["config"] if record else read_file(file), file)
     if record:
         settings = {name: value for name, value in settings.items() if name not in PLACES}
         args.recorded_prompts = texts_of(record)

@@ -39,6 +39,15 @@ def test_a_record_repeats_its_settings_but_for_the_device(tmp_path, settings):
     assert configs(record_of(tmp_path, config)) == [config]
 
 
+def test_a_record_older_than_a_setting_repeats_what_it_ran_with(tmp_path):
+    """Preset fast calibrated with all steps before it had a share of them."""
+    file = record_of(tmp_path, PruningConfig(preset="fast", num_prompts=50))
+    record = json.loads(file.read_text())
+    assert record["config"].pop("step_share") == 0.5
+    file.write_text(json.dumps(record))
+    assert configs(file) == [PruningConfig(preset="fast", num_prompts=50, step_share=1.0)]
+
+
 def test_flags_win_over_the_file_and_over_what_it_has_filled_in(tmp_path):
     file = record_of(tmp_path, PruningConfig(preset="best", sparsity=0.3, seed=7, damping=0.02))
     for flags, wanted in {

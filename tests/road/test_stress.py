@@ -39,7 +39,7 @@ def test_killed_at_a_random_moment_it_ends_with_the_same_bits(model):
 
 
 def test_two_processes_prune_as_one_does_and_go_on_when_one_dies(tmp_path, model, monkeypatch):
-    few = ("--num-prompts", 4, "--num-inference-steps", 2, "--batch-size", 1)
+    few = ("--num-prompts", 2, "--num-inference-steps", 2, "--batch-size", 1)
     monkeypatch.setattr(ranks, "COMMON", few)
     found = ranks.compare("live", [1, 2], tmp_path, model)
     assert found[2][1] > 1_000_000
