@@ -108,6 +108,7 @@ def loaded_by(code: str) -> str:
     return done.stdout.strip()
 
 
+@pytest.mark.slow
 def test_checks_load_nothing_heavy():
     assert loaded_by("import obsdiff.cli.main as m, obsdiff.cli.commands; m.parser()") == "[]"
 

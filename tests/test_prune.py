@@ -48,6 +48,7 @@ def test_every_layer_has_its_sparsity_and_nothing_else_moved(make, pattern, meth
         assert row.sparsity == pytest.approx((w == 0).float().mean().item())
 
 
+@pytest.mark.slow
 def test_half_of_the_steps_is_a_run_of_half_as_many():
     reports = [
         prune_(sd3(), PROMPTS[:2], PruningConfig(**QUICK | settings))
@@ -117,6 +118,7 @@ def test_batch_size_moves_only_ties():
     assert differ / total < 1e-3
 
 
+@pytest.mark.slow
 def test_the_same_run_twice_is_the_same():
     pipes = [sd3(), sd3()]
     for pipe in pipes:
@@ -239,6 +241,7 @@ def test_public_names_are_there():
         _ = obsdiff.no_such_name
 
 
+@pytest.mark.slow
 def test_settings_and_prompts_need_not_be_given():
     one, other = sd3(), sd3()
     given = general_prompts()

@@ -108,6 +108,7 @@ def test_the_sums_are_the_derivative_of_the_latents(make, call, prompt):
 
 
 @pytest.mark.parametrize("make", [sd, flux])
+@pytest.mark.slow
 def test_stored_activations_change_no_figure_and_are_as_many_as_there_is_room_for(make):
     pipe, found, forwards = make(), {}, {}
     denoiser = denoiser_of(pipe)
@@ -357,6 +358,7 @@ def test_gradients_that_are_no_numbers_name_the_layer(monkeypatch):
     ("make", "level", "blocks"),
     [(sd3, "block_level", 2), (sd3, "leaf_level", None), (sd, "block_level", 1)],
 )
+@pytest.mark.slow
 def test_group_offloading_changes_nothing(make, level, blocks):
     """The effects of diffusers' own hooks from the CPU to the CPU."""
     found = []

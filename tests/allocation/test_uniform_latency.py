@@ -101,6 +101,7 @@ def test_a_real_step_is_timed_dense_and_shrunk():
     assert sum(p.numel() for p in pruning_plan.denoiser.parameters()) == parameters
 
 
+@pytest.mark.slow
 def test_a_run_has_the_sparsity_in_its_record_and_goes_on_with_it(monkeypatch, tmp_path):
     asked = ideal(monkeypatch)
     config = PruningConfig(target_latency=0.7, **QUICK)

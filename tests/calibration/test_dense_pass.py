@@ -61,6 +61,7 @@ def test_what_can_not_share_a_pass_is_refused():
         pass
 
 
+@pytest.mark.slow
 def test_a_pass_of_other_prompts_or_layers_is_refused():
     config = PruningConfig(**SMALL, calibration="single", target="ffn")
     with obsdiff.dense_pass(sd3(), PROMPTS[:3], [config]) as dense:

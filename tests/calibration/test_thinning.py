@@ -253,6 +253,7 @@ def test_cross_sums_compare_the_same_tokens():
 
 
 @pytest.mark.parametrize("make", [sd3, sd])
+@pytest.mark.slow
 def test_replay_keeps_the_tokens_of_the_dense_pass(make):
     drawn = replace(calibration_set(height=16, width=16), tokens_per_column=2.0)
     found, plans, _ = replay_all(make(), 3, lambda package: None, drawn=drawn)

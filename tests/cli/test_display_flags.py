@@ -16,6 +16,7 @@ def argv(sd3_folder, prompts_file, tmp_path):
     return ["prune", sd3_folder, *output, "--prompts", prompts_file, *QUICK, "--blocks", "0"]
 
 
+@pytest.mark.slow
 def test_quiet_prints_nothing_and_the_log_has_the_remarks(argv, tmp_path, capsys):
     log = tmp_path / "run.log"
     assert main([*argv, "--quiet", "--log-file", str(log)]) == 0

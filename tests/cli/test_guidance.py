@@ -63,6 +63,7 @@ KINDS = {
 
 
 @pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.slow
 def test_tokens_per_column_are_those_of_a_run(kind, tmp_path):
     make, settings = KINDS[kind]
     pipe = make()

@@ -148,6 +148,7 @@ def test_wrong_models_and_files(capsys, sd3_folder, prompts_file, tmp_path):
     ],
     ids=" ".join,
 )
+@pytest.mark.slow
 def test_checks_take_no_heavy_import(sd3_folder, tmp_path, argv):
     """Wrong input is refused before torch is imported: measured by the loaded modules."""
     argv = [{"MODEL": sd3_folder, "NEW": str(tmp_path / "o")}.get(word, word) for word in argv]
@@ -162,6 +163,7 @@ def test_checks_take_no_heavy_import(sd3_folder, tmp_path, argv):
 @pytest.mark.parametrize(
     ("pattern", "n", "m"), first_quick([("2:4", 2, 4), ("4:8", 4, 8), ("1:4", 1, 4)])
 )
+@pytest.mark.slow
 def test_groups_on_disk(sd3_folder, prompts_file, tmp_path, pattern, n, m):
     out = tmp_path / "out"
     assert (
@@ -411,6 +413,7 @@ def test_a_run_of_another_schema_or_half_written_makes_no_page(capsys, tmp_path)
 
 @pytest.mark.parametrize("method", first_quick(["wanda", "dsnot", "magnitude"]))
 @pytest.mark.parametrize("pattern", first_quick(["unstructured", "2:4", "4:8"]))
+@pytest.mark.slow
 def test_baselines_from_the_command_line(sd3_folder, prompts_file, tmp_path, method, pattern):
     """The record has the settings, and the kept weights are the dense ones, bit by bit."""
     out = tmp_path / "out"
@@ -525,6 +528,7 @@ def test_a_run_that_would_fail_again_leaves_no_part(capsys, monkeypatch, tmp_pat
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_an_unexpected_error_is_not_hidden(monkeypatch, tmp_path, sd3_folder):
     def broken(*_args, **_kwargs):
         raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")

@@ -180,6 +180,7 @@ def test_a_push_that_broke_off_goes_on(hub, saved, capsys):
         (["me/small", "--base-model", "ab/other"], "the hub has no such model"),
     ],
 )
+@pytest.mark.slow
 def test_wrong_words_are_one_line(hub, saved, capsys, words, problem):
     assert main(["push", str(saved), *words]) == 2
     line = capsys.readouterr().err.strip().splitlines()[-1]

@@ -37,6 +37,7 @@ def test_a_hook_that_keeps_a_layer_dense_is_found_at_the_end():
 @pytest.mark.parametrize("error", [KeyboardInterrupt, MemoryError, RuntimeError])
 @pytest.mark.parametrize("calibration", first_quick(["live", "replay", "single"]))
 @pytest.mark.parametrize("place", [(structured, "solve_groups", 3), (surgery, "update_sizes_", 9)])
+@pytest.mark.slow
 def test_an_interrupted_structured_model_can_be_saved_and_opened(
     calibration, error, place, monkeypatch, tmp_path
 ):
@@ -81,6 +82,7 @@ def with_class(pipe, cls):
     return pipe
 
 
+@pytest.mark.slow
 def test_a_subclass_with_the_same_forward_becomes_the_nearest_pruned_class(tmp_path):
     class Mine(UNet2DConditionModel):
         def extra(self):

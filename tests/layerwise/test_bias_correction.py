@@ -110,6 +110,7 @@ def test_biases_alone_change(make, settings):
 
 
 @pytest.mark.parametrize("settings", [MAGNITUDE, STRUCTURED], ids=["magnitude", "structured"])
+@pytest.mark.slow
 def test_a_run_that_goes_on_has_them(tmp_path, settings):
     """All pieces are taken from the journal."""
     config = PruningConfig(calibration="single", correct_bias=True, **SMALL | settings)

@@ -266,6 +266,7 @@ def test_a_layer_whose_repair_does_harm_keeps_its_weights_and_the_run_says_so():
 
 @pytest.mark.parametrize("make", first_quick([sd3, sd, flux]))
 @pytest.mark.parametrize("choose", [False, True])
+@pytest.mark.slow
 def test_structured_the_columns_that_are_left_are_judged(make, choose):
     pipe, dense = make(), make()
     few = {

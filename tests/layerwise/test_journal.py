@@ -435,6 +435,7 @@ def test_a_result_is_read_as_it_was_written(tmp_path):
     assert not list(tmp_path.glob("*.part"))
 
 
+@pytest.mark.slow
 def test_the_journal_of_a_place_has_the_hashes_that_were_computed_before(tmp_path, monkeypatch):
     pipe, config = sd3(), PruningConfig(**STEPS)
     plan, hashes = plan_pruning(pipe, PROMPTS[:3], config), model_hashes(pipe)

@@ -78,6 +78,7 @@ def test_another_order_is_the_same_function(name, kinds):
         torch.testing.assert_close(a, b, atol=1e-10, rtol=1e-10)
 
 
+@pytest.mark.slow
 def test_both_streams_of_joint_attention_move_together():
     moved, _ = shuffled_(sd3().transformer)
     joint = next(mine for mine in moved if mine.group.kind == "heads")

@@ -109,6 +109,7 @@ def left_of(row) -> list[int]:
     return [i for i in range(row.total) if i not in row.removed]
 
 
+@pytest.mark.slow
 def test_pruning_twice_gives_one_layout(tmp_path):
     pipe = sd3()
     first = prune_(
@@ -301,6 +302,7 @@ def test_where_nothing_leaves_the_report_says_so():
     assert report.gone() == "0 of 4 heads are gone"
 
 
+@pytest.mark.slow
 def test_a_portable_model_has_all_heads_and_widths_of_the_given_multiple():
     pipe = flux()
     dense = {name: tuple(p.shape) for name, p in pipe.transformer.named_parameters()}

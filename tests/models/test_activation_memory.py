@@ -30,6 +30,7 @@ def test_what_is_held_together_by_hand():
 
 
 @pytest.mark.parametrize("make", [sd3, sd, flux])
+@pytest.mark.slow
 def test_a_batch_holds_as_much_as_its_pictures(make):
     pipe = make()
     denoiser = getattr(pipe, "transformer", None) or pipe.unet

@@ -132,6 +132,7 @@ def test_a_lora_for_the_pruned_shapes_works_and_can_be_fused(make):
     assert torch.allclose(latents(pipe), with_lora, atol=1e-3)
 
 
+@pytest.mark.slow
 def test_a_lora_for_layers_that_were_not_pruned_works():
     pytest.importorskip("peft")
     pipe = pruned(sd3)

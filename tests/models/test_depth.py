@@ -35,6 +35,7 @@ def deep(request):
 
 
 @torch.no_grad()
+@pytest.mark.slow
 def test_the_config_that_is_left_builds_the_model_that_is_left(deep):
     model, arguments = deep
     stacks = stacks_of(model)

@@ -132,6 +132,7 @@ A, B = f"{LAYER}.lora_A.weight", f"{LAYER}.lora_B.weight"
         ({f"{LAYER}.lora_B.bias": torch.zeros(31)}, "has 31 numbers, expected 32"),
     ],
 )
+@pytest.mark.slow
 def test_what_cannot_be_cut_is_one_line(changes, words):
     model = sd3().transformer
     lora = peft_lora(model, "", "blocks.1.attn.to_out.0") | changes

@@ -184,6 +184,7 @@ def quantised(folder):
     )
 
 
+@pytest.mark.slow
 def test_quantised_at_pipeline_level_saved_and_loaded_again(quantised, folder, tmp_path):
     assert kinds(quantised) == {"Int8Tensor"}
     assert close(quantised, folder, 0.05)

@@ -60,6 +60,7 @@ STATES = {
 
 
 @pytest.mark.parametrize(("change", "words"), STATES.values(), ids=STATES)
+@pytest.mark.slow
 def test_a_state_that_cannot_be_pruned_is_named_before_anything_runs(change, words, tmp_path):
     pipe = sd3()
     change(pipe, tmp_path)

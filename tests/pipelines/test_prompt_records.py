@@ -165,6 +165,7 @@ def test_a_run_on_such_prompts_is_saved_and_resumed(kind, tmp_path):
         run(1.0)
 
 
+@pytest.mark.slow
 def test_a_dense_pass_serves_equal_tensors_and_no_others():
     config = PruningConfig(**SMALL | {"guidance_scale": 1.0})
     pipe, prompt = sd3(), encoded()

@@ -314,6 +314,7 @@ def test_mount_points_are_refused_before_the_run(tmp_path, monkeypatch, below):
 
 @pytest.mark.parametrize("below", first_quick(["", "/a/b c"]))
 @pytest.mark.parametrize("kind", ["-t tmpfs tmpfs", "--bind other"])
+@pytest.mark.slow
 def test_real_mounts_are_refused(tmp_path, kind, below):
     """In a new mount namespace; ismount does not detect a bind mount on the same file system."""
     empty(tmp_path / "out")

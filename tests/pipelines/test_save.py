@@ -23,6 +23,7 @@ QUICK = {"num_inference_steps": 2, "guidance_scale": 3.0}
 DRAW = {"output_type": "latent", **QUICK}
 
 
+@pytest.mark.slow
 def test_a_saved_pipeline_loads_in_plain_diffusers_and_draws_the_same(tmp_path):
     pipe = sd()
     report = prune_(pipe, PROMPTS[:2], PruningConfig(packages=1, **QUICK))
@@ -51,6 +52,7 @@ def test_nothing_but_safetensors_json_and_text_is_written(tmp_path):
     }
 
 
+@pytest.mark.slow
 def test_stored_half_precision_is_computed_in_float32_on_a_cpu_and_saved_as_stored(
     sd3_folder, tmp_path
 ):
@@ -66,6 +68,7 @@ def test_stored_half_precision_is_computed_in_float32_on_a_cpu_and_saved_as_stor
     assert set(formats.values()) == {"bfloat16"}
 
 
+@pytest.mark.slow
 def test_an_existing_folder_is_refused_or_replaced_whole(tmp_path):
     pipe = sd3()
     report = prune_(pipe, PROMPTS[:1], PruningConfig(packages=1, **QUICK))
@@ -91,6 +94,7 @@ def test_an_existing_folder_is_refused_or_replaced_whole(tmp_path):
     assert sorted(f.name for f in tmp_path.iterdir()) == ["again", "out"]
 
 
+@pytest.mark.slow
 def test_a_pipeline_does_not_replace_the_folder_it_came_from(tmp_path):
     pipe = sd3()
     report = prune_(pipe, PROMPTS[:1], PruningConfig(packages=1, **QUICK))
@@ -208,6 +212,7 @@ def test_the_card_says_which_programs_open_the_folder(settings, opens, refuses, 
     assert ("Not in" in lines) == bool(settings)
 
 
+@pytest.mark.slow
 def test_a_folder_of_an_older_version_is_marked_when_it_is_saved_again(tmp_path):
     pipe = sd3()
     structured = PruningConfig(method="random", pattern="structured", packages=1, **QUICK)

@@ -206,6 +206,7 @@ def test_inspect_and_evaluate_accept_single_files(sd_file, capsys, prompts_file,
     )  # the file is in half precision
 
 
+@pytest.mark.slow
 def test_without_a_config_one_line_names_the_option(sd_file, sd3_folder, capsys, tmp_path):
     file, config = sd_file
     out = ["--output", str(tmp_path / "out")]

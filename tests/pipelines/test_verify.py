@@ -49,6 +49,7 @@ def change_weights(folder, change):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
 @pytest.mark.parametrize("settings", RUNS, ids=["unstructured", "2:4", "structured"])
+@pytest.mark.slow
 def test_an_unchanged_folder_is_as_recorded(capsys, tmp_path, settings, dtype):
     folder = saved(tmp_path, dtype, **settings)
     assert main(["verify", str(folder)]) == 0

@@ -80,6 +80,7 @@ def test_shrunk_equals_masked(make):
 
 @pytest.mark.parametrize("make", first_quick(MAKES.values()), ids=MAKES.keys())
 @pytest.mark.parametrize("method", ["obs", "l1"])
+@pytest.mark.slow
 def test_the_shapes_are_those_of_the_layout_and_open_again(make, method, tmp_path):
     pipe = make()
     calls = PROMPTS[:1] if make is sd else [{}]

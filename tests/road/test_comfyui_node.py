@@ -52,6 +52,7 @@ def narrow_sd3():
 
 
 @pytest.mark.parametrize(("make", "name"), [(sd, "unet"), (narrow_sd3, "transformer")])
+@pytest.mark.slow
 def test_a_file_without_heads_is_marked_and_has_no_prefix(make, name, tmp_path):
     pipe = make()
     names = set(load_file(exported(pipe, name, tmp_path, "heads")))

@@ -38,6 +38,7 @@ def test_every_class_of_diffusers_is_known():
     )
 
 
+@pytest.mark.slow
 def test_every_known_class_is_still_there():
     gone = sorted(KNOWN - set(denoiser_classes()))
     assert not gone, (

@@ -59,6 +59,7 @@ def direct(cls: str, top: float) -> DirectPipeline:
 
 
 @pytest.mark.parametrize("cls", BY_TIME)
+@pytest.mark.slow
 def test_where_the_time_step_alone_enters_a_fold_is_nearly_exact_at_other_steps(cls, monkeypatch):
     monkeypatch.setattr(folding, "MOST_ERROR", 0.01)  # of few times, and random weights
     top = BY_TIME[cls]

@@ -72,6 +72,7 @@ def again(folder):
 
 
 @EVERY
+@pytest.mark.slow
 def test_counts_by_hand(make):
     blocks, layers, units, heads, neurons = COUNTS[make]
     linears = layer_shapes(denoiser_of(make()))

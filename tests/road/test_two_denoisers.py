@@ -276,6 +276,7 @@ def two_sd3() -> TwoSD3:
     ("component", "pattern"),
     [("transformer_2", "unstructured"), (None, "unstructured"), ("transformer_2", "structured")],
 )
+@pytest.mark.slow
 def test_component_names_the_one_to_prune(component, pattern, recwarn):
     pipe = two_sd3()
     before = {

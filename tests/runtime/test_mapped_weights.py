@@ -37,6 +37,7 @@ def written(folder):
     return total
 
 
+@pytest.mark.slow
 def test_spilled_weights_are_the_same_and_use_no_anonymous_memory():
     model = torch.nn.Sequential(torch.nn.Linear(4096, 4096, bias=False), torch.nn.Linear(4096, 8))
     before = model[0].weight.detach().clone()

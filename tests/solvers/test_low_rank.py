@@ -39,6 +39,7 @@ def test_all_dimensions_leave_no_error():
 
 
 @pytest.mark.parametrize(("method", "group"), [("obs", (2, 4)), ("obs", None), ("alps", (2, 4))])
+@pytest.mark.slow
 def test_turns_keep_the_mask_and_lower_the_error(method, group):
     weight, hessian = problem(16, 24, 200, seed=3)
     target = Target(0.5, group)

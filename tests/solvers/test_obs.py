@@ -50,6 +50,7 @@ def test_the_sweep_is_its_definition(columns):
         torch.testing.assert_close(after, by_definition(before, h, kept), rtol=1e-8, atol=1e-8)
 
 
+@pytest.mark.slow
 def test_a_row_of_six_against_all_subsets_of_its_size():
     """OBS chooses one of the best of the 20 ways to keep 3 of 6 columns in sweep order.
 

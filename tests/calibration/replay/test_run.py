@@ -76,6 +76,7 @@ def replay_all(
 
 @pytest.mark.parametrize(("room", "wanted"), [(0, None), (1e9, None), (1e9, "1-2")])
 @pytest.mark.parametrize("make", first_quick(MAKERS))
+@pytest.mark.slow
 def test_nothing_pruned_gives_the_hessians_of_one_dense_pass(make, room, wanted):
     """Also where the first block stays dense."""
     pipe = make()

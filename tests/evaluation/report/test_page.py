@@ -36,6 +36,7 @@ def test_the_page_needs_nothing_else(run):
     assert len(page.encode()) < 1_000_000
 
 
+@pytest.mark.slow
 def test_every_measured_metric_has_a_column_and_the_others_a_reason(run):
     entry = json.loads((run / "results.json").read_text())["runs"][0]
     near = {"low": 19.0, "high": 21.0, "why_not": None}
@@ -89,6 +90,7 @@ def test_errors_on_held_out_prompts_have_a_column_where_a_run_has_them(run):
         write_page([run], run / "page.html")
 
 
+@pytest.mark.slow
 def test_a_folder_that_is_no_run_is_refused(run, capsys):
     page = run / "page.html"
     page.touch()

@@ -1,5 +1,6 @@
 """The frontier of quality against cost."""
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -15,6 +16,7 @@ def test_a_frontier_by_hand():
 
 
 @given(POINTS, st.booleans())
+@pytest.mark.slow
 def test_nothing_beats_the_frontier(points, higher):
     edge = frontier(points, higher)
     sign = 1 if higher else -1
