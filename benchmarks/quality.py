@@ -40,7 +40,7 @@ UNIT = 100  # prompts of the plain inference that costs count in
 TIMED = 4  # prompts that are timed for it
 DRAWN = 32  # tuning prompts
 COSTS = (0.1, 0.2, 0.5, 1, 2, 5)  # ticks of the plot
-ERRORS = (0.01, 0.015, 0.02, 0.03, 0.05, 0.07, 0.1, 0.15, 0.2, 0.3, 0.5, 0.8)
+ERRORS = (0.01, 0.015, 0.02, 0.03, 0.05, 0.07, 0.1, 0.12, 0.15, 0.2, 0.25, 0.3, 0.5, 0.8)
 DEFAULT = "default"  # no preset
 TARGETS: dict[str, dict[str, Any]] = {
     "50%": {"sparsity": 0.5},

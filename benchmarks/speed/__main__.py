@@ -4,8 +4,9 @@ one run, interleaved.
     python -m benchmarks.speed [ROW ...] [--rounds 3] [--models sd3-8x768 emoji-unet]  # make bench
 
 Ratios of process CPU time, medians of the rounds. Writes benchmarks/results/speed.json,
-speed-phases.json beside it, and docs/speed-*.png; rows that were not requested are unchanged. 24
-prompts, 10 steps, guidance on, 50 % unstructured.
+speed-phases.json beside it, and docs/speed-*.png; rows that were not requested are unchanged, but
+the phases of a model are those of its last run. 24 prompts, 10 steps, guidance on, 50 %
+unstructured.
 """
 
 import argparse

@@ -65,11 +65,17 @@ def keep_rows(new: list[dict[str, Any]], folder: Path) -> list[dict[str, Any]]:
 
 
 def keep_details(new: dict[str, dict[str, Any]], folder: Path) -> dict[str, dict[str, Any]]:
-    """Merge {model: {call: figures}} into speed-phases.json; returns all entries."""
+    """Replace the calls of each model in speed-phases.json; returns all entries.
+
+    They are shown as multiples of the inference beside them, so no calls of an earlier run stay.
+
+    Args:
+        new: model -> call -> figures, "inference" among the calls.
+        folder: of the file.
+    """
     file = folder / "speed-phases.json"
     found = json.loads(file.read_text()) if file.exists() else {}
-    for model, calls in new.items():
-        found[model] = found.get(model, {}) | calls
+    found |= new
     if new:
         write(file, found)
     return found

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from .markdown import BOLD, caption, counted, errors, grid, interval, percent, removed
-from .stored import Kept, agreed, prompts_of, read, row_of, version_of
+from .stored import Kept, NotMeasured, agreed, prompts_of, read, row_of, version_of
 from .structured import SPEED
 
 OURS = "best"
@@ -19,7 +19,9 @@ def which_pruning(folder: Path) -> str:
     cost = row_of(kept, STRUCTURED, COMMAND)["cost"]
     sizes = f"{megabytes(cost, '')} of {megabytes(kept['dense'])}"
     timed = read(folder / "structured-speed.json", SPEED)
-    step = next(row for row in timed["rows"] if row["sparsity"] == SHARE)
+    step = next((row for row in timed["rows"] if row["sparsity"] == SHARE), None)
+    if step is None:
+        raise NotMeasured(SPEED, f"no row of {percent(SHARE)}")
     plain = "plain diffusers"
     return grid(
         ["", "smaller on disk", "faster", "opens with"],

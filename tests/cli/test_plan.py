@@ -38,6 +38,7 @@ def test_a_plan_has_the_figures_of_inspect_and_ends_with_a_command(sd3_folder, c
     assert (args.pattern, args.preset, args.output) == (["structured"], "best", Path("pruned"))
     presets = {row["preset"]: row["passes"] for row in plan["presets"]}
     assert (presets[None], presets["paper"], presets["best"]) == (40, 2 * 40, 40 + 4 * 4 * 5)
+    assert presets["fast"] == 8 * 2 + 2 * 4 * 2  # half of the five steps
     folder = open_folder(Path(sd3_folder))
     rows = {row["what"]: row for row in plan["outcomes"]}
     config = PruningConfig(pattern="structured", sparsity=0.3, height=16, width=16)

@@ -32,6 +32,15 @@ MEAN, DEVIATION = 0.16717362830052426, 1.0333394966054072  # of the authors' raw
 TOKENS = 35  # of a prompt, padded or truncated
 HEAD_WIDTH = 64  # channels of one attention head of the image tower
 WIDTHS = (1024, 128, 64, 16, 1)  # outputs of the linear layers
+TEXT_SIZES = (  # that med_config.json and BlipTextConfig name alike
+    "vocab_size",
+    "hidden_size",
+    "intermediate_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "max_position_embeddings",
+    "layer_norm_eps",
+)
 NAMES = (  # published name -> transformers' name
     (r"^blip\.visual_encoder\.cls_token", "vision.embeddings.class_embedding"),
     (r"^blip\.visual_encoder\.pos_embed", "vision.embeddings.position_embedding"),
@@ -194,16 +203,7 @@ def text_config(weights: dict[str, Tensor], med: dict[str, Any]) -> Any:
     """Return the BlipTextConfig of the published med_config.json."""
     from transformers import BlipTextConfig
 
-    names = (
-        "vocab_size",
-        "hidden_size",
-        "intermediate_size",
-        "num_hidden_layers",
-        "num_attention_heads",
-        "max_position_embeddings",
-        "layer_norm_eps",
-    )
-    sizes: dict[str, Any] = {name: med[name] for name in names}
+    sizes: dict[str, Any] = {name: med[name] for name in TEXT_SIZES}
     return BlipTextConfig(
         **sizes,
         encoder_hidden_size=weights["vision.embeddings.patch_embedding.weight"].shape[0],

@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import save_file
 from transformers import BlipTextConfig, BlipVisionConfig, CLIPConfig, CLIPModel
 
-from obsdiff.evaluation.judges.image_reward import ImageReward
+from obsdiff.evaluation.judges.image_reward import TEXT_SIZES, ImageReward
 from obsdiff.evaluation.judges.inception import Inception
 from obsdiff.evaluation.judges.lpips import AlexNet
 
@@ -94,19 +94,10 @@ def reward(tmp_path_factory) -> Path:
         "image_size": SIDE,
         "patch_size": 16,
     }
-    names = (
-        "vocab_size",
-        "hidden_size",
-        "intermediate_size",
-        "num_hidden_layers",
-        "num_attention_heads",
-        "max_position_embeddings",
-        "layer_norm_eps",
-    )
     torch.manual_seed(0)
     model = ImageReward(
         BlipVisionConfig(**sizes, layer_norm_eps=1e-6),
-        BlipTextConfig(**{n: med[n] for n in names}, encoder_hidden_size=32, is_decoder=True),
+        BlipTextConfig(**{n: med[n] for n in TEXT_SIZES}, encoder_hidden_size=32, is_decoder=True),
     )
     torch.save(
         {published(name): value for name, value in randomise(model).state_dict().items()},
