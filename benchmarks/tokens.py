@@ -179,15 +179,23 @@ def ratios(target: float, prompts: int, method: str | None = None) -> Iterator[f
                 yield row["error"] / base[key]
 
 
+def targets_of(prompts: int) -> list[float]:
+    """The targets that were measured with so many prompts, most tokens first."""
+    found: set[float] = set()
+    for file in RESULTS.glob(f"tokens-*-{prompts}.json"):
+        rows = json.loads(file.read_text())["rows"].values()
+        found |= {row["target"] for row in rows if row["target"] is not None}
+    return sorted(found, reverse=True)
+
+
 def summary() -> None:
     """Print the mean ratio of each target to all tokens."""
     for prompts in sorted({int(f.stem.rpartition("-")[2]) for f in RESULTS.glob("tokens-*.json")}):
-        for target, method in product((64, 32, 16, 8, 4), (None, *METHODS)):
+        for target, method in product(targets_of(prompts), (None, *METHODS)):
             found = list(ratios(target, prompts, method))
             if found:
-                what = (
-                    f"{prompts} prompts, {target:2} tokens per column, {method or 'all methods':14}"
-                )
+                kept = f"{target:3g} tokens per column"
+                what = f"{prompts} prompts, {kept}, {method or 'all methods':14}"
                 print(f"{what}: {line(found)}")
 
 

@@ -3,11 +3,13 @@
 import json
 import shutil
 from pathlib import Path
+from statistics import median
 
 import pytest
 
 from benchmarks.demo import figures_of
-from benchmarks.tables import demo, quality, structured
+from benchmarks.speed.rows import keep_rows
+from benchmarks.tables import demo, quality, speed, structured
 from benchmarks.tables.__main__ import ROOT, main
 from benchmarks.tables.blocks import END, blocks_in, rewritten
 from benchmarks.tables.markdown import errors, grid
@@ -360,6 +362,23 @@ def test_a_run_that_was_sent_in_becomes_rows(tmp_path):
 def test_a_run_that_cannot_be_a_row_is_refused(tmp_path, changes, message):
     with pytest.raises(UserError, match=message):
         lines_of(sent_in_file(tmp_path, **changes))
+
+
+def test_the_table_of_what_a_pruning_costs(tmp_path):
+    def row(name: str, *runs: float, plain: float | None = None) -> dict:
+        return {"name": name, "value": median(runs), "plain": plain, "runs": list(runs)}
+
+    keep_rows([row("whole/default", 1.25), row("memory/solve", 3.0, 3.5, 4.0, plain=6.0)], tmp_path)
+    keep_rows([row("whole/best", 2.0, 2.5, 3.0)], tmp_path, "emoji-unet")
+    whole, parts = speed.pruning_cost(tmp_path).split("\n\n")
+    head, _, default, *_, best = whole.splitlines()
+    assert head == "| over plain inference of the prompts | aim | `sd3-8x768` | `emoji-unet` |"
+    assert default == "| `whole/default`: default calibration | at most 1.15 | 1.25 (one round) | |"
+    assert best.endswith("| at most 1.6 | | 2.50 (2.00 to 3.00) |")
+    assert parts.splitlines()[2].endswith("| at most 2.5 | 6.00 | 3.50 (3.00 to 4.00) |")
+    (tmp_path / "speed.json").write_text('{"rows": []}')
+    with pytest.raises(NotMeasured, match="no whole pruning"):
+        speed.pruning_cost(tmp_path)
 
 
 def quality_rows(*errors: tuple[str, int, int, float, float]) -> dict:

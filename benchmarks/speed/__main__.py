@@ -21,7 +21,6 @@ from .models import MODELS
 from .plots import DOCS, draw_phases, draw_table
 from .rows import RESULTS, ROWS, keep_details, keep_rows, table
 
-OF_THE_TABLE = next(iter(MODELS))  # the model whose ratios are the table's
 SMOKE = 24  # micro rows with --smoke are so many times narrower
 
 
@@ -36,6 +35,9 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--models", nargs="+", default=list(MODELS), choices=MODELS)
     parser.add_argument(
+        "--no-plain", action="store_true", help="whole prunings alone, the plain algorithm left out"
+    )
+    parser.add_argument(
         "--smoke",
         action="store_true",
         help="tiny sizes, one round: only to see that it runs; nothing is kept",
@@ -47,9 +49,11 @@ def main(arguments: list[str] | None = None) -> None:
     torch.set_num_threads(args.threads)
     if args.smoke:
         with tempfile.TemporaryDirectory() as folder:
-            run(args.rows or list(ROWS), 1, args.models[:1], 2, SMOKE, Path(folder), Path(folder))
+            where = Path(folder), Path(folder)
+            run(args.rows or list(ROWS), 1, args.models[:1], 2, SMOKE, *where)
     else:
-        run(args.rows or list(ROWS), args.rounds, args.models, whole.STEPS, 1, RESULTS, DOCS)
+        size = whole.STEPS, 1, RESULTS, DOCS, not args.no_plain
+        run(args.rows or list(ROWS), args.rounds, args.models, *size)
 
 
 def run(
@@ -60,6 +64,7 @@ def run(
     shrink: int,
     results: Path,
     docs: Path,
+    with_plain: bool = True,
 ) -> None:
     """Measure the rows, keep them, draw the plots, print the table."""
     ready = pieces.pieces(shrink)
@@ -72,16 +77,14 @@ def run(
     details: dict[str, dict[str, Any]] = keep_details({}, results)
     for model in models if any(name in whole.CONFIGS for name in names) else ():
         made = MODELS[model](shrink)
-        found = whole.measure(
-            made, [name for name in names if name in whole.CONFIGS], rounds, steps
-        )
+        wanted = [name for name in names if name in whole.CONFIGS]
+        found = whole.measure(made, wanted, rounds, steps, with_plain)
         details = keep_details(
             {model: whole.details(found) | {"saving": whole.saving(made)}}, results
         )
         rows = whole.rows_of(found)
         print(f"{model}:\n{table(rows)}", flush=True)
-        if model == OF_THE_TABLE:
-            keep_rows(rows, results)
+        keep_rows(rows, results, model)
     kept = keep_rows([], results)
     print(table(kept))
     draw_table(kept, docs)

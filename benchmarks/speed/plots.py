@@ -26,7 +26,7 @@ def draw_table(rows: list[dict[str, Any]], folder: Path = DOCS) -> Path:
         for i, row in enumerate(reversed(some)):
             ax.barh(
                 i + 0.2,
-                row["plain"],
+                row["plain"] or 0.0,
                 0.38,
                 color=COLOURS["plain"],
                 label="plain algorithm" if i == 0 else None,

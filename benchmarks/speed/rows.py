@@ -1,8 +1,8 @@
 """The table: measurements, their targets, and the files of the figures.
 
 Each row of benchmarks/results/speed.json: "value" (median of the runs), "target", "plain" (the same
-figure for the plain algorithm) and "runs", one figure a measurement. Rows that were not measured
-this time are unchanged.
+figure for the plain algorithm; null if it was left out) and "runs", one figure a measurement. Rows
+that were not measured this time are unchanged. "models" has the whole prunings of other models.
 """
 
 import json
@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 RESULTS = Path(__file__).parents[1] / "results"
+OF_THE_TABLE = "sd3-8x768"  # the model of "rows" and of the drawn table
 
 
 class Row(NamedTuple):
@@ -53,14 +54,30 @@ def met(name: str, value: float) -> bool:
     return value <= ROWS[name].target if ROWS[name].less else value >= ROWS[name].target
 
 
-def keep_rows(new: list[dict[str, Any]], folder: Path) -> list[dict[str, Any]]:
-    """Merge new rows into speed.json by name, in the table's order; returns all rows."""
+def keep_rows(
+    new: list[dict[str, Any]], folder: Path, model: str = OF_THE_TABLE
+) -> list[dict[str, Any]]:
+    """Merge new rows into speed.json by name, in the table's order.
+
+    Args:
+        new: the rows.
+        folder: of the file.
+        model: the one that was pruned; rows without one are the table's.
+
+    Returns:
+        All rows of the model.
+    """
     file = folder / "speed.json"
-    found = {
-        row["name"]: row for row in (json.loads(file.read_text())["rows"] if file.exists() else [])
-    } | {row["name"]: row for row in new}
-    rows = [found[name] for name in ROWS if name in found]
-    write(file, {"rows": rows})
+    stored = json.loads(file.read_text()) if file.exists() else {"rows": []}
+    others = stored.setdefault("models", {})
+    kept = stored["rows"] if model == OF_THE_TABLE else others.get(model, [])
+    found = {row["name"]: row for row in [*kept, *new]}
+    rows = [found[name] | {"target": ROWS[name].target} for name in ROWS if name in found]
+    if model == OF_THE_TABLE:
+        stored["rows"] = rows
+    else:
+        others[model] = rows
+    write(file, stored)
     return rows
 
 
@@ -91,11 +108,12 @@ def table(rows: list[dict[str, Any]]) -> str:
     lines = [f"{'name':24} {'plain':>7} {'target':>9} {'measured':>9}  (lowest to highest)   what"]
     for row in rows:
         name, runs = row["name"], row["runs"]
+        plain = "-" if row["plain"] is None else f"{row['plain']:.2f}"
         sign = "<=" if ROWS[name].less else ">="
         spread = f"({min(runs):.2f} to {max(runs):.2f})"
         verdict = "" if met(name, row["value"]) else "  MISSED"
         lines.append(
-            f"{name:24} {row['plain']:7.2f} {sign:>3} {row['target']:5.2f} {row['value']:9.2f}  "
+            f"{name:24} {plain:>7} {sign:>3} {row['target']:5.2f} {row['value']:9.2f}  "
             f"{spread:20}  {ROWS[name].what}{verdict}"
         )
     return "\n".join(lines)

@@ -43,8 +43,11 @@ Model = tuple[Any, list[str], dict[str, Any]]  # pipeline, prompts, settings of 
 Measured = dict[str, list[dict[str, Any]]]  # call -> one entry a round
 
 
-def measure(model: Model, rows: list[str], rounds: int, steps: int = STEPS) -> Measured:
-    """Plain inference, obsdiff and the plain algorithm, as far as the rows need them."""
+def measure(
+    model: Model, rows: list[str], rounds: int, steps: int = STEPS, with_plain: bool = True
+) -> Measured:
+    """Plain inference, obsdiff and, unless told not to, the plain algorithm, as far as the rows
+    need them."""
     pipe, prompts, settings = model
     component = denoiser_name(pipe, None)
     dense, settings = getattr(pipe, component), settings | {"num_inference_steps": steps}
@@ -58,7 +61,7 @@ def measure(model: Model, rows: list[str], rounds: int, steps: int = STEPS) -> M
     }
     once = {
         name: partial(prune_plain_, pipe, prompts, PruningConfig(**AS_PLAIN[name], **settings))
-        for name in {plain_of(row): 0 for row in rows}
+        for name in ({plain_of(row): 0 for row in rows} if with_plain else ())
     }
     found: Measured = {}
     spare = sum(
@@ -116,9 +119,9 @@ def rows_of(found: Measured) -> list[dict[str, Any]]:
     rows = []
     for name in (name for name in found if name in CONFIGS):
         runs = [one["cpu"] / inference for one, inference in zip(found[name], base, strict=True)]
-        plain = plain_seconds(
-            found[plain_of(name)][0], 12 if name == "whole/replay-12" else PACKAGES
-        ) / median(base)
+        once = found.get(plain_of(name))
+        packages = 12 if name == "whole/replay-12" else PACKAGES
+        plain = plain_seconds(once[0], packages) / median(base) if once else None
         rows.append(
             {
                 "name": name,

@@ -9,5 +9,6 @@ tables/results.py     README: the results
 tables/demo.py        README: which pruning; measurements: the demo
 tables/measured.py    measured: the runs that were sent in, checked against the schema
 tables/quality.py     measurements: time to quality
+tables/speed.py       measurements: what a pruning costs
 tables/structured.py  measurements: quality, speed and solve time of structured pruning
 """

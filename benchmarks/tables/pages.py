@@ -11,6 +11,7 @@ from .demo import demo, which_pruning
 from .measured import measured
 from .quality import quality as time_to_quality
 from .results import results
+from .speed import pruning_cost
 from .stored import NotMeasured
 from .structured import quality, solve, speed
 
@@ -20,6 +21,7 @@ TABLES: dict[str, Callable[[Path], str]] = {  # of the folder of the stored figu
     "results": results,
     "demo": demo,
     "time-to-quality": time_to_quality,
+    "pruning-cost": pruning_cost,
     "structured-quality": quality,
     "structured-speed": speed,
     "structured-solve": solve,

@@ -259,7 +259,8 @@ def add_export(p: argparse.ArgumentParser) -> None:
         help="padded: a folder of dense shapes, with zeros; single-file: one .safetensors file "
         "under the names of the model's authors; gguf: the denoiser alone as one GGUF file; "
         "comfyui: the denoiser with removed heads and neurons, for obsdiff's node in ComfyUI; "
-        "with-code: a copy with a file of code that diffusers runs if it is trusted",
+        "with-code: a copy with a file of code that diffusers runs if it is trusted; "
+        "nunchaku-lite: a result of 4 bits for CUDA kernels, two codes in a byte",
     )
     p.add_argument(
         "--output",

@@ -145,7 +145,8 @@ examples:
         "gguf: the denoiser alone as one GGUF file, float16, bfloat16 or Q8_0.\n"
         "comfyui: the denoiser in its own shapes, for the node in integrations/comfyui.\n"
         "with-code: a structured result that diffusers opens without obsdiff, if its users let it\n"
-        "run the file of code beside the weights (trust_remote_code=True).",
+        "run the file of code beside the weights (trust_remote_code=True).\n"
+        "nunchaku-lite: a result of 4 bits for CUDA kernels, two codes in a byte.",
         "examples:\n  obsdiff export pruned --to padded --output padded\n"
         "  obsdiff export pruned --to single-file --output pruned.safetensors\n"
         "  obsdiff export pruned --to gguf --type q8_0 --output pruned.gguf",

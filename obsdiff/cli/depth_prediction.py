@@ -5,6 +5,7 @@ save the least are taken, and the prediction says that it is the largest model a
 """
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from torch import nn
@@ -16,6 +17,39 @@ from ..models.discovery import require_blocks
 from ..models.linear_view import layer_shapes
 from ..models.meta_device import build_on_meta, example_inputs
 from .prediction import count
+
+
+@dataclass(frozen=True)
+class Shallower:
+    """A model on the meta device without some of its blocks."""
+
+    model: nn.Module
+    removed: int  # blocks that left
+    total: int
+    at_most: bool  # whether a run can leave a smaller one: its blocks differ in size
+
+
+def shallower(
+    dense: nn.Module, model_config: Mapping[str, Any], config: PruningConfig
+) -> Shallower:
+    """Return the largest model that a run of pattern depth can leave.
+
+    Args:
+        dense: the denoiser on the meta device.
+        model_config: its config.json.
+        config: the settings of the pruning.
+
+    Raises:
+        UserError: blocks of this model can't leave, or not as many.
+    """
+    cls = type(dense).__name__
+    selection = select_depth(cls, require_blocks(layer_shapes(dense), cls), config)
+    sizes = block_sizes(dense, selection)
+    away = smallest(selection, sizes)
+    own: Any = dense.config
+    settings = {**model_config, **changed_settings(own, selection.stacks, away)}
+    at_most = len(set(sizes.values())) > 1
+    return Shallower(build_on_meta(settings), len(away), selection.total, at_most)
 
 
 def predict_depth(
@@ -40,18 +74,12 @@ def predict_depth(
     """
     dense = build_on_meta(model_config)
     inputs = example_inputs(dense, *latents, text_tokens)
-    cls = type(dense).__name__
-    blocks = require_blocks(layer_shapes(dense), cls)
-    selection = select_depth(cls, blocks, config)
-    sizes = block_sizes(dense, selection)
-    away = smallest(selection, sizes)
-    own: Any = dense.config
-    settings = {**model_config, **changed_settings(own, selection.stacks, away)}
+    found = shallower(dense, model_config, config)
     return {
         "dense": count(dense, inputs),
-        "pruned": count(build_on_meta(settings), inputs),
-        "blocks": {"removed": len(away), "total": selection.total},
-        "at_most": len(set(sizes.values())) > 1,
+        "pruned": count(found.model, inputs),
+        "blocks": {"removed": found.removed, "total": found.total},
+        "at_most": found.at_most,
         "latents": list(latents),
         "text_tokens": text_tokens,
     }

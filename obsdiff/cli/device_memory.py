@@ -23,8 +23,8 @@ from ..models.structure import Tap
 from ..pipelines.call import usable_device
 from ..pipelines.folder import Folder
 from ..pipelines.load import default_device
+from .call_settings import call_defaults, latents_of, pipeline_class, prompt_tokens
 from .guidance import step_passes
-from .inspect import call_defaults, latents_of, pipeline_class, prompt_tokens
 from .inspection_plan import DeviceRow
 
 NO_TEXT = ("vae", "movq", "vqvae", "safety_checker", "image_processor")  # do not run before it

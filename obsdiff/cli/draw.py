@@ -140,7 +140,7 @@ def own_settings(folder: Folder) -> dict[str, Any]:
 
 def require_pictures(folder: Folder) -> None:
     """Raise UserError unless the pipeline turns a prompt into single pictures with a VAE."""
-    from .inspect import pipeline_class
+    from .call_settings import pipeline_class
 
     known = inspect.signature(pipeline_class(folder).__call__).parameters
     if "prompt" not in known or "num_frames" in known or "vae" not in folder.components:

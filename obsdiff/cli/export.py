@@ -16,8 +16,8 @@ from ..runtime.progress import say
 from .commands import quiet
 from .next_steps import suggest, typed
 
-PADDED, WITH_CODE = "padded", "with-code"
-FOLDERS = (PADDED, WITH_CODE)  # the formats that are a folder
+PADDED, WITH_CODE, NUNCHAKU_LITE = "padded", "with-code", "nunchaku-lite"
+FOLDERS = (PADDED, WITH_CODE, NUNCHAKU_LITE)  # the formats that are a folder
 SINGLE_FILE, GGUF, COMFYUI = "single-file", "gguf", "comfyui"
 SUFFIXES = {  # of the formats that are one file
     SINGLE_FILE: ".safetensors",
@@ -42,27 +42,57 @@ def export_command(args: argparse.Namespace) -> None:
     check_output(args.output, False, [args.folder])
     folder = open_folder(args.folder)
     folder.require_unpacked()
-    folder.require_unrounded()
+    if args.to != NUNCHAKU_LITE:
+        folder.require_unrounded()
     if args.to == PADDED or args.pad:
         require_pruned_shapes(folder)
     quiet()
-    if args.to == WITH_CODE:
-        from ..export.with_code import export_with_code
-
-        files = " and ".join(export_with_code(folder, args.output))
-        say(f"{args.output}: diffusers opens it without obsdiff, with trust_remote_code=True")
-        say(f"that runs {files}: code in a checkpoint, which its users have to trust")
-        return
-    if args.to == PADDED:
-        from ..export.padded import export_padded
-
-        grown = export_padded(folder, args.output)
-        say(f"{args.output}: {', '.join(grown)} in dense shapes")
-        suggest(typed("draw", args.output, "a red apple"))
+    if args.to in FOLDER_WRITERS:
+        for line in FOLDER_WRITERS[args.to](folder, args.output):
+            say(line)
+        if args.to == PADDED:
+            suggest(typed("draw", args.output, "a red apple"))
         return
     with source(folder, args.pad, args.output) as whole:
         for line in WRITERS[args.to](whole, args):
             say(line)
+
+
+def write_padded(folder: Folder, output: Path) -> list[str]:
+    """Write a folder of dense shapes; return what to say of it."""
+    from ..export.padded import export_padded
+
+    return [f"{output}: {', '.join(export_padded(folder, output))} in dense shapes"]
+
+
+def write_with_code(folder: Folder, output: Path) -> list[str]:
+    """Write a copy with a file of code; return what to say of it."""
+    from ..export.with_code import export_with_code
+
+    files = " and ".join(export_with_code(folder, output))
+    return [
+        f"{output}: diffusers opens it without obsdiff, with trust_remote_code=True",
+        f"that runs {files}: code in a checkpoint, which its users have to trust",
+    ]
+
+
+def write_nunchaku_lite(folder: Folder, output: Path) -> list[str]:
+    """Write a folder for CUDA kernels of 4 bits; return what to say of it."""
+    from ..export.nunchaku_lite import export_nunchaku_lite
+
+    counts = export_nunchaku_lite(folder, output)
+    layers = ", ".join(f"{count} for {kernel}" for kernel, count in counts.items() if count)
+    return [
+        f"{output}: layers of 4 bits, two in a byte: {layers}",
+        "diffusers opens it on a CUDA card with its package kernels; no GPU was used here",
+    ]
+
+
+FOLDER_WRITERS = {
+    PADDED: write_padded,
+    WITH_CODE: write_with_code,
+    NUNCHAKU_LITE: write_nunchaku_lite,
+}
 
 
 def write_gguf(folder: Folder, args: argparse.Namespace) -> list[str]:

@@ -1,14 +1,13 @@
 """The plan of a pruning: layers, packages, memory, number of denoiser calls. Nothing is run."""
 
 import contextlib
-import inspect
 import json
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from ..allocation.block_effects import trials_of
 from ..allocation.budget import size_budget
@@ -27,17 +26,9 @@ from ..calibration.packages import (
 from ..calibration.selection import select, select_groups
 from ..calibration.thinning import kept_of_image
 from ..config import PruningConfig
-from ..config.choices import CALL_SETTINGS
 from ..errors import RunFailed, UserError
 from ..layerwise.run_phases import DRAWN_FIRST, GRADIENT_RUNS
-from ..models.call_shapes import (
-    has_arguments,
-    latent_side,
-    pixels_per_latent,
-    reads_text,
-    tap_tokens,
-    text_tokens,
-)
+from ..models.call_shapes import has_arguments, reads_text
 from ..models.discovery import require_blocks, uncovered
 from ..models.meta_device import (
     build_on_meta,
@@ -47,9 +38,15 @@ from ..models.meta_device import (
 )
 from ..models.structure import Block, Shape, Tap
 from ..pipelines.folder import Folder
-from ..runtime.json_files import read_json
+from .call_settings import (
+    TokensOf,
+    call_defaults,
+    latents_of,
+    pixels_of_latent,
+    prompt_tokens,
+    tokens_per_call,
+)
 from .depth_prediction import predict_depth
-from .guidance import latent_frames, step_passes
 from .inspection_notes import (
     bits_notes,
     inspection_notes,
@@ -60,21 +57,6 @@ from .inspection_notes import (
 )
 from .inspection_plan import BlockRow, InspectionPlan, MemoryRow, PackageRow, TapRow
 from .prediction import as_the_paper_counts, predict
-
-
-class StepTokens(NamedTuple):
-    """Tokens of a tap's input from one prompt in one denoising step.
-
-    Attributes:
-        each: tokens in one guidance half.
-        halves: number of guidance halves.
-    """
-
-    each: int
-    halves: int
-
-
-TokensOf = Callable[[Tap], StepTokens | None]  # None if the number is not known
 
 
 def describe(
@@ -349,97 +331,3 @@ def prediction(
     if paper_count:
         found["as_the_paper_counts"] = as_the_paper_counts(model, config, pixels_of_latent(folder))
     return found
-
-
-def pipeline_class(folder: Folder) -> Any:
-    """Return the pipeline's class; UserError if the installed diffusers has none of its name."""
-    import diffusers
-
-    pipeline = getattr(diffusers, folder.pipeline, None)
-    if pipeline is None:
-        raise UserError(
-            f"{folder.path}: the installed diffusers has no pipeline {folder.pipeline!r}"
-        )
-    return pipeline
-
-
-def call_defaults(folder: Folder, config: PruningConfig) -> dict[str, Any]:
-    """Return steps of calibration, guidance and size: as configured, else the pipeline's defaults.
-
-    Args:
-        folder: the model.
-        config: the settings of the pruning.
-
-    Returns:
-        A value for each of CALL_SETTINGS; None if it is not known.
-
-    Raises:
-        UserError: the installed diffusers has no such pipeline.
-    """
-    pipeline = pipeline_class(folder)
-    known = inspect.signature(pipeline.__call__).parameters
-    settings: dict[str, Any] = {}
-    for name in CALL_SETTINGS:
-        default = known[name].default if name in known else None
-        own = getattr(config, name)
-        settings[name] = (
-            own if own is not None else (None if default is inspect.Parameter.empty else default)
-        )
-    if settings["num_inference_steps"]:
-        settings["num_inference_steps"] = config.steps_of(settings["num_inference_steps"])
-    side = latent_side(folder.pipeline, folder.config(folder.denoiser(config.component)))
-    for name in ("height", "width"):
-        if settings[name] is None and side is not None:
-            settings[name] = side * pixels_of_latent(folder)
-    return settings
-
-
-def latents_of(folder: Folder, settings: dict[str, Any]) -> tuple[int, int]:
-    """Return height and width of the latents."""
-    if not settings["height"] or not settings["width"]:
-        raise UserError("inspect: the picture's size is not known; pass --height and --width")
-    side = pixels_of_latent(folder)
-    return settings["height"] // side, settings["width"] // side
-
-
-def pixels_of_latent(folder: Folder) -> int:
-    """Return the number of pixels for each latent along a side."""
-    return pixels_per_latent(folder.pipeline, vae_config(folder))
-
-
-def vae_config(folder: Folder) -> dict[str, Any] | None:
-    """Return the config.json of the autoencoder; None if there is none."""
-    return folder.config("vae") if "vae" in folder.components else None
-
-
-def prompt_tokens(folder: Folder) -> int | None:
-    """Return the text tokens of one prompt; None if the tokenizer states no limit."""
-    file = folder.path / "tokenizer" / "tokenizer_config.json"
-    return text_tokens(folder.pipeline, read_json(file) if file.is_file() else None)
-
-
-def tokens_per_call(folder: Folder, component: str, settings: dict[str, Any]) -> TokensOf:
-    """Return the function that counts the tokens of a tap's input.
-
-    Args:
-        folder: the model.
-        component: the denoiser's name.
-        settings: the settings of the pipeline call.
-
-    Returns:
-        Tap -> tokens of one prompt in one denoising step; None if the number is not known.
-    """
-    config, text = folder.config(component), prompt_tokens(folder)
-    pipeline = pipeline_class(folder)
-    frames = latent_frames(pipeline, vae_config(folder))
-    known = settings["height"] and settings["width"] and frames
-    latents = latents_of(folder, settings) if known else None
-    passes = step_passes(pipeline, folder, component, settings["guidance_scale"])
-
-    def tokens(tap: Tap) -> StepTokens | None:
-        if not latents or not frames:
-            return None
-        each = tap_tokens(tap, folder.pipeline, config, latents, text, frames)
-        return StepTokens(each, passes) if each else None
-
-    return tokens

@@ -111,8 +111,8 @@ def plan_of(
         prompts: number of prompts that there are.
     """
     from ..models.meta_device import build_on_meta
+    from .call_settings import call_defaults
     from .device_memory import device_plan, device_to_plan_for, example_call, format_of
-    from .inspect import call_defaults
     from .plan_outcomes import outcomes, preset_rows, target_row
     from .plan_room import card_row, computed_on_cpu, disk_row, memory_row, name_of_card, part_rows
     from .plan_time import measured_step

@@ -14,10 +14,12 @@ from ..config import PruningConfig
 from ..config.choices import PRESETS
 from ..errors import UserError
 from ..models.call_shapes import CallArguments
+from ..models.depth_table import STACKS
 from ..models.folded import folded_ranks
 from ..pipelines.folder import Folder
 from ..pipelines.removed import in_words
 from .commands import with_recommended
+from .depth_prediction import shallower
 from .inspect import describe
 from .predicted_size import predicted_model, rounded_layers, stored_bytes
 from .prediction import count
@@ -32,10 +34,12 @@ CASES: tuple[dict[str, Any], ...] = (
     {"pattern": "structured", "sparsity": 0.3},
     {"preset": "portable", "sparsity": 0.3},
     {"preset": "small", "sparsity": 0.2},
+    {"pattern": "depth", "sparsity": 0.1},
 )
 NO_FASTER = "no: zeros are stored and multiplied, too"
 SPARSE_KERNELS = "no; sparse kernels of a GPU may be (docs/gpu.md)"
 FASTER = "yes"
+SHALLOWER = "yes, but pictures change visibly (docs/depth.md)"
 ROUNDED = "not known: weights of few bits are made dense in each call (docs/bits.md)"
 TRIED = (0.0, 0.1, 0.2, 0.3, 0.4)  # sparsities to meet a card's memory with
 OFFLOADS_TRIED = ("none", "model", "group")
@@ -113,6 +117,9 @@ def outcome(
         UserError: the model can't be pruned like that.
     """
     whole, own = sizes
+    width = own / sum(tensor.numel() for tensor in model.state_dict().values())
+    if config.depth:
+        return without_blocks(folder, model, inputs, config, (whole - own, width))
     if config.pattern != "structured":
         found = describe(folder, config, config.num_prompts, predicted=False)
         return OutcomeRow(
@@ -126,7 +133,6 @@ def outcome(
         )
     pruned, gone = predicted_model(model, config)
     left = count(pruned, inputs)
-    width = own / sum(tensor.numel() for tensor in model.state_dict().values())
     size = stored_bytes(pruned, rounded_layers(model, pruned, config), config, width)
     return OutcomeRow(
         "",
@@ -136,6 +142,43 @@ def outcome(
         macs=left["macs"]["total"],
         leaving=in_words(gone) + folding(pruned),
         speed=FASTER if config.bits is None else ROUNDED,
+    )
+
+
+def without_blocks(
+    folder: Folder,
+    model: nn.Module,
+    inputs: CallArguments | None,
+    config: PruningConfig,
+    sizes: tuple[int, float],
+) -> OutcomeRow:
+    """Return what a pruning of whole blocks changes: the largest model that it can leave.
+
+    Args:
+        folder: the model.
+        model: its denoiser.
+        inputs: the arguments of one forward.
+        config: the pruning.
+        sizes: bytes of all else in the folder, and of a weight of the denoiser.
+
+    Raises:
+        UserError: blocks of this model can't leave.
+    """
+    cls = type(model).__name__
+    if cls not in STACKS:
+        raise UserError(f"whole blocks of {cls} can't leave")
+    others, width = sizes
+    found = shallower(model, folder.config(folder.denoiser(config.component)), config)
+    left = count(found.model, inputs)
+    smallest = "the smallest " if found.at_most else ""
+    return OutcomeRow(
+        "",
+        {},
+        bytes=others + stored_bytes(found.model, [], config, width),
+        parameters=left["parameters"],
+        macs=left["macs"]["total"],
+        leaving=f"{smallest}{found.removed} of {found.total} blocks",
+        speed=SHALLOWER,
     )
 
 

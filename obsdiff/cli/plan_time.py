@@ -11,9 +11,9 @@ from ..models.call_shapes import CallArguments
 from ..pipelines.folder import Folder
 from ..pipelines.load import load_denoiser
 from ..runtime.timing import interleaved
+from .call_settings import pipeline_class
 from .device_memory import UNCOUNTED
 from .guidance import step_passes
-from .inspect import pipeline_class
 
 ROUNDS = 3
 

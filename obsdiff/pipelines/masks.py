@@ -17,7 +17,8 @@ from ..models.adapters import require_unquantised, require_unwrapped
 from .bitmask_files import names_in, read_weight
 from .bitmask_headers import packed_layers
 from .record import RECORD, read_record
-from .verify import TOLERANCE, check_record, oddity
+from .verify import check_record, oddity
+from .verify_weights import TOLERANCE
 
 SMALLER = ("structured", "depth")  # patterns that leave no zeros
 

@@ -47,7 +47,13 @@ def test_a_plan_has_the_figures_of_inspect_and_ends_with_a_command(sd3_folder, c
     assert rows["structured 30%"]["macs"] == found.prediction["pruned"]["macs"]["total"]
     small = describe(folder, PruningConfig(preset="small", height=16, width=16), 8).prediction
     assert rows["small 20%"]["parameters"] == small["pruned"]["parameters"]
+    depth = PruningConfig(pattern="depth", sparsity=0.1, height=16, width=16)
+    shallow = describe(folder, depth, 8).prediction
+    assert rows["depth 10%"]["parameters"] == shallow["pruned"]["parameters"]
+    assert rows["depth 10%"]["macs"] == shallow["pruned"]["macs"]["total"]
+    assert rows["depth 10%"]["leaving"] == "1 of 3 blocks"
     whole = sum(part["bytes"] for part in plan["parts"])
+    assert rows["depth 10%"]["bytes"] < whole
     assert whole == sum(tensors.size for tensors in folder.components.values())
     assert rows["structured 30%"]["bytes"] < rows["2:4"]["bytes"] == whole
     targeted = describe(folder, PruningConfig(pattern="2:4"), 8).targeted_parameters
@@ -62,6 +68,12 @@ def test_a_plan_has_the_figures_of_inspect_and_ends_with_a_command(sd3_folder, c
     assert "it draws there with --offload none, unpruned" in text
     assert text.splitlines()[-1].endswith("--pattern 2:4 --output 'out dir'")
     assert err.startswith("next: ")
+
+
+def test_blocks_of_a_unet_cannot_leave(capsys):
+    assert main(["plan", "emoji-unet", "--vram", "8", "--json"]) == 0
+    rows = {row["what"]: row for row in json.loads(capsys.readouterr().out)["outcomes"]}
+    assert rows["depth 10%"]["why_not"] == "whole blocks of UNet2DConditionModel can't leave"
 
 
 @pytest.mark.slow
