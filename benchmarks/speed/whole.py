@@ -15,7 +15,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from benchmarks.plain.calibrate import draw
+from benchmarks.plain.calibrate import BATCH, draw
 from benchmarks.plain.prune import prune_plain_
 from obsdiff import PruningConfig, prune_, save_pruned
 from obsdiff.pipelines.call import denoiser_name
@@ -52,9 +52,7 @@ def measure(
     component = denoiser_name(pipe, None)
     dense, settings = getattr(pipe, component), settings | {"num_inference_steps": steps}
     pipe.set_progress_bar_config(disable=True)
-    calls: dict[str, Callable[[], Any]] = {
-        "inference": lambda: draw(pipe, prompts, list(range(len(prompts))), settings, "latent")
-    }
+    calls: dict[str, Callable[[], Any]] = {"inference": partial(inference, pipe, prompts, settings)}
     calls |= {
         row: partial(prune, pipe, prompts, PruningConfig(**CONFIGS[row], **settings))
         for row in rows
@@ -83,6 +81,13 @@ def measure(
             )
     setattr(pipe, component, dense)
     return found
+
+
+def inference(pipe: Any, prompts: list[str], settings: dict[str, Any]) -> None:
+    """Draw the prompts in batches of as many as the prunings draw together."""
+    for i in range(0, len(prompts), BATCH):
+        some = prompts[i : i + BATCH]
+        draw(pipe, some, list(range(i, i + len(some))), settings, "latent")
 
 
 def plain_of(row: str) -> str:

@@ -134,15 +134,8 @@ def outcome(
     pruned, gone = predicted_model(model, config)
     left = count(pruned, inputs)
     size = stored_bytes(pruned, rounded_layers(model, pruned, config), config, width)
-    return OutcomeRow(
-        "",
-        {},
-        bytes=whole - own + size,
-        parameters=left["parameters"],
-        macs=left["macs"]["total"],
-        leaving=in_words(gone) + folding(pruned),
-        speed=FASTER if config.bits is None else ROUNDED,
-    )
+    speed = FASTER if config.bits is None else ROUNDED
+    return smaller(left, whole - own + size, in_words(gone) + folding(pruned), speed)
 
 
 def without_blocks(
@@ -170,15 +163,29 @@ def without_blocks(
     others, width = sizes
     found = shallower(model, folder.config(folder.denoiser(config.component)), config)
     left = count(found.model, inputs)
+    size = others + stored_bytes(found.model, [], config, width)
     smallest = "the smallest " if found.at_most else ""
+    return smaller(left, size, f"{smallest}{found.removed} of {found.total} blocks", SHALLOWER)
+
+
+def smaller(left: dict[str, Any], size: int, leaving: str, speed: str) -> OutcomeRow:
+    """Return the row of a result with fewer parameters.
+
+    Args:
+        left: its parameters and multiply-accumulates.
+        size: bytes of the folder.
+        leaving: what leaves, in words.
+        speed: whether it is faster.
+    """
+    macs = left["macs"]["total"]
     return OutcomeRow(
         "",
         {},
-        bytes=others + stored_bytes(found.model, [], config, width),
+        bytes=size,
         parameters=left["parameters"],
-        macs=left["macs"]["total"],
-        leaving=f"{smallest}{found.removed} of {found.total} blocks",
-        speed=SHALLOWER,
+        macs=macs,
+        leaving=leaving,
+        speed=speed,
     )
 
 
