@@ -33,6 +33,7 @@ from ..models.linear_view import layer_at, write_
 from ..models.structure import Block
 from ..pipelines.run import hooked
 from ..runtime.display import current
+from ..runtime.precision import exact_products
 from ..runtime.random_state import noise
 from ..solvers.gated import GatedSums
 
@@ -127,6 +128,7 @@ class Gap:
                 return place
         return None
 
+    @exact_products()
     def sum_up(self, keep: Callable[[int, int], Tensor | None], out: Any) -> None:
         """Add the tokens of this call to the sums, once the last block of the gap has run."""
         for name, (gate, here) in self.reached.items():
@@ -227,6 +229,7 @@ def gather_gaps(context: CalibrationContext, gaps: list[Gap], first: int) -> Non
             phases.advance(REPAIR, len(prompts))
 
 
+@exact_products()
 def write_changes_(gaps: list[Gap], own: dict[str, list[Tensor]], damping: float) -> None:
     """Set every repaired layer to its own weights and the change by a damping.
 

@@ -35,10 +35,11 @@ import torch.distributed as dist
 from torch import Tensor
 
 from ..runtime.distributed import REDUCE_ELEMENTS, Ranks, collective
+from ..runtime.precision import exact_products, float32_products
 from ..runtime.scratch import disk_errors
 from .packed import diagonal, packed_of, unpacked
 from .packed_layout import BAND, packed_size
-from .products import add_products_, add_sum_, operands, product
+from .products import add_products_, add_sum_, operands, precision_of, product
 
 COUNTED_PER_COLUMN = 32  # distinct tokens are counted up to this many per column
 MIX = 0.6180339887498949  # row sums weigh columns by fractional multiples of the golden ratio
@@ -155,15 +156,17 @@ class Hessian:
             weight: alpha of the step.
             represented: the number of tokens that they stand for (None: themselves).
         """
-        rows = operands(tokens.reshape(-1, self.columns).to(self.x.device), self.x.dtype)
+        given = tokens.reshape(-1, self.columns).to(self.x.device)
+        rows = operands(given, self.x.dtype)
         if not len(rows):
             return
         count = len(rows) if represented is None else represented
         each = weight * (count / len(rows))
         if not self.counted_all:
             self.count(row_sums(rows))
-        add_products_(self.packed, rows, each, self.band)
-        add_sum_(self.x, rows, each)
+        with float32_products(precision_of(given)):
+            add_products_(self.packed, rows, each, self.band)
+            add_sum_(self.x, rows, each)
         self.samples += count
         self.kept += len(rows)
         self.alpha += weight * count
@@ -265,7 +268,8 @@ def row_sums(rows: Tensor) -> Tensor:
     """Return a number for each row (T,): equal for equal rows, and almost never for others."""
     if rows.device.type != "cpu":
         mix = mixing(rows.shape[1], rows.dtype, str(rows.device))
-        return product(rows, mix.unsqueeze(1)).flatten()
+        with exact_products():
+            return product(rows, mix.unsqueeze(1)).flatten()
     numbers = rows if rows.dtype == torch.float64 else rows.float()
     mix = mixing(rows.shape[1], numbers.dtype, str(rows.device))
     parts = [(part * mix).sum(1) for part in numbers.split(SPLIT)]

@@ -15,7 +15,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from ..runtime.precision import exact_products
+from ..runtime.precision import EXACT, ROUNDED, exact_products
 from .packed import bands, tiles
 from .packed_layout import BAND, WIDE
 
@@ -32,6 +32,11 @@ def operands(rows: Tensor, dtype: torch.dtype) -> Tensor:
     if dtype == torch.float32 and rows.dtype in HALF and sums_wide(str(rows.device), rows.dtype):
         return rows
     return rows.to(dtype)
+
+
+def precision_of(tokens: Tensor) -> str:
+    """Return the precision in which the operands of some tokens are multiplied once in float32."""
+    return ROUNDED if tokens.dtype in HALF else EXACT
 
 
 @lru_cache(maxsize=64)
@@ -74,8 +79,7 @@ def add_half_(square: Tensor, left: Tensor, right: Tensor, factor: float) -> Non
 def add_(square: Tensor, left: Tensor, right: Tensor, factor: float) -> None:
     """Add a product of operands to a matrix on their device."""
     if left.dtype not in HALF:
-        with exact_products():
-            square.addmm_(left, right, alpha=factor)
+        square.addmm_(left, right, alpha=factor)
     elif sums_in_place(str(left.device), left.dtype):
         add_half_(square, left, right, factor)
     else:
@@ -101,8 +105,7 @@ def product(left: Tensor, right: Tensor) -> Tensor:
     """Return a product of operands, summed in float32 if they are half-precision."""
     if left.dtype in HALF:
         return torch.mm(left, right, out_dtype=torch.float32)
-    with exact_products():
-        return left @ right
+    return left @ right
 
 
 def add_products_(packed: Tensor, rows: Tensor, factor: float, band: int = BAND) -> None:
@@ -139,11 +142,12 @@ def add_product_(square: Tensor, left: Tensor, right: Tensor, factor: float) -> 
         right: operands (T, I).
         factor: what the product is multiplied with.
     """
-    if right.device == square.device:
-        add_(square, left.T, right, factor)
-        return
-    for part, columns in zip(square.split(WIDE), left.split(WIDE, 1), strict=True):
-        part.add_(product(columns.T, right).to(square.device), alpha=factor)
+    with exact_products():
+        if right.device == square.device:
+            add_(square, left.T, right, factor)
+            return
+        for part, columns in zip(square.split(WIDE), left.split(WIDE, 1), strict=True):
+            part.add_(product(columns.T, right).to(square.device), alpha=factor)
 
 
 def wide_bands(

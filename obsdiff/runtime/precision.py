@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 EXACT = "ieee"  # torch's word for float32 operands that are not rounded
-ROUNDED = "tf32"
+ROUNDED = "tf32"  # rounded to 10 bits, which leaves numbers of half precision as they are
 
 
 def switches() -> list[Any]:
@@ -23,35 +23,45 @@ def switches() -> list[Any]:
 
 
 @contextlib.contextmanager
-def exact_products() -> Iterator[None]:
-    """Multiply float32 matrices without rounding their entries; restore the switches at the end.
+def float32_products(precision: str) -> Iterator[None]:
+    """Multiply float32 matrices in a precision; restore the switches at the end.
 
     torch forbids to read the old switch (allow_tf32) while the two disagree, so the new one alone
     is read and set where torch has it.
+
+    Args:
+        precision: EXACT or ROUNDED.
     """
     before = [(switch, switch.fp32_precision) for switch in switches()]
     if not before:
-        with exact_by_old_switch():
+        with by_old_switch(precision == ROUNDED):
             yield
         return
     try:
         for switch, _ in before:
-            switch.fp32_precision = EXACT
+            switch.fp32_precision = precision
         yield
     finally:
-        for switch, precision in before:
-            switch.fp32_precision = precision
+        for switch, own in before:
+            switch.fp32_precision = own
 
 
 @contextlib.contextmanager
-def exact_by_old_switch() -> Iterator[None]:
+def by_old_switch(rounded: bool) -> Iterator[None]:
     """Do the same with the switch of torch 2.8 and before."""
     before = torch.backends.cuda.matmul.allow_tf32
-    torch.backends.cuda.matmul.allow_tf32 = False
+    torch.backends.cuda.matmul.allow_tf32 = rounded
     try:
         yield
     finally:
         torch.backends.cuda.matmul.allow_tf32 = before
+
+
+@contextlib.contextmanager
+def exact_products() -> Iterator[None]:
+    """Multiply float32 matrices without rounding their entries."""
+    with float32_products(EXACT):
+        yield
 
 
 def product_precision(device_type: str) -> str:

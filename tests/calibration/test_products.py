@@ -2,12 +2,15 @@
 
 import pytest
 import torch
+from torch.overrides import TorchFunctionMode
 
+from obsdiff.calibration import products
 from obsdiff.calibration.calibrated_input import CalibratedInput
 from obsdiff.calibration.hessian import Hessian
 from obsdiff.calibration.packed import bands
 from obsdiff.calibration.packed_layout import WIDE, packed_size, wide_band
 from obsdiff.calibration.products import operands, sums_in_place, sums_wide, wide_bands
+from obsdiff.runtime.precision import product_precision
 
 from ..support.pretend_gpu import NAME, pretend_gpu
 
@@ -46,6 +49,35 @@ def test_half_precision_tokens_are_multiplied_as_they_are():
         assert operands(half, torch.float64).dtype == torch.float64
     assert not sums_wide("cpu", torch.float16)
     assert operands(torch.ones(2, 2).half(), torch.float32).dtype == torch.float32
+
+
+class Precisions(TorchFunctionMode):
+    """Notes the precision of a GPU's products that are added to a matrix."""
+
+    def __init__(self):
+        self.seen = set()
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        if function is torch.Tensor.addmm_:
+            self.seen.add((args[1].dtype, product_precision("cuda")))
+        return function(*args, **kwargs or {})
+
+
+@pytest.mark.parametrize(
+    ("dtype", "precision"),
+    [(torch.bfloat16, "tf32"), (torch.float16, "tf32"), (torch.float32, "ieee")],
+)
+def test_half_precision_is_multiplied_in_tf32_where_torch_sums_it_in_itself(
+    dtype, precision, monkeypatch
+):
+    """torch 2.7 and before; TF32 holds all numbers of half precision, but not of float32."""
+    monkeypatch.setattr(products, "sums_wide", lambda *_: False)
+    with pretend_gpu(), Precisions() as watched:
+        hessian = Hessian.zeros(300, NAME, band=wide_band(300))
+        hessian.update(torch.ones(4, 300, device=NAME, dtype=dtype))
+        assert (hessian.matrix() == 2).all()
+    assert watched.seen == {(torch.float32, precision)}
+    assert product_precision("cuda") == "ieee"
 
 
 def test_wide_bands_are_all_bands_in_turn():

@@ -7,7 +7,7 @@ from obsdiff import PruningConfig, UserError
 from obsdiff.calibration.hessian import Hessian
 from obsdiff.calibration.plan import plan_pruning
 from obsdiff.errors import RunStopped
-from obsdiff.runtime.distributed import Ranks, assign, collective
+from obsdiff.runtime.distributed import Ranks, assign, collective, local_device
 
 from ..conftest import PROMPTS, sd3
 
@@ -84,3 +84,19 @@ def test_the_least_value_of_all_processes(monkeypatch):
     monkeypatch.setattr("torch.distributed.all_gather_object", gathered)
     assert Ranks(0, 2).least(5.0) == Ranks(0, 2).least(3.0) == 3.0
     assert Ranks().least(5.0) == 5.0
+
+
+@pytest.mark.parametrize(
+    ("given", "gpus", "found"), [("1", 2, 1), (None, 1, 0), ("2", 2, None), (None, 2, None)]
+)
+def test_the_gpu_of_a_process_is_that_of_its_number(given, gpus, found, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+    monkeypatch.delenv("LOCAL_RANK", raising=False)
+    if given is not None:
+        monkeypatch.setenv("LOCAL_RANK", given)
+    if found is not None:
+        assert local_device() == found
+        return
+    line = rf"LOCAL_RANK: .*this machine's {gpus} GPUs, from 0, found {given or 'none'}; start at"
+    with pytest.raises(UserError, match=line):
+        local_device()

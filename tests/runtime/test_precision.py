@@ -7,7 +7,14 @@ import torch
 from torch.overrides import TorchFunctionMode
 
 from obsdiff import PruningConfig, prune_
-from obsdiff.runtime.precision import exact_products, product_precision, switches
+from obsdiff.runtime.precision import (
+    EXACT,
+    ROUNDED,
+    exact_products,
+    float32_products,
+    product_precision,
+    switches,
+)
 
 from ..conftest import PROMPTS, sd3
 
@@ -65,6 +72,16 @@ def test_products_are_exact_inside_and_the_switches_restored(name):
     assert state() == before
 
 
+@pytest.mark.parametrize("name", SETTINGS)
+@pytest.mark.parametrize("precision", [EXACT, ROUNDED])
+def test_a_precision_is_set_inside_and_the_switches_restored(name, precision):
+    SETTINGS[name]()
+    before = state()
+    with float32_products(precision):
+        assert product_precision("cuda") == precision
+    assert state() == before
+
+
 def test_the_precision_of_a_device_is_named():
     assert product_precision("cpu") == product_precision("cuda") == "ieee"
     torch.set_float32_matmul_precision("high")
@@ -95,6 +112,9 @@ class Watched(TorchFunctionMode):
         {"pattern": "structured", "round_to": 1},
         {"allocation": "sensitivity", "allocation_prompts": 1},
         {"pattern": "structured", "round_to": 1, "allocation": "drawn", "allocation_prompts": 1},
+        {"low_rank": 0.1},
+        {"bits": 8, "group_size": 32},
+        {"pattern": "depth", "include": (), "num_prompts": 3, "allocation_prompts": 1},
     ],
 )
 @pytest.mark.slow
@@ -102,7 +122,7 @@ def test_solvers_ignore_the_users_switch(settings):
     torch.set_float32_matmul_precision("high")
     before, watched = state(), Watched()
     with watched:
-        prune_(sd3(), PROMPTS[:2], PruningConfig(**QUICK | settings, sparsity=0.5))
+        prune_(sd3(), PROMPTS[:3], PruningConfig(**QUICK | {"sparsity": 0.5} | settings))
     assert watched.seen
     assert {precision for _, precision in watched.seen} == {"ieee"}, watched.seen
     assert state() == before
