@@ -9,6 +9,7 @@ from typing import Any
 from ..errors import RunFailed, UserError
 
 ERROR_SHOWN = 200  # characters of an error's own message
+LIBRARIES = ("diffusers", "transformers")
 
 
 @contextlib.contextmanager
@@ -21,20 +22,31 @@ def one_line_errors(pipe: Any, *passing: type[Exception]) -> Iterator[None]:
 
     Raises:
         RunFailed: the pipeline, its scheduler or a model raised an error; with its class, its
-            message, and who raised it. A lack of memory remains as it is.
+            message, and who raised it. A lack of memory remains as it is, as does an error of a
+            hook of obsdiff.
     """
     try:
         yield
     except Exception as error:
         if isinstance(error, (UserError, RunFailed, MemoryError, *passing)):
             raise
-        if "memory" in str(error):
+        if "memory" in str(error) or is_own(error):
             raise
         reason = " ".join(str(error).split())[:ERROR_SHOWN] or "no message"
         raise RunFailed(
             f"{type(pipe).__name__}: {raiser(error.__traceback__, pipe)} raised "
             f"{type(error).__name__}: {reason}"
         ) from error
+
+
+def is_own(error: Exception) -> bool:
+    """Return whether obsdiff itself, in a hook below a library's call, raised an error."""
+    names = [
+        frame.f_globals.get("__name__", "").partition(".")[0]
+        for frame, _ in traceback.walk_tb(error.__traceback__)
+    ]
+    last = [name for name in names if name in (*LIBRARIES, "obsdiff")][-1:]
+    return last == ["obsdiff"] and any(name in LIBRARIES for name in names)
 
 
 def raiser(trace: TracebackType | None, pipe: Any) -> str:

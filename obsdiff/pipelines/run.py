@@ -20,7 +20,7 @@ from torch.utils.hooks import RemovableHandle
 from ..errors import RunFailed, UserError
 from ..runtime.random_state import noise, random_state_kept
 from .call import Prompt, absent_encoders, arguments_of
-from .errors_below import one_line_errors
+from .errors_below import is_own, one_line_errors
 from .part_of_schedule import runs_in_part, schedule_of, uncomputed
 
 
@@ -233,6 +233,7 @@ def refused(pipe: Any, before_first_step: Callable[[], bool] = lambda: True) -> 
         if (
             not before_first_step()
             or isinstance(error, UserError)
+            or is_own(error)
             or (isinstance(error, AttributeError) and not absent)
         ):
             raise
