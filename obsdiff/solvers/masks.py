@@ -100,7 +100,9 @@ def lowest_in_groups(scores: Tensor, n: int, m: int) -> Tensor:
     """
     groups = scores.unflatten(1, (-1, m))
     if m <= PAIRWISE:
-        return (torch.stack(ranks(groups.unbind(2)), 2) < m - n).flatten(1)
+        cpu = groups.device.type == "cpu"
+        found = torch.stack(ranks(groups.unbind(2)), 2) if cpu else ranks_at_once(groups)
+        return (found < m - n).flatten(1)
     drop = groups.argsort(dim=2, stable=True)[..., : m - n]
     return torch.zeros_like(groups, dtype=torch.bool).scatter_(2, drop, True).flatten(1)
 
@@ -114,3 +116,10 @@ def ranks(scores: Sequence[Tensor]) -> list[Tensor]:
             found[later] += first
             found[earlier] += ~first
     return found
+
+
+def ranks_at_once(groups: Tensor) -> Tensor:
+    """Return the rank, 0 for the smallest, of each score among its group (..., m): few launches."""
+    one, other = groups.unsqueeze(-1), groups.unsqueeze(-2)
+    smaller = (other <= one).tril(-1) | (other < one).triu(1)  # of equal scores the first is
+    return smaller.sum(-1)
