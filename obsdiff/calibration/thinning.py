@@ -20,7 +20,7 @@ T tokens of an image, I columns of the input.
 import hashlib
 import math
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -43,7 +43,7 @@ class Thinning:
         images: rows of the denoiser's batch; the prompts of each guidance half in turn.
         number: the call within its step.
         uniforms: numbers in [0, 1) of this call, (images, k) by images and k.
-        drawn: flat indices of the kept tokens of this call, by images, T, k and device.
+        drawn: the places of the kept tokens of this call, by images, T, k and device.
     """
 
     target: float | None
@@ -53,7 +53,7 @@ class Thinning:
     images: int = 1
     number: int = 0
     uniforms: dict[tuple[int, int], Tensor] = field(default_factory=dict, repr=False)
-    drawn: dict[tuple[int, int, int, str], Tensor] = field(default_factory=dict, repr=False)
+    drawn: dict[tuple[int, int, int, str], "Places"] = field(default_factory=dict, repr=False)
 
     def begin(self, number: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Begin a denoiser call.
@@ -93,16 +93,16 @@ class Thinning:
             self.prompts * self.run.steps * halves(self.images, self.run.prompts),
             self.denoisers,
         )
-        return KeptTokens(self.index(images, each, k, x.device), count) if k < each else None
+        return KeptTokens(self.places(images, each, k, x.device), count) if k < each else None
 
-    def index(self, images: int, each: int, k: int, device: torch.device) -> Tensor:
-        """Return the flat indices (images k,) of the kept tokens, on the device of the input."""
+    def places(self, images: int, each: int, k: int, device: torch.device) -> "Places":
+        """Return the places (images k,) of the kept tokens, on the device of the input."""
         key = (images, each, k, str(device))
         if key not in self.drawn:
             places = (torch.arange(k, dtype=torch.float64) + self.uniform(images, k)) * (each / k)
             first = torch.arange(images).unsqueeze(1) * each
             found = (places.long().clamp_(max=each - 1) + first).flatten()
-            self.drawn[key] = found if device.type == "cpu" else moved(found, device)
+            self.drawn[key] = Places(found, device)
         return self.drawn[key]
 
     def uniform(self, images: int, k: int) -> Tensor:
@@ -119,21 +119,57 @@ class Thinning:
 
 
 @dataclass(frozen=True)
+class Places:
+    """The places of kept tokens in an input, on a device as they are asked for.
+
+    Attributes:
+        index: their flat indices (n,) among all tokens of the input, on the CPU.
+        device: the device of the input.
+        known: what is there already, by the length of the rows; 0 for flat indices.
+    """
+
+    index: Tensor
+    device: torch.device
+    known: dict[int, Tensor] = field(default_factory=dict, repr=False)
+
+    def flat(self) -> Tensor:
+        """Return the flat indices (n,) on the device."""
+        return self.there(0, lambda index: index)
+
+    def in_rows(self, length: int) -> tuple[Tensor, Tensor]:
+        """Return row and place in the row (n,) of each token, for rows of so many tokens."""
+        pair = self.there(length, lambda index: torch.stack([index // length, index % length]))
+        return pair[0], pair[1]
+
+    def there(self, key: int, make: Callable[[Tensor], Tensor]) -> Tensor:
+        """Return what is made of the indices, on the device; moved there once."""
+        if key not in self.known:
+            found = make(self.index)
+            self.known[key] = found if self.device.type == "cpu" else moved(found, self.device)
+        return self.known[key]
+
+
+@dataclass(frozen=True)
 class KeptTokens:
     """The kept tokens of one input.
 
     Attributes:
-        index: their flat indices among all tokens of the input.
+        places: where they are among all tokens of the input.
         count: the number of all tokens, which they represent.
     """
 
-    index: Tensor
+    places: Places
     count: int
 
     def rows(self, layer: nn.Module, x: Tensor) -> Iterator[tuple[Tensor, float]]:
         """Yield the kept tokens (n, I) in parts, each with the number of tokens it represents."""
-        for part in tokens_at(layer, x, self.index):
-            yield part, self.count * (len(part) / len(self.index))
+        if not isinstance(layer, nn.Conv2d) and x.dim() == 3 and not x.is_contiguous():
+            # a part of longer rows, such as one of two streams: no copy of all its tokens
+            yield x[self.places.in_rows(x.shape[1])], float(self.count)
+            return
+        index = self.places.flat()
+        for part in tokens_at(layer, x, index):
+            yield part, self.count * (len(part) / len(index))
 
 
 def parts_of(

@@ -21,6 +21,7 @@ from obsdiff.pipelines.run import Run, denoiser_call
 from ..conftest import PROMPTS, sd, sd3
 from ..models.test_linear_view import SHAPES, convolution
 from ..support.contexts import context_of
+from ..support.pretend_gpu import NAME, pretend_gpu
 from .replay.test_run import replay_all
 from .test_hooks import calibration_set, gather, taps_of
 
@@ -55,6 +56,25 @@ def test_some_patches_of_a_convolution_are_those_of_all(shape, at_once):
     assert torch.equal(
         torch.cat(list(tokens_at(layer, x[0], index % len(alone)))), alone[index % len(alone)]
     )
+
+
+def test_tokens_of_a_part_of_longer_rows_are_picked_without_a_copy_of_it():
+    """One stream of a joint attention's output is a slice of both."""
+    layer, draw = nn.Linear(6, 2), thinning(2.0)
+    both = torch.randn(4, 90, 6)
+    with pretend_gpu() as counts:
+        there = both.to(NAME)
+        for part in (there[:, :60], there[:, 60:]):
+            kept = draw.kept(layer, part, 6)
+            counts.clear()
+            ((rows, represented),) = kept.rows(layer, part)
+            assert counts.peak - counts.held < part.nbytes / 2
+            ((wanted, _),) = kept.rows(layer, part.contiguous())
+            assert torch.equal(rows, wanted)
+            assert represented == 4 * part.shape[1]
+        counts.clear()
+        list(draw.kept(layer, there[:, 30:], 6).rows(layer, there[:, 30:]))
+        assert counts.launches.total() == 1  # where to is known from the first slice of 60
 
 
 def layers() -> list[tuple[nn.Module, torch.Tensor]]:
@@ -115,11 +135,12 @@ def test_the_mean_over_many_random_draws_is_near_the_hessian_of_all_tokens(make)
 
 def test_one_token_is_kept_in_each_of_k_equal_parts_of_an_image():
     draw = thinning(2.0)
-    index = draw.index(4, 100, 8, torch.device("cpu")).view(4, 8)
+    index = draw.places(4, 100, 8, torch.device("cpu")).flat().view(4, 8)
     assert ((index // 100) == torch.arange(4).unsqueeze(1)).all()
     assert ((index % 100 * 8 // 100 - torch.arange(8)).abs() <= 1).all()
     assert len(index.unique()) == 32
-    assert draw.index(4, 100, 8, torch.device("cpu")) is draw.index(4, 100, 8, torch.device("cpu"))
+    cpu = torch.device("cpu")
+    assert draw.places(4, 100, 8, cpu) is draw.places(4, 100, 8, cpu)
 
 
 def test_what_a_prompt_keeps_depends_on_its_seed_step_call_and_half_alone():
@@ -156,7 +177,8 @@ def test_tokens_without_an_image_are_all_kept():
     assert draw.kept(layer, torch.empty(40, 3), 3, routed=True) is None
     assert draw.kept(layer, torch.empty(7, 3), 3) is None
     assert draw.kept(layer, torch.empty(4, 3), 3) is None  # one token for each image
-    assert len(draw.kept(layer, torch.empty(2, 50, 3), 3).index) == 2  # one guidance half alone
+    one_half = draw.kept(layer, torch.empty(2, 50, 3), 3)
+    assert len(one_half.places.flat()) == 2
 
 
 @pytest.mark.slow

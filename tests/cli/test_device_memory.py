@@ -29,75 +29,7 @@ from obsdiff.pipelines.text_first import encode_first
 from ..conftest import PROMPTS, sd3
 from ..support.contexts import context_of
 from ..support.pretend_gpu import pretend_gpu
-from .test_prediction import SD3_MEDIUM, SD35_LARGE, SDXL
-
-# sizes of public text encoders and VAEs; everything else as transformers and diffusers default
-CLIP_L = {"hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12}
-CLIP_G = {"hidden_size": 1280, "intermediate_size": 5120, "num_hidden_layers": 32}
-T5_XXL = {
-    "d_model": 4096,
-    "d_ff": 10240,
-    "d_kv": 64,
-    "num_heads": 64,
-    "num_layers": 24,
-    "vocab_size": 32128,
-    "feed_forward_proj": "gated-gelu",
-    "is_encoder_decoder": False,
-    "use_cache": False,
-}
-VAE = {
-    "_class_name": "AutoencoderKL",
-    "block_out_channels": [128, 256, 512, 512],
-    "latent_channels": 16,
-    "layers_per_block": 2,
-    "down_block_types": ["DownEncoderBlock2D"] * 4,
-    "up_block_types": ["UpDecoderBlock2D"] * 4,
-}
-FLUX_DEV = {
-    "_class_name": "FluxTransformer2DModel",
-    "attention_head_dim": 128,
-    "guidance_embeds": True,
-    "in_channels": 64,
-    "joint_attention_dim": 4096,
-    "num_attention_heads": 24,
-    "num_layers": 19,
-    "num_single_layers": 38,
-    "patch_size": 1,
-    "pooled_projection_dim": 768,
-}
-CLIP = ("transformers", "CLIPTextModelWithProjection")
-ENCODERS = {
-    "SDXL": {"text_encoder": (CLIP, CLIP_L), "text_encoder_2": (CLIP, CLIP_G)},
-    "SD3": {
-        "text_encoder": (CLIP, CLIP_L),
-        "text_encoder_2": (CLIP, CLIP_G),
-        "text_encoder_3": (("transformers", "T5EncoderModel"), T5_XXL),
-    },
-    "FLUX": {
-        "text_encoder": (("transformers", "CLIPTextModel"), CLIP_L),
-        "text_encoder_2": (("transformers", "T5EncoderModel"), T5_XXL),
-    },
-}
-MODELS = {
-    "SDXL": ("StableDiffusionXLPipeline", "unet", SDXL, ENCODERS["SDXL"]),
-    "SD3-medium": ("StableDiffusion3Pipeline", "transformer", SD3_MEDIUM, ENCODERS["SD3"]),
-    "SD3.5-large": ("StableDiffusion3Pipeline", "transformer", SD35_LARGE, ENCODERS["SD3"]),
-    "FLUX.1-dev": ("FluxPipeline", "transformer", FLUX_DEV, ENCODERS["FLUX"]),
-}
-
-
-def folder_of(place, pipeline, component, model, encoders):
-    """Write the configs of a pipeline without weights."""
-    parts = {component: (("diffusers", model["_class_name"]), model)} | encoders
-    parts["vae"] = (("diffusers", "AutoencoderKL"), VAE)
-    for name, (_, config) in parts.items():
-        (place / name).mkdir(parents=True)
-        (place / name / "config.json").write_text(json.dumps(config))
-    (place / "tokenizer").mkdir()
-    (place / "tokenizer" / "tokenizer_config.json").write_text('{"model_max_length": 77}')
-    index = {"_class_name": pipeline} | {name: list(kind) for name, (kind, _) in parts.items()}
-    (place / "model_index.json").write_text(json.dumps(index))
-    return str(place)
+from ..support.public_models import MODELS, folder_of
 
 
 @pytest.fixture(scope="module")

@@ -23,7 +23,7 @@ from obsdiff.models.meta_device import build_on_meta
 from obsdiff.pipelines.folder import open_folder
 
 from ..conftest import flux
-from .test_device_memory import CLIP_L, FLUX_DEV, folder_of
+from ..support.public_models import CLIP_L, FLUX_DEV, folder_of
 
 SIZE = ["--height", "16", "--width", "16"]
 

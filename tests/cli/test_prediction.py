@@ -15,48 +15,11 @@ from obsdiff.models.meta_device import build_on_meta, example_inputs, macs_or_wh
 
 from ..conftest import PROMPTS, flux, sd, sd3
 from ..support.lanes import first_quick
+from ..support.public_models import SD3_MEDIUM, SD35_LARGE, SDXL
 
 QUICK = {"num_inference_steps": 2, "guidance_scale": 3.0, "height": 16, "width": 16}
 MAKES = {"sd3": sd3, "sd3-dual": lambda: sd3(dual=(0, 1)), "sd": sd, "flux": flux}
 
-# the public configs of the models that the paper counts
-SD3_MEDIUM = {
-    "_class_name": "SD3Transformer2DModel",
-    "attention_head_dim": 64,
-    "caption_projection_dim": 1536,
-    "in_channels": 16,
-    "joint_attention_dim": 4096,
-    "num_attention_heads": 24,
-    "num_layers": 24,
-    "out_channels": 16,
-    "patch_size": 2,
-    "pooled_projection_dim": 2048,
-    "pos_embed_max_size": 192,
-    "sample_size": 128,
-}
-SD35_LARGE = SD3_MEDIUM | {
-    "num_layers": 38,
-    "num_attention_heads": 38,
-    "caption_projection_dim": 2432,
-    "qk_norm": "rms_norm",
-}
-SDXL = {
-    "_class_name": "UNet2DConditionModel",
-    "addition_embed_type": "text_time",
-    "addition_time_embed_dim": 256,
-    "attention_head_dim": [5, 10, 20],
-    "block_out_channels": [320, 640, 1280],
-    "cross_attention_dim": 2048,
-    "in_channels": 4,
-    "out_channels": 4,
-    "layers_per_block": 2,
-    "down_block_types": ["DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"],
-    "projection_class_embeddings_input_dim": 2816,
-    "sample_size": 128,
-    "transformer_layers_per_block": [1, 2, 10],
-    "up_block_types": ["CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"],
-    "use_linear_projection": True,
-}
 # sparsity -> heads removed of one block, billions of parameters, "TFLOPs"
 COUNTS = {
     "SD3-medium": (

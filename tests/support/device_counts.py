@@ -1,4 +1,5 @@
-"""What a pretend accelerator counts: launches, waits, copies, memory, and products on the CPU."""
+"""What a pretend accelerator counts: launches, operations, waits, copies, memory, and products on
+the CPU."""
 
 import functools
 import sys
@@ -6,9 +7,16 @@ import weakref
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
+
+import torch
+from torch.utils.flop_counter import flop_registry, shape_wrapper
 
 import obsdiff
+from obsdiff.models.macs import FUSED
 
+aten = torch.ops.aten
+FORMULAS = {**flop_registry, **{name: shape_wrapper(found) for name, found in FUSED.items()}}
 OWN = str(Path(obsdiff.__file__).parent)
 LIBRARIES = ("/diffusers/", "/transformers/", "/accelerate/")
 LIBRARY = "a library"  # the place of what no line of obsdiff does itself
@@ -20,6 +28,8 @@ class Counts:
 
     Attributes:
         launches: operators that run a kernel on the device, by the line of obsdiff.
+        operations: floating-point operations of its products, convolutions and attentions, by line:
+            two for each multiplication.
         waits: times that the host waits for the device, by the operator and the line of obsdiff.
         to_device: bytes copied from the host to the device.
         to_host: bytes copied back.
@@ -29,6 +39,7 @@ class Counts:
     """
 
     launches: Counter = field(default_factory=Counter)
+    operations: Counter = field(default_factory=Counter)
     waits: Counter = field(default_factory=Counter)
     to_device: int = 0
     to_host: int = 0
@@ -40,6 +51,7 @@ class Counts:
     def clear(self) -> None:
         """Begin again; what is held stays counted."""
         self.launches.clear()
+        self.operations.clear()
         self.waits.clear()
         self.host_products.clear()
         self.to_device = self.to_host = 0
@@ -49,6 +61,11 @@ class Counts:
     def own_launches(self) -> int:
         """Launches by lines of obsdiff."""
         return self.launches.total() - self.launches[LIBRARY]
+
+    @property
+    def own_operations(self) -> int:
+        """Operations on the device by lines of obsdiff."""
+        return self.operations.total() - self.operations[LIBRARY]
 
     @property
     def own_products(self) -> int:
@@ -92,3 +109,12 @@ def place_of(file: str) -> str:
     if file.startswith(OWN):
         return file.removeprefix(OWN)[1:]
     return LIBRARY if any(library in file for library in LIBRARIES) else ""
+
+
+def operations(packet: Any, args: tuple[Any, ...], result: Any) -> int:
+    """Return the floating-point operations of an operator; 0 for all but products."""
+    if packet not in FORMULAS:
+        return 0
+    if packet in (aten.mm, aten.addmm):
+        args = args[: 2 + (packet is aten.addmm)]  # a format of the sums may follow
+    return FORMULAS[packet](*args, out_val=result)

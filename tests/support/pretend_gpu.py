@@ -11,6 +11,7 @@ on the CPU, and
         prune_(pipe, prompts, config)
 
 It has no streams, no time, and no rounding of its own. Blocking copies wait, in both directions.
+A hollow device (hollow.py) has shapes alone, for models of any size.
 """
 
 import contextlib
@@ -25,7 +26,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from obsdiff.models import adapters
 
-from .device_counts import Counts, line
+from . import hollow
+from .device_counts import Counts, line, operations
 
 NAME = "pretend"
 aten = torch.ops.aten
@@ -41,7 +43,7 @@ WAITING = {
 INDEXED = {aten.index, aten.index_put, aten.index_put_, aten._index_put_impl_, aten._unsafe_index}
 NO_KERNEL = {
     *(aten._local_scalar_dense, aten.empty, aten.empty_like, aten.empty_strided, aten.new_empty),
-    *(aten.detach, aten.alias, aten.lift_fresh),
+    *(aten.detach, aten.alias, aten.lift_fresh, aten._unsafe_view),
 }
 PRODUCTS = {aten.mm, aten.addmm, aten.addmm_, aten.bmm, aten.baddbmm, aten.mv, aten.addmv}
 FACTORISATIONS = {
@@ -57,13 +59,14 @@ class State:
         counts: its counts.
         double: whether the device has float64.
         memory: bytes of the device.
+        hollow: whether its tensors have no numbers.
         running: whether the device is there.
         pinned: addresses of pinned host memory.
     """
 
     def __init__(self) -> None:
         self.counts = Counts()
-        self.double, self.running, self.memory = True, False, 2**40
+        self.double, self.hollow, self.running, self.memory = True, False, False, 2**40
         self.pinned: set[int] = set()
 
 
@@ -121,7 +124,7 @@ class PretendTensor(Tensor):
     def tolist(self) -> Any:
         STATE.counts.waits["tolist", line()] += 1
         STATE.counts.to_host += self.numbers.nbytes
-        return self.numbers.tolist()
+        return (hollow.read(self.numbers) if STATE.hollow else self.numbers).tolist()
 
     def numpy(self, **_: Any) -> Any:
         raise TypeError("can't convert a tensor of a device to numpy: copy it to the host first")
@@ -205,6 +208,8 @@ class Operator:
     def computed(self) -> Any:
         """Return the operator's result on the CPU."""
         args, kwargs = mapped(numbers_of, self.args), mapped(numbers_of, self.kwargs)
+        if STATE.hollow:
+            return hollow.computed(self.func, args, kwargs, self.to_pretend)
         if self.to_pretend:
             kwargs["device"] = torch.device("cpu")
         if kwargs.get("pin_memory"):
@@ -249,6 +254,7 @@ class Operator:
             self.count_copy(found, place)
         if self.packet not in NO_KERNEL and not is_view(self.func):
             counts.launches[place] += 1
+            counts.operations[place] += operations(self.packet, self.args, found)
 
     def waits_for_indices(self) -> bool:
         """Return whether indices come from the host, or the number of them from the device."""
@@ -417,19 +423,20 @@ def gradients_in_this_thread() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def pretend_gpu(double: bool = True, memory: int = 2**40) -> Iterator[Counts]:
+def pretend_gpu(double: bool = True, memory: int = 2**40, hollow: bool = False) -> Iterator[Counts]:
     """Let torch have the device inside; the rest of torch's state is restored at the end.
 
     Args:
         double: whether the device has float64; Apple's has none.
         memory: its bytes.
+        hollow: whether its tensors have no numbers.
 
     Yields:
         The counts.
     """
     register()
     STATE.__init__()  # type: ignore[misc]
-    STATE.double, STATE.memory, STATE.running = double, memory, True
+    STATE.double, STATE.memory, STATE.hollow, STATE.running = double, memory, hollow, True
     replaces = torch.__future__.get_overwrite_module_params_on_conversion()
     torch.__future__.set_overwrite_module_params_on_conversion(True)
     generator, plain = torch.Generator, adapters.require_unquantised

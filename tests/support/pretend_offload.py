@@ -9,6 +9,7 @@ import torch
 from diffusers.hooks import group_offloading as library
 from torch import Tensor, nn
 
+from .hollow import read
 from .pretend_gpu import PretendTensor
 
 
@@ -42,7 +43,7 @@ def resting(tensor: Tensor) -> Tensor:
     found: Tensor = PretendTensor(tensor.detach())
     if isinstance(tensor, nn.Parameter):
         found = nn.Parameter(found, tensor.requires_grad)
-    found.data = tensor.detach()
+    found.data = read(tensor) if tensor.is_meta else tensor.detach()
     return found
 
 
