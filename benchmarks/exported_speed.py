@@ -18,6 +18,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -67,11 +68,11 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         files = {name: exported(model, inputs, Path(folder)) for name, model in models.items()}
         values = [value.numpy() for value in inputs]
-        calls["ONNX Runtime"] = {name: onnx_call(file, values) for name, file in files.items()}
-        calls["OpenVINO"] = {name: openvino_call(file, values) for name, file in files.items()}
-        calls["OpenVINO"]["zeros, sparse decompression"] = openvino_call(
-            files["zeros"], values, **SPARSE
-        )
+        for runtime, open_file in (("ONNX Runtime", onnx_step), ("OpenVINO", openvino_step)):
+            steps = {name: open_file(file) for name, file in files.items()}
+            calls[runtime] = {name: partial(step, values) for name, step in steps.items()}
+        sparse = openvino_step(files["zeros"], **SPARSE)
+        calls["OpenVINO"]["zeros, sparse decompression"] = partial(sparse, values)
         rows = [row for runtime, found in calls.items() for row in timed(runtime, found, args)]
         for row in rows:
             name = row["model"].partition(",")[0]
@@ -127,26 +128,29 @@ def torch_call(model: nn.Module, inputs: list[Tensor]) -> Call:
     return call
 
 
-def onnx_call(file: Path, values: list[Any]) -> Call:
-    """Return a call of a file in ONNX Runtime."""
+def onnx_step(file: Path) -> Callable[[list[Any]], Tensor]:
+    """Open a file in ONNX Runtime; return a call of it."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
     names = [given.name for given in session.get_inputs()]
-    given = dict(zip(names, values, strict=True))
-    return lambda: torch.from_numpy(session.run(None, given)[0])
+
+    def call(values: list[Any]) -> Tensor:
+        return torch.from_numpy(session.run(None, dict(zip(names, values, strict=True)))[0])
+
+    return call
 
 
-def openvino_call(file: Path, values: list[Any], **more: Any) -> Call:
-    """Return a call of a file in OpenVINO; float32, since it would choose bfloat16 by itself."""
+def openvino_step(file: Path, **more: Any) -> Callable[[list[Any]], Tensor]:
+    """Open a file in OpenVINO; float32, since it would choose bfloat16 by itself."""
     import openvino
 
     core = openvino.Core()
     config = {"INFERENCE_NUM_THREADS": 1, "INFERENCE_PRECISION_HINT": "f32"} | more
     compiled = core.compile_model(core.read_model(file), "CPU", config)
-    return lambda: torch.from_numpy(compiled(values)[0].copy())
+    return lambda values: torch.from_numpy(compiled(values)[0].copy())
 
 
 def timed(runtime: str, calls: dict[str, Call], args: argparse.Namespace) -> list[dict[str, Any]]:

@@ -11,18 +11,16 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from PIL import Image, ImageDraw, ImageFont
-
 from obsdiff import PruningConfig
 
 from .paper.lab import Lab
 from .paper.rows import live
 from .paper.tables import TARGETS
+from .picture_sheet import sheet
 
 SHEET = Path(__file__).parents[1] / "docs" / "presets.png"
 SHOWN = ("50%", "2:4", "structured 30%")
 DRAWN = 8
-SIDE, GAP, LEFT, TOP = 96, 6, 170, 34
 
 
 def rows_of(target: str) -> dict[str, dict[str, Any]]:
@@ -43,7 +41,7 @@ def main() -> None:
     p.add_argument("--prompts", type=int, help="calibration prompts", default=32)
     args = p.parse_args()
     lab = Lab(args.model)
-    rows = {"dense": lab.draw(lab.dense, {})[0]}
+    rows = {"dense": lab.draw(lab.dense, {})[0][:DRAWN]}
     dense = lab.figures(lab.dense)["clip_score"]["value"]
     titles = {"dense": f"CLIP {dense:.1f}"}
     for target in SHOWN:
@@ -53,39 +51,13 @@ def main() -> None:
             )
             denoiser, _ = live(lab, config)
             found = lab.figures(denoiser)
-            rows[name] = lab.draw(denoiser, {})[0]
+            rows[name] = lab.draw(denoiser, {})[0][:DRAWN]
             error, score = (found[m]["value"] for m in ("relative_latent_error", "clip_score"))
             titles[name] = f"error {error:.4f}\nCLIP {score:.1f}"
             print(name, titles[name].replace("\n", ", "), flush=True)
-    sheet(rows, titles, lab.sets["evaluation"]).save(SHEET, optimize=True)
+    listed = [(name, titles[name], pictures) for name, pictures in rows.items()]
+    sheet(listed, lab.sets["evaluation"][:DRAWN]).save(SHEET, optimize=True)
     print(SHEET)
-
-
-def sheet(
-    rows: dict[str, list[Image.Image]], titles: dict[str, str], prompts: list[str]
-) -> Image.Image:
-    """A row a model, a column a prompt."""
-    page = Image.new("RGB", (LEFT + DRAWN * (SIDE + GAP), TOP + len(rows) * (SIDE + GAP)), "white")
-    pen, bold, small = ImageDraw.Draw(page), ImageFont.load_default(14), ImageFont.load_default(11)
-    for j, prompt in enumerate(prompts[:DRAWN]):
-        words = prompt.split(", ")[0].split()
-        half = -(-len(words) // 2)
-        pen.multiline_text(
-            (LEFT + j * (SIDE + GAP), 4),
-            "\n".join(" ".join(part) for part in (words[:half], words[half:]) if part),
-            fill="#333",
-            font=small,
-        )
-    for i, (name, pictures) in enumerate(rows.items()):
-        top = TOP + i * (SIDE + GAP)
-        pen.text((6, top + 22), name, fill="#111", font=bold)
-        pen.multiline_text((6, top + 42), titles[name], fill="#555", font=small)
-        for j, picture in enumerate(pictures[:DRAWN]):
-            page.paste(
-                picture.resize((SIDE, SIDE), Image.Resampling.LANCZOS),
-                (LEFT + j * (SIDE + GAP), top),
-            )
-    return page
 
 
 if __name__ == "__main__":

@@ -1,17 +1,21 @@
 """ComfyUI's model of a denoiser that obsdiff pruned.
 
-ComfyUI builds the dense model. Its linear layers then take their shapes from the file, and every
-attention the number of heads that its layers have. Nothing else is changed: sampling, LoRA for
-these shapes, offloading and previews are ComfyUI's own.
+ComfyUI builds the dense model, SD3 with as many blocks as the file has. Its linear layers then take
+their shapes from the file, and every attention the number of heads that its layers have. Nothing
+else is changed: sampling, LoRA for these shapes, offloading and previews are ComfyUI's own.
 
 Needs ComfyUI and torch; no obsdiff.
 """
 
+import contextlib
 import json
+from collections.abc import Iterator
 from typing import Any
 
+import comfy.model_detection
 import comfy.ops
 import comfy.sd
+import comfy.supported_models
 import comfy.utils
 import torch
 from torch import nn
@@ -60,7 +64,8 @@ def load_pruned(path: str) -> Any:
     require_ours(path, metadata or {})
     weights.pop(MARKER, None)
     options = {"custom_operations": PrunedOperations}
-    patcher = comfy.sd.load_diffusion_model_state_dict(weights, model_options=options)
+    with blocks_of_the_file():
+        patcher = comfy.sd.load_diffusion_model_state_dict(weights, model_options=options)
     if patcher is None:
         raise ValueError(f"{path}: this version of ComfyUI does not know the model")
     count_heads_(patcher.model.diffusion_model)
@@ -81,6 +86,28 @@ def require_ours(path: str, metadata: dict[str, str]) -> None:
             f"{path}: its notes have format {notes['format']}, this node reads {FORMAT}; "
             "update the node"
         )
+
+
+@contextlib.contextmanager
+def blocks_of_the_file() -> Iterator[None]:
+    """Have ComfyUI build as many blocks of SD3 as a file has, instead of width / 64.
+
+    ComfyUI's own loader has no setting for it, so its detection is replaced for the time of a load.
+    """
+    detected = comfy.model_detection.model_config_from_unet
+
+    def counted(weights: dict[str, Any], prefix: str, *rest: Any, **settings: Any) -> Any:
+        config = detected(weights, prefix, *rest, **settings)
+        if isinstance(config, comfy.supported_models.SD3):
+            blocks = f"{prefix}joint_blocks." + "{}."
+            config.unet_config["num_blocks"] = comfy.model_detection.count_blocks(weights, blocks)
+        return config
+
+    comfy.model_detection.model_config_from_unet = counted
+    try:
+        yield
+    finally:
+        comfy.model_detection.model_config_from_unet = detected
 
 
 def count_heads_(model: nn.Module) -> None:

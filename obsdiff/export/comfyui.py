@@ -14,7 +14,7 @@ from ..models.client_marker import MARKER_KEY
 from ..pipelines.folder import Folder
 from .layouts import places
 from .original_names import UNET_PREFIX
-from .shapes import lost_kinds, require_plain_layers, unlike_width
+from .shapes import HEAD_SIZE, lost_kinds, require_plain_layers
 from .single_file import original_tensors, write_tensors
 
 
@@ -35,8 +35,7 @@ def export_comfyui(folder: Folder, output: Path, component: str) -> list[str]:
     """
     chosen = places(folder, component)
     require_plain_layers(folder, component)
-    if line := unlike_width(folder, component):
-        raise UserError(f"export: {folder.path}: {line}; no file for ComfyUI is written")
+    require_head_size(folder, component)
     lost = lost_kinds(folder.config(component))
     if others := lost - {"heads"}:
         raise UserError(
@@ -51,3 +50,14 @@ def export_comfyui(folder: Folder, output: Path, component: str) -> list[str]:
             tensors[MARKER_KEY] = torch.zeros(1)
         write_tensors(folder, list(chosen), tensors, output)
     return list(chosen)
+
+
+def require_head_size(folder: Folder, component: str) -> None:
+    """Check that the heads of an SD3 have the only size that ComfyUI builds; UserError if not."""
+    config = folder.config(component)
+    size = config.get("attention_head_dim")
+    if str(config.get("_class_name")).endswith("SD3Transformer2DModel") and size != HEAD_SIZE:
+        raise UserError(
+            f"export: {folder.path / component}: expected heads of {HEAD_SIZE}, the only size that "
+            f"ComfyUI builds for SD3, found heads of {size}; no file for ComfyUI is written"
+        )

@@ -15,6 +15,8 @@ from ..models.own_names import FOLDED_KEY, LOW_RANK_KEY
 from ..models.pruned_classes import lacks_heads, pruned_class
 from ..pipelines.folder import Folder
 
+HEAD_SIZE = 64  # of SD3 in ComfyUI, a constant there
+
 
 def require_widths_alone(folder: Folder, component: str) -> None:
     """Check that no heads and no channels were removed from a component.
@@ -55,7 +57,8 @@ def require_plain_layers(folder: Folder, component: str) -> None:
 def unlike_width(folder: Folder, component: str) -> str | None:
     """Return what to say of an SD3 whose number of blocks does not follow from its width.
 
-    ComfyUI builds one block for 64 features of width, so it refuses the file or stops at a step.
+    ComfyUI builds one block for 64 features of width, so it refuses the file or stops at a step;
+    obsdiff's node for it counts the file's blocks.
 
     Args:
         folder: the checked folder.
@@ -68,13 +71,16 @@ def unlike_width(folder: Folder, component: str) -> str | None:
     if not str(config.get("_class_name")).endswith("SD3Transformer2DModel"):
         return None
     blocks = config["num_layers"]
-    built = config["num_attention_heads"] * config["attention_head_dim"] // 64
+    built = config["num_attention_heads"] * config["attention_head_dim"] // HEAD_SIZE
     if blocks == built:
         return None
-    return (
+    line = (
         f"{component} has {blocks} blocks: ComfyUI builds {built} for this width, whatever the "
         "file has, and so can't run it"
     )
+    if config["attention_head_dim"] != HEAD_SIZE:
+        return line
+    return f"{line}; obsdiff's node can, after export --to comfyui"
 
 
 def lost_kinds(config: dict[str, Any]) -> set[str]:

@@ -17,9 +17,11 @@ import diffusers
 import pytest
 import torch
 from diffusers import SD3Transformer2DModel
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from obsdiff.models.client_marker import MARKER_KEY
+from obsdiff.models.own_names import BITMASK, MODULE
+from obsdiff.pipelines.bitmask_files import pack_component_
 
 from ..conftest import flux, sd, sd3, sdxl
 from ..support.cut_heads import cut_
@@ -27,6 +29,7 @@ from ..tiny_models import TINY
 
 COMFYUI = os.environ.get("OBSDIFF_COMFYUI", "")
 LOADER = Path(__file__).parents[1] / "support" / "comfyui_loader.py"
+WEIGHTS = "diffusion_pytorch_model.safetensors"
 REFUSED = "RuntimeError: ERROR: Could not detect model type of"
 pytestmark = [
     pytest.mark.slow,
@@ -51,11 +54,11 @@ def in_comfyui(models: dict[str, dict[str, torch.Tensor]], folder: Path) -> dict
     return found
 
 
-def small_sd3() -> SD3Transformer2DModel:
-    """An SD3 of two heads of 64 and two blocks, which ComfyUI opens."""
+def small_sd3(blocks: int = 2) -> SD3Transformer2DModel:
+    """An SD3 of two heads of 64; with two blocks, ComfyUI's own loader opens it."""
     torch.manual_seed(0)
     return SD3Transformer2DModel(
-        sample_size=8, patch_size=2, in_channels=16, out_channels=16, num_layers=2,
+        sample_size=8, patch_size=2, in_channels=16, out_channels=16, num_layers=blocks,
         attention_head_dim=64, num_attention_heads=2, joint_attention_dim=4096,
         caption_projection_dim=128, pooled_projection_dim=2048, pos_embed_max_size=8,
     )  # fmt: skip
@@ -77,6 +80,28 @@ def test_fewer_neurons_open_where_shapes_are_the_files(tmp_path):
     without, *with_shapes = in_comfyui({"neurons": model.state_dict()}, tmp_path)["neurons"]
     assert "size mismatch" in without
     assert with_shapes in ([], ["opened"])  # older versions have no such layers
+
+
+def test_a_packed_file_is_refused_by_its_marker(tmp_path):
+    """Without it ComfyUI opens a file of packed FFNs, and leaves these without their weights."""
+    model = small_sd3()
+    layers = [n for n, m in model.named_modules() if isinstance(m, torch.nn.Linear)]
+    names = {name for name in layers if ".ff." in name}
+    with torch.no_grad():
+        for name in names:
+            model.get_submodule(name).weight[:, ::2] = 0
+    for kind in ("plain", "packed"):
+        model.save_pretrained(tmp_path / kind)
+    assert set(pack_component_(tmp_path / "packed", names)) == names
+    files = {kind: tmp_path / kind / WEIGHTS for kind in ("plain", "packed")}
+    models = {kind: load_file(file) for kind, file in files.items()}
+    marker = f"{MODULE}.{BITMASK}"
+    models["unmarked"] = {k: value for k, value in models["packed"].items() if k != marker}
+    assert marker in models["packed"]
+    found = in_comfyui(models, tmp_path)
+    assert set(found["plain"]) == {"opened"}
+    assert all(error.startswith(REFUSED) for error in found["packed"])
+    assert set(found["unmarked"]) == {"opened"}
 
 
 def test_every_class_without_some_of_its_heads_is_refused(tmp_path):

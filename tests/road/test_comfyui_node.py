@@ -22,7 +22,7 @@ from safetensors.torch import load_file, save_file
 from obsdiff.cli.main import main
 from obsdiff.models.client_marker import MARKER_KEY
 
-from ..conftest import flux, randomise, sd, sd3
+from ..conftest import flux, randomise, sd, sd3, sdxl
 from ..support.cut_heads import cut_
 from .test_comfyui import COMFYUI, REFUSED, in_comfyui, small_sd3
 
@@ -43,9 +43,9 @@ def exported(pipe, name: str, folder: Path, *kinds: str) -> Path:
 
 
 def narrow_sd3():
-    """An SD3 with as many blocks as ComfyUI builds for its width of 64."""
+    """An SD3 with two heads of 64, the only size that ComfyUI builds."""
     pipe = sd3()
-    config = {"num_layers": 1, "num_attention_heads": 8, "caption_projection_dim": 64}
+    config = {"attention_head_dim": 64, "num_attention_heads": 2, "caption_projection_dim": 128}
     transformer = SD3Transformer2DModel.from_config(dict(pipe.transformer.config) | config)
     pipe.register_modules(transformer=randomise(transformer))
     return pipe
@@ -73,10 +73,11 @@ def test_removed_channels_are_refused(capsys, tmp_path):
     assert not output.exists()
 
 
-def test_blocks_that_comfyui_would_not_build_are_refused(capsys, tmp_path, sd3_folder):
+def test_heads_that_comfyui_would_not_build_are_refused(capsys, tmp_path, sd3_folder):
     output = tmp_path / "a.safetensors"
     assert main(["export", sd3_folder, "--to", "comfyui", "--output", str(output)]) == 2
-    assert "has 3 blocks: ComfyUI builds 0 for this width" in capsys.readouterr().err
+    assert "expected heads of 64" in (line := capsys.readouterr().err)
+    assert "found heads of 8" in line
     assert not output.exists()
 
 
@@ -102,9 +103,10 @@ def assert_close(found: torch.Tensor, expected: torch.Tensor) -> None:
 
 @pytest.mark.slow
 @needs_comfyui
-def test_sd3_without_heads_is_computed_at_its_own_size(tmp_path):
+@pytest.mark.parametrize("blocks", [2, 3])  # ComfyUI itself builds two for a width of 128
+def test_sd3_without_heads_is_computed_at_its_own_size(blocks, tmp_path):
     pipe = sd3()
-    pipe.register_modules(transformer=randomise(small_sd3()))
+    pipe.register_modules(transformer=randomise(small_sd3(blocks)))
     dense = sum(p.numel() for p in pipe.transformer.parameters())
     file = exported(pipe, "transformer", tmp_path, "heads", "neurons")
     x, t = torch.randn(1, 16, 8, 8), torch.tensor([500.0])
@@ -157,6 +159,34 @@ def test_a_unet_without_heads_is_computed_at_its_own_size(tmp_path):
     found, _ = in_node(file, x=x, timesteps=t, context=context)
     with torch.no_grad():
         expected = pipe.unet(x, t, context, return_dict=False)[0]
+    assert_close(found, expected)
+    own = in_comfyui({"cut": load_file(file)}, tmp_path)["cut"]
+    assert all(error.startswith(REFUSED) for error in own)
+
+
+@pytest.mark.slow
+@needs_comfyui
+def test_sdxl_without_heads_is_computed_at_its_own_size(tmp_path):
+    """SDXL's UNet with the depths of Segmind Vega, 320 features at every resolution."""
+    torch.manual_seed(0)
+    pipe = sdxl()
+    unet = UNet2DConditionModel(
+        block_out_channels=(320, 320, 320), layers_per_block=2, attention_head_dim=(5, 5, 5),
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+        transformer_layers_per_block=(1, 1, 2), use_linear_projection=True,
+        cross_attention_dim=2048, addition_embed_type="text_time", addition_time_embed_dim=256,
+        projection_class_embeddings_input_dim=2816,
+    )  # fmt: skip
+    pipe.register_modules(unet=randomise(unet))
+    file = exported(pipe, "unet", tmp_path, "heads", "neurons")
+    x, t, context = torch.randn(1, 4, 8, 8), torch.tensor([500.0]), torch.randn(1, 7, 2048)
+    pooled, sizes = torch.randn(1, 1280), torch.tensor([[64.0, 64.0, 0.0, 0.0, 64.0, 64.0]])
+    y = torch.cat([pooled, unet.add_time_proj(sizes.flatten()).reshape(1, -1)], dim=1)
+    found, _ = in_node(file, x=x, timesteps=t, context=context, y=y)
+    with torch.no_grad():
+        more = {"text_embeds": pooled, "time_ids": sizes}
+        expected = pipe.unet(x, t, context, added_cond_kwargs=more, return_dict=False)[0]
     assert_close(found, expected)
     own = in_comfyui({"cut": load_file(file)}, tmp_path)["cut"]
     assert all(error.startswith(REFUSED) for error in own)
