@@ -10,9 +10,9 @@ suffice, both in place in one matrix. The inverse is computed by halves:
 
 H (I, I) Hessian, d damping in units of H's mean diagonal, R, L (I, I), I inputs.
 
-If a factorisation fails, d is raised along the LADDER. A float32 factor is used only if its error
-stays small: I cond(H) is below MAX_FLOAT32_ERROR. Otherwise H is factored in float64, on the CPU
-for a device that has none.
+If a factorisation fails, d is raised along the LADDER. A float32 factor is used only if R^T R
+solves for random signs to MAX_ERROR (probes.py). Otherwise H is factored in float64, on the CPU for
+a device that has none.
 
 References:
     Frantar, Alistarh, "SparseGPT: Massive Language Models Can Be Accurately Pruned in One-Shot",
@@ -25,9 +25,8 @@ from torch import Tensor
 
 from ..errors import NotPositiveDefinite
 from .double_precision import has
+from .probes import MAX_ERROR, random_signs, relative_error
 
-MAX_FLOAT32_ERROR = 1e7  # columns times condition number; above it, float32 moves 0.1 % of the mask
-LARGEST_FLOAT32 = 2048  # columns up to which a factorisation in float32 is tried
 SMALL = 128  # triangular matrices up to this size are inverted by solving for the identity
 PANEL = 512  # rows and columns of a triangular product that are computed together
 MOVED = SMALL * SMALL  # entries that a CPU moves together: they fit into its cache
@@ -73,17 +72,16 @@ def inverse_factor(hessian: Tensor, damping: float) -> tuple[Tensor, Tensor, flo
     require_finite(hessian)
     dead = hessian.diagonal() == 0
     diagonal = hessian.diagonal().masked_fill(dead, 1)
-    dtypes = (hessian.dtype, torch.float64)[len(hessian) > LARGEST_FLOAT32 :]
     for step in LADDER:
-        for dtype in dict.fromkeys(dtypes):
-            damped = diagonal + damping * step * diagonal.mean()
+        damped = diagonal + damping * step * diagonal.mean()
+        for dtype in dict.fromkeys((hessian.dtype, torch.float64)):
             factor = factor_of_inverse(hessian, damped, dtype)
-            if factor is not None and (
-                dtype == torch.float64
-                or len(hessian) * condition(hessian, factor) < MAX_FLOAT32_ERROR
-            ):
+            if factor is None:
+                continue
+            if dtype == torch.float64 or probe_error(hessian, damped, factor) <= MAX_ERROR:
                 factor = narrow_(factor, hessian.dtype).to(hessian.device)
                 return factor, dead, damping * step
+            del factor  # its memory is that of half of the next one
     raise ladder_failed(damping)
 
 
@@ -102,14 +100,12 @@ def factor_of_inverse(hessian: Tensor, diagonal: Tensor, dtype: torch.dtype) -> 
     return factor if is_finite(factor) else None
 
 
-def condition(hessian: Tensor, factor: Tensor) -> float:
-    """Estimate the condition number of H (I, I) from the R (I, I) of its inverse.
-
-    The estimate is the Frobenius norm of H times the mean eigenvalue of H^-1.
-    """
-    return (
-        torch.linalg.matrix_norm(hessian) * torch.linalg.matrix_norm(factor).square() / len(hessian)
-    ).item()
+def probe_error(hessian: Tensor, diagonal: Tensor, factor: Tensor) -> float:
+    """Return (1) of probes.py for R (I, I), by H (I, I) with another diagonal (I,)."""
+    probes = random_signs(hessian)
+    change = (diagonal - hessian.diagonal()).unsqueeze(1)
+    images = hessian @ probes + change * probes
+    return relative_error(factor.T @ (factor @ images), probes)
 
 
 def narrow_(matrix: Tensor, dtype: torch.dtype) -> Tensor:

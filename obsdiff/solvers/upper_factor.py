@@ -10,8 +10,8 @@ allocated. U is computed from the last column to the first, in panels of PANEL c
 k a panel, a the columns before it, r those after it; the panels in turn are computed in parts of
 SMALL columns.
 
-A float32 factor is used only if it is exact enough: random vectors z are multiplied by A and solved
-for again, and the relative error of the result is at most MAX_ERROR,
+A float32 factor is used only if it is exact enough (probes.py): random signs z are multiplied by A
+and solved for again, and the relative error of the result is at most MAX_ERROR,
 
     ||U^-T U^-1 (A z) - z|| / ||z||                                                  (3)
 
@@ -33,11 +33,10 @@ from torch import Tensor
 
 from .cholesky import LADDER, ladder_failed, narrow_, require_finite
 from .double_precision import where_double
+from .probes import MAX_ERROR, random_signs, relative_error
 
-MAX_ERROR = 0.005  # of (3), up to which a float32 factor is used; layer errors move by 1 % at most
 PANEL = 512  # columns that are repaired by one product
 SMALL = 128  # columns that are factored by LAPACK
-PROBES = 4  # random vectors of (3)
 
 
 @dataclass(frozen=True)
@@ -169,18 +168,11 @@ def upper_(matrix: Tensor, upper: Tensor) -> None:
     matrix.copy_(matrix.tril(-1).add_(upper))
 
 
-def random_signs(hessian: Tensor) -> Tensor:
-    """Return the z (I, PROBES) of (3)."""
-    g = torch.Generator().manual_seed(len(hessian))
-    return torch.randint(0, 2, (len(hessian), PROBES), generator=g).mul_(2).sub_(1).to(hessian)
-
-
 def probe_error(upper: Tensor, probes: Tensor, images: Tensor) -> float:
     """Return (3) from U, read from the upper triangle of a matrix (I, I), z and A z (I, PROBES)."""
     half = torch.linalg.solve_triangular(upper, images, upper=True)
     found = torch.linalg.solve_triangular(upper.T, half, upper=False)
-    error = torch.linalg.matrix_norm(found - probes) / torch.linalg.matrix_norm(probes)
-    return error.nan_to_num(nan=torch.inf).item()
+    return relative_error(found, probes)
 
 
 def mirror_(hessian: Tensor, diagonal: Tensor) -> None:
