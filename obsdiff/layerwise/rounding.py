@@ -10,6 +10,7 @@ from ..config import PruningConfig
 from ..models.linear_view import matrix, write_
 from ..pipelines.low_bits import put_on_grid_, roundable
 from ..pipelines.record import RoundedRecord
+from ..solvers.double_precision import where_double
 from ..solvers.low_rank import correction
 from ..solvers.lstsq import damped
 from ..solvers.problem import Solution, squared_error
@@ -116,10 +117,9 @@ def round_to_nearest_(
             continue
         grid = Grid.of(weight, config.bits, config.group_size)
         values = nearest(weight, grid)
-        energy = weight.double().square().sum().item()
-        error = (
-            (weight.double() - values.double()).square().sum().item() / energy if energy else 0.0
-        )
+        before, after = (where_double(part).double() for part in (weight, values))
+        energy = before.square().sum().item()
+        error = (before - after).square().sum().item() / energy if energy else 0.0
         write_(name, layer, values)
         put_on_grid_(layer, grid)
         found.append(RoundedRecord(name, shape, config.bits, config.group_size, error))

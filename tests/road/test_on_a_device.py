@@ -34,6 +34,7 @@ pytestmark = [
 
 STRUCTURED = {"pattern": "structured", "keep_first_last": False, "round_to": 1}
 REPLAY = {"calibration": "replay", "packages": 2, "blocks": "0-1"}
+ONE = {"include": "*.ff.net.2"}
 # how many heads and neurons each group loses, from a few numbers a group
 ON_THE_HOST = ("allocation/prices.py", "allocation/group_curves.py")
 SENSITIVITY = {"allocation": "sensitivity", "allocation_prompts": 2}
@@ -59,6 +60,12 @@ CASES: dict[str, dict[str, Any]] = {
     "structured replay": STRUCTURED | REPLAY,
     "structured l1": STRUCTURED | {"method": "l1"},
     "structured random, lstsq": STRUCTURED | {"method": "random", "refine": "lstsq"},
+    "authors' ranking": STRUCTURED | {"ranking": "authors"},
+    "8 bits": ONE | {"bits": 8, "group_size": 32},
+    "4 bits, all layers": ONE | {"bits": 4, "group_size": 32, "round_layers": "all"},
+    "nearest, structured": STRUCTURED | {"bits": 8, "group_size": 32, "rounding": "nearest"},
+    "low rank": ONE | {"low_rank": 0.1},
+    "low rank, bits": ONE | {"low_rank": 0.1, "bits": 8, "group_size": 32},
     "owl": {"allocation": "owl"},
     "drawn": {"allocation": "drawn", "allocation_prompts": 1},
 }
@@ -210,10 +217,33 @@ def test_other_models_run_on_the_device(make, offloaded, changes):
     assert counts.own_products == 0, counts.host_products
 
 
+@pytest.mark.parametrize("double", [True, False])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"pattern": "depth", "sparsity": 0.3, "num_prompts": 4, "allocation_prompts": 2},
+        ONE | {"modulation": "60%", "unfoldable": "keep"},
+    ],
+)
+@pytest.mark.slow
+def test_blocks_leave_and_modulation_is_folded_on_the_device(changes, double):
+    small = {"num_prompts": 2, "num_inference_steps": 2, "height": 16, "width": 16}
+    with pretend_gpu(double=double) as counts:
+        pipe = sd3().to(NAME)
+        report = prune_(pipe, PROMPTS, PruningConfig(**small | changes), progress=False)
+        assert report.depth or report.modulation
+        assert {p.device.type for p in pipe.transformer.parameters()} == {NAME}
+    if double:
+        assert counts.own_products == 0, counts.host_products
+
+
 @pytest.mark.parametrize(
     "name",
     first_quick(
-        ["obs", "replay", "asymmetric", "permuted 2:4", "structured", "owl", "held-out"],
+        [
+            *("obs", "replay", "asymmetric", "permuted 2:4", "structured", "owl", "held-out"),
+            *("8 bits", "4 bits, all layers", "low rank", "authors' ranking", "wanda, swaps"),
+        ],
     ),
 )
 @pytest.mark.slow
