@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.gpu_check.behaves import refused
 from benchmarks.gpu_check.check import Check
 from benchmarks.gpu_check.timed_steps import run_step
 
@@ -63,3 +64,11 @@ def test_a_step_that_takes_too_long_is_ended_and_the_next_one_runs(tmp_path):
         ("wrong", "failed: ZeroDivisionError", False),
         ("next", "one", True),
     ]
+
+
+@pytest.mark.slow
+def test_a_refusal_counts_as_right_if_it_says_why(tmp_path):
+    run = Check(True, tmp_path, time.perf_counter())
+    for why in ("a compiled module", "another reason"):
+        refused(run, "compiled", why, lambda pipe: pipe.transformer.compile())
+    assert [row["pass"] for row in run.figures] == [True, False]

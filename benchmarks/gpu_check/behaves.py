@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from obsdiff import PruningConfig
+from obsdiff import PruningConfig, UserError
 
 from .check import Check
 from .emoji import pruned
@@ -25,10 +25,8 @@ def behaves(check: Check) -> None:
     tried(check, "model offload, Hessians on the GPU", offload, device="cpu", offload_device=gpu)
     tried(check, "group offload", groups, device="cpu", offload_device=gpu)
     if check.gpu:
-        tried(check, "group offload with a stream", streams, device="cpu", offload_device=gpu)
-        name = "group offload with a stream, replay"
-        replayed = {"calibration": "replay", "packages": 2}
-        tried(check, name, streams, device="cpu", offload_device=gpu, **replayed)
+        name, why = "group offload with a stream", "group offloading with a stream"
+        refused(check, name, why, streams, device="cpu", offload_device=gpu)
         for placing in ("model", "group"):
             tried(check, f"--offload {placing}", device="cpu", config_device=gpu, offload=placing)
     tried(check, "budget, single", memory_budget_gib=0.045, calibration="single")
@@ -67,8 +65,6 @@ def tried(
     name: str,
     prepare: Callable | None = None,
     wanted: float | None = 0.5,
-    device: Any = None,
-    config_device: Any = None,
     **changes: Any,
 ) -> None:
     """Prune two blocks of emoji-sd3, and count the zeros of the model afterwards.
@@ -78,20 +74,50 @@ def tried(
         name: of the case.
         prepare: called with the pipeline before the pruning.
         wanted: the share of zeros; None for any.
-        device: where the pipeline is opened; None for the device of this check.
-        config_device: the setting `device`.
-        changes: further settings.
+        changes: as for `two_blocks_pruned`.
     """
     with check.recorded_errors("behaves", name):
-        few = {"num_prompts": 2, "num_inference_steps": 2, "blocks": "0-1"}
-        config = PruningConfig(device=config_device, **few | changes)
-        dtype = None if check.gpu else "float32"
-        pipe, report = pruned("emoji-sd3", device or check.device, dtype, config, prepare)
+        pipe, report = two_blocks_pruned(check, prepare, **changes)
         weight = pipe.transformer.transformer_blocks[0].attn.to_q.weight
         zeros = (weight == 0).float().mean().item()
         ok = None if wanted is None else abs(zeros - wanted) < 0.01
         what = f"{name}: zeros in the model (recorded {report.sparsity:.3f})"
         check.figure("behaves", what, zeros, "" if wanted is None else f"{wanted}", ok)
+
+
+def refused(
+    check: Check, name: str, why: str, prepare: Callable | None = None, **changes: Any
+) -> None:
+    """Check that such a pruning is refused in one line with the words `why`."""
+    with check.recorded_errors("behaves", name):
+        line = "not refused"
+        try:
+            two_blocks_pruned(check, prepare, **changes)
+        except UserError as error:
+            line = str(error)
+        check.figure("behaves", f"{name}: refused", line, why, why in line and "\n" not in line)
+
+
+def two_blocks_pruned(
+    check: Check,
+    prepare: Callable | None = None,
+    device: Any = None,
+    config_device: Any = None,
+    **changes: Any,
+) -> tuple[Any, Any]:
+    """Prune two blocks of emoji-sd3; return the pipeline and its report.
+
+    Args:
+        check: this run of the check.
+        prepare: called with the pipeline before the pruning.
+        device: where the pipeline is opened; None for the device of this check.
+        config_device: the setting `device`.
+        changes: further settings.
+    """
+    few = {"num_prompts": 2, "num_inference_steps": 2, "blocks": "0-1"}
+    config = PruningConfig(device=config_device, **few | changes)
+    dtype = None if check.gpu else "float32"
+    return pruned("emoji-sd3", device or check.device, dtype, config, prepare)
 
 
 def too_little_memory(check: Check) -> None:

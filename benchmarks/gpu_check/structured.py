@@ -8,7 +8,7 @@ import torch
 from obsdiff.allocation.uniform_latency import shrunk
 from obsdiff.models.macs import count_macs
 
-from .behaves import tried
+from .behaves import refused
 from .check import Check
 from .measurement import free_memory, seconds
 from .random_models import embedded, first_call, sd3, settings
@@ -37,7 +37,8 @@ def smaller(check: Check) -> None:
 
 
 def compiled(check: Check) -> None:
-    """What torch.compile changes: the gain of structured pruning, and a pruning itself."""
+    """What torch.compile changes: the gain of structured pruning, and that a compiled
+    model is refused."""
     pair = structured_pair(check, 4 if check.gpu else None)
     models, call = pair[:2], pair[2]
     with check.recorded_errors("compiled", "structured"):
@@ -46,4 +47,4 @@ def compiled(check: Check) -> None:
         check.figure("compiled", what, dense / pruned, expected)
     del pair, models, call
     free_memory()
-    tried(check, "compiled", lambda pipe: pipe.transformer.compile())
+    refused(check, "compiled", "a compiled module", lambda pipe: pipe.transformer.compile())
