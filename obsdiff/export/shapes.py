@@ -57,6 +57,7 @@ def require_plain_layers(folder: Folder, component: str) -> None:
 def unlike_width(folder: Folder, component: str) -> str | None:
     """Return what to say of an SD3 whose number of blocks does not follow from its width.
 
+    stable-diffusion.cpp takes it for the number of heads, too (97d2990, model/diffusion/mmdit.hpp).
     ComfyUI builds one block for 64 features of width, so it refuses the file or stops at a step;
     obsdiff's node for it counts the file's blocks.
 
@@ -76,11 +77,12 @@ def unlike_width(folder: Folder, component: str) -> str | None:
         return None
     line = (
         f"{component} has {blocks} blocks: ComfyUI builds {built} for this width, whatever the "
-        "file has, and so can't run it"
+        "file has, and so can't run it; stable-diffusion.cpp refuses fewer than 24 blocks, and "
+        "computes as many heads as blocks"
     )
     if config["attention_head_dim"] != HEAD_SIZE:
         return line
-    return f"{line}; obsdiff's node can, after export --to comfyui"
+    return f"{line}; obsdiff's node for ComfyUI can run it, after export --to comfyui"
 
 
 def lost_kinds(config: dict[str, Any]) -> set[str]:

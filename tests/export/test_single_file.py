@@ -188,7 +188,8 @@ def test_corrections_of_low_rank_are_refused_and_merged_on_request(capsys, tmp_p
     words = (file, "--component", "transformer")
     assert "corrections of low rank beside" in refused(capsys, tmp_path / "corrected", *words)
     assert export(tmp_path / "corrected", *words, "--pad") == 0
-    assert "ComfyUI builds 0 for this width" in capsys.readouterr().err
+    assert "ComfyUI builds 0 for this width" in (said := capsys.readouterr().err)
+    assert "computes as many heads as blocks" in said
     torch.testing.assert_close(load_file(file)["joint_blocks.0.x_block.mlp.fc2.weight"], wanted)
 
 
