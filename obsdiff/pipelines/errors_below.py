@@ -10,6 +10,7 @@ from ..errors import RunFailed, UserError
 
 ERROR_SHOWN = 200  # characters of an error's own message
 LIBRARIES = ("diffusers", "transformers")
+CALLED = ("torch", "contextlib", "functools")  # by whoever raises an error
 
 
 @contextlib.contextmanager
@@ -40,12 +41,15 @@ def one_line_errors(pipe: Any, *passing: type[Exception]) -> Iterator[None]:
 
 
 def is_own(error: Exception) -> bool:
-    """Return whether obsdiff itself, in a hook below a library's call, raised an error."""
+    """Return whether obsdiff itself, in a hook below a library's call, raised an error.
+
+    What obsdiff wraps may be of any module, such as a scheduler of the user's own: it is not ours.
+    """
     names = [
         frame.f_globals.get("__name__", "").partition(".")[0]
         for frame, _ in traceback.walk_tb(error.__traceback__)
     ]
-    last = [name for name in names if name in (*LIBRARIES, "obsdiff")][-1:]
+    last = [name for name in names if name not in CALLED][-1:]
     return last == ["obsdiff"] and any(name in LIBRARIES for name in names)
 
 

@@ -3,7 +3,6 @@
 import pytest
 
 from obsdiff import PruningConfig, prune_
-from obsdiff.calibration.hessian import Hessian
 from obsdiff.errors import RunFailed
 from obsdiff.pipelines.errors_below import one_line_errors
 from obsdiff.pipelines.run import prepared
@@ -41,14 +40,8 @@ def test_a_lack_of_memory_and_errors_on_purpose_pass(error):
         raise error
 
 
-@pytest.mark.parametrize("error", [TypeError("no float64 here"), ValueError("odd")])
-def test_an_error_of_our_own_hook_is_blamed_on_no_prompt_and_no_library(error, monkeypatch):
+def test_an_error_of_our_own_hook_is_blamed_on_no_prompt_and_no_library(monkeypatch):
     """A bug, or an operator that a device lacks: the command line shows where it is."""
-
-    def fail(*_):
-        raise error
-
-    monkeypatch.setattr(Hessian, "update", fail)
-    with pytest.raises(type(error), match=str(error)) as caught:
+    monkeypatch.setattr("obsdiff.calibration.hessian.add_products_", int)
+    with pytest.raises(TypeError, match="int"):
         prune_(sd(), PROMPTS[:1], PruningConfig(num_inference_steps=1, num_prompts=1))
-    assert caught.value is error
