@@ -1,7 +1,6 @@
 """What the weights of a pruned folder must be by its record: shapes, zeros, blocks, factors."""
 
-import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -74,15 +73,17 @@ def check_layers(component: Path, record: dict[str, Any], found: Findings) -> No
     ranks = {f"{row['name']}.{DOWN}": row["rank"] for row in record["layers"] if row.get("rank")}
     packed = packed_layers(component)
     found.packed = bool(packed)
-    for file in weight_files_in(component):
-        with opened_or_noted(file, found) as opened:
-            names = names_in(opened, packed)
-            for name in rows.keys() & names:
-                weight = read_weight(opened, name, packed).flatten(1)
-                check_layer(rows.pop(name), weight, group, structured, found)
-            for name in ranks.keys() & names:
-                rank, wanted = opened.get_slice(name).get_shape()[0], ranks.pop(name)
-                found.note(rank == wanted, f"{name} has rank {rank}, expected {wanted}")
+
+    def check(opened: Any) -> None:
+        names = names_in(opened, packed)
+        for name in rows.keys() & names:
+            weight = read_weight(opened, name, packed).flatten(1)
+            check_layer(rows.pop(name), weight, group, structured, found)
+        for name in ranks.keys() & names:
+            rank, wanted = opened.get_slice(name).get_shape()[0], ranks.pop(name)
+            found.note(rank == wanted, f"{name} has rank {rank}, expected {wanted}")
+
+    check_files_by(check, component, found)
     for name in (*rows, *ranks):
         found.note(False, f"{name} is missing")
 
@@ -102,28 +103,30 @@ def check_rounded(component: Path, record: dict[str, Any], found: Findings) -> N
     if not rows:
         return
     found.note(is_declared(component), f"{component.name}/config.json declares no torchao weights")
-    for file in weight_files_in(component):
-        with opened_or_noted(file, found) as opened:
-            for name in sorted(rows.keys() & set(opened.keys())):
-                row, codes = rows.pop(name), opened.get_tensor(name)
-                if name in beside:
-                    check_shape(row, codes, found)
-                else:
-                    check_layer(row, codes, group, structured, found)
-                for text in flaws_of(opened, row, codes):
-                    found.note(False, text)
+
+    def check(opened: Any) -> None:
+        for name in sorted(rows.keys() & set(opened.keys())):
+            row, codes = rows.pop(name), opened.get_tensor(name)
+            if name in beside:
+                check_shape(row, codes, found)
+            else:
+                check_layer(row, codes, group, structured, found)
+            for text in flaws_of(opened, row, codes):
+                found.note(False, text)
+
+    check_files_by(check, component, found)
     for name in rows:
         found.note(False, f"{name} is missing")
 
 
-@contextlib.contextmanager
-def opened_or_noted(file: Path, found: Findings) -> Iterator[Any]:
-    """Open a file of weights; one that can't be read is a difference, and ends the block."""
-    try:
-        with safe_open(file, "pt") as opened:
-            yield opened
-    except SafetensorError as error:
-        found.note(False, f"{file.name} can't be read: {error}")
+def check_files_by(check: Callable[[Any], None], component: Path, found: Findings) -> None:
+    """Open every file of weights for a check; one that can't be read is a difference."""
+    for file in weight_files_in(component):
+        try:
+            with safe_open(file, "pt") as opened:
+                check(opened)
+        except SafetensorError as error:
+            found.note(False, f"{file.name} can't be read: {error}")
 
 
 def pattern_of(record: dict[str, Any]) -> tuple[tuple[int, int] | None, bool]:

@@ -89,7 +89,7 @@ def test_the_output_is_new_and_apart_from_the_folder(capsys, tmp_path, sd3_folde
     line = refused(capsys, sd3_folder, "--to", "padded", "--output", f"{sd3_folder}/inside")
     assert "overlap" in line
     line = refused(capsys, sd3_folder, "--to", "ckpt", "--output", tmp_path / "out")
-    assert "to: expected one of padded, with-code, single-file" in line
+    assert "to: expected one of padded, with-code, nunchaku-lite, single-file" in line
     assert line.endswith("found 'ckpt'")
     line = refused(capsys, tmp_path / "none", "--to", "padded", "--output", tmp_path / "out")
     assert "none" in line
