@@ -78,7 +78,8 @@ def draw_phases(details: dict[str, dict[str, Any]], folder: Path = DOCS) -> Path
         )
         ax.set(title=model, xlabel="CPU time / plain inference")
         ax.spines[["top", "right"]].set_visible(False)
-    figure.axes[0].legend(frameon=False, ncols=2)
+    handles = figure.axes[0].get_legend_handles_labels()
+    figure.legend(*handles, loc="outside lower center", ncols=len(PHASES), frameon=False)
     return saved(figure, folder / "speed-phases.png")
 
 
