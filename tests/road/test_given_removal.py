@@ -83,6 +83,35 @@ def test_given_masks_leave_and_the_repair_lowers_the_error(pattern):
     assert torch.equal(kept_output(pipe, QUERY), dense * ~removed[QUERY])
 
 
+@pytest.mark.parametrize(
+    "changes", [{"bits": 4, "group_size": 32}, {"held_out": 1, "choose_damping": True}]
+)
+@pytest.mark.parametrize("kind", ["masks", "items"])
+def test_what_is_given_leaves_with_rounding_and_with_held_out_prompts(kind, changes):
+    pipe = sd3(2)
+    if kind == "masks":
+        removed = {QUERY: torch.rand(matrix(pipe.transformer.get_submodule(QUERY)).shape) < 0.5}
+        config = PruningConfig(**QUICK | {"num_prompts": 3} | changes)
+    else:
+        removed = {NEURONS: list(range(32))}
+        config = structured(num_prompts=3, calibration="single", **changes)
+    report = prune_(pipe, PROMPTS, config, removed=removed)
+    if kind == "masks":
+        assert [row.name for row in report.layers] == [QUERY]
+        gone = kept_output(pipe, QUERY) == 0
+        assert gone[removed[QUERY]].all()
+        assert bool((gone == removed[QUERY]).all()) or "bits" in changes  # codes may be 0, too
+    else:
+        assert [(row.owner, row.removed) for row in report.groups] == [
+            ("transformer_blocks.0.ff", list(range(32)))
+        ]
+    if "bits" in changes:
+        rounded = {row.name for row in report.layers if row.bits == 4}
+        assert rounded == {row.name for row in report.layers}
+    else:
+        assert all(row.held_out_error is not None for row in report.layers)
+
+
 @pytest.mark.slow
 def test_channels_leave_by_whole_norm_groups():
     pipe = sd()
