@@ -30,6 +30,7 @@ FLAGS = {  # of export, with the formats in which they mean something
     "pad": (SINGLE_FILE, GGUF),
     "type": (GGUF,),
 }
+KEEPS_CODES = (NUNCHAKU_LITE, GGUF)  # the formats that take rounded weights
 FORMATS = (*FOLDERS, *SUFFIXES)
 
 
@@ -42,7 +43,7 @@ def export_command(args: argparse.Namespace) -> None:
     check_output(args.output, False, [args.folder])
     folder = open_folder(args.folder)
     folder.require_unpacked()
-    if args.to != NUNCHAKU_LITE:
+    if args.to not in KEEPS_CODES or args.pad:
         folder.require_unrounded()
     if args.to == PADDED or args.pad:
         require_pruned_shapes(folder)
@@ -99,12 +100,15 @@ def write_gguf(folder: Folder, args: argparse.Namespace) -> list[str]:
     """Write the denoiser of a folder as one GGUF file; return what to say of it."""
     from ..export.gguf_file import export_gguf
     from ..export.shapes import unlike_width
+    from ..pipelines.rounded_files import is_declared
 
-    component = folder.denoiser(args.component)
+    component = folder.denoiser(args.component, plain=False)
     kind = args.type.upper() if args.type else None
     counts = export_gguf(folder, args.output, component, kind)
     types = ", ".join(f"{count} {name}" for name, count in sorted(counts.items()))
     line = f"{args.output}: {component} under the authors' names; tensors: {types}"
+    if is_declared(folder.path / component):
+        line += "; codes and scales are those of the folder"
     return [line, *filter(None, [unlike_width(folder, component)])]
 
 

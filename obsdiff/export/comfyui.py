@@ -14,8 +14,9 @@ from ..models.client_marker import MARKER_KEY
 from ..pipelines.folder import Folder
 from .layouts import places
 from .original_names import UNET_PREFIX
+from .originals import original_tensors
 from .shapes import HEAD_SIZE, lost_kinds, require_plain_layers
-from .single_file import original_tensors, write_tensors
+from .single_file import write_tensors
 
 
 def export_comfyui(folder: Folder, output: Path, component: str) -> list[str]:

@@ -1,12 +1,13 @@
 """A denoiser as one GGUF file under its authors' names, as ComfyUI-GGUF and others open it.
 
-Matrices have the type that was asked for. Everything else keeps its precision, because readers take
-it as it is: convolutions are float16, vectors and tables float32.
+Matrices have the type that was asked for; rounded ones keep their codes (gguf_codes.py). Everything
+else keeps its precision, because readers take it as it is: convolutions are float16, vectors and
+tables float32.
 """
 
 import contextlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +16,16 @@ from torch import Tensor
 
 from ..pipelines.folder import Folder
 from ..pipelines.output_path import absolute
+from ..pipelines.rounded_files import is_declared
+from ..pipelines.verify import verify_folder
 from ..runtime.whole_files import whole_file
+from .gguf_codes import BLOCK, TYPES, in_blocks
 from .layouts import class_of, places
+from .originals import Original, originals
 from .shapes import require_widths_alone
-from .single_file import metadata, original_tensors
+from .single_file import metadata
 
 F32, F16, BF16, Q8_0 = "F32", "F16", "BF16", "Q8_0"  # as the gguf package names them
-BLOCK = 32  # consecutive weights of a row that share a scale in Q8_0
 SMALL = 1024  # weights; smaller matrices stay in float32
 ARCHITECTURES = {"SD3Transformer2DModel": "sd3", "FluxTransformer2DModel": "flux"}
 TABLES = ("pos_embed",)  # no layers, by the authors' names
@@ -34,38 +38,64 @@ def export_gguf(folder: Folder, output: Path, component: str, kind: str | None) 
         folder: a checked folder.
         output: the file to write.
         component: the denoiser.
-        kind: type of the matrices, such as Q8_0; None keeps bfloat16, and is float16 otherwise.
+        kind: type of the matrices that are not rounded, such as Q8_0; None keeps bfloat16, and is
+            float16 otherwise.
 
     Returns:
         How many tensors have each type.
 
     Raises:
         UserError: the model can't be written as one file; the message says why.
+        RunFailed: its rounded weights differ from their record.
     """
     import gguf
 
     chosen = places(folder, component)
     require_widths_alone(folder, component)
+    if is_declared(folder.path / component):
+        verify_folder(folder.path)
+    else:
+        folder.require_unquantised()
     kind = kind or (BF16 if folder.components[component].dtype == "bfloat16" else F16)
     types = gguf.GGMLQuantizationType
     counts: dict[str, int] = {}
     with contextlib.ExitStack() as opened:
-        tensors = original_tensors(folder, chosen, opened)
+        tensors = list(originals(folder, chosen, opened))
         output = absolute(output)
         output.parent.mkdir(parents=True, exist_ok=True)
         with whole_file(output) as beside:
             writer = gguf.GGUFWriter(beside, architecture(folder, component))
-            describe(writer, gguf, kind, metadata(folder, [component]))
-            for name, value in tensors.items():
-                own = type_of(name, value, kind)
+            describe(writer, gguf, main_type(tensors) or kind, metadata(folder, [component]))
+            for tensor in tensors:
+                own, data = stored(gguf, tensor, kind)
                 counts[own] = counts.get(own, 0) + 1
-                data = gguf.quants.quantize(value.float().numpy(), types[own])
-                writer.add_tensor(name, data, raw_dtype=types[own])
+                writer.add_tensor(tensor.name, data, raw_dtype=types[own])
             writer.write_header_to_file()
             writer.write_kv_data_to_file()
             writer.write_tensors_to_file()
             writer.close()
     return counts
+
+
+def main_type(tensors: Iterable[Original]) -> str | None:
+    """Return the type of the rounded matrices; None without any."""
+    bits = {bits for tensor in tensors for bits in tensor.part.bits.values()}
+    return TYPES[min(bits)] if bits else None
+
+
+def stored(gguf: Any, tensor: Original, kind: str) -> tuple[str, Any]:
+    """Return the type of a tensor in the file, and its numbers in that type.
+
+    Args:
+        gguf: the package.
+        tensor: the tensor.
+        kind: type of the matrices that are not rounded.
+    """
+    value, steps = tensor.value(), tensor.steps()
+    if steps and value.ndim == 2:
+        return TYPES[steps[1]], in_blocks(value, *steps)
+    own = type_of(tensor.name, value, kind)
+    return own, gguf.quants.quantize(value.float().numpy(), gguf.GGMLQuantizationType[own])
 
 
 def describe(writer: Any, gguf: Any, kind: str, texts: Mapping[str, str]) -> None:

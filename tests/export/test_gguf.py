@@ -7,17 +7,23 @@ import numpy as np
 import pytest
 import torch
 from diffusers import GGUFQuantizationConfig, SD3Transformer2DModel, UNet2DConditionModel
+from safetensors import safe_open
+from safetensors.torch import save_file
 
+from obsdiff import PruningConfig, prune_, save_pruned
 from obsdiff.cli.main import main
 from obsdiff.runtime import extras
 
-from ..conftest import sd3, sdxl
+from ..conftest import PROMPTS, sd3, sdxl
 from ..support.cut_heads import cut_
 from ..support.original_layout import sd3_transformer
 
 gguf = pytest.importorskip("gguf")
 diffusers.utils.logging.set_verbosity_error()
 PREFIX = "model.diffusion_model."
+CALL = {
+    "num_prompts": 2, "num_inference_steps": 2, "height": 16, "width": 16, "batch_size": 2,
+}  # fmt: skip
 
 
 def export(folder, *words) -> int:
@@ -31,6 +37,17 @@ def text(reader, name: str) -> str:
 
 def weights(reader) -> dict[str, np.ndarray]:
     return {t.name: gguf.quants.dequantize(t.data, t.tensor_type) for t in reader.tensors}
+
+
+def sd3_call():
+    """Arguments of the tiny SD3's transformer, always the same."""
+    torch.manual_seed(0)
+    return {
+        "hidden_states": torch.randn(1, 4, 8, 8),
+        "encoder_hidden_states": torch.randn(1, 5, 32),
+        "pooled_projections": torch.randn(1, 32),
+        "timestep": torch.tensor([5.0]),
+    }
 
 
 def sparse(model: torch.nn.Module) -> torch.nn.Module:
@@ -86,14 +103,8 @@ def test_q8_0_keeps_zeros_and_is_read_by_diffusers(folder, tmp_path):
         quantization_config=GGUFQuantizationConfig(compute_dtype=torch.float32),
         dtype=torch.float32,
     )
-    call = {
-        "hidden_states": torch.randn(1, 4, 8, 8),
-        "encoder_hidden_states": torch.randn(1, 5, 32),
-        "pooled_projections": torch.randn(1, 32),
-        "timestep": torch.tensor([5.0]),
-    }
     with torch.no_grad():
-        out, dense = (m(**call, return_dict=False)[0] for m in (back, model.eval()))
+        out, dense = (m(**sd3_call(), return_dict=False)[0] for m in (back, model.eval()))
     assert (out - dense).square().mean() <= 1e-3 * dense.square().mean()
 
 
@@ -121,6 +132,75 @@ def test_bfloat16_stays_what_it_is(tmp_path):
     with torch.no_grad():
         out, dense = (m(**call, return_dict=False)[0] for m in (back, pipe.unet.float()))
     assert (out - dense).abs().max() <= 1e-3 * dense.abs().max()
+
+
+@pytest.mark.parametrize(
+    ("bits", "changes"),
+    [
+        (4, {"pattern": "2:4"}),
+        (4, {"pattern": "structured", "sparsity": 0.5, "target": "ffn-alone", "round_to": 64}),
+        (8, {"sparsity": 0, "round_layers": "all"}),
+    ],
+)
+def test_rounded_weights_keep_their_codes(bits, changes, tmp_path, capsys):
+    """All bits of the values, in the file and as diffusers reads it; zeros too."""
+    pytest.importorskip("torchao", reason="pip install 'obsdiff[torchao]'")
+    pipe, config = sd3(), PruningConfig(**CALL | {"bits": bits, "group_size": 32} | changes)
+    report = prune_(pipe, PROMPTS, config)
+    save_pruned(pipe, tmp_path / "out", report)
+    assert export(tmp_path / "out", tmp_path / "a.gguf") == 0
+    assert f"Q{bits}_0; codes and scales are those of the folder" in capsys.readouterr().err
+    reader = gguf.GGUFReader(tmp_path / "a.gguf")
+    kinds = {t.name: t.tensor_type.name for t in reader.tensors}
+    assert kinds["joint_blocks.0.x_block.attn.qkv.weight"] == (
+        "F16" if "structured" in changes.values() else f"Q{bits}_0"
+    )
+    found, expected = weights(reader), sd3_transformer(pipe.transformer)
+    rounded = [name for name, kind in kinds.items() if kind == f"Q{bits}_0"]
+    assert len(rounded) >= 6
+    for name in rounded:
+        assert torch.equal(torch.from_numpy(found[name]), expected[PREFIX + name]), name
+    own = json.loads(text(reader, "obsdiff"))["configs"]["transformer/config.json"]
+    assert "quantization_config" not in own
+    if "structured" not in changes.values():
+        same_call(pipe.transformer, tmp_path, str(tmp_path / "out"))
+
+
+def same_call(model, folder, config):
+    """diffusers opens the file and computes what the model does."""
+    plain = dict(model.config)
+    plain.pop("quantization_config", None)
+    place = folder / "plain"
+    place.mkdir()
+    (place / "config.json").write_text(json.dumps(plain | {"_class_name": "SD3Transformer2DModel"}))
+    back = SD3Transformer2DModel.from_single_file(
+        str(folder / "a.gguf"),
+        config=str(place),
+        quantization_config=GGUFQuantizationConfig(compute_dtype=torch.float32),
+        dtype=torch.float32,
+    )
+    with torch.no_grad():
+        out, own = (m.eval()(**sd3_call(), return_dict=False)[0] for m in (back, model))
+    assert (out - own).square().mean() <= 1e-6 * own.square().mean()
+
+
+def test_a_changed_scale_is_found_before_anything_is_written(tmp_path, capsys):
+    pytest.importorskip("torchao", reason="pip install 'obsdiff[torchao]'")
+    pipe = sd3()
+    report = prune_(pipe, PROMPTS, PruningConfig(**CALL | {"bits": 4, "group_size": 32}))
+    save_pruned(pipe, tmp_path / "out", report)
+    file = tmp_path / "out/transformer/diffusion_pytorch_model.safetensors"
+    with safe_open(file, "pt") as opened:
+        about, tensors = opened.metadata(), {k: opened.get_tensor(k) for k in opened.keys()}  # noqa: SIM118
+    name = next(name for name in tensors if name.endswith("_weight_scale"))
+    tensors[name][0, 0] = -1
+    save_file(tensors, file, about)
+    assert export(tmp_path / "out", tmp_path / "a.gguf") != 0
+    assert "expected" in capsys.readouterr().err
+    assert not (tmp_path / "a.gguf").exists()
+    assert main(["export", str(tmp_path / "out"), "--to", "single-file", "--output",
+                 str(tmp_path / "a.safetensors")]) == 2  # fmt: skip
+    assert "expected weights that are not rounded" in capsys.readouterr().err
 
 
 def test_widths_that_are_no_blocks_stay_half_precision(tmp_path, capsys):
