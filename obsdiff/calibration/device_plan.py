@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from torch import nn
 
 from ..config.choices import OFFLOADS
+from ..models.activation_memory import bytes_of_weights
 
 RESERVE = 0.06  # share of the device's memory for kernels, their workspaces and fragments
 
@@ -35,18 +36,15 @@ class Weights:
 
     @classmethod
     def of(cls, denoiser: nn.Module) -> "Weights":
-        """Return the bytes of a model, which may be on the meta device.
-
-        Blocks are what diffusers' group offloading moves: members of its lists of modules.
-        """
-        lists = [m for m in denoiser.children() if isinstance(m, nn.ModuleList | nn.Sequential)]
-        sizes = [bytes_of_weights(block) for blocks in lists for block in blocks]
+        """Return the bytes of a model, which may be on the meta device."""
+        sizes = [bytes_of_weights(block) for block in moved_blocks(denoiser)]
         return cls(bytes_of_weights(denoiser), sum(sizes), max(sizes, default=0))
 
 
-def bytes_of_weights(model: nn.Module) -> int:
-    """Return the bytes of a model's parameters and buffers."""
-    return sum(tensor.nbytes for tensor in (*model.parameters(), *model.buffers()))
+def moved_blocks(denoiser: nn.Module) -> list[nn.Module]:
+    """Return what diffusers' group offloading moves: the members of its lists of modules."""
+    lists = [m for m in denoiser.children() if isinstance(m, nn.ModuleList | nn.Sequential)]
+    return [block for blocks in lists for block in blocks]
 
 
 @dataclass(frozen=True)
@@ -63,6 +61,8 @@ class DevicePlan:
         solving: of the largest layer, beside its Hessian.
         gradients: activations of a call with its backward pass; None without one, or not known.
         changes: of the layers to prune, as many as their weights, if there is a backward pass.
+        apart: by how much a block and activations take less together, at any time of a call, than
+            the largest block and the most activations.
     """
 
     denoiser: Weights
@@ -74,6 +74,7 @@ class DevicePlan:
     solving: int
     gradients: int | None = None
     changes: int = 0
+    apart: int = 0
 
     def drawing_alone(self) -> "DevicePlan":
         """Return the plan of drawing without pruning: no Hessians, no solving, no gradients."""
@@ -99,7 +100,7 @@ class DevicePlan:
         one = self.denoiser.whole + blocks
         return {
             "text": max(self.encoders.values(), default=0),
-            "drawing": one + drawn + summed,
+            "drawing": one + drawn + summed - (self.apart if offload == "group" else 0),
             **self.allocating(one + summed),
             "solving": self.solving + summed,
         }

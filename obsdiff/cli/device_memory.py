@@ -4,17 +4,17 @@ import math
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
 
 from ..allocation.gradient_memory import gradient_bytes
-from ..calibration.device_plan import RESERVE, DevicePlan, Weights, bytes_of_weights
+from ..calibration.device_plan import RESERVE, DevicePlan, Weights, moved_blocks
 from ..calibration.packages import GIB, plan_packages, work_bytes
 from ..config import PruningConfig
 from ..errors import UserError
-from ..models.activation_memory import activation_bytes
+from ..models.activation_memory import HeldBytes, bytes_of_weights, held_by_call
 from ..models.call_shapes import CallArguments
 from ..models.discovery import require_blocks
 from ..models.linear_view import layer_at, layer_shapes
@@ -28,6 +28,7 @@ from .guidance import step_passes
 from .inspection_plan import DeviceRow
 
 NO_TEXT = ("vae", "movq", "vqvae", "safety_checker", "image_processor")  # do not run before it
+Counted = TypeVar("Counted", int, HeldBytes)
 UNSTORED = "bfloat16"  # the format that is assumed for a model without weights
 # errors of a model that cannot run without data, or not with these settings: a run names its own
 UNCOUNTED = (RuntimeError, TypeError, ValueError, ArithmeticError, LookupError)
@@ -78,15 +79,17 @@ def device_plan(folder: Folder, config: PruningConfig) -> DevicePlan:
     weights = Weights.of(model)
     by_gradients = config.allocation == "sensitivity"
     count = partial(counted, folder, component, model, config)
-    drawn = count(
-        lambda inputs, halves: activation_bytes(model, inputs, halves * config.batch_size)
+    held = count(
+        lambda inputs, halves: held_by_call(
+            model, inputs, halves * config.batch_size, blocks=moved_blocks(model)
+        )
     )
     widest = max(shape[1] for shape in shapes.values())
     return DevicePlan(
         weights,
         {name: size for name, size in sizes.items() if not name.startswith(NO_TEXT)},
         {name: size for name, size in sizes.items() if name.startswith(NO_TEXT)},
-        None if drawn is None else drawn + TO_SUM * widest,
+        None if held is None else held.peak + TO_SUM * widest,
         max((p.hessian_bytes if budget else p.bytes_there for p in packages), default=0),
         max((package.hessian_bytes for package in packages), default=0),
         work_bytes(taps, shapes, config),
@@ -94,6 +97,7 @@ def device_plan(folder: Folder, config: PruningConfig) -> DevicePlan:
         if by_gradients
         else None,
         by_gradients * layer_bytes(model, taps),
+        0 if held is None else held.peak + weights.largest - held.peak_in_turn,
     )
 
 
@@ -152,9 +156,9 @@ def counted(
     component: str,
     model: nn.Module,
     config: PruningConfig,
-    count: Callable[[dict[str, Any], int], int],
-) -> int | None:
-    """Return the bytes that a call of the denoiser holds; None if they are not known.
+    count: Callable[[dict[str, Any], int], Counted],
+) -> Counted | None:
+    """Return what is counted of a call of the denoiser; None if it is not known.
 
     Args:
         folder: the model.

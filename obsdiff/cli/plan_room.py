@@ -53,7 +53,7 @@ def phase_rows(plan: DevicePlan, offload: str, hessians: bool) -> list[PhaseRow]
         hessians: whether the Hessians lie there.
     """
     gradients = None if plan.gradients is None else 0
-    still = replace(plan, activations=0, solving=0, changes=0, gradients=gradients)
+    still = replace(plan, activations=0, solving=0, changes=0, gradients=gradients, apart=0)
     weights, beside = still.phases(offload, False), still.phases(offload, hessians)
     return [
         PhaseRow(name, weights[name], beside[name] - weights[name], total - beside[name])

@@ -8,7 +8,7 @@ counted in the same way.
 
 import contextlib
 import weakref
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -61,12 +61,14 @@ class HeldBytes(TorchDispatchMode):
     Attributes:
         now: bytes of those that still exist.
         peak: the largest value of `now`.
+        block: bytes of the weights of the block that computes, if blocks are there in turn.
+        peak_in_turn: the largest value of `now` with `block`.
     """
 
     def __init__(self, known: list[Tensor]) -> None:
         """Begin with tensors that are not counted, such as weights."""
         super().__init__()
-        self.now = self.peak = 0
+        self.now = self.peak = self.block = self.peak_in_turn = 0
         self.sizes = {tensor.untyped_storage()._cdata: 0 for tensor in known}
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -83,23 +85,55 @@ class HeldBytes(TorchDispatchMode):
         if key not in self.sizes:
             self.sizes[key] = storage.nbytes()
             self.now += storage.nbytes()
-            self.peak = max(self.peak, self.now)
+            self.look()
             weakref.finalize(storage, self.let_go, key)
 
     def let_go(self, key: int) -> None:
         """Stop counting a storage."""
         self.now -= self.sizes.pop(key)
 
+    def look(self) -> None:
+        """Keep the largest values."""
+        self.peak = max(self.peak, self.now)
+        self.peak_in_turn = max(self.peak_in_turn, self.now + self.block)
 
-def activation_bytes(
+    @contextlib.contextmanager
+    def in_turn(self, blocks: Iterable[nn.Module]) -> Iterator[None]:
+        """Count the weights of each block while it computes."""
+
+        def begin(block: nn.Module, _: Any) -> None:
+            self.block = bytes_of_weights(block)
+            self.look()
+
+        def end(*_: Any) -> None:
+            self.block = 0
+
+        with contextlib.ExitStack() as undo:
+            for block in blocks:
+                undo.enter_context(block.register_forward_pre_hook(begin))
+                undo.enter_context(block.register_forward_hook(end))
+            yield
+
+
+def activation_bytes(*args: Any, **kwargs: Any) -> int:
+    """Count what one call of a model holds at most beside its weights; as `held_by_call`.
+
+    Returns:
+        Bytes.
+    """
+    return held_by_call(*args, **kwargs).peak
+
+
+def held_by_call(
     model: nn.Module,
     arguments: Mapping[str, Any],
     images: int = 1,
     fused: bool = True,
     backward: bool = False,
     known: Iterable[Tensor] = (),
-) -> int:
-    """Count what one call of a model holds at most beside its weights, the arguments included.
+    blocks: Iterable[nn.Module] = (),
+) -> HeldBytes:
+    """Count what one call of a model holds beside its weights, the arguments included.
 
     Args:
         model: the model on the meta device, in the number format in which it computes.
@@ -108,9 +142,10 @@ def activation_bytes(
         fused: whether attention is one kernel.
         backward: whether gradients are computed afterwards.
         known: other tensors on the meta device that are not counted.
+        blocks: parts of the model whose weights `peak_in_turn` counts while they compute.
 
     Returns:
-        Bytes.
+        The counts.
 
     Raises:
         RuntimeError, TypeError, ValueError: the arguments do not fit the model.
@@ -119,14 +154,20 @@ def activation_bytes(
     batch = tree_map(lambda value: batched(value, images, dtype), on_meta(dict(arguments)))
     weights = [*model.parameters(), *model.buffers(), *known]
     attention = FusedAttention() if fused else contextlib.nullcontext()
-    with torch.set_grad_enabled(backward), HeldBytes(weights) as held, attention:
+    held = HeldBytes(weights)
+    with torch.set_grad_enabled(backward), held, attention, held.in_turn(blocks):
         for tensor in tensors_of(batch):
             held.hold(tensor.untyped_storage())
             tensor.requires_grad_(backward and tensor.is_floating_point())
         made = [tensor for tensor in tensors_of(model(**batch)) if tensor.requires_grad]
         if backward:
             torch.autograd.backward(made, [torch.empty_like(tensor) for tensor in made])
-    return held.peak
+    return held
+
+
+def bytes_of_weights(model: nn.Module) -> int:
+    """Return the bytes of a model's parameters and buffers."""
+    return sum(tensor.nbytes for tensor in (*model.parameters(), *model.buffers()))
 
 
 def tensors_of(value: Any) -> list[Tensor]:

@@ -89,6 +89,8 @@ def test_phases_by_hand():
     assert plan.phases("model") == {"text": 50, "drawing": 127, "solving": 32}
     assert plan.phases("group") == {"text": 50, "drawing": 47, "solving": 32}
     assert plan.phases("group", hessians=False)["drawing"] == 27
+    assert replace(plan, apart=4).phases("group")["drawing"] == 43
+    assert replace(plan, apart=4).phases("model") == plan.phases("model")
     # 6 % stay free
     assert [plan.choice(n) for n in (231, 230, 136, 135, 54, 1)] == [
         *("none", "model", "model", "group", "group", "group"),

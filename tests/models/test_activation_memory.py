@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from obsdiff.models.activation_memory import activation_bytes
+from obsdiff.models.activation_memory import activation_bytes, held_by_call
 from obsdiff.models.meta_device import build_on_meta, example_inputs
 
 from ..conftest import flux, sd, sd3
@@ -27,6 +27,18 @@ def test_what_is_held_together_by_hand():
     assert activation_bytes(model, {"x": torch.empty(1, 3)}, images=5) == 5 * 4 * (3 + 50 + 7)
     nn.Module.to(model, torch.float16)
     assert activation_bytes(model, {"x": torch.empty(1, 3)}) == 2 * (3 + 50 + 7)
+
+
+def test_a_block_is_there_while_it_computes():
+    """The largest block, `up`, computes before the most activations are there."""
+    model = nn.Sequential(
+        nn.Linear(30, 5, bias=False), nn.Linear(5, 100, bias=False), nn.ReLU()
+    ).to("meta")
+    held = held_by_call(model, {"input": torch.empty(1, 30)}, blocks=model)
+    up, wide, relu = 150 + 30 + 5, 500 + 30 + 5 + 100, 30 + 100 + 100
+    assert held.peak == 4 * relu
+    assert held.peak_in_turn == 4 * max(up, wide)
+    assert held_by_call(model, {"input": torch.empty(1, 30)}).peak_in_turn == held.peak
 
 
 @pytest.mark.parametrize("make", [sd3, sd, flux])
