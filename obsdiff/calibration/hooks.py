@@ -41,7 +41,7 @@ from .calibrated_input import CalibratedInput
 from .calibration_set import CalibrationSet
 from .call_audit import CallAudit, is_expert
 from .context import CalibratedInputs, CalibrationContext
-from .hessian import Hessian
+from .hessian import Hessian, row_sums
 from .input_checks import InputChecks
 from .packages import bytes_of
 from .packed_layout import BAND, wide_band
@@ -297,8 +297,9 @@ def add_input(
     dense = dense_tokens(module, layer, x, shared, kept)
     for part, represented in parts_of(module, x if kept else summed(x), kept):
         rows = summed(part)
-        calls.checks.summable(rows, layer, calls.run.step + 1)
-        calibrated.hessian.update(rows, alpha, represented)
+        sums = row_sums(rows) if rows.device.type != "cpu" else None  # a CPU has a faster check
+        calls.checks.summable(rows, layer, calls.run.step + 1, sums)
+        calibrated.hessian.update(rows, alpha, represented, sums)
         if dense:
             calibrated.update_cross(rows, alpha, next(dense), represented)
 

@@ -163,8 +163,8 @@ class KeptTokens:
 
     def rows(self, layer: nn.Module, x: Tensor) -> Iterator[tuple[Tensor, float]]:
         """Yield the kept tokens (n, I) in parts, each with the number of tokens it represents."""
-        if not isinstance(layer, nn.Conv2d) and x.dim() == 3 and not x.is_contiguous():
-            # a part of longer rows, such as one of two streams: no copy of all its tokens
+        if not isinstance(layer, nn.Conv2d) and x.dim() == 3:
+            # no copy of all tokens of a part of longer rows, such as one of two streams
             yield x[self.places.in_rows(x.shape[1])], float(self.count)
             return
         index = self.places.flat()

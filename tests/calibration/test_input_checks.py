@@ -29,6 +29,21 @@ def test_a_size_whose_square_is_lost_is_named(size):
         checks.settle()
 
 
+@pytest.mark.parametrize("wrong", [math.nan, math.inf, 1e16])
+def test_norms_of_the_tokens_serve_as_well(wrong):
+    """The order of the checks is that of the calls, whatever their lengths."""
+    checks, lengths = InputChecks(), (3, 2, 3, 4)
+    for i, length in enumerate(lengths):
+        norms = torch.ones(length)
+        norms[-1] = wrong if i in (1, 2) else 1.0
+        checks.summable(torch.ones(length, 5), f"layer{i}", i, norms)
+    checks.same(torch.ones(2, 2), torch.ones(2, 2), "to_k", "to_q")
+    with pytest.raises(CalibrationError, match=r"layer1: the input of step 1 (has inf or NaN|is)"):
+        checks.settle()
+    checks.summable(torch.zeros(2, 5), "zeros", 1, torch.zeros(2))
+    checks.settle()
+
+
 def test_zeros_and_no_tokens_at_all_are_summable():
     checks = InputChecks()
     checks.summable(torch.zeros(3, 2), "to_q", 1)

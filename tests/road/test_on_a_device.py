@@ -9,7 +9,6 @@ import torch
 from obsdiff import PruningConfig, prune_
 from obsdiff.calibration.calibration_set import CalibrationSet
 from obsdiff.calibration.call_audit import CallAudit
-from obsdiff.calibration.hessian import Hessian
 from obsdiff.calibration.hooks import calibrate, new_inputs, tapped
 from obsdiff.calibration.packed_layout import band_rows, wide_band
 from obsdiff.calibration.replay.run import record_trajectory
@@ -268,11 +267,10 @@ def test_a_calibration_waits_for_the_device_once_a_call():
 
 
 @pytest.mark.slow
-def test_launches_of_a_call_at_the_size_of_sd3_medium(monkeypatch):
-    """At most 1,000 of ours once distinct tokens are counted: 142 taps of 1,536 columns, 47 of
-    6,144. Counted on two small blocks, with the launches of wider sums in the place of one."""
+def test_launches_of_a_call_at_the_size_of_sd3_medium():
+    """At most 1,000 of ours: 142 taps of 1,536 columns, 47 of 6,144. Counted on two small blocks,
+    with the launches of wider sums in the place of one."""
     drawn = CalibrationSet([{}] * 2, [0, 1], {}, 1, tokens_per_column=0.1)
-    monkeypatch.setattr(Hessian, "counted_all", True)
     with pretend_gpu() as counts:
         pipe = denoiser_alone(dtype=torch.bfloat16)
         with context_of(pipe, drawn) as context:
@@ -290,6 +288,6 @@ def test_launches_of_a_call_at_the_size_of_sd3_medium(monkeypatch):
     each = sum(n // taps_called for n in own) - 1
     of_calls = sum(n % taps_called for n in own) / 2
     assert each == 3
-    assert of_calls < 6
+    assert of_calls <= 8
     bands = {columns: len(list(band_rows(columns, wide_band(columns)))) for columns in (1536, 6144)}
     assert 142 * (each + bands[1536]) + 47 * (each + bands[6144]) + of_calls <= 1000

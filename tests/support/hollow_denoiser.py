@@ -13,7 +13,6 @@ from torch.utils._pytree import tree_map
 from obsdiff import PruningConfig
 from obsdiff.calibration.calibration_set import CalibrationSet
 from obsdiff.calibration.call_audit import CallAudit
-from obsdiff.calibration.hessian import mixing
 from obsdiff.calibration.hooks import new_inputs, tapped
 from obsdiff.calibration.products import ones
 from obsdiff.models.activation_memory import batched
@@ -51,15 +50,12 @@ class Call:
 @contextlib.contextmanager
 def hollow_gpu() -> Iterator[Counts]:
     """A hollow accelerator; no tensor of it stays in a cache of obsdiff."""
-    caches = (ones, mixing)
     try:
         with pretend_gpu(hollow=True) as counts, group_offloading(), OneKernel():
-            for cache in caches:
-                cache.cache_clear()
+            ones.cache_clear()
             yield counts
     finally:
-        for cache in caches:
-            cache.cache_clear()
+        ones.cache_clear()
 
 
 def count_call(
