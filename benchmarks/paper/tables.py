@@ -32,6 +32,7 @@ from .off import SWITCHED, alone_rows, off_row
 from .portable import portable
 from .rows import Row, Rows, dense_row, live, live_row, pruned_row
 from .small import small
+from .text_encoders import text_encoders
 
 SPARSITIES = (0.3, 0.4, 0.5, 0.6, 0.7)
 COMPARED_PRESETS = ("paper", "best", "fast")
@@ -314,5 +315,6 @@ TABLES: dict[str, Callable[[Lab, Rows], None]] = {
     "bits": bits,
     "portable": portable,
     "small": small,
+    "text_encoders": text_encoders,
     "seconds": seconds,
 }

@@ -31,6 +31,7 @@ from .table_texts import (
     weighting_table,
 )
 from .tables import METHODS, SHARES, SPARSITIES, STRUCTURED, TABLES
+from .text_encoders_texts import text_encoders_table
 
 DOCS = Path(__file__).parents[2] / "docs"
 FINDINGS = Path(__file__).with_name("findings.md")
@@ -125,6 +126,7 @@ TITLES = {
     "bits": "Low bits (ours)",
     "portable": "Portable: FFN neurons alone (ours)",
     "small": "Small: pruned, folded and in 8 bits (ours)",
+    "text_encoders": "Text encoders (ours)",
     "seconds": "Time to prune (Table 8)",
 }
 WRITERS: dict[str, Callable[[dict[str, Kept]], str]] = {
@@ -147,5 +149,6 @@ WRITERS: dict[str, Callable[[dict[str, Kept]], str]] = {
     "bits": bits_table,
     "portable": portable_table,
     "small": small_table,
+    "text_encoders": text_encoders_table,
     "seconds": seconds_table,
 }

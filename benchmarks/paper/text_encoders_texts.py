@@ -1,0 +1,29 @@
+"""The tables of pruned text encoders: what leaves, and the error of the pictures by method."""
+
+from ..tables.markdown import grid
+from .grids import PLACES, SHOWN, Kept, compared
+
+METHODS = ("magnitude", "l1", "obs", "alps")
+
+
+def text_encoders_table(rows: dict[str, Kept]) -> str:
+    """A grid for evaluation prompts and one for held-out names; a line an encoder and target."""
+    return "\n\n".join(errors_of_encoders(rows, where) for where in PLACES)
+
+
+def errors_of_encoders(rows: dict[str, Kept], where: str) -> str:
+    """The share of parameters that leave, and the error by method, on one set of prompts."""
+    targets = dict.fromkeys((row["encoder"], row["target"]) for row in rows.values())
+    lines = []
+    for encoder, target in sorted(targets, key=lambda pair: pair[0]):
+        names = [f"{encoder}: {target}, {method}" for method in METHODS]
+        first = next(rows[name] for name in names if name in rows)
+        lines.append(
+            [
+                f"`{encoder}`, {first['parameters'] / 1e6:.2f} M",
+                target,
+                f"{first['removed'] / first['parameters']:.0%}",
+                *compared(rows, names, SHOWN[0], where),
+            ]
+        )
+    return grid([f"encoder{PLACES[where]}", "target", "of its parameters", *METHODS], lines)
