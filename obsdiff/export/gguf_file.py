@@ -92,7 +92,7 @@ def stored(gguf: Any, tensor: Original, kind: str) -> tuple[str, Any]:
         kind: type of the matrices that are not rounded.
     """
     value, steps = tensor.value(), tensor.steps()
-    if steps and value.ndim == 2:
+    if steps and value.ndim == 2 and fits_half(steps[0]):
         return TYPES[steps[1]], in_blocks(value, *steps)
     own = type_of(tensor.name, value, kind)
     return own, gguf.quants.quantize(value.float().numpy(), gguf.GGMLQuantizationType[own])

@@ -1,6 +1,7 @@
 """One GGUF file: read back by gguf's own reader and by diffusers."""
 
 import json
+from types import SimpleNamespace
 
 import diffusers
 import numpy as np
@@ -12,6 +13,7 @@ from safetensors.torch import save_file
 
 from obsdiff import PruningConfig, prune_, save_pruned
 from obsdiff.cli.main import main
+from obsdiff.export.gguf_file import stored
 from obsdiff.runtime import extras
 
 from ..conftest import PROMPTS, sd3, sdxl
@@ -182,6 +184,16 @@ def same_call(model, folder, config):
     with torch.no_grad():
         out, own = (m.eval()(**sd3_call(), return_dict=False)[0] for m in (back, model))
     assert (out - own).square().mean() <= 1e-6 * own.square().mean()
+
+
+@pytest.mark.parametrize(("scale", "kind"), [(6e4, "Q4_0"), (7e4, "F32")])
+def test_scales_that_float16_does_not_hold_are_not_stored_in_it(scale, kind):
+    steps = torch.full((2, 1024), scale)
+    tensor = SimpleNamespace(name="a.weight", value=lambda: 7 * steps, steps=lambda: (steps, 4))
+    found, data = stored(gguf, tensor, "F16")
+    back = gguf.quants.dequantize(data, gguf.GGMLQuantizationType[found])
+    assert found == kind
+    assert np.allclose(back, 7 * scale, rtol=1e-3)
 
 
 def test_a_changed_scale_is_found_before_anything_is_written(tmp_path, capsys):
