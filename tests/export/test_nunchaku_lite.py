@@ -178,6 +178,22 @@ def test_diffusers_opens_it_and_draws_the_same(tmp_path, kernels, changes):
     assert (found - wanted).norm() < 0.02 * wanted.norm()  # bfloat16
 
 
+@pytest.mark.slow
+def test_narrower_ffns_open_in_their_shapes(tmp_path, kernels):
+    structured = {"pattern": "structured", "sparsity": 0.5, "target": "ffn-alone"}
+    source, packed = made(tmp_path, round_to=128, **structured)
+    config = json.loads((packed / "transformer/config.json").read_text())
+    assert config["_class_name"] == "PrunedSD3Transformer2DModel"
+    tensors = load_file(packed / FILE)
+    shape = tuple(tensors["transformer_blocks.1.ff.net.2.qweight"].shape)
+    assert shape == (128 // 4, 256 // 2)  # four rows a word, 256 of 512 neurons
+    pipe, found = latents(packed)
+    ffn = pipe.transformer.transformer_blocks[1].ff
+    assert type(ffn.net[2]).__name__ == "AWQW4A16Linear"
+    _, wanted = latents(source)
+    assert (found - wanted).norm() < 0.02 * wanted.norm()  # bfloat16
+
+
 def test_what_the_kernels_do_not_read_is_one_line(tmp_path, capsys, sd3_folder):
     out = str(tmp_path / "packed")
     flags = ["--pattern", "2:4", "--bits", "8", "--group-size", "32", "--num-prompts", "1",
@@ -189,5 +205,5 @@ def test_what_the_kernels_do_not_read_is_one_line(tmp_path, capsys, sd3_folder):
     error = capsys.readouterr().err
     assert "expected weights of 4 bits in groups of 64, found 8 bits in groups of 32" in error
     assert error.count("\n") == 1
-    assert main(["export", pruned, "--to", "gguf", "--output", f"{out}.gguf"]) == 2
+    assert main(["export", pruned, "--to", "padded", "--output", out]) == 2
     assert "expected weights that are not rounded" in capsys.readouterr().err
