@@ -3,6 +3,7 @@
 The kernels are CUDA's: here a decoder of their layouts, by addresses, takes their place.
 """
 
+import functools
 import json
 import sys
 from types import SimpleNamespace
@@ -51,12 +52,27 @@ def made(folder, **changes):
     return folder / "out", folder / "packed"
 
 
+@functools.cache
+def awq_places(outputs, inputs):
+    """Word and bit of every code of awq_w4a16."""
+    places = [[awq_address(row, column) for column in range(inputs)] for row in range(outputs)]
+    return torch.tensor(places).unbind(-1)
+
+
+@functools.cache
+def svdq_places(outputs, inputs):
+    """Word and bit of every code of svdq_w4a4."""
+    places = [
+        [svdq_address(row, column, inputs) for column in range(inputs)] for row in range(outputs)
+    ]
+    return torch.tensor(places).unbind(-1)
+
+
 def awq_values(qweight, scales, zeros):
     """W (O, I) of awq_w4a16's tensors."""
     outputs, inputs = 4 * qweight.shape[0], 2 * qweight.shape[1]
     words, found = qweight.view(torch.int16), torch.empty(outputs, inputs)
-    places = [[awq_address(row, column) for column in range(inputs)] for row in range(outputs)]
-    four, word, bit = torch.tensor(places).unbind(-1)
+    four, word, bit = awq_places(outputs, inputs)
     found = (words[four, word].int() >> bit & 15).float()
     groups = torch.arange(inputs) // 64
     return found * scales.float()[groups].T + zeros.float()[groups].T
@@ -65,10 +81,7 @@ def awq_values(qweight, scales, zeros):
 def svdq_values(qweight, scales):
     """W (O, I) of svdq_w4a4's tensors, without the correction."""
     outputs, inputs = qweight.shape[0], 2 * qweight.shape[1]
-    places = [
-        [svdq_address(row, column, inputs) for column in range(inputs)] for row in range(outputs)
-    ]
-    word, bit = torch.tensor(places).unbind(-1)
+    word, bit = svdq_places(outputs, inputs)
     codes = qweight.flatten().view(torch.int32)[word].long() >> bit & 15
     rows = torch.arange(outputs)
     r = rows % 128
@@ -81,14 +94,11 @@ def svdq_values(qweight, scales):
 def factor(packed, by_columns):
     """A correction's factor (M, R) of svdq_w4a4's tensor."""
     rows, rank = packed.shape
-    found = torch.empty(rows, rank)
-    for row in range(rows):
-        for k in range(rank):
-            r, c = (k % 16, row % 16) if by_columns else (row % 16, k % 16)
-            lanes = r % 8 * 4 + c % 8 // 2
-            at = (row // 16 * (rank // 16) + k // 16) * 256
-            found[row, k] = packed.flatten()[at + lanes * 8 + r // 8 * 4 + c // 8 * 2 + c % 2]
-    return found
+    row, k = torch.arange(rows).unsqueeze(1), torch.arange(rank)
+    r, c = (k % 16, row % 16) if by_columns else (row % 16, k % 16)
+    lanes = r % 8 * 4 + c % 8 // 2
+    at = (row // 16 * (rank // 16) + k // 16) * 256
+    return packed.flatten()[at + lanes * 8 + r // 8 * 4 + c // 8 * 2 + c % 2].float()
 
 
 class Decoded:

@@ -234,8 +234,8 @@ def test_obs_is_ahead_of_magnitude(model):
     path, (pattern, enough) = builtin_path(model), CLEAR[model]
     folder = open_folder(path)
     calibrate_on = read_prompts(path / "calibration_prompts.txt")
-    prompts = read_prompts(path / "evaluation_prompts.txt")[:8]
-    seeds = [10_000 + i for i in range(8)]
+    prompts = read_prompts(path / "evaluation_prompts.txt")[:4]
+    seeds = [10_000 + i for i in range(4)]
     configs = {
         method: PruningConfig(method=method, pattern=pattern, num_prompts=enough, **SMALL)
         for method in ("magnitude", "obs")
