@@ -54,7 +54,14 @@ class ByHalf:
         """Itself: the hooks update it in place of a Hessian."""
         return self
 
-    def update(self, tokens: Tensor, weight: float) -> None:
+    def update(
+        self,
+        tokens: Tensor,
+        weight: float = 1.0,
+        represented: float | None = None,
+        sums: Tensor | None = None,
+    ) -> None:
+        assert represented is None  # every token is kept
         u, c = tokens.chunk(2)
         together = (u + self.scale * (c - u)) / ((self.scale - 1) ** 2 + self.scale**2) ** 0.5
         for part, half in zip(self.sums[self.run.step], (u, c, together), strict=True):

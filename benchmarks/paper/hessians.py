@@ -38,7 +38,11 @@ class Sums(Hessian):
     """Raw sums of one step. Distinct tokens are not counted, to save memory."""
 
     def update(
-        self, tokens: torch.Tensor, weight: float = 1.0, represented: float | None = None
+        self,
+        tokens: torch.Tensor,
+        weight: float = 1.0,
+        represented: float | None = None,
+        sums: torch.Tensor | None = None,
     ) -> None:
         tokens = tokens.reshape(-1, self.columns)
         for tile, left, right in tiles(self.packed, self.columns):
@@ -61,7 +65,13 @@ class ByStep:
         """Itself: the hooks update it in place of a Hessian."""
         return self
 
-    def update(self, tokens: torch.Tensor, weight: float, represented: float | None = None) -> None:
+    def update(
+        self,
+        tokens: torch.Tensor,
+        weight: float = 1.0,
+        represented: float | None = None,
+        sums: torch.Tensor | None = None,
+    ) -> None:
         assert represented is None  # every token is kept
         self.steps[self.run.step].update(tokens)
 

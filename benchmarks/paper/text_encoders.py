@@ -5,6 +5,9 @@ text encoder, padding and the empty prompt of guidance included, as the denoiser
 Single weights leave by magnitude, obs and alps; FFN neurons and heads by l1 and obs, an equal share
 of every layer. Neurons and heads are set to zero here: what they leave is what a smaller encoder
 computes. The denoiser is dense.
+
+What an encoder is worth at all is the row that has it switched off: zeros in place of all of its
+outputs, as Stable Diffusion 3 draws without its third encoder.
 """
 
 import copy
@@ -14,6 +17,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map_only
 
 from obsdiff import PruningConfig
 from obsdiff.calibration.hessian import Hessian
@@ -26,6 +30,7 @@ from .lab import BATCH, CALIBRATION, REPORTED, Lab
 from .rows import Row, Rows
 
 DAMPING = 0.01
+OFF = "switched off"
 Hessians = dict[str, Hessian]  # layer -> its input's
 
 
@@ -186,6 +191,16 @@ def structured_(encoder: nn.Module, hessians: Hessians, method: str, target: dic
     return gone
 
 
+def switched_off_(
+    encoder: nn.Module, hessians: Hessians, method: str, target: dict[str, Any]
+) -> int:
+    """Make every output of an encoder zero; returns its parameters, all of them gone."""
+    encoder.register_forward_hook(
+        lambda module, args, found: tree_map_only(Tensor, torch.zeros_like, found)
+    )
+    return sum(p.numel() for p in encoder.parameters())
+
+
 TARGETS: dict[str, tuple[Callable[..., int], tuple[str, ...], dict[str, Any]]] = {
     "50%": (single_weights_, ("magnitude", "obs", "alps"), {"sparsity": 0.5}),
     "70%": (single_weights_, ("magnitude", "obs", "alps"), {"sparsity": 0.7}),
@@ -193,4 +208,5 @@ TARGETS: dict[str, tuple[Callable[..., int], tuple[str, ...], dict[str, Any]]] =
     "neurons 30%": (structured_, ("l1", "obs"), {"kind": "neurons", "sparsity": 0.3}),
     "neurons 50%": (structured_, ("l1", "obs"), {"kind": "neurons", "sparsity": 0.5}),
     "heads 25%": (structured_, ("l1", "obs"), {"kind": "heads", "sparsity": 0.25}),
+    OFF: (switched_off_, (OFF,), {}),
 }

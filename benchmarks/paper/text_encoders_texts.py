@@ -1,7 +1,9 @@
-"""The tables of pruned text encoders: what leaves, and the error of the pictures by method."""
+"""The tables of pruned text encoders: what leaves, and the error of the pictures by method, beside
+that with the encoder switched off."""
 
 from ..tables.markdown import grid
-from .grids import PLACES, SHOWN, Kept, compared
+from .grids import PLACES, SHOWN, Kept, cell, compared
+from .text_encoders import OFF
 
 METHODS = ("magnitude", "l1", "obs", "alps")
 
@@ -16,6 +18,8 @@ def errors_of_encoders(rows: dict[str, Kept], where: str) -> str:
     targets = dict.fromkeys((row["encoder"], row["target"]) for row in rows.values())
     lines = []
     for encoder, target in sorted(targets, key=lambda pair: pair[0]):
+        if target == OFF:
+            continue
         names = [f"{encoder}: {target}, {method}" for method in METHODS]
         first = next(rows[name] for name in names if name in rows)
         lines.append(
@@ -24,6 +28,7 @@ def errors_of_encoders(rows: dict[str, Kept], where: str) -> str:
                 target,
                 f"{first['removed'] / first['parameters']:.0%}",
                 *compared(rows, names, SHOWN[0], where),
+                cell(rows[f"{encoder}: {OFF}, {OFF}"][where][SHOWN[0]], SHOWN[0]),
             ]
         )
-    return grid([f"encoder{PLACES[where]}", "target", "of its parameters", *METHODS], lines)
+    return grid([f"encoder{PLACES[where]}", "target", "of its parameters", *METHODS, OFF], lines)

@@ -4,7 +4,7 @@ import pytest
 import torch
 from transformers import CLIPTextConfig, CLIPTextModel, T5Config, T5EncoderModel
 
-from benchmarks.paper.text_encoders import TARGETS, linear_layers, units
+from benchmarks.paper.text_encoders import OFF, TARGETS, linear_layers, units
 from benchmarks.paper.text_encoders_texts import text_encoders_table
 from obsdiff.calibration.hessian import Hessian
 
@@ -54,6 +54,15 @@ def test_the_share_of_the_target_leaves_by_every_method(make, target):
     for method in methods:
         dense, pruned = make(), make()
         gone = prune_(pruned, hessians_of(pruned), method, settings)
+        if target == OFF:
+            tokens = torch.ones(1, 4, dtype=torch.int64)
+            found = pruned(tokens, output_hidden_states=True)
+            outputs = [found[0], *found.hidden_states]
+            assert len(outputs) == 4
+            assert not any(x.any() for x in outputs)
+            assert dense(tokens)[0].any()
+            assert gone == sum(p.numel() for p in dense.parameters())
+            continue
         layers = linear_layers(pruned)
         if "kind" not in settings:
             total = sum(layer.weight.numel() for layer in layers.values())
@@ -79,9 +88,12 @@ def test_the_table_has_a_line_an_encoder_and_target():
     other = row | {"metrics": {"relative_latent_error": worse}}
     text = text_encoders_table({
         "text_encoder: 50%, magnitude": other, "text_encoder: 50%, obs": row,
+        f"text_encoder: {OFF}, {OFF}": row | {"target": OFF},
     })  # fmt: skip
     line, held_out = (part.splitlines()[2] for part in text.split("\n\n"))
     assert "held-out names" in text
-    assert held_out.count("0.1000") == 2
+    assert held_out.count("0.1000") == 3
+    assert len(text.splitlines()) == 7
     assert line.startswith("| `text_encoder`, 0.00 M | 50% | 40% | 0.9000")
+    assert line.endswith("| | 0.1000 <sub>0.0500 to 0.2000</sub> |")
     assert "**0.1000**" in line
