@@ -21,7 +21,7 @@ from obsdiff.cli.commands import quiet
 from obsdiff.pipelines.builtin import BUILTINS
 
 from .lab import PROMPTS, STEPS, Lab
-from .tables import TABLES, Rows
+from .tables import MODELS_OF, TABLES, Rows
 from .write import write
 
 
@@ -60,6 +60,8 @@ def main() -> None:
         if "check" in args.tables:
             check(lab)
         for table in wanted:
+            if model not in MODELS_OF.get(table, BUILTINS):
+                continue
             rows = Rows(lab, table)
             TABLES[table](lab, rows)
             rows.finish()

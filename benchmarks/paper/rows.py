@@ -105,8 +105,14 @@ def row_of(
         "pattern": config.pattern,
         "sparsity": config.removed,
         "layer_error": statistics.median(layer.error for layer in layers),
-        "cost": lab.cost(denoiser),
         "gone": gone,
+    } | figures_row(lab, denoiser)
+
+
+def figures_row(lab: Lab, denoiser: torch.nn.Module) -> Row:
+    """The cost of a denoiser, and its errors on both sets of prompts."""
+    return {
+        "cost": lab.cost(denoiser),
         "metrics": lab.figures(denoiser),
         "held_out": {"relative_latent_error": lab.error_of(denoiser, "held_out")},
     }
@@ -123,11 +129,14 @@ def dense_row(lab: Lab) -> Row:
 
 
 def live(
-    lab: Lab, config: PruningConfig, dense: DensePass | None = None
+    lab: Lab,
+    config: PruningConfig,
+    dense: DensePass | None = None,
+    begin: torch.nn.Module | None = None,
 ) -> tuple[torch.nn.Module, Any]:
-    """Prune a copy of the dense denoiser as `obsdiff prune` does; returns the copy and the
-    report."""
-    setattr(lab.pipe, lab.component, copy.deepcopy(lab.dense))
+    """Prune a copy of the dense denoiser, or of `begin`, as `obsdiff prune` does; returns the copy
+    and the report."""
+    setattr(lab.pipe, lab.component, copy.deepcopy(begin or lab.dense))
     try:
         report = prune_(lab.pipe, lab.calibration, config, dense=dense)
         return getattr(lab.pipe, lab.component), report

@@ -26,8 +26,10 @@ from obsdiff.pipelines.run import prepared
 from obsdiff.runtime.timing import interleaved
 
 from .bits import bits
+from .depth import depth
 from .lab import CALIBRATION, COUNTS, Lab, Scheduler
 from .low_rank import low_rank
+from .modulation import modulation
 from .off import SWITCHED, alone_rows, off_row
 from .portable import portable
 from .rows import Row, Rows, dense_row, live, live_row, pruned_row
@@ -314,7 +316,11 @@ TABLES: dict[str, Callable[[Lab, Rows], None]] = {
     "low_rank": low_rank,
     "bits": bits,
     "portable": portable,
+    "depth": depth,
+    "modulation": modulation,
     "small": small,
     "text_encoders": text_encoders,
     "seconds": seconds,
 }
+# the models of a table that not all have
+MODELS_OF = {"depth": ("emoji-sd3",), "modulation": ("emoji-sd3",)}

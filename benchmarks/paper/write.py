@@ -15,8 +15,10 @@ from obsdiff.pipelines.builtin import BUILTINS
 from ..conditions import model_version
 from ..tables.markdown import caption
 from .bits_texts import bits_table
+from .depth_texts import depth_table
 from .grids import Kept, by_share, gone, lines_of
 from .low_rank_texts import low_rank_table
+from .modulation_texts import modulation_table
 from .plots import draw_plots
 from .portable_texts import portable_table
 from .preset_texts import presets_table
@@ -30,7 +32,7 @@ from .table_texts import (
     seconds_table,
     weighting_table,
 )
-from .tables import METHODS, SHARES, SPARSITIES, STRUCTURED, TABLES
+from .tables import METHODS, MODELS_OF, SHARES, SPARSITIES, STRUCTURED, TABLES
 from .text_encoders_texts import text_encoders_table
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -68,7 +70,7 @@ def missing(found: dict[str, dict[str, Kept]]) -> str:
     names = [
         f"{TITLES[table][0].lower()}{TITLES[table][1:]} ({', '.join(lacking)})"
         for table, kept in found.items()
-        if (lacking := [model for model in BUILTINS if model not in kept])
+        if (lacking := [model for model in MODELS_OF.get(table, BUILTINS) if model not in kept])
     ]
     if not names:
         return ""
@@ -125,6 +127,8 @@ TITLES = {
     "low_rank": "Sparse plus low rank (ours)",
     "bits": "Low bits (ours)",
     "portable": "Portable: FFN neurons alone (ours)",
+    "depth": "Fewer blocks (ours)",
+    "modulation": "Folded modulation (ours)",
     "small": "Small: pruned, folded and in 8 bits (ours)",
     "text_encoders": "Text encoders (ours)",
     "seconds": "Time to prune (Table 8)",
@@ -148,6 +152,8 @@ WRITERS: dict[str, Callable[[dict[str, Kept]], str]] = {
     "low_rank": low_rank_table,
     "bits": bits_table,
     "portable": portable_table,
+    "depth": depth_table,
+    "modulation": modulation_table,
     "small": small_table,
     "text_encoders": text_encoders_table,
     "seconds": seconds_table,

@@ -3,11 +3,16 @@
 import json
 
 import pytest
+import torch
 
 from benchmarks.conditions import model_version
 from benchmarks.paper import rows, write
+from benchmarks.paper.modulation import FixedText
 from benchmarks.paper.plots import draw_plots
+from benchmarks.paper.tables import MODELS_OF, TABLES
 from benchmarks.paper.write import WRITERS, conditions
+
+from ..conftest import sd3
 
 DENSE = {"parameters": 1000, "macs": 500, "zeros": 0}
 SPENT = {"parameters": 800, "macs": 400, "zeros": 0}
@@ -124,6 +129,12 @@ def test_the_page_names_the_tables_that_are_not_measured():
         "(Figure 3) (emoji-unet); time to prune (Table 8) (emoji-sd3, emoji-unet)."
     )
     assert not write.missing({"off": both})
+    assert not write.missing({"depth": {"emoji-sd3": kept}, "modulation": {"emoji-sd3": kept}})
+
+
+def test_every_table_has_a_title_and_a_writer():
+    assert list(TABLES) == list(write.TITLES) == list(WRITERS)
+    assert set(MODELS_OF) < set(TABLES)
 
 
 def small_row(value: float, stored: int, speedup: float) -> dict:
@@ -141,3 +152,44 @@ def test_small_stands_beside_what_torchao_does_alone_largest_on_disk_first():
     ]  # fmt: skip
     assert "| 0.8 MB | 0.40 | 0.80 | 0.80 | 2.00 | 0.20000 " in lines[2]
     assert "| 0.10000, 0.20000, 0.30000 | 69.80 |" in lines[2]
+
+
+def test_fewer_blocks_stand_beside_narrower_ones():
+    rows = {"dense": dense()}
+    for seed in (0, 1):
+        rows |= {
+            f"fewer blocks, repaired: 1, seed {seed}": pruned("depth", 0.2 + 0.2 * seed, 0.25),
+            f"fewer blocks: 1, seed {seed}": pruned("depth", 0.5, 0.25),
+        }
+    plain, repaired = WRITERS["depth"](rows).splitlines()[2:]
+    assert plain.startswith("| 1 block: fewer blocks | 0.80 | 0.80 | 0.50, 0.50 | 0.500 ")
+    assert repaired.startswith("| 1 block: fewer blocks, repaired | 0.80 | 0.80 | 0.20, 0.40 | ")
+    assert repaired.endswith("| 0.600 | 69.7 |")
+
+
+def test_folded_modulation_is_shown_with_the_errors_of_its_layers():
+    layers = {"median": 0.01, "largest": 0.03}
+    row = pruned("", 0.1, 0) | {"ranks": [12, 16], "fitted": layers, "layers": layers}
+    rows = {"time alone: 2 prompts, 5%, seed 0": row}
+    rows |= {f"16 prompts, 20%, seed {seed}": row | {"ranks": [62]} for seed in (0, 1)}
+    alone, pooled = WRITERS["modulation"](rows).splitlines()[2:]
+    assert alone.startswith("| the time step alone | 5% | 12 to 16 | 0.01, 0.03 | 0.01, 0.03 | 0.1")
+    assert pooled.startswith("| pooled text, 16 prompts | 20% | 62 | ")
+
+
+def test_a_fixed_text_is_read_at_every_prompt():
+    denoiser = sd3(layers=2).transformer.eval()
+    given = {
+        "hidden_states": torch.randn(2, 4, 8, 8),
+        "encoder_hidden_states": torch.randn(2, 3, 32),
+        "timestep": torch.tensor([5, 5]),
+    }
+    texts = torch.randn(2, 2, 32)
+
+    def outputs() -> list[torch.Tensor]:
+        with torch.no_grad():
+            return [denoiser(pooled_projections=text, **given).sample for text in texts]
+
+    assert not torch.allclose(*outputs())
+    denoiser.register_forward_pre_hook(FixedText(texts[:1, 0]), with_kwargs=True)
+    assert torch.equal(*outputs())

@@ -1,0 +1,48 @@
+"""The table of folded modulation: ranks, errors of the layers, errors of the pictures."""
+
+from statistics import mean
+
+from ..tables.markdown import grid
+from .grids import SHOWN, Kept
+from .modulation import COUNTS, SEEDS, SHARES, TIME, TIME_PROMPTS, TIME_SHARES, name_of
+from .preset_texts import errors_of
+from .table_texts import interval_of_mean
+
+
+def modulation_table(rows: dict[str, Kept]) -> str:
+    """A line a share and number of prompts: the mean over calibration sets."""
+    ways = {
+        ("the time step alone", share): [name_of(TIME, TIME_PROMPTS, share, SEEDS[0])]
+        for share in TIME_SHARES
+    } | {
+        (f"pooled text, {count} prompts", share): [name_of("", count, share, s) for s in SEEDS]
+        for count in COUNTS
+        for share in SHARES
+    }
+    lines = []
+    for (reads, share), names in ways.items():
+        mine = [rows[name] for name in names if name in rows]
+        if not mine:
+            continue
+        errors = errors_of(mine)
+        low, high = interval_of_mean(errors.mean(0))
+        ranks = sorted({rank for row in mine for rank in row["ranks"]})
+        lines.append(
+            [
+                reads,
+                f"{share:.0%}",
+                str(ranks[0]) if len(ranks) == 1 else f"{ranks[0]} to {ranks[-1]}",
+                *(of_layers(mine, where) for where in ("fitted", "layers")),
+                f"{errors.mean():.5f} <sub>{low:.5f} to {high:.5f}</sub>",
+                f"{mean(row['held_out'][SHOWN[0]]['value'] for row in mine):.5f}",
+            ]
+        )
+    head = ["reads", "of the weights", "rank", "error of the layers, fitted", "held out"]
+    return grid([*head, "relative latent error", "held-out names"], lines)
+
+
+def of_layers(rows: list[Kept], where: str) -> str:
+    """The median and the largest error of the layers, each the mean over calibration sets."""
+    return ", ".join(
+        f"{mean(row[where][key] for row in rows):.1g}" for key in ("median", "largest")
+    )
