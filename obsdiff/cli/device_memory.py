@@ -144,7 +144,8 @@ def built(folder: Folder, name: str) -> nn.Module | None:
     if library == "diffusers":
         return build_on_meta(folder.config(name) | {"_class_name": cls})
     kind: Any = getattr(transformers, cls, None)
-    if not (isinstance(kind, type) and issubclass(kind, transformers.PreTrainedModel)):
+    known = isinstance(kind, type) and issubclass(kind, transformers.PreTrainedModel)
+    if not known:
         return None
     settings: Any = kind.config_class
     with torch.device("meta"):
