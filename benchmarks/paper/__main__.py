@@ -50,6 +50,12 @@ def main() -> None:
     parser.add_argument("--model", nargs="+", default=list(BUILTINS), choices=list(BUILTINS))
     parser.add_argument("--num-inference-steps", type=int, default=STEPS)
     parser.add_argument("--num-prompts", type=int, default=PROMPTS, help="evaluation prompts")
+    parser.add_argument(
+        "--skip",
+        default="",
+        metavar="GLOB",
+        help="rows to leave for another time, such as 'time of *', which want a machine at rest",
+    )
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     args = parser.parse_args()
     quiet()
@@ -62,7 +68,7 @@ def main() -> None:
         for table in wanted:
             if model not in MODELS_OF.get(table, BUILTINS):
                 continue
-            rows = Rows(lab, table)
+            rows = Rows(lab, table, args.skip)
             TABLES[table](lab, rows)
             rows.finish()
     if "write" in args.tables or "all" in args.tables:

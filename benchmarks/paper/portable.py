@@ -63,7 +63,7 @@ def keep_all(
     measure: Callable[[Lab, PruningConfig, DensePass | None], Row] = live_row,
 ) -> None:
     """Measure the rows of some configs that lack, from one dense pass."""
-    missing = {name: config for name, config in configs.items() if name not in rows.rows}
+    missing = {name: config for name, config in configs.items() if rows.wants(name)}
     with contextlib.ExitStack() as stack:
         dense = (
             stack.enter_context(dense_pass(lab.pipe, lab.calibration, list(missing.values())))

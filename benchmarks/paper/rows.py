@@ -6,6 +6,7 @@ import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,8 @@ class Rows:
 
     lab: Lab
     table: str
+    skipped: str = ""  # a glob of rows that are not measured now
+    lacks: bool = False
     rows: dict[str, Row] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -61,14 +64,22 @@ class Rows:
 
     def keep(self, name: str, measure: Callable[[], Row]) -> None:
         """Measure a row unless the file has it."""
-        if name in self.rows:
+        if not self.wants(name):
             return
         self.rows[name] = rounded(measure())
         write_json(self.file, self.about | {"rows": self.rows})
         print(f"{self.lab.model} {self.table}: {name}: {in_short(self.rows[name])}", flush=True)
 
+    def wants(self, name: str) -> bool:
+        """Whether a row is to be measured now."""
+        skip = name not in self.rows and fnmatchcase(name, self.skipped)
+        self.lacks |= skip
+        return name not in self.rows and not skip
+
     def finish(self) -> None:
         """Note that the table has all its rows: only then it is shown."""
+        if self.lacks:
+            return
         write_json(self.file, self.about | {"finished": True, "rows": self.rows})
 
 

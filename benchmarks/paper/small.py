@@ -39,42 +39,62 @@ DENSE = "dense"
 
 
 def small(lab: Lab, rows: Rows) -> None:
-    """Measure dense, torchao's, then every pruning with every calibration set."""
-    rows.keep(DENSE, lambda: dense_row(lab) | measured_on_disk(lab, lab.dense))
+    """Measure dense, torchao's, then every pruning with every calibration set; times at the end."""
+    rows.keep(DENSE, lambda: dense_row(lab) | {"stored_bytes": saved_and_opened(lab, lab.dense)[1]})
     for name in TORCHAO:
-        rows.keep(name, lambda name=name: torchao_row(lab, 8 if "int8" in name else 4))
+        rows.keep(name, lambda name=name: torchao_row(lab, bits_of(name)))
     for seed in SEEDS:
-        shared = lab.settings | {"num_prompts": PROMPTS[lab.model], "seed": seed}
-        configs = {
-            f"{name}, seed {seed}": PruningConfig(**settings, **shared)
-            for name, settings in (BEST | SMALL).items()
-        }
-        keep_all(lab, rows, configs, compressed_row)
+        named = {f"{name}, seed {seed}": c for name, c in configs(lab, seed).items()}
+        keep_all(lab, rows, named, compressed_row)
+    for name in TORCHAO:
+        opened = partial(opened_by_torchao, lab, bits_of(name), torch.float32)
+        rows.keep(time_of(name), lambda opened=opened: step_times(lab, opened()))
+    timed = {time_of(name): config for name, config in configs(lab, SEEDS[0]).items()}
+    keep_all(lab, rows, timed, timed_row)
+
+
+def configs(lab: Lab, seed: int) -> dict[str, PruningConfig]:
+    """The prunings of one calibration set."""
+    shared = lab.settings | {"num_prompts": PROMPTS[lab.model], "seed": seed}
+    return {name: PruningConfig(**settings, **shared) for name, settings in (BEST | SMALL).items()}
+
+
+def time_of(name: str) -> str:
+    """Return the name of the row with the time of a way, which wants a machine at rest."""
+    return f"time of {name}"
+
+
+def bits_of(name: str) -> int:
+    """Return the bits of a way of torchao."""
+    return 8 if "int8" in name else 4
 
 
 def compressed_row(lab: Lab, config: PruningConfig, dense: DensePass | None = None) -> Row:
-    """Prune, round and fold, then measure, with bytes and time."""
+    """Prune, round and fold, then measure, with bytes."""
     denoiser, report = live(lab, config, dense)
-    return (
-        row_of(lab, config, denoiser, report.layers, report.groups)
-        | measured_on_disk(lab, denoiser)
-        | {"folded": len(report.modulation.get("layers", [])), "warnings": report.warnings}
-    )
+    return row_of(lab, config, denoiser, report.layers, report.groups) | {
+        "stored_bytes": saved_and_opened(lab, denoiser)[1],
+        "folded": len(report.modulation.get("layers", [])),
+        "warnings": report.warnings,
+    }
+
+
+def timed_row(lab: Lab, config: PruningConfig, dense: DensePass | None = None) -> Row:
+    """Prune, round and fold, save and open, then time a step."""
+    return step_times(lab, saved_and_opened(lab, live(lab, config, dense)[0])[0])
 
 
 def torchao_row(lab: Lab, bits: int) -> Row:
     """Round the dense denoiser by torchao alone, and measure it."""
     model = opened_by_torchao(lab, bits, torch.float32)
-    held_out, name = lab.error_of(model, "held_out"), "relative_latent_error"
     with tempfile.TemporaryDirectory() as folder:
         opened_by_torchao(lab, bits, torch.float16).save_pretrained(folder)
         stored = bytes_in(Path(folder))
     return {
         "cost": lab.cost(lab.dense),
         "metrics": lab.figures(model),
-        REPORTED[1]: {name: held_out},
+        REPORTED[1]: {"relative_latent_error": lab.error_of(model, "held_out")},
         "stored_bytes": stored,
-        "step": step_times(lab, model),
     }
 
 
@@ -100,14 +120,15 @@ def opened_by_torchao(lab: Lab, bits: int, dtype: torch.dtype) -> Any:
     )
 
 
-def measured_on_disk(lab: Lab, denoiser: torch.nn.Module) -> Row:
-    """Save a denoiser in half precision; its bytes, and the time of a step once opened again."""
+def saved_and_opened(lab: Lab, denoiser: torch.nn.Module) -> tuple[torch.nn.Module, int]:
+    """A denoiser as opened from what it was saved to, in half precision, and its bytes there."""
     with tempfile.TemporaryDirectory() as folder:
         saved: Any = copy.deepcopy(denoiser).half()
         with stored_in_bits(saved):
             saved.save_pretrained(folder)
-        opened = type(saved).from_pretrained(folder, torch_dtype=torch.float32)
-        return {"stored_bytes": bytes_in(Path(folder)), "step": step_times(lab, opened)}
+        return type(saved).from_pretrained(folder, torch_dtype=torch.float32), bytes_in(
+            Path(folder)
+        )
 
 
 def bytes_in(folder: Path) -> int:
