@@ -142,9 +142,9 @@ def workers(process: subprocess.Popen, size: int, seconds: float = 120) -> list[
 
 def death(
     folder: Path, expected: Path, size: int = 2, then: int = 1, model: str | Path = MODEL
-) -> None:
-    """Kill one process after the first solved task; the job must end, and resume with another
-    number of processes."""
+) -> tuple[int, int]:
+    """Kill one process after the first solved task; the job must end, and resume with this or
+    another number of processes. Returns the differing mask entries against an undisturbed run."""
     output = folder / "death"
     process = start(size, arguments("live", output, model))
     victims, pieces = workers(process, size), folder / "death.part" / ".work" / "pieces"
@@ -169,6 +169,7 @@ def death(
         flush=True,
     )
     assert differ < TIES * total
+    return differ, total
 
 
 def main(given: list[str] | None = None) -> None:

@@ -38,12 +38,14 @@ def test_killed_at_a_random_moment_it_ends_with_the_same_bits(model):
     assert counts["kills"] >= 1
 
 
-def test_two_processes_prune_as_one_does_and_go_on_when_one_dies(tmp_path, model, monkeypatch):
+def test_two_processes_prune_as_one_does_also_when_one_dies_and_they_go_on(
+    tmp_path, model, monkeypatch
+):
     few = ("--num-prompts", 2, "--num-inference-steps", 2, "--batch-size", 1)
     monkeypatch.setattr(ranks, "COMMON", few)
-    found = ranks.compare("live", [1, 2], tmp_path, model)
-    assert found[2][1] > 1_000_000
-    ranks.death(tmp_path, tmp_path / "live-1", model=model)
+    ranks.compare("live", [1], tmp_path, model)
+    _, total = ranks.death(tmp_path, tmp_path / "live-1", then=2, model=model)
+    assert total > 1_000_000
 
 
 def test_mutated_input_is_refused_in_one_line():
