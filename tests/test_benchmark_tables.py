@@ -467,6 +467,8 @@ def test_the_tables_of_structured_pruning(tmp_path):
     assert structured.speed(tmp_path).endswith(
         "\n| 30 % | 4 of 20 heads | 1.40 | 1.26 (1.20 to 1.30) | 0.90 |"
     )
+    shutil.copy(tmp_path / "structured-speed.json", tmp_path / "block-speed.json")
+    assert structured.block_speed(tmp_path).endswith(" | 1.26 (1.20 to 1.30) | 0.90 | 1.31 |")
     block = structured.solve(tmp_path)
     text = " ".join(block.split())
     assert "1 thread, median of 3 rounds: the removed heads and neurons are the same as" in text

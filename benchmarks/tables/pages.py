@@ -13,7 +13,7 @@ from .quality import quality as time_to_quality
 from .results import results
 from .speed import pruning_cost
 from .stored import NotMeasured
-from .structured import quality, solve, speed
+from .structured import block_speed, quality, solve, speed
 
 PAGES = ("README.md", "docs/measurements.md", "docs/measured.md")
 TABLES: dict[str, Callable[[Path], str]] = {  # of the folder of the stored figures
@@ -24,6 +24,7 @@ TABLES: dict[str, Callable[[Path], str]] = {  # of the folder of the stored figu
     "pruning-cost": pruning_cost,
     "structured-quality": quality,
     "structured-speed": speed,
+    "block-speed": block_speed,
     "structured-solve": solve,
     "measured": measured,
 }

@@ -10,6 +10,12 @@ QUALITY = (
     "--evaluation-prompts 24"
 )
 SPEED = "python -m benchmarks.structured_speed"
+BLOCK_SPEED = (
+    "python -m benchmarks.structured_speed --width 2432 --blocks 2 --sparsity 0.15 0.2 0.25 0.3 "
+    "--rounds 7 --output benchmarks/results/block-speed.json"
+)
+# one block of SD3.5-large, 4 pictures of 1024 x 1024 (the paper's Table 5)
+PAPERS_SPEED = {0.15: 1.03, 0.2: 1.20, 0.25: 1.29, 0.3: 1.31}
 SOLVE = "python -m benchmarks.structured_solve"
 WAYS = {  # of structured_quality.py
     "obs": "`obs`",
@@ -58,13 +64,34 @@ def quality_line(case: tuple[str, float], rows: dict[str, Kept], ways: list[str]
 def speed(folder: Path) -> str:
     """The block structured-speed; `folder`: benchmarks/results."""
     kept = read(folder / "structured-speed.json", SPEED)
-    text = (
+    head, lines = speed_grid(kept)
+    return about_speed(kept) + "\n\n" + grid(head, lines)
+
+
+def block_speed(folder: Path) -> str:
+    """The block block-speed, as `speed`, with the paper's figures of one GPU beside ours."""
+    kept = read(folder / "block-speed.json", BLOCK_SPEED)
+    head, lines = speed_grid(kept)
+    beside = [
+        [*line, f"{PAPERS_SPEED[row['sparsity']]:.2f}"]
+        for line, row in zip(lines, kept["rows"], strict=True)
+    ]
+    return about_speed(kept) + "\n\n" + grid([*head, "the paper, one GPU"], beside)
+
+
+def about_speed(kept: Kept) -> str:
+    """The caption of a table of speeds."""
+    return caption(
         f"`{kept['command']}`: one denoiser step of an SD3 transformer, width {kept['width']:,}, "
         f"{kept['tokens']:,} image and {kept['text_tokens']:,} text tokens, "
         f"{counted(kept['blocks'], 'block')}, all pruned, float32, "
         f"{counted(kept['threads'], 'thread')}. Dense and pruned are timed in "
         "turn; the figure is the median of the rounds' ratios (quartiles)."
     )
+
+
+def speed_grid(kept: Kept) -> tuple[list[str], list[list[str]]]:
+    """The head and the lines of a table of speeds."""
     several = len({row["round_to"] for row in kept["rows"]}) > 1
     lines = [
         [
@@ -76,8 +103,7 @@ def speed(folder: Path) -> str:
         ]
         for row in kept["rows"]
     ]
-    head = ["", "removed", "MACs ratio", "measured", "share of what the MACs promise"]
-    return caption(text) + "\n\n" + grid(head, lines)
+    return ["", "removed", "MACs ratio", "measured", "share of what the MACs promise"], lines
 
 
 def solve(folder: Path) -> str:
