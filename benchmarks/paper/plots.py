@@ -20,6 +20,7 @@ COLOURS = {
     "l1": "#e0803a",
     "off": "#b04a8f",
     "random": "#8a8f98",
+    "ecodiff": "#6b5bd6",
 }
 PRESETS = {"paper": "#e0803a", "best": "#2f9e6e", "fast": "#3b7dd8"}
 SHOWN = ("relative_latent_error", "clip_score")

@@ -28,6 +28,8 @@ from obsdiff.runtime.timing import interleaved
 from .bits import bits
 from .depth import depth
 from .lab import CALIBRATION, COUNTS, Lab, Scheduler
+from .learned_masks import NAME as ECODIFF
+from .learned_masks import ecodiff_row
 from .low_rank import low_rank
 from .modulation import modulation
 from .off import SWITCHED, alone_rows, off_row
@@ -98,6 +100,7 @@ def structured(lab: Lab, rows: Rows) -> None:
             rows.keep(f"{method} {share:.0%}", lambda config=config: pruned_row(lab, config))
         least = removed_parameters(rows, f"obs {share:.0%}")
         rows.keep(f"off {share:.0%}", lambda least=least: off_row(lab, least))
+        rows.keep(f"{ECODIFF} {share:.0%}", lambda s=share, least=least: ecodiff_row(lab, s, least))
 
 
 def removed_parameters(rows: Rows, name: str) -> int:

@@ -17,6 +17,7 @@ from ..tables.markdown import caption
 from .bits_texts import bits_table
 from .depth_texts import depth_table
 from .grids import Kept, by_share, gone, lines_of
+from .learned_masks import NAME as ECODIFF
 from .low_rank_texts import low_rank_table
 from .modulation_texts import modulation_table
 from .plots import draw_plots
@@ -140,7 +141,7 @@ WRITERS: dict[str, Callable[[dict[str, Kept]], str]] = {
     ),
     "semistructured": lambda rows: by_share(rows, ("2:4", "4:8"), METHODS, str),
     "structured": lambda rows: by_share(
-        rows, SHARES, ("off", *STRUCTURED), lambda s: f"{s:.0%}", gone
+        rows, SHARES, ("off", *STRUCTURED, ECODIFF), lambda s: f"{s:.0%}", gone
     ),
     "prompts": lambda rows: lines_of(rows, "prompts"),
     "weighting": weighting_table,
