@@ -64,6 +64,11 @@ def test_off_stands_beside_the_structured_methods(structured):
     (line, *_) = [line for line in text.splitlines() if line.startswith("| 20%")]
     assert "-20.0% | -20.0% | 0.3000" in line
     assert "**0.1000**" in line
+    assert "ecodiff" not in text
+    structured["ecodiff 20%"] = pruned("ecodiff", 0.4, 0.2)
+    head, _, line, *_ = WRITERS["structured"](structured).splitlines()
+    assert head.endswith("| obs | ecodiff |")
+    assert line.endswith("| 0.4000 <sub>0.3600 to 0.4400</sub> |")
 
 
 def test_every_share_has_its_error_on_held_out_names(structured):
