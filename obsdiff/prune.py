@@ -34,6 +34,7 @@ from .calibration.gather import DensePass, gather
 from .calibration.given import Given
 from .calibration.packages import scratch_room
 from .calibration.plan import PruningPlan, plan_pruning
+from .calibration.rounded_too import with_factors
 from .config import PruningConfig
 from .config.given import config_of
 from .layerwise.applied import marked_if_interrupted, require_applied
@@ -159,7 +160,8 @@ def prune_planned(
     setattr(pipe, plan.component, mark_corrected_(plan.denoiser))
     fold_all_(plan.denoiser, factors)
     setattr(pipe, plan.component, mark_folded_(plan.denoiser))
-    report.rounded_too = round_to_nearest_(plan.denoiser, plan.rounded_too, plan.config)
+    beside = with_factors(plan.denoiser, plan.rounded_too, plan.config)
+    report.rounded_too = round_to_nearest_(plan.denoiser, beside, plan.config)
     require_applied(pipe, plan, report)
     report.parameters["after"] = sum(p.numel() for p in plan.denoiser.parameters())
     warn_of(report, plan)

@@ -4,7 +4,7 @@ calibration prompts and noises."""
 import torch
 
 from obsdiff import PruningConfig
-from obsdiff.pipelines.low_bits import grids_of
+from obsdiff.pipelines.low_bits import SCALE_BYTES, grids_of
 
 from .lab import Lab
 from .rows import Row, Rows, row_of
@@ -56,6 +56,6 @@ def stored_bytes(denoiser: torch.nn.Module) -> int:
     """Bytes of a denoiser's weights in half precision, rounded ones as torchao stores them."""
     total = 2 * sum(p.numel() for p in denoiser.parameters())
     for name, grid in grids_of(denoiser).items():
-        scales = grid.scale.numel() * (4 if grid.bits == 8 else 3)
+        scales = grid.scale.numel() * SCALE_BYTES[grid.bits]
         total += scales - denoiser.get_submodule(name).weight.numel()
     return total

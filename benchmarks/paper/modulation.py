@@ -29,7 +29,7 @@ from .rows import Row, Rows, figures_row
 POOLED = "pooled_projections"
 SEEDS = (0, 1, 2)
 COUNTS = (16, 100)  # calibration prompts
-SHARES = (0.1, 0.2, 0.5, 0.7)  # of a layer's weights
+SHARES = (0.5, 0.7)  # of a layer's weights
 TIME_SHARES = (0.02, 0.05, 0.1)
 TIME = "time alone: "  # begins the names of the rows with one pooled text
 TIME_PROMPTS = 2  # all read the same

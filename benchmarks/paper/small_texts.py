@@ -27,7 +27,7 @@ def small_table(rows: dict[str, Kept]) -> str:
             [
                 name,
                 *cost_cells(mine[0], dense),
-                f"{1 / rows[time_of(name)]['speedup']:.2f}",
+                f"{1 / rows[time_of(name)]['speedup']:.2f}" if time_of(name) in rows else "",
                 f"{errors.mean():.5f} <sub>{low:.5f} to {high:.5f}</sub>",
                 ", ".join(f"{value:.5f}" for value in errors.mean(1)),
                 clip(mine),

@@ -15,6 +15,7 @@ last quarter is held out.
 
 import contextlib
 import inspect
+import random
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -25,6 +26,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import CalibrationError, UserError
+from ..models.linear_view import weight_of
 from ..pipelines.call import Prompt
 from ..pipelines.run import denoiser_call, hooked
 from ..runtime.display import current
@@ -36,6 +38,7 @@ CONDITIONS = ("guidance", "original_size", "target_size")  # what else modulatio
 TIMES = 512  # intervals of the range of time steps, at whose ends the layers are fitted
 FIRST = 2  # prompts that show whether the prompt matters
 LEAST = 4  # prompts at least if it does
+ROWS = 4  # inputs to fit to, for each dimension of theirs, if it does
 HELD_OUT = 4  # one prompt in so many is held out if it does
 
 
@@ -87,7 +90,7 @@ def gather_modulation(context: CalibrationContext, layers: Sequence[str]) -> Mod
             require_prompts(prompts, LEAST, "the layers of this model read the prompt")
             apart = len(prompts) - len(prompts) // HELD_OUT
             more = [reader.call_of(prompt) for prompt in prompts[FIRST:apart]]
-            reader.call_again(first + more, ends())
+            reader.call_again(first + more, repeated(ends(), ROWS * reader.width()))
             others = [reader.call_of(prompt) for prompt in prompts[apart:]]
             reader.call_again(others, middles(), held_out=True)
     phases.complete(MODULATION_PHASE)
@@ -115,6 +118,14 @@ def ends() -> list[float]:
 def middles() -> list[float]:
     """Return the times that are held out, as shares of the range."""
     return [(i + 0.5) / TIMES for i in range(TIMES)]
+
+
+def repeated(times: list[float], count: int) -> list[float]:
+    """Return all times once, and again in other orders until there are `count`."""
+    found, order = list(times), random.Random(0)
+    while len(found) < count:
+        found += order.sample(times, len(times))
+    return found
 
 
 class EnoughRead(Exception):
@@ -242,6 +253,11 @@ class Reader:
             parts = (self.fitted.get(name, {}), self.held_out.get(name, {}))
             known.setdefault(tuple(map(tuple, parts)), []).append(name)
         return {layers[0]: layers for layers in known.values()}
+
+    def width(self) -> int:
+        """Return the largest number of inputs of a layer."""
+        layers = [self.context.denoiser.get_submodule(name) for name in self.layers]
+        return max(int(weight_of(layer).shape[1]) for layer in layers)
 
     def span(self) -> float:
         """Return the largest time step of the model: the schedule may begin below it."""

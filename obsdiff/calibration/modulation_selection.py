@@ -4,8 +4,9 @@ from collections.abc import Mapping
 from fnmatch import fnmatchcase
 
 from ..config import PruningConfig
+from ..config.choices import AUTO_SHARE
 from ..errors import UserError
-from ..models.modulation_table import MODULATION, modulation_layers
+from ..models.modulation_table import MODULATION, modulation_layers, modulation_share
 from ..models.structure import Shape
 from .selection import named_by
 
@@ -40,9 +41,42 @@ def select_modulation(
         )
     check_names(found, config)
     found = [name for name in found if named_by(name, config)]
+    share = share_of(cls, config)
+    return {name: largest_rank(shapes[name], share, config) for name in found}
+
+
+def largest_rank(shape: Shape, share: float, config: PruningConfig) -> int:
+    """Return the largest rank of a layer; where factors are rounded, a multiple of the group size.
+
+    Args:
+        shape: (O, I).
+        share: of its weights, at most; with auto the nearest multiple may have a few more, but
+            never more than the layer.
+        config: the settings.
+    """
     from ..solvers.low_rank import rank_of  # loads torch, which other settings need not
 
-    return {name: rank_of(shapes[name], config.modulation) for name in found}
+    unit = factor_unit(config)
+    rank, whole = rank_of(shape, share), rank_of(shape, 1.0)
+    nearest = rank + unit // 2 if config.modulation == AUTO_SHARE else rank
+    return min(nearest, whole) // unit * unit or rank
+
+
+def share_of(cls: str, config: PruningConfig) -> float:
+    """Return the largest share of its weights that a folded layer of a class keeps.
+
+    Args:
+        cls: the name of the denoiser's class.
+        config: the settings, with modulation.
+    """
+    if isinstance(config.modulation, int | float):
+        return float(config.modulation)
+    return modulation_share(cls)
+
+
+def factor_unit(config: PruningConfig) -> int:
+    """Return of what the ranks should be multiples: the group size where factors are rounded."""
+    return config.group_size if config.rounds_factors else 1
 
 
 def check_names(found: list[str], config: PruningConfig) -> None:

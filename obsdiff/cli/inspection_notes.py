@@ -2,12 +2,13 @@
 
 from collections.abc import Mapping
 
-from ..calibration.modulation_selection import why_none
+from ..calibration.modulation_selection import share_of, why_none
 from ..calibration.selection import narrow_ffns, select_groups
 from ..config import PruningConfig
 from ..models.structure import Block, Shape
 from ..pipelines.denoisers import chosen_denoiser, other_denoisers
 from ..pipelines.folder import Folder
+from ..pipelines.low_bits import SCALE_BYTES
 from ..solvers.low_rank import rank_of
 
 BITS = {"float64": 64, "float32": 32, "bfloat16": 16, "float16": 16}  # of a weight
@@ -52,7 +53,7 @@ def bits_notes(shapes: list[Shape], config: PruningConfig) -> list[str]:
     rounded = [shape for shape in shapes if shape[1] % config.group_size == 0]
     weights = sum(outputs * inputs for outputs, inputs in rounded)
     groups = weights // config.group_size
-    after = weights + groups * (4 if config.bits == 8 else 3)  # codes; scales, zero points
+    after = weights + groups * SCALE_BYTES[config.bits]
     left = len(shapes) - len(rounded)
     others = (
         f"; {left} layers, whose inputs {config.group_size} does not divide, stay as they are"
@@ -88,8 +89,9 @@ def modulation_notes(
     after = sum(rank * sum(shapes[name]) for name, rank in ranks.items())
     low, high = min(ranks.values()), max(ranks.values())
     span = f"{low}" if low == high else f"{low} to {high}"
+    share = share_of(cls, config)
     return [
-        f"modulation {config.modulation:g}: {len(ranks)} layers become two of rank {span} at most: "
+        f"modulation {share:g}: {len(ranks)} layers become two of rank {span} at most: "
         f"{before / 1e6:.2f} M weights of modulation -> {after / 1e6:.2f} M; a run measures the "
         f"error on held-out time steps and prompts, and {where_large[config.unfoldable]}"
     ]

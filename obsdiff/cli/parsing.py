@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from functools import partial
 from itertools import takewhile
 
-from ..config.choices import ALL_TOKENS
+from ..config.choices import ALL_TOKENS, AUTO_SHARE
 from ..config.values import did_you_mean, parse_share
 from ..errors import UserError
 
@@ -106,3 +106,8 @@ def read_share(text: str) -> float:
         raise argparse.ArgumentTypeError(
             f"expected a share such as 0.5 or 50%, found {text!r}"
         ) from None
+
+
+def share_or_auto(text: str) -> float | str:
+    """Convert the value of --modulation: a share, or auto."""
+    return text if text == AUTO_SHARE else read_share(text)

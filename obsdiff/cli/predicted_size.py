@@ -11,9 +11,8 @@ from ..models.discovery import find_blocks
 from ..models.folded import fold_to_
 from ..models.linear_view import layer_shapes, weight_of
 from ..models.surgery import sharing_weights
-from ..pipelines.low_bits import roundable
+from ..pipelines.low_bits import SCALE_BYTES, roundable
 
-SCALE_BYTES = {8: 4, 4: 3}  # of a group: its scale, of 4 bits in half precision, and a zero point
 WIDTHS = {"float64": 8, "float32": 4, "bfloat16": 2, "float16": 2}  # bytes of a weight
 
 

@@ -17,6 +17,7 @@ REPAIRING = {"obs", "alps"}  # methods that change the weights that they keep
 # methods whose choice is independent of the calibration, which only measures the layer errors
 NO_HESSIAN = {"magnitude", "l1", "random"}
 STEP_WEIGHTINGS = ("log_decrease", "log_increase", "linear_decrease", "linear_increase", "uniform")
+AUTO_SHARE = "auto"  # the value of modulation that leaves the share to the model's class
 ALL_TOKENS = "all"  # the value of tokens_per_column that keeps every token
 OFFLOADS = ("none", "model", "group")  # from the most memory on the device to the least
 STORES = ("plain", "bitmask")  # of zeros in a saved result
@@ -106,7 +107,7 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
     # every compression that composes: fewer heads and neurons, folded modulation, 8 bits
     "small": {
         "structured": BEST["structured"]
-        | {"sparsity": 0.2, "modulation": 0.1, "unfoldable": "keep"}
+        | {"sparsity": 0.2, "modulation": AUTO_SHARE, "unfoldable": "keep"}
         | {"bits": 8, "round_layers": "all"},
     },
 }
@@ -131,7 +132,7 @@ DTYPE_ALIASES = {
 }
 DEFAULT_SPARSITY = 0.5
 DEFAULT_DEPTH = 0.1  # sparsity of pattern depth
-DEFAULT_MODULATION = 0.1  # share of target modulation
+DEFAULT_MODULATION = AUTO_SHARE  # of target modulation
 DEFAULT_PACKAGES = 4
 LARGEST_SEED = 2**62  # torch accepts 64 bits, and prompt i starts from seed + i
 LARGEST_SIDE = 2**16  # pixels

@@ -9,6 +9,7 @@ from ..errors import UserError
 from .choices import (
     ALL_TOKENS,
     ALLOCATIONS,
+    AUTO_SHARE,
     BITS,
     BUDGETS,
     CALIBRATIONS,
@@ -49,9 +50,11 @@ def check_amount(c: Settings) -> None:
     for name in BUDGETS:
         if (share := getattr(c, name)) is not None:
             number(name, share, 0, 1, "between 0 and 1")
-    for name in ("low_rank", "modulation"):
-        if (share := getattr(c, name)) is not None:
-            number(name, share, 0, 1, "between 0 and 1, as 0.1 or 10%")
+    if c.low_rank is not None:
+        number("low_rank", c.low_rank, 0, 1, "between 0 and 1, as 0.1 or 10%")
+    if c.modulation not in (None, AUTO_SHARE):
+        wanted = f"between 0 and 1, as 0.1 or 10%, or {AUTO_SHARE}"
+        number("modulation", c.modulation, 0, 1, wanted)
     if c.bits is not None:
         one_number_of("bits", c.bits, BITS)
     one_number_of("group_size", c.group_size, GROUP_SIZES)

@@ -2,8 +2,8 @@
 
 They are found before anything else is pruned, since a model that loses too much by it is refused,
 and put in at the end, so that all else is measured on the dense model. A layer gets the rank of its
-share, or a smaller one that already leaves no more error than ENOUGH. If the config says so, layers
-that lose too much are kept as they are instead, which is warned of and recorded.
+share, or the least one whose error on held-out inputs is no more than ENOUGH. If the config says
+so, layers that lose too much are kept as they are, which is warned of and recorded.
 
 The error of a layer is relative to the variance of its outputs over the inputs that it was fitted
 to: 0 is the same modulation at every step, 1 no better than one that does not change at all.
@@ -22,6 +22,7 @@ from ..calibration.modulation import (
     TooFewPrompts,
     gather_modulation,
 )
+from ..calibration.modulation_selection import factor_unit
 from ..calibration.plan import PruningPlan
 from ..errors import UserError
 from ..models.folded import fold_
@@ -29,10 +30,11 @@ from ..models.linear_view import weight_of
 from ..pipelines.record import PruningReport
 from ..runtime.display import current
 from ..solvers.double_precision import where_double
-from ..solvers.folding import energies, folded
+from ..solvers.folding import energies, folded, least_rank
 from .reporting import seconds, warn_and_record
 
-ENOUGH = 1e-6  # error that needs no further rank: about what rounding to bfloat16 costs
+ENOUGH = 1e-4  # held-out error that needs no further rank: measured, see docs/modulation.md
+DAMPING = 0.01  # in units of H's mean diagonal, where the prompt enters: few span too little
 MOST_ERROR = 0.001  # largest held-out error of a layer: measured, see docs/modulation.md
 
 
@@ -48,11 +50,13 @@ class Moments(NamedTuple):
 
     Attributes:
         fitted: the mean of x x^T over the inputs to fit to.
+        damped: the same as the factors are fitted to it.
         centred: the same of x minus their mean.
         held_out: the mean of x x^T over those held out.
     """
 
     fitted: Tensor
+    damped: Tensor
     centred: Tensor
     held_out: Tensor
 
@@ -96,14 +100,15 @@ def measured_factors(
     with seconds(report, MODULATION_PHASE):
         inputs = gather_modulation(context, list(plan.modulation))
         known: dict[int, Moments] = {}
-        found, rows = {}, []
+        found, rows, unit = {}, [], factor_unit(plan.config)
         layers = [plan.denoiser.get_submodule(name) for name in plan.modulation]
         places = zip(plan.modulation.items(), layers, context.computing(layers), strict=True)
         for (name, most), layer, device in places:
             key = id(inputs.fitted[name])
             if key not in known:
                 known = {key: moments_of(inputs, name, device)}
-            found[name], row = factors_of(layer, known[key], most, len(inputs.fitted[name]))
+            distinct = len(inputs.fitted[name])
+            found[name], row = factors_of(layer, known[key], most, distinct, unit)
             rows.append({"name": name} | row)
     wrong = [row for row in rows if not row["held_out_error"] <= MOST_ERROR]
     why = too_large(wrong, len(rows), inputs.by_prompt) if wrong else ""
@@ -138,11 +143,15 @@ def moments_of(inputs: ModulationInputs, name: str, device: torch.device) -> Mom
         where_double(rows[name].to(device)).double() for rows in (inputs.fitted, inputs.held_out)
     )
     centred = fitted - fitted.mean(0)
-    return Moments(*(x.T @ x / len(x) for x in (fitted, centred, apart)))
+    seen, varied, others = (x.T @ x / len(x) for x in (fitted, centred, apart))
+    damped = seen.clone()
+    if inputs.by_prompt:
+        damped.diagonal().add_(DAMPING * seen.diagonal().mean())
+    return Moments(seen, damped, varied, others)
 
 
 def factors_of(
-    layer: nn.Module, moments: Moments, most: int, inputs: int
+    layer: nn.Module, moments: Moments, most: int, inputs: int, unit: int = 1
 ) -> tuple[Factors, dict[str, Any]]:
     """Return the factors of a layer, and their record.
 
@@ -151,12 +160,16 @@ def factors_of(
         moments: the second moments of its inputs.
         most: the largest rank.
         inputs: number of distinct inputs, which no rank exceeds.
+        unit: ranks are multiples of it where that takes fewer bytes.
     """
     own = weight_of(layer).detach()
     weight = own.to(moments.fitted)
     variance = energies(weight, moments.centred).sum().item()
     most = min(most, inputs)
-    up, down = folded(weight, moments.fitted, most, ENOUGH * variance)
+    up, down = folded(weight, moments.damped, most)
+    rank = least_rank(weight, down, moments.held_out, ENOUGH * variance)
+    rank = min(most, in_units(rank, unit))
+    up, down = up[:, :rank], down[:rank]
     factors = Factors(up.to(own.dtype), down.to(own.dtype))
     gap = weight - factors.up.to(weight) @ factors.down.to(weight)
     errors = [energies(gap, m).sum().item() for m in (moments.fitted, moments.held_out)]
@@ -169,6 +182,15 @@ def factors_of(
         "held_out_error": apart,
     }
     return Factors(factors.up.to(own.device), factors.down.to(own.device)), row
+
+
+def in_units(rank: int, unit: int) -> int:
+    """Return a rank as a multiple of a unit, if that takes fewer bytes.
+
+    Factors of such a rank are rounded to one byte a weight, others have two.
+    """
+    whole = -(-rank // unit) * unit
+    return whole if whole < 2 * rank else rank
 
 
 def too_large(wrong: list[dict[str, Any]], total: int, by_prompt: bool) -> str:

@@ -99,7 +99,7 @@ def round_to_nearest_(
 
     Args:
         denoiser: the model.
-        names: the layers; those that are folded by now are left out.
+        names: the layers; others than linear ones are left out.
         config: the settings.
 
     Returns:

@@ -6,6 +6,8 @@ widths or more, so these layers are a sixth to two fifths of the parameters. Mod
 modulation once for all blocks (PixArt, Sana, Wan, FLUX.2) have next to nothing to fold and are left
 out, and so is the last norm before the output, one layer through which everything passes. Imports
 no torch.
+
+Where the time step alone enters, the inputs lie on one curve; a text or a class adds dimensions.
 """
 
 from collections.abc import Iterable
@@ -45,6 +47,21 @@ MODULATION: dict[str, tuple[str, ...]] = {
     ),
     "SD3Transformer2DModel": TWO_STREAMS,
 }
+
+# classes whose modulation reads the text or the class of the picture, too
+BY_PROMPT = (
+    "DiTTransformer2DModel",
+    "FluxTransformer2DModel",
+    "HunyuanVideoTransformer3DModel",
+    "MochiTransformer3DModel",
+    "SD3Transformer2DModel",
+)
+SHARE, SHARE_BY_PROMPT = 0.1, 0.7  # of a layer's weights, at most: see docs/modulation.md
+
+
+def modulation_share(cls: str) -> float:
+    """Return the largest share of its weights that a folded layer of a class needs, 0 to 1."""
+    return SHARE_BY_PROMPT if cls.removeprefix("Pruned") in BY_PROMPT else SHARE
 
 
 def modulation_layers(cls: str, layers: Iterable[str]) -> list[str]:

@@ -27,6 +27,7 @@ from ..solvers.rounding import Grid
 INT4: torch.dtype = getattr(torch, "int4")  # noqa: B009 - torch's stubs lack it
 GRID = "obsdiff_grid"  # the attribute of a rounded layer
 SCALE = "scale"  # the name of its scales among the tensors of a task
+SCALE_BYTES = {8: 2, 4: 3}  # of a group: its scale in half precision, of 4 bits a zero point, too
 
 
 def roundable(layer: nn.Module, columns: int, group: int) -> bool:
@@ -98,7 +99,7 @@ def stored_weight(weight: Tensor | None, grid: Grid) -> nn.Parameter:
     codes, scale = grid.codes(weight.detach()), grid.scale.to(weight.device)
     block = [1, grid.group]
     if grid.bits == 8:
-        found: Tensor = Int8Tensor(codes, scale, block, weight.dtype)
+        found: Tensor = Int8Tensor(codes, scale.bfloat16(), block, weight.dtype)  # exact: see Grid
     else:
         zeros = torch.zeros_like(scale, dtype=torch.int8)
         found = IntxUnpackedToInt8Tensor(

@@ -179,7 +179,7 @@ def check_folded(component: Path, record: dict[str, Any], found: Findings) -> No
         wanted = {FOLDED_DOWN: (row["rank"], inputs), FOLDED_UP: (outputs, row["rank"])}
         for part, shape in wanted.items():
             name = f"{row['name']}.{part}"
-            there = shapes.get(name)
+            there = shapes.get(name, shapes.get(codes_name(name.removesuffix(".weight"))))
             text = "is missing" if there is None else f"is {there}, expected {shape}"
             found.note(there == shape, f"{name} {text}")
 

@@ -7,6 +7,14 @@
 factor: its error is the sum of the squared singular values that are left out. So it is exact on
 inputs that span at most R dimensions. It is the correction of low_rank.py with nothing beside it.
 
+Where inputs span more dimensions than those that were seen, H should be damped: without that the
+factors leave out what only unseen ones need.
+
+    error of rank r on other inputs   tr(W H' W^T) - sum_(i <= r) v_i H' v_i^T                (3)
+
+v_i are the rows of V, the leading first, and H' the mean over those inputs: U is orthonormal, so
+one decomposition has the errors of all ranks.
+
 W (O, I), U (O, R), V (R, I), H (I, I) the mean of x x^T over the inputs x, O outputs, I inputs.
 """
 
@@ -15,23 +23,32 @@ from torch import Tensor
 from .low_rank import correction
 
 
-def folded(weight: Tensor, hessian: Tensor, most: int, allowed: float) -> tuple[Tensor, Tensor]:
-    """Return (2) with the smallest rank whose error (1) is allowed, or with the largest rank.
+def folded(weight: Tensor, hessian: Tensor, most: int) -> tuple[Tensor, Tensor]:
+    """Return (2).
 
     Args:
         weight: W (O, I), in float64.
         hessian: H (I, I), in float64.
-        most: the largest rank, 1 to min(O, I).
-        allowed: the error (1) that needs no further rank.
+        most: the rank R, 1 to min(O, I).
 
     Returns:
-        U (O, R) with orthonormal columns, V (R, I).
+        U (O, R) with orthonormal columns, V (R, I), the leading first.
     """
     up, down, _ = correction(weight, hessian, most)
-    kept = energies(down, hessian).flip(0)  # the largest first
-    left = energies(weight, hessian).sum() - kept.cumsum(0)
-    rank = min(most, 1 + int((left > allowed).sum()))
-    return up[:, -rank:], down[-rank:]
+    return up.flip(1), down.flip(0)
+
+
+def least_rank(weight: Tensor, down: Tensor, hessian: Tensor, allowed: float) -> int:
+    """Return the smallest rank whose error (3) is allowed, or the largest.
+
+    Args:
+        weight: W (O, I), in float64.
+        down: V (R, I), as `folded` returns it.
+        hessian: H' (I, I), in float64.
+        allowed: the error (3) that needs no further rank.
+    """
+    left = energies(weight, hessian).sum() - energies(down, hessian).cumsum(0)
+    return min(len(down), 1 + int((left > allowed).sum()))
 
 
 def energies(weight: Tensor, hessian: Tensor) -> Tensor:

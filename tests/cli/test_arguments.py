@@ -240,3 +240,9 @@ def test_every_field_of_the_config_is_a_flag():
     for field in fields(PruningConfig):
         assert re.search(rf"^  {flag_of(field.name)}[ ,]", known, re.M), field.name
     assert "--no-compensation" in known
+
+
+@pytest.mark.parametrize(("text", "kept"), [("auto", "auto"), ("30%", 0.3)])
+def test_the_share_of_modulation_may_be_left_to_the_class(text, kept):
+    args = parse(["inspect", "emoji-sd3", "--modulation", text])
+    assert config_of(args).modulation == kept

@@ -76,7 +76,7 @@ def test_where_the_time_step_alone_enters_a_fold_is_nearly_exact_at_other_steps(
     for row in found["layers"]:
         outputs, inputs = row["shape"]
         assert row["rank"] <= max(1, 0.6 * outputs * inputs / (outputs + inputs))
-        assert row["error"] < 1e-5
+        assert row["error"] < 1e-4
         assert row["held_out_error"] < 0.01
         assert row["inputs"] > 2
     assert report.parameters["after"] < report.parameters["before"]
@@ -190,8 +190,9 @@ def test_the_range_begins_above_a_schedule_that_leaves_its_top_out():
 @pytest.mark.parametrize(
     ("settings", "expected"),
     [
-        ({"modulation": 0}, "modulation: expected between 0 and 1, as 0.1 or 10%, found 0"),
+        ({"modulation": 0}, "modulation: expected between 0 and 1, as 0.1 or 10%, or auto, fo"),
         ({"modulation": 32}, "found 32"),
+        ({"modulation": "some"}, "or auto, found 'some'"),
         ({"modulation": 0.1, "pattern": "depth"}, "pattern depth removes whole blocks"),
         ({"target": "modulation", "sparsity": 0.3}, "sparsity: target modulation prunes no other"),
         ({"target": "modulation", "preset": "best"}, "preset: target modulation prunes no other"),
@@ -236,7 +237,7 @@ def test_wildcards_that_leave_nothing_to_fold_are_refused(settings, expected):
 
 
 def test_a_model_without_such_layers_and_too_few_prompts_are_refused():
-    assert PruningConfig(target="modulation").modulation == 0.1
+    assert PruningConfig(target="modulation").modulation == "auto"
     with pytest.raises(
         UserError, match="found UNet2DConditionModel: its blocks have no modulation"
     ):

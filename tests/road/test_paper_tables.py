@@ -191,10 +191,10 @@ def test_folded_modulation_is_shown_with_the_errors_of_its_layers():
     layers = {"median": 0.01, "largest": 0.03}
     row = pruned("", 0.1, 0) | {"ranks": [12, 16], "fitted": layers, "layers": layers}
     rows = {"time alone: 2 prompts, 5%, seed 0": row}
-    rows |= {f"16 prompts, 20%, seed {seed}": row | {"ranks": [62]} for seed in (0, 1)}
+    rows |= {f"16 prompts, 50%, seed {seed}": row | {"ranks": [62]} for seed in (0, 1)}
     alone, pooled = WRITERS["modulation"](rows).splitlines()[2:]
     assert alone.startswith("| the time step alone | 5% | 12 to 16 | 0.01, 0.03 | 0.01, 0.03 | 0.1")
-    assert pooled.startswith("| pooled text, 16 prompts | 20% | 62 | ")
+    assert pooled.startswith("| pooled text, 16 prompts | 50% | 62 | ")
 
 
 def test_a_fixed_text_is_read_at_every_prompt():

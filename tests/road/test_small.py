@@ -75,7 +75,8 @@ def test_one_run_prunes_folds_and_rounds_every_linear_layer(made):
     factors = {f"{n}.{part}" for n in folded_ranks(model) for part in ("down", "up")}
     plain = {name: m for name, m in model.named_modules() if type(m) is torch.nn.Linear}
     divided = {name for name, m in plain.items() if m.in_features % 32 == 0}
-    assert rounded == divided - factors
+    assert rounded == divided
+    assert rounded & factors
     assert {"proj_out", "context_embedder"} <= {row.name for row in report.rounded_too}
     for row in report.rounded_too:
         assert (grid_of(plain[row.name]) is not None) == bool(row.bits)
@@ -116,10 +117,23 @@ def test_a_resumed_run_gives_the_same_model(monkeypatch, tmp_path):
     assert all(torch.equal(found[name], wanted[name]) for name in wanted)
 
 
-def test_a_layer_that_was_rounded_beside_is_verified_too(made, tmp_path):
+def test_factors_are_stored_as_codes_with_scales_of_half_precision(made):
+    _, report, folder = made
+    tensors = load_file(folder / FILE)
+    for row in report.modulation["layers"]:
+        codes = tensors[f"{row['name']}.down._weight_qdata"]
+        scale = tensors[f"{row['name']}.down._weight_scale"]
+        assert codes.dtype == torch.int8
+        assert codes.shape == (row["rank"], row["shape"][1])
+        assert scale.dtype == torch.bfloat16
+        assert scale.shape == (codes.shape[0], codes.shape[1] // 32)
+
+
+@pytest.mark.parametrize("part", ["proj_out", "norm1.linear.down"])
+def test_a_layer_that_was_rounded_beside_is_verified_too(made, part, tmp_path):
     _, report, folder = made
     shutil.copytree(folder, tmp_path / "out")
-    name = next(row.name for row in report.rounded_too if row.bits)
+    name = next(row.name for row in report.rounded_too if row.bits and row.name.endswith(part))
     file, record = tmp_path / "out" / FILE, tmp_path / "out" / "obsdiff.json"
     tensors = load_file(file)
     tensors[f"{name}._weight_qdata"] = tensors[f"{name}._weight_qdata"][:-1].contiguous()
@@ -211,7 +225,7 @@ def test_a_run_leaves_the_parameters_and_bytes_that_were_predicted(bound, monkey
 def test_the_settings_of_the_preset():
     config = PruningConfig(preset="small")
     assert (config.pattern, config.sparsity, config.bits) == ("structured", 0.2, 8)
-    assert (config.modulation, config.unfoldable, config.round_layers) == (0.1, "keep", "all")
+    assert (config.modulation, config.unfoldable, config.round_layers) == ("auto", "keep", "all")
     assert (config.allocation, config.calibrating, config.round_to) == ("sensitivity", "single", 64)
     assert PruningConfig(preset="small", group_size=128).round_to == 128
     assert PruningConfig(preset="small", sparsity=0).allocation == "uniform"

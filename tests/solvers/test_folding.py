@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from obsdiff.solvers.folding import energies, folded
+from obsdiff.solvers.folding import energies, folded, least_rank
 
 OUTPUTS, INPUTS = 24, 10
 
@@ -20,7 +20,7 @@ def problem(inputs: int, decay: float = 0.5, seed: int = 0):
 @pytest.mark.parametrize("rank", range(1, INPUTS + 1))
 def test_the_error_is_the_tail_of_the_singular_values(rank):
     weight, rows, hessian = problem(40)
-    up, down = folded(weight, hessian, rank, 0.0)
+    up, down = folded(weight, hessian, rank)
     assert up.shape == (OUTPUTS, rank)
     error = energies(weight - up @ down, hessian).sum()
     tail = torch.linalg.svdvals(weight @ rows.T)[rank:].square().sum() / len(rows)
@@ -31,16 +31,18 @@ def test_the_error_is_the_tail_of_the_singular_values(rank):
 @pytest.mark.parametrize("inputs", [1, 3, 7])
 def test_as_many_dimensions_as_inputs_are_exact_on_them(inputs):
     weight, rows, hessian = problem(inputs, decay=0.9)
-    up, down = folded(weight, hessian, inputs, 0.0)
+    up, down = folded(weight, hessian, inputs)
     assert len(down) == inputs
     torch.testing.assert_close((rows @ down.T) @ up.T, rows @ weight.T, rtol=0, atol=1e-9)
 
 
-def test_the_rank_is_the_smallest_whose_error_is_allowed():
+def test_the_rank_is_the_smallest_whose_error_on_other_inputs_is_allowed():
     weight, _, hessian = problem(40)
-    wholes = [folded(weight, hessian, rank, 0.0) for rank in range(1, INPUTS + 1)]
-    errors = [energies(weight - u @ v, hessian).sum().item() for u, v in wholes]
+    other = problem(40, seed=1)[2]
+    wholes = [folded(weight, hessian, rank) for rank in range(1, INPUTS + 1)]
+    errors = [energies(weight - u @ v, other).sum().item() for u, v in wholes]
+    assert errors == sorted(errors, reverse=True)
+    _, down = folded(weight, hessian, INPUTS)
     for allowed in (1e9, 2 * errors[3], errors[5] * 1.01, 0.0):
-        _, down = folded(weight, hessian, INPUTS, allowed)
         enough = [rank for rank, error in enumerate(errors, 1) if error <= allowed]
-        assert len(down) == min([*enough, INPUTS])
+        assert least_rank(weight, down, other, allowed) == min([*enough, INPUTS])
