@@ -31,7 +31,6 @@ from obsdiff.calibration.groups import counted_groups
 from obsdiff.calibration.packages import Package, plan_packages
 from obsdiff.calibration.selection import select_groups
 from obsdiff.config.choices import STEP_WEIGHTINGS
-from obsdiff.evaluation.costs import step_macs
 from obsdiff.evaluation.draw import draw
 from obsdiff.evaluation.judges.clip import Clip
 from obsdiff.evaluation.judges.features import features_of, open_extractor, real_features
@@ -42,6 +41,7 @@ from obsdiff.layerwise.structured import prune_structured_
 from obsdiff.layerwise.tasks import Allocation, tasks_of
 from obsdiff.models.discovery import find_blocks
 from obsdiff.models.linear_view import layer_shapes
+from obsdiff.models.meta_device import macs_or_why_not
 from obsdiff.models.pruned_classes import mark_corrected_, mark_pruned_
 from obsdiff.models.structure import Tap
 from obsdiff.pipelines.builtin import builtin_info
@@ -251,7 +251,7 @@ class Lab:
         return {
             "parameters": sum(p.numel() for p in weights),
             "zeros": sum(int((p == 0).sum()) for p in weights),
-            "macs": step_macs(denoiser, call).get("total"),
+            "macs": macs_or_why_not(copy.deepcopy(denoiser).to("meta"), call).get("total"),
         }
 
     def difference_of_null_tokens(self, denoiser: torch.nn.Module) -> float:
