@@ -85,11 +85,17 @@ def on_grid(
         hessian: H (I, I).
         config: the settings.
     """
-    assert config.bits is not None
-    grid = Grid.of(weight, config.bits, config.group_size)
+    grid = grids_for(weight, config)
     if config.rounding == "nearest":
         return nearest(weight, grid), grid
     return gptq(weight, kept, hessian, config.damping, grid, target)[0], grid
+
+
+def grids_for(weight: Tensor, config: PruningConfig) -> Grid:
+    """Return the grids of a weight (O, I): torchao's own for 8 bits and for comparison."""
+    assert config.bits is not None
+    own = config.bits == 8 or config.rounding == "nearest"
+    return (Grid.even if own else Grid.full)(weight, config.bits, config.group_size)
 
 
 def round_to_nearest_(
@@ -115,7 +121,7 @@ def round_to_nearest_(
         if config.bits is None or not roundable(layer, shape[1], config.group_size):
             found.append(RoundedRecord(name, shape))
             continue
-        grid = Grid.of(weight, config.bits, config.group_size)
+        grid = grids_for(weight, config)
         values = nearest(weight, grid)
         before, after = (where_double(part).double() for part in (weight, values))
         energy = before.square().sum().item()

@@ -54,8 +54,8 @@ def flaws_of(opened: Any, row: dict[str, Any], codes: Tensor) -> Iterator[str]:
     names = set(opened.keys())
     shape = (codes.shape[0], codes.shape[1] // group)
     scale = opened.get_tensor(f"{name}.{SCALE}") if f"{name}.{SCALE}" in names else None
-    if scale is None or tuple(scale.shape) != shape or not positive(scale):
-        yield f"{name}.{SCALE}: expected {shape} numbers above 0"
+    if scale is None or tuple(scale.shape) != shape or not usable(scale):
+        yield f"{name}.{SCALE}: expected {shape} numbers, none of them 0"
     if bits == 4:
         point = f"{name}.{ZERO_POINT}"
         zero = opened.get_tensor(point) if point in names else None
@@ -70,6 +70,6 @@ def flaws_of(opened: Any, row: dict[str, Any], codes: Tensor) -> Iterator[str]:
         yield f"{name} is a {found} by the file's metadata, expected {CLASSES[bits]}"
 
 
-def positive(scale: Tensor) -> bool:
-    """Return whether all scales are finite and above 0."""
-    return bool((scale > 0).all()) and bool(scale.isfinite().all())
+def usable(scale: Tensor) -> bool:
+    """Return whether all scales are finite and none is 0."""
+    return bool((scale != 0).all()) and bool(scale.isfinite().all())
