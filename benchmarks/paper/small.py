@@ -31,6 +31,8 @@ PROMPTS = 100  # where modulation reads text, its error falls with every prompt
 SMALL: dict[str, Row] = {
     f"small {share:.0%}": {"preset": "small", "sparsity": share} for share in (0.0, 0.1, 0.2, 0.3)
 }
+EIGHT = {"sparsity": 0, "bits": 8, "round_layers": "all"}
+UNFOLDED: dict[str, Row] = {"8 bits": EIGHT, "8 bits, groups of 128": EIGHT | {"group_size": 128}}
 BEST: dict[str, Row] = {
     f"best {share:.0%}": {"preset": "best", "pattern": "structured", "sparsity": share}
     for share in (0.2, 0.5)
@@ -57,7 +59,8 @@ def small(lab: Lab, rows: Rows) -> None:
 def configs(lab: Lab, seed: int) -> dict[str, PruningConfig]:
     """The prunings of one calibration set."""
     shared = lab.settings | {"num_prompts": PROMPTS, "seed": seed}
-    return {name: PruningConfig(**settings, **shared) for name, settings in (BEST | SMALL).items()}
+    ways = BEST | SMALL | UNFOLDED
+    return {name: PruningConfig(**settings, **shared) for name, settings in ways.items()}
 
 
 def time_of(name: str) -> str:

@@ -5,7 +5,7 @@ from statistics import mean
 from ..tables.markdown import grid
 from .grids import Kept
 from .preset_texts import errors_of
-from .small import BEST, DENSE, SEEDS, SMALL, TORCHAO, time_of
+from .small import BEST, DENSE, SEEDS, SMALL, TORCHAO, UNFOLDED, time_of
 from .table_texts import interval_of_mean
 
 
@@ -14,7 +14,8 @@ def small_table(rows: dict[str, Kept]) -> str:
     dense = rows[DENSE]
     found = [[DENSE, *cost_cells(dense, dense), "1.00", "", "", clip([dense])]]
     ways = {name: [name] for name in TORCHAO}
-    ways |= {name: [f"{name}, seed {seed}" for seed in SEEDS] for name in (*BEST, *SMALL)}
+    pruned = BEST | SMALL | UNFOLDED
+    ways |= {name: [f"{name}, seed {seed}" for seed in SEEDS] for name in pruned}
     there = {
         name: [rows[key] for key in keys]
         for name, keys in ways.items()
