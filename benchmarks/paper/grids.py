@@ -78,7 +78,7 @@ def by_share(
 
 def gone(rows: dict[str, Kept], names: list[str]) -> list[str]:
     """Removed heads and neurons, parameters and MACs; the same for all methods of a line, but for
-    `off` and `ecodiff`, which remove no fewer parameters."""
+    `off` and those of EcoDiff, which remove no fewer parameters."""
     row = next(rows[name] for name in names if "gone" in rows.get(name, {}))
     dense = rows["dense"]["cost"]
     return [

@@ -27,6 +27,7 @@ from obsdiff import PruningConfig, builtin_path
 from obsdiff.calibration.calibrated_input import CalibratedInput
 from obsdiff.calibration.calibration_set import CalibrationSet
 from obsdiff.calibration.context import CalibrationContext
+from obsdiff.calibration.given import Given, given_groups
 from obsdiff.calibration.groups import counted_groups
 from obsdiff.calibration.packages import Package, plan_packages
 from obsdiff.calibration.selection import select_groups
@@ -149,10 +150,10 @@ class Lab:
         return read(file)
 
     def pruned(
-        self, config: PruningConfig, hessians: Hessians
+        self, config: PruningConfig, hessians: Hessians, given: Given | None = None
     ) -> tuple[torch.nn.Module, list[LayerRecord], list[GroupRecord], float]:
         """A copy of the dense denoiser pruned in one package with these Hessians; its records;
-        seconds of the solving."""
+        seconds of the solving. `given`: the heads and neurons that leave."""
         denoiser = copy.deepcopy(self.dense)
         inputs = {tap: CalibratedInput(hessians[tap.layers[0]]) for tap in self.taps(config)}
         layers: list[LayerRecord] = []
@@ -163,10 +164,12 @@ class Lab:
             if config.pattern == "structured"
             else []
         )
-        ready = counted_groups(denoiser, selected, config)
+        ready, removal = counted_groups(denoiser, selected, config), None
+        if given is not None:
+            ready, removal = given_groups(given, ready)
         prune_task_ = prune_structured_ if ready else prune_layers_
         for task in tasks_of(self.packages(config), ready):
-            result = prune_task_(denoiser, inputs, config, Allocation(), task)
+            result = prune_task_(denoiser, inputs, config, Allocation(given=removal), task)
             layers += result.layers
             groups += result.groups
         if groups:

@@ -21,6 +21,7 @@ COLOURS = {
     "off": "#b04a8f",
     "random": "#8a8f98",
     "ecodiff": "#6b5bd6",
+    "ecodiff+obs": "#111318",
 }
 PRESETS = {"paper": "#e0803a", "best": "#2f9e6e", "fast": "#3b7dd8"}
 SHOWN = ("relative_latent_error", "clip_score")

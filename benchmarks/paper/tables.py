@@ -29,7 +29,7 @@ from .bits import bits
 from .depth import depth
 from .lab import CALIBRATION, COUNTS, Lab, Scheduler
 from .learned_masks import NAME as ECODIFF
-from .learned_masks import ecodiff_row
+from .learned_masks import REPAIRED, ecodiff_row, repaired_row
 from .low_rank import low_rank
 from .modulation import modulation
 from .off import SWITCHED, alone_rows, off_row
@@ -100,7 +100,11 @@ def structured(lab: Lab, rows: Rows) -> None:
             rows.keep(f"{method} {share:.0%}", lambda config=config: pruned_row(lab, config))
         least = removed_parameters(rows, f"obs {share:.0%}")
         rows.keep(f"off {share:.0%}", lambda least=least: off_row(lab, least))
-        rows.keep(f"{ECODIFF} {share:.0%}", lambda s=share, least=least: ecodiff_row(lab, s, least))
+        for method, row in ((ECODIFF, ecodiff_row), (REPAIRED, repaired_row)):
+            rows.keep(
+                f"{method} {share:.0%}",
+                lambda row=row, share=share, least=least: row(lab, share, least),
+            )
 
 
 def removed_parameters(rows: Rows, name: str) -> int:

@@ -18,6 +18,7 @@ from .bits_texts import bits_table
 from .depth_texts import depth_table
 from .grids import Kept, by_share, gone, lines_of
 from .learned_masks import NAME as ECODIFF
+from .learned_masks import REPAIRED
 from .low_rank_texts import low_rank_table
 from .modulation_texts import modulation_table
 from .plots import draw_plots
@@ -116,8 +117,10 @@ def conditions(found: dict[str, dict[str, Kept]]) -> str:
 
 def structured_methods(rows: dict[str, Kept]) -> tuple[str, ...]:
     """The methods of the table of structured pruning; EcoDiff once it is measured."""
-    learned = any(name.startswith(ECODIFF) for name in rows)
-    return ("off", *STRUCTURED, *((ECODIFF,) if learned else ()))
+    learned = [
+        way for way in (ECODIFF, REPAIRED) if any(name.startswith(f"{way} ") for name in rows)
+    ]
+    return ("off", *STRUCTURED, *learned)
 
 
 TITLES = {
