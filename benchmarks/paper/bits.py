@@ -1,5 +1,5 @@
-"""Ours: weights rounded to few bits, alone and after pruning, nearest and by GPTQ; three sets of
-calibration prompts and noises."""
+"""Ours: weights rounded to few bits, alone and after pruning, nearest and by GPTQ, and with a
+correction of low rank beside; three sets of calibration prompts and noises."""
 
 import torch
 
@@ -21,6 +21,7 @@ WAYS: dict[str, Row] = {
     "int8": {"bits": 8},
     "int4 nearest": {"bits": 4, "rounding": "nearest"},
     "int4": {"bits": 4},
+    "int4 + 5%": {"bits": 4, "low_rank": 0.05},
 }
 VARIANTS: dict[str, Row] = {
     **{f"dense + {way}": PATTERNS["dense"] | WAYS[way] for way in WAYS},

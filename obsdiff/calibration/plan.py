@@ -27,6 +27,7 @@ from ..pipelines.call import (
     scheduler_name,
 )
 from ..pipelines.known_words import require_known_words
+from ..pipelines.low_bits import grids_of
 from ..pipelines.saveable import require_saveable
 from ..runtime.distributed import Ranks
 from ..runtime.extras import require_extra
@@ -125,6 +126,7 @@ def plan_pruning(
     if selected:
         require_pruned_class(denoiser)
     require_uncorrected(denoiser)
+    require_unrounded(denoiser)
     if config.bits is not None:
         require_extra("torchao", "bits")
     if config.low_rank is not None:
@@ -213,6 +215,16 @@ def require_uncorrected(denoiser: nn.Module) -> None:
         raise UserError(
             f"{next(iter(corrected))}: expected a weight without a correction of low rank, found "
             "one; obsdiff export --to padded merges them, or prune the dense model"
+        )
+
+
+def require_unrounded(denoiser: nn.Module) -> None:
+    """Raise UserError for a model that was rounded to few bits before."""
+    if rounded := grids_of(denoiser):
+        name, grid = next(iter(rounded.items()))
+        raise UserError(
+            f"{name}: expected weights that are not rounded, found {grid.bits} bits of an earlier "
+            "run; open the dense model, and prune and round it in one run"
         )
 
 

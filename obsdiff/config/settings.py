@@ -429,6 +429,11 @@ class Settings:
         return self.bits == 8 and self.round_layers == "all"
 
     @property
+    def only_rounds(self) -> bool:
+        """Whether the targeted weights are rounded to few bits, and none leaves."""
+        return self.bits is not None and not self.removed
+
+    @property
     def layerwise(self) -> bool:
         """Whether layers are pruned one by one, with Hessians; not for depth, target modulation."""
         return not self.depth and self.target != "modulation"

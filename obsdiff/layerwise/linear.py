@@ -18,7 +18,7 @@ from ..solvers.problem import Inputs, Solution, Target, squared_error
 from ..solvers.swaps import swapped
 from .held_out import best, dampings
 from .problem import named, problems_of
-from .rounding import dense_solution
+from .rounding import corrected_solution, dense_solution
 from .tasks import Allocation, Task, TaskResult
 
 
@@ -126,16 +126,20 @@ def solutions_of(
     """
     if config.low_rank is None:
         return sparse_solutions(weights, inputs, config, damping)
+    ranks = [rank_of(tuple(weight.shape), config.low_rank) for weight in weights]
+    pairs, hessian = list(zip(weights, ranks, strict=True)), inputs.hessian
+    if config.only_rounds:
+        return [corrected_solution(w.to(hessian.device), hessian, damping, r) for w, r in pairs]
     return [
         with_low_rank(
             weight,
             lambda rest: sparse_solutions([rest], inputs, config, damping)[0],
-            inputs.hessian,
+            hessian,
             damping,
-            rank_of(tuple(weight.shape), config.low_rank),
+            rank,
             SLOW_TURNS if config.method == "alps" else TURNS,
         )
-        for weight in weights
+        for weight, rank in pairs
     ]
 
 
@@ -144,7 +148,7 @@ def sparse_solutions(
 ) -> list[Solution]:
     """Return the solver's solutions, refined if configured; arguments as for `solutions_of`."""
     hessian = inputs.hessian
-    if config.bits is not None and not config.removed:
+    if config.only_rounds:
         return [dense_solution(w.to(hessian.device), damping) for w in weights]
     target = Target(config.removed, config.group, damping, config.compensation)
     solutions = SOLVERS[config.method]([w.to(hessian.device) for w in weights], inputs, target)

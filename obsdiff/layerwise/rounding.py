@@ -14,6 +14,7 @@ from ..solvers.double_precision import where_double
 from ..solvers.low_rank import correction
 from ..solvers.lstsq import damped
 from ..solvers.problem import Solution, squared_error
+from ..solvers.rounded_low_rank import rounded_low_rank
 from ..solvers.rounding import Grid, gptq, nearest
 
 
@@ -22,13 +23,28 @@ def dense_solution(weight: Tensor, damping: float) -> Solution:
     return Solution(weight, torch.ones_like(weight, dtype=torch.bool), 0.0, damping)
 
 
+def corrected_solution(weight: Tensor, hessian: Tensor, damping: float, rank: int) -> Solution:
+    """Return a weight (O, I) of which nothing is removed as its best correction and the rest.
+
+    Args:
+        weight: W (O, I).
+        hessian: H (I, I).
+        damping: in units of H's mean diagonal.
+        rank: R, 1 to min(O, I).
+    """
+    square = damped(hessian, damping)
+    up, down, _ = correction(weight.to(square), square, rank)
+    rest = (weight.to(square) - up @ down).to(weight.dtype)
+    return replace(dense_solution(rest, damping), low_rank=(up, down))
+
+
 def rounded_solution(
     target: Tensor, solution: Solution, hessian: Tensor, layer: nn.Module, config: PruningConfig
 ) -> tuple[Solution, Grid] | None:
     """Return a solution on grids of few bits, and the grids.
 
-    Of structured pruning only the columns that remain are rounded. A correction of low rank is
-    found anew for the rounded weight, and is not rounded.
+    Of structured pruning only the columns that remain are rounded. A correction of low rank and the
+    rounded weight are found in turn; it is not rounded itself.
 
     Args:
         target: W* (O, I).
@@ -48,29 +64,24 @@ def rounded_solution(
     width = weight.shape[1] if columns is None else len(columns)
     if config.bits is None or not roundable(layer, width, config.group_size):
         return None
-    if columns is None:
-        aim = target.to(weight) if solution.low_rank is None else target - product(solution)
-        found, grid = on_grid(weight, kept, aim, hessian, config)
+    low_rank = solution.low_rank
+    if low_rank is not None:
+        damping = max(config.damping, solution.damping)
+        both = rounded_low_rank(
+            target, weight, kept, low_rank, hessian, damping,
+            lambda rest, aim: on_grid(rest, kept, aim, hessian, config),
+        )  # fmt: skip
+        found, grid, low_rank = both.weight, both.grid, both.low_rank
+    elif columns is None:
+        found, grid = on_grid(weight, kept, target.to(weight), hessian, config)
     else:
         inner, square = weight[:, columns], hessian[columns][:, columns]
         whole = torch.ones_like(inner, dtype=torch.bool)
         part, grid = on_grid(inner, whole, inner, square, config)
         found = torch.zeros_like(weight)
         found[:, columns] = part
-    low_rank = solution.low_rank
-    if low_rank is not None:
-        square = damped(hessian, max(config.damping, solution.damping))
-        gap = target.to(square) - found.to(square)
-        low_rank = correction(gap, square, len(low_rank[1]))[:2]
     solution = replace(solution, weight=found, squared_error=None, low_rank=low_rank)
     return replace(solution, loss=squared_error(target, solution.whole, hessian) / 2), grid
-
-
-def product(solution: Solution) -> Tensor:
-    """Return the correction U V (O, I) of a solution, in the dtype of its weight."""
-    assert solution.low_rank is not None
-    up, down = solution.low_rank
-    return (up @ down).to(solution.weight)
 
 
 def on_grid(

@@ -20,6 +20,7 @@ import torch
 from diffusers.configuration_utils import FrozenDict
 from torch import Tensor, nn
 
+from ..errors import UserError
 from ..models.low_rank import LowRankLinear
 from ..runtime.extras import require_extra
 from ..solvers.rounding import Grid
@@ -27,6 +28,8 @@ from ..solvers.rounding import Grid
 INT4: torch.dtype = getattr(torch, "int4")  # noqa: B009 - torch's stubs lack it
 GRID = "obsdiff_grid"  # the attribute of a rounded layer
 SCALE = "scale"  # the name of its scales among the tensors of a task
+OFF_GRID = 0.02  # of a step, beside what number formats of 16 bits do to a value
+HALF_FORMATS = torch.finfo(torch.bfloat16).eps / 2  # of the value
 SCALE_BYTES = {8: 2, 4: 3}  # of a group: its scale in half precision, of 4 bits a zero point, too
 
 
@@ -60,7 +63,7 @@ def stored_in_bits(model: nn.Module) -> Iterator[None]:
         model: a model of diffusers; one without rounded layers stays as it is.
 
     Raises:
-        UserError: torchao is not installed.
+        UserError: torchao is not installed, or a layer has other values than it was rounded to.
     """
     grids = grids_of(model)
     if not grids:
@@ -68,6 +71,8 @@ def stored_in_bits(model: nn.Module) -> Iterator[None]:
         return
     require_extra("torchao", "bits")
     weights = {name: model.get_submodule(name)._parameters["weight"] for name in grids}
+    for name, grid in grids.items():
+        require_on_grid(name, weights[name], grid)
     first = next(iter(grids.values()))
     config: Any = getattr(model, "_internal_dict")  # noqa: B009 - diffusers' config
     try:
@@ -84,6 +89,24 @@ def stored_in_bits(model: nn.Module) -> Iterator[None]:
             model.get_submodule(name)._parameters["weight"] = weight
         setattr(model, "_internal_dict", config)  # noqa: B010
         vars(model).pop("hf_quantizer", None)
+
+
+def require_on_grid(name: str, weight: Tensor | None, grid: Grid) -> None:
+    """Raise UserError for a weight that was changed after it was rounded.
+
+    Args:
+        name: the layer's name.
+        weight: its weight (O, I); the number format may have rounded it off its grid.
+        grid: the grids.
+    """
+    assert weight is not None
+    steps = weight.detach().unflatten(1, (-1, grid.group)) / grid.wide(weight).unsqueeze(2)
+    codes = grid.codes(weight.detach()).unflatten(1, (-1, grid.group)).to(steps)
+    if ((steps - codes).abs() > OFF_GRID + codes.abs() * HALF_FORMATS).any():
+        raise UserError(
+            f"{name}: expected the values of {grid.bits} bits that it was rounded to, found others,"
+            " as after a fused LoRA; save_pretrained saves them as they are, without codes"
+        )
 
 
 def stored_weight(weight: Tensor | None, grid: Grid) -> nn.Parameter:

@@ -199,7 +199,7 @@ def descended(
         to: rounds a column.
         passes: at most.
     """
-    gaps = wanted - found
+    gaps, least = wanted - found, torch.finfo(found.dtype).tiny  # of an input that is never active
     for _ in range(passes):
         moved = False
         for left in range(0, len(found), BLOCK):
@@ -213,7 +213,7 @@ def descended(
                 pull = pulls[i]
                 if i:
                     pull = pull.addmv(moves[:i].T, corner[i, :i], alpha=-1)
-                stiffness = (corner[i, i] + added).clamp(min=LEAST_SCALE)
+                stiffness = (corner[i, i] + added).clamp(min=least)
                 new = to(found[q] + pull / stiffness, q)
                 torch.sub(new, found[q], out=moves[i])
                 found[q] = new

@@ -39,6 +39,29 @@ def made(tmp_path_factory):
     return pipe, report, folder
 
 
+def test_a_weight_that_changed_after_rounding_is_not_stored_as_codes(tmp_path):
+    pipe = sd3()
+    report = prune_(pipe, PROMPTS, PruningConfig(**SETTINGS, sparsity=0, bits=8))
+    for dtype in (torch.bfloat16, torch.float32):  # formats alone change no code
+        pipe.transformer.to(dtype)
+        save_pruned(pipe, tmp_path / str(dtype), report)
+    name = report.layers[-1].name
+    layer = pipe.transformer.get_submodule(name)
+    layer.weight.data[0, 0] += 0.4 * grid_of(layer).scale[0, 0]
+    with pytest.raises(UserError, match=re.escape(name) + ".* as after a fused LoRA"):
+        save_pruned(pipe, tmp_path / "out", report)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_rounded_model_is_not_pruned_again(made):
+    pipe, _, _ = made
+    before = pipe.transformer.state_dict()
+    with pytest.raises(UserError, match="expected weights that are not rounded, found 4 bits"):
+        prune_(pipe, PROMPTS, PruningConfig(**SETTINGS, sparsity=0.5, bits=8))
+    after = pipe.transformer.state_dict()
+    assert all(torch.equal(after[key], before[key]) for key in before)
+
+
 def latents(pipe):
     """The final latents of one picture, float32."""
     generator = torch.Generator().manual_seed(0)

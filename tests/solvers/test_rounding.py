@@ -113,3 +113,16 @@ def test_groups_of_zeros_and_dead_inputs_are_rounded_by_themselves():
     found, _ = gptq(weight, weight != 0, hessian, 0.01, grid)
     assert not found[:, 16:].any()
     torch.testing.assert_close(found[:, 5], nearest(weight, grid)[:, 5])
+
+
+@pytest.mark.parametrize("scale", [1e-12, 1e12])
+def test_the_size_of_the_inputs_does_not_count(scale):
+    weight, hessian = problem(6, 48, 200)
+    kept = torch.rand(weight.shape, generator=torch.Generator().manual_seed(0)) < 0.6
+    pruned = (weight * kept).float()
+    grid = Grid.full(pruned, 4, 16)
+    found, scaled = (
+        gptq(pruned, kept, h.float(), 0.01, grid, target=weight.float())[0]
+        for h in (hessian, hessian * scale)
+    )
+    torch.testing.assert_close(scaled, found)
