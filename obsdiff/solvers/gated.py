@@ -14,6 +14,12 @@ the weights that all rows have on average, times a constant of the row, so one f
 
 The right-hand side is exact. With one gate for all tokens of a row, or none (g = 1), so is D.
 
+A row whose gate is nearly closed would change by about r / g: there is no bound, and such a gate is
+mostly rounding. Hence c_o, whose mean over the rows is 1, counts as at least LEAST_ENERGY. A row
+below it gets the share c_o / LEAST_ENERGY of its change, which still lowers (1), is at most about
+r / sqrt(LEAST_ENERGY) with g in units of the mean, and goes to 0 as the gate closes. All other rows
+are as above.
+
 D (O, I) change, x (I,) input, with a last entry of 1 for a bias, g, r (O,), t token, * entry by
 entry, d_o the damping in units of the mean diagonal of c_o H. O outputs, I inputs.
 
@@ -28,6 +34,9 @@ import torch
 from torch import Tensor
 
 from ..errors import NotPositiveDefinite
+from .cholesky import is_finite
+
+LEAST_ENERGY = 1e-4  # least c_o, of a gate of a hundredth of the others
 
 
 @dataclass
@@ -79,14 +88,18 @@ class GatedSums:
         Raises:
             NotPositiveDefinite: the sums have inf or NaN, or more damping is needed.
         """
+        if not all(map(is_finite, (self.hessian, self.cross, self.rows))):
+            raise NotPositiveDefinite(
+                "what a repaired layer reads, or what its stream misses, has inf or NaN; use "
+                "another dtype"
+            )
         square = self.hessian.clone()
         total = square.diagonal().sum()
+        if not total > 0:
+            return torch.zeros_like(self.cross)
         square.diagonal().add_(damping * square.diagonal().mean())
         lower, info = torch.linalg.cholesky_ex(square)
-        if info.item() or not bool(total.isfinite()):
-            raise NotPositiveDefinite(
-                "the inputs of a repaired layer have inf or NaN, or need more damping; raise it"
-            )
+        if info.item():
+            raise NotPositiveDefinite("the inputs of a repaired layer need more damping; raise it")
         found = torch.cholesky_solve(self.cross.T, lower).T
-        scale = self.rows / total
-        return torch.where(scale[:, None] > 0, found / scale[:, None].clamp_min(1e-30), 0)
+        return found / (self.rows / total).clamp_min(LEAST_ENERGY)[:, None]

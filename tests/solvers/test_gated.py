@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from obsdiff.errors import NotPositiveDefinite
-from obsdiff.solvers.gated import GatedSums
+from obsdiff.solvers.gated import LEAST_ENERGY, GatedSums
 
 T, I, O = 60, 7, 5  # noqa: E741 - tokens, inputs, outputs
 
@@ -58,3 +58,47 @@ def test_inputs_that_are_not_finite_are_refused():
     x[0, 0] = torch.inf
     with pytest.raises(NotPositiveDefinite, match="inf or NaN"):
         summed(x, torch.ones(T, O), missing).change(0.1)
+
+
+@pytest.mark.parametrize("value", [torch.inf, torch.nan])
+def test_a_stream_that_is_not_finite_is_refused(value):
+    x, missing = problem()
+    missing[3, 1] = value
+    with pytest.raises(NotPositiveDefinite, match="inf or NaN"):
+        summed(x, torch.ones(T, O), missing).change(0.1)
+
+
+def test_rows_whose_energy_overflows_are_refused():
+    x, missing = problem()
+    gate = torch.zeros(T, O)
+    gate[:, 1] = 1.2e18
+    with pytest.raises(NotPositiveDefinite, match="inf or NaN"):
+        summed(x, gate, missing).change(0.1)
+
+
+def test_nothing_changes_where_all_gates_are_closed():
+    x, missing = problem()
+    assert torch.equal(summed(x, torch.zeros(T, O), missing).change(0.1), torch.zeros(O, I))
+
+
+@pytest.mark.parametrize("gate_of_row", [1e-2, 1e-4, 1e-6, 1e-12])
+def test_the_change_of_a_nearly_closed_row_is_bounded_and_lowers_the_error(gate_of_row):
+    x, missing = problem(4)
+    row = torch.ones(O)
+    row[2] = gate_of_row
+    change = summed(x, row.expand(T, O), missing).change(1e-3)
+    bound = LEAST_ENERGY**-0.5 * change[[0, 1, 3, 4]].norm(dim=1).max()
+    assert change[2].norm() < 2 * bound
+    left = (missing - row * (x @ change.T)).double().square().sum(0)
+    assert (left <= missing.double().square().sum(0)).all()
+
+
+def test_rows_above_the_least_energy_are_the_solution_as_it_is():
+    x, missing = problem(5)
+    row = torch.linspace(0.05, 3, O)
+    sums = summed(x, row.expand(T, O), missing)
+    square = sums.hessian + 0.1 * sums.hessian.diagonal().mean() * torch.eye(I)
+    plain = torch.cholesky_solve(sums.cross.T, torch.linalg.cholesky(square)).T
+    scale = sums.rows / sums.hessian.diagonal().sum()
+    assert scale.min() > LEAST_ENERGY
+    assert torch.equal(sums.change(0.1), plain / scale[:, None])
