@@ -31,6 +31,7 @@ from ..pipelines.record import PruningReport
 from ..runtime.display import current
 from ..solvers.double_precision import where_double
 from ..solvers.folding import energies, folded, least_rank
+from .problem import named
 from .reporting import seconds, warn_and_record
 
 ENOUGH = 1e-4  # held-out error that needs no further rank: measured, see docs/modulation.md
@@ -78,6 +79,7 @@ def find_factors(
         UserError: unless such layers are kept, a layer loses too much on held-out inputs; or there
             are too few prompts.
         CalibrationError: an input has inf or NaN.
+        NotPositiveDefinite: a weight has inf or NaN, with the layer's name.
     """
     if not plan.modulation:
         if plan.unfolded:
@@ -108,7 +110,8 @@ def measured_factors(
             if key not in known:
                 known = {key: moments_of(inputs, name, device)}
             distinct = len(inputs.fitted[name])
-            found[name], row = factors_of(layer, known[key], most, distinct, unit)
+            with named(name):
+                found[name], row = factors_of(layer, known[key], most, distinct, unit)
             rows.append({"name": name} | row)
     wrong = [row for row in rows if not row["held_out_error"] <= MOST_ERROR]
     why = too_large(wrong, len(rows), inputs.by_prompt) if wrong else ""

@@ -33,6 +33,9 @@ def folded(weight: Tensor, hessian: Tensor, most: int) -> tuple[Tensor, Tensor]:
 
     Returns:
         U (O, R) with orthonormal columns, V (R, I), the leading first.
+
+    Raises:
+        NotPositiveDefinite: W or H has inf or NaN.
     """
     up, down, _ = correction(weight, hessian, most)
     return up.flip(1), down.flip(0)

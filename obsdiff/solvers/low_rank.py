@@ -30,6 +30,8 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from ..errors import NotPositiveDefinite
+from .cholesky import is_finite
 from .lstsq import conjugate_gradients, damped
 from .problem import Solution, squared_error
 
@@ -80,7 +82,7 @@ def with_low_rank(
         The solution of the turn with the least error by H. Its loss is half of that error.
 
     Raises:
-        NotPositiveDefinite: as the solver.
+        NotPositiveDefinite: as the solver, or W or H has inf or NaN.
     """
     solution = solve(weight)
     damping = max(damping, solution.damping)
@@ -139,6 +141,9 @@ def correction(
 
     Returns:
         U (O, R) with orthonormal columns, V (R, I), and the basis (O, P), P at least R.
+
+    Raises:
+        NotPositiveDefinite: E or A has inf or NaN.
     """
     outputs, inputs = gap.shape
     width = min(rank + OVERSAMPLE, outputs, inputs)
@@ -150,6 +155,12 @@ def correction(
     for _ in range(iterations):
         basis = torch.linalg.qr(gap @ (square @ (gap.T @ basis))).Q
     seen = gap.T @ basis  # (I, P)
-    vectors = torch.linalg.eigh(seen.T @ (square @ seen)).eigenvectors
+    small = seen.T @ (square @ seen)  # (P, P), where any inf or NaN of E or A shows
+    if not is_finite(small):
+        raise NotPositiveDefinite(
+            "the weight or the Hessian of a layer has inf or NaN, so there is no correction of low "
+            "rank; use another dtype"
+        )
+    vectors = torch.linalg.eigh(small).eigenvectors
     up = basis @ vectors[:, -rank:]
     return up, up.T @ gap, basis

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from obsdiff.errors import NotPositiveDefinite
 from obsdiff.solvers.folding import energies, folded, least_rank
 
 OUTPUTS, INPUTS = 24, 10
@@ -46,3 +47,11 @@ def test_the_rank_is_the_smallest_whose_error_on_other_inputs_is_allowed():
     for allowed in (1e9, 2 * errors[3], errors[5] * 1.01, 0.0):
         enough = [rank for rank, error in enumerate(errors, 1) if error <= allowed]
         assert least_rank(weight, down, other, allowed) == min([*enough, INPUTS])
+
+
+@pytest.mark.parametrize("where", ["weight", "hessian"])
+def test_inf_and_nan_cannot_be_folded(where):
+    weight, _, hessian = problem(40)
+    {"weight": weight, "hessian": hessian}[where][0, 0] = torch.nan
+    with pytest.raises(NotPositiveDefinite, match="inf or NaN"):
+        folded(weight, hessian, 3)

@@ -3,9 +3,10 @@
 import pytest
 import torch
 
+from obsdiff.errors import NotPositiveDefinite
 from obsdiff.solvers import SOLVERS
 from obsdiff.solvers.low_rank import correction, rank_of, with_low_rank
-from obsdiff.solvers.problem import Target, squared_error
+from obsdiff.solvers.problem import Solution, Target, squared_error
 
 from .problems import problem, seen
 
@@ -67,3 +68,20 @@ def test_the_rank_of_a_share_costs_at_most_that_share():
     assert 25 * 1600 <= 0.1 * 320 * 1280 < 26 * 1600
     assert rank_of((4, 4), 0.01) == 1
     assert rank_of((4, 400), 0.99) == 3
+
+
+@pytest.mark.parametrize("value", [torch.inf, torch.nan])
+@pytest.mark.parametrize("where", ["gap", "square"])
+def test_inf_and_nan_have_no_correction(where, value):
+    gap, square = decaying(12, 20)
+    {"gap": gap, "square": square}[where][0, 0] = value
+    with pytest.raises(NotPositiveDefinite, match="inf or NaN"):
+        correction(gap, square, RANK)
+
+
+def test_a_hessian_that_is_not_finite_is_refused_where_the_solver_does_not_read_it():
+    weight, hessian = problem(16, 24, 200)
+    hessian[3, 3] = torch.nan
+    bare = Solution(weight / 2, weight > 0, 0.0, 0.0)
+    with pytest.raises(NotPositiveDefinite, match="inf or NaN"):
+        with_low_rank(weight, lambda _: bare, hessian, 0.01, RANK)
