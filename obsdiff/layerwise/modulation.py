@@ -30,7 +30,7 @@ from ..models.linear_view import weight_of
 from ..pipelines.record import PruningReport
 from ..runtime.display import current
 from ..solvers.double_precision import where_double
-from ..solvers.folding import energies, folded, least_rank
+from ..solvers.folding import balanced, energies, folded, least_rank
 from .problem import named
 from .reporting import seconds, warn_and_record
 
@@ -172,7 +172,7 @@ def factors_of(
     up, down = folded(weight, moments.damped, most)
     rank = least_rank(weight, down, moments.held_out, ENOUGH * variance)
     rank = min(most, in_units(rank, unit))
-    up, down = up[:, :rank], down[:rank]
+    up, down = balanced(up[:, :rank], down[:rank])
     factors = Factors(up.to(own.dtype), down.to(own.dtype))
     gap = weight - factors.up.to(weight) @ factors.down.to(weight)
     errors = [energies(gap, m).sum().item() for m in (moments.fitted, moments.held_out)]

@@ -12,11 +12,17 @@ factors leave out what only unseen ones need.
 
     error of rank r on other inputs   tr(W H' W^T) - sum_(i <= r) v_i H' v_i^T                (3)
 
+    2^k U, 2^-k V,  2^k ~ sqrt(O),   so that |2^-k V x| <= sqrt(2) rms_o (W x)_o              (4)
+
 v_i are the rows of V, the leading first, and H' the mean over those inputs: U is orthonormal, so
-one decomposition has the errors of all ranks.
+one decomposition has the errors of all ranks. By (4) what is between the factors is no larger than
+outputs are, for float16: |V x| alone is up to the norm of all of them. A power of two changes
+neither the product nor the codes of few bits, whose scales are relative to the weights.
 
 W (O, I), U (O, R), V (R, I), H (I, I) the mean of x x^T over the inputs x, O outputs, I inputs.
 """
+
+import math
 
 from torch import Tensor
 
@@ -39,6 +45,17 @@ def folded(weight: Tensor, hessian: Tensor, most: int) -> tuple[Tensor, Tensor]:
     """
     up, down, _ = correction(weight, hessian, most)
     return up.flip(1), down.flip(0)
+
+
+def balanced(up: Tensor, down: Tensor) -> tuple[Tensor, Tensor]:
+    """Return (4), whose product is that of U and V in every bit.
+
+    Args:
+        up: U (O, R) with orthonormal columns.
+        down: V (R, I).
+    """
+    size = 2.0 ** round(math.log2(len(up)) / 2)
+    return up * size, down / size
 
 
 def least_rank(weight: Tensor, down: Tensor, hessian: Tensor, allowed: float) -> int:

@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from obsdiff.errors import NotPositiveDefinite
-from obsdiff.solvers.folding import energies, folded, least_rank
+from obsdiff.solvers.folding import balanced, energies, folded, least_rank
+from obsdiff.solvers.rounding import Grid
 
 OUTPUTS, INPUTS = 24, 10
 
@@ -55,3 +56,44 @@ def test_inf_and_nan_cannot_be_folded(where):
     {"weight": weight, "hessian": hessian}[where][0, 0] = torch.nan
     with pytest.raises(NotPositiveDefinite, match="inf or NaN"):
         folded(weight, hessian, 3)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("outputs", [1, 24, 1000])
+def test_balanced_factors_have_the_same_product_in_every_bit(dtype, outputs):
+    generator = torch.Generator().manual_seed(outputs)
+    weight = torch.randn(outputs, INPUTS, generator=generator, dtype=torch.float64)
+    factors = folded(weight, problem(40)[2], min(outputs, 4))
+    up, down = (part.to(dtype) for part in factors)
+    larger, smaller = balanced(up, down)
+    assert torch.equal(larger @ smaller, up @ down)
+    share = (larger / up).unique()
+    assert len(share) == 1
+    assert share.log2().item() == round(share.log2().item())
+    assert 2**-0.5 <= larger.square().mean().sqrt() <= 2**0.5  # of factors whose columns are 1 long
+
+
+def test_between_balanced_factors_nothing_is_larger_than_outputs_are():
+    generator = torch.Generator().manual_seed(0)
+    weight = 3e4 * torch.ones(1024, INPUTS, dtype=torch.float64)
+    weight += torch.randn(1024, INPUTS, generator=generator)
+    _, rows, hessian = problem(40)
+    rows /= rows.sum(1, keepdim=True).abs().max()
+    up, down = folded(weight, hessian, 4)
+    outputs = rows @ weight.T
+    assert (rows @ down.T).abs().max() > 16 * outputs.abs().max()
+    up, down = balanced(up, down)
+    size = outputs.square().mean(1).sqrt()  # of the outputs of an input
+    assert ((rows @ down.T).abs().amax(1) <= 1.5 * size).all()
+    half = (rows.half() @ down.half().T) @ up.half().T
+    assert half.isfinite().all()
+    torch.testing.assert_close(half.double(), outputs, rtol=0.02, atol=0.02 * outputs.abs().max())
+
+
+def test_a_power_of_two_changes_no_code_of_8_bits():
+    weight, _, hessian = problem(40)
+    up, down = folded(weight, hessian, 8)
+    for one, other in zip((up, down), balanced(up, down), strict=True):
+        one, other = one[:, :8].float(), other[:, :8].float()
+        grids = [Grid.even(part, 8, 4) for part in (one, other)]
+        assert torch.equal(*(g.codes(part) for g, part in zip(grids, (one, other), strict=True)))
