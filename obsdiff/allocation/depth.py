@@ -9,7 +9,7 @@ from torch import Tensor
 from ..calibration.context import ALLOCATION, CalibrationContext
 from ..calibration.depth_selection import DepthSelection
 from ..calibration.plan import PruningPlan
-from ..errors import CalibrationError
+from ..errors import CalibrationError, NotPositiveDefinite
 from ..evaluation.metrics import relative_latent_error
 from ..layerwise.journal import NullJournal
 from ..layerwise.reporting import seconds, warn_and_record
@@ -37,7 +37,6 @@ def prune_depth_(
 
     Raises:
         CalibrationError: the pipeline does not draw the same latents twice, or no block can leave.
-        NotPositiveDefinite: the inputs of a repaired layer have inf or NaN.
     """
     selection = plan.depth
     assert selection is not None  # plan_pruning sets it for pattern depth
@@ -97,19 +96,14 @@ def repaired_(
         plan: the pruning.
         gaps: the gaps, with their sums.
         base: the dense latents.
-        report: receives a warning if nothing is repaired.
+        report: receives a warning if nothing is repaired, or a layer cannot be.
 
     Returns:
         The repaired layers, the damping, the relative latent error by damping.
     """
     own = own_weights(gaps)
     found = {NO_CHANGE: report.depth["together"]}
-    for damping in (factor * plan.config.damping for factor in DAMPINGS if plan.config.damping):
-        write_changes_(gaps, own, damping)
-        drawn = latents(context, plan.config.allocation_prompts)
-        error = relative_latent_error(drawn, base)["value"]
-        if error is not None:
-            found[damping] = error
+    found |= errors_of_repairs(context, plan, gaps, own, base, report)
     best = min(found, key=lambda damping: found[damping])
     write_changes_(gaps, own, best)
     if best == NO_CHANGE:
@@ -121,6 +115,45 @@ def repaired_(
         "error": found[best],
         "tried": [[damping, error] for damping, error in found.items() if damping != NO_CHANGE],
     }
+
+
+def errors_of_repairs(
+    context: CalibrationContext,
+    plan: PruningPlan,
+    gaps: list[Gap],
+    own: dict[str, list[Tensor]],
+    base: Tensor,
+    report: PruningReport,
+) -> dict[float, float]:
+    """Return the relative latent error of the repair by each damping, and leave the last in place.
+
+    A damping with which a layer cannot be solved, or the latents are not finite, has none.
+
+    Args:
+        context: the model without the blocks, and how it draws.
+        plan: the pruning.
+        gaps: the gaps, with their sums.
+        own: the dense weights of the layers.
+        base: the dense latents.
+        report: receives one warning if a layer cannot be solved.
+    """
+    found, failed = {}, []
+    dampings = [factor * plan.config.damping for factor in DAMPINGS if plan.config.damping]
+    for damping in dampings:
+        try:
+            write_changes_(gaps, own, damping)
+        except NotPositiveDefinite as why:
+            failed.append(str(why))
+            continue
+        drawn = latents(context, plan.config.allocation_prompts)
+        error = relative_latent_error(drawn, base)["value"]
+        if error is not None:
+            found[damping] = error
+    if failed:
+        warn_and_record(
+            report, f"no repair with {len(failed)} of {len(dampings)} dampings: {failed[0]}"
+        )
+    return found
 
 
 def group_records(

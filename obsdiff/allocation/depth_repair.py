@@ -29,6 +29,7 @@ from torch import Tensor, nn
 from ..calibration.context import CalibrationContext
 from ..calibration.depth_selection import DepthSelection
 from ..layerwise.bias_correction import has_bias
+from ..layerwise.problem import named
 from ..models.linear_view import layer_at, write_
 from ..models.structure import Block
 from ..pipelines.run import hooked
@@ -237,13 +238,18 @@ def write_changes_(gaps: list[Gap], own: dict[str, list[Tensor]], damping: float
         gaps: the gaps, with their sums.
         own: the dense weight, and the bias if there is one, of each layer.
         damping: in units of the mean diagonal; infinite for no change.
+
+    Raises:
+        NotPositiveDefinite: a change cannot be computed, with the layer's name; layers before it
+            are set.
     """
     for gap in gaps:
         for name, sums in gap.sums.items():
             layer, (weight, *bias) = gap.layers[name], own[name]
-            change = (
-                sums.change(damping) if math.isfinite(damping) else torch.zeros_like(sums.cross)
-            )
+            with named(name):
+                change = (
+                    sums.change(damping) if math.isfinite(damping) else torch.zeros_like(sums.cross)
+                )
             columns = weight.shape[1]
             write_(name, layer, weight + change[:, :columns].to(weight))
             if bias:

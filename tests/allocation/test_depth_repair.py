@@ -10,11 +10,12 @@ from torch import nn
 from obsdiff import PruningConfig, prune_
 from obsdiff.allocation.depth_repair import ALL, Gap, gaps_of
 from obsdiff.calibration.depth_selection import select_depth
-from obsdiff.errors import CalibrationWarning
+from obsdiff.errors import CalibrationWarning, NotPositiveDefinite
 from obsdiff.evaluation.metrics import relative_latent_error
 from obsdiff.models.depth_table import STACKS
 from obsdiff.models.discovery import find_blocks
 from obsdiff.models.linear_view import layer_shapes
+from obsdiff.solvers.gated import GatedSums
 
 from ..conftest import PROMPTS, sd3
 from ..tiny_models import TINY
@@ -156,3 +157,52 @@ def test_which_layers_of_a_model_can_be_repaired(cls):
     assert tuple(len(gap.places) for gap in gaps) == GATED.get(cls, (2, 1))
     found = [sums for gap in gaps for sums in gap.sums.values()]
     assert all(sums.tokens and sums.change(0.1).isfinite().all() for sums in found)
+
+
+@pytest.fixture
+def failing(monkeypatch):
+    """Return what makes the change of a layer fail with some dampings."""
+
+    def by(fails):
+        own = GatedSums.change
+
+        def change(sums, damping):
+            if fails(damping):
+                raise NotPositiveDefinite("more damping is needed")
+            return own(sums, damping)
+
+        monkeypatch.setattr(GatedSums, "change", change)
+
+    return by
+
+
+def repaired(damping=0.01):
+    pipe = sd3(layers=3)
+    settings = {"sparsity": 0.4, "blocks": "1", "num_prompts": 2, "allocation_prompts": 1}
+    dense = {name: w.clone() for name, w in pipe.transformer.state_dict().items()}
+    report = prune_(pipe, PROMPTS[:2], pattern="depth", damping=damping, **settings, **QUICK)
+    assert report.depth["removed"]
+    return report, dense, pipe.transformer.state_dict()
+
+
+@pytest.mark.filterwarnings("ignore:nothing is repaired")
+def test_a_repair_that_fails_is_no_repair_and_names_its_layer(failing):
+    failing(lambda _: True)
+    layer = r"transformer_blocks\.0\.ff\S*\.net\.2"
+    with pytest.warns(CalibrationWarning, match=f"3 of 3 dampings: {layer}: more damping"):
+        report, dense, left = repaired()
+    assert any("3 of 3 dampings" in text for text in report.warnings)
+    found = report.depth["repair"]
+    assert (found["layers"], found["damping"], found["tried"]) == ([], None, [])
+    assert found["error"] == report.depth["together"]
+    before = [name for name in left if name.startswith("transformer_blocks.0")]
+    assert before
+    assert all(torch.equal(left[name], dense[name]) for name in before)
+
+
+@pytest.mark.filterwarnings("ignore::obsdiff.errors.CalibrationWarning")
+def test_dampings_that_do_not_fail_are_still_tried(failing):
+    failing(lambda damping: damping < 1)
+    report, *_ = repaired()
+    assert [damping for damping, _ in report.depth["repair"]["tried"]] == [1.0, 10.0]
+    assert any("1 of 3 dampings" in text for text in report.warnings)
