@@ -21,7 +21,14 @@ from ..config.fields import CALIBRATION, SECTIONS, WHAT, help_of
 from ..config.values import parse_group
 from ..errors import UserError
 from ..pipelines.builtin import BUILTINS
-from .parsing import decimal_number, number_or_all, read_share, share_or_auto, whole_number
+from .parsing import (
+    decimal_number,
+    number_or_all,
+    rank_or_share,
+    read_share,
+    share_or_auto,
+    whole_number,
+)
 
 SEVERAL = {  # flags of prune with several values: what these write
     "sparsity": "; several values write DIR/0.30, DIR/0.40 ... and share one calibration, "
@@ -101,6 +108,8 @@ def reader_of(name: str, kind: object) -> Callable[[str], Any]:
     """Return the function that converts the text of a flag to the type of its setting."""
     if name == "modulation":
         return share_or_auto
+    if name == "low_rank":
+        return rank_or_share
     if name in SHARES:
         return read_share
     kinds = alternatives(kind)

@@ -111,3 +111,15 @@ def read_share(text: str) -> float:
 def share_or_auto(text: str) -> float | str:
     """Convert the value of --modulation: a share, or auto."""
     return text if text == AUTO_SHARE else read_share(text)
+
+
+def rank_or_share(text: str) -> float:
+    """Convert the value of --low-rank: a whole number to an int, the rank; or a share."""
+    if text.isascii() and text.isdigit():
+        return int(text)
+    try:
+        return read_share(text)
+    except argparse.ArgumentTypeError:
+        raise argparse.ArgumentTypeError(
+            f"expected a share such as 0.1 or 10%, or a rank such as 64, found {text!r}"
+        ) from None

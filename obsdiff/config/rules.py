@@ -32,7 +32,16 @@ from .choices import (
 )
 from .combinations import COMBINATIONS
 from .settings import Settings
-from .values import number, one_number_of, one_of, parse_blocks, parse_group, whole, yes_or_no
+from .values import (
+    number,
+    one_number_of,
+    one_of,
+    parse_blocks,
+    parse_group,
+    share_or_rank,
+    whole,
+    yes_or_no,
+)
 
 
 def check_settings(c: Settings) -> None:
@@ -51,7 +60,7 @@ def check_amount(c: Settings) -> None:
         if (share := getattr(c, name)) is not None:
             number(name, share, 0, 1, "between 0 and 1")
     if c.low_rank is not None:
-        number("low_rank", c.low_rank, 0, 1, "between 0 and 1, as 0.1 or 10%")
+        share_or_rank("low_rank", c.low_rank)
     if c.modulation not in (None, AUTO_SHARE):
         wanted = f"between 0 and 1, as 0.1 or 10%, or {AUTO_SHARE}"
         number("modulation", c.modulation, 0, 1, wanted)

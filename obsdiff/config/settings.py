@@ -278,9 +278,10 @@ class Settings:
         SOLVER,
         None,
         "unstructured, N:M: add to each layer a correction of low rank with this share of the "
-        "layer's weights, as 0.1 or 10%; found in turn with the pruned weight",
+        "layer's weights, as 0.1 or 10%, or of this rank, as 64, and less where it would have more "
+        "weights than the layer; found in turn with the pruned weight",
         otherwise="none",
-        metavar="SHARE",
+        metavar="SHARE or RANK",
     )
     bits: int | None = setting(
         AMOUNT,

@@ -8,6 +8,7 @@ from typing import Any
 
 from ..errors import UserError
 
+LEAST_RANK = 2  # as a whole number
 WHOLE_PATTERNS = ("unstructured", "structured", "depth")  # all but N:M
 
 
@@ -160,3 +161,18 @@ def number(name: str, value: Any, low: float, high: float, wanted: str, above: b
     finite = is_number and abs(value) <= sys.float_info.max
     if not finite or value >= high or value < low or (above and value == low):
         raise UserError(f"{name}: expected {wanted}, found {value!r}")
+
+
+def share_or_rank(name: str, value: Any) -> None:
+    """Raise UserError unless a setting is a share above 0 and below 1, or a rank from 2 up.
+
+    A rank is an int; 1 may be meant as either, and so is neither.
+
+    Args:
+        name: the setting, for the message.
+        value: its value.
+    """
+    if type(value) is int and value >= LEAST_RANK:
+        return
+    wanted = f"between 0 and 1, as 0.1 or 10%, or a rank as a whole number from {LEAST_RANK} up"
+    number(name, value, 0, 1, wanted)

@@ -46,18 +46,20 @@ OVERSAMPLE = 8  # dimensions that the iterations carry beside the R that are kep
 Solve = Callable[[Tensor], Solution]
 
 
-def rank_of(shape: tuple[int, ...], share: float) -> int:
+def rank_of(shape: tuple[int, ...], amount: float) -> int:
     """Return the rank R of a correction with a share of a layer's weights: R (O + I) of O I.
 
     Args:
         shape: (O, I).
-        share: above 0.
+        amount: the share, above 0 and at most 1; from 2 up the rank itself, a whole number.
 
     Returns:
-        At least 1, at most min(O, I).
+        At least 1, at most the largest with no more weights than the layer.
     """
     outputs, inputs = shape
-    return max(1, min(int(share * outputs * inputs / (outputs + inputs)), outputs, inputs))
+    share = min(amount, 1)
+    most = max(1, int(share * outputs * inputs / (outputs + inputs)))
+    return most if amount <= 1 else min(int(amount), most)
 
 
 def with_low_rank(

@@ -148,6 +148,7 @@ def test_a_misspelt_word_has_a_suggestion(capsys, line, words):
         ("inspect emoji-sd3 --sparsity half", "--sparsity: expected a share .*, found 'half'"),
         ("inspect emoji-sd3 --num-prompts many", "expected a whole number, found 'many'"),
         ("inspect emoji-sd3 --damping x", "expected a number, found 'x'"),
+        ("inspect emoji-sd3 --low-rank x", "expected a share such as 0.1 or 10%, or a rank .*'x'"),
         ("inspect emoji-sd3 --tokens-per-column x", "expected a number or all, found 'x'"),
     ],
 )
@@ -240,6 +241,12 @@ def test_every_field_of_the_config_is_a_flag():
     for field in fields(PruningConfig):
         assert re.search(rf"^  {flag_of(field.name)}[ ,]", known, re.M), field.name
     assert "--no-compensation" in known
+
+
+@pytest.mark.parametrize(("text", "kept"), [("10%", 0.1), ("0.1", 0.1), ("64", 64)])
+def test_low_rank_is_a_share_or_a_rank(text, kept):
+    found = config_of(parse(["inspect", "emoji-sd3", "--low-rank", text])).low_rank
+    assert (found, type(found)) == (kept, type(kept))
 
 
 @pytest.mark.parametrize(("text", "kept"), [("auto", "auto"), ("30%", 0.3)])

@@ -95,6 +95,21 @@ def test_a_missing_correction_is_found(made, tmp_path):
         verify_folder(tmp_path / "out")
 
 
+def test_a_whole_number_is_the_rank_of_every_layer(tmp_path):
+    config = PruningConfig(**SETTINGS | {"low_rank": 3}, blocks="1")
+    pipe = sd3()
+    report = prune_(pipe, PROMPTS, config)
+    assert report.config["low_rank"] == 3
+    assert {row.rank for row in report.layers} == {3}
+    save_pruned(pipe, tmp_path / "out", report)
+    assert verify_folder(tmp_path / "out").layers == len(report.layers)
+    assert "rank 3 to 3" in (tmp_path / "out" / "README.md").read_text()
+    (note,) = (
+        line for line in obsdiff.inspect(tmp_path / "out", low_rank=3).notes if "rank" in line
+    )
+    assert note.startswith("low_rank 3: corrections of rank 3 to 3 add")
+
+
 @pytest.mark.slow
 def test_held_out_prompts_and_a_unet(tmp_path):
     config = PruningConfig(
@@ -112,8 +127,17 @@ def test_held_out_prompts_and_a_unet(tmp_path):
 @pytest.mark.parametrize(
     ("settings", "expected"),
     [
-        ({"low_rank": 0}, "low_rank: expected between 0 and 1, as 0.1 or 10%, found 0"),
-        ({"low_rank": 16}, "found 16"),
+        (
+            {"low_rank": 0},
+            "low_rank: expected between 0 and 1, as 0.1 or 10%, or a rank .* found 0",
+        ),
+        ({"low_rank": 1}, "or a rank as a whole number from 2 up, found 1"),
+        ({"low_rank": 2.5}, "from 2 up, found 2.5"),
+        ({"low_rank": 16.0}, "from 2 up, found 16.0"),
+        ({"low_rank": -16}, "from 2 up, found -16"),
+        ({"low_rank": True}, "from 2 up, found True"),
+        ({"low_rank": "200%"}, "from 2 up, found 2.0"),
+        ({"low_rank": "16"}, "from 2 up, found '16'"),
         ({"low_rank": 0.1, "pattern": "structured"}, "pattern structured leaves dense ones"),
         ({"low_rank": 0.1, "target": "conv"}, "expected linear layers, found target conv"),
         ({"low_rank": 0.1, "compensation": False}, "leave one of them out"),

@@ -85,3 +85,11 @@ def test_a_hessian_that_is_not_finite_is_refused_where_the_solver_does_not_read_
     bare = Solution(weight / 2, weight > 0, 0.0, 0.0)
     with pytest.raises(NotPositiveDefinite, match="inf or NaN"):
         with_low_rank(weight, lambda _: bare, hessian, 0.01, RANK)
+
+
+def test_a_whole_number_is_the_rank_as_long_as_it_saves_weights():
+    assert rank_of((320, 1280), 64) == 64
+    assert rank_of((320, 1280), 256) == 256
+    assert rank_of((320, 1280), 257) == 256  # 256 (320 + 1280) = 320 * 1280
+    assert rank_of((4, 4), 64) == 2
+    assert rank_of((1, 4), 64) == 1
