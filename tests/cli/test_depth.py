@@ -47,6 +47,14 @@ def test_inspect_predicts_what_prune_leaves(sd3_folder, prompts_file, tmp_path, 
     assert "1 of 3 blocks" in page.read_text()
 
 
+def test_inspect_says_what_to_expect(sd3_folder, capsys):
+    assert main(["inspect", sd3_folder, *FLAGS]) == 0
+    text = capsys.readouterr().out
+    assert "expect pictures to change visibly" in text
+    assert "emoji-sd3 without one of its four blocks has a relative latent error of 0.49" in text
+    assert "repaired 0.46 (" in text
+
+
 def test_a_unet_is_refused_by_name(capsys):
     assert main(["prune", "emoji-unet", "--output", "/nowhere/out", "--pattern", "depth"]) == 2
     error = capsys.readouterr().err
