@@ -10,6 +10,7 @@ from ..runtime.console import shown
 from .device_memory import device_line
 from .inspection_plan import InspectionPlan, MemoryRow, PackageRow
 
+EQUAL_SHARES = ", by equal shares; the run decides"
 DEPTH_NOTES = [
     "depth: a run measures the error without each block; expect pictures to change visibly, and to "
     "collapse where many blocks leave: nothing is trained afterwards",
@@ -187,9 +188,10 @@ def prediction_lines(found: dict[str, Any]) -> list[str]:
     """
     dense, pruned = found["dense"], found["pruned"]
     before, after = dense["parameters"], pruned["parameters"]
+    words, shares = in_words(found), EQUAL_SHARES if found.get("equal_shares") else ""
     lines = [
         "",
-        *([f"leave       {words}"] if (words := in_words(found)) or before == after else []),
+        *([f"leave       {words}{shares}"] if words or before == after else []),
         f"parameters  {before / 1e6:.2f} M -> {after / 1e6:.2f} M ({after / before:.1%})",
         *([bytes_line(dense["bytes"], pruned["bytes"])] if pruned.get("bytes") else []),
     ]
@@ -199,7 +201,7 @@ def prediction_lines(found: dict[str, Any]) -> list[str]:
             f"            {kept['parameters'] / 1e6:.2f} M parameters{size} if no modulation layer "
             "can be folded"
         )
-    lines.append(macs_line(dense["macs"], pruned["macs"]))
+    lines.append(macs_line(dense["macs"], pruned["macs"], shares))
     if found.get("at_most"):
         lines.append("            at most: blocks differ, and a run may remove larger ones")
     if paper := found.get("as_the_paper_counts"):
@@ -209,7 +211,7 @@ def prediction_lines(found: dict[str, Any]) -> list[str]:
         ]
         lines.append(
             f"the paper   {cells[0]} -> {cells[1]}: linear and convolution layers only, "
-            "1024 x 1024, 77 text tokens"
+            f"1024 x 1024, 77 text tokens{shares}"
         )
     return lines
 
@@ -221,8 +223,14 @@ def bytes_line(before: int, after: int) -> str:
     )
 
 
-def macs_line(dense: dict[str, Any], pruned: dict[str, Any]) -> str:
-    """Return the line about the multiply-accumulates, or why they were not counted."""
+def macs_line(dense: dict[str, Any], pruned: dict[str, Any], shares: str) -> str:
+    """Return the line about the multiply-accumulates, or why they were not counted.
+
+    Args:
+        dense: the counts before.
+        pruned: those after.
+        shares: what to say of an allocation that spreads what leaves.
+    """
     if not dense["total"] or not pruned["total"]:
         return f"MACs        not counted: {dense['why_not'] or pruned['why_not']}"
     before, after = dense["total"], pruned["total"]
@@ -231,6 +239,6 @@ def macs_line(dense: dict[str, Any], pruned: dict[str, Any]) -> str:
         for kind in ("linear", "convolution", "attention")
     )
     return (
-        f"MACs        {before / 1e9:.2f} G -> {after / 1e9:.2f} G ({after / before:.1%}) "
-        f"in one forward for one picture: {kinds}"
+        f"MACs        {before / 1e9:.2f} G -> {after / 1e9:.2f} G ({after / before:.1%}"
+        f"{shares}) in one forward for one picture: {kinds}"
     )

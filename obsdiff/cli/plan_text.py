@@ -164,7 +164,10 @@ def outcome_lines(plan: RunPlan) -> Iterator[str]:
             yield f"  {row.what:<{longest}}  not possible: {row.why_not}"
         else:
             yield f"  {row.what:<{longest}}  {outcome_cells(row, plan.dense_macs)}"
-    yield "  a structured row has equal shares; --preset best spreads them by their effect"
+    yield (
+        "  what leaves, and the MACs, are by equal shares; the run decides with presets best, fast,"
+        " portable and small, which spread them by their effect"
+    )
     if plan.dense_macs is None:
         yield "  MACs of this model are not known from its configs; obsdiff evaluate counts a call"
 

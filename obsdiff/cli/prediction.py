@@ -38,7 +38,8 @@ def predict(
     Returns:
         dense and pruned: parameters and MACs, whose total is None if they can't be counted, with
         the reason in `why_not`, and bytes; unfolded, the same of a run that keeps modulation, if
-        it may; the removed heads, neurons and channels; latents, text_tokens.
+        it may; the removed heads, neurons and channels; equal_shares, whether these and the MACs
+        are those of equal shares where the run decides; latents, text_tokens.
 
     Raises:
         UserError: the model can't be pruned with this config.
@@ -57,6 +58,7 @@ def predict(
     return {
         **found,
         **gone,
+        "equal_shares": config.pattern == "structured" and config.allocation != "uniform",
         "latents": list(latents),
         "text_tokens": text_tokens,
     }

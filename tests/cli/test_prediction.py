@@ -170,6 +170,24 @@ def test_inspect_needs_no_weights(tmp_path, capsys):
     assert re.search(r'0\.\d{3} B, 0\.\d{3} "TFLOPs"', text)
 
 
+def test_what_an_allocation_decides_is_said_to_be_by_equal_shares(sd3_folder, capsys):
+    flags = ["--pattern", "structured", "--height", "16", "--width", "16"]
+    mark = ", by equal shares; the run decides"
+    for more, marked in (
+        (["--sparsity", "0.3"], False),
+        (["--sparsity", "0.3", "--allocation", "sensitivity"], True),
+        (["--target-macs", "0.9"], True),
+    ):
+        assert main(["inspect", sd3_folder, *flags, *more]) == 0
+        text = capsys.readouterr().out.splitlines()
+        (leave,) = (line for line in text if line.startswith("leave "))
+        (macs,) = (line for line in text if line.startswith("MACs "))
+        (parameters,) = (line for line in text if line.startswith("parameters "))
+        assert leave.endswith(f" neurons{mark}") == marked
+        assert (f"%{mark}) in one forward" in macs) == marked
+        assert mark not in parameters
+
+
 def test_models_that_cannot_be_predicted_are_refused(tmp_path, capsys):
     folder = config_only(tmp_path / "sd3", SD3_MEDIUM, "StableDiffusion3Pipeline", "transformer")
     assert main(["inspect", folder, "--paper-count"]) == 2
