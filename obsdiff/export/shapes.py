@@ -14,6 +14,7 @@ from ..models.layout import layout_of
 from ..models.own_names import FOLDED_KEY, LOW_RANK_KEY
 from ..models.pruned_classes import lacks_heads, pruned_class
 from ..pipelines.folder import Folder
+from ..pipelines.rounded_files import is_declared
 
 HEAD_SIZE = 64  # of SD3 in ComfyUI, a constant there
 
@@ -34,7 +35,7 @@ def require_widths_alone(folder: Folder, component: str) -> None:
         raise UserError(
             f"export: {folder.path / component}: expected all heads and channels, found that "
             f"{' and '.join(sorted(lost))} were removed, of which other programs have constant "
-            "numbers; add --pad, which puts zeros in their place"
+            f"numbers; {by_padding(folder, component, 'puts zeros in their place')}"
         )
 
 
@@ -43,15 +44,31 @@ def require_plain_layers(folder: Folder, component: str) -> None:
     if folder.config(component).get(LOW_RANK_KEY):
         raise UserError(
             f"export: {folder.path / component}: expected plain layers, found corrections of low "
-            "rank beside the weights, which other programs would skip; export to single-file or "
-            "gguf with --pad, which adds them to the weights"
+            "rank beside the weights, which other programs would skip; "
+            f"{by_padding(folder, component, 'adds them to the weights')}"
         )
     if folded := folder.config(component).get(FOLDED_KEY):
         raise UserError(
             f"export: {folder.path / component}: expected plain layers, found {len(folded)} "
-            "modulation layers folded into two each, which other programs do not know; export to "
-            "single-file or gguf with --pad, which makes them one again"
+            "modulation layers folded into two each, which other programs do not know; "
+            f"{by_padding(folder, component, 'makes them one again')}"
         )
+
+
+def by_padding(folder: Folder, component: str, what: str) -> str:
+    """Return how a component is exported with --pad, in words.
+
+    Args:
+        folder: the checked folder.
+        component: the component's name.
+        what: what --pad does to it.
+    """
+    if is_declared(folder.path / component):
+        return (
+            f"--pad, which {what}, takes no rounded weights: use the same pruning without bits, "
+            "and export that to gguf with --pad --type q8_0"
+        )
+    return f"export to single-file or gguf with --pad, which {what}"
 
 
 def unlike_width(folder: Folder, component: str) -> str | None:

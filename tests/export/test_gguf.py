@@ -196,6 +196,40 @@ def test_scales_that_float16_does_not_hold_are_not_stored_in_it(scale, kind):
     assert np.allclose(back, 7 * scale, rtol=1e-3)
 
 
+HEADS = {"pattern": "structured", "sparsity": 0.5, "round_to": 32}
+
+
+@pytest.mark.parametrize(
+    ("changes", "found"),
+    [
+        (HEADS, "found that heads were removed"),
+        pytest.param(
+            {"pattern": "2:4", "low_rank": 2},
+            "found corrections of low rank",
+            marks=pytest.mark.slow,
+        ),
+    ],
+)
+def test_rounded_weights_that_cannot_be_padded_have_another_way(changes, found, tmp_path, capsys):
+    """The line names one that works: the same pruning without bits, padded, as Q8_0."""
+    pytest.importorskip("torchao", reason="pip install 'obsdiff[torchao]'")
+    words = (tmp_path / "a.gguf", "--pad", "--type", "q8_0")
+    for folder, bits in (("rounded", {"bits": 8, "group_size": 32}), ("plain", {})):
+        pipe = sd3()
+        torch.manual_seed(0)
+        report = prune_(pipe, PROMPTS, PruningConfig(**CALL | changes | bits))
+        save_pruned(pipe, tmp_path / folder, report)
+    assert export(tmp_path / "rounded", tmp_path / "a.gguf") == 2
+    (line,) = [row for row in capsys.readouterr().err.splitlines() if "export:" in row]
+    assert found in line
+    assert "the same pruning without bits, and export that to gguf with --pad --type q8_0" in line
+    assert export(tmp_path / "rounded", *words) == 2
+    assert "use the same pruning without bits" in capsys.readouterr().err
+    assert export(tmp_path / "plain", *words) == 0
+    kinds = {t.name: t.tensor_type.name for t in gguf.GGUFReader(tmp_path / "a.gguf").tensors}
+    assert kinds["joint_blocks.1.x_block.attn.qkv.weight"] == "Q8_0"
+
+
 def test_a_changed_scale_is_found_before_anything_is_written(tmp_path, capsys):
     pytest.importorskip("torchao", reason="pip install 'obsdiff[torchao]'")
     pipe = sd3()

@@ -159,7 +159,7 @@ def test_removed_heads_are_refused_and_padded_on_request(capsys, tmp_path):
     words = (file, "--component", "transformer")
     line = refused(capsys, tmp_path / "cut", *words)
     assert "found that heads were removed" in line
-    assert "add --pad" in line
+    assert "with --pad, which puts zeros in their place" in line
     assert not file.exists()
     assert export(tmp_path / "cut", *words, "--pad") == 0
     assert sorted(path.name for path in tmp_path.iterdir()) == ["cut", "cut.safetensors"]
