@@ -32,7 +32,7 @@ def low_rank_table(rows: dict[str, Kept]) -> str:
             ]
         )
     head = [
-        "weights stored",
+        "weights that are not zero",
         "error by set",
         "mean",
         f"of {BASELINE}'s",

@@ -192,7 +192,7 @@ def smaller(left: dict[str, Any], size: int, leaving: str, speed: str) -> Outcom
 def folding(model: nn.Module) -> str:
     """Return how many modulation layers of a result are folded, if a run finds that they can be."""
     folds = len(folded_ranks(model))
-    return f", {folds} modulation layers are folded if they can be" if folds else ""
+    return f"; {folds} modulation layers are folded if they can be" if folds else ""
 
 
 def preset_rows(

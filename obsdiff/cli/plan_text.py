@@ -175,7 +175,9 @@ def outcome_lines(plan: RunPlan) -> Iterator[str]:
 def outcome_cells(row: OutcomeRow, dense_macs: int | None) -> str:
     """Return the figures of a row."""
     macs = f"{row.macs / dense_macs:.0%}" if row.macs and dense_macs else "?"
-    left = f": {row.leaving} leave" if row.leaving else ""
+    leaving, _, folded = row.leaving.partition("; ")
+    words = "; ".join([*([f"{leaving} leave"] if leaving else []), *([folded] if folded else [])])
+    left = f": {words}" if words else ""
     return (
         f"{row.zeros:>5.0%}  {size(row.bytes):>8}  {big(row.parameters):>10}  {macs:>14}  "
         f"{row.speed}{left}"

@@ -1,6 +1,7 @@
 """The command `plan`: the figures of `inspect`, the offload that fits, and a line to type."""
 
 import json
+import re
 import shlex
 from dataclasses import replace
 from pathlib import Path
@@ -52,6 +53,8 @@ def test_a_plan_has_the_figures_of_inspect_and_ends_with_a_command(sd3_folder, c
     assert rows["depth 10%"]["parameters"] == shallow["pruned"]["parameters"]
     assert rows["depth 10%"]["macs"] == shallow["pruned"]["macs"]["total"]
     assert rows["depth 10%"]["leaving"] == "1 of 3 blocks"
+    assert main(argv) == 0
+    assert re.search(r"neurons leave; \d+ modulation layers are folded", capsys.readouterr().out)
     whole = sum(part["bytes"] for part in plan["parts"])
     assert rows["depth 10%"]["bytes"] < whole
     assert whole == sum(tensors.size for tensors in folder.components.values())
