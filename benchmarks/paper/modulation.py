@@ -12,18 +12,20 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
+from diffusers import FlowMatchHeunDiscreteScheduler
 from torch import Tensor, nn
 
 from obsdiff import PruningConfig
 from obsdiff.calibration.calibration_set import CalibrationSet
 from obsdiff.calibration.modulation import ModulationInputs, gather_modulation
 from obsdiff.calibration.modulation_selection import select_modulation
+from obsdiff.evaluation.metrics import relative_latent_error
 from obsdiff.layerwise.modulation import factors_of, moments_of
 from obsdiff.models.folded import fold_
 from obsdiff.models.pruned_classes import mark_corrected_
 from obsdiff.pipelines.call import choose_prompts
 
-from .lab import Lab
+from .lab import REPORTED, Lab, Scheduler
 from .rows import Row, Rows, figures_row
 
 POOLED = "pooled_projections"
@@ -31,6 +33,13 @@ SEEDS = (0, 1, 2)
 COUNTS = (16, 100)  # calibration prompts
 SHARES = (0.5, 0.7)  # of a layer's weights
 TIME_SHARES = (0.02, 0.05, 0.1)
+OTHERWISE = "drawn otherwise"  # the row of one folded model under other schedules
+SCHEDULES: dict[str, tuple[int, Scheduler | None]] = {  # steps and sampler
+    "10 steps": (10, None),  # those of the calibration
+    "5 steps": (5, None),
+    "25 steps": (25, None),
+    "10 steps, Heun": (10, lambda own: FlowMatchHeunDiscreteScheduler.from_config(own.config)),
+}
 TIME = "time alone: "  # begins the names of the rows with one pooled text
 TIME_PROMPTS = 2  # all read the same
 
@@ -42,6 +51,7 @@ def modulation(lab: Lab, rows: Rows) -> None:
     for seed in SEEDS:
         for count in COUNTS:
             keep_shares(lab, rows, SHARES, count, seed)
+    rows.keep(OTHERWISE, lambda: otherwise_row(lab))
 
 
 def keep_shares(
@@ -72,6 +82,32 @@ def ranks(lab: Lab, share: float) -> dict[str, int]:
 
 def folded_row(lab: Lab, inputs: ModulationInputs, share: float) -> Row:
     """Fold every layer, and measure."""
+    denoiser, found = all_folded(lab, inputs, share)
+    return figures_row(lab, denoiser) | {
+        "share": share,
+        "ranks": sorted({row["rank"] for row in found}),
+        "fitted": of_layers([row["error"] for row in found]),
+        "layers": of_layers([row["held_out_error"] for row in found]),
+    }
+
+
+def otherwise_row(lab: Lab) -> Row:
+    """Fold every layer, and draw held-out names by each schedule, against dense by the same."""
+    denoiser, _ = all_folded(lab, read(lab, COUNTS[-1], SEEDS[0]), SHARES[-1])
+    found = {}
+    for name, (steps, scheduler) in SCHEDULES.items():
+        latents = [
+            lab.draw(model, {"num_inference_steps": steps}, scheduler, REPORTED[1])[1]
+            for model in (denoiser, lab.dense)
+        ]
+        found[name] = relative_latent_error(*latents)
+    return {"share": SHARES[-1], "schedules": found}
+
+
+def all_folded(
+    lab: Lab, inputs: ModulationInputs, share: float
+) -> tuple[nn.Module, list[dict[str, Any]]]:
+    """A copy of the dense denoiser with every layer folded, and the record of each."""
     denoiser, found = copy.deepcopy(lab.dense), []
     known: dict[int, Any] = {}
     for name, most in ranks(lab, share).items():
@@ -83,12 +119,7 @@ def folded_row(lab: Lab, inputs: ModulationInputs, share: float) -> Row:
         fold_(denoiser, name, factors.up, factors.down)
         found.append(row)
     mark_corrected_(denoiser)
-    return figures_row(lab, denoiser) | {
-        "share": share,
-        "ranks": sorted({row["rank"] for row in found}),
-        "fitted": of_layers([row["error"] for row in found]),
-        "layers": of_layers([row["held_out_error"] for row in found]),
-    }
+    return denoiser, found
 
 
 def of_layers(errors: list[float]) -> dict[str, float]:

@@ -4,7 +4,7 @@ from statistics import mean
 
 from ..tables.markdown import grid
 from .grids import SHOWN, Kept
-from .modulation import COUNTS, SEEDS, SHARES, TIME, TIME_PROMPTS, TIME_SHARES, name_of
+from .modulation import COUNTS, OTHERWISE, SEEDS, SHARES, TIME, TIME_PROMPTS, TIME_SHARES, name_of
 from .preset_texts import errors_of
 from .table_texts import interval_of_mean
 
@@ -38,7 +38,18 @@ def modulation_table(rows: dict[str, Kept]) -> str:
             ]
         )
     head = ["reads", "of the weights", "rank", "error of the layers, fitted", "held out"]
-    return grid([*head, "relative latent error", "held-out names"], lines)
+    table = grid([*head, "relative latent error", "held-out names"], lines)
+    return table + (f"\n\n{otherwise_table(rows[OTHERWISE])}" if OTHERWISE in rows else "")
+
+
+def otherwise_table(row: Kept) -> str:
+    """One folded model under other schedules than it was calibrated on."""
+    figures = row["schedules"]
+    head = f"pooled text, {COUNTS[-1]} prompts, {row['share']:.0%}, held-out names, drawn in"
+    cells = (
+        f"{f['value']:.5f} <sub>{f['low']:.5f} to {f['high']:.5f}</sub>" for f in figures.values()
+    )
+    return grid([head, *figures], [["relative latent error", *cells]])
 
 
 def of_layers(rows: list[Kept], where: str) -> str:
