@@ -64,7 +64,7 @@ def device_plan(folder: Folder, config: PruningConfig) -> DevicePlan:
         config: the settings of the pruning.
     """
     component = folder.denoiser(config.component, plain=False)
-    model = build_on_meta(folder.config(component))
+    model = build_on_meta(folder.config(component), folder.config_file(component))
     nn.Module.to(model, format_of(folder, component, config))
     shapes = layer_shapes(model, config.target)
     blocks = require_blocks(shapes, f"{folder.path}/{component}", config.target)
@@ -142,7 +142,8 @@ def built(folder: Folder, name: str) -> nn.Module | None:
 
     library, cls = folder.classes.get(name, ("", ""))
     if library == "diffusers":
-        return build_on_meta(folder.config(name) | {"_class_name": cls})
+        config = folder.config(name) | {"_class_name": cls}
+        return build_on_meta(config, folder.config_file(name))
     kind: Any = getattr(transformers, cls, None)
     known = isinstance(kind, type) and issubclass(kind, transformers.PreTrainedModel)
     if not known:

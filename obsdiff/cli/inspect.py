@@ -30,10 +30,10 @@ from ..errors import RunFailed, UserError
 from ..layerwise.run_phases import DRAWN_FIRST, GRADIENT_RUNS
 from ..models.call_shapes import has_arguments, reads_text
 from ..models.discovery import require_blocks, uncovered
+from ..models.linear_view import layer_shapes
 from ..models.meta_device import (
     build_on_meta,
     example_inputs,
-    layers_of_config,
     require_fitting,
 )
 from ..models.structure import Block, Shape, Tap
@@ -97,7 +97,7 @@ def plan_of(folder: Folder, component: str, config: PruningConfig, prompts: int)
     if tensors.shapes and not tensors.original:
         require_fitting(folder.config(component), tensors.shapes, f"{folder.path / component}")
     shapes = tensors.layers(config.target) or configured_layers(
-        json.dumps(folder.config(component)), config.target
+        json.dumps(folder.config(component)), config.target, folder.config_file(component)
     )
     blocks = require_blocks(shapes, f"{folder.path}/{component}", config.target)
     cls = str(folder.config(component).get("_class_name"))
@@ -258,19 +258,21 @@ def stored_parameters(folder: Folder, component: str) -> int:
     tensors = folder.components[component]
     if tensors.shapes and not tensors.original:
         return sum(math.prod(shape) for shape in tensors.shapes.values())
-    return configured_parameters(json.dumps(folder.config(component)))
+    return configured_parameters(
+        json.dumps(folder.config(component)), folder.config_file(component)
+    )
 
 
 @cache
-def configured_parameters(text: str) -> int:
+def configured_parameters(text: str, file: Path) -> int:
     """Return the number of parameters of the model of a config.json, by its text."""
-    return sum(p.numel() for p in build_on_meta(json.loads(text)).parameters())
+    return sum(p.numel() for p in build_on_meta(json.loads(text), file).parameters())
 
 
 @cache
-def configured_layers(text: str, target: str) -> dict[str, Shape]:
-    """Return the layers of the model of a config.json, by its text; see layers_of_config."""
-    return layers_of_config(json.loads(text), target)
+def configured_layers(text: str, target: str, file: Path) -> dict[str, Shape]:
+    """Return the layers of the model of a config.json, by its text; see layer_shapes."""
+    return layer_shapes(build_on_meta(json.loads(text), file), target)
 
 
 def at_budget(
@@ -289,7 +291,7 @@ def at_budget(
     """
     if not config.budget:
         return config
-    denoiser = build_on_meta(folder.config(component))
+    denoiser = build_on_meta(folder.config(component), folder.config_file(component))
     inputs = example_inputs(denoiser, *latents_of(folder, settings), prompt_tokens(folder) or 0)
     if inputs is None and config.target_macs is not None:
         raise UserError(

@@ -119,7 +119,7 @@ def plan_of(
     from .run_plan import RunPlan
 
     component = folder.denoiser(asked.component)
-    model = build_on_meta(folder.config(component))
+    model = build_on_meta(folder.config(component), folder.config_file(component))
     asked = with_recommended(asked, folder, args)
     settings = call_defaults(folder, asked)
     inputs = example_call(folder, model, asked)

@@ -6,6 +6,7 @@ multiply-accumulates of a forward.
 
 import inspect
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import diffusers
@@ -46,11 +47,12 @@ def denoiser_class(name: str) -> Any:
     return found
 
 
-def build_on_meta(config: Mapping[str, Any]) -> nn.Module:
+def build_on_meta(config: Mapping[str, Any], file: Path | str = "this config.json") -> nn.Module:
     """Build the model of a config.json, without weights.
 
     Args:
         config: the contents of the file; a quantization_config in it is ignored.
+        file: the file, for the message.
 
     Returns:
         The model in evaluation mode, on the meta device.
@@ -74,7 +76,10 @@ def build_on_meta(config: Mapping[str, Any]) -> nn.Module:
         ArithmeticError,
     ) as error:
         reason = " ".join(str(error).split())[:200]
-        raise UserError(f"{cls.__name__} can't be built from this config.json: {reason}") from None
+        raise UserError(
+            f"{cls.__name__} can't be built from {file}: {reason}; correct the value there, or "
+            "fetch the file again"
+        ) from None
 
 
 def require_fitting(
@@ -90,7 +95,8 @@ def require_fitting(
     Raises:
         UserError: they contradict each other; the message names the first tensor.
     """
-    described = {name: tuple(w.shape) for name, w in build_on_meta(config).state_dict().items()}
+    model = build_on_meta(config, f"{where}/config.json")
+    described = {name: tuple(w.shape) for name, w in model.state_dict().items()}
     stored_layers, own_layers = block_layers(shapes), block_layers(described)
     more, lacking = sorted(stored_layers - own_layers), sorted(own_layers - stored_layers)
     old_names = any(name.endswith(OLD_ATTENTION) for name in shapes)  # which diffusers renames

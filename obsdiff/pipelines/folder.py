@@ -179,7 +179,11 @@ class Folder:
 
     def config(self, component: str) -> dict[str, Any]:
         """Read config.json of a component; of a packed one as it is with plain weights."""
-        return unpacked_config(read_json(self.path / component / "config.json"))
+        return unpacked_config(read_json(self.config_file(component)))
+
+    def config_file(self, component: str) -> Path:
+        """Return the config.json of a component."""
+        return self.path / component / "config.json"
 
 
 def open_folder(path: Path, weights: bool = True, variant: str | None = None) -> Folder:

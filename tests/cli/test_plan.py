@@ -156,3 +156,14 @@ def test_what_cannot_be_planned_is_one_line(sd3_folder, capsys, flags, word):
     assert (out, err.count("\n")) == ("", 1)
     assert word in err
     assert parse(["plan", sd3_folder]).run is plan_command
+
+
+@pytest.mark.parametrize("command", ["plan", "inspect"])
+def test_a_wrong_value_of_a_config_is_named_with_its_file(tmp_path, capsys, command):
+    model = FLUX_DEV | {"num_layers": "many"}
+    folder = folder_of(tmp_path / "flux", "FluxPipeline", "transformer", model, {})
+    assert main([command, folder, "--vram", "24"]) == 2
+    out, err = capsys.readouterr()
+    assert (out, err.count("\n")) == ("", 1)
+    assert f"can't be built from {folder}/transformer/config.json: " in err
+    assert "correct the value there, or fetch the file again" in err
