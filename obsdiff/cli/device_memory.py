@@ -126,6 +126,11 @@ def format_of(folder: Folder, name: str, config: PruningConfig) -> torch.dtype:
     return getattr(torch, config.dtype or folder.components[name].dtype or UNSTORED)
 
 
+def format_name(folder: Folder, name: str, config: PruningConfig) -> str:
+    """Return the name of the number format in which an accelerator holds a component."""
+    return str(format_of(folder, name, config)).removeprefix("torch.")
+
+
 def component_bytes(folder: Folder, name: str, config: PruningConfig) -> int:
     """Return the bytes of a component's weights on the device, from its files or its config."""
     tensors = folder.components[name]

@@ -96,7 +96,8 @@ def plan_command(args: argparse.Namespace) -> None:
     else:
         put(as_text(plan))
     details = typed(*without(args.words, OWN_FLAGS | {"--output": 1}, "inspect"))
-    suggest(f"type the last line of the plan; {details} lists layers and packages")
+    first = "type the last line of the plan; " if plan.command else ""
+    suggest(f"{first}{details} lists layers and packages")
 
 
 def plan_of(
@@ -112,7 +113,7 @@ def plan_of(
     """
     from ..models.meta_device import build_on_meta
     from .call_settings import call_defaults
-    from .device_memory import device_plan, device_to_plan_for, example_call, format_of
+    from .device_memory import device_plan, device_to_plan_for, example_call, format_name, format_of
     from .plan_outcomes import outcomes, preset_rows, target_row
     from .plan_room import card_row, computed_on_cpu, disk_row, memory_row, name_of_card, part_rows
     from .plan_time import measured_step
@@ -133,16 +134,20 @@ def plan_of(
         wanted = device_to_plan_for(args.target_vram) or 0
         own = format_of(folder, component, asked)
         drawing = device_plan(folder, replace(asked, batch_size=1)).drawing_alone()
-        target = target_row(drawing, in_format(model, own), asked, wanted)
+        target = target_row(
+            drawing, in_format(model, own), asked, wanted, format_name(folder, component, asked)
+        )
     chosen, notes = choose(folder, args, model, target.sparsity if target else 0.0)
     config = with_recommended(config_of(args, **chosen), folder, args)
     if memory is None:
-        card, needed = None, device_plan(folder, computed_on_cpu(folder, component, config))
+        placed = computed_on_cpu(folder, component, config)
+        card, needed = None, device_plan(folder, placed)
     else:
-        needed = device_plan(folder, config)
+        placed, needed = config, device_plan(folder, config)
         name = name_of_card() if args.vram is None and args.target_vram is None else ""
-        card = card_row(needed, memory, name, config.offload)
-    room, in_files = memory_row(needed, card, args.ram, config)
+        card = card_row(needed, memory, name, config, format_name(folder, component, config))
+    held = format_name(folder, component, placed)
+    room, in_files = memory_row(needed, card, args.ram, config, held)
     stored = bool(folder.components[component].shapes)
     here = args.vram is None and args.target_vram is None
     timed = stored and here and inputs and (args.measure or parts[0].bytes <= SMALL)
@@ -165,10 +170,20 @@ def plan_of(
         outcomes=rows,
         target=target,
         chosen=f"{config.pattern} {config.removed:.0%}" if config.budget is None else "a target",
-        command=command_of(args, chosen),
-        notes=notes,
+        command="" if target and not target.fits else command_of(args, chosen),
+        notes=notes + two_cards(args),
         config=config,
     )
+
+
+def two_cards(args: argparse.Namespace) -> list[str]:
+    """Return the note about two cards, if two were given."""
+    if args.vram is None or args.target_vram is None:
+        return []
+    return [
+        f"two cards: prune runs on that of --vram {args.vram:g}, and its result is to draw on that "
+        f"of --target-vram {args.target_vram:g}"
+    ]
 
 
 def in_format(model: "nn.Module", dtype: Any) -> "nn.Module":

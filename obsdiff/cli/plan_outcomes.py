@@ -9,7 +9,7 @@ from typing import Any
 from torch import nn
 
 from ..allocation.uniform_latency import shrunk
-from ..calibration.device_plan import DevicePlan, Weights
+from ..calibration.device_plan import RESERVE, DevicePlan, Weights
 from ..config import PruningConfig
 from ..config.choices import PRESETS
 from ..errors import UserError
@@ -21,9 +21,10 @@ from ..pipelines.removed import in_words
 from .commands import with_recommended
 from .depth_prediction import shallower
 from .inspect import describe
+from .plan_advice import advice_of
 from .predicted_size import predicted_model, rounded_layers, stored_bytes
 from .prediction import count
-from .run_plan import OutcomeRow, PresetRow, TargetRow
+from .run_plan import OutcomeRow, PhaseRow, PresetRow, TargetRow
 
 WHERE = ("blocks", "include", "exclude", "component", "keep_first_last")  # settings of every row
 CALIBRATING = ("num_prompts", "step_share")  # what presets set, if the user does not
@@ -39,7 +40,7 @@ CASES: tuple[dict[str, Any], ...] = (
 NO_FASTER = "no: zeros are stored and multiplied, too"
 SPARSE_KERNELS = "no; sparse kernels of a GPU may be (docs/gpu.md)"
 FASTER = "yes"
-SHALLOWER = "yes, but pictures change visibly (docs/depth.md)"
+SHALLOWER = ", but pictures change visibly (docs/depth.md)"
 ROUNDED = "not known: weights of few bits are made dense in each call (docs/bits.md)"
 TRIED = (0.0, 0.1, 0.2, 0.3, 0.4)  # sparsities to meet a card's memory with
 OFFLOADS_TRIED = ("none", "model", "group")
@@ -119,7 +120,7 @@ def outcome(
     whole, own = sizes
     width = own / sum(tensor.numel() for tensor in model.state_dict().values())
     if config.depth:
-        return without_blocks(folder, model, inputs, config, (whole - own, width))
+        return without_blocks(folder, model, inputs, config, dense, (whole - own, width))
     if config.pattern != "structured":
         found = describe(folder, config, config.num_prompts, predicted=False)
         return OutcomeRow(
@@ -134,7 +135,7 @@ def outcome(
     pruned, gone = predicted_model(model, config)
     left = count(pruned, inputs)
     size = stored_bytes(pruned, rounded_layers(model, pruned, config), config, width)
-    speed = FASTER if config.bits is None else ROUNDED
+    speed = faster(dense, left) if config.bits is None else ROUNDED
     return smaller(left, whole - own + size, in_words(gone) + folding(pruned), speed)
 
 
@@ -143,6 +144,7 @@ def without_blocks(
     model: nn.Module,
     inputs: CallArguments | None,
     config: PruningConfig,
+    dense: dict[str, Any],
     sizes: tuple[int, float],
 ) -> OutcomeRow:
     """Return what a pruning of whole blocks changes: the largest model that it can leave.
@@ -152,6 +154,7 @@ def without_blocks(
         model: its denoiser.
         inputs: the arguments of one forward.
         config: the pruning.
+        dense: parameters and multiply-accumulates of the dense denoiser.
         sizes: bytes of all else in the folder, and of a weight of the denoiser.
 
     Raises:
@@ -165,7 +168,19 @@ def without_blocks(
     left = count(found.model, inputs)
     size = others + stored_bytes(found.model, [], config, width)
     smallest = "the smallest " if found.at_most else ""
-    return smaller(left, size, f"{smallest}{found.removed} of {found.total} blocks", SHALLOWER)
+    leaving = f"{smallest}{found.removed} of {found.total} blocks"
+    return smaller(left, size, leaving, faster(dense, left) + SHALLOWER)
+
+
+def faster(dense: dict[str, Any], left: dict[str, Any]) -> str:
+    """Return by how much a smaller denoiser is faster at most, by its operations if known.
+
+    Args:
+        dense: parameters and multiply-accumulates of the dense denoiser.
+        left: those of the smaller one.
+    """
+    before, after = dense["macs"]["total"], left["macs"]["total"]
+    return f"{FASTER}, up to {before / after:.2f} times" if before and after else FASTER
 
 
 def smaller(left: dict[str, Any], size: int, leaving: str, speed: str) -> OutcomeRow:
@@ -217,14 +232,17 @@ def preset_rows(
             found = with_recommended(found, folder, args)
             plan = describe(folder, found, min(prompts, found.num_prompts), predicted=False)
         except UserError as error:
-            rows.append(PresetRow(preset, None, str(error)))
+            rows.append(PresetRow(preset, None, why_not=str(error)))
             continue
-        passes = plan.denoiser_passes
-        rows.append(PresetRow(preset, passes and passes + (plan.allocation_passes or 0)))
+        passes, more = plan.denoiser_passes, plan.allocation_passes or 0
+        gradients = more if passes and found.allocation == "sensitivity" else 0
+        rows.append(PresetRow(preset, passes and passes + more, gradients))
     return rows
 
 
-def target_row(plan: DevicePlan, model: nn.Module, config: PruningConfig, memory: int) -> TargetRow:
+def target_row(
+    plan: DevicePlan, model: nn.Module, config: PruningConfig, memory: int, dtype: str = ""
+) -> TargetRow:
     """Return the least pruning, and the offload, with which the result draws within some memory.
 
     Structured pruning up to 40 % without an offload, else with one component at a time on the
@@ -235,7 +253,9 @@ def target_row(plan: DevicePlan, model: nn.Module, config: PruningConfig, memory
         model: the denoiser on the meta device, in its format.
         config: the settings of the pruning.
         memory: bytes of the card.
+        dtype: the number format of the denoiser there.
     """
+    uncounted = ["activations"] if plan.activations is None else []
     tried: dict[float, DevicePlan] = {0.0: plan}
 
     def at(sparsity: float) -> DevicePlan:
@@ -250,9 +270,15 @@ def target_row(plan: DevicePlan, model: nn.Module, config: PruningConfig, memory
         for sparsity in TRIED:
             if at(sparsity).fits(offload, memory):
                 peak = at(sparsity).peak(offload)
-                return TargetRow(memory, offload, sparsity, peak, dense_peak, True)
-    least = at(TRIED[-1]).peak(OFFLOADS_TRIED[-1])
-    return TargetRow(memory, OFFLOADS_TRIED[-1], TRIED[-1], least, dense_peak, False)
+                return TargetRow(
+                    memory, offload, sparsity, peak, dense_peak, True, uncounted=uncounted
+                )
+    offload = OFFLOADS_TRIED[-1]
+    name, least = max(at(TRIED[-1]).phases(offload).items(), key=lambda phase: phase[1])
+    work = (plan.activations or 0) if name == "drawing" else 0
+    phase, room = PhaseRow(name, least - work, 0, work), round(memory * (1 - RESERVE))
+    advice = advice_of(phase, room, replace(config, batch_size=1), dtype, "a larger card")
+    return TargetRow(memory, offload, TRIED[-1], least, dense_peak, False, advice, uncounted)
 
 
 def removed(model: nn.Module, config: PruningConfig, sparsity: float) -> nn.Module:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 
-from ..calibration.device_plan import DevicePlan
+from ..calibration.device_plan import RESERVE, DevicePlan
 from ..calibration.packages import GIB
 from ..config import PruningConfig
 from ..errors import UserError
@@ -13,6 +13,7 @@ from ..pipelines.folder import Folder
 from ..runtime.disk import free_disk
 from .device_memory import built, component_bytes, format_of
 from .inspect import stored_parameters
+from .plan_advice import advice_of, uncounted_of
 from .plan_outcomes import parameters_of
 from .run_plan import CardRow, PartRow, PhaseRow, RoomRow
 
@@ -61,29 +62,40 @@ def phase_rows(plan: DevicePlan, offload: str, hessians: bool) -> list[PhaseRow]
     ]
 
 
-def card_row(plan: DevicePlan, memory: int, name: str, offload: str | None) -> CardRow:
+def card_row(
+    plan: DevicePlan, memory: int, name: str, config: PruningConfig, dtype: str
+) -> CardRow:
     """Return the row of a card with some free bytes.
 
     Args:
         plan: what a pruning needs.
         memory: the bytes.
         name: of the card; "" for one that was given.
-        offload: the offload that was asked for; None for the one that fits.
+        config: the settings, with the offload that was asked for; without it the one that fits.
+        dtype: the number format of the denoiser there.
     """
-    offload = offload or plan.choice(memory)
+    offload = config.offload or plan.choice(memory)
     whole = plan.fits(offload, memory)
-    return CardRow(
-        memory,
-        name,
-        offload,
-        plan.fits(offload, memory, whole),
-        phase_rows(plan, offload, whole),
-        plan.activations is not None,
-    )
+    fits, phases = plan.fits(offload, memory, whole), phase_rows(plan, offload, whole)
+    uncounted, least = uncounted_of(plan, config), plan.choice(memory)
+    known = None if fits and uncounted else fits
+    if fits:
+        advice = ""
+    elif plan.fits(least, memory, False):
+        advice = f"--offload {least} fits"
+    else:
+        room = round(memory * (1 - RESERVE))
+        advice = advice_of(most_of(phases), room, config, dtype, "a larger card, or --device cpu")
+    return CardRow(memory, name, offload, known, phases, uncounted, advice)
+
+
+def most_of(phases: list[PhaseRow]) -> PhaseRow:
+    """Return the phase that needs the most."""
+    return max(phases, key=lambda row: row.total)
 
 
 def memory_row(
-    plan: DevicePlan, card: CardRow | None, ram: float | None, config: PruningConfig
+    plan: DevicePlan, card: CardRow | None, ram: float | None, config: PruningConfig, dtype: str
 ) -> tuple[RoomRow, int]:
     """Return what a run needs of the host's memory, and the bytes of Hessians in files.
 
@@ -92,21 +104,28 @@ def memory_row(
         card: the card that runs the model; None for a CPU.
         ram: GiB of memory; None for what is free.
         config: the settings.
+        dtype: the number format of the denoiser in memory.
     """
     free = memory_of(ram)
     if card is None:
-        phase = max(phase_rows(plan, "none", True), key=lambda row: row.total)
-        weights, hessians, work = phase.weights, plan.hessians, phase.work
+        phase, uncounted = most_of(phase_rows(plan, "none", True)), uncounted_of(plan, config)
+        weights, hessians, work, name = phase.weights, plan.hessians, phase.work, phase.name
     else:
         there = any(row.hessians for row in card.phases)
         weights, hessians, work = plan.phases("none")["text"], 0 if there else plan.beside, 0
+        name, uncounted = "text", []
     room = max(0, free - weights) * SHARE_OF_FREE
     if config.memory_budget_gib is not None:
         room = max(0.0, config.memory_budget_gib * GIB - plan.solving)
     in_memory = min(hessians, round(room)) if config.calibrating == "single" else hessians
     parts = {"weights": weights, "Hessians": in_memory, "work": work}
     parts = {name: size for name, size in parts.items() if size}
-    row = RoomRow(sum(parts.values()), free, parts, ram is not None)
+    needed = sum(parts.values())
+    advice = ""
+    if needed > free:
+        most = PhaseRow(name, weights, in_memory, work)
+        advice = advice_of(most, free, config, dtype, "a machine with more memory")
+    row = RoomRow(needed, free, parts, ram is not None, uncounted, advice)
     return row, hessians - in_memory
 
 
@@ -132,7 +151,8 @@ def disk_row(output: Path, parts: list[PartRow], in_files: int) -> RoomRow:
     needed = {"the pruned pipeline, at most": sum(row.bytes for row in parts)}
     if in_files:
         needed["Hessians in files"] = in_files
-    return RoomRow(sum(needed.values()), free_disk(output), needed)
+    remedy = "choose an --output on a larger disk"
+    return RoomRow(sum(needed.values()), free_disk(output), needed, advice=remedy)
 
 
 def name_of_card() -> str:

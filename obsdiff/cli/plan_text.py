@@ -19,7 +19,7 @@ def as_text(plan: RunPlan) -> str:
         *card_lines(plan.card),
         room_line("memory", plan.memory, gib, "GiB"),
         *file_lines(plan),
-        room_line("disk", plan.disk, gigabytes, "GB", "; choose an --output on a larger disk"),
+        room_line("disk", plan.disk, gigabytes, "GB"),
         *target_lines(plan),
         "",
         *step_lines(plan),
@@ -27,10 +27,17 @@ def as_text(plan: RunPlan) -> str:
         *outcome_lines(plan),
         "",
         *plan.notes,
-        f"to prune to {plan.chosen}:",
-        plan.command,
+        *command_lines(plan),
     ]
     return "\n".join(map(shown, lines))
+
+
+def command_lines(plan: RunPlan) -> list[str]:
+    """Return the command to type, or that there is none."""
+    if plan.command:
+        return [f"to prune to {plan.chosen}:", plan.command]
+    advice = f"; {plan.target.advice}" if plan.target else ""
+    return [f"no command: the result would not draw on the card of --target-vram{advice}"]
 
 
 def model_lines(plan: RunPlan) -> Iterator[str]:
@@ -56,15 +63,34 @@ def card_lines(card: CardRow | None) -> Iterator[str]:
         return
     whose = f"{card.name}, " if card.name else ""
     known = "free" if card.name else "given"
-    fits = "fits with" if card.fits else "TOO LITTLE even with"
-    itself = ", which prune takes by itself" if card.fits else ""
-    unknown = "" if card.activations_known else "; activations are not known and NOT counted"
+    most = gib(max(phase.total for phase in card.phases))
     yield (
         f"card        {whose}{card.memory / GIB:.1f} GiB {known}, {RESERVE:.0%} of it in reserve: "
-        f"{fits} --offload {card.offload}{itself}{unknown}"
+        f"{card_verdict(card, most)}"
     )
     for phase in card.phases:
         yield f"  {phase.name:<10}{gib(phase.total):>6} GiB  {sum_of(phase)}"
+
+
+def card_verdict(card: CardRow, most: str) -> str:
+    """Return whether a card is large enough, in words.
+
+    Args:
+        card: the card.
+        most: GiB of the phase that needs the most.
+    """
+    offload = f"--offload {card.offload}"
+    if card.fits:
+        return f"fits with {offload}, which prune takes by itself"
+    if card.fits is None:
+        return f"{not_known(most, 'GiB', card.uncounted)}, with {offload}"
+    return f"TOO LITTLE with {offload}; {card.advice}"
+
+
+def not_known(least: str, unit: str, uncounted: list[str]) -> str:
+    """Return the verdict about room of which a part is not known."""
+    what = " and ".join(uncounted)
+    return f"not known whether it fits: at least {least} {unit}, {what} not counted"
 
 
 def sum_of(phase: PhaseRow) -> str:
@@ -74,9 +100,7 @@ def sum_of(phase: PhaseRow) -> str:
     return " + ".join(f"{name} {gib(part)}" for name, part in kinds.items() if part)
 
 
-def room_line(
-    name: str, room: RoomRow, shown_as: Callable[[int], str], unit: str, remedy: str = ""
-) -> str:
+def room_line(name: str, room: RoomRow, shown_as: Callable[[int], str], unit: str) -> str:
     """Return the line about memory or disk.
 
     Args:
@@ -84,10 +108,11 @@ def room_line(
         room: what is needed and what there is.
         shown_as: bytes -> their number in the unit.
         unit: GiB or GB.
-        remedy: what to do if there is too little.
     """
     parts = " + ".join(f"{what} {shown_as(part)}" for what, part in room.parts.items())
-    verdict = "fits" if room.fits else f"TOO LITTLE{remedy}"
+    verdict = "fits" if room.fits else f"TOO LITTLE; {room.advice}"
+    if room.fits is None:
+        verdict = not_known(shown_as(room.needed), unit, room.uncounted)
     return (
         f"{name:<12}{shown_as(room.needed)} of {shown_as(room.free)} {unit} "
         f"{'given' if room.given else 'free'}: {verdict} ({parts})"
@@ -106,9 +131,13 @@ def target_lines(plan: RunPlan) -> Iterator[str]:
     if not (target := plan.target):
         return
     dense = f"the dense model needs {gib(target.dense_peak)} GiB to draw without an offload"
-    aim = f"target      {gib(target.memory)} GiB"
+    aim = f"target      {gib(target.memory)} GiB to draw the result"
+    dense += ", activations not counted" if target.uncounted else ""
     if not target.fits:
-        yield f"{aim}: {dense}; even structured {target.sparsity:.0%} does not fit"
+        yield (
+            f"{aim}: {dense}; even structured {target.sparsity:.0%} does not fit, "
+            f"{gib(target.peak)} GiB with --offload {target.offload}"
+        )
     elif not target.sparsity:
         yield f"{aim}: {dense}; it draws there with --offload {target.offload}, unpruned"
     else:
@@ -125,8 +154,9 @@ def step_lines(plan: RunPlan) -> Iterator[str]:
         name = f"--preset {row.preset}" if row.preset else "default"
         if row.why_not:
             continue
-        steps = f"{row.passes:,}" if row.passes else "?"
-        yield f"  {name:<18}{steps:>9}{minutes(plan, row.passes)}"
+        steps = f"{row.passes - row.with_gradients:,}" if row.passes else "?"
+        more = f" + {row.with_gradients:,} with gradients" if row.with_gradients else ""
+        yield f"  {name:<18}{steps:>9}{more}{minutes(plan, row.passes)}"
     if plan.step_seconds is not None:
         yield (
             f"  a step of one prompt takes {plan.step_seconds:.3g} s here, measured; sums of "
@@ -168,7 +198,9 @@ def outcome_lines(plan: RunPlan) -> Iterator[str]:
         "  what leaves, and the MACs, are by equal shares; the run decides with presets best, fast,"
         " portable and small, which spread them by their effect"
     )
-    if plan.dense_macs is None:
+    if plan.dense_macs is not None:
+        yield ("  faster counts operations, so at most; docs/measurements.md has measured times")
+    else:
         yield "  MACs of this model are not known from its configs; obsdiff evaluate counts a call"
 
 

@@ -1,7 +1,7 @@
 """RunPlan: the result of `obsdiff plan`, as text and as JSON. Sizes are in bytes."""
 
 import dataclasses
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from ..config import PruningConfig
@@ -39,9 +39,10 @@ class CardRow:
     memory: int  # free
     name: str  # of the card; "" for one that was given
     offload: str
-    fits: bool
+    fits: bool | None  # None: not known, for it would fit without what is not counted
     phases: list[PhaseRow]
-    activations_known: bool
+    uncounted: list[str]  # activations, gradients: what is not known, and not in the phases
+    advice: str = ""  # what to do if it does not fit
 
 
 @dataclass(frozen=True)
@@ -52,11 +53,14 @@ class RoomRow:
     free: int
     parts: dict[str, int]  # what needs it
     given: bool = False  # whether the user said how much there is
+    uncounted: list[str] = field(default_factory=list)  # what is not known, and not in the parts
+    advice: str = ""  # what to do if there is too little
 
     @property
-    def fits(self) -> bool:
-        """Whether there is enough."""
-        return self.needed <= self.free
+    def fits(self) -> bool | None:
+        """Whether there is enough; None if there is without what is not counted."""
+        enough = self.needed <= self.free
+        return None if enough and self.uncounted else enough
 
 
 @dataclass(frozen=True)
@@ -65,6 +69,7 @@ class PresetRow:
 
     preset: str | None  # None for the defaults
     passes: int | None  # denoising steps of one prompt; None if the number of steps is not known
+    with_gradients: int = 0  # how many of them, which an allocation by sensitivity takes
     why_not: str = ""
 
 
@@ -93,6 +98,8 @@ class TargetRow:
     peak: int  # of drawing
     dense_peak: int  # the same of the dense model, without an offload
     fits: bool
+    advice: str = ""  # what to do if it does not fit
+    uncounted: list[str] = field(default_factory=list)  # what is not known, and not in the peaks
 
 
 @dataclass(frozen=True)
@@ -116,7 +123,7 @@ class RunPlan:
     outcomes: list[OutcomeRow]
     target: TargetRow | None
     chosen: str  # what the command prunes to
-    command: str
+    command: str  # "" if no pruning meets the target
     notes: list[str]
     config: PruningConfig
 

@@ -5,6 +5,7 @@ import re
 import shlex
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -18,8 +19,17 @@ from obsdiff.cli.inspect import describe
 from obsdiff.cli.main import main
 from obsdiff.cli.plan import plan_command
 from obsdiff.cli.plan_outcomes import target_row
-from obsdiff.cli.plan_room import memory_row, phase_rows
+from obsdiff.cli.plan_room import card_row, memory_row, phase_rows
+from obsdiff.cli.plan_text import (
+    card_lines,
+    command_lines,
+    gib,
+    room_line,
+    step_lines,
+    target_lines,
+)
 from obsdiff.cli.prune import prune_command
+from obsdiff.cli.run_plan import PresetRow, TargetRow
 from obsdiff.models.meta_device import build_on_meta
 from obsdiff.pipelines.folder import open_folder
 
@@ -40,6 +50,8 @@ def test_a_plan_has_the_figures_of_inspect_and_ends_with_a_command(sd3_folder, c
     presets = {row["preset"]: row["passes"] for row in plan["presets"]}
     assert (presets[None], presets["paper"], presets["best"]) == (40, 2 * 40, 40 + 4 * 4 * 5)
     assert presets["fast"] == 8 * 2 + 2 * 4 * 2  # half of the five steps
+    gradients = {row["preset"]: row["with_gradients"] for row in plan["presets"]}
+    assert (gradients[None], gradients["best"], gradients["fast"]) == (0, 4 * 4 * 5, 2 * 4 * 2)
     folder = open_folder(Path(sd3_folder))
     rows = {row["what"]: row for row in plan["outcomes"]}
     config = PruningConfig(pattern="structured", sparsity=0.3, height=16, width=16)
@@ -53,6 +65,10 @@ def test_a_plan_has_the_figures_of_inspect_and_ends_with_a_command(sd3_folder, c
     assert rows["depth 10%"]["parameters"] == shallow["pruned"]["parameters"]
     assert rows["depth 10%"]["macs"] == shallow["pruned"]["macs"]["total"]
     assert rows["depth 10%"]["leaving"] == "1 of 3 blocks"
+    ratio = plan["dense_macs"] / rows["depth 10%"]["macs"]
+    assert rows["depth 10%"]["speed"].startswith(f"yes, up to {ratio:.2f} times, but pictures")
+    ratio = plan["dense_macs"] / rows["structured 30%"]["macs"]
+    assert rows["structured 30%"]["speed"] == f"yes, up to {ratio:.2f} times"
     assert main(argv) == 0
     assert re.search(r"neurons leave; \d+ modulation layers are folded", capsys.readouterr().out)
     whole = sum(part["bytes"] for part in plan["parts"])
@@ -69,6 +85,12 @@ def test_a_plan_has_the_figures_of_inspect_and_ends_with_a_command(sd3_folder, c
     assert "None" not in text
     assert "TOO LITTLE; choose an --output on a larger disk" in text
     assert "it draws there with --offload none, unpruned" in text
+    assert main([*argv, "--vram", "2", "--target-vram", "1e-6"]) == 0
+    unmet, err = capsys.readouterr()
+    assert "two cards: prune runs on that of --vram 2" in unmet
+    assert "to prune to" not in unmet
+    assert unmet.splitlines()[-1].startswith("no command: ")
+    assert "last line" not in err
     assert text.splitlines()[-1].endswith("--pattern 2:4 --output 'out dir'")
     assert err.startswith("next: ")
 
@@ -115,18 +137,69 @@ def test_the_parts_of_a_phase_are_its_sum(plan, offload, hessians):
     assert all(min(row.weights, row.hessians, row.work) >= 0 for row in rows)
 
 
+BY_GRADIENTS = PruningConfig(allocation="sensitivity")
+
+
+def test_what_is_not_counted_is_not_said_to_fit():
+    plan = replace(PLAN, activations=None, gradients=None)
+    row = card_row(plan, 300 * GIB, "", BY_GRADIENTS, "bfloat16")
+    assert (row.fits, row.uncounted) == (None, ["activations", "gradients (the phase allocating)"])
+    assert (
+        "not known whether it fits: at least 1.6e-07 GiB, activations and gradients (the phase "
+        "allocating) not counted, with --offload none"
+    ) in next(card_lines(row))
+    known = card_row(PLAN, 300 * GIB, "", BY_GRADIENTS, "bfloat16")
+    assert (known.fits, known.uncounted) == (True, [])
+    host, _ = memory_row(plan, None, 6.0, BY_GRADIENTS, "float32")
+    assert host.fits is None
+    assert "not known whether it fits: at least" in room_line("memory", host, gib, "GiB")
+
+
+def test_what_does_not_fit_has_a_way_out():
+    drawn = replace(PLAN, activations=90, gradients=None)
+    row = card_row(drawn, 100, "", PruningConfig(), "float32")
+    ways = "fewer pixels (--height, --width), a smaller --batch-size, --dtype bfloat16"
+    assert row.advice == f"try {ways}, a larger card, or --device cpu"
+    assert "TOO LITTLE with --offload group; try fewer pixels" in next(card_lines(row))
+    kept = card_row(PLAN, 100, "", PruningConfig(offload="none"), "bfloat16")
+    assert kept.advice == "--offload group fits"
+    small = card_row(PLAN, 1, "", PruningConfig(), "bfloat16")
+    assert small.advice == "try a larger card, or --device cpu"
+    host, _ = memory_row(PLAN, None, 1e-9, PruningConfig(), "bfloat16")
+    line = room_line("memory", host, gib, "GiB")
+    assert "TOO LITTLE; try a machine with more memory (" in line
+
+
+def test_a_target_that_is_not_met_has_no_command():
+    unmet = TargetRow(8 * GIB, "group", 0.4, 9 * GIB, 20 * GIB, False, "try a larger card")
+    plan = SimpleNamespace(target=unmet, command="", chosen="structured 40%")
+    (line,) = target_lines(plan)
+    assert line.endswith("even structured 40% does not fit, 9.0 GiB with --offload group")
+    assert command_lines(plan) == [
+        "no command: the result would not draw on the card of --target-vram; try a larger card"
+    ]
+
+
+def test_passes_with_gradients_are_said_apart():
+    rows = [PresetRow(None, 1250), PresetRow("best", 1650, 400)]
+    plan = SimpleNamespace(prompts=25, settings={}, presets=rows, step_seconds=None)
+    _, default, best = step_lines(plan)
+    assert default.split() == ["default", "1,250"]
+    assert best.endswith("1,250 + 400 with gradients")
+
+
 def test_hessians_beyond_half_of_the_free_memory_rest_in_files():
     plan = replace(PLAN, hessians=10 * GIB, beside=8 * GIB, solving=GIB)
     config = PruningConfig(calibration="single")
-    row, in_files = memory_row(plan, None, 6.0, config)
+    row, in_files = memory_row(plan, None, 6.0, config, "float32")
     assert in_files == pytest.approx(7 * GIB, rel=0.001)  # 3 of 10 are in memory
     assert row.needed + in_files == pytest.approx(11 * GIB, rel=0.001)
     assert row.fits
-    assert memory_row(plan, None, 60.0, config)[1] == 0
+    assert memory_row(plan, None, 60.0, config, "float32")[1] == 0
     budget = replace(config, memory_budget_gib=3.0)
-    assert memory_row(plan, None, 60.0, budget)[1] == 8 * GIB
+    assert memory_row(plan, None, 60.0, budget, "float32")[1] == 8 * GIB
     with pytest.raises(UserError, match="ram: expected GiB above 0, found 0"):
-        memory_row(plan, None, 0.0, config)
+        memory_row(plan, None, 0.0, config, "float32")
 
 
 def test_a_card_is_met_by_the_least_pruning():
@@ -143,6 +216,8 @@ def test_a_card_is_met_by_the_least_pruning():
     little = target_row(plan, model, config, round(0.6 * dense))
     assert little.offload == "group"
     assert not target_row(plan, model, config, 1).fits
+    unmet = target_row(plan, model, config, 1, "float32")
+    assert unmet.advice == "try --dtype bfloat16, a larger card"
 
 
 @pytest.mark.parametrize(
