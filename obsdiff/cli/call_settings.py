@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 from ..config import PruningConfig
 from ..config.choices import CALL_SETTINGS
 from ..errors import UserError
-from ..models.call_shapes import latent_side, pixels_per_latent, tap_tokens, text_tokens
+from ..models.call_shapes import family_of, latent_side, pixels_per_latent, tap_tokens, text_tokens
 from ..models.structure import Tap
 from ..pipelines.folder import Folder
 from ..runtime.json_files import read_json
@@ -96,6 +96,16 @@ def prompt_tokens(folder: Folder) -> int | None:
     return text_tokens(folder.pipeline, read_json(file) if file.is_file() else None)
 
 
+def longest_prompt(folder: Folder) -> int | None:
+    """Return the text tokens of one prompt, at most; None if they are not known."""
+    return prompt_tokens(folder) or family_of(folder.pipeline).longest_text
+
+
+def frames_of(folder: Folder) -> int | None:
+    """Return the frames of latents of a picture or video; None if they are not known."""
+    return latent_frames(pipeline_class(folder), vae_config(folder))
+
+
 def tokens_per_call(folder: Folder, component: str, settings: dict[str, Any]) -> TokensOf:
     """Return the function that counts the tokens of a tap's input.
 
@@ -109,7 +119,7 @@ def tokens_per_call(folder: Folder, component: str, settings: dict[str, Any]) ->
     """
     config, text = folder.config(component), prompt_tokens(folder)
     pipeline = pipeline_class(folder)
-    frames = latent_frames(pipeline, vae_config(folder))
+    frames = frames_of(folder)
     known = settings["height"] and settings["width"] and frames
     latents = latents_of(folder, settings) if known else None
     passes = step_passes(pipeline, folder, component, settings["guidance_scale"])

@@ -57,6 +57,7 @@ def predict_depth(
     config: PruningConfig,
     latents: tuple[int, int],
     text_tokens: int,
+    frames: int = 1,
 ) -> dict[str, Any]:
     """Count parameters and MACs of one forward for one picture, dense and with fewer blocks.
 
@@ -65,6 +66,7 @@ def predict_depth(
         config: the settings of the pruning.
         latents: height and width of the latents.
         text_tokens: text tokens of a prompt; 0 without text.
+        frames: frames of the latents.
 
     Returns:
         As `predict` returns it, and `at_most`: whether a run can leave less than `pruned`.
@@ -73,7 +75,7 @@ def predict_depth(
         UserError: blocks of this model can't leave, or not as many.
     """
     dense = build_on_meta(model_config)
-    inputs = example_inputs(dense, *latents, text_tokens)
+    inputs = example_inputs(dense, *latents, text_tokens, frames)
     found = shallower(dense, model_config, config)
     return {
         "dense": count(dense, inputs),

@@ -15,7 +15,7 @@ from ..calibration.packages import GIB, plan_packages, work_bytes
 from ..config import PruningConfig
 from ..errors import UserError
 from ..models.activation_memory import HeldBytes, bytes_of_weights, held_by_call
-from ..models.call_shapes import CallArguments
+from ..models.call_shapes import CallArguments, family_of
 from ..models.discovery import require_blocks
 from ..models.linear_view import layer_at, layer_shapes
 from ..models.meta_device import build_on_meta, example_inputs
@@ -23,7 +23,7 @@ from ..models.structure import Tap
 from ..pipelines.call import usable_device
 from ..pipelines.folder import Folder
 from ..pipelines.load import default_device
-from .call_settings import call_defaults, latents_of, pipeline_class, prompt_tokens
+from .call_settings import call_defaults, frames_of, latents_of, longest_prompt, pipeline_class
 from .guidance import step_passes
 from .inspection_plan import DeviceRow
 
@@ -79,9 +79,13 @@ def device_plan(folder: Folder, config: PruningConfig) -> DevicePlan:
     weights = Weights.of(model)
     by_gradients = config.allocation == "sensitivity"
     count = partial(counted, folder, component, model, config)
+    apart = family_of(folder.pipeline).guided_apart
     held = count(
         lambda inputs, halves: held_by_call(
-            model, inputs, halves * config.batch_size, blocks=moved_blocks(model)
+            model,
+            inputs,
+            (1 if apart else halves) * config.batch_size,
+            blocks=moved_blocks(model),
         )
     )
     widest = max(shape[1] for shape in shapes.values())
@@ -193,12 +197,15 @@ def example_call(folder: Folder, model: nn.Module, config: PruningConfig) -> Cal
         config: the settings of the pruning.
 
     Returns:
-        Keyword arguments; None if the picture's size or the denoiser's arguments are not known.
+        Keyword arguments; None if the picture's size, its frames or the denoiser's arguments are
+        not known.
     """
     settings = call_defaults(folder, config)
-    if not settings["height"] or not settings["width"]:
+    frames = frames_of(folder)
+    if not settings["height"] or not settings["width"] or not frames:
         return None
-    return example_inputs(model, *latents_of(folder, settings), prompt_tokens(folder) or 0)
+    latents = latents_of(folder, settings)
+    return example_inputs(model, *latents, longest_prompt(folder) or 0, frames)
 
 
 def device_row(plan: DevicePlan, memory: int, offload: str | None = None) -> DeviceRow:

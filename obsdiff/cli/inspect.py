@@ -41,9 +41,10 @@ from ..pipelines.folder import Folder
 from .call_settings import (
     TokensOf,
     call_defaults,
+    frames_of,
     latents_of,
+    longest_prompt,
     pixels_of_latent,
-    prompt_tokens,
     tokens_per_call,
 )
 from .depth_prediction import predict_depth
@@ -292,7 +293,8 @@ def at_budget(
     if not config.budget:
         return config
     denoiser = build_on_meta(folder.config(component), folder.config_file(component))
-    inputs = example_inputs(denoiser, *latents_of(folder, settings), prompt_tokens(folder) or 0)
+    latents, frames = latents_of(folder, settings), frames_of(folder) or 1
+    inputs = example_inputs(denoiser, *latents, longest_prompt(folder) or 0, frames)
     if inputs is None and config.target_macs is not None:
         raise UserError(
             f"inspect: target_macs: the arguments of {type(denoiser).__name__} are not known here; "
@@ -322,14 +324,17 @@ def prediction(
         UserError: the picture's size or the number of text tokens is not known.
     """
     model = folder.config(folder.denoiser(config.component))
-    latents, tokens = latents_of(folder, settings), prompt_tokens(folder)
+    latents, tokens = latents_of(folder, settings), longest_prompt(folder)
     if not tokens and reads_text(model) and has_arguments(model):
         raise UserError(
             f"inspect: the number of text tokens is not known: {folder.path} has no "
             "tokenizer/tokenizer_config.json"
         )
-    size = (model, config, latents, tokens or 0)
-    found = predict_depth(*size) if config.depth else predict(*size, config.dtype or dtype)
+    size, frames = (model, config, latents, tokens or 0), frames_of(folder) or 1
+    if config.depth:
+        found = predict_depth(*size, frames)
+    else:
+        found = predict(*size, config.dtype or dtype, frames)
     if paper_count:
         found["as_the_paper_counts"] = as_the_paper_counts(model, config, pixels_of_latent(folder))
     return found

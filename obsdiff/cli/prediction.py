@@ -25,6 +25,7 @@ def predict(
     latents: tuple[int, int],
     text_tokens: int,
     dtype: str | None = None,
+    frames: int = 1,
 ) -> dict[str, Any]:
     """Count parameters, MACs of one forward for one picture, and bytes, dense and pruned.
 
@@ -34,6 +35,7 @@ def predict(
         latents: height and width of the latents.
         text_tokens: text tokens of a prompt; 0 without text.
         dtype: torch name of the format of the result; bytes are not counted without it.
+        frames: frames of the latents.
 
     Returns:
         dense and pruned: parameters and MACs, whose total is None if they can't be counted, with
@@ -45,7 +47,7 @@ def predict(
         UserError: the model can't be pruned with this config.
     """
     dense = build_on_meta(model_config)
-    inputs = example_inputs(dense, *latents, text_tokens)
+    inputs = example_inputs(dense, *latents, text_tokens, frames)
     pruned, gone = predicted_model(dense, config)
     width = WIDTHS.get(dtype or "")
     found = {"dense": with_bytes(count(dense, inputs), dense, [], config, width)}

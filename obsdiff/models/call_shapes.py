@@ -1,8 +1,9 @@
 """Shapes of a denoiser's call: latents, text tokens and arguments, from configs alone.
 
-FAMILIES has the facts that a pipeline fixes and its configs do not state; ARGUMENTS has for each
-denoiser class the function that makes the arguments of one forward. A class needs an entry there
-only for `inspect`'s prediction and for budgets in multiply-accumulates; prune needs none.
+FAMILIES has the facts that a pipeline fixes and its configs do not state; ARGUMENTS (with frames:
+VIDEO_ARGUMENTS) has for each denoiser class the function that makes the arguments of one forward.
+A class needs an entry there only for the predictions of `inspect` and `plan` and for budgets in
+multiply-accumulates; prune needs none.
 
 height, width: of the latents, h x w, unless they are stated to be of the picture; L text tokens.
 """
@@ -24,6 +25,7 @@ LONGEST_TEXT = 100_000  # transformers writes 1e30 for a tokenizer without a lim
 VAE_LEVELS = 4  # of an autoencoder whose config does not list them
 TIME_IDS = 6  # SDXL's time_ids: original, crop and target size
 FLUX_PACKING = 2
+QWEN_PACKING = 2
 
 
 @dataclass(frozen=True)
@@ -34,25 +36,31 @@ class Family:
         prefixes: beginnings of the pipelines' class names.
         text_tokens: text tokens of one prompt; None if the tokenizer's config states them.
         more_text_tokens: text tokens beside those of the first tokenizer.
+        longest_text: text tokens of the longest prompt, if those of a prompt are its own.
         packing: side of the square of latents that the pipeline packs into one token; None if the
             denoiser's patch_size states it.
         in_pixels: the denoiser works on pixels, without an autoencoder.
         side: side of the latents of a picture whose size is not given; None if the denoiser's
             config states it.
+        guided_apart: guidance is a second call of the denoiser, not a larger batch.
     """
 
     prefixes: tuple[str, ...]
     text_tokens: int | None = None
     more_text_tokens: int = 0
+    longest_text: int | None = None
     packing: int | None = None
     in_pixels: bool = False
     side: int | None = None
+    guided_apart: bool = False
 
 
 OTHER = Family(("",))
 FAMILIES = (
     Family(("Flux",), text_tokens=512, packing=FLUX_PACKING, side=128),
-    Family(("QwenImage", "Chroma", "HiDreamImage"), side=128),
+    Family(("QwenImage",), longest_text=512, side=128, guided_apart=True),
+    Family(("Chroma", "HiDreamImage"), side=128),
+    Family(("Wan",), text_tokens=512, guided_apart=True),
     # the third text encoder has 256 tokens, zeros if it is missing
     Family(("StableDiffusion3",), more_text_tokens=256),
     Family(("DDPM", "DDIM", "IF"), in_pixels=True),
@@ -113,7 +121,10 @@ def latent_side(pipeline: str, denoiser: Config) -> int | None:
 
 def has_arguments(denoiser: Config) -> bool:
     """Return whether the arguments of a denoiser's forward are known here, by its config.json."""
-    return str(denoiser.get("_class_name")).removeprefix(CLASS_PREFIX) in ARGUMENTS
+    return str(denoiser.get("_class_name")).removeprefix(CLASS_PREFIX) in {
+        *ARGUMENTS,
+        *VIDEO_ARGUMENTS,
+    }
 
 
 def latents_per_token(pipeline: str, denoiser: Config) -> int:
@@ -252,10 +263,34 @@ def unconditional_arguments(config: Config, height: int, width: int, text: int) 
     }
 
 
+def qwen_arguments(config: Config, height: int, width: int, text: int) -> CallArguments:
+    """Qwen-Image: packed latents (1, T, C) and their grid, text (1, L, D), time step (1,)."""
+    rows, columns = height // QWEN_PACKING, width // QWEN_PACKING
+    return {
+        "hidden_states": torch.empty(1, rows * columns, config["in_channels"]),
+        "encoder_hidden_states": torch.empty(1, text, config["joint_attention_dim"]),
+        "timestep": torch.empty(1),
+        "img_shapes": [[(1, rows, columns)]],
+    }
+
+
+def wan_arguments(config: Config, height: int, width: int, text: int, frames: int) -> CallArguments:
+    """Wan: latents (1, C, f, h, w), text (1, L, D), time step (1,)."""
+    return {
+        "hidden_states": torch.empty(1, config["in_channels"], frames, height, width),
+        "encoder_hidden_states": torch.empty(1, text, config["text_dim"]),
+        "timestep": torch.empty(1),
+    }
+
+
 ARGUMENTS: dict[str, Callable[[Config, int, int, int], CallArguments]] = {
     "SD3Transformer2DModel": joint_arguments,
     "FluxTransformer2DModel": flux_arguments,
     "UNet2DConditionModel": unet_arguments,
     "UNet2DModel": unconditional_arguments,
+    "QwenImageTransformer2DModel": qwen_arguments,
+}
+VIDEO_ARGUMENTS: dict[str, Callable[[Config, int, int, int, int], CallArguments]] = {
+    "WanTransformer3DModel": wan_arguments,
 }
 UNCONDITIONAL = ("UNet2DModel",)

@@ -15,7 +15,7 @@ from diffusers.models.modeling_utils import ModelMixin
 from torch import nn
 
 from ..errors import UserError
-from .call_shapes import ARGUMENTS, CallArguments
+from .call_shapes import ARGUMENTS, VIDEO_ARGUMENTS, CallArguments
 from .discovery import find_blocks
 from .linear_view import layer_shapes
 from .macs import Macs, count_macs
@@ -192,7 +192,7 @@ def macs_or_why_not(model: nn.Module, arguments: CallArguments) -> dict[str, Any
 
 
 def example_inputs(
-    model: nn.Module, height: int, width: int, text_tokens: int
+    model: nn.Module, height: int, width: int, text_tokens: int, frames: int = 1
 ) -> CallArguments | None:
     """Make the arguments of one forward for one picture, on the meta device.
 
@@ -201,14 +201,17 @@ def example_inputs(
         height: height of the latents.
         width: width of the latents.
         text_tokens: text tokens; ignored by models without text.
+        frames: frames of latents; ignored by models of pictures.
 
     Returns:
-        Keyword arguments; None for a class without an entry in call_shapes.ARGUMENTS.
+        Keyword arguments; None for a class without an entry in call_shapes.ARGUMENTS or
+        VIDEO_ARGUMENTS.
     """
-    make = ARGUMENTS.get(type(model).__name__.removeprefix(CLASS_PREFIX))
-    if make is None:
+    cls, config = type(model).__name__.removeprefix(CLASS_PREFIX), getattr(model, "config", None)
+    make, of_video = ARGUMENTS.get(cls), VIDEO_ARGUMENTS.get(cls)
+    if not isinstance(config, Mapping):
         return None
-    config = model.config
-    assert isinstance(config, Mapping)  # nn.Module types its attributes as Tensor | Module
     with torch.device("meta"):
-        return make(config, height, width, text_tokens)
+        if of_video:
+            return of_video(config, height, width, text_tokens, frames)
+        return make(config, height, width, text_tokens) if make else None

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from obsdiff.models.activation_memory import held_by_call
 from obsdiff.models.call_shapes import (
     ARGUMENTS,
     UNCONDITIONAL,
@@ -19,6 +20,7 @@ from obsdiff.models.structure import Tap
 
 from ..conftest import ddpm, flux, sd, sd3
 from ..support.lanes import first_quick
+from ..tiny_models import TINY
 
 VAE = {"block_out_channels": [128, 256, 512, 512]}
 SDXL = {"block_out_channels": [320, 640, 1280]}
@@ -137,6 +139,21 @@ def test_a_forward_accepts_its_arguments_at_any_size(make):
     pruned = config | {"_class_name": f"Pruned{type(dense).__name__}"}
     assert with_text == reads_text(config) == reads_text(pruned)
     assert not with_text or large["encoder_hidden_states"].shape[:2] == (1, 5)
+
+
+@pytest.mark.parametrize("cls", ["QwenImageTransformer2DModel", "WanTransformer3DModel"])
+def test_arguments_have_the_shapes_of_a_real_call(cls):
+    """Of 8 x 8 latents, two frames of them in a video; the model runs on the meta device, too."""
+    config, inputs = TINY[cls]
+    call, model = inputs(), build_on_meta(config | {"_class_name": cls})
+    text = call["encoder_hidden_states"].shape[1]
+    made = example_inputs(model, 8, 8, text, 2)
+    for name, value in made.items():
+        found = value.shape[1:] if isinstance(value, torch.Tensor) else value
+        assert found == (call[name].shape[1:] if isinstance(value, torch.Tensor) else call[name])
+    larger = example_inputs(model, 16, 16, text, 2)
+    assert forward_macs(model, larger).total > forward_macs(model, made).total > 0
+    assert held_by_call(model, larger, 4).peak > held_by_call(model, made, 4).peak > 0
 
 
 def test_every_class_without_text_has_arguments():
