@@ -40,6 +40,7 @@ CASES: tuple[dict[str, Any], ...] = (
 NO_FASTER = "no: zeros are stored and multiplied, too"
 SPARSE_KERNELS = "no; sparse kernels of a GPU may be (docs/gpu.md)"
 FASTER = "yes"
+NOTHING_LEAVES = "no: nothing leaves"
 SHALLOWER = ", but pictures change visibly (docs/depth.md)"
 ROUNDED = "not known: weights of few bits are made dense in each call (docs/bits.md)"
 TRIED = (0.0, 0.1, 0.2, 0.3, 0.4)  # sparsities to meet a card's memory with
@@ -180,7 +181,9 @@ def faster(dense: dict[str, Any], left: dict[str, Any]) -> str:
         left: those of the smaller one.
     """
     before, after = dense["macs"]["total"], left["macs"]["total"]
-    return f"{FASTER}, up to {before / after:.2f} times" if before and after else FASTER
+    if not before or not after:
+        return FASTER
+    return f"{FASTER}, up to {before / after:.2f} times" if after < before else NOTHING_LEAVES
 
 
 def smaller(left: dict[str, Any], size: int, leaving: str, speed: str) -> OutcomeRow:

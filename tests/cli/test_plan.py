@@ -18,7 +18,7 @@ from obsdiff.cli.device_memory import device_plan, device_row
 from obsdiff.cli.inspect import describe
 from obsdiff.cli.main import main
 from obsdiff.cli.plan import plan_command
-from obsdiff.cli.plan_outcomes import target_row
+from obsdiff.cli.plan_outcomes import faster, target_row
 from obsdiff.cli.plan_room import card_row, memory_row, phase_rows
 from obsdiff.cli.plan_text import (
     card_lines,
@@ -135,6 +135,13 @@ def test_the_parts_of_a_phase_are_its_sum(plan, offload, hessians):
     rows = phase_rows(plan, offload, hessians)
     assert {row.name: row.total for row in rows} == plan.phases(offload, hessians)
     assert all(min(row.weights, row.hessians, row.work) >= 0 for row in rows)
+
+
+def test_faster_is_a_factor_of_operations_at_most():
+    dense, half, unknown = ({"macs": {"total": macs}} for macs in (100, 50, None))
+    assert faster(dense, half) == "yes, up to 2.00 times"
+    assert faster(dense, dense) == "no: nothing leaves"
+    assert faster(unknown, unknown) == "yes"
 
 
 BY_GRADIENTS = PruningConfig(allocation="sensitivity")
