@@ -292,9 +292,17 @@ def test_the_tables_of_the_demo(tmp_path):
     (tmp_path / "demo.json").write_text(json.dumps(found))
     timed = {"rows": [{"sparsity": 0.1, "speedup": 1.1}, {"sparsity": 0.2, "speedup": 1.24}]}
     (tmp_path / "structured-speed.json").write_text(json.dumps(timed))
+    run = {"name": demo.OF_MEASURED, "config": {"sparsity": 0.2}, "cost": {"step": {}}}
+    run["cost"]["step"]["speedup"] = 1.04
+    (tmp_path / demo.MEASURED).parent.mkdir()
+    (tmp_path / demo.MEASURED).write_text(json.dumps({"runs": [run]}))
     assert (
-        "at 20 % 30.0 of 40.0 MB | yes, on any hardware: a step of an SD3 transformer 1.24 times |"
+        "at 20 % 30.0 of 40.0 MB | yes, without special kernels: a step of `emoji-unet` 1.04 "
+        "times, of wide SD3 blocks 1.24, on a CPU |"
     ) in demo.which_pruning(tmp_path)
+    (tmp_path / demo.MEASURED).write_text(json.dumps({"runs": []}))
+    with pytest.raises(NotMeasured, match="no run emoji-unet-structured of 20 %"):
+        demo.which_pruning(tmp_path)
     block = demo.demo(tmp_path)
     assert block.startswith("`emoji-unet`, version 2, 8 calibration prompts, 10 steps, 2 threads")
     assert block.partition("\n\n")[2].splitlines() == [

@@ -213,9 +213,9 @@ examples:
     "demo": Command(
         demo_command,
         arguments.add_demo,
-        "prune the built-in model in six ways, evaluate, and write the page",
+        "prune the built-in model in seven ways, evaluate, and write the page",
         "[--output DIR] [--overwrite]",
-        "Prune the built-in model in six ways, evaluate them, and write OUTPUT/demo.html.",
+        "Prune the built-in model in seven ways, evaluate them, and write OUTPUT/demo.html.",
         "example:\n  obsdiff demo --output obsdiff-demo",
     ),
 }

@@ -11,6 +11,7 @@ import pytest
 from obsdiff import __version__
 from obsdiff.cli.arguments import COMMANDS, parse, parser
 from obsdiff.cli.commands import config_of
+from obsdiff.cli.demo import VARIANTS
 from obsdiff.cli.flags import flag_of
 from obsdiff.cli.main import main
 from obsdiff.cli.prune import prune_targets
@@ -93,6 +94,16 @@ def test_the_help_of_obsdiff_lists_the_commands(capsys, monkeypatch):
     with pytest.raises(SystemExit) as done:
         main([])
     assert (done.value.code, capsys.readouterr().out) == (0, text)
+
+
+def test_the_helps_count_the_prunings_of_the_demo(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "100")
+    words = ("five", "six", "seven", "eight", "nine")
+    for line in (["--help"], ["demo", "--help"]):
+        with pytest.raises(SystemExit):
+            parse(line)
+        found = re.search(r"the built-in model in (\w+) ways", capsys.readouterr().out)
+        assert found and words.index(found[1]) + 5 == len(VARIANTS)
 
 
 def test_the_version_loads_nothing_heavy():
