@@ -14,7 +14,7 @@ from ..config import PruningConfig
 from ..config.choices import CALL_SETTINGS
 from ..config.values import whole
 from ..errors import RunFailed, UserError
-from ..pipelines.builtin import builtin_info
+from ..pipelines.builtin import BUILTINS, builtin_info
 from ..pipelines.folder import Folder
 from ..pipelines.output_path import check_writable
 from ..pipelines.prompt_files import unusable_character
@@ -79,7 +79,8 @@ def draw_command(args: argparse.Namespace) -> None:
         f"{args.output}: {picture.width} x {picture.height} pixels, seed {args.seed}"
         f"{', ' if known else ''}{known}, {time.perf_counter() - began:.0f} s"
     )
-    suggest(after_drawing(args, (folder.path / RECORD).is_file()))
+    pruned = (folder.path / RECORD).is_file()
+    suggest(after_drawing(args, pruned, dense_of(folder) if pruned else ""))
 
 
 def check_prompt(prompt: str) -> None:
@@ -136,6 +137,13 @@ def own_settings(folder: Folder) -> dict[str, Any]:
     given = {name: known[name] for name in CALL_SETTINGS if known.get(name) is not None}
     PruningConfig(**given)
     return given
+
+
+def dense_of(folder: Folder) -> str:
+    """Return the built-in model that a pruned folder was made of, by its record; "" for another."""
+    versions = read_record(folder.path).get("versions")
+    found = versions if isinstance(versions, dict) else {}
+    return next((name for name in BUILTINS if name in found), "")
 
 
 def require_pictures(folder: Folder) -> None:

@@ -105,12 +105,13 @@ def lines_of(found: dict[str, Any]) -> dict[str, str]:
     devices = [
         f"{one['name']}, {one['gib']} GiB, {one['free_gib']} free" for one in found["devices"]
     ]
+    threads = found["threads"]
     return {
         **found["versions"],
         "extras": extras,
         "system": found["system"],
         "device": "; ".join(devices) or "cpu",
         **found["toolkits"],
-        "cores": f"{found['cores'] or 'unknown'}, {found['threads']} threads",
+        "cores": f"{found['cores'] or 'unknown'}, {threads} thread{'s' if threads != 1 else ''}",
         "memory": f"{found['memory_gib']} GiB, {found['free_memory_gib']} free",
     }

@@ -2,7 +2,7 @@
 
 Their arguments have the names of the flags, with underscores: num_prompts of --num-prompts. What is
 not given has the default of the command line. Wrong input is a UserError (a ValueError) of one
-line.
+line, in the words of Python.
 """
 
 import argparse
@@ -21,10 +21,12 @@ from .arguments import parse
 from .commands import planned
 from .evaluate import fill_amounts, run_evaluation
 from .inspection_plan import InspectionPlan
+from .python_words import in_python
 
 Runs = str | Path | Sequence[str | Path]  # one folder, or several
 
 
+@in_python
 def load(
     model: str | Path,
     *,
@@ -56,6 +58,7 @@ def load(
     return load_pipeline(folder, checked.dtype, checked.device)[0]
 
 
+@in_python
 def inspect(model: str | Path, **settings: Any) -> InspectionPlan:
     """Plan a pruning without running it; see `obsdiff inspect --help`.
 
@@ -72,6 +75,7 @@ def inspect(model: str | Path, **settings: Any) -> InspectionPlan:
     return planned(with_given(["inspect", str(model)], settings))
 
 
+@in_python
 def evaluate(
     runs: Runs,
     against: str | Path,
@@ -109,6 +113,7 @@ def evaluate(
         return run_evaluation(args)
 
 
+@in_python
 def report_page(
     runs: Runs, output: str | Path, *, overwrite: bool = False, strip: str | Path | None = None
 ) -> Path:

@@ -49,16 +49,17 @@ def after_evaluating(output: Path, quick: bool) -> str:
     return typed("report", output, "--output", page) + more
 
 
-def after_drawing(args: argparse.Namespace, pruned: bool) -> str:
+def after_drawing(args: argparse.Namespace, pruned: bool, dense: str = "") -> str:
     """Return the command that measures what one picture can't tell, or that begins a pruning.
 
     Args:
         args: the arguments of draw.
         pruned: whether the picture is of a pruned folder.
+        dense: the model that this was made of; "" if it is not known.
     """
     if not pruned:
-        return typed("inspect", args.model, *reading(args))
-    return typed("evaluate", args.model, "--against") + " MODEL --output RUN"
+        return typed("plan", args.model, *reading(args))
+    return typed("evaluate", args.model, "--against", dense or "MODEL", "--output", "RUN")
 
 
 def in_browser(page: Path) -> str:

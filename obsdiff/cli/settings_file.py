@@ -9,6 +9,7 @@ YAML file with references to other parts of itself is refused: a short one can s
 
 import argparse
 import dataclasses
+import os
 import sys
 import tomllib
 import typing
@@ -57,6 +58,11 @@ def read_settings_file(args: argparse.Namespace) -> None:
     args.recorded_prompts = None
     if (file := getattr(args, "from_file", None)) is None:
         return
+    if not os.path.lexists(file):
+        raise UserError(
+            f"from: expected the obsdiff.json of a run, or a file of settings, found no {file}; "
+            "check the path"
+        )
     record = read_record_of(file)
     settings = checked(FORMER | record["config"] if record else read_file(file), file)
     if record:

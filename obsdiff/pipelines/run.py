@@ -9,6 +9,7 @@ import contextlib
 import copy
 import functools
 import inspect
+import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -237,11 +238,30 @@ def refused(pipe: Any, before_first_step: Callable[[], bool] = lambda: True) -> 
             or (isinstance(error, AttributeError) and not absent)
         ):
             raise
+        if wrong := wrong_size(str(error)):
+            raise UserError(wrong) from error
         without = f" (it has no {' and no '.join(absent)})" if absent else ""
         raise UserError(
             f"{type(pipe).__name__} does not accept these prompts and settings{without}: "
             f"{' '.join(str(error).split())}"
         ) from error
+
+
+def wrong_size(words: str) -> str:
+    """Return the line about a picture's size that is no multiple; "" for other words.
+
+    Args:
+        words: of diffusers, whose own advice may be a height of 0.
+    """
+    found = re.search(r"divisible by (\d+) but are (\d+) and (\d+)", words)
+    if not found:
+        return ""
+    step, *sides = (int(number) for number in found.groups())
+    near = [max(step, side // step * step) for side in sides]
+    return (
+        f"height, width: expected multiples of {step}, found height {sides[0]} and width "
+        f"{sides[1]}; pass height {near[0]} and width {near[1]}"
+    )
 
 
 @contextlib.contextmanager

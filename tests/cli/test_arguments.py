@@ -103,7 +103,8 @@ def test_the_helps_count_the_prunings_of_the_demo(capsys, monkeypatch):
         with pytest.raises(SystemExit):
             parse(line)
         found = re.search(r"the built-in model in (\w+) ways", capsys.readouterr().out)
-        assert found and words.index(found[1]) + 5 == len(VARIANTS)
+        assert found
+        assert words.index(found[1]) + 5 == len(VARIANTS)
 
 
 def test_the_version_loads_nothing_heavy():

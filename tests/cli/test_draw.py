@@ -6,7 +6,7 @@ import shutil
 import pytest
 from PIL import Image
 
-from obsdiff.cli.draw import own_settings
+from obsdiff.cli.draw import dense_of, own_settings
 from obsdiff.cli.main import main
 from obsdiff.errors import UserError
 from obsdiff.pipelines.builtin import builtin_path
@@ -57,6 +57,24 @@ def test_settings_are_those_of_the_built_in_or_of_the_record(sd3_folder, tmp_pat
     folder = open_folder(tmp_path_of(sd3_folder, tmp_path, {"height": "tall"}))
     with pytest.raises(UserError, match="height"):
         own_settings(folder)
+
+
+def test_a_size_that_is_no_multiple_has_the_multiples(sd3_folder, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(["draw", sd3_folder, "fish", "--height", "7", "--width", "33"]) == 2
+    err = capsys.readouterr().err
+    step = int(err.partition("multiples of ")[2].partition(",")[0])
+    assert err.startswith("error: height, width: expected multiples of ")
+    assert f"found height 7 and width 33; pass height {max(7 // step, 1) * step} and " in err
+    assert f"width {33 // step * step}\n" in err
+
+
+def test_the_model_of_a_record_is_known_by_its_version(sd3_folder, tmp_path):
+    folder = open_folder(tmp_path_of(sd3_folder, tmp_path, {}))
+    assert dense_of(folder) == ""
+    record = {"config": {}, "versions": {"torch": "2", "emoji-sd3": "3"}}
+    (tmp_path / "copy" / "obsdiff.json").write_text(json.dumps(record))
+    assert dense_of(folder) == "emoji-sd3"
 
 
 def tmp_path_of(model, tmp_path, config):

@@ -3,6 +3,7 @@
 import getpass
 import json
 import platform
+import re
 from pathlib import Path
 
 from obsdiff.cli.main import main
@@ -20,6 +21,9 @@ def test_env_has_versions_and_machine_and_names_nobody(capsys):
     lines, err = capsys.readouterr()
     assert err.startswith("next: ")
     assert "torch " in lines
+    threads = re.search(r"cores +\S+, (\d+) (threads?)\n", lines)
+    assert threads
+    assert (threads[1] == "1") == (threads[2] == "thread")
     for word in (str(Path.home()), platform.node()):
         assert word not in text + lines
     assert f"/{getpass.getuser()}" not in text + lines

@@ -7,6 +7,7 @@ import pytest
 import obsdiff
 from obsdiff import UserError
 from obsdiff.cli.main import main
+from obsdiff.cli.python_words import python_words
 
 from ..conftest import PROMPTS
 
@@ -45,6 +46,50 @@ def test_wrong_arguments_are_one_line(sd3_folder, tmp_path):
         )
     with pytest.raises(UserError, match="found no argument round; did you mean rounds"):
         obsdiff.evaluate(tmp_path, sd3_folder, tmp_path / "run", round=0)
+
+
+def test_messages_speak_of_arguments_and_functions(sd3_folder, tmp_path):
+    (tmp_path / "run").mkdir()
+    with pytest.raises(UserError, match=r"or pass overwrite=True to replace it$"):
+        obsdiff.evaluate(sd3_folder, sd3_folder, tmp_path / "run")
+    with pytest.raises(UserError, match=r"make a run with obsdiff\.evaluate$"):
+        obsdiff.report_page(tmp_path / "run", tmp_path / "page.html")
+    with pytest.raises(UserError, match="paper-count needs pattern structured"):
+        obsdiff.inspect(sd3_folder, paper_count=True)
+
+
+@pytest.mark.parametrize(
+    ("typed", "words"),
+    [
+        ("make a run with obsdiff evaluate p1 --against MODEL", "make a run with obsdiff.evaluate"),
+        (
+            "resume it with obsdiff evaluate ... --output run --resume",
+            "resume it with obsdiff.evaluate(..., resume=True)",
+        ),
+        ("pass --num-prompts, or --download", "pass num_prompts, or download=True"),
+        ("run: obsdiff unpack a --output OUT", "run: obsdiff unpack a --output OUT"),
+        ("models--a--b is a file", "models--a--b is a file"),
+    ],
+)
+def test_flags_become_arguments(typed, words):
+    assert python_words(typed) == words
+
+
+def test_fewer_prompts_than_asked_for_are_said_before_the_run(
+    sd3_folder, tmp_path, capsys, monkeypatch
+):
+    def run(job, *_):
+        raise UserError("began")
+
+    monkeypatch.setattr("obsdiff.evaluation.evaluate.evaluate", run)
+    (tmp_path / "prompts.txt").write_text("a\nb\n")
+    words = ["--output", str(tmp_path / "run"), "--prompts", str(tmp_path / "prompts.txt")]
+    argv = ["evaluate", sd3_folder, "--against", sd3_folder, *words, "--num-prompts", "9"]
+    assert main(argv) == 2
+    first, second = capsys.readouterr().err.splitlines()
+    assert first.startswith("prompts: 2 read from ")
+    assert first.endswith("; all are used")
+    assert second == "error: began"
 
 
 @pytest.mark.slow

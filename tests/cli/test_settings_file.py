@@ -119,7 +119,10 @@ def test_a_wrong_file_is_one_line(tmp_path, capsys, name, text, word):
 
 def test_a_missing_file_is_one_line(tmp_path, capsys):
     assert main(["inspect", "emoji-sd3", "--from", str(tmp_path / "a.toml")]) == 2
-    assert "a.toml" in capsys.readouterr().err
+    err = capsys.readouterr().err
+    assert err.startswith("error: from: expected the obsdiff.json of a run")
+    assert "a.toml" in err
+    assert err.endswith("; check the path\n")
 
 
 @pytest.mark.parametrize(("prompts", "found"), [(["a", "b"], ["a", "b"]), ([{"x": 1}], None)])

@@ -5,7 +5,7 @@ from typing import Any
 
 from ...pipelines.removed import KINDS, compressed_in_words
 from ...runtime.console import shown
-from .noise import DENSE_NAME, LEGEND, METRICS, measured_metrics, reasons
+from .noise import DENSE_NAME, LEGEND, METRICS, figures_of, measured_metrics, reasons
 from .values import (
     Interval,
     amount,
@@ -18,6 +18,8 @@ from .values import (
     zero_share,
 )
 
+ERROR_METRIC = "relative_latent_error"
+LONGEST_PROMPT = 70  # characters shown
 Row = list[str]
 Cost = dict[str, Any]
 CostText = Callable[[Cost, Cost], str]  # a cost, the dense pipeline's cost -> the text of the cell
@@ -40,7 +42,8 @@ def results_table(results: dict[str, Any]) -> str:
         ["run", *(title for title, _ in COLUMNS)],
         *([name, *(text(cost, dense) for _, text in COLUMNS)] for name, cost in costs.items()),
     ]
-    lines = [*aligned(above), "", *aligned(below), "", *notes(results)]
+    worst = worst_prompts(results)
+    lines = [*aligned(above), *worst, "", *aligned(below), "", *notes(results)]
     return "\n".join(map(shown, lines))
 
 
@@ -71,6 +74,20 @@ def quality_texts(results: dict[str, Any], metric: str) -> dict[str, str]:
 def interval_text(interval: Interval, unit: str = "") -> str:
     """Return "value (low to high)"."""
     return f"{interval.value}{unit} ({interval.low} to {interval.high})"
+
+
+def worst_prompts(results: dict[str, Any]) -> list[str]:
+    """Return a line for each pruned pipeline: its largest relative latent error, and the prompt."""
+    lines = []
+    for name, figure in figures_of(results, ERROR_METRIC).items():
+        errors = figure.get("per_prompt") or []
+        if name != DENSE_NAME and len(errors) == len(results["prompts"]):
+            at = max(range(len(errors)), key=errors.__getitem__)
+            prompt = " ".join(results["prompts"][at].split())
+            short = prompt if len(prompt) <= LONGEST_PROMPT else prompt[:LONGEST_PROMPT] + "..."
+            decimals = METRICS[ERROR_METRIC].decimals
+            lines.append(f"worst prompt of {name}: {errors[at]:.{decimals}f}, {short}")
+    return lines
 
 
 def removed_text(kind: str) -> CostText:

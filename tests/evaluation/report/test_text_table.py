@@ -80,6 +80,21 @@ def test_quality_and_cost_of_every_pipeline():
     assert "quartiles" in lines[10]
 
 
+def test_the_worst_prompt_of_every_pipeline_is_named():
+    prompts = ["a", "b\nwith  blanks", "c" * 80]
+    figures = [figure(0.2) | {"per_prompt": errors} for errors in ([0.1, 0.4, 0.1], [0, 0.1, 0.5])]
+    runs = [
+        run | {"metrics": {"relative_latent_error": found}}
+        for run, found in zip(RESULTS["runs"], figures, strict=True)
+    ]
+    lines = results_table(RESULTS | {"prompts": prompts, "runs": runs}).splitlines()
+    assert lines[4:7] == [
+        "worst prompt of narrow: 0.4000, b with blanks",
+        f"worst prompt of sparse: 0.5000, {'c' * 70}...",
+        "",
+    ]
+
+
 def test_a_cost_that_was_not_measured_is_one_line_with_its_runs():
     lines = results_table(RESULTS).splitlines()
     assert lines[-1] == "peak memory: not measured: no /proc (narrow, sparse)"
