@@ -99,13 +99,13 @@ def run_evaluation(args: argparse.Namespace) -> dict[str, Any]:
     )
     results = finished_already(job, args) if finished else None
     if results is None:
-        known = prompts_line(file, len(found), args.num_prompts)
+        line = prompts_line(file, len(found), args.num_prompts)
         fewer = len(prompts) < args.num_prompts
         if fewer:  # before the run, since it is not what was asked for
-            say(known)
+            say(line)
         results = run_job(job, args.output, args.resume, args.overwrite)
         if not fewer:
-            say(known)
+            say(line)
     if args.update_card:
         for path in args.runs:
             update_card(args.output, path)
