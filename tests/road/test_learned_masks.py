@@ -6,7 +6,15 @@ import pytest
 import torch
 
 from benchmarks.paper import learned_masks
-from benchmarks.paper.learned_masks import learned, masked, masked_groups, penalty, sampled, without
+from benchmarks.paper.learned_masks import (
+    learned,
+    leaving_first,
+    masked,
+    masked_groups,
+    penalty,
+    sampled,
+    without,
+)
 from obsdiff.models.linear_view import layer_at, layer_shapes
 
 from ..conftest import PROMPTS, sd, sd3
@@ -33,7 +41,7 @@ def test_masked_is_as_removed_and_the_price_is_what_leaves(make):
     for mask in masks.values():  # no two alike
         mask += 0.01 * torch.rand(len(mask))
     whole = sum(p.numel() for p in dense.parameters())
-    pruned, left = without(dense, groups, masks, 0.1 * whole)
+    pruned, left = without(dense, groups, leaving_first(groups, masks, 0.1 * whole))
     gone = whole - sum(p.numel() for p in pruned.parameters())
     assert 0.1 * whole <= gone < 0.1 * whole + max(one.price for one in groups)
     least = torch.cat(list(masks.values())).sort().values
