@@ -45,7 +45,8 @@ def draw_plots(table: str, kept: dict[str, Any], folder: Path) -> Path | None:
             ax.set(title=model, ylabel=METRICS[metric].title)
             ax.spines[["top", "right"]].set_visible(False)
     found = [ax.get_legend_handles_labels() for ax in axes.flat]
-    axes[0][0].legend(*max(found, key=lambda pair: len(pair[1])), frameon=False)
+    shown = max(found, key=lambda pair: len(pair[1]))
+    figure.legend(*shown, loc="outside lower center", ncols=len(shown[1]), frameon=False)
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / f"{table}.png"
     figure.savefig(file, dpi=110, metadata={"Software": None})
