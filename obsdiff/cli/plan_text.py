@@ -199,7 +199,7 @@ def outcome_lines(plan: RunPlan) -> Iterator[str]:
         " portable and small, which spread them by their effect"
     )
     if plan.dense_macs is not None:
-        yield ("  faster counts operations, so at most; docs/measurements.md has measured times")
+        yield "  faster counts operations, so at most; docs/measurements.md has measured times"
     else:
         yield "  MACs of this model are not known from its configs; obsdiff evaluate counts a call"
 

@@ -46,7 +46,7 @@ def command_words(found: re.Match[str]) -> str:
     name, rest = found[1], found[2]
     if name in FUNCTIONS and (not rest or "--" in rest):
         return f"obsdiff.{FUNCTIONS[name]}" + ("(..., resume=True)" if "--resume" in rest else "")
-    return found[0] if "--" in rest else f"obsdiff {name}{rest}"
+    return found[0]
 
 
 def with_arguments(words: str) -> str:

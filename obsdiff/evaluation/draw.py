@@ -15,8 +15,9 @@ from torch import Tensor
 
 from ..errors import RunStopped
 from ..pipelines.load import load_pipeline
+from ..pipelines.refusals import refused
 from ..pipelines.replaceable import WORK
-from ..pipelines.run import refused, replaced
+from ..pipelines.run import replaced
 from ..runtime.console import shown
 from ..runtime.display import current
 from ..runtime.progress import counting

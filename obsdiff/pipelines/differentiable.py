@@ -22,7 +22,8 @@ from ..models.offload_hooks import group_offloaded
 from ..models.structure import Block
 from .call import Prompt
 from .errors_below import one_line_errors
-from .run import Run, refused, replaced
+from .refusals import refused
+from .run import Run, replaced
 from .stored_activations import Activations, OneByOne, weights_of
 from .weight_copies import copied_weights
 

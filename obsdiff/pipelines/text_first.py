@@ -14,7 +14,8 @@ from .call import Prompt, arguments_of
 from .denoisers import DENOISERS
 from .errors_below import one_line_errors
 from .placement import models_of
-from .run import Run, hooked, refused
+from .refusals import refused
+from .run import Run, hooked
 
 
 class DenoiserReached(Exception):
