@@ -1,6 +1,5 @@
 """Ours: fewer blocks, with the repair and without, against narrower ones of as many parameters or
-operations; three sets of calibration prompts and noises. A UNet has no rows: its blocks can't
-leave."""
+operations; three sets of calibration prompts and noises."""
 
 import copy
 from typing import Any
@@ -8,7 +7,7 @@ from typing import Any
 from torch import nn
 
 from obsdiff import PruningConfig
-from obsdiff.models.depth import remove_blocks_, stacks_of
+from obsdiff.models.depth import left_blocks, remove_blocks_, stacks_of
 
 from .lab import Lab
 from .portable import PROMPTS
@@ -17,14 +16,17 @@ from .rows import Row, Rows, dense_row, figures_row, live
 SEEDS = (0, 1, 2)
 COUNTS = (1, 2)  # blocks that leave
 WIDTH: Row = {"preset": "best", "pattern": "structured"}
-MACS = 0.6  # the share of depth and width together: less than one block leaves
+# the share of depth and width together: less than one block leaves; a UNet's convolutions stay
+MACS = {"emoji-sd3": 0.6, "emoji-unet": 0.85}
 DEPTH, PLAIN, NARROW = "fewer blocks, repaired", "fewer blocks", "narrower, same parameters"
-TOGETHER, ALONE = f"1 block, then narrower to {MACS:.0%} of MACs", f"narrower to {MACS:.0%} of MACs"
+ALONE = "narrower to {:.0%} of MACs"
+TOGETHER = f"1 block, then {ALONE}"
 
 
 def depth(lab: Lab, rows: Rows) -> None:
     """Measure every way with every calibration set."""
     rows.keep("dense", lambda: dense_row(lab))
+    macs = MACS[lab.model]
     for seed in SEEDS:
         for count in COUNTS:
             shallow = Shallow(lab, count, seed)
@@ -32,8 +34,9 @@ def depth(lab: Lab, rows: Rows) -> None:
             rows.keep(name_of(PLAIN, count, seed), lambda s=shallow: s.plain_row(rows))
             if count == 1:
                 rows.keep(name_of(NARROW, count, seed), lambda s=shallow: s.narrow_row(rows))
-                rows.keep(f"{TOGETHER}, seed {seed}", shallow.together_row)
-        rows.keep(f"{ALONE}, seed {seed}", lambda seed=seed: width_row(lab, seed, target_macs=MACS))
+                rows.keep(f"{TOGETHER.format(macs)}, seed {seed}", shallow.together_row)
+        alone = f"{ALONE.format(macs)}, seed {seed}"
+        rows.keep(alone, lambda seed=seed: width_row(lab, seed, target_macs=macs))
 
 
 class Shallow:
@@ -42,7 +45,7 @@ class Shallow:
     def __init__(self, lab: Lab, count: int, seed: int) -> None:
         self.lab, self.count, self.seed = lab, count, seed
         self.stacks = stacks_of(lab.dense)
-        total = sum(len(getattr(lab.dense, stack.blocks)) for stack in self.stacks)
+        total = sum(len(lists) for lists in left_blocks(lab.dense, self.stacks, ()).values())
         self.config = PruningConfig(
             pattern="depth", sparsity=(count + 0.5) / total, **shared(lab, seed)
         )
@@ -73,7 +76,8 @@ class Shallow:
         """Measure the blocks out and repaired, and heads and neurons of what is left."""
         shallow = self.repaired()[0]
         macs, dense = (self.lab.cost(one)["macs"] for one in (shallow, self.lab.dense))
-        return width_row(self.lab, self.seed, shallow, target_macs=MACS * dense / macs)
+        target = MACS[self.lab.model] * dense / macs
+        return width_row(self.lab, self.seed, shallow, target_macs=target)
 
 
 def width_row(lab: Lab, seed: int, begin: nn.Module | None = None, **target: float) -> Row:

@@ -3,7 +3,7 @@
 from statistics import mean
 
 from ..tables.markdown import grid
-from .depth import ALONE, COUNTS, DEPTH, NARROW, PLAIN, SEEDS, TOGETHER, left, name_of
+from .depth import ALONE, COUNTS, DEPTH, MACS, NARROW, PLAIN, SEEDS, TOGETHER, left, name_of
 from .grids import PLACES, SHOWN, Kept
 from .preset_texts import errors_of
 from .table_texts import interval_of_mean
@@ -20,7 +20,8 @@ def depth_table(rows: dict[str, Kept]) -> str:
         for count in COUNTS
         for way in (PLAIN, DEPTH, NARROW)
     }
-    ways |= {way: [f"{way}, seed {seed}" for seed in SEEDS] for way in (TOGETHER, ALONE)}
+    at_macs = [way.format(macs) for macs in MACS.values() for way in (TOGETHER, ALONE)]
+    ways |= {way: [f"{way}, seed {seed}" for seed in SEEDS] for way in at_macs}
     lines = []
     for way, names in ways.items():
         there = [name for name in names if name in rows]

@@ -330,4 +330,4 @@ TABLES: dict[str, Callable[[Lab, Rows], None]] = {
     "seconds": seconds,
 }
 # the models of a table that not all have
-MODELS_OF = {"depth": ("emoji-sd3",), "modulation": ("emoji-sd3",)}
+MODELS_OF = {"modulation": ("emoji-sd3",)}

@@ -1,10 +1,11 @@
 """Repair after blocks have left: the block before a gap makes up for what the gap would have added.
 
 The last layer of the block before a gap (an FFN's down projection, one a stream, or the output of a
-parallel block) is added to the residual stream behind a gate. With the blocks of the gap the stream
-gets the sum of their outputs, too; the least-squares change of that layer adds what of it is linear
-in the layer's own inputs (solvers/gated.py). All of it is read from one pass of the dense model, so
-a gap does not know of other gaps before it.
+parallel block) is added to the residual stream behind a gate; before the first block of a UNet's
+attention it is the projection that begins the stream, without a gate. With the blocks of the gap
+the stream gets the sum of their outputs, too; the least-squares change of that layer adds what of
+it is linear in the layer's own inputs (solvers/gated.py). All of it is read from one pass of the
+dense model, so a gap does not know of other gaps before it.
 
 Gates are not read by their names. The block is called once more with a constant added to the output
 of the layer: the change of the block's output is the gate times the constant. Where a second call,
@@ -30,7 +31,7 @@ from ..calibration.context import CalibrationContext
 from ..calibration.depth_selection import DepthSelection
 from ..layerwise.bias_correction import has_bias
 from ..layerwise.problem import named
-from ..models.linear_view import layer_at, write_
+from ..models.linear_view import layer_at, matrix, write_
 from ..models.structure import Block
 from ..pipelines.run import hooked
 from ..runtime.display import current
@@ -49,7 +50,7 @@ class Gap:
     """Blocks in a row that left, and the block before them.
 
     Attributes:
-        before: the name of the block before them.
+        before: the name of the block, or of the projection, before them.
         last: the name of the last one.
         layers: the layers of the block before that may be repaired, by name.
         places: the output of the block to which each of them adds, once it is known.
@@ -80,7 +81,7 @@ class Gap:
         """Find the gate of each layer in this call, as a hook of the block before the gap."""
         if self.busy:
             return
-        own, call = tensors_of(out), partial(block, *args, **kwargs)
+        own, call = tensors_of(block, out), partial(block, *args, **kwargs)
         step = step_of(own)
         self.busy = True
         try:
@@ -89,9 +90,9 @@ class Gap:
                     name: place
                     for name in self.seen
                     if self.calls[name] == 1  # a layer of two streams has no gate of its own
-                    and (place := self.place_of(name, own, call, step)) is not None
+                    and (place := self.place_of(name, block, own, call, step)) is not None
                 }
-            moved = self.moved(call, dict.fromkeys(self.places, step))
+            moved = tensors_of(block, self.moved(call, dict.fromkeys(self.places, step)))
         finally:
             self.busy = False
         self.calls.clear()
@@ -101,27 +102,29 @@ class Gap:
 
     def moved(
         self, call: Callable[[], Any], steps: dict[str, float], signs: Tensor | None = None
-    ) -> list[Tensor]:
-        """Return the outputs of the block with a constant added to the output of some layers."""
+    ) -> Any:
+        """Return what the block returns with a constant added to the output of some layers."""
         with hooked(
             self.layers[name].register_forward_hook(
                 lambda _m, _a, out, step=step: out + step * (1 if signs is None else signs)
             )
             for name, step in steps.items()
         ):
-            return tensors_of(call())
+            return call()
 
     def place_of(
-        self, name: str, own: list[Tensor], call: Callable[[], Any], step: float
+        self, name: str, block: nn.Module, own: list[Tensor], call: Callable[[], Any], step: float
     ) -> int | None:
         """Return where a layer adds behind a gate; None if it does not."""
         output = self.seen[name][1]
-        signs = 2.0 * torch.randint(0, 2, output.shape, generator=noise(0)) - 1
-        signs = signs.to(output)
-        one, other = self.moved(call, {name: step}), self.moved(call, {name: step}, signs)
+        random = 2.0 * torch.randint(0, 2, output.shape, generator=noise(0)) - 1
+        random = random.to(output)
+        one = tensors_of(block, self.moved(call, {name: step}))
+        other = tensors_of(block, self.moved(call, {name: step}, random))
+        signs = rows_of(self.layers[name], random)
         for place in (*range(len(own)), *([ALL] if in_a_row(own) else [])):
             here = at(own, place)
-            if here.shape != output.shape:
+            if here.shape != signs.shape:
                 continue
             gate, again = at(one, place) - here, (at(other, place) - here) * signs
             size = gate.float().norm()
@@ -130,11 +133,14 @@ class Gap:
         return None
 
     @exact_products()
-    def sum_up(self, keep: Callable[[int, int], Tensor | None], out: Any) -> None:
-        """Add the tokens of this call to the sums, once the last block of the gap has run."""
+    def sum_up(
+        self, keep: Callable[[int, int], Tensor | None], last: nn.Module, _: Any, out: Any
+    ) -> None:
+        """Add the tokens of this call to the sums, as a hook of the last block of the gap."""
         for name, (gate, here) in self.reached.items():
             assert self.places is not None  # set with `reached`
-            x, missing = self.seen[name][0], at(tensors_of(out), self.places[name]) - here
+            x = rows_of(self.layers[name], self.seen[name][0])
+            missing = at(tensors_of(last, out), self.places[name]) - here
             x, gate, missing = (part.float().flatten(0, -2) for part in (x, gate, missing))
             if has_bias(self.layers[name]):
                 x = torch.cat([x, torch.ones_like(x[:, :1])], 1)
@@ -148,9 +154,15 @@ class Gap:
         self.reached = {}
 
 
-def tensors_of(out: Any) -> list[Tensor]:
-    """Return the tensors among the outputs of a block."""
-    return [x for x in (out if isinstance(out, tuple) else (out,)) if isinstance(x, Tensor)]
+def tensors_of(block: nn.Module, out: Any) -> list[Tensor]:
+    """Return the tensors among the outputs of a block, channels last."""
+    parts = out if isinstance(out, tuple) else (out,)
+    return [rows_of(block, x) for x in parts if isinstance(x, Tensor)]
+
+
+def rows_of(layer: nn.Module, x: Tensor) -> Tensor:
+    """Return an input or output of a layer with channels last: (B, H*W, C) of a convolution's."""
+    return x.flatten(2).transpose(1, 2) if isinstance(layer, nn.Conv2d) else x
 
 
 def in_a_row(outputs: Sequence[Tensor]) -> bool:
@@ -171,16 +183,18 @@ def step_of(outputs: Sequence[Tensor]) -> float:
 def gaps_of(
     denoiser: nn.Module, selection: DepthSelection, away: Sequence[str], blocks: list[Block]
 ) -> list[Gap]:
-    """Return the gaps that removed blocks leave, but for those at the beginning of a list."""
+    """Return the gaps that removed blocks leave, but for those with nothing before them."""
     consumers = {
         block.name: [
             c for group in block.groups if group.kind == "neurons" for c in group.consumers
         ]
         for block in blocks
     }
+    consumers |= {entry: [entry] for entry in selection.entries}
     found: list[Gap] = []
-    for names in selection.blocks.values():
-        for one, other in pairwise(names):
+    for stack in selection.stacks:
+        names = selection.blocks[stack.blocks]
+        for one, other in pairwise([stack.entry, *names] if stack.entry else names):
             if other in away and one not in away:
                 layers = {name: layer_at(denoiser, name) for name in consumers[one]}
                 found.append(Gap(one, other, layers))
@@ -220,7 +234,7 @@ def gather_gaps(context: CalibrationContext, gaps: list[Gap], first: int) -> Non
                 yield layer.register_forward_hook(partial(gap.note, name))
             before, last = (context.denoiser.get_submodule(n) for n in (gap.before, gap.last))
             yield before.register_forward_hook(gap.gates, with_kwargs=True)
-            yield last.register_forward_hook(lambda _m, _a, out, gap=gap: gap.sum_up(keep, out))
+            yield last.register_forward_hook(partial(gap.sum_up, keep))
 
     phases = current()
     with hooked(handles()), phases.within(REPAIR):
@@ -265,13 +279,11 @@ def own_bias(layer: nn.Module) -> Tensor:
 
 
 def own_weights(gaps: list[Gap]) -> dict[str, list[Tensor]]:
-    """Return copies of the weight, and the bias if there is one, of each layer to repair."""
-    return {
-        name: [
-            part.detach().clone()
-            for part in (gap.layers[name].weight, gap.layers[name].bias)
-            if isinstance(part, Tensor)
-        ]
-        for gap in gaps
-        for name in gap.sums
-    }
+    """Return copies of the weight (O, I), and the bias if there is one, of each layer to repair."""
+    found = {}
+    for gap in gaps:
+        for name in gap.sums:
+            layer = gap.layers[name]
+            bias = [own_bias(layer).detach().clone()] if has_bias(layer) else []
+            found[name] = [matrix(layer).clone(), *bias]
+    return found

@@ -8,7 +8,7 @@ from itertools import pairwise
 from ..config import PruningConfig
 from ..config.values import parse_blocks
 from ..errors import UserError
-from ..models.depth_table import STACKS, Stack
+from ..models.depth_table import DEEP, Stack, stacks_in
 from ..models.structure import Block
 
 ROUNDING = 1e-9  # 0.3 of 10 blocks is 3
@@ -35,10 +35,15 @@ class DepthSelection:
         """The number of blocks in the lists."""
         return sum(map(len, self.blocks.values()))
 
+    @property
+    def entries(self) -> list[str]:
+        """The layers whose output the first block of a list reads, and nothing else."""
+        return [stack.entry for stack in self.stacks if stack.entry]
+
     def allowed(self, names: Iterable[str]) -> bool:
-        """Return whether a set of blocks may leave together: each list keeps one at least."""
+        """Return whether a set of blocks may leave together: most lists keep one at least."""
         away = set(names)
-        return all(set(blocks) - away for blocks in self.blocks.values())
+        return all(stack.may_end or set(self.blocks[stack.blocks]) - away for stack in self.stacks)
 
     def runs(self) -> list[list[str]]:
         """Return every run of `count` candidates in a row of one list that may leave together."""
@@ -71,13 +76,13 @@ def select_depth(cls: str, blocks: list[Block], config: PruningConfig) -> DepthS
     Raises:
         UserError: blocks of this class cannot leave, or not as many.
     """
-    stacks = STACKS.get(cls)
-    if stacks is None:
-        raise UserError(
-            f"pattern depth: expected a {', '.join(STACKS)}, found {cls}, whose blocks can't "
-            "leave; use pattern structured"
-        )
     names = [block.name for block in blocks]
+    stacks = stacks_in(cls, names)
+    if not stacks:
+        raise UserError(
+            f"pattern depth: expected a {', '.join(DEEP)} with transformer blocks, found {cls}, "
+            "whose blocks can't leave; use pattern structured"
+        )
     listed = {
         stack.blocks: [name for name in names if name.rpartition(".")[0] == stack.blocks]
         for stack in stacks
@@ -106,10 +111,11 @@ def select_depth(cls: str, blocks: list[Block], config: PruningConfig) -> DepthS
 
 
 def most_leaving(selection: DepthSelection) -> int:
-    """Return how many candidates may leave at most: each list keeps a block."""
+    """Return how many candidates may leave at most: a list that may not end keeps a block."""
     return sum(
-        min(len(set(blocks) & set(selection.candidates)), len(blocks) - 1)
-        for blocks in selection.blocks.values()
+        min(len(set(blocks) & set(selection.candidates)), len(blocks) - (not stack.may_end))
+        for stack in selection.stacks
+        for blocks in [selection.blocks[stack.blocks]]
     )
 
 

@@ -144,7 +144,7 @@ def plan_pruning(
     if leaving:
         config = leaving.sparsity_of(config)
     producers = [layer for prunable in groups for layer in prunable.group.producers]
-    written = repairable(blocks) if depth and config.compensation else []
+    written = repairable(blocks, depth) if depth and config.compensation else []
     written += modulation
     beside = rounded_beside(denoiser, layers, config)
     written += beside
@@ -194,10 +194,10 @@ def plan_pruning(
     )
 
 
-def repairable(blocks: list[Block]) -> list[str]:
+def repairable(blocks: list[Block], depth: DepthSelection) -> list[str]:
     """Return the layers that a repair after the removal of blocks may change."""
     groups = [group for block in blocks for group in block.groups if group.kind == "neurons"]
-    return [layer for group in groups for layer in group.consumers]
+    return [*depth.entries, *(layer for group in groups for layer in group.consumers)]
 
 
 def require_batches(calibration_set: CalibrationSet) -> None:

@@ -14,7 +14,7 @@ from ..config import PruningConfig
 from ..config.choices import PRESETS
 from ..errors import UserError
 from ..models.call_shapes import CallArguments
-from ..models.depth_table import STACKS
+from ..models.depth import stacks_of
 from ..models.folded import folded_ranks
 from ..pipelines.folder import Folder
 from ..pipelines.removed import in_words
@@ -161,9 +161,8 @@ def without_blocks(
     Raises:
         UserError: blocks of this model can't leave.
     """
-    cls = type(model).__name__
-    if cls not in STACKS:
-        raise UserError(f"whole blocks of {cls} can't leave")
+    if not stacks_of(model):
+        raise UserError(f"whole blocks of {type(model).__name__} can't leave")
     others, width = sizes
     found = shallower(model, folder.config(folder.denoiser(config.component)), config)
     left = count(found.model, inputs)

@@ -56,10 +56,13 @@ def renumbered(
     """
     found: dict[str, Value] = {}
     for name, tensor in tensors.items():
-        match = re.fullmatch(rf"{re.escape(component)}\.(\w+)\.(\d+)(\..+)", name)
-        if match is None or match[1] not in kept:
+        for owner, numbers in kept.items():
+            match = re.fullmatch(rf"({re.escape(f'{component}.{owner}')})\.(\d+)(\..+)", name)
+            if match is None:
+                continue
+            if int(match[2]) in numbers:
+                found[f"{match[1]}.{numbers.index(int(match[2]))}{match[3]}"] = tensor
+            break
+        else:
             found[name] = tensor
-        elif int(match[2]) in kept[match[1]]:
-            number = kept[match[1]].index(int(match[2]))
-            found[f"{component}.{match[1]}.{number}{match[3]}"] = tensor
     return found

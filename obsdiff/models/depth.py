@@ -11,9 +11,11 @@ from typing import Any
 
 from torch import nn
 
-from .depth_table import STACKS, Stack
+from .depth_table import Stack, stacks_in
+from .unet_depth import unet_settings
 
-Modules = dict[str, nn.ModuleList]  # attribute of a model -> its list of blocks
+DEFAULTS = "_use_default_values"
+Modules = dict[str, nn.ModuleList]  # name of a list of blocks -> the list
 
 
 def block_numbers(stack: Stack, names: Collection[str]) -> list[int]:
@@ -27,7 +29,7 @@ def left_blocks(model: nn.Module, stacks: tuple[Stack, ...], names: Collection[s
     found = {}
     for stack in stacks:
         away = set(block_numbers(stack, names))
-        blocks: Any = getattr(model, stack.blocks)
+        blocks: Any = model.get_submodule(stack.blocks)
         found[stack.blocks] = nn.ModuleList(b for i, b in enumerate(blocks) if i not in away)
     return found
 
@@ -43,14 +45,19 @@ def without_blocks(
         stacks: its lists of blocks.
         names: the blocks that are out, such as transformer_blocks.3.
     """
-    own = {stack.blocks: getattr(model, stack.blocks) for stack in stacks}
+    own: Any = {stack.blocks: model.get_submodule(stack.blocks) for stack in stacks}
     try:
-        for attribute, blocks in left_blocks(model, stacks, names).items():
-            setattr(model, attribute, blocks)
+        put_(model, left_blocks(model, stacks, names))
         yield
     finally:
-        for attribute, blocks in own.items():
-            setattr(model, attribute, blocks)
+        put_(model, own)
+
+
+def put_(model: nn.Module, lists: Modules) -> None:
+    """Put lists of blocks in the place of a model's own."""
+    for name, blocks in lists.items():
+        owner, _, attribute = name.rpartition(".")
+        setattr(model.get_submodule(owner), attribute, blocks)
 
 
 def remove_blocks_(model: nn.Module, stacks: tuple[Stack, ...], names: Collection[str]) -> None:
@@ -63,10 +70,11 @@ def remove_blocks_(model: nn.Module, stacks: tuple[Stack, ...], names: Collectio
     """
     settings: Any = model.config
     changes = changed_settings(settings, stacks, names)
-    for attribute, blocks in left_blocks(model, stacks, names).items():
-        setattr(model, attribute, blocks)
+    put_(model, left_blocks(model, stacks, names))
     register: Any = getattr(model, "register_to_config")  # noqa: B009 - nn.Module has no such type
-    register(**changes)
+    # diffusers drops the settings under this name, which were left out at first, from a config
+    default = [name for name in settings.get(DEFAULTS, ()) if name not in changes]
+    register(**changes, **{DEFAULTS: default})
 
 
 def changed_settings(
@@ -79,6 +87,9 @@ def changed_settings(
         stacks: its lists of blocks.
         names: the blocks that leave.
     """
+    if not stacks[0].count:
+        gone = {stack.blocks: len(block_numbers(stack, names)) for stack in stacks}
+        return dict(unet_settings(config, gone))
     changes: dict[str, Any] = {}
     for stack in stacks:
         away, count = block_numbers(stack, names), config[stack.count]
@@ -96,5 +107,5 @@ def kept_numbers(count: int, away: Collection[int]) -> list[int]:
 
 
 def stacks_of(model: nn.Module) -> tuple[Stack, ...]:
-    """Return the lists of a model whose blocks can leave; KeyError for a class without an entry."""
-    return STACKS[type(model).__name__]
+    """Return the lists of a model whose blocks can leave, in no order; none for another class."""
+    return stacks_in(type(model).__name__, (name for name, _ in model.named_modules()))

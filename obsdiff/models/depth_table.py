@@ -3,10 +3,13 @@
 A list is here if its blocks keep the width of what they read, if no block reads its own number, and
 if the model's config states how many there are. The config of a model with fewer blocks is then one
 of the same class, which plain from_pretrained opens. Models whose blocks depend on their number are
-left out: Chroma (modulation by number), HunyuanDiT and U-Nets (skip connections between blocks),
-HiDream (text by number). Imports no torch.
+left out: Chroma (modulation by number), HunyuanDiT (skip connections between blocks), HiDream (text
+by number). The lists of a UNet, one in each of its attentions, depend on its config: their stacks
+are read off the names of its blocks, see models/unet_depth.py for their settings. Imports no torch.
 """
 
+import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 
@@ -15,11 +18,14 @@ class Stack:
     """A list of blocks in a model.
 
     Attributes:
-        blocks: the attribute of the model that lists them.
-        count: the setting of the config that counts them.
+        blocks: the attribute of the model that lists them; a dotted name for one inside a module.
+        count: the setting of the config that counts them; "" in a UNet, where two settings count
+            the blocks of all lists.
         lists: settings that list numbers of these blocks.
         stays: the position of a block that never leaves: 0, -1 or None.
         why: what that block has that the others lack.
+        entry: the name of the layer whose output the first block reads; "" if there is more before.
+        may_end: whether all its blocks may leave.
     """
 
     blocks: str
@@ -27,8 +33,14 @@ class Stack:
     lists: tuple[str, ...] = ()
     stays: int | None = None
     why: str = ""
+    entry: str = ""
+    may_end: bool = False
 
 
+UNET = "UNet2DConditionModel"
+UNET_LIST = re.compile(
+    r"((?:down_blocks\.\d+|mid_block|up_blocks\.\d+)\.attentions\.\d+)\.transformer_blocks"
+)
 ONE = (Stack("transformer_blocks"),)
 TWO = (Stack("transformer_blocks"), Stack("single_transformer_blocks", "num_single_layers"))
 NO_TEXT_OUTPUT = "it has no text output"
@@ -63,3 +75,30 @@ STACKS: dict[str, tuple[Stack, ...]] = {  # class of the denoiser -> its lists, 
     "WanTransformer3DModel": (Stack("blocks"),),
     "ZImageTransformer2DModel": (Stack("layers", "n_layers"),),
 }
+DEEP = (*STACKS, UNET)  # classes whose blocks can leave
+
+
+def stacks_in(cls: str, blocks: Iterable[str]) -> tuple[Stack, ...]:
+    """Return the lists of a model whose blocks can leave; none if they can't.
+
+    Args:
+        cls: the name of the denoiser's class.
+        blocks: the names of its blocks, in forward order.
+    """
+    return unet_stacks(blocks) if cls == UNET else STACKS.get(cls, ())
+
+
+def unet_stacks(blocks: Iterable[str]) -> tuple[Stack, ...]:
+    """Return a list of blocks for each attention of a UNet, in forward order.
+
+    All of its blocks may leave: the projections around them are left.
+
+    Args:
+        blocks: the names of the UNet's blocks.
+    """
+    found = {}
+    for name in blocks:
+        owner = name.rpartition(".")[0]
+        if match := UNET_LIST.fullmatch(owner):
+            found[owner] = Stack(owner, "", entry=f"{match[1]}.proj_in", may_end=True)
+    return tuple(found.values())

@@ -1,5 +1,6 @@
 """Gates are found without their names; a gap knows the block before it; a repair is measured."""
 
+import copy
 from functools import partial
 
 import diffusers
@@ -7,17 +8,19 @@ import pytest
 import torch
 from torch import nn
 
-from obsdiff import PruningConfig, prune_
-from obsdiff.allocation.depth_repair import ALL, Gap, gaps_of
+from obsdiff import PruningConfig, prune_, save_pruned
+from obsdiff.allocation.depth_repair import ALL, Gap, gaps_of, own_weights, write_changes_
 from obsdiff.calibration.depth_selection import select_depth
 from obsdiff.errors import CalibrationWarning, NotPositiveDefinite
 from obsdiff.evaluation.metrics import relative_latent_error
+from obsdiff.models.depth import without_blocks
 from obsdiff.models.depth_table import STACKS
 from obsdiff.models.discovery import find_blocks
 from obsdiff.models.linear_view import layer_shapes
+from obsdiff.pipelines.verify import verify_folder
 from obsdiff.solvers.gated import GatedSums
 
-from ..conftest import PROMPTS, sd3
+from ..conftest import PROMPTS, sd, sd3
 from ..tiny_models import TINY
 from .test_depth import QUICK, drawn
 
@@ -149,9 +152,7 @@ def test_which_layers_of_a_model_can_be_repaired(cls):
         for name, layer in gap.layers.items():
             layer.register_forward_hook(partial(gap.note, name))
         model.get_submodule(gap.before).register_forward_hook(gap.gates, with_kwargs=True)
-        model.get_submodule(gap.last).register_forward_hook(
-            lambda _m, _a, out, gap=gap: gap.sum_up(lambda *_: None, out)
-        )
+        model.get_submodule(gap.last).register_forward_hook(partial(gap.sum_up, lambda *_: None))
     with torch.no_grad():
         model(**make(), return_dict=False)
     assert tuple(len(gap.places) for gap in gaps) == GATED.get(cls, (2, 1))
@@ -206,3 +207,52 @@ def test_dampings_that_do_not_fail_are_still_tried(failing):
     report, *_ = repaired()
     assert [damping for damping, _ in report.depth["repair"]["tried"]] == [1.0, 10.0]
     assert any("1 of 3 dampings" in text for text in report.warnings)
+
+
+@pytest.mark.parametrize("linear", [False, True])
+def test_before_the_first_block_of_a_unet_its_projection_is_repaired(linear):
+    """What the gap adds, linear in the projection's inputs, comes back whole."""
+    settings, make = TINY["UNet2DConditionModel"]
+    torch.manual_seed(0)
+    model = diffusers.UNet2DConditionModel(**settings, use_linear_projection=linear).eval()
+    blocks = find_blocks(layer_shapes(model))
+    selection = select_depth(type(model).__name__, blocks, PruningConfig(pattern="depth"))
+    (name, *_) = selection.candidates
+    attention = model.get_submodule(name.partition(".transformer_blocks")[0])
+    added = torch.randn(
+        attention.proj_in.out_channels if not linear else attention.proj_in.out_features
+    )
+    block = model.get_submodule(name)
+    block.forward = lambda h, **_: 1.5 * h + added
+    (gap,) = gaps_of(model, selection, [name], blocks)
+    ((layer, module),) = gap.layers.items()
+    assert layer == f"{name.partition('.transformer_blocks')[0]}.proj_in"
+    module.register_forward_hook(partial(gap.note, layer))
+    module.register_forward_hook(gap.gates, with_kwargs=True)
+    block.register_forward_hook(partial(gap.sum_up, lambda *_: None))
+    arguments = make()
+    with torch.no_grad():
+        dense = model(**copy.deepcopy(arguments)).sample
+        own = own_weights([gap])
+        with without_blocks(model, selection.stacks, [name]):
+            away = model(**copy.deepcopy(arguments)).sample
+            write_changes_([gap], own, 1e-6)
+            repaired = model(**copy.deepcopy(arguments)).sample
+    assert (repaired - dense).norm() < 1e-3 * (away - dense).norm()
+
+
+@pytest.mark.slow
+def test_a_unet_without_blocks_is_repaired_and_opens_in_diffusers(tmp_path):
+    pipe = sd()
+    settings = {"sparsity": 0.5, "num_prompts": 4, "allocation_prompts": 1, "damping": 0.01}
+    report = prune_(pipe, PROMPTS[:4], pattern="depth", **settings, **QUICK)
+    found = report.depth["repair"]
+    judged = report.prompts[:1], report.seeds[:1]
+    error = relative_latent_error(drawn(pipe, *judged), drawn(sd(), *judged))
+    assert found["error"] == pytest.approx(error["value"], rel=1e-3)
+    assert found["layers"]
+    assert all(layer.endswith(".proj_in") for layer in found["layers"])
+    save_pruned(pipe, tmp_path / "out", report)
+    assert verify_folder(tmp_path / "out").files > 5
+    again = diffusers.StableDiffusionPipeline.from_pretrained(tmp_path / "out")
+    assert torch.equal(drawn(again, ["red apple"], [0]), drawn(pipe, ["red apple"], [0]))

@@ -52,10 +52,20 @@ def test_runs_are_of_one_list_and_leave_a_block():
     assert found.neighbours(["transformer_blocks.3"]) == {"transformer_blocks.2"}
 
 
+def test_an_attention_of_a_unet_may_lose_all_its_blocks():
+    lists = {f"down_blocks.1.attentions.{i}.transformer_blocks": 2 for i in range(2)}
+    found = select("UNet2DConditionModel", {"sparsity": 1 - 1e-9}, **lists)
+    assert found.allowed(found.candidates)
+    assert found.count == 3
+    assert found.entries == [f"down_blocks.1.attentions.{i}.proj_in" for i in range(2)]
+    assert found.runs() == []
+
+
 @pytest.mark.parametrize(
     ("cls", "config", "words"),
     [
-        ("UNet2DConditionModel", {}, "found UNet2DConditionModel"),
+        ("UNet2DConditionModel", {}, "found UNet2DConditionModel"),  # without transformer blocks
+        ("ChromaTransformer2DModel", {}, "found ChromaTransformer2DModel"),
         ("PrunedFluxTransformer2DModel", {}, "found PrunedFluxTransformer2DModel"),
         ("FluxTransformer2DModel", {"blocks": "3-10"}, "has blocks 0-9, found '3-10'"),
         (

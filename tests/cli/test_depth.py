@@ -1,4 +1,4 @@
-"""Pattern depth on the command line: inspect predicts what prune leaves, a UNet is refused."""
+"""Pattern depth on the command line: inspect predicts what prune leaves."""
 
 import json
 
@@ -6,6 +6,8 @@ import pytest
 from safetensors.torch import load_file
 
 from obsdiff.cli.main import main
+
+from ..conftest import ddpm
 
 FLAGS = [
     *("--pattern", "depth", "--num-prompts", "2", "--allocation-prompts", "1"),
@@ -55,8 +57,18 @@ def test_inspect_says_what_to_expect(sd3_folder, capsys):
     assert "repaired 0.46 (" in text
 
 
-def test_a_unet_is_refused_by_name(capsys):
-    assert main(["prune", "emoji-unet", "--output", "/nowhere/out", "--pattern", "depth"]) == 2
+def test_a_unet_gives_a_transformer_block(capsys):
+    assert main(["inspect", "emoji-unet", *FLAGS, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)["prediction"]
+    assert found["blocks"] == {"removed": 1, "total": 4}
+    assert found["dense"]["parameters"] - found["pruned"]["parameters"] > 0
+    assert found["pruned"]["macs"]["total"] < found["dense"]["macs"]["total"]
+
+
+def test_a_unet_without_transformer_blocks_is_refused_by_name(tmp_path, capsys):
+    ddpm().save_pretrained(tmp_path / "ddpm")
+    words = ["prune", str(tmp_path / "ddpm"), "--output", "/nowhere/out", "--pattern", "depth"]
+    assert main(words) == 2
     error = capsys.readouterr().err
-    assert "found UNet2DConditionModel, whose blocks can't leave" in error
+    assert "found UNet2DModel, whose blocks can't leave" in error
     assert error.count("\n") == 1

@@ -57,6 +57,17 @@ def test_other_names_stay():
     assert renumbered(names, "transformer", {"transformer_blocks": [0]}) == names
 
 
+def test_lists_inside_a_module_have_dotted_names():
+    start = "unet.up_blocks.0.attentions.1.transformer_blocks"
+    names = {f"{start}.{i}.attn1.to_q.lora_A.weight": i for i in range(3)}
+    kept = {"up_blocks.0.attentions.1.transformer_blocks": [0, 2]}
+    assert renumbered(names, "unet", kept) == {
+        f"{start}.0.attn1.to_q.lora_A.weight": 0,
+        f"{start}.1.attn1.to_q.lora_A.weight": 2,
+    }
+    assert renumbered(names, "unet", {"up_blocks.0.attentions.1.transformer_blocks": []}) == {}
+
+
 @pytest.mark.parametrize(
     ("kept", "words"),
     [
