@@ -4,8 +4,7 @@ import numpy as np
 
 from ..tables.markdown import grid
 from .bits import SEEDS, VARIANTS
-from .grids import Kept
-from .preset_texts import errors_of
+from .prompt_errors import WORST, Kept, drawn_worse, errors_of, largest
 from .table_texts import interval_of_mean
 
 
@@ -27,16 +26,30 @@ def bits_table(rows: dict[str, Kept]) -> str:
                 f"{mine[0]['stored_bytes'] / 1e6:.1f}",
                 ", ".join(f"{value:.5f}" for value in errors.mean(1)),
                 f"{errors.mean():.5f}",
+                largest(errors.mean(0)),
                 f"{added.mean():+.5f} <sub>{low:+.5f} to {high:+.5f}</sub>"
                 if added is not None
                 else "",
                 f"{added.mean() / nearest.mean():.2f}"
                 if added is not None and nearest is not None
                 else "",
+                *(worse_than(base, name, rows, seeds) for base in bases_of(name)),
             ]
         )
-    head = ["stored, MB", "error by set", "mean", "added by rounding", "of nearest's"]
-    return grid(["", *head], lines)
+    head = ["stored, MB", "error by set", "mean", WORST, "added by rounding", "of nearest's"]
+    worse = ["drawn worse than without rounding", "than by nearest"]
+    return grid(["", *head, *worse], lines)
+
+
+def bases_of(name: str) -> tuple[str, str]:
+    """The base lines of a variant: the same pruning without rounding, and rounded to nearest."""
+    return name.partition(" + ")[0], f"{name} nearest"
+
+
+def worse_than(base: str, name: str, rows: dict[str, Kept], seeds: list[int]) -> str:
+    """The share of prompts that a variant draws worse than a base line; nothing beside dense."""
+    mine, theirs = ([f"{each}, seed {seed}" for seed in seeds] for each in (name, base))
+    return drawn_worse(rows, mine, theirs)
 
 
 def added_by(name: str, rows: dict[str, Kept], seeds: list[int]) -> np.ndarray | None:

@@ -7,10 +7,11 @@ from obsdiff.evaluation.report.noise import METRICS, near_best
 from obsdiff.pipelines.removed import in_words
 
 from ..tables.markdown import grid
+from .prompt_errors import WORST, Kept, worst_and_worse, worst_prompt
 
 SHOWN = ("relative_latent_error", "clip_score", "fid")
 PLACES = {"metrics": "", "held_out": ", held-out names"}
-Kept = dict[str, Any]  # one row, or one table of one model, as stored
+BASELINE = "obs"  # the paper's method, with which the small tables compare the others
 
 
 def cell(figure: Kept, metric: str, mark: str = "", bold: bool = False) -> str:
@@ -48,20 +49,19 @@ def by_share(
     more: Callable | None = None,
 ) -> str:
     """One grid a metric: a line a sparsity or pattern, a column a method; the error also on
-    held-out names."""
+    held-out names. Under each grid of errors a small one of single prompts."""
     grids = []
+    every = {label(share): [f"{method} {label(share)}" for method in methods] for share in shares}
+    names_of = {first: names for first, names in every.items() if not rows.keys().isdisjoint(names)}
     for where, metric in (*(("metrics", metric) for metric in SHOWN), ("held_out", SHOWN[0])):
-        lines = []
-        for share in shares:
-            names = [f"{method} {label(share)}" for method in methods]
-            if any(name in rows for name in names):
-                lines.append(
-                    [
-                        label(share),
-                        *(more(rows, names) if more else []),
-                        *compared(rows, names, metric, where),
-                    ]
-                )
+        lines = [
+            [
+                first,
+                *(more(rows, names) if more else []),
+                *compared(rows, names, metric, where),
+            ]
+            for first, names in names_of.items()
+        ]
         dense = (
             ""
             if metric not in rows.get("dense", {}).get(where, {})
@@ -73,7 +73,28 @@ def by_share(
             *methods,
         ]
         grids.append(grid(head, lines))
+        if metric == SHOWN[0]:
+            grids.append(prompts_grid(rows, names_of, methods, BASELINE, where))
     return "\n\n".join(grids)
+
+
+def prompts_grid(
+    rows: dict[str, Kept],
+    lines: dict[str, list[str]],
+    columns: tuple[str, ...],
+    base: str,
+    where: str = "metrics",
+) -> str:
+    """A small grid of single prompts: the worst, and the share drawn worse than by a base line.
+    lines: names of the rows of a line, one a column; base: the column to compare with."""
+    at = columns.index(base)
+    return grid(
+        [f"{WORST}, share drawn worse than by {base}{PLACES[where]}", *columns],
+        [
+            [first, *(worst_and_worse(rows, name, names[at], where) for name in names)]
+            for first, names in lines.items()
+        ],
+    )
 
 
 def gone(rows: dict[str, Kept], names: list[str]) -> list[str]:
@@ -93,12 +114,15 @@ def lines_of(
     metrics: tuple[str, ...] = SHOWN,
     more: dict[str, Callable[[Kept], str]] | None = None,
 ) -> str:
-    """A line a row, a column a metric; marks compare within a column."""
+    """A line a row, a column a metric, the worst prompt after the error; marks compare within a
+    column."""
     names = [name for name in rows if name != "dense"]
-    columns = [compared(rows, names, metric) for metric in metrics]
-    extra = more or {}
-    lines = [
-        [name, *(column[i] for column in columns), *(show(rows[name]) for show in extra.values())]
-        for i, name in enumerate(names)
-    ]
-    return grid([first, *(METRICS[metric].title for metric in metrics), *extra], lines)
+    columns: dict[str, list[str]] = {}
+    for metric in metrics:
+        columns[METRICS[metric].title] = compared(rows, names, metric)
+        if metric == SHOWN[0]:
+            columns[WORST] = [worst_prompt([rows[name]]) for name in names]
+    for title, show in (more or {}).items():
+        columns[title] = [show(rows[name]) for name in names]
+    lines = [[name, *(column[i] for column in columns.values())] for i, name in enumerate(names)]
+    return grid([first, *columns], lines)

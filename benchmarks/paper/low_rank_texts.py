@@ -3,9 +3,8 @@
 import numpy as np
 
 from ..tables.markdown import grid
-from .grids import Kept
 from .low_rank import BASELINE, SEEDS, VARIANTS
-from .preset_texts import errors_of
+from .prompt_errors import WORST, Kept, drawn_worse, errors_of, largest
 from .table_texts import interval_of_mean
 
 
@@ -16,9 +15,9 @@ def low_rank_table(rows: dict[str, Kept]) -> str:
         seeds = [s for s in SEEDS if all(f"{n}, seed {s}" in rows for n in (name, BASELINE))]
         if not seeds:
             continue
-        mine = [rows[f"{name}, seed {seed}"] for seed in seeds]
-        errors = errors_of(mine)
-        theirs = errors_of([rows[f"{BASELINE}, seed {seed}"] for seed in seeds])
+        names, bases = ([f"{n}, seed {seed}" for seed in seeds] for n in (name, BASELINE))
+        mine = [rows[each] for each in names]
+        errors, theirs = errors_of(mine), errors_of([rows[base] for base in bases])
         low, high = interval_of_mean((errors - theirs).mean(0))
         lines.append(
             [
@@ -26,8 +25,10 @@ def low_rank_table(rows: dict[str, Kept]) -> str:
                 f"{stored(mine[0], rows):.0%}",
                 ", ".join(f"{value:.4f}" for value in errors.mean(1)),
                 f"{errors.mean():.4f}",
+                largest(errors.mean(0)),
                 f"{errors.mean() / theirs.mean():.2f}",
                 f"{(errors - theirs).mean():+.4f} <sub>{low:+.4f} to {high:+.4f}</sub>",
+                drawn_worse(rows, names, bases),
                 f"{np.mean([row['solve_seconds'] for row in mine]):.0f}",
             ]
         )
@@ -35,8 +36,10 @@ def low_rank_table(rows: dict[str, Kept]) -> str:
         "weights that are not zero",
         "error by set",
         "mean",
+        WORST,
         f"of {BASELINE}'s",
         "difference",
+        f"drawn worse than by {BASELINE}",
         "solving, s",
     ]
     return grid(["", *head], lines)

@@ -2,10 +2,12 @@
 
 from statistics import mean
 
+import numpy as np
+
 from ..tables.markdown import grid
-from .grids import SHOWN, Kept
+from .grids import SHOWN
 from .modulation import COUNTS, OTHERWISE, SEEDS, SHARES, TIME, TIME_PROMPTS, TIME_SHARES, name_of
-from .preset_texts import errors_of
+from .prompt_errors import WORST, Kept, errors_of, largest, share_worse, worst_prompt
 from .table_texts import interval_of_mean
 
 
@@ -34,22 +36,31 @@ def modulation_table(rows: dict[str, Kept]) -> str:
                 str(ranks[0]) if len(ranks) == 1 else f"{ranks[0]} to {ranks[-1]}",
                 *(of_layers(mine, where) for where in ("fitted", "layers")),
                 f"{errors.mean():.5f} <sub>{low:.5f} to {high:.5f}</sub>",
+                largest(errors.mean(0)),
                 f"{mean(row['held_out'][SHOWN[0]]['value'] for row in mine):.5f}",
+                worst_prompt(mine, "held_out"),
             ]
         )
     head = ["reads", "of the weights", "rank", "error of the layers, fitted", "held out"]
-    table = grid([*head, "relative latent error", "held-out names"], lines)
+    table = grid([*head, "relative latent error", WORST, "held-out names", WORST], lines)
     return table + (f"\n\n{otherwise_table(rows[OTHERWISE])}" if OTHERWISE in rows else "")
 
 
 def otherwise_table(row: Kept) -> str:
     """One folded model under other schedules than it was calibrated on."""
     figures = row["schedules"]
+    first, *_ = figures
     head = f"pooled text, {COUNTS[-1]} prompts, {row['share']:.0%}, held-out names, drawn in"
     cells = (
         f"{f['value']:.5f} <sub>{f['low']:.5f} to {f['high']:.5f}</sub>" for f in figures.values()
     )
-    return grid([head, *figures], [["relative latent error", *cells]])
+    errors = [np.array(f["per_prompt"]) for f in figures.values()]
+    lines = [
+        ["relative latent error", *cells],
+        [WORST, *map(largest, errors)],
+        [f"drawn worse than in {first}", "", *(share_worse(e, errors[0]) for e in errors[1:])],
+    ]
+    return grid([head, *figures], lines)
 
 
 def of_layers(rows: list[Kept], where: str) -> str:

@@ -1,9 +1,10 @@
 """The table of portable against heads and neurons: parameters, errors, ratio."""
 
+import numpy as np
+
 from ..tables.markdown import grid
-from .grids import Kept
 from .portable import BOTH, PORTABLE, SEEDS, TARGETS, left, name_of
-from .preset_texts import error_or_nothing, errors_of
+from .prompt_errors import Kept, drawn_worse, errors_of, largest
 from .table_texts import interval_of_mean
 
 
@@ -26,11 +27,12 @@ def portable_table(rows: dict[str, Kept]) -> str:
             [
                 f"{target:.0%}",
                 f"{min(shares):.3f} to {max(shares):.3f}",
-                ", ".join(f"{value:.4f}" for value in mine.mean(1)),
-                ", ".join(f"{value:.4f}" for value in both.mean(1)),
+                by_set(mine),
+                by_set(both),
                 f"{mine.mean() / both.mean():.2f}",
                 f"{(mine - both).mean():+.4f} <sub>{low:+.4f} to {high:+.4f}</sub>",
-                error_or_nothing(rows, f"off: {target:.0%}"),
+                drawn_worse(rows, names[PORTABLE], names[BOTH]),
+                by_set(errors_of([rows[off]])) if (off := f"off: {target:.0%}") in rows else "",
             ]
         )
     head = [
@@ -40,6 +42,13 @@ def portable_table(rows: dict[str, Kept]) -> str:
         f"{BOTH}: error by set",
         "ratio",
         "difference",
+        f"drawn worse than by {BOTH}",
         "`off`",
     ]
     return grid(head, lines)
+
+
+def by_set(errors: np.ndarray) -> str:
+    """The mean error of each set, and the worst prompt; errors: (sets, prompts)."""
+    means = ", ".join(f"{value:.4f}" for value in errors.mean(1))
+    return f"{means} <sub>worst {largest(errors.mean(0))}</sub>"

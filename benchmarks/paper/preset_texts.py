@@ -5,7 +5,8 @@ import numpy as np
 from obsdiff.evaluation.bootstrap import bootstrap_interval
 
 from ..tables.markdown import grid
-from .grids import SHOWN, Kept
+from .grids import SHOWN
+from .prompt_errors import WORST, Kept, errors_of, share_worse, worst_prompt
 from .tables import COMPARED_PRESETS, SEEDS, TARGETS
 
 COSTS = ("zeros", "parameters", "macs")
@@ -15,10 +16,11 @@ HEAD = (
     "target",
     "preset",
     "relative latent error",
+    WORST,
     "of paper's",
     "of paper's, held-out names",
-    "prompts drawn better",
-    "worst prompt",
+    "drawn worse than by paper",
+    "loses most",
     "CLIP score",
     "FID",
     "zeros, parameters, MACs",
@@ -36,13 +38,15 @@ def presets_table(rows: dict[str, Kept]) -> str:
         shared = [seed for seed in SEEDS if all(seed in found for found in sets.values())]
         if not shared:
             continue
-        lines += alone(target, "`off`", error_or_nothing(rows, f"off: {target}"))
+        if f"off: {target}" in rows:
+            lines.append(alone(target, "`off`", [rows[f"off: {target}"]]))
         paper = [rows[f"paper: {target}, seed {seed}"] for seed in shared]
-        lines += alone(target, "`paper`", f"{errors_of(paper).mean():.4f}")
+        lines.append(alone(target, "`paper`", paper))
         for preset in COMPARED_PRESETS[1:]:
             every = [rows[f"{preset}: {target}, seed {seed}"] for seed in sets[preset]]
             both = [rows[f"{preset}: {target}, seed {seed}"] for seed in shared]
-            lines.append([target, f"`{preset}`", over_sets(every), *beside(both, paper)])
+            errors = [over_sets(every), worst_prompt(every)]
+            lines.append([target, f"`{preset}`", *errors, *beside(both, paper)])
     return grid(list(HEAD), lines)
 
 
@@ -51,25 +55,17 @@ def sets_of(rows: dict[str, Kept], preset: str, target: str) -> list[int]:
     return [seed for seed in SEEDS if f"{preset}: {target}, seed {seed}" in rows]
 
 
-def alone(target: str, name: str, error: str) -> list[list[str]]:
-    """The line of a row that is compared with nothing, if it has an error."""
-    return [[target, name, error] + [""] * (len(HEAD) - 3)] if error else []
+def alone(target: str, name: str, runs: list[Kept]) -> list[str]:
+    """The line of rows that are compared with nothing."""
+    found = [target, name, f"{errors_of(runs).mean():.4f}", worst_prompt(runs)]
+    return found + [""] * (len(HEAD) - len(found))
 
 
-def worst(ours: np.ndarray, theirs: np.ndarray) -> str:
+def loses_most(ours: np.ndarray, theirs: np.ndarray) -> str:
     """The prompt that suffers most from ours in place of theirs, mean over sets: both errors."""
     mine, paper = ours.mean(0), theirs.mean(0)
     prompt = int((mine - paper).argmax())
     return f"{mine[prompt]:.3f} for {paper[prompt]:.3f}"
-
-
-def error_or_nothing(rows: dict[str, Kept], name: str) -> str:
-    return f"{rows[name]['metrics'][SHOWN[0]]['value']:.4f}" if name in rows else ""
-
-
-def errors_of(runs: list[Kept]) -> np.ndarray:
-    """Relative latent error of every prompt's part: (seeds, prompts)."""
-    return np.array([run["metrics"]["relative_latent_error"]["per_prompt"] for run in runs])
 
 
 def held_out_ratio(mine: list[Kept], paper: list[Kept]) -> float:
@@ -120,8 +116,8 @@ def beside(mine: list[Kept], paper: list[Kept]) -> list[str]:
     return [
         f"{ours.mean() / theirs.mean():.2f} <sub>{low:.2f} to {high:.2f}{sets}</sub>",
         f"{held_out_ratio(mine, paper):.2f}",
-        f"{(ours < theirs).mean():.0%}",
-        worst(ours, theirs),
+        share_worse(ours.mean(0), theirs.mean(0)),
+        loses_most(ours, theirs),
         f"{change['clip_score']:+.2f}",
         f"{change['fid']:+.2f}",
         ", ".join(f"{value:+.2%}" for value in cost.values()),

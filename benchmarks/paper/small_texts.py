@@ -3,8 +3,7 @@
 from statistics import mean
 
 from ..tables.markdown import grid
-from .grids import Kept
-from .preset_texts import errors_of
+from .prompt_errors import WORST, Kept, drawn_worse, errors_of, largest
 from .small import BEST, DENSE, SEEDS, SMALL, TORCHAO, UNFOLDED, time_of
 from .table_texts import interval_of_mean
 
@@ -12,7 +11,7 @@ from .table_texts import interval_of_mean
 def small_table(rows: dict[str, Kept]) -> str:
     """A line a way, the smallest on disk last."""
     dense = rows[DENSE]
-    found = [[DENSE, *cost_cells(dense, dense), "1.00", "", "", clip([dense])]]
+    found = [[DENSE, *cost_cells(dense, dense), "1.00", "", "", "", "", clip([dense])]]
     ways = {name: [name] for name in TORCHAO}
     pruned = BEST | SMALL | UNFOLDED
     ways |= {name: [f"{name}, seed {seed}" for seed in SEEDS] for name in pruned}
@@ -31,10 +30,13 @@ def small_table(rows: dict[str, Kept]) -> str:
                 f"{1 / rows[time_of(name)]['speedup']:.2f}" if time_of(name) in rows else "",
                 f"{errors.mean():.5f} <sub>{low:.5f} to {high:.5f}</sub>",
                 ", ".join(f"{value:.5f}" for value in errors.mean(1)),
+                largest(errors.mean(0)),
+                drawn_worse(rows, ways[name], TORCHAO[:1] * len(mine)),
                 clip(mine),
             ]
         )
     head = ["on disk", "of dense", "parameters", "MACs", "time of a step", "error", "by set"]
+    head += [WORST, f"drawn worse than by {TORCHAO[0]}"]
     return grid(["", *head, "CLIP score"], found)
 
 

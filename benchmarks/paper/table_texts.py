@@ -8,8 +8,9 @@ from obsdiff.config.choices import STEP_WEIGHTINGS
 from obsdiff.evaluation.bootstrap import bootstrap_interval
 
 from ..tables.markdown import grid
-from .grids import SHOWN, Kept, cell, compared, lines_of
+from .grids import BASELINE, SHOWN, cell, compared, lines_of, prompts_grid
 from .off import ALONE
+from .prompt_errors import WORST, Kept, drawn_worse, errors_of, largest, worst_prompt
 from .tables import SEEDS
 
 
@@ -21,7 +22,7 @@ def interval_of_mean(differences: np.ndarray) -> tuple[float, float]:
 def off_table(rows: dict[str, Kept]) -> str:
     """What each sub-module costs alone, and what shares of the weights cost."""
     alone = [
-        [name.removeprefix(ALONE), cell(row["metrics"][SHOWN[0]], SHOWN[0])]
+        [name.removeprefix(ALONE), cell(row["metrics"][SHOWN[0]], SHOWN[0]), worst_prompt([row])]
         for name, row in rows.items()
         if name.startswith(ALONE)
     ]
@@ -30,7 +31,9 @@ def off_table(rows: dict[str, Kept]) -> str:
             f"{row['sparsity']:.1%}",
             str(len(row["off"])),
             cell(row["metrics"][SHOWN[0]], SHOWN[0]),
+            worst_prompt([row]),
             cell(row["held_out"][SHOWN[0]], SHOWN[0]),
+            worst_prompt([row], "held_out"),
             cell(row["metrics"]["clip_score"], "clip_score"),
         ]
         for name, row in rows.items()
@@ -38,13 +41,15 @@ def off_table(rows: dict[str, Kept]) -> str:
     ]
     return "\n\n".join(
         [
-            grid(["switched off alone", "relative latent error, tuning prompts"], alone),
+            grid(["switched off alone", "relative latent error, tuning prompts", WORST], alone),
             grid(
                 [
                     "weights switched off",
                     "sub-modules",
                     "relative latent error",
+                    WORST,
                     "held-out names",
+                    WORST,
                     "CLIP score",
                 ],
                 shares,
@@ -65,15 +70,8 @@ def weighting_table(rows: dict[str, Kept]) -> str:
         ]
         if not seeds:
             continue
-        mine, uniform = (
-            np.array(
-                [
-                    rows[f"{k} seed {seed}"]["metrics"]["relative_latent_error"]["per_prompt"]
-                    for seed in seeds
-                ]
-            )
-            for k in (kind, "uniform")
-        )
+        names, bases = ([f"{k} seed {seed}" for seed in seeds] for k in (kind, "uniform"))
+        mine, uniform = (errors_of([rows[name] for name in some]) for some in (names, bases))
         difference = (mine - uniform).mean(0)
         low, high = interval_of_mean(difference)
         by_seed = (mine - uniform).mean(1)
@@ -82,8 +80,10 @@ def weighting_table(rows: dict[str, Kept]) -> str:
                 kind,
                 *(f"{x:.4f}" for x in mine.mean(1)),
                 f"{mine.mean():.4f}",
+                largest(mine.mean(0)),
                 f"{difference.mean():+.4f} <sub>{low:+.4f} to {high:+.4f}</sub>",
                 f"{by_seed.min():+.4f} to {by_seed.max():+.4f}",
+                drawn_worse(rows, names, bases),
             ]
         )
     return grid(
@@ -91,8 +91,10 @@ def weighting_table(rows: dict[str, Kept]) -> str:
             "weighting",
             *(f"error, seed {seed}" for seed in SEEDS),
             "mean",
+            WORST,
             "minus uniform",
             "that by seed",
+            "drawn worse than by uniform",
         ],
         lines,
     )
@@ -120,20 +122,22 @@ def seconds_table(rows: dict[str, Kept]) -> str:
 
 
 def robustness_table(rows: dict[str, Kept]) -> str:
+    methods = ("wanda", BASELINE)
     ways = [name.removeprefix("dense, ") for name in rows if name.startswith("dense, ")]
+    names_of = {way: [f"{method}, {way}" for method in methods] for way in ways}
     lines = []
     for way in ways:
-        errors = compared(rows, [f"wanda, {way}", f"obs, {way}"], "relative_latent_error")
+        errors = compared(rows, names_of[way], SHOWN[0])
         scores = [
             cell(rows[name]["metrics"]["clip_score"], "clip_score")
             if (name := f"{m}, {way}") in rows
             else ""
-            for m in ("dense", "wanda", "obs")
+            for m in ("dense", *methods)
         ]
         lines.append([way, *errors, *scores])
-    return grid(
-        ["drawn with", "error, wanda", "error, obs", "CLIP score, dense", "wanda", "obs"], lines
-    )
+    head = ["drawn with", *(f"error, {method}" for method in methods), "CLIP score, dense"]
+    small = prompts_grid(rows, names_of, methods, BASELINE)
+    return grid([*head, *methods], lines) + f"\n\n{small}"
 
 
 def packages_table(rows: dict[str, Kept]) -> str:
@@ -146,7 +150,7 @@ def packages_table(rows: dict[str, Kept]) -> str:
 
 def calibration_table(rows: dict[str, Kept]) -> str:
     """A line a target, a column a way to calibrate: the error, and its difference to live with the
-    interval over prompts."""
+    interval over prompts; under it single prompts."""
     ways = list(dict.fromkeys(name.partition(":")[0] for name in rows))
     targets = list(dict.fromkeys(name.partition(": ")[2] for name in rows))
     base = next((way for way in ways if way.startswith("live")), ways[0])
@@ -154,7 +158,9 @@ def calibration_table(rows: dict[str, Kept]) -> str:
         [target, *(against(rows, f"{way}: {target}", f"{base}: {target}") for way in ways)]
         for target in targets
     ]
-    return grid(["relative latent error", *ways], lines)
+    names_of = {target: [f"{way}: {target}" for way in ways] for target in targets}
+    small = prompts_grid(rows, names_of, tuple(ways), base)
+    return grid(["relative latent error", *ways], lines) + f"\n\n{small}"
 
 
 def against(rows: dict[str, Kept], name: str, base: str) -> str:

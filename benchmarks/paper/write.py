@@ -16,7 +16,7 @@ from ..conditions import model_version
 from ..tables.markdown import caption
 from .bits_texts import bits_table
 from .depth_texts import depth_table
-from .grids import Kept, by_share, gone, lines_of
+from .grids import by_share, gone, lines_of
 from .learned_masks import NAME as ECODIFF
 from .learned_masks import REPAIRED
 from .low_rank_texts import low_rank_table
@@ -24,6 +24,7 @@ from .modulation_texts import modulation_table
 from .plots import draw_plots
 from .portable_texts import portable_table
 from .preset_texts import presets_table
+from .prompt_errors import Kept
 from .rows import file_of
 from .small_texts import small_table
 from .table_texts import (

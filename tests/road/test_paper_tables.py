@@ -3,11 +3,12 @@
 import json
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 
 from benchmarks.conditions import model_version
-from benchmarks.paper import rows, write
+from benchmarks.paper import prompt_errors, rows, write
 from benchmarks.paper.modulation import FixedText
 from benchmarks.paper.plots import draw_plots
 from benchmarks.paper.tables import MODELS_OF, TABLES
@@ -72,9 +73,62 @@ def test_off_stands_beside_the_structured_methods(structured):
 
 
 def test_every_share_has_its_error_on_held_out_names(structured):
-    *_, last = WRITERS["structured"](structured).split("\n\n")
-    assert "held-out names" in last.splitlines()[0]
-    assert "**0.2000**" in last
+    *_, held_out, prompts = WRITERS["structured"](structured).split("\n\n")
+    assert "held-out names" in held_out.splitlines()[0]
+    assert "**0.2000**" in held_out
+    assert "held-out names" in prompts.splitlines()[0]
+
+
+def test_under_a_grid_of_errors_are_worst_prompts_and_shares_drawn_worse_than_by_obs(structured):
+    of_errors = structured["l1 20%"]["metrics"]["relative_latent_error"]
+    of_errors["per_prompt"] = [0.05, 0.35]  # obs: 0.09 and 0.11
+    _, small, *_ = WRITERS["structured"](structured).split("\n\n")
+    head, _, line = small.splitlines()
+    assert head.startswith("| worst prompt, share drawn worse than by obs | off | random | l1 |")
+    assert line == "| 20% | 0.330, 100% | | 0.350, 50% | 0.110 |"
+
+
+def test_over_several_sets_a_prompt_has_its_mean_error():
+    def row(*errors: float) -> dict:
+        return {"metrics": {"relative_latent_error": {"per_prompt": list(errors)}}}
+
+    rows = {"a 0": row(0.1, 0.9, 0.3), "a 1": row(0.3, 0.1, 0.5), "a 2": row(9, 9, 9)}
+    rows |= {"b 0": row(0.3, 0.3, 0.3), "b 1": row(0.3, 0.3, 0.5)}
+    assert prompt_errors.worst_prompt([rows["a 0"], rows["a 1"]]) == "0.500"
+    names, bases = ([f"{name} {i}" for i in range(3)] for name in "ab")
+    assert prompt_errors.drawn_worse(rows, names, bases) == "33%"  # not the third, which is as bad
+    assert prompt_errors.drawn_worse(rows, names, names) == ""
+    assert prompt_errors.drawn_worse(rows, names, ["c 0", "c 1", "c 2"]) == ""
+
+
+@pytest.mark.parametrize(
+    ("error", "text"),
+    [(1.2346, "1.235"), (0.02, "0.020"), (0.01234, "0.0123"), (0.00024, "0.00024"), (0, "0.00000")],
+)
+def test_small_worst_prompts_have_more_decimals(error, text):
+    assert prompt_errors.largest(np.array([error, 0])) == text
+
+
+def test_presets_are_compared_with_the_papers_by_the_share_drawn_worse():
+    rows = {"off: 50%": off(0.6)}
+    for preset, value in (("paper", 0.1), ("best", 0.05), ("fast", 0.2)):
+        rows[f"{preset}: 50%, seed 0"] = pruned("obs", value, 0.5) | {"cpu_seconds": 1}
+    head, _, *lines = WRITERS["presets"](rows).splitlines()
+    cells = [[cell.strip() for cell in line.split("|")[1:-1]] for line in (head, *lines)]
+    at = [cells[0].index(name) for name in ("preset", "worst prompt", "drawn worse than by paper")]
+    assert [[line[i] for i in at] for line in cells[1:]] == [
+        ["`off`", "0.660", ""], ["`paper`", "0.110", ""], ["`best`", "0.055", "0%"],
+        ["`fast`", "0.220", "100%"],
+    ]  # fmt: skip
+
+
+def test_rounding_is_compared_with_the_same_pruning_and_with_nearest():
+    values = {"2:4": 0.1, "2:4 + int4 nearest": 0.3, "2:4 + int4": 0.2}
+    rows = {f"{n}, seed 0": pruned("", v, 0.5) | {"stored_bytes": 1} for n, v in values.items()}
+    plain, nearest, gptq = WRITERS["bits"](rows).splitlines()[2:]
+    assert plain.endswith(" | 0.110 | | | | |")
+    assert nearest.endswith("</sub> | | 100% | |")
+    assert gptq.endswith(" | 0.50 | 100% | 0% |")
 
 
 def test_the_table_of_off_has_each_alone_and_the_shares():
@@ -84,8 +138,8 @@ def test_the_table_of_off_has_each_alone_and_the_shares():
         "off 47%": off(0.6, 0.48),
     }
     alone, shares = WRITERS["off"](rows).split("\n\n")
-    assert "| blocks.0.ff | 0.0500" in alone
-    assert "| 48.0% | 2 | 0.6000 <sub>0.5400 to 0.6600</sub> | 1.2000" in shares
+    assert "| blocks.0.ff | 0.0500 <sub>0.0450 to 0.0550</sub> | 0.055 |" in alone
+    assert "| 48.0% | 2 | 0.6000 <sub>0.5400 to 0.6600</sub> | 0.660 | 1.2000" in shares
 
 
 @pytest.mark.parametrize("table", ["off", "unstructured"])
@@ -171,7 +225,7 @@ def test_small_stands_beside_what_torchao_does_alone_largest_on_disk_first():
         "| dense", "| dense + int8 by torchao", "| small 20%"
     ]  # fmt: skip
     assert "| 0.8 MB | 0.40 | 0.80 | 0.80 | 2.00 | 0.20000 " in lines[2]
-    assert "| 0.10000, 0.20000, 0.30000 | 69.80 |" in lines[2]
+    assert "| 0.10000, 0.20000, 0.30000 | 0.220 | 100% | 69.80 |" in lines[2]
 
 
 def test_fewer_blocks_stand_beside_narrower_ones():
@@ -184,7 +238,8 @@ def test_fewer_blocks_stand_beside_narrower_ones():
     plain, repaired = WRITERS["depth"](rows).splitlines()[2:]
     assert plain.startswith("| 1 block: fewer blocks | 0.80 | 0.80 | 0.50, 0.50 | 0.500 ")
     assert repaired.startswith("| 1 block: fewer blocks, repaired | 0.80 | 0.80 | 0.20, 0.40 | ")
-    assert repaired.endswith("| 0.600 | 69.7 |")
+    assert " | 0.330 | 0% <sub>than by fewer blocks</sub> | " in repaired
+    assert repaired.endswith("| 0.600 | 0.660 | 69.7 |")
 
 
 def test_folded_modulation_is_shown_with_the_errors_of_its_layers():
@@ -195,6 +250,15 @@ def test_folded_modulation_is_shown_with_the_errors_of_its_layers():
     alone, pooled = WRITERS["modulation"](rows).splitlines()[2:]
     assert alone.startswith("| the time step alone | 5% | 12 to 16 | 0.01, 0.03 | 0.01, 0.03 | 0.1")
     assert pooled.startswith("| pooled text, 16 prompts | 50% | 62 | ")
+    assert pooled.endswith(" | 0.110 | 0.20000 | 0.220 |")
+
+
+def test_a_fold_under_other_schedules_is_compared_with_the_schedule_of_its_calibration():
+    schedules = {"10 steps": figure(0.1), "5 steps": figure(0.2)}
+    rows = {"drawn otherwise": {"share": 0.7, "schedules": schedules}}
+    *_, worst, worse = WRITERS["modulation"](rows).splitlines()
+    assert worst == "| worst prompt | 0.110 | 0.220 |"
+    assert worse == "| drawn worse than in 10 steps | | 100% |"
 
 
 def test_a_fixed_text_is_read_at_every_prompt():

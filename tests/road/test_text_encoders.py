@@ -90,10 +90,11 @@ def test_the_table_has_a_line_an_encoder_and_target():
         "text_encoder: 50%, magnitude": other, "text_encoder: 50%, obs": row,
         f"text_encoder: {OFF}, {OFF}": row | {"target": OFF},
     })  # fmt: skip
-    line, held_out = (part.splitlines()[2] for part in text.split("\n\n"))
+    line, worst, held_out, _ = (part.splitlines()[2] for part in text.split("\n\n"))
     assert "held-out names" in text
     assert held_out.count("0.1000") == 3
-    assert len(text.splitlines()) == 7
+    assert len(text.splitlines()) == 15
     assert line.startswith("| `text_encoder`, 0.00 M | 50% | 40% | 0.9000")
     assert line.endswith("| | 0.1000 <sub>0.0500 to 0.2000</sub> |")
     assert "**0.1000**" in line
+    assert worst == "| `text_encoder`, 50% | 1.000, 100% | | 0.200 | | 0.200, 0% |"
