@@ -154,7 +154,7 @@ def prune_planned(
                 work = partial(prune_task_, plan.denoiser, inputs, plan.config, allocation)
                 for result in timed(report, "solve", executor.run(package, work)):
                     report.add(result.layers, result.groups)
-            record_budget(pipe, plan, budget, report)
+        record_budget(pipe, plan, budget, report)
     if plan.groups:
         setattr(pipe, plan.component, mark_pruned_(plan.denoiser, report.layout))
     setattr(pipe, plan.component, mark_corrected_(plan.denoiser))

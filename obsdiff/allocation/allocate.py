@@ -1,6 +1,6 @@
 """The allocation of a run: uniform, by one of the methods, or to a budget."""
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 from ..calibration.context import ALLOCATION, CalibrationContext
@@ -14,7 +14,8 @@ from ..pipelines.record import PruningReport
 from ..pipelines.run import prepared
 from ..runtime.display import current
 from ..runtime.distributed import Ranks
-from .budget import Budget, budget_from, budget_of
+from .budget import Budget, budget_from, budget_of, call_of
+from .depth_target import at_budget, block_budget
 from .group_curves import kept_of_groups
 from .layer_sensitivity import layer_sparsities
 from .uniform_latency import sparsity_for_latency
@@ -23,7 +24,7 @@ from .uniform_latency import sparsity_for_latency
 def meet_target(
     pipe: Any, plan: PruningPlan, journal: NullJournal, report: PruningReport
 ) -> tuple[PruningPlan, Budget | None]:
-    """Return the plan at the uniform sparsity that meets its target size or latency.
+    """Return the plan at the uniform sparsity, or with the blocks, that meet its target.
 
     Args:
         pipe: the dense pipeline.
@@ -44,6 +45,9 @@ def meet_target(
 
     def measure() -> dict[str, Any]:
         with seconds(report, phase), prepared(pipe, plan.scheduler):
+            if plan.depth:
+                call = call_of(pipe, plan)
+                return asdict(block_budget(plan.depth, plan.denoiser, config, call))
             if config.budget:
                 return asdict(budget_of(pipe, plan))
             return sparsity_for_latency(pipe, plan)
@@ -53,6 +57,9 @@ def meet_target(
     current().complete(phase)
     if not config.budget:
         report.latency = found
+    if plan.depth:
+        budget = budget_from(found)
+        return replace(plan, depth=at_budget(plan.depth, budget)), budget
     plan = plan.at(at_sparsity(config, found["sparsity"]))
     report.config = plan.config.to_dict()
     return plan, budget_from(found) if config.budget else None

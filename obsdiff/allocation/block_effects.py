@@ -10,10 +10,12 @@ An effect is the relative latent error of the model without some blocks, against
     3. the runs of as many blocks in a row with the least sum of effects are measured whole; one
        that is better than the blocks of step 2 leaves instead of them        2 drawings
 
-of each prompt. Measuring every block again after each removal would cost B drawings a block and is
-quadratic in the end; added effects change little for most blocks, so a shortlist is enough, and the
-cost stays linear. Neighbours are measured because the change that a block leaves behind is what the
-next block reads: runs often cost less than the same number of blocks apart (PPCL, ReplaceMe).
+of each prompt. With a target of parameters or operations an effect counts for what its block saves,
+and blocks leave until the target is met. Measuring every block again after each removal would cost
+B drawings a block and is quadratic in the end; added effects change little for most blocks, so a
+shortlist is enough, and the cost stays linear. Neighbours are measured because the change that a
+block leaves behind is what the next block reads: runs often cost less than the same number of
+blocks apart (PPCL, ReplaceMe).
 
 The repair is not part of the measurement: it would be solved once for every trial.
 
@@ -25,7 +27,7 @@ References:
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -121,14 +123,16 @@ def choose_blocks(effects: BlockEffects) -> tuple[str, ...]:
     selection = effects.selection
     alone = effects.measure("blocks-1", [(name,) for name in selection.candidates])
     estimate = {name: alone[name,] for name in selection.candidates}
-    away = [least(estimate)]
-    for left in range(2, selection.count + 1):
+    possible = shortlist(selection, [], estimate)
+    away = [least({name: prices(selection, [], estimate)[name] for name in possible})]
+    while not selection.enough(away):
         before = effects.known[in_order(selection, away)]
         tried = shortlist(selection, away, estimate)
         sets = {name: in_order(selection, [*away, name]) for name in tried}
-        found = effects.measure(f"blocks-{left}", list(sets.values()))
+        found = effects.measure(f"blocks-{len(away) + 1}", list(sets.values()))
         estimate |= {name: found[out] - before for name, out in sets.items()}
-        away.append(least({name: found[out] for name, out in sets.items()}))
+        price = prices(selection, away, estimate)
+        away.append(least({name: price[name] for name in sets}))
     return better_run(effects, tuple(away), alone)
 
 
@@ -137,12 +141,29 @@ def shortlist(selection: DepthSelection, away: list[str], estimate: dict[str, fl
     possible = [
         name
         for name in selection.candidates
-        if name not in away and selection.allowed([*away, name])
+        if name not in away
+        and selection.allowed([*away, name])
+        and selection.most([*away, name]) >= selection.wanted
     ]
-    ranked = sorted(possible, key=lambda name: estimate[name])
+    price = prices(selection, away, estimate)
+    ranked = sorted(possible, key=price.__getitem__)
     beside = selection.neighbours(away)
     near = [name for name in ranked[SHORTLIST:] if name in beside][:NEIGHBOURS]
     return [*ranked[:SHORTLIST], *near]
+
+
+def prices(
+    selection: DepthSelection, away: list[str], estimate: Mapping[str, float]
+) -> dict[str, float]:
+    """Return the estimated effect of each block for what it saves; no more than wanted counts.
+
+    Args:
+        selection: the blocks that may leave, and what they save.
+        away: the blocks that left.
+        estimate: the added effect of each.
+    """
+    rest = selection.wanted - selection.saved(away)
+    return {name: effect / min(rest, selection.savings[name]) for name, effect in estimate.items()}
 
 
 def better_run(effects: BlockEffects, away: tuple[str, ...], alone: Effects) -> tuple[str, ...]:

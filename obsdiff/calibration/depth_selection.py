@@ -22,18 +22,37 @@ class DepthSelection:
         stacks: the model's lists of blocks.
         blocks: the names of their blocks, by the attribute that lists them, in forward order.
         candidates: the names of those that may leave, in forward order.
-        count: how many leave.
+        savings: what each of these saves: 1, or an amount of a target's unit.
+        wanted: what those that leave have to save at least: their number, or an amount.
     """
 
     stacks: tuple[Stack, ...]
     blocks: dict[str, list[str]]
     candidates: list[str]
-    count: int
+    savings: dict[str, float]
+    wanted: float
 
     @property
     def total(self) -> int:
         """The number of blocks in the lists."""
         return sum(map(len, self.blocks.values()))
+
+    @property
+    def count(self) -> int:
+        """How many blocks leave at most: as many as it takes of those that save the least."""
+        away: list[str] = []
+        for name in sorted(self.candidates, key=self.savings.__getitem__):
+            if not self.enough(away) and self.allowed([*away, name]):
+                away.append(name)
+        return len(away)
+
+    def saved(self, names: Iterable[str]) -> float:
+        """Return what some blocks save together."""
+        return sum(self.savings[name] for name in names)
+
+    def enough(self, names: Iterable[str]) -> bool:
+        """Return whether some blocks save what is wanted."""
+        return self.saved(names) >= self.wanted
 
     @property
     def entries(self) -> list[str]:
@@ -45,13 +64,25 @@ class DepthSelection:
         away = set(names)
         return all(stack.may_end or set(self.blocks[stack.blocks]) - away for stack in self.stacks)
 
+    def most(self, names: Iterable[str] = ()) -> float:
+        """Return what can be saved at most if some blocks leave, and others with them."""
+        away = list(names)
+        for name in sorted(self.candidates, key=self.savings.__getitem__, reverse=True):
+            if name not in away and self.allowed([*away, name]):
+                away.append(name)
+        return self.saved(away)
+
     def runs(self) -> list[list[str]]:
-        """Return every run of `count` candidates in a row of one list that may leave together."""
+        """Return every run of candidates in a row of one list that may leave, and just suffices."""
         found = []
         for blocks in self.blocks.values():
-            for first in range(len(blocks) - self.count + 1):
-                run = blocks[first : first + self.count]
-                if set(run) <= set(self.candidates) and self.allowed(run):
+            for first in range(len(blocks)):
+                run: list[str] = []
+                for name in blocks[first:]:
+                    if name not in self.candidates or self.enough(run):
+                        break
+                    run.append(name)
+                if self.enough(run) and self.allowed(run):
                     found.append(run)
         return found
 
@@ -66,7 +97,8 @@ class DepthSelection:
 def select_depth(cls: str, blocks: list[Block], config: PruningConfig) -> DepthSelection:
     """Return the blocks of a model that may leave, and how many do.
 
-    The share is that of the blocks in the lists of the model, rounded down, and at least one.
+    The share is that of the blocks in the lists of the model, rounded down, and at least one. With
+    a target instead, allocation/depth_target.py sets what they have to save.
 
     Args:
         cls: the name of the denoiser's class.
@@ -99,7 +131,7 @@ def select_depth(cls: str, blocks: list[Block], config: PruningConfig) -> DepthS
     ]
     total = sum(map(len, listed.values()))
     count = max(1, math.floor(config.removed * total + ROUNDING))
-    found = DepthSelection(stacks, listed, candidates, count)
+    found = DepthSelection(stacks, listed, candidates, dict.fromkeys(candidates, 1.0), count)
     most = most_leaving(found)
     if count > most:
         because = "".join(f"; {name} stays: {why}" for name, why in fixed.items())

@@ -1,7 +1,8 @@
 """The sizes after blocks have left, from config.json alone.
 
 Which blocks leave is measured by a run. Blocks of one size make one prediction; else those that
-save the least are taken, and the prediction says that it is the largest model a run can leave.
+save the least are taken, and the prediction says that it is the largest model a run can leave. With
+a target of parameters or operations it is a model that meets it by little.
 """
 
 from collections.abc import Mapping
@@ -10,8 +11,11 @@ from typing import Any
 
 from torch import nn
 
+from ..allocation.depth_target import at_budget, block_budget
 from ..calibration.depth_selection import DepthSelection, select_depth
 from ..config import PruningConfig
+from ..errors import UserError
+from ..models.call_shapes import CallArguments
 from ..models.depth import changed_settings
 from ..models.discovery import require_blocks
 from ..models.linear_view import layer_shapes
@@ -29,21 +33,49 @@ class Shallower:
     at_most: bool  # whether a run can leave a smaller one: its blocks differ in size
 
 
+def leaving(
+    dense: nn.Module, config: PruningConfig, inputs: CallArguments | None
+) -> DepthSelection:
+    """Return the blocks of a model that may leave, and what they have to save.
+
+    Args:
+        dense: the denoiser on the meta device.
+        config: the settings of the pruning.
+        inputs: the arguments of one forward, None if they are not known.
+
+    Raises:
+        UserError: blocks of this model can't leave, or not as many, or its operations can't be
+            counted.
+    """
+    cls = type(dense).__name__
+    found = select_depth(cls, require_blocks(layer_shapes(dense), cls), config)
+    if config.budget is None:
+        return found
+    if inputs is None and config.target_macs is not None:
+        raise UserError(
+            f"target_macs: the arguments of {cls} are not known here; use target_parameters"
+        )
+    return at_budget(found, block_budget(found, dense, config, inputs or {}))
+
+
 def shallower(
-    dense: nn.Module, model_config: Mapping[str, Any], config: PruningConfig
+    dense: nn.Module,
+    model_config: Mapping[str, Any],
+    config: PruningConfig,
+    inputs: CallArguments | None,
 ) -> Shallower:
-    """Return the largest model that a run of pattern depth can leave.
+    """Return the largest model that a run of pattern depth can leave; with a target about that.
 
     Args:
         dense: the denoiser on the meta device.
         model_config: its config.json.
         config: the settings of the pruning.
+        inputs: the arguments of one forward, None if they are not known.
 
     Raises:
         UserError: blocks of this model can't leave, or not as many.
     """
-    cls = type(dense).__name__
-    selection = select_depth(cls, require_blocks(layer_shapes(dense), cls), config)
+    selection = leaving(dense, config, inputs)
     sizes = block_sizes(dense, selection)
     away = smallest(selection, sizes)
     own: Any = dense.config
@@ -76,7 +108,7 @@ def predict_depth(
     """
     dense = build_on_meta(model_config)
     inputs = example_inputs(dense, *latents, text_tokens, frames)
-    found = shallower(dense, model_config, config)
+    found = shallower(dense, model_config, config, inputs)
     return {
         "dense": count(dense, inputs),
         "pruned": count(found.model, inputs),
@@ -96,9 +128,13 @@ def block_sizes(dense: nn.Module, selection: DepthSelection) -> dict[str, int]:
 
 
 def smallest(selection: DepthSelection, sizes: Mapping[str, int]) -> list[str]:
-    """Return the smallest blocks that may leave together, as many as a run removes."""
+    """Return the smallest blocks that may leave together and save enough, none too many."""
     away: list[str] = []
-    for name in sorted(sizes, key=lambda name: sizes[name]):
-        if len(away) < selection.count and selection.allowed([*away, name]):
+    for name in sorted(sizes, key=lambda name: (selection.savings[name], sizes[name])):
+        if not selection.enough(away) and selection.allowed([*away, name]):
             away.append(name)
+    for name in away[::-1]:
+        rest = [other for other in away if other != name]
+        if selection.enough(rest):
+            away = rest
     return away

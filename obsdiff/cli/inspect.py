@@ -9,6 +9,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from torch import nn
+
 from ..allocation.block_effects import trials_of
 from ..allocation.budget import size_budget
 from ..allocation.depth import DAMPINGS
@@ -28,7 +30,7 @@ from ..calibration.thinning import kept_of_image
 from ..config import PruningConfig
 from ..errors import RunFailed, UserError
 from ..layerwise.run_phases import DRAWN_FIRST, GRADIENT_RUNS
-from ..models.call_shapes import has_arguments, reads_text
+from ..models.call_shapes import CallArguments, has_arguments, reads_text
 from ..models.discovery import require_blocks, uncovered
 from ..models.linear_view import layer_shapes
 from ..models.meta_device import (
@@ -47,7 +49,7 @@ from .call_settings import (
     pixels_of_latent,
     tokens_per_call,
 )
-from .depth_prediction import predict_depth
+from .depth_prediction import leaving, predict_depth
 from .inspection_notes import (
     bits_notes,
     inspection_notes,
@@ -132,7 +134,9 @@ def plan_of(folder: Folder, component: str, config: PruningConfig, prompts: int)
         prompts=prompts,
         calibrating=config.calibrating,
         denoiser_passes=passes_of(packages, config, calls),
-        allocation_passes=allocating(folder, blocks, packages, config) * steps if steps else None,
+        allocation_passes=allocating(folder, blocks, packages, config, settings) * steps
+        if steps
+        else None,
         memory=planned_memory(packages, shapes, config),
         uncovered=uncovered(shapes, blocks, config.target),
         notes=[
@@ -209,14 +213,22 @@ def passes_of(packages: list[Package], config: PruningConfig, calls: int | None)
 
 
 def allocating(
-    folder: Folder, blocks: list[Block], packages: list[Package], config: PruningConfig
+    folder: Folder,
+    blocks: list[Block],
+    packages: list[Package],
+    config: PruningConfig,
+    settings: dict[str, Any],
 ) -> int:
     """Return the number of prompts that allocation, or the choice of blocks, draws at most."""
     if not config.depth:
         return drawings(blocks, packages, config)
-    cls = str(folder.config(folder.denoiser(config.component)).get("_class_name"))
+    component = folder.denoiser(config.component)
+    selection = select_depth(str(folder.config(component).get("_class_name")), blocks, config)
+    if config.budget:
+        denoiser, inputs = meta_call(folder, component, settings)
+        selection = leaving(denoiser, config, inputs)
     prompts = min(config.allocation_prompts, config.num_prompts)
-    drawn = trials_of(select_depth(cls, blocks, config)) * prompts
+    drawn = trials_of(selection) * prompts
     fitted = config.num_prompts - prompts
     return drawn + (fitted + len(DAMPINGS) * prompts if config.compensation and fitted else 0)
 
@@ -290,11 +302,9 @@ def at_budget(
     Raises:
         UserError: the target can't be reached, or its unit can't be counted.
     """
-    if not config.budget:
+    if not config.budget or config.depth:
         return config
-    denoiser = build_on_meta(folder.config(component), folder.config_file(component))
-    latents, frames = latents_of(folder, settings), frames_of(folder) or 1
-    inputs = example_inputs(denoiser, *latents, longest_prompt(folder) or 0, frames)
+    denoiser, inputs = meta_call(folder, component, settings)
     if inputs is None and config.target_macs is not None:
         raise UserError(
             f"inspect: target_macs: the arguments of {type(denoiser).__name__} are not known here; "
@@ -302,6 +312,16 @@ def at_budget(
         )
     groups = prunable_groups(denoiser, config)
     return at_sparsity(config, size_budget(denoiser, groups, config, inputs or {}).sparsity)
+
+
+def meta_call(
+    folder: Folder, component: str, settings: dict[str, Any]
+) -> tuple[nn.Module, CallArguments | None]:
+    """Return a denoiser on the meta device, and the arguments of a call if they are known."""
+    denoiser = build_on_meta(folder.config(component), folder.config_file(component))
+    latents, frames = latents_of(folder, settings), frames_of(folder) or 1
+    inputs = example_inputs(denoiser, *latents, longest_prompt(folder) or 0, frames)
+    return denoiser, inputs
 
 
 def prediction(

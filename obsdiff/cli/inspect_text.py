@@ -172,7 +172,10 @@ def fewest(numbers: list[float | None]) -> str:
 
 def budget_lines(plan: InspectionPlan) -> Iterator[str]:
     """Yield the line about the target, if there is one."""
-    if plan.budget:
+    if plan.budget and plan.config.depth:
+        unit, target = plan.budget
+        yield f"budget      at most {target:g} of the {UNITS[unit]}: blocks leave until it is met"
+    elif plan.budget:
         unit, target = plan.budget
         yield (
             f"budget      at most {target:g} of the {UNITS[unit]}: as uniform pruning at sparsity "
@@ -203,7 +206,7 @@ def prediction_lines(found: dict[str, Any]) -> list[str]:
         )
     lines.append(macs_line(dense["macs"], pruned["macs"], shares))
     if found.get("at_most"):
-        lines.append("            at most: blocks differ, and a run may remove larger ones")
+        lines.append("            at most: blocks differ, and a run may remove other ones")
     if paper := found.get("as_the_paper_counts"):
         cells = [
             f'{paper[k]["parameters_billions"]:.3f} B, {paper[k]["teraflops"]:.3f} "TFLOPs"'

@@ -164,7 +164,7 @@ def without_blocks(
     if not stacks_of(model):
         raise UserError(f"whole blocks of {type(model).__name__} can't leave")
     others, width = sizes
-    found = shallower(model, folder.config(folder.denoiser(config.component)), config)
+    found = shallower(model, folder.config(folder.denoiser(config.component)), config, inputs)
     left = count(found.model, inputs)
     size = others + stored_bytes(found.model, [], config, width)
     smallest = "the smallest " if found.at_most else ""

@@ -251,7 +251,8 @@ def prune_all(
 def phase_names(config: PruningConfig) -> list[str]:
     """Return the names of the phases of a pruning, in their order, for the display."""
     if config.depth:
-        return [LOADING, "allocation", *(["repair"] if config.compensation else []), SAVING]
+        budget, repair = config.budget is not None, config.compensation
+        return [LOADING, *["budget"] * budget, "allocation", *["repair"] * repair, SAVING]
     if not config.layerwise:
         return [LOADING, "modulation", SAVING]
     found = {
@@ -319,7 +320,10 @@ def write_whole(
 def summary(output: Path, report: PruningReport, seconds: float) -> str:
     """Return the line about a finished pruning: sparsity, target, layer errors, seconds."""
     if report.depth:
-        return f"{output}: {report.gone()}, {effect_in_words(report.depth)}, {seconds:.0f} s"
+        target = f" ({target_in_words(report.budget)})" if report.budget else ""
+        return (
+            f"{output}: {report.gone()}{target}, {effect_in_words(report.depth)}, {seconds:.0f} s"
+        )
     also = f"; {folded_in_words(report.modulation)}" if report.modulation else ""
     if not report.layers:
         return f"{output}{also.replace(';', ':', 1)}, {seconds:.0f} s"
@@ -332,13 +336,18 @@ def summary(output: Path, report: PruningReport, seconds: float) -> str:
             f"target {met['target']:g})"
         )
     if met := report.budget:
-        done += f" ({met['share']:.4f} of dense's {met['unit']}, target {met['target']:g})"
+        done += f" ({target_in_words(met)})"
     apart = sorted(row.held_out_error for row in report.layers if row.held_out_error is not None)
     held_out = f" (held out {median(apart):.4f} and {apart[-1]:.4f})" if apart else ""
     return (
         f"{output}: {done}, layer error median {median(errors):.4f} largest {errors[-1]:.4f}"
         f"{held_out}{also}, {seconds:.0f} s"
     )
+
+
+def target_in_words(met: dict[str, Any]) -> str:
+    """Return what a run with a target of parameters, operations or bytes left of them."""
+    return f"{met['share']:.4f} of dense's {met['unit']}, target {met['target']:g}"
 
 
 def check_config(folder: Folder, config: PruningConfig) -> None:

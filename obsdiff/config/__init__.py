@@ -53,7 +53,9 @@ class PruningConfig(Settings):
 
     def defaults(self) -> dict[str, Any]:
         """Return the values of fields that were not given."""
-        sized = any(getattr(self, name) is not None for name in SIZE_TARGETS)
+        sized = self.pattern != "depth" and any(
+            getattr(self, name) is not None for name in SIZE_TARGETS
+        )
         own = METHOD_OF.get(str(self.pattern))
         return (
             DEFAULTS

@@ -73,7 +73,7 @@ NOT_FOR_DEPTH = (
     *("low_rank", "modulation", "ranking", "store", "bits"),
     *("target", "include", "exclude", "round_to", "allocation", "calibration", "packages"),
     *("memory_budget_gib", "held_out", "refine", "permute", "asymmetric", "correct_bias"),
-    "choose_damping",
+    *("choose_damping", "target_latency"),
 )
 # settings that target modulation leaves at their defaults: they state something about other layers
 NOT_FOR_MODULATION = (

@@ -66,16 +66,16 @@ def check_budget(c: Settings) -> None:
     if len(given) > 1:
         raise UserError(f"{given[0]} and {given[1]} were both given: set one")
     wrong = {
-        "pattern": c.kind != "structured",
+        "pattern": c.kind not in ("structured", "depth"),
         "sparsity": c.sparsity is not None,
         "memory_budget_gib": c.memory_budget_gib is not None,
     }
     if found := [f"{name} {getattr(c, name)}" for name, is_wrong in wrong.items() if is_wrong]:
         raise UserError(
-            f"{given[0]} needs pattern structured, no sparsity and no memory budget; "
+            f"{given[0]} needs pattern structured or depth, no sparsity and no memory budget; "
             f"found {', '.join(found)}"
         )
-    if c.allocation == "uniform" and given[0] != "target_latency":
+    if c.allocation == "uniform" and given[0] != "target_latency" and not c.depth:
         raise UserError(
             f"{given[0]} needs an allocation over groups of all kinds, obs or sensitivity; "
             "found allocation uniform; leave it out for obs"

@@ -80,8 +80,8 @@ class Settings:
     target_parameters: float | None = setting(
         AMOUNT,
         None,
-        "structured, instead of a sparsity: largest share of the denoiser's parameters to keep, "
-        "allocated over groups of all kinds",
+        "structured and depth, instead of a sparsity: largest share of the denoiser's parameters "
+        "to keep; structured allocates it over groups of all kinds",
         metavar="SHARE",
     )
     target_macs: float | None = setting(
@@ -455,7 +455,7 @@ class Settings:
         The unit is parameters, macs, bytes or latency. None without a target, or if uniform
         pruning meets it.
         """
-        if self.allocation == "uniform":
+        if self.allocation == "uniform" and not self.depth:
             return None
         for name in BUDGETS:
             if (share := getattr(self, name)) is not None:

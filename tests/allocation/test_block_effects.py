@@ -17,7 +17,9 @@ class Stated:
 
     def __init__(self, effect, count, blocks=LONG):
         names = [f"blocks.{i}" for i in range(blocks)]
-        self.selection = DepthSelection((Stack("blocks"),), {"blocks": names}, names, count)
+        self.selection = DepthSelection(
+            (Stack("blocks"),), {"blocks": names}, names, dict.fromkeys(names, 1.0), count
+        )
         self.effect, self.known, self.rounds = effect, {}, []
 
     def measure(self, name, sets):

@@ -1,5 +1,7 @@
 """Which blocks may leave, and how many."""
 
+from dataclasses import replace
+
 import pytest
 
 from obsdiff.calibration.depth_selection import select_depth
@@ -50,6 +52,21 @@ def test_runs_are_of_one_list_and_leave_a_block():
     ]
     assert not found.allowed([f"transformer_blocks.{i}" for i in range(4)])
     assert found.neighbours(["transformer_blocks.3"]) == {"transformer_blocks.2"}
+
+
+def test_blocks_leave_until_they_save_enough():
+    found = select("FluxTransformer2DModel", {}, **FLUX)
+    savings = {name: 3.0 if name.startswith("transformer") else 1.0 for name in found.candidates}
+    target = replace(found, savings=savings, wanted=5.0)
+    assert target.count == 5  # of the small ones
+    assert target.most() == 3 * 3 + 5 * 1
+    assert target.most(["single_transformer_blocks.1"]) == 14
+    double, single = ([f"{owner}.{i}" for i in range(6)] for owner in FLUX)
+    assert target.enough([double[0], *single[:2]])
+    assert not target.enough(double[:1])
+    assert target.runs() == [double[i : i + 2] for i in range(3)] + [
+        single[i : i + 5] for i in range(2)
+    ]
 
 
 def test_an_attention_of_a_unet_may_lose_all_its_blocks():

@@ -120,7 +120,7 @@ def test_a_saved_config_makes_the_same_config():
         ({"pattern": "depth", "allocation": "drawn"}, "allocation: pattern depth"),
         ({"pattern": "depth", "target": "ffn"}, "target: pattern depth"),
         ({"pattern": "depth", "packages": 2}, "packages: pattern depth"),
-        ({"pattern": "depth", "target_macs": 0.5}, "needs pattern structured"),
+        ({"pattern": "2:4", "target_macs": 0.5}, "needs pattern structured or depth"),
         ({"pattern": "depth", "preset": "best"}, "preset best: expected pattern unstructured"),
     ],
 )
