@@ -4,7 +4,7 @@ from statistics import mean
 
 from ..tables.markdown import grid
 from .prompt_errors import WORST, Kept, drawn_worse, errors_of, largest
-from .small import BEST, DENSE, SEEDS, SMALL, TORCHAO, UNFOLDED, time_of
+from .small import BEST, DENSE, FFN, SEEDS, SMALL, TORCHAO, UNFOLDED, time_of
 from .table_texts import interval_of_mean
 
 
@@ -13,7 +13,7 @@ def small_table(rows: dict[str, Kept]) -> str:
     dense = rows[DENSE]
     found = [[DENSE, *cost_cells(dense, dense), "1.00", "", "", "", "", clip([dense])]]
     ways = {name: [name] for name in TORCHAO}
-    pruned = BEST | SMALL | UNFOLDED
+    pruned = [*BEST, *SMALL, *UNFOLDED, FFN]
     ways |= {name: [f"{name}, seed {seed}" for seed in SEEDS] for name in pruned}
     there = {
         name: [rows[key] for key in keys]

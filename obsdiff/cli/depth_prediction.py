@@ -30,7 +30,7 @@ class Shallower:
     model: nn.Module
     removed: int  # blocks that left
     total: int
-    at_most: bool  # whether a run can leave a smaller one: its blocks differ in size
+    at_most: bool  # whether a run can leave a smaller one: blocks differ, and there is no target
 
 
 def leaving(
@@ -80,7 +80,7 @@ def shallower(
     away = smallest(selection, sizes)
     own: Any = dense.config
     settings = {**model_config, **changed_settings(own, selection.stacks, away)}
-    at_most = len(set(sizes.values())) > 1
+    at_most = config.budget is None and len(set(sizes.values())) > 1
     return Shallower(build_on_meta(settings), len(away), selection.total, at_most)
 
 

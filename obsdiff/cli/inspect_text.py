@@ -174,7 +174,10 @@ def budget_lines(plan: InspectionPlan) -> Iterator[str]:
     """Yield the line about the target, if there is one."""
     if plan.budget and plan.config.depth:
         unit, target = plan.budget
-        yield f"budget      at most {target:g} of the {UNITS[unit]}: blocks leave until it is met"
+        yield (
+            f"budget      at most {target:g} of the {UNITS[unit]}: blocks leave until it is met, "
+            "by effect"
+        )
     elif plan.budget:
         unit, target = plan.budget
         yield (
