@@ -7,8 +7,11 @@ HunyuanVideo) guide only with a negative prompt, and calibration prompts have no
 """
 
 import inspect
+from collections.abc import Mapping
 from types import SimpleNamespace
 from typing import Any
+
+import diffusers
 
 from ..models.call_shapes import guidance_passes
 from ..pipelines.folder import Folder
@@ -72,10 +75,23 @@ def latent_frames(pipeline: type, vae: dict[str, Any] | None) -> int | None:
     frames = known["num_frames"].default if "num_frames" in known else 1
     if frames == 1:
         return 1
-    halvings = (vae or {}).get("temperal_downsample")  # as Wan's config spells it
-    each = (vae or {}).get("scale_factor_temporal")
+    config = default_settings(vae or {}) | (vae or {})
+    halvings = config.get("temperal_downsample")  # as Wan's config spells it
+    each = config.get("scale_factor_temporal")
     if each is None and isinstance(halvings, list):
         each = 2 ** sum(map(bool, halvings))
     if not isinstance(frames, int) or not isinstance(each, int) or each < 1:
         return None
     return (frames - 1) // each + 1
+
+
+def default_settings(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the values that a config of diffusers leaves to its class; none for another class."""
+    cls = getattr(diffusers, str(config.get("_class_name")), None)
+    if not (isinstance(cls, type) and issubclass(cls, diffusers.ModelMixin)):
+        return {}
+    return {
+        name: parameter.default
+        for name, parameter in inspect.signature(cls.__init__).parameters.items()
+        if parameter.default is not inspect.Parameter.empty
+    }

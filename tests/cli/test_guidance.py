@@ -121,4 +121,6 @@ def test_frames_of_latents():
     assert latent_frames(StableDiffusionXLPipeline, {}) == 1
     assert latent_frames(WanPipeline, {"scale_factor_temporal": 4}) == 21
     assert latent_frames(WanPipeline, {"temperal_downsample": [False, True, True]}) == 21
+    assert latent_frames(WanPipeline, {"_class_name": "AutoencoderKLWan"}) == 21  # its defaults
+    assert latent_frames(WanPipeline, {"_class_name": "WanPipeline"}) is None
     assert latent_frames(WanPipeline, {}) is None
