@@ -14,8 +14,9 @@ EQUAL_SHARES = ", by equal shares; the run decides"
 DEPTH_NOTES = [
     "depth: a run measures the error without each block; expect pictures to change visibly, and to "
     "collapse where many blocks leave: nothing is trained afterwards",
-    "depth, measured: emoji-sd3 without one of its four blocks has a relative latent error of 0.49,"
-    " repaired 0.46 (0 is the same picture, about 2 an unrelated one; docs/depth.md)",
+    "depth, measured: without one of four blocks emoji-sd3 has a relative latent error of 0.49, "
+    "repaired 0.46, emoji-unet 0.21 and 0.15 (0 is the same picture, about 2 an unrelated one; "
+    "docs/depth.md)",
 ]
 
 
