@@ -85,6 +85,8 @@ def model_lines(plan: InspectionPlan) -> Iterator[str]:
 
 def opens_line(plan: InspectionPlan) -> str:
     """Return the line on the programs that open the result; docs/clients.md has all of them."""
+    if plan.config.depth and any(".attentions." in block.name for block in plan.blocks):
+        return "opens in    diffusers; ComfyUI after obsdiff export --to single-file alone"
     if plan.config.depth:
         return "opens in    diffusers; other programs were not tried"
     if plan.config.bits:

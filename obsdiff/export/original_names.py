@@ -12,9 +12,10 @@ from typing import Any
 from diffusers.loaders.single_file_model import SINGLE_FILE_LOADABLE_CLASSES
 
 from ..errors import UserError
+from ..models.depth_table import UNET
 from .inverse import Recipes, inverse
 from .traced import Asked, Traced, Untraceable, tensor
-from .unet_names import Shapes, unet_names, vae_names
+from .unet_names import Shapes, require_blocks, unet_names, vae_names
 
 UNET_PREFIX = "model.diffusion_model."  # of a UNet in every file; of a transformer in a whole model
 
@@ -45,7 +46,7 @@ ASKING: dict[str, Callable[[Shapes], list[str]]] = {
     "SD3Transformer2DModel": sd3_hints,
     "FluxTransformer2DModel": flux_hints,
 }
-DENOISER_CLASSES = ("UNet2DConditionModel", *ASKING)
+DENOISER_CLASSES = (UNET, *ASKING)
 
 
 def original_recipes(cls: str, shapes: Shapes, config: Mapping[str, Any]) -> Recipes:
@@ -57,8 +58,11 @@ def original_recipes(cls: str, shapes: Shapes, config: Mapping[str, Any]) -> Rec
         config: the model's config.
 
     Raises:
-        UserError: the converter of diffusers can't be turned round for this model.
+        UserError: the converter of diffusers can't be turned round for this model, or other
+            programs would compute something else.
     """
+    if cls == UNET:
+        require_blocks(shapes)
     known: Any = SINGLE_FILE_LOADABLE_CLASSES
     try:
         return inverse(converted(known[cls]["checkpoint_mapping_fn"], cls, shapes, config), shapes)

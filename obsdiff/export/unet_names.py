@@ -10,6 +10,8 @@ from typing import Any
 
 from diffusers.loaders.single_file_utils import DIFFUSERS_TO_LDM_MAPPING
 
+from ..errors import UserError
+
 Shapes = Mapping[str, Sequence[int]]
 RESNET = {
     "norm1": "in_layers.0",
@@ -26,6 +28,7 @@ ATTENTION = {  # of a VAE
     "to_out.0": "proj_out",
     "group_norm": "norm",
 }
+FIRST = ".transformer_blocks.0.norm1.weight"  # the first tensor of an attention's blocks
 PLACE = re.compile(r"(down|up|mid)_blocks?\.(?:(\d+)\.)?(\w+)\.(\d+)\.(.+)")
 
 
@@ -41,6 +44,28 @@ def unet_names(shapes: Shapes, config: Mapping[str, Any]) -> dict[str, Sequence[
     outer |= table["class_embed_type"] | table["addition_embed_type"]
     attended = {m[1] for name in shapes if (m := re.match(r"(up_blocks\.\d+)\.attentions", name))}
     return {outer.get(name) or unet_place(name, config, attended): shapes[name] for name in shapes}
+
+
+def require_blocks(shapes: Shapes) -> None:
+    """Check that every attention on the way down and up has a transformer block.
+
+    Programs that read the authors' names find an attention by its blocks. Of one without they take
+    the projections for unknown tensors, and compute without them.
+
+    Args:
+        shapes: shape of each tensor, by diffusers' name.
+
+    Raises:
+        UserError: an attention has none, after pattern depth.
+    """
+    for name in shapes:
+        owner = name.removesuffix(".proj_in.weight")
+        if owner != name and not owner.startswith("mid_") and f"{owner}{FIRST}" not in shapes:
+            raise UserError(
+                f"export: expected a transformer block in {owner}, found none (pattern depth took "
+                "all): programs that read these names would leave out its projections, too; remove "
+                "fewer blocks (--sparsity, --blocks), or open the folder with diffusers"
+            )
 
 
 def unet_place(name: str, config: Mapping[str, Any], attended: set[str]) -> str:

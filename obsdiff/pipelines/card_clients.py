@@ -20,6 +20,15 @@ WITH_CODE = [
     "beside the weights. Read that file first, and trust its publisher.",
     "- `obsdiff.load(DIR)` and obsdiff's commands, which do not run the file.",
 ]
+FEWER_IN_UNET = [
+    "- diffusers, without obsdiff: the class of the dense model, with fewer blocks in "
+    "`config.json`.",
+    "- **Not ComfyUI as it is**: it takes the UNet's file for the dense model's, and gives the "
+    "blocks that are gone uninitialised weights. It opens the file of `obsdiff export FOLDER --to "
+    "single-file --output FILE`, whose blocks it counts (SD 1.5's structure was tried), or stops.",
+    "- A LoRA for the dense model would change other blocks. `obsdiff.json` has the former numbers "
+    "under `depth.kept`.",
+]
 FEWER_BLOCKS = [
     "- diffusers, without obsdiff: the class of the dense model, with fewer blocks in "
     "`config.json`.",
@@ -88,9 +97,14 @@ WITH_BITS = [
 ]
 
 
-def opens_in_depth() -> list[str]:
-    """Return the lines of a card on the programs that open a model with fewer blocks."""
-    return [HEADING, "", *FEWER_BLOCKS]
+def opens_in_depth(lists: Collection[str]) -> list[str]:
+    """Return the lines of a card on the programs that open a model with fewer blocks.
+
+    Args:
+        lists: the names of the model's lists of blocks; those of a UNet are inside attentions.
+    """
+    in_unet = any(".attentions." in name for name in lists)
+    return [HEADING, "", *(FEWER_IN_UNET if in_unet else FEWER_BLOCKS)]
 
 
 def opens_in(kinds: Collection[str]) -> list[str]:

@@ -33,7 +33,7 @@ def model_card(
             code,
             any(row.bits for row in report.layers),
         ),
-        *(opens_in_depth() if report.depth else opens_in(removed)),
+        *(opens_in_depth(report.depth["kept"]) if report.depth else opens_in(removed)),
         "",
         "## Figures",
         "",

@@ -254,5 +254,6 @@ def test_a_unet_without_blocks_is_repaired_and_opens_in_diffusers(tmp_path):
     assert all(layer.endswith(".proj_in") for layer in found["layers"])
     save_pruned(pipe, tmp_path / "out", report)
     assert verify_folder(tmp_path / "out").files > 5
+    assert "Not ComfyUI as it is" in (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
     again = diffusers.StableDiffusionPipeline.from_pretrained(tmp_path / "out")
     assert torch.equal(drawn(again, ["red apple"], [0]), drawn(pipe, ["red apple"], [0]))

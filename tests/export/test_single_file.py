@@ -14,6 +14,7 @@ from transformers import CLIPTextModelWithProjection
 
 from obsdiff import PruningConfig, prune_, save_pruned
 from obsdiff.cli.main import main
+from obsdiff.models.depth import remove_blocks_, stacks_of
 from obsdiff.models.low_rank import correct_by_
 from obsdiff.models.pruned_classes import mark_corrected_, pruned_class
 from obsdiff.pipelines.load import load_pipeline
@@ -151,6 +152,34 @@ def test_fewer_neurons_keep_their_shapes_and_the_layout_is_in_the_metadata(tmp_p
     layout = pipe.transformer.config["pruned_layout"]
     assert json.loads(notes["obsdiff"])["pruned_layout"] == {"transformer": layout}
     assert json.loads(notes["transformer/config.json"])["pruned_layout"] == layout
+
+
+UP = "up_blocks.0.attentions.0.transformer_blocks"
+
+
+def fewer_blocks(folder, *away):
+    pipe = sdxl()
+    remove_blocks_(pipe.unet, stacks_of(pipe.unet), away)
+    pipe.save_pretrained(folder)
+    return pipe
+
+
+def test_a_unet_with_fewer_blocks_is_read_back(tmp_path):
+    """Blocks out of an attention, and all of the middle's."""
+    middle = [f"mid_block.attentions.0.transformer_blocks.{i}" for i in range(2)]
+    pipe, file = fewer_blocks(tmp_path / "model", f"{UP}.0", *middle), tmp_path / "a.safetensors"
+    assert export(tmp_path / "model", file, "--component", "unet") == 0
+    back = type(pipe.unet).from_single_file(
+        str(file), config=str(tmp_path / "model"), subfolder="unet"
+    )
+    assert_same(back, pipe.unet)
+
+
+def test_an_attention_without_any_block_is_refused(capsys, tmp_path):
+    fewer_blocks(tmp_path / "model", f"{UP}.0", f"{UP}.1")
+    line = refused(capsys, tmp_path / "model", tmp_path / "a.safetensors", "--component", "unet")
+    assert "expected a transformer block in up_blocks.0.attentions.0, found none" in line
+    assert not (tmp_path / "a.safetensors").exists()
 
 
 @pytest.mark.slow
