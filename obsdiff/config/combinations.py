@@ -65,14 +65,15 @@ def check_budget(c: Settings) -> None:
         return
     if len(given) > 1:
         raise UserError(f"{given[0]} and {given[1]} were both given: set one")
+    kinds = ("structured",) if given[0] == "target_latency" else ("structured", "depth")
     wrong = {
-        "pattern": c.kind not in ("structured", "depth"),
+        "pattern": c.kind not in kinds,
         "sparsity": c.sparsity is not None,
         "memory_budget_gib": c.memory_budget_gib is not None,
     }
     if found := [f"{name} {getattr(c, name)}" for name, is_wrong in wrong.items() if is_wrong]:
         raise UserError(
-            f"{given[0]} needs pattern structured or depth, no sparsity and no memory budget; "
+            f"{given[0]} needs pattern {' or '.join(kinds)}, no sparsity and no memory budget; "
             f"found {', '.join(found)}"
         )
     if c.allocation == "uniform" and given[0] != "target_latency" and not c.depth:

@@ -282,10 +282,10 @@ def test_what_can_not_be_reached_is_a_line_before_anything_is_pruned():
     [
         (
             {"pattern": "unstructured"},
-            "target_macs needs pattern structured, no sparsity and no memory budget; "
+            "target_macs needs pattern structured or depth, no sparsity and no memory budget; "
             "found pattern unstructured",
         ),
-        ({"sparsity": 0.3}, "target_macs needs pattern structured, .* found sparsity 0.3"),
+        ({"sparsity": 0.3}, "target_macs needs pattern structured or depth, .* found sparsity 0.3"),
         ({"target_bytes": 0.5}, "target_macs and target_bytes were both given: set one"),
         ({"target_latency": 0.5}, "target_macs and target_latency were both given: set one"),
         ({"target_macs": 1.0}, "target_macs: expected between 0 and 1, found 1.0"),

@@ -35,6 +35,7 @@ from obsdiff.pipelines.folder import open_folder
 
 from ..conftest import flux
 from ..support.public_models import CLIP_L, FLUX_DEV, folder_of
+from ..tiny_models import TINY
 
 SIZE = ["--height", "16", "--width", "16"]
 
@@ -95,10 +96,22 @@ def test_a_plan_has_the_figures_of_inspect_and_ends_with_a_command(sd3_folder, c
     assert err.startswith("next: ")
 
 
-def test_blocks_of_a_unet_cannot_leave(capsys):
+def test_a_unet_gives_transformer_blocks(capsys):
     assert main(["plan", "emoji-unet", "--vram", "8", "--json"]) == 0
+    plan = json.loads(capsys.readouterr().out)
+    rows = {row["what"]: row for row in plan["outcomes"]}
+    assert rows["depth 10%"]["macs"] < plan["dense_macs"]
+    assert rows["depth 10%"]["leaving"] == "1 of 4 blocks"
+
+
+def test_a_class_whose_blocks_cannot_leave_says_so(tmp_path, capsys):
+    unet = {"_class_name": "UNet3DConditionModel"} | TINY["UNet3DConditionModel"][0]
+    clip = {"text_encoder": (("transformers", "CLIPTextModel"), CLIP_L | {"num_hidden_layers": 1})}
+    folder = folder_of(tmp_path / "video", "TextToVideoSDPipeline", "unet", unet, clip)
+    size = ["--height", "64", "--width", "64"]
+    assert main(["plan", folder, "--vram", "8", *size, "--json"]) == 0
     rows = {row["what"]: row for row in json.loads(capsys.readouterr().out)["outcomes"]}
-    assert rows["depth 10%"]["why_not"] == "whole blocks of UNet2DConditionModel can't leave"
+    assert rows["depth 10%"]["why_not"] == "whole blocks of UNet3DConditionModel can't leave"
 
 
 @pytest.mark.slow

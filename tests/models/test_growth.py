@@ -86,6 +86,7 @@ def test_every_class_computes_the_same(name):
         pytest.skip("nothing can be removed")
     pruned = outputs(model, arguments, dtype)
     grown = outputs(grow_(model), arguments, dtype)
-    tolerance = 1e-9 if dtype == torch.float64 else 1e-4
+    # some classes rotate queries and keys in float32: a bit there is more than the sums' order
+    tolerance = 1e-7 if dtype == torch.float64 else 1e-4
     for a, b in zip(pruned, grown, strict=True):
         assert (a - b).abs().max() <= tolerance * a.abs().max()
