@@ -204,6 +204,12 @@ def add_judges(p: argparse.ArgumentParser) -> None:
             "ImageReward: its weights and med_config.json; BERT's tokenizer, there or in the cache",
         ),
         (
+            "--hpsv3",
+            "FOLDER",
+            "HPSv3: HPSv3.safetensors, config and tokenizer of Qwen2-VL-7B-Instruct, and the "
+            "published file with its instruction; not fetched by --download",
+        ),
+        (
             "--geneval",
             "PATH",
             "detector of COCO's objects for GenEval, of boxes or masks (Mask2Former, DETR, YOLOS "

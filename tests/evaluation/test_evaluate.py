@@ -20,12 +20,15 @@ from obsdiff.evaluation import draw as draw_module
 from obsdiff.evaluation.costs import step_macs
 from obsdiff.evaluation.draw import draw, draw_checked
 from obsdiff.evaluation.judges.clip import Clip
+from obsdiff.evaluation.judges.hpsv3.reward import load_hpsv3
 from obsdiff.evaluation.metrics import relative_latent_error
 from obsdiff.evaluation.peak_memory import peak_memory
+from obsdiff.evaluation.report.schema import check_results
 from obsdiff.pipelines.run import denoiser_call
 from obsdiff.runtime.timing import compared, interleaved
 
 from ..conftest import PROMPTS, sd, sd3
+from .judges.hpsv3.tiny import make_hpsv3
 
 pytestmark = pytest.mark.filterwarnings("ignore::obsdiff.errors.CalibrationWarning")
 EMOJI_CLIP = builtin_path("emoji-clip")
@@ -491,6 +494,7 @@ def test_metrics_are_those_of_the_saved_pictures(argv, tmp_path, capsys):
         "clip_score",
         "pickscore",
         "image_reward",
+        "hpsv3",
         "geneval",
         "dpg",
     }
@@ -515,6 +519,31 @@ def test_metrics_are_those_of_the_saved_pictures(argv, tmp_path, capsys):
         "no PickScore model was given: --pickscore yuvalkirstain/PickScore_v1 --download" in table
     )
     assert "  PickScore" not in table  # no column
+
+
+@pytest.mark.slow
+def test_hpsv3_is_scored_from_its_folder_or_listed_with_what_it_needs(one_run, tmp_path, capsys):
+    assert main(one_run) == 0
+    missing = "HPSv3: not run: no HPSv3 was given: --hpsv3 FOLDER with HPSv3.safetensors of"
+    assert missing in " ".join(capsys.readouterr().out.split())
+    folder = make_hpsv3(tmp_path / "hpsv3")
+    assert main([*one_run, "--overwrite", "--hpsv3", str(folder)]) == 0
+    output = capsys.readouterr()
+    assert "HPSv3: not run" not in output.out
+    assert "  HPSv3" in output.out  # a column
+    assert "Loading weights" not in output.err
+    results = json.loads((tmp_path / "run" / "results.json").read_text())
+    assert results["judges"]["hpsv3"] == str(folder)
+    judge, (run,) = load_hpsv3(folder), results["runs"]
+    for files, metrics in (
+        (results["dense_images"], results["dense_metrics"]),
+        (run["images"], run["metrics"]),
+    ):
+        pictures = [Image.open(tmp_path / "run" / file) for file in files]
+        scores = judge.scores(pictures, results["prompts"])
+        assert metrics["hpsv3"]["per_prompt"] == pytest.approx(list(scores), abs=1e-5)
+        assert f"{metrics['hpsv3']['value']:.2f}" in output.out
+    check_results(results)
 
 
 @pytest.mark.slow
@@ -629,6 +658,7 @@ def test_a_wrong_judge_is_one_line_before_anything_is_drawn(argv, tmp_path, caps
         ("--real", "no pictures"),
         ("--lpips", "file of weights"),
         ("--image-reward", "ImageReward"),
+        ("--hpsv3", "Qwen2-VL-7B-Instruct"),
     ):
         (tmp_path / "none").mkdir(exist_ok=True)
         (tmp_path / "none" / "config.json").write_text("{}")

@@ -8,6 +8,7 @@
     judges/inception.py     the Inception network of FID
     judges/lpips.py         LPIPS on AlexNet
     judges/image_reward.py  ImageReward on transformers' BLIP
+    judges/hpsv3/           HPSv3 on transformers' Qwen2-VL
     judges/dpg/             questions about a picture, answered by a model
     judges/geneval/         objects, numbers, colours and positions, by a detector
     judges/weights.py       reads weights, runs no code of their files

@@ -26,6 +26,7 @@ from .download import (
 )
 from .dpg.questions import KINDS, read_items
 from .geneval.files import OF_BOXES, OF_MASKS, require_tasks
+from .hpsv3.files import find_hpsv3
 
 INCEPTION = "inception"
 WEIGHT_SUFFIXES = (".safetensors", ".pth", ".pt")
@@ -41,6 +42,7 @@ class Judges:
     lpips: Path | None = None  # file with AlexNet's weights; None: torch's cache
     pickscore: Path | None = None  # folder of PickScore's CLIP
     image_reward: Path | None = None  # folder of ImageReward
+    hpsv3: Path | None = None  # folder of HPSv3
     geneval: Path | None = None  # folder of GenEval's detector
     dpg: Path | None = None  # folder of the model that answers DPG-Bench's questions
     tasks: Path | None = None  # the prompts of GenEval or DPG-Bench, with what they ask for
@@ -277,6 +279,7 @@ FINDERS = {
     "lpips": lambda value: find_weights("lpips", value),
     "pickscore": lambda value: find_clip("pickscore", value),
     "image_reward": find_image_reward,
+    "hpsv3": find_hpsv3,
     "geneval": find_detector,
     "dpg": find_answers,
 }

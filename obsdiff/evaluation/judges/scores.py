@@ -8,6 +8,7 @@ from PIL import Image
 from safetensors import SafetensorError
 from torch import Tensor
 
+from ...runtime.machine import empty_cache
 from ..flaws import latent_problem, problem
 from ..metrics import Figure, fid, kid, mean_of, not_run, psnr, relative_latent_error, ssim
 from .clip import Clip, as_tensor
@@ -17,6 +18,8 @@ from .features import NO_REAL, features_of, open_extractor, real_features
 from .files import Judges
 from .geneval.figures import geneval_figures
 from .geneval.tasks import FILE
+from .hpsv3.files import PARTS
+from .hpsv3.reward import load_hpsv3
 from .image_reward import load_image_reward
 from .lpips import load_alexnet, lpips, lpips_heads
 from .weights import MetricUnavailable
@@ -194,6 +197,17 @@ def image_reward(pictures: Pictures, dense: str, prompts: list[str], judges: Jud
     )
 
 
+def hpsv3(pictures: Pictures, dense: str, prompts: list[str], judges: Judges) -> Scores:
+    """Return the scores of HPSv3."""
+    if judges.hpsv3 is None:
+        raise MetricUnavailable(f"no HPSv3 was given: --hpsv3 FOLDER with {PARTS}")
+    judge = load_hpsv3(judges.hpsv3)
+    found = by_prompt("hpsv3", judge.scores, pictures, prompts)
+    del judge
+    empty_cache()  # the pipelines are measured next
+    return found
+
+
 def geneval(pictures: Pictures, dense: str, prompts: list[str], judges: Judges) -> Scores:
     """Return GenEval's share of right pictures."""
     if judges.geneval is None or judges.tasks is None:
@@ -227,6 +241,7 @@ MEASURES = {
     ("clip_score",): clip_score,
     ("pickscore",): pickscore,
     ("image_reward",): image_reward,
+    ("hpsv3",): hpsv3,
     ("geneval",): geneval,
     ("dpg",): dpg,
 }

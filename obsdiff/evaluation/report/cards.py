@@ -8,7 +8,8 @@ from .noise import DENSE_NAME, METRICS, figures_of
 from .values import zero_share
 from .verdict import WORDS, Verdict, verdict_of
 
-QUALITY = ("clip_score", "pickscore", "image_reward")  # judges of a picture alone, best known first
+# judges of a picture alone, best known first
+QUALITY = ("clip_score", "pickscore", "image_reward", "hpsv3")
 LEAST_ZEROS = 0.01  # share of zeros above which a card has it
 SAME_SIZE = 0.005  # relative difference of two sizes below which they count as equal
 

@@ -37,6 +37,7 @@ METRICS = {
     "clip_score": Metric("CLIP score", True, 2),
     "pickscore": Metric("PickScore", True, 2),
     "image_reward": Metric("ImageReward", True, 3),
+    "hpsv3": Metric("HPSv3", True, 2),
     "geneval": Metric(
         "GenEval", True, 3, mean_of_parts="mean of these (of all 553 prompts: the papers' score)"
     ),

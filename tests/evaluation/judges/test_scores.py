@@ -32,6 +32,7 @@ from obsdiff.pipelines.builtin import builtin_path
 
 from ...conftest import PROMPTS
 from .conftest import SIDE, VISION
+from .hpsv3.tiny import make_hpsv3
 
 EMOJI_CLIP = builtin_path("emoji-clip")
 BENCHMARKS = {"geneval", "dpg"}  # have prompts of their own
@@ -204,11 +205,17 @@ def test_every_metric_is_run(clip, inception, alexnet, reward, tmp_path):
     for i, image in enumerate(images(5, seed=7)):
         image.save(tmp_path / f"{i}.png")
     judges = Judges(
-        clip=clip, features=clip, real=tmp_path, lpips=alexnet, pickscore=clip, image_reward=reward
+        clip=clip,
+        features=clip,
+        real=tmp_path,
+        lpips=alexnet,
+        pickscore=clip,
+        image_reward=reward,
+        hpsv3=make_hpsv3(tmp_path / "hpsv3"),
     )
     drawn = {"dense": images(4, seed=1), "half": images(4, seed=2)}
     found = model_figures(drawn, "dense", PROMPTS[:4], judges)
-    names = {"lpips", "fid", "kid", "clip_score", "pickscore", "image_reward"}
+    names = {"lpips", "fid", "kid", "clip_score", "pickscore", "image_reward", "hpsv3"}
     assert set(found["half"]) == names | BENCHMARKS
     assert set(found["dense"]) == set(found["half"]) - {"lpips"}
     for figures in found.values():
@@ -231,6 +238,7 @@ def test_a_missing_model_is_the_reason_of_its_metrics(tmp_path, monkeypatch):
         "clip_score": "--clip",
         "pickscore": "--pickscore",
         "image_reward": "--image-reward",
+        "hpsv3": "--hpsv3 FOLDER with HPSv3.safetensors of MizzenAI/HPSv3",
         "geneval": "--geneval",
         "dpg": "--dpg",
     }
