@@ -88,7 +88,7 @@ def opens_line(plan: InspectionPlan) -> str:
     if plan.config.depth and any(".attentions." in block.name for block in plan.blocks):
         return "opens in    diffusers; ComfyUI after obsdiff export --to single-file alone"
     if plan.config.depth:
-        return "opens in    diffusers; other programs were not tried"
+        return "opens in    diffusers; ComfyUI: FLUX.1 and Qwen-Image, not SD3 (docs/depth.md)"
     if plan.config.bits:
         plain = plan.config.pattern != "structured" and plan.config.modulation is None
         own = "" if plain and plan.config.low_rank is None else " and import obsdiff"

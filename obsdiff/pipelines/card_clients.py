@@ -32,8 +32,9 @@ FEWER_IN_UNET = [
 FEWER_BLOCKS = [
     "- diffusers, without obsdiff: the class of the dense model, with fewer blocks in "
     "`config.json`.",
-    "- Not known of other programs. One that reads the number of blocks from the file or from "
-    "`config.json` may open it; one that has the number as a constant does not. None was tried.",
+    "- ComfyUI opens the transformer's file of FLUX.1 and Qwen-Image, whose blocks it counts "
+    "(tried with 0.3.64); it stops at SD3's, whose blocks it takes from the width. Others were not "
+    "tried: a program that reads the number from the file or from `config.json` may open it.",
     "- What names blocks by their number is for the dense model: a LoRA would change other blocks, "
     "ControlNets and skip-layer guidance would reach others. `obsdiff.json` has the former numbers "
     "under `depth.kept`.",
