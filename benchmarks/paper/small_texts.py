@@ -36,7 +36,7 @@ def small_table(rows: dict[str, Kept]) -> str:
             ]
         )
     head = ["on disk", "of dense", "parameters", "MACs", "time of a step", "error", "by set"]
-    head += [WORST, f"drawn worse than by {TORCHAO[0]}"]
+    head += [WORST, "drawn worse than by int8"]
     return grid(["", *head, "CLIP score"], found)
 
 
