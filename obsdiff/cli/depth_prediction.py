@@ -1,8 +1,9 @@
 """The sizes after blocks have left, from config.json alone.
 
 Which blocks leave is measured by a run. Blocks of one size make one prediction; else those that
-save the least are taken, and the prediction says that it is the largest model a run can leave. With
-a target of parameters or operations it is a model that meets it by little.
+save the least are taken, and the prediction says that a run can leave no more. The blocks with the
+fewest parameters need not be those with the fewest operations: each is counted without its own.
+With a target of parameters or operations it is a model that meets it by little.
 """
 
 from collections.abc import Mapping
@@ -11,7 +12,7 @@ from typing import Any
 
 from torch import nn
 
-from ..allocation.depth_target import at_budget, block_budget
+from ..allocation.depth_target import at_budget, block_budget, of_each_block
 from ..calibration.depth_selection import DepthSelection, select_depth
 from ..config import PruningConfig
 from ..errors import UserError
@@ -19,7 +20,7 @@ from ..models.call_shapes import CallArguments
 from ..models.depth import changed_settings
 from ..models.discovery import require_blocks
 from ..models.linear_view import layer_shapes
-from ..models.meta_device import build_on_meta, example_inputs
+from ..models.meta_device import build_on_meta, example_inputs, macs_or_why_not
 from .prediction import count
 
 
@@ -27,10 +28,17 @@ from .prediction import count
 class Shallower:
     """A model on the meta device without some of its blocks."""
 
-    model: nn.Module
+    model: nn.Module  # the one with the most parameters
+    slowest: nn.Module  # the one with the most operations
     removed: int  # blocks that left
     total: int
-    at_most: bool  # whether a run can leave a smaller one: blocks differ, and there is no target
+    at_most: bool  # whether a run can leave less: blocks differ, and there is no target
+
+    def count(self, inputs: CallArguments | None) -> dict[str, Any]:
+        """Return the most parameters and MACs that are left; the argument is that of `count`."""
+        found = count(self.model, inputs)
+        same = self.slowest is self.model
+        return found if same else found | {"macs": count(self.slowest, inputs)["macs"]}
 
 
 def leaving(
@@ -76,12 +84,20 @@ def shallower(
         UserError: blocks of this model can't leave, or not as many.
     """
     selection = leaving(dense, config, inputs)
-    sizes = block_sizes(dense, selection)
-    away = smallest(selection, sizes)
     own: Any = dense.config
-    settings = {**model_config, **changed_settings(own, selection.stacks, away)}
-    at_most = config.budget is None and len(set(sizes.values())) > 1
-    return Shallower(build_on_meta(settings), len(away), selection.total, at_most)
+    sizes = of_each_block("parameters", dense, selection.candidates, {})
+    macs = sizes if config.budget else block_macs(dense, selection, inputs) or sizes
+    away, slow = smallest(selection, sizes), smallest(selection, macs)
+
+    def without(names: list[str]) -> nn.Module:
+        changes = changed_settings(own, selection.stacks, names)
+        return build_on_meta({**model_config, **changes})
+
+    model = without(away)
+    slowest = model if slow == away else without(slow)
+    differ = any(len(set(each.values())) > 1 for each in (sizes, macs))
+    at_most = differ and config.budget is None
+    return Shallower(model, slowest, len(away), selection.total, at_most)
 
 
 def predict_depth(
@@ -111,7 +127,7 @@ def predict_depth(
     found = shallower(dense, model_config, config, inputs)
     return {
         "dense": count(dense, inputs),
-        "pruned": count(found.model, inputs),
+        "pruned": found.count(inputs),
         "blocks": {"removed": found.removed, "total": found.total},
         "at_most": found.at_most,
         "latents": list(latents),
@@ -119,15 +135,22 @@ def predict_depth(
     }
 
 
-def block_sizes(dense: nn.Module, selection: DepthSelection) -> dict[str, int]:
-    """Return the parameters of each block that may leave."""
-    return {
-        name: sum(p.numel() for p in dense.get_submodule(name).parameters())
-        for name in selection.candidates
-    }
+def block_macs(
+    dense: nn.Module, selection: DepthSelection, inputs: CallArguments | None
+) -> dict[str, float]:
+    """Return the multiply-accumulates of each block that may leave; none if they can't be counted.
+
+    Args:
+        dense: the denoiser on the meta device.
+        selection: the blocks that may leave.
+        inputs: the arguments of one forward, None if they are not known.
+    """
+    if inputs is None or macs_or_why_not(dense, inputs)["total"] is None:
+        return {}
+    return of_each_block("macs", dense, selection.candidates, inputs)
 
 
-def smallest(selection: DepthSelection, sizes: Mapping[str, int]) -> list[str]:
+def smallest(selection: DepthSelection, sizes: Mapping[str, float]) -> list[str]:
     """Return the smallest blocks that may leave together and save enough, none too many."""
     away: list[str] = []
     for name in sorted(sizes, key=lambda name: (selection.savings[name], sizes[name])):

@@ -165,7 +165,7 @@ def without_blocks(
         raise UserError(f"whole blocks of {type(model).__name__} can't leave")
     others, width = sizes
     found = shallower(model, folder.config(folder.denoiser(config.component)), config, inputs)
-    left = count(found.model, inputs)
+    left = found.count(inputs)
     size = others + stored_bytes(found.model, [], config, width)
     smallest = "the smallest " if found.at_most else ""
     leaving = f"{smallest}{found.removed} of {found.total} blocks"

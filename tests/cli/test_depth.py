@@ -5,9 +5,14 @@ import json
 import pytest
 from safetensors.torch import load_file
 
+from obsdiff import PruningConfig
+from obsdiff.cli import prediction
+from obsdiff.cli.depth_prediction import predict_depth
 from obsdiff.cli.main import main
+from obsdiff.models.depth import changed_settings, stacks_of
+from obsdiff.models.meta_device import build_on_meta, example_inputs
 
-from ..conftest import ddpm
+from ..conftest import ddpm, sd
 
 FLAGS = [
     *("--pattern", "depth", "--num-prompts", "2", "--allocation-prompts", "1"),
@@ -62,6 +67,26 @@ def test_a_unet_gives_a_transformer_block(capsys):
     assert found["blocks"] == {"removed": 1, "total": 4}
     assert found["dense"]["parameters"] - found["pruned"]["parameters"] > 0
     assert found["pruned"]["macs"]["total"] < found["dense"]["macs"]["total"]
+
+
+@pytest.mark.parametrize("widths", [(16, 32), (16, 16)])
+def test_no_run_leaves_more_than_is_predicted(widths):
+    """Of a UNet the smallest blocks see the most tokens; blocks of one size see different ones."""
+    config = json.loads(sd().unet.to_json_string()) | {"block_out_channels": widths}
+    found = predict_depth(config, PruningConfig(pattern="depth"), (16, 16), 5)
+    assert found["at_most"]
+    dense = build_on_meta(config)
+    left = [
+        count(build_on_meta(config | changed_settings(config, stacks_of(dense), [name])))
+        for name in (f"{stack.blocks}.0" for stack in stacks_of(dense))
+    ]
+    assert len(left) == 4
+    assert found["pruned"]["parameters"] == max(one["parameters"] for one in left)
+    assert found["pruned"]["macs"]["total"] == max(one["macs"]["total"] for one in left)
+
+
+def count(model):
+    return prediction.count(model, example_inputs(model, 16, 16, 5))
 
 
 def test_a_unet_without_transformer_blocks_is_refused_by_name(tmp_path, capsys):
