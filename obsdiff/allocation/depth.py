@@ -69,8 +69,15 @@ def fitted(plan: PruningPlan) -> int:
 
 
 def fits(plan: PruningPlan, report: PruningReport) -> bool:
-    """Return whether there is a repair; warn if there are no prompts for it."""
+    """Return whether there is a repair; warn if there are no prompts for it, or no dampings."""
     if not plan.config.compensation:
+        return False
+    if not plan.config.damping:
+        warn_and_record(
+            report,
+            "nothing is repaired: a repair tries multiples of damping, which is 0; raise it, or "
+            "choose no-compensation",
+        )
         return False
     if fitted(plan) < 1:
         warn_and_record(
@@ -138,7 +145,7 @@ def errors_of_repairs(
         report: receives one warning if a layer cannot be solved.
     """
     found, failed = {}, []
-    dampings = [factor * plan.config.damping for factor in DAMPINGS if plan.config.damping]
+    dampings = [factor * plan.config.damping for factor in DAMPINGS]
     for damping in dampings:
         try:
             write_changes_(gaps, own, damping)

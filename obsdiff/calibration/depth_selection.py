@@ -8,7 +8,8 @@ from itertools import pairwise
 from ..config import PruningConfig
 from ..config.values import parse_blocks
 from ..errors import UserError
-from ..models.depth_table import DEEP, Stack, stacks_in
+from ..models.depth_table import DEEP, UNET, Stack, stacks_in
+from ..models.own_names import CLASS_PREFIX
 from ..models.structure import Block
 
 ROUNDING = 1e-9  # 0.3 of 10 blocks is 3
@@ -113,7 +114,7 @@ def select_depth(cls: str, blocks: list[Block], config: PruningConfig) -> DepthS
     if not stacks:
         raise UserError(
             f"pattern depth: expected a {', '.join(DEEP)} with transformer blocks, found {cls}, "
-            "whose blocks can't leave; use pattern structured"
+            f"{why_none(cls)}"
         )
     listed = {
         stack.blocks: [name for name in names if name.rpartition(".")[0] == stack.blocks]
@@ -140,6 +141,15 @@ def select_depth(cls: str, blocks: list[Block], config: PruningConfig) -> DepthS
             f"leave with blocks {config.blocks or 'all'}, found {count}{because}"
         )
     return found
+
+
+def why_none(cls: str) -> str:
+    """Return why no block of a model can leave, by its class, and what to do."""
+    if cls.startswith(CLASS_PREFIX):
+        return "which an earlier run left; take blocks out first, then prune what is left"
+    if cls == UNET:
+        return "whose attentions have no transformer blocks of their own; use pattern structured"
+    return "whose blocks can't leave; use pattern structured"
 
 
 def most_leaving(selection: DepthSelection) -> int:

@@ -230,7 +230,8 @@ def allocating(
     prompts = min(config.allocation_prompts, config.num_prompts)
     drawn = trials_of(selection) * prompts
     fitted = config.num_prompts - prompts
-    return drawn + (fitted + len(DAMPINGS) * prompts if config.compensation and fitted else 0)
+    repairs = config.compensation and config.damping and fitted
+    return drawn + (fitted + len(DAMPINGS) * prompts if repairs else 0)
 
 
 def drawings(blocks: list[Block], packages: list[Package], config: PruningConfig) -> int:

@@ -28,7 +28,7 @@ PART = re.compile(
     r"(?P<layer>.+)\.(?:lora_(?P<side>[AB])(?:\.[^.]+)?\.(?P<of>weight|bias)"
     r"|(?P<magnitude>lora_magnitude_vector)(?:\..+)?|(?P<number>alpha))"
 )
-NUMBERED = re.compile(r"(\w+)\.(\d{1,9})(?=\.)", re.ASCII)
+NUMBERED = re.compile(r"\.(\d{1,9})(?=\.)", re.ASCII)
 
 
 class Part(NamedTuple):
@@ -77,15 +77,18 @@ def require_blocks(model: nn.Module, tensors: Mapping[str, Tensor], prefix: str 
         UserError: it lacks one, so it has fewer blocks than the model that the LoRA is for.
     """
     start = f"{prefix}." if prefix else ""
-    lists = {name: len(m) for name, m in model.named_children() if isinstance(m, nn.ModuleList)}
+    lists = {name: len(m) for name, m in model.named_modules() if isinstance(m, nn.ModuleList)}
     for name in tensors:
-        match = NUMBERED.match(name.removeprefix(start)) if name.startswith(start) else None
-        if match and int(match[2]) >= lists.get(match[1], int(match[2]) + 1):
-            raise UserError(
-                f"LoRA: {match[0]} is not part of this {type(model).__name__}, which has "
-                f"{lists[match[1]]} {match[1]}: the LoRA is for a model with more of them; where "
-                "--pattern depth removed blocks, obsdiff lora numbers them anew"
-            )
+        own = name.removeprefix(start) if name.startswith(start) else ""
+        for match in NUMBERED.finditer(own):
+            owner = own[: match.start()]
+            if int(match[1]) >= lists.get(owner, int(match[1]) + 1):
+                raise UserError(
+                    f"LoRA: {owner}.{match[1]} is not part of this {type(model).__name__}, which "
+                    f"has {lists[owner]} {owner}: the LoRA is for a model with more of them; where "
+                    "--pattern depth removed blocks, obsdiff lora numbers them anew, once for the "
+                    "folder of each such run, in their order"
+                )
 
 
 def require_unfolded(model: nn.Module, tensors: Mapping[str, Tensor], prefix: str | None) -> None:

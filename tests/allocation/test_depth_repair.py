@@ -109,6 +109,15 @@ def test_without_prompts_to_fit_it_to_nothing_is_repaired():
     assert report.depth["repair"] == {}
 
 
+def test_without_a_damping_nothing_is_repaired():
+    with pytest.warns(CalibrationWarning, match="multiples of damping, which is 0"):
+        report, dense, left = repaired(damping=0)
+    assert report.depth["repair"] == {}
+    assert not any("lowers the error" in text for text in report.warnings)
+    before = [name for name in left if name.startswith("transformer_blocks.0")]
+    assert all(torch.equal(left[name], dense[name]) for name in before)
+
+
 def test_a_layer_of_two_streams_and_outputs_of_two_widths_are_left_alone():
     class Shared(Gated):
         def forward(self, h, gate):

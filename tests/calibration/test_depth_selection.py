@@ -104,3 +104,18 @@ def test_what_can_not_leave_is_refused_by_name(cls, config, words):
         select(cls, config, **lists)
     assert words in str(error.value)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("cls", "why"),
+    [
+        ("UNet2DConditionModel", "whose attentions have no transformer blocks of their own"),
+        ("PrunedSD3Transformer2DModel", "which an earlier run left; take blocks out first"),
+        ("ChromaTransformer2DModel", "whose blocks can't leave; use pattern structured"),
+    ],
+)
+def test_a_model_without_lists_of_blocks_is_refused_with_the_reason(cls, why):
+    """The two transformers of each attention with dual_cross_attention, for example."""
+    blocks = blocks_of(**{"mid_block.attentions.0.transformers.0.transformer_blocks": 1})
+    with pytest.raises(UserError, match=f"found {cls}, {why}"):
+        select_depth(cls, blocks, PruningConfig(pattern="depth"))

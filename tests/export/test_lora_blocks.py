@@ -13,7 +13,7 @@ from obsdiff.models.depth import remove_blocks_, stacks_of
 from obsdiff.models.lora import cut_lora
 from obsdiff.pipelines.record import RECORD
 
-from ..conftest import sd3
+from ..conftest import sd, sd3
 from ..support.cut_heads import cut_
 from ..support.loras import peft_lora
 
@@ -106,3 +106,12 @@ def test_a_lora_for_more_blocks_is_refused():
     cut_(pipe.transformer, "heads")
     with pytest.raises(UserError, match=r"transformer_blocks\.2 is not part of this .* has 2"):
         cut_lora(pipe.transformer, lora)
+
+
+def test_a_lora_for_more_blocks_of_a_unet_is_refused():
+    unet = sd().unet
+    lora = peft_lora(unet, "", "attn1.to_q")
+    first = "down_blocks.0.attentions.0.transformer_blocks"
+    remove_blocks_(unet, stacks_of(unet), [f"{first}.0"])
+    with pytest.raises(UserError, match=rf"{first}\.0 is not part of this .* has 0 {first}"):
+        cut_lora(unet, lora)
