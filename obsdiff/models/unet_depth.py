@@ -4,6 +4,7 @@
 middle, too, and `reverse_transformer_layers_per_block` one for each level on the way up. A value is
 one number for all attentions of a level, or a list of one for each. diffusers reads the middle's at
 index -1 and the levels' from the front, so a value behind those of the levels is the middle's own.
+A config without the first is that of a UNet with one block in each attention, diffusers' default.
 Imports no torch.
 """
 
@@ -23,7 +24,7 @@ def unet_settings(config: Mapping[str, Any], gone: Mapping[str, int]) -> dict[st
             its blocks leave.
     """
     levels = len(config["down_block_types"])
-    own = each(config[DOWN], levels)
+    own = each(config.get(DOWN, 1), levels)
     reverse = config.get(UP) or own[::-1]
     repeats = each(config["layers_per_block"], levels)
     middle = own[-1] if isinstance(own[-1], int) else own[-1][0]

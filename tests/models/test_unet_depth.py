@@ -96,6 +96,8 @@ def test_values_are_numbers_where_all_attentions_of_a_level_agree():
     assert unet_settings(config, {up(2): 4}) == {DOWN: [1, 10], UP: [[10, 10, 6], 1]}
     one = {"down_block_types": ("a",), "layers_per_block": (1,), DOWN: 2}
     assert unet_settings(one, {}) == {DOWN: [2], UP: [2]}
+    plain = {"down_block_types": ("a",), "layers_per_block": 1}
+    assert unet_settings(plain, {MIDDLE: 1}) == {DOWN: [1, 0], UP: [1]}
 
 
 def test_lists_are_found_by_the_names_of_the_blocks():
