@@ -23,7 +23,7 @@ from ..models.lora import cut_lora, require_blocks
 from ..models.meta_device import build_on_meta
 from ..pipelines.folder import Folder
 from ..runtime.whole_files import whole_file
-from .lora_blocks import renumbered
+from .lora_blocks import renumbered, require_former
 
 LAYER = re.compile(r"(.+?)\.(?:lora_A|lora_B|lora_linear_layer|lora)\b.*")
 UP = re.compile(r".*(?:\.lora_B|[._]lora\.up|\.lora_linear_layer\.up|_lora\.up)\b.*")
@@ -71,6 +71,7 @@ def cut_file(
             f"{file}: expected a LoRA with tensors of {component}, found none, but "
             f"{next(iter(named), 'nothing')}"
         )
+    require_former(named, component, kept, folder.path)
     left = renumbered(named, component, kept)
     cut = cut_lora(model, left, component) if layout_of(model) else left
     require_blocks(model, cut, component)

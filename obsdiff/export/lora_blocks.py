@@ -9,7 +9,12 @@ from ..errors import UserError
 from ..pipelines.record import RECORD, read_record
 from ..runtime.json_files import check_json
 
-WANTED = {"component": str, "config": {"pattern": str}, "depth": {"kept": {"*": [int]}}}
+WANTED = {
+    "component": str,
+    "config": {"pattern": str},
+    "depth": {"kept": {"*": [int]}},
+    "groups": [{"owner": str, "total": int}],
+}
 Value = TypeVar("Value")
 
 
@@ -42,6 +47,34 @@ def kept_blocks(folder: Path) -> tuple[str, dict[str, list[int]]]:
             f"{folder / RECORD}: {error}; the blocks that are left are unknown"
         ) from None
     return record["component"], record["depth"]["kept"]
+
+
+def require_former(
+    tensors: Mapping[str, Value], component: str, kept: Mapping[str, list[int]], folder: Path
+) -> None:
+    """Check that the model from which blocks were removed had the blocks of a LoRA.
+
+    Args:
+        tensors: the LoRA, as in renumbered.
+        component: the component from which blocks were removed.
+        kept: for each list of blocks the former numbers of those that are left.
+        folder: the pipeline folder; kept_blocks has checked its record.
+
+    Raises:
+        UserError: it lacked one: blocks were removed from it, too.
+    """
+    if not kept:
+        return
+    groups: Any = read_record(folder)["groups"]
+    for owner, total in ((group["owner"], group["total"]) for group in groups):
+        pattern = re.compile(rf"{re.escape(f'{component}.{owner}')}\.(\d+)\.")
+        numbers = [int(match[1]) for name in tensors if (match := pattern.match(name))]
+        if max(numbers, default=0) >= max(total, 1):
+            raise UserError(
+                f"LoRA: expected blocks of {owner} below {total}, as the model had from which "
+                f"{folder} was made, found {max(numbers)}; where --pattern depth made that model, "
+                "too, number the LoRA anew for its folder first"
+            )
 
 
 def renumbered(

@@ -21,6 +21,7 @@ RECORDED = {
     "component": "transformer",
     "config": {"pattern": "depth"},
     "depth": {"kept": {"transformer_blocks": [0, 2]}},
+    "groups": [{"owner": "transformer_blocks", "kind": "blocks", "total": 3, "kept": 2}],
 }
 
 
@@ -50,6 +51,14 @@ def test_a_file_gets_the_numbers_of_the_blocks_that_are_left(folder, tmp_path, c
     found = load_file(output)
     assert found.keys() == expected.keys()
     assert all(torch.equal(found[name], tensor) for name, tensor in expected.items())
+
+
+def test_a_lora_of_the_model_before_an_earlier_run_is_refused(folder, tmp_path, capsys):
+    lora = peft_lora(sd3(layers=4).transformer, "transformer.", "attn.to_q")
+    save_file(lora, tmp_path / "lora.safetensors")
+    words = [tmp_path / "lora.safetensors", "--for", folder, "--output", tmp_path / "o.safetensors"]
+    assert main(["lora", *map(str, words)]) == 2
+    assert "expected blocks of transformer_blocks below 3" in capsys.readouterr().err
 
 
 def test_other_names_stay():
