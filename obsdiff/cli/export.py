@@ -197,5 +197,5 @@ def require_pruned_shapes(folder: Folder) -> None:
         raise UserError(
             f"{folder.path}: expected a structured result of obsdiff, or one with low_rank or "
             "modulation, found "
-            "no component of pruned shapes; it already opens wherever the dense model does"
+            "no component of pruned shapes; its layers have the shapes of plain diffusers already"
         )

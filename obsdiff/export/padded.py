@@ -62,8 +62,8 @@ def pad_(pipe: Any) -> list[str]:
     if not grown:
         raise UserError(
             "export: expected a denoiser without some heads, neurons or channels, or with "
-            "corrections of low rank or folded modulation, found plain dense layers; the folder "
-            "already opens wherever the dense model does"
+            "corrections of low rank or folded modulation, found plain dense layers, which "
+            "have nothing to pad"
         )
     for name in grown:
         setattr(pipe, name, grow_(parts[name]))

@@ -89,6 +89,16 @@ def count(model):
     return prediction.count(model, example_inputs(model, 16, 16, 5))
 
 
+def test_export_does_not_say_that_a_folder_with_fewer_blocks_opens_everywhere(tmp_path, capsys):
+    """ComfyUI must not open it: see docs/depth.md."""
+    sd().save_pretrained(tmp_path / "sd")
+    words = ["export", str(tmp_path / "sd"), "--to", "padded", "--output", str(tmp_path / "out")]
+    assert main(words) == 2
+    error = capsys.readouterr().err
+    assert "the shapes of plain diffusers already" in error
+    assert "wherever the dense model does" not in error
+
+
 def test_a_unet_without_transformer_blocks_is_refused_by_name(tmp_path, capsys):
     ddpm().save_pretrained(tmp_path / "ddpm")
     words = ["prune", str(tmp_path / "ddpm"), "--output", "/nowhere/out", "--pattern", "depth"]
