@@ -99,7 +99,7 @@ def select_depth(cls: str, blocks: list[Block], config: PruningConfig) -> DepthS
     """Return the blocks of a model that may leave, and how many do.
 
     The share is that of the blocks in the lists of the model, rounded down, and at least one. With
-    a target instead, allocation/depth_target.py sets what they have to save.
+    a target, which takes one at least, allocation/depth_target.py sets what they have to save.
 
     Args:
         cls: the name of the denoiser's class.
@@ -131,14 +131,17 @@ def select_depth(cls: str, blocks: list[Block], config: PruningConfig) -> DepthS
         if name.rpartition(".")[0] in listed and name not in fixed
     ]
     total = sum(map(len, listed.values()))
-    count = max(1, math.floor(config.removed * total + ROUNDING))
+    count = 1 if config.budget else max(1, math.floor(config.removed * total + ROUNDING))
     found = DepthSelection(stacks, listed, candidates, dict.fromkeys(candidates, 1.0), count)
     most = most_leaving(found)
     if count > most:
         because = "".join(f"; {name} stays: {why}" for name, why in fixed.items())
+        where = f"that may leave with blocks {config.blocks or 'all'}"
         raise UserError(
-            f"sparsity {config.removed:g} of {total} blocks: expected at most {most} that may "
-            f"leave with blocks {config.blocks or 'all'}, found {count}{because}"
+            f"target_{config.budget[0]}: expected a block {where}, found none{because}"
+            if config.budget
+            else f"sparsity {config.removed:g} of {total} blocks: expected at most {most} {where}, "
+            f"found {count}{because}"
         )
     return found
 

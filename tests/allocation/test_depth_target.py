@@ -127,7 +127,7 @@ def test_inspect_says_what_a_target_leaves(sd3_folder, capsys):
     ("settings", "words"),
     [
         ({"target_macs": 0.5, "sparsity": 0.2}, "found sparsity 0.2"),
-        ({"target_latency": 0.5}, "target_latency: pattern depth removes whole blocks"),
+        ({"target_latency": 0.5}, "target_latency needs pattern structured"),
         ({"target_macs": 0.5, "target_bytes": 0.5}, "were both given"),
     ],
 )

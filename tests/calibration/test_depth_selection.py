@@ -119,3 +119,12 @@ def test_a_model_without_lists_of_blocks_is_refused_with_the_reason(cls, why):
     blocks = blocks_of(**{"mid_block.attentions.0.transformers.0.transformer_blocks": 1})
     with pytest.raises(UserError, match=f"found {cls}, {why}"):
         select_depth(cls, blocks, PruningConfig(pattern="depth"))
+
+
+def test_with_a_target_the_share_of_blocks_does_not_count():
+    """A tenth of 20 blocks is 2, but one may be enough for a target."""
+    config = {"target_macs": 0.99, "blocks": "3"}
+    found = select("PixArtTransformer2DModel", config, transformer_blocks=20)
+    assert found.candidates == ["transformer_blocks.3"]
+    with pytest.raises(UserError, match=r"target_macs: expected a block .* found none; .* stays"):
+        select("DiTTransformer2DModel", config | {"blocks": "0"}, transformer_blocks=20)
