@@ -80,10 +80,11 @@ def fits(plan: PruningPlan, report: PruningReport) -> bool:
         )
         return False
     if fitted(plan) < 1:
+        judging, all_ = plan.config.allocation_prompts, len(plan.calibration_set.prompts)
         warn_and_record(
             report,
-            f"nothing is repaired: {plan.config.allocation_prompts} prompts judge a repair, and "
-            f"none is left of {len(plan.calibration_set.prompts)} to fit it to; use more prompts",
+            f"nothing is repaired: allocation_prompts ({judging}) judge it, and none is left of "
+            f"{all_} to fit it to; use more prompts",
         )
         return False
     return True

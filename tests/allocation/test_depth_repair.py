@@ -104,7 +104,7 @@ def test_a_repair_is_measured_and_never_worse_than_none():
 
 def test_without_prompts_to_fit_it_to_nothing_is_repaired():
     settings = {"num_prompts": 1, "allocation_prompts": 1, "pattern": "depth"}
-    with pytest.warns(CalibrationWarning, match="nothing is repaired: 1 prompts judge"):
+    with pytest.warns(CalibrationWarning, match="allocation_prompts .1. judge it"):
         report = prune_(sd3(), PROMPTS[:1], **settings, **QUICK)
     assert report.depth["repair"] == {}
 
