@@ -16,10 +16,12 @@ from pathlib import Path
 import diffusers
 import pytest
 import torch
-from diffusers import SD3Transformer2DModel
+from diffusers import SD3Transformer2DModel, UNet2DConditionModel
 from safetensors.torch import load_file, save_file
 
+from obsdiff.export.unet_names import unet_names
 from obsdiff.models.client_marker import MARKER_KEY
+from obsdiff.models.depth import remove_blocks_, stacks_of
 from obsdiff.models.own_names import BITMASK, MODULE
 from obsdiff.pipelines.bitmask_files import pack_component_
 
@@ -72,6 +74,25 @@ def test_the_marker_is_what_stops_it(tmp_path):
     )
     assert set(found["dense"]) == {"opened"}
     assert all(error.startswith(REFUSED) for error in found["marked"])
+
+
+def test_a_unet_opens_with_fewer_blocks_and_wrongly_without_all_of_an_attention(tmp_path):
+    """Under the authors' names; the second file is what `export --to single-file` refuses."""
+    torch.manual_seed(0)
+    unet = UNet2DConditionModel(
+        sample_size=8, block_out_channels=(320, 320), cross_attention_dim=768, layers_per_block=1,
+        transformer_layers_per_block=2, down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
+        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
+    )  # fmt: skip
+    up = "up_blocks.1.attentions.0.transformer_blocks"
+    files = {}
+    for name, away in {"fewer": [f"{up}.0"], "none": [f"{up}.0"]}.items():
+        remove_blocks_(unet, stacks_of(unet), away)  # the second of two after the first
+        weights = unet.state_dict()
+        names = unet_names({k: w.shape for k, w in weights.items()}, unet.config)
+        files[name] = dict(zip(names, map(torch.clone, weights.values()), strict=True))
+    found = in_comfyui(files, tmp_path)
+    assert {answer for answers in found.values() for answer in answers} == {"opened"}
 
 
 def test_fewer_neurons_open_where_shapes_are_the_files(tmp_path):
