@@ -1,10 +1,10 @@
-"""docs/compressed.png: the same prompts from the same seeds, by the dense model and by what makes
-it smaller otherwise than by zeros: 8 and 4 bits, folded modulation, a correction of low rank, a
-block less.
+"""docs/compressed.png and compressed-emoji-unet.png: the same prompts from the same seeds, by the
+dense model and by what makes it smaller otherwise than by zeros: 8 and 4 bits, folded modulation, a
+correction of low rank, a block less.
 
-    python -m benchmarks.compressed_pictures [--prompts 32] [--threads 2]
+    python -m benchmarks.compressed_pictures emoji-sd3 [emoji-unet] [--prompts 32] [--threads 2]
 
-obsdiff.prune_ runs all of them on emoji-sd3. The prompts are the first of the evaluation prompts,
+obsdiff.prune_ runs all of them. The prompts are the first of the evaluation prompts,
 not selected; nothing was calibrated or decided on them. Bytes are those of the denoiser on disk in
 half precision, errors those of all evaluation prompts.
 """
@@ -22,11 +22,13 @@ from .paper.rows import live
 from .paper.small import saved_and_opened
 from .picture_sheet import sheet
 
-SHEET = Path(__file__).parents[1] / "docs" / "compressed.png"
+DOCS = Path(__file__).parents[1] / "docs"
+SHEETS = {"emoji-sd3": "compressed.png", "emoji-unet": "compressed-emoji-unet.png"}
 DRAWN = 8
+FOLDED = "small, nothing out"  # 8 bits alone for emoji-unet, which has nothing to fold
 ROWS: dict[str, dict[str, Any]] = {
     "8 bits": {"sparsity": 0, "bits": 8, "round_layers": "all"},
-    "small, nothing out": {"preset": "small", "sparsity": 0},
+    FOLDED: {"preset": "small", "sparsity": 0},
     "small": {"preset": "small"},
     "4 bits": {"sparsity": 0, "bits": 4},
     "4 bits + 5%": {"sparsity": 0, "bits": 4, "low_rank": 0.05},
@@ -39,21 +41,37 @@ def main() -> None:
     p = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    p.add_argument("models", nargs="+", choices=SHEETS)
     p.add_argument("--prompts", type=int, help="calibration prompts", default=32)
     p.add_argument("--threads", type=int)
     args = p.parse_args()
     if args.threads:
         torch.set_num_threads(args.threads)
-    lab = Lab("emoji-sd3")
-    shared = lab.settings | {"num_prompts": args.prompts}
-    configs = {name: PruningConfig(**settings, **shared) for name, settings in ROWS.items()}
+    for model in args.models:
+        draw(model, args.prompts)
+
+
+def draw(model: str, prompts: int) -> None:
+    """Draw the sheet of a model.
+
+    Args:
+        model: name of a built-in model.
+        prompts: calibration prompts of each row.
+    """
+    lab = Lab(model)
+    shared = lab.settings | {"num_prompts": prompts}
+    configs = {
+        name: PruningConfig(**settings, **shared)
+        for name, settings in ROWS.items()
+        if name != FOLDED or model == "emoji-sd3"
+    }
     rows = [row_of(lab, "dense", lab.dense)]
     with dense_pass(lab.pipe, lab.calibration, list(configs.values())) as dense:
         for name, config in configs.items():
             rows.append(row_of(lab, name, live(lab, config, dense)[0]))
     rows.append(row_of(lab, "a block out", live(lab, PruningConfig(**DEPTH, **shared))[0]))
-    sheet(rows, lab.sets["evaluation"][:DRAWN]).save(SHEET, optimize=True)
-    print(SHEET)
+    sheet(rows, lab.sets["evaluation"][:DRAWN]).save(DOCS / SHEETS[model], optimize=True)
+    print(DOCS / SHEETS[model])
 
 
 def row_of(lab: Lab, name: str, denoiser: torch.nn.Module) -> tuple[str, str, list[Any]]:

@@ -6,7 +6,7 @@ from typing import Any
 from ..calibration.device_plan import RESERVE
 from ..calibration.packages import GIB
 from ..runtime.console import shown
-from .run_plan import CardRow, OutcomeRow, PhaseRow, RoomRow, RunPlan
+from .run_plan import CardRow, OutcomeRow, PhaseRow, PresetRow, RoomRow, RunPlan
 
 WORK = {"drawing": "activations", "allocating": "gradients", "solving": "the largest layer"}
 
@@ -156,7 +156,7 @@ def step_lines(plan: RunPlan) -> Iterator[str]:
             continue
         steps = f"{row.passes - row.with_gradients:,}" if row.passes else "?"
         more = f" + {row.with_gradients:,} with gradients" if row.with_gradients else ""
-        yield f"  {name:<18}{steps:>9}{more}{minutes(plan, row.passes)}"
+        yield f"  {name:<18}{steps:>9}{more}{minutes(plan, row)}"
     if plan.step_seconds is not None:
         yield (
             f"  a step of one prompt takes {plan.step_seconds:.3g} s here, measured; sums of "
@@ -175,14 +175,19 @@ def run_words(prompts: int, settings: dict[str, Any]) -> Iterator[str]:
         yield f"{settings['width']} x {settings['height']} pixels"
 
 
-def minutes(plan: RunPlan, passes: int | None) -> str:
-    """Return the time of some steps, if one was measured."""
-    if plan.step_seconds is None or passes is None:
+def minutes(plan: RunPlan, row: PresetRow) -> str:
+    """Return the time of a preset's steps, and of those with gradients, if a step was measured."""
+    if plan.step_seconds is None or row.passes is None:
         return ""
-    seconds = plan.step_seconds * passes
+    phases = [row.passes - row.with_gradients, row.with_gradients]
+    return ", at least " + " + ".join(duration(plan.step_seconds * n) for n in phases if n)
+
+
+def duration(seconds: float) -> str:
+    """Return a time in seconds, minutes or hours."""
     if seconds < 90:
-        return f", at least {seconds:.0f} s"
-    return f", at least {seconds / 60:.0f} min" if seconds < 5400 else f", {seconds / 3600:.1f} h"
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
 def outcome_lines(plan: RunPlan) -> Iterator[str]:

@@ -206,6 +206,11 @@ def test_passes_with_gradients_are_said_apart():
     _, default, best = step_lines(plan)
     assert default.split() == ["default", "1,250"]
     assert best.endswith("1,250 + 400 with gradients")
+    plan.step_seconds = 0.2
+    _, default, best, measured = step_lines(plan)
+    assert default.endswith("1,250, at least 4 min")
+    assert best.endswith("1,250 + 400 with gradients, at least 4 min + 80 s")
+    assert "0.2 s here, measured" in measured
 
 
 def test_hessians_beyond_half_of_the_free_memory_rest_in_files():
