@@ -109,7 +109,8 @@ def test_a_run_killed_as_it_begins_is_started_again(tmp_path, monkeypatch, kille
         (part / WORK / MARKER).write_text(MARK)
         (part / WORK / "lock").touch()
     opened(tmp_path / "out")
-    assert {p.name for p in (part / WORK).iterdir()} == {"lock", JOB, MARKER}
+    # some versions of filelock take their file away
+    assert {p.name for p in (part / WORK).iterdir()} - {"lock"} == {JOB, MARKER}
 
 
 def test_unfinished_files_of_a_killed_run_are_gone_when_it_resumes(tmp_path):
