@@ -48,13 +48,13 @@ def float32_products(precision: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def by_old_switch(rounded: bool) -> Iterator[None]:
-    """Do the same with the switch of torch 2.8 and before."""
-    before = torch.backends.cuda.matmul.allow_tf32
-    torch.backends.cuda.matmul.allow_tf32 = rounded
+    """Do the same with the switch of torch 2.8 and before: allow_tf32 is two of its three words."""
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("high" if rounded else "highest")
     try:
         yield
     finally:
-        torch.backends.cuda.matmul.allow_tf32 = before
+        torch.set_float32_matmul_precision(before)
 
 
 @contextlib.contextmanager

@@ -11,7 +11,11 @@ from obsdiff.evaluation.peak_memory import peak_memory
 LONG = "a red apple " * 20_000  # longer than one argument of a command line may be
 
 
-@pytest.mark.parametrize("prompt", [LONG, "nul \0 inside", "line\nbreak", "--help", "snow \u2603"])
+@pytest.mark.parametrize(
+    "prompt",
+    [LONG, "nul \0 inside", "line\nbreak", "--help", "snow \u2603"],
+    ids=["long", "nul", "break", "flag", "snow"],  # an id is in the environment of a process
+)
 def test_a_prompt_goes_over_stdin(prompt, tmp_path, monkeypatch):
     """A process that answers with what it read stands for the one that draws."""
     echo = [
