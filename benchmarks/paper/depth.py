@@ -45,7 +45,7 @@ class Shallow:
     def __init__(self, lab: Lab, count: int, seed: int) -> None:
         self.lab, self.count, self.seed = lab, count, seed
         self.stacks = stacks_of(lab.dense)
-        total = sum(len(lists) for lists in left_blocks(lab.dense, self.stacks, ()).values())
+        total = sum(len(blocks) for blocks in left_blocks(lab.dense, self.stacks, ()).values())
         self.config = PruningConfig(
             pattern="depth", sparsity=(count + 0.5) / total, **shared(lab, seed)
         )

@@ -123,8 +123,8 @@ def choose_blocks(effects: BlockEffects) -> tuple[str, ...]:
     selection = effects.selection
     alone = effects.measure("blocks-1", [(name,) for name in selection.candidates])
     estimate = {name: alone[name,] for name in selection.candidates}
-    possible = shortlist(selection, [], estimate)
-    away = [least({name: prices(selection, [], estimate)[name] for name in possible})]
+    price = prices(selection, [], estimate)
+    away = [least({name: price[name] for name in shortlist(selection, [], estimate)})]
     while not selection.enough(away):
         before = effects.known[in_order(selection, away)]
         tried = shortlist(selection, away, estimate)

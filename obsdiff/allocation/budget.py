@@ -45,8 +45,10 @@ class Budget:
         unit: parameters, macs or bytes.
         target: the share.
         dense: the amount of the dense denoiser.
-        sparsity: the uniform sparsity that would meet the target.
-        savings: the saving of each group after 0, 1, 2 ... steps, by its name.
+        sparsity: the uniform sparsity that would meet the target; of pattern depth the largest
+            share of the blocks that meeting it takes.
+        savings: the saving of each group after 0, 1, 2 ... steps, by its name; of pattern depth
+            that of each block, after 0 and 1.
     """
 
     unit: str

@@ -1,14 +1,14 @@
 """Which blocks of a model may leave, and how many do, by its class and the config."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 
 from ..config import PruningConfig
 from ..config.values import parse_blocks
 from ..errors import UserError
-from ..models.depth_table import DEEP, UNET, Stack, stacks_in
+from ..models.depth_table import DEPTH_CLASSES, UNET, Stack, stacks_in
 from ..models.own_names import CLASS_PREFIX
 from ..models.structure import Block
 
@@ -113,8 +113,8 @@ def select_depth(cls: str, blocks: list[Block], config: PruningConfig) -> DepthS
     stacks = stacks_in(cls, names)
     if not stacks:
         raise UserError(
-            f"pattern depth: expected a {', '.join(DEEP)} with transformer blocks, found {cls}, "
-            f"{why_none(cls)}"
+            f"pattern depth: expected a {', '.join(DEPTH_CLASSES)} with transformer blocks, "
+            f"found {cls}, {why_none(cls)}"
         )
     listed = {
         stack.blocks: [name for name in names if name.rpartition(".")[0] == stack.blocks]
@@ -133,17 +133,35 @@ def select_depth(cls: str, blocks: list[Block], config: PruningConfig) -> DepthS
     total = sum(map(len, listed.values()))
     count = 1 if config.budget else max(1, math.floor(config.removed * total + ROUNDING))
     found = DepthSelection(stacks, listed, candidates, dict.fromkeys(candidates, 1.0), count)
-    most = most_leaving(found)
-    if count > most:
-        because = "".join(f"; {name} stays: {why}" for name, why in fixed.items())
-        where = f"that may leave with blocks {config.blocks or 'all'}"
-        raise UserError(
-            f"target_{config.budget[0]}: expected a block {where}, found none{because}"
-            if config.budget
-            else f"sparsity {config.removed:g} of {total} blocks: expected at most {most} {where}, "
-            f"found {count}{because}"
-        )
+    require_leaving(found, count, fixed, config)
     return found
+
+
+def require_leaving(
+    selection: DepthSelection, count: int, fixed: Mapping[str, str], config: PruningConfig
+) -> None:
+    """Check that enough blocks may leave.
+
+    Args:
+        selection: the blocks that may leave.
+        count: how many have to, at least one with a target.
+        fixed: the names of the blocks that always stay, and why.
+        config: the settings.
+
+    Raises:
+        UserError: fewer may leave.
+    """
+    most = most_leaving(selection)
+    if count <= most:
+        return
+    because = "".join(f"; {name} stays: {why}" for name, why in fixed.items())
+    where = f"that may leave with blocks {config.blocks or 'all'}"
+    if config.budget:
+        raise UserError(f"target_{config.budget[0]}: expected a block {where}, found none{because}")
+    raise UserError(
+        f"sparsity {config.removed:g} of {selection.total} blocks: expected at most {most} "
+        f"{where}, found {count}{because}"
+    )
 
 
 def why_none(cls: str) -> str:

@@ -75,7 +75,7 @@ STACKS: dict[str, tuple[Stack, ...]] = {  # class of the denoiser -> its lists, 
     "WanTransformer3DModel": (Stack("blocks"),),
     "ZImageTransformer2DModel": (Stack("layers", "n_layers"),),
 }
-DEEP = (*STACKS, UNET)  # classes whose blocks can leave
+DEPTH_CLASSES = (*STACKS, UNET)  # classes whose blocks can leave
 
 
 def stacks_in(cls: str, blocks: Iterable[str]) -> tuple[Stack, ...]:

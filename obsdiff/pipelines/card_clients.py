@@ -23,9 +23,10 @@ WITH_CODE = [
 FEWER_IN_UNET = [
     "- diffusers, without obsdiff: the class of the dense model, with fewer blocks in "
     "`config.json`.",
-    "- **Not ComfyUI as it is**: it takes the UNet's file for the dense model's, and gives the "
-    "blocks that are gone uninitialised weights. It opens the file of `obsdiff export FOLDER --to "
-    "single-file --output FILE`, whose blocks it counts (SD 1.5's structure was tried), or stops.",
+    "- **Not ComfyUI as it is**: ComfyUI takes the UNet's file for the dense model's, and gives "
+    "the blocks that are gone uninitialised weights. ComfyUI opens the file of `obsdiff export "
+    "FOLDER --to single-file --output FILE`, whose blocks it counts (SD 1.5's structure was "
+    "tried), or stops.",
     "- A LoRA for the dense model would change other blocks. `obsdiff.json` has the former numbers "
     "under `depth.kept`.",
 ]

@@ -9,6 +9,7 @@ width of the image tower, M neurons of its FFN, S width of the patches of one to
 """
 
 import re
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ RENAMED = (  # the first that matches
 )
 MOST_LAYERS = 1_000
 LARGEST = 10_000_000  # of a width
+FORMATS = set(SAFETENSORS_DTYPES) - {"F64"}
 PATCH, FRAMES, MERGE, RATIO = 14, 2, 2, 4  # Qwen2-VL's defaults
 Shapes = dict[str, tuple[int, ...]]
 
@@ -54,15 +56,18 @@ def check_tensors(header: Mapping[str, TensorInfo], config: dict[str, Any], file
     found.pop(UNUSED, None)
     rows = (found.get(EMBEDDING) or (0,))[0]
     wanted = shapes_of(config, rows, file.parent / "config.json")
-    doubled = len(header) - len({renamed(name) for name in header})
-    kinds = {info["dtype"] for info in header.values()} - (set(SAFETENSORS_DTYPES) - {"F64"})
+    names_of = Counter(map(renamed, header))
     both = wanted.keys() & found.keys()
     problems = {
         "missing": sorted(wanted.keys() - found.keys(), key=lambda name: not name.startswith(HEAD)),
         "left over": sorted(found.keys() - wanted.keys()),
         "of another shape": sorted(name for name in both if wanted[name] != found[name]),
-        "under two names": ["the same tensor"] * doubled,
-        "of another number format": sorted(kinds),
+        "under two names": sorted(name for name, count in names_of.items() if count > 1),
+        "of another number format": sorted(
+            f"{name} ({info['dtype']})"
+            for name, info in header.items()
+            if info["dtype"] not in FORMATS
+        ),
     }
     for problem, names in problems.items():
         if names:

@@ -107,8 +107,14 @@ def test_the_table_of_tensors_is_that_of_transformers(hpsv3, tmp_path):
         ({"model.norm.bias": torch.zeros(32)}, "left over, such as language_model.norm.bias"),
         ({"rm_head.5.weight": torch.zeros(1, 16)}, "another shape, such as rm_head.5.weight"),
         ({"visual.merger.ln_q.bias": torch.zeros(9)}, "another shape, such as visual.merger"),
-        ({"model.language_model.norm.weight": torch.zeros(32)}, "1 tensors under two names"),
-        ({"model.norm.weight": torch.zeros(32, dtype=torch.int8)}, "format, such as I8"),
+        (
+            {"model.language_model.norm.weight": torch.zeros(32)},
+            "1 tensors under two names, such as language_model.norm.weight",
+        ),
+        (
+            {"model.norm.weight": torch.zeros(32, dtype=torch.int8)},
+            "such as model.norm.weight (I8)",
+        ),
     ],
 )
 def test_tensors_that_do_not_fit_are_refused(copy, tensors, words):
