@@ -27,13 +27,14 @@ def block_budget(
         inputs: the arguments of one call, for operations.
 
     Raises:
-        UserError: all blocks that may leave together save less.
+        UserError: all blocks that may leave together save less, or operations can't be counted.
     """
     assert config.budget is not None
     unit, target = config.budget
+    dense = amount_of(unit, denoiser, inputs)
     savings = of_each_block(unit, denoiser, selection.candidates, inputs)
     rows = {name: [0.0, amount] for name, amount in savings.items()}
-    found = Budget(unit, target, amount_of(unit, denoiser, inputs), 0.0, rows)
+    found = Budget(unit, target, dense, 0.0, rows)
     wanting = at_budget(selection, found)
     if wanting.most() < wanting.wanted:
         raise found.out_of_reach(1 - wanting.most() / found.dense)

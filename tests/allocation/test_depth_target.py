@@ -19,7 +19,6 @@ from obsdiff.models.linear_view import layer_shapes
 from obsdiff.models.macs import count_macs
 
 from ..conftest import PROMPTS, sd3
-from ..tiny_models import TINY
 from .test_depth import QUICK
 
 SMALL = {"num_prompts": 2, "allocation_prompts": 1, "compensation": False}
@@ -27,9 +26,7 @@ SMALL = {"num_prompts": 2, "allocation_prompts": 1, "compensation": False}
 
 def sd3_of(config):
     model = sd3(layers=4, dual=(0, 1)).transformer
-    _, make = TINY["SD3Transformer2DModel"]
-    selection = select_depth("SD3Transformer2DModel", find_blocks(layer_shapes(model)), config)
-    return model, selection, make()
+    return model, select_depth("SD3Transformer2DModel", find_blocks(layer_shapes(model)), config)
 
 
 def count(unit, model, arguments):
@@ -40,7 +37,7 @@ def count(unit, model, arguments):
 
 @pytest.mark.parametrize("unit", ["parameters", "macs"])
 def test_the_savings_are_what_leaves_with_a_block(unit):
-    model, selection, _ = sd3_of(PruningConfig(pattern="depth"))
+    model, selection = sd3_of(PruningConfig(pattern="depth"))
     arguments = arguments_of(model)
     savings = of_each_block(unit, model, selection.candidates, arguments)
     for name in selection.candidates:
@@ -63,18 +60,25 @@ def arguments_of(model):
 
 def test_a_target_that_no_blocks_meet_names_the_least():
     config = PruningConfig(pattern="depth", target_parameters=0.01)
-    model, selection, _ = sd3_of(config)
+    model, selection = sd3_of(config)
     with pytest.raises(
         UserError, match=r"target_parameters: .* found 0\.01; at least 0\.\d+ stays"
     ):
         block_budget(selection, model, config, {})
 
 
+def test_operations_that_cannot_be_counted_are_an_error_of_one_line():
+    config = PruningConfig(pattern="depth", target_macs=0.8)
+    model, selection = sd3_of(config)
+    with pytest.raises(UserError, match="expected a denoiser whose operations can be counted"):
+        block_budget(selection, model.to("meta"), config, {})  # a call without its arguments
+
+
 def test_a_block_after_which_the_target_is_out_of_reach_does_not_leave():
     """Only the two large blocks together save enough: the small one, for free, has to stay."""
     selection = select_depth(
         "AuraFlowTransformer2DModel",
-        [dataclasses.replace(b, name=n) for b, n in zip(three(), AURA, strict=True)],
+        [dataclasses.replace(b, name=n) for b, n in zip(four_blocks(), AURA, strict=True)],
         PruningConfig(pattern="depth"),
     )
     savings = dict(zip(AURA, (5.0, 5.0, 1.0, 1.0), strict=True))
@@ -92,7 +96,7 @@ AURA = [
 ]
 
 
-def three():
+def four_blocks():
     return (find_blocks(layer_shapes(sd3(layers=4).transformer)) * 2)[:4]
 
 
@@ -139,7 +143,7 @@ def test_targets_of_depth_are_checked(settings, words):
 
 def test_a_budget_becomes_what_blocks_have_to_save():
     config = PruningConfig(pattern="depth", target_parameters=0.8)
-    model, selection, _ = sd3_of(config)
+    model, selection = sd3_of(config)
     budget = block_budget(selection, model, config, {})
     found = at_budget(selection, budget)
     assert found.wanted == pytest.approx(0.2 * budget.dense, abs=1)
