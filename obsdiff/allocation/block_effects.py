@@ -157,13 +157,18 @@ def prices(
 ) -> dict[str, float]:
     """Return the estimated effect of each block for what it saves; no more than wanted counts.
 
+    Infinite for a block that saves nothing, such as one that a call skips.
+
     Args:
         selection: the blocks that may leave, and what they save.
         away: the blocks that left.
         estimate: the added effect of each.
     """
     rest = selection.wanted - selection.saved(away)
-    return {name: effect / min(rest, selection.savings[name]) for name, effect in estimate.items()}
+    saved = {name: min(rest, selection.savings[name]) for name in estimate}
+    return {
+        name: effect / saved[name] if saved[name] else math.inf for name, effect in estimate.items()
+    }
 
 
 def better_run(effects: BlockEffects, away: tuple[str, ...], alone: Effects) -> tuple[str, ...]:

@@ -2,17 +2,14 @@
 
 from collections.abc import Mapping
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
 from torch import nn
 
 from ..calibration.depth_selection import DepthSelection
 from ..config import PruningConfig
-from ..models.macs import macs_by_module
-from ..models.meta_device import on_meta
 from .budget import Budget
-from .savings import amount_of, is_on_meta, size_of
+from .savings import amount_of, macs_of_modules, size_of
 
 
 def block_budget(
@@ -60,6 +57,5 @@ def of_each_block(
     """
     if unit != "macs":
         return {name: float(size_of(unit, [denoiser.get_submodule(name)])) for name in names}
-    arguments = on_meta(inputs) if is_on_meta(denoiser) else inputs
-    macs = macs_by_module(denoiser, partial(denoiser, **arguments))
+    macs = macs_of_modules(denoiser, inputs)
     return {name: float(sum(macs.get(name, (0, 0)))) for name in names}

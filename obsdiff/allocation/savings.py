@@ -64,11 +64,19 @@ def of_an_item(
     """
     saving: Callable[[Group], float] = partial(size_of_an_item, unit, denoiser)
     if unit == "macs":
-        arguments = on_meta(inputs) if is_on_meta(denoiser) else inputs
-        saving = partial(
-            macs_of_an_item, macs_by_module(denoiser, partial(denoiser, **arguments)), denoiser
-        )
+        saving = partial(macs_of_an_item, macs_of_modules(denoiser, inputs), denoiser)
     return {group.name: saving(group) if items(denoiser, group) > 1 else 0.0 for group in groups}
+
+
+def macs_of_modules(denoiser: nn.Module, inputs: Mapping[str, Any]) -> dict[str, tuple[int, int]]:
+    """Return what macs_by_module counts in one call of a denoiser, which may be on the meta device.
+
+    Args:
+        denoiser: the model.
+        inputs: the arguments of one call.
+    """
+    arguments = on_meta(inputs) if is_on_meta(denoiser) else inputs
+    return macs_by_module(denoiser, partial(denoiser, **arguments))
 
 
 def size_of_an_item(unit: str, denoiser: nn.Module, group: Group) -> float:

@@ -41,15 +41,15 @@ class Shallower:
         return found if same else found | {"macs": count(self.slowest, inputs)["macs"]}
 
 
-def leaving(
-    dense: nn.Module, config: PruningConfig, inputs: CallArguments | None
+def selection_of(
+    dense: nn.Module, inputs: CallArguments | None, config: PruningConfig
 ) -> DepthSelection:
     """Return the blocks of a model that may leave, and what they have to save.
 
     Args:
         dense: the denoiser on the meta device.
-        config: the settings of the pruning.
         inputs: the arguments of one forward, None if they are not known.
+        config: the settings of the pruning.
 
     Raises:
         UserError: blocks of this model can't leave, or not as many, or its operations can't be
@@ -83,7 +83,7 @@ def shallower(
     Raises:
         UserError: blocks of this model can't leave, or not as many.
     """
-    selection = leaving(dense, config, inputs)
+    selection = selection_of(dense, inputs, config)
     own: Any = dense.config
     sizes = of_each_block("parameters", dense, selection.candidates, {})
     macs = sizes if config.budget else block_macs(dense, selection, inputs) or sizes

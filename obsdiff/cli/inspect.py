@@ -49,7 +49,7 @@ from .call_settings import (
     pixels_of_latent,
     tokens_per_call,
 )
-from .depth_prediction import leaving, predict_depth
+from .depth_prediction import predict_depth, selection_of
 from .inspection_notes import (
     bits_notes,
     inspection_notes,
@@ -223,10 +223,10 @@ def allocating(
     if not config.depth:
         return drawings(blocks, packages, config)
     component = folder.denoiser(config.component)
-    selection = select_depth(str(folder.config(component).get("_class_name")), blocks, config)
     if config.budget:
-        denoiser, inputs = meta_call(folder, component, settings)
-        selection = leaving(denoiser, config, inputs)
+        selection = selection_of(*meta_call(folder, component, settings), config)
+    else:
+        selection = select_depth(str(folder.config(component).get("_class_name")), blocks, config)
     prompts = min(config.allocation_prompts, config.num_prompts)
     drawn = trials_of(selection) * prompts
     fitted = config.num_prompts - prompts

@@ -3,6 +3,7 @@
 import copy
 import dataclasses
 import json
+import math
 
 import pytest
 import torch
@@ -85,6 +86,8 @@ def test_a_block_after_which_the_target_is_out_of_reach_does_not_leave():
     selection = dataclasses.replace(selection, savings=savings, wanted=6.0)
     estimate: Effects = {AURA[0]: 0.5, AURA[1]: 0.6, AURA[2]: 0.1, AURA[3]: 0.2}
     assert prices(selection, [], estimate)[AURA[0]] == pytest.approx(0.1)
+    skipped = dataclasses.replace(selection, savings=savings | {AURA[2]: 0.0})
+    assert prices(skipped, [], estimate)[AURA[2]] == math.inf
     assert set(shortlist(selection, [], estimate)) == set(AURA)
     assert shortlist(selection, [AURA[2]], estimate) == AURA[:2]
     assert shortlist(dataclasses.replace(selection, wanted=6.5), [], estimate) == []
