@@ -6,6 +6,7 @@ from typing import Any
 from ..calibration.device_plan import RESERVE
 from ..calibration.packages import GIB
 from ..runtime.console import shown
+from ..runtime.display import duration
 from .run_plan import CardRow, OutcomeRow, PhaseRow, PresetRow, RoomRow, RunPlan
 
 WORK = {"drawing": "activations", "allocating": "gradients", "solving": "the largest layer"}
@@ -181,13 +182,6 @@ def minutes(plan: RunPlan, row: PresetRow) -> str:
         return ""
     phases = [row.passes - row.with_gradients, row.with_gradients]
     return ", at least " + " + ".join(duration(plan.step_seconds * n) for n in phases if n)
-
-
-def duration(seconds: float) -> str:
-    """Return a time in seconds, minutes or hours."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
 def outcome_lines(plan: RunPlan) -> Iterator[str]:
